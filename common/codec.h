@@ -1,0 +1,85 @@
+// Messages to YAML and back, driven by their descriptors: one codec for policy and for the bootstrap file.
+//
+// Durations are "250ms", "30s", "1m", "1h" (a bare number is seconds), sizes "64KiB", "10MiB" (fields with rules.size),
+// enum values lower case, 64-bit integers plain numbers. A scalar where a list is expected is a list of one.
+#ifndef GATEWAY_COMMON_CODEC_H_
+#define GATEWAY_COMMON_CODEC_H_
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/yaml.h"
+#include "gateway/v1/policy.pb.h"
+#include "google/protobuf/message.h"
+
+namespace gateway {
+
+struct FieldProblem {
+  YamlPosition position;
+  std::string field;    // "match.path.prefix", "split[1].weight"
+  std::string message;  // what was wrong, what was expected
+};
+
+// Field path -> where it stands, for errors found later (also by the server).
+using SourceMap = std::map<std::string, YamlPosition, std::less<>>;
+
+// Reads `node` (a map) into `message`. Reports every problem: unknown fields with the nearest known name, wrong types,
+// ranges of the rules, missing required fields, several members of one oneof. `skip` are keys of the top level that the
+// caller has read.
+void DecodeYaml(const YamlNode& node, google::protobuf::Message* message, std::vector<FieldProblem>* problems,
+                SourceMap* sources = nullptr, const std::vector<std::string>& skip = {});
+
+// The checks of the rules alone (ranges, lengths, required), on a message that did not come from YAML.
+void CheckRules(const google::protobuf::Message& message, std::vector<FieldProblem>* problems);
+
+// Block YAML, fields in the order of their numbers, absent ones left out, secrets as "redacted". `indent` in spaces.
+std::string EncodeYaml(const google::protobuf::Message& message, int indent = 0);
+
+// A policy resource as a document: "kind: Route\nname: ...". EncodeResource then ParsePolicy is the identity.
+std::string EncodeResource(const v1::Resource& resource);
+// The same as JSON, one object, the same names and spellings as the YAML.
+std::string EncodeResourceJson(const v1::Resource& resource);
+
+// A resource read from a file.
+struct PolicyDocument {
+  v1::Resource resource;
+  std::string file;
+  YamlPosition position;
+  SourceMap sources;
+};
+
+struct PolicyProblem {
+  std::string file;
+  YamlPosition position;
+  std::string resource;  // "Route/orders", as far as known
+  std::string field;
+  std::string message;
+  // "policy.yaml:12:3: Route/orders: match.path.prefix: ..."
+  std::string ToString() const;
+};
+
+// Every document of one file's text; `file` is its name in messages. Empty documents are skipped. Does not check
+// references.
+std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view file,
+                                        std::vector<PolicyProblem>* problems);
+
+// Reads files and directories (*.yaml, *.yml, sorted, recursively) and "-" (standard input). The same resource twice is
+// a problem.
+std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
+                                            std::vector<PolicyProblem>* problems);
+
+// "1m", "1500ms"; "10MiB", "100".
+std::string FormatDuration(const google::protobuf::Duration& duration);
+std::string FormatSize(uint64_t bytes);
+// InvalidArgument says what was expected.
+absl::StatusOr<google::protobuf::Duration> ParseDuration(std::string_view text);
+absl::StatusOr<uint64_t> ParseSize(std::string_view text);
+
+// The candidate nearest to `word` (edit distance at most 1 + length/3), or "".
+std::string NearestName(std::string_view word, const std::vector<std::string>& candidates);
+
+}  // namespace gateway
+
+#endif  // GATEWAY_COMMON_CODEC_H_

@@ -1,0 +1,88 @@
+// The access log: one line a request, formatted by the worker into its own buffer, written by one thread.
+#ifndef GATEWAY_DATAPLANE_ACCESS_LOG_H_
+#define GATEWAY_DATAPLANE_ACCESS_LOG_H_
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "dataplane/failure.h"
+#include "gateway/v1/bootstrap.pb.h"
+
+namespace gateway::dataplane {
+
+// One finished request, as log, metrics and (later) the decision ring see it. Views live until the call returns.
+struct RequestRecord {
+  std::chrono::system_clock::time_point time;  // when its head had been read
+  std::string_view method, path;               // path: as the client sent it, with the query; at most 8 KiB are logged
+  std::string_view client_ip, user_agent, request_id;
+  std::string_view service, route, endpoint;  // empty: none
+  std::string_view policy;                    // "RateLimit/per-client": whose decision it was
+  int status = 0;
+  Reason reason = Reason::kNone;
+  std::string_view detail;  // e.g. "bare LF in the head"; may be empty
+  std::chrono::nanoseconds duration{};
+  std::chrono::nanoseconds upstream_duration{-1};  // from the upstream's head sent to its answer's head; below 0: none
+  uint64_t bytes_in = 0, bytes_out = 0;            // bodies and heads, of the client's connection
+  uint64_t revision = 0;
+  bool aborted = false;  // the answer did not end as it should have
+};
+
+class AccessLogBuffer;
+
+// Owns the file and the writing thread. A reader that stalls costs lines (counted), never a worker's time.
+class AccessLog {
+ public:
+  static constexpr size_t kBufferBytes = 64 * 1024;
+  static constexpr size_t kQueuedBuffersMax = 64;  // waiting to be written; past it a buffer is dropped whole
+  static constexpr std::chrono::milliseconds kFlushInterval{100};
+
+  // `path` "-": standard output. An error says which file could not be opened.
+  static absl::StatusOr<std::unique_ptr<AccessLog>> Open(const std::string& path, v1::LoggingSection::Format format);
+  ~AccessLog();  // writes what is queued, for at most a second
+
+  // For one worker; lives as long as this.
+  AccessLogBuffer* NewBuffer();
+
+  // Opens the file again (after a rotation). Any thread; async-signal-safe is not needed: main calls it from its signal
+  // loop.
+  void Reopen();
+
+  uint64_t dropped_lines() const;
+  uint64_t write_errors() const;
+
+  struct Impl;
+
+ private:
+  explicit AccessLog(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Not thread-safe: one worker's.
+class AccessLogBuffer {
+ public:
+  ~AccessLogBuffer();
+  // JSON: {"time":"2026-01-02T03:04:05.678Z","method":...,...}. Bytes that are no UTF-8 or are control characters are
+  // escaped. 155 ns.
+  void Write(const RequestRecord& record);
+  // Hands the buffer over where it has anything. The worker calls it when a loop turn finds kFlushInterval passed, and
+  // at its end.
+  void Flush();
+  bool empty() const;
+
+  struct Impl;
+
+ private:
+  friend class AccessLog;
+  explicit AccessLogBuffer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_ACCESS_LOG_H_

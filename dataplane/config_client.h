@@ -1,0 +1,60 @@
+// The data plane's end of the config stream, and its disk cache: what is received, compiled, bound and handed to the
+// workers.
+#ifndef GATEWAY_DATAPLANE_CONFIG_CLIENT_H_
+#define GATEWAY_DATAPLANE_CONFIG_CLIENT_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "dataplane/serving_state.h"
+#include "gateway/v1/bootstrap.pb.h"
+#include "prometheus/metric_family.h"
+
+namespace gateway::dataplane {
+
+// Hands a state to every worker and calls `done` (on any thread, once) when all of them serve from it.
+using InstallFunction = std::function<void(std::shared_ptr<const ServingState>, std::function<void()> done)>;
+
+struct ConfigClientOptions {
+  v1::Bootstrap bootstrap;
+  uint32_t workers = 1;
+  uint16_t main_port = 0;    // as bound
+  uint16_t health_port = 0;  // where Consul's check asks /health
+};
+
+// Owns the configuration thread: the stream to the first control plane that answers, reconnects with jitter (100 ms
+// doubling to 5 s), stages chunks, compiles, binds, installs, waits for every worker, then ACKs. A bad update is
+// NACKed, resource by resource, and what is served stays. With bootstrap.data_plane.policy_files there is no stream:
+// the files are read once.
+class ConfigClient {
+ public:
+  ConfigClient(ConfigClientOptions options, RuntimeState* runtime, InstallFunction install);
+  ~ConfigClient();
+
+  // Loads the policy files, or the cache (a damaged one is reported and ignored), installs what they hold, and starts
+  // the thread. An error is fatal (bad policy files).
+  absl::Status Start();
+
+  // Says goodbye, so that Consul forgets this instance, and ends the thread; returns within `timeout`.
+  void Stop(std::chrono::milliseconds timeout);
+
+  // A policy is being served: /ready. Thread-safe.
+  bool ready() const;
+  uint64_t revision() const;
+  bool connected() const;
+
+  // gateway_config_revision, gateway_config_connected, gateway_config_updates_total{result}, ... Thread-safe.
+  std::vector<prometheus::MetricFamily> Families() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_CONFIG_CLIENT_H_

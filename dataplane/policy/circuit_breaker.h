@@ -1,0 +1,86 @@
+// Hystrix' circuit breaker for one service, over all workers of the process.
+#ifndef GATEWAY_DATAPLANE_POLICY_CIRCUIT_BREAKER_H_
+#define GATEWAY_DATAPLANE_POLICY_CIRCUIT_BREAKER_H_
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/synchronization/mutex.h"
+#include "common/snapshot.h"
+#include "dataplane/policy/rate_limiter.h"
+
+namespace gateway::dataplane {
+
+enum class BreakerState : uint8_t { kClosed, kOpen, kHalfOpen };
+enum class BreakerVerdict : uint8_t { kAllowed, kOpen, kTooMany };
+// What became of a request that was let through. kCancelled (the client went away, or the request never reached an
+// endpoint for a reason of ours) counts as neither.
+enum class Outcome : uint8_t { kSuccess, kFailure, kCancelled };
+
+// Thread-safe; never reads a clock.
+// Differs from hystrix-go on purpose: a probe that never ends is replaced after max(sleep window, timeout); a success
+// of a request from before the breaker opened does not close it; rejections are not errors; concurrency counts only
+// what was let through.
+class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
+ public:
+  // One admitted request. Reports once: Report, or kCancelled from the destructor. Movable; default: empty.
+  class Permit {
+   public:
+    Permit() = default;
+    Permit(Permit&& other) noexcept;
+    Permit& operator=(Permit&& other) noexcept;
+    ~Permit();
+    explicit operator bool() const { return breaker_ != nullptr; }
+    void Report(Outcome outcome, TimePoint now);
+
+   private:
+    friend class CircuitBreaker;
+    std::shared_ptr<CircuitBreaker> breaker_;
+    uint64_t generation_ = 0;  // the breaker's, when admitted
+    bool probe_ = false;
+  };
+
+  explicit CircuitBreaker(const BreakerPolicy& policy) : policy_(policy) {}
+
+  // On kAllowed, `permit` holds the request's place.
+  BreakerVerdict Acquire(TimePoint now, Permit* permit);
+
+  // New settings; the window, the state and the places taken stay.
+  void Reconfigure(const BreakerPolicy& policy);
+
+  struct View {
+    BreakerState state = BreakerState::kClosed;
+    uint32_t in_flight = 0;
+    uint32_t requests = 0, failures = 0;  // in the rolling window
+    uint64_t opened = 0;                  // times
+  };
+  View view(TimePoint now) const;
+  // Until the next probe; 0 where closed. For Retry-After.
+  std::chrono::milliseconds RetryAfter(TimePoint now) const;
+
+ private:
+  struct Bucket {
+    int64_t second = -1;
+    uint32_t requests = 0, failures = 0;
+  };
+  static constexpr int kBuckets = 10;  // of one second each, as Hystrix has it
+
+  void Finish(bool probe, uint64_t generation, Outcome outcome, TimePoint now);
+  void Advance(TimePoint now);
+
+  mutable absl::Mutex mutex_;
+  BreakerPolicy policy_ ABSL_GUARDED_BY(mutex_);
+  Bucket buckets_[kBuckets] ABSL_GUARDED_BY(mutex_);
+  BreakerState state_ ABSL_GUARDED_BY(mutex_) = BreakerState::kClosed;
+  uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;  // rises with every change of state and every new probe
+  TimePoint opened_at_ ABSL_GUARDED_BY(mutex_){};
+  TimePoint probe_at_ ABSL_GUARDED_BY(mutex_){};
+  uint64_t opened_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_POLICY_CIRCUIT_BREAKER_H_

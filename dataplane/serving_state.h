@@ -1,0 +1,140 @@
+// What a worker serves from: a snapshot of policy bound to endpoints and to the state that outlives both.
+//
+// Bind (on the configuration thread) makes a new immutable ServingState whenever policy or endpoints change; every
+// worker holds the newest, and every exchange keeps the one that it started with. State that survives a swap (cursors,
+// breakers, limiters, endpoints with their connections) is kept in RuntimeState under stable names and shared by
+// successive ServingStates.
+#ifndef GATEWAY_DATAPLANE_SERVING_STATE_H_
+#define GATEWAY_DATAPLANE_SERVING_STATE_H_
+
+#include <sys/socket.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "common/snapshot.h"
+#include "dataplane/metrics.h"
+#include "dataplane/policy/balancer.h"
+#include "dataplane/policy/circuit_breaker.h"
+#include "dataplane/policy/rate_limiter.h"
+#include "gateway/v1/config_stream.pb.h"
+
+namespace gateway::dataplane {
+
+// One address that requests are sent to, for as long as any state names it. Shared by all services that name it.
+struct Endpoint {
+  std::string name;  // "10.0.0.7:8080", for logs
+  sockaddr_storage address{};
+  socklen_t address_length = 0;
+  uint64_t id = 0;  // unique for the life of the process: the key of the workers' connection pools
+  // The newest bind that named it; a worker closes the idle connections of those that fell behind.
+  std::atomic<uint64_t> bound_generation{0};
+};
+
+// Survives a change of the service's policy and of its endpoints.
+struct ServiceRuntime {
+  std::string name;
+  std::atomic<uint64_t> cursor{0};
+  std::atomic<uint32_t> in_flight{0};
+  std::shared_ptr<CircuitBreaker>
+      breaker;                   // of the service's current policy; created with the first, reconfigured after
+  uint32_t metrics_service = 0;  // MetricsRegistry's id
+};
+
+enum class Discovery : uint8_t {
+  kKnown,
+  kUnknownService,  // Consul's catalog does not list it: 404
+  kUnavailable,     // never read: 503 discovery_unavailable
+};
+
+// A service ready for requests.
+struct BoundService {
+  const ServicePolicy* policy = nullptr;  // in the snapshot
+  std::shared_ptr<ServiceRuntime> runtime;
+  std::shared_ptr<CircuitBreaker> breaker;  // null: none
+  Discovery discovery = Discovery::kKnown;
+  std::vector<std::shared_ptr<Endpoint>> endpoints;  // the serving ones
+  std::shared_ptr<const Balancer> balancer;          // over `endpoints`; null where there are none
+  // Of each route that leads here: MetricsRegistry's series ids, by route index (see BoundRoute for what uses them).
+};
+
+struct BoundRoute {
+  const RoutePolicy* policy = nullptr;
+  // Series of api_requests_total for (service, this route's pattern), one for each split target.
+  std::vector<uint32_t> series;
+  // With consul_service: by the name in Consul. Holds what Consul lists and the route allows.
+  struct Dynamic {
+    std::shared_ptr<const BoundService> service;
+    uint32_t series = 0;
+  };
+  absl::flat_hash_map<std::string, Dynamic> dynamic;
+};
+
+struct BoundLimit {
+  const RateLimitPolicy* policy = nullptr;
+  std::shared_ptr<SlidingWindowLimiter> limiter;
+};
+
+struct ServingState {
+  std::shared_ptr<const Snapshot> snapshot;  // never null; empty before the first policy
+  uint64_t generation = 0;                   // of the bind
+  uint64_t endpoints_version = 0;
+  bool has_policy = false;  // a policy was ever received (or read from the cache or from files)
+  bool catalog_known = false;
+  std::vector<std::shared_ptr<const BoundService>> services;  // by Snapshot::services() index
+  std::vector<BoundRoute> routes;                             // by RoutePolicy::index
+  std::vector<BoundLimit> limits;                             // by Snapshot::rate_limits() index
+};
+
+// Everything that Consul said, as the data plane has it.
+struct EndpointTable {
+  std::string epoch;
+  uint64_t version = 0;
+  bool catalog_known = false;
+  absl::flat_hash_map<std::string, v1::EndpointSet> sets;  // by KeyOfSet
+};
+// "datacenter/service"; the agent's own datacenter is "".
+std::string KeyOfSet(std::string_view datacenter, std::string_view service);
+
+// Owns what survives a swap. Lives on the configuration thread (Bind); what it hands out is shared.
+class RuntimeState {
+ public:
+  // Resolves a host that is no IP literal; called off the workers, may block. For tests replaceable. Empty address
+  // list: failed.
+  using Resolver = std::function<absl::StatusOr<std::vector<std::string>>(const std::string& host)>;
+
+  explicit RuntimeState(MetricsRegistry* metrics, Resolver resolver = nullptr);
+  ~RuntimeState();
+
+  // A new state of `snapshot` and `table`. Runtimes, breakers, limiters and endpoints with the names that they had are
+  // the ones that they were; those that nothing names any more are dropped (their in-flight users keep them).
+  std::shared_ptr<const ServingState> Bind(std::shared_ptr<const Snapshot> snapshot, const EndpointTable& table,
+                                           bool has_policy);
+
+  // For metrics: what is alive now. Thread-safe.
+  struct BreakerRow {
+    std::string service;
+    CircuitBreaker::View view;
+  };
+  std::vector<BreakerRow> Breakers(TimePoint now) const;
+  struct LimitRow {
+    std::string name;
+    SlidingWindowLimiter::Stats stats;
+  };
+  std::vector<LimitRow> Limits() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_SERVING_STATE_H_
