@@ -3,11 +3,14 @@
 #define GATEWAY_COMMON_BOOTSTRAP_H_
 
 #include <chrono>
+#include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "common/snapshot.h"
 #include "gateway/v1/bootstrap.pb.h"
 
@@ -15,7 +18,7 @@ namespace gateway {
 
 struct LoadedBootstrap {
   v1::Bootstrap config;  // every field that has a default is set; `rate_limit` stays absent where the file has none
-  // "server.port" -> "file:3:11", "environment GATEWAY_SERVER_PORT", "--set server.port=...", "default".
+  // "server.port" -> "file:3:11", "environment GATEWAY_SERVER_PORT", "--set server.port", "default", "absent".
   std::vector<std::pair<std::string, std::string>> origins;
   // "gateway.yaml:3:11: server.port: ...", all of them; empty: all is well.
   std::vector<std::string> problems;

@@ -1,7 +1,10 @@
 // Messages to YAML and back, driven by their descriptors: one codec for policy and for the bootstrap file.
 //
 // Durations are "250ms", "30s", "1m", "1h" (a bare number is seconds), sizes "64KiB", "10MiB" (fields with rules.size),
-// enum values lower case, 64-bit integers plain numbers. A scalar where a list is expected is a list of one.
+// enum values lower case, 64-bit integers plain numbers. A scalar where a list is expected is a list of one. A quoted
+// scalar is a string; a string takes any scalar as it is written. A map, list or section with nothing behind its colon
+// is absent; a scalar with nothing is an error. An explicit empty list is kept as [none] where rules.empty_is_none says
+// so.
 #ifndef GATEWAY_COMMON_CODEC_H_
 #define GATEWAY_COMMON_CODEC_H_
 
@@ -10,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "common/yaml.h"
 #include "gateway/v1/policy.pb.h"
 #include "google/protobuf/message.h"
@@ -26,8 +30,8 @@ struct FieldProblem {
 using SourceMap = std::map<std::string, YamlPosition, std::less<>>;
 
 // Reads `node` (a map) into `message`. Reports every problem: unknown fields with the nearest known name, wrong types,
-// ranges of the rules, missing required fields, several members of one oneof. `skip` are keys of the top level that the
-// caller has read.
+// ranges of the rules, missing required fields, several members of one oneof. A field with a problem stays as it was; a
+// list or map that is given replaces what `message` has. `skip` are keys of the top level that the caller has read.
 void DecodeYaml(const YamlNode& node, google::protobuf::Message* message, std::vector<FieldProblem>* problems,
                 SourceMap* sources = nullptr, const std::vector<std::string>& skip = {});
 
@@ -61,12 +65,13 @@ struct PolicyProblem {
 };
 
 // Every document of one file's text; `file` is its name in messages. Empty documents are skipped. Does not check
-// references.
+// references. A document with problems is among the results too, without what was wrong in it: use none of them where
+// there are problems.
 std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view file,
                                         std::vector<PolicyProblem>* problems);
 
-// Reads files and directories (*.yaml, *.yml, sorted, recursively) and "-" (standard input). The same resource twice is
-// a problem.
+// Reads files and directories (*.yaml, *.yml, sorted, recursively, without hidden ones; at most 10,000 files) and "-"
+// (standard input). The same resource twice is a problem.
 std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
                                             std::vector<PolicyProblem>* problems);
 

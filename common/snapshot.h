@@ -22,6 +22,9 @@ namespace gateway {
 
 using Millis = std::chrono::milliseconds;
 
+// Of one path template, ** included: what a match holds without allocating.
+inline constexpr size_t kTemplateVariablesMax = 16;
+
 // What a compiled RateLimit counts by.
 enum class LimitKey : uint8_t { kClientIp, kPath };
 
@@ -99,9 +102,10 @@ struct RoutePolicy {
   uint32_t split_total = 0;
   std::unique_ptr<const ConsulServicePolicy> consul_service;
 
-  bool rewrites = false;
+  bool rewrites = false;              // the path
   std::vector<RewritePiece> rewrite;  // appended one after the other; then, for a prefix, the rest of the path
-  // Where the rest begins: the length of the matched prefix; only for a prefix rewrite (`rewrite` is one literal then).
+  // The rest begins at RouteMatch::prefix_length; only for a prefix rewrite (`rewrite` is one literal then, without a
+  // slash at its end: `/` is "").
   bool rewrite_is_prefix = false;
   std::string rewrite_host;  // empty: the request's own
 
@@ -115,8 +119,8 @@ struct FieldView {
   std::string_view value;
 };
 
-// What routes see of a request. `host` is lower case, without port and trailing dot; `path` is normalised (see path.h),
-// `query` is without its question mark.
+// What routes see of a request. `host` is lower case, without port and trailing dot, an IPv6 address in its brackets;
+// `path` is normalised (see path.h), `query` is without its question mark. What conditions mean: see route_table.h.
 struct MatchInput {
   std::string_view method;
   std::string_view host;
@@ -127,9 +131,11 @@ struct MatchInput {
 
 struct RouteMatch {
   const RoutePolicy* route = nullptr;  // null: none
-  // Of the template, in order of appearance, ** last; views into MatchInput::path.
-  absl::InlinedVector<std::string_view, 6> variables;
-  size_t prefix_length = 0;  // of the path's part that a prefix (or a template's leading literals) matched
+  // Of the template, in order of appearance, ** last (with its leading slash, or empty); views into MatchInput::path.
+  absl::InlinedVector<std::string_view, kTemplateVariablesMax> variables;
+  // Of the path's part that the route's prefix, its exact path, or the literal segments in front of its template's first
+  // variable matched, without a slash at the end; 0 for a regex and where the route has no path.
+  size_t prefix_length = 0;
   // With no route: whether another method would have matched, and those methods (for Allow), sorted.
   bool method_not_allowed = false;
   absl::InlinedVector<std::string_view, 8> allowed_methods;

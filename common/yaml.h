@@ -44,10 +44,15 @@ struct YamlProblem {
 struct YamlLimits {
   size_t bytes_max = 16u << 20;
   int depth_max = 64;
-  size_t nodes_max = 2'000'000;  // after the expansion of aliases
+  size_t nodes_max = 2'000'000;       // after the expansion of aliases
+  size_t alias_nodes_max = 100'000;   // nodes that anchors and aliases copy: what an expansion bomb costs at most
+  size_t alias_bytes_max = 4u << 20;  // the same, in bytes of scalars
+  // How much the parser may read without coming to a result: one scalar, or one collection in brackets.
+  size_t stretch_bytes_max = 1u << 20;
 };
 
-// All documents of `text`. On a syntax error, a duplicate key, or past a limit: `problems` is not empty (all duplicate
+// All documents of `text`: UTF-8 without control characters; YAML 1.2, with merge keys (<<) and without tags (but
+// !!str) and complex keys. On a syntax error, a duplicate key, or past a limit: `problems` is not empty (all duplicate
 // keys; the first syntax error, after which nothing can be read), and the documents before it are returned. Never
 // throws.
 std::vector<YamlNode> ParseYaml(std::string_view text, std::vector<YamlProblem>* problems,
@@ -55,6 +60,11 @@ std::vector<YamlNode> ParseYaml(std::string_view text, std::vector<YamlProblem>*
 
 // A scalar as YAML text: quoted where it would be read as something else (YAML 1.1 and 1.2 alike).
 std::string YamlScalar(std::string_view value);
+
+// `text` as a message shows it: in single quotes, control characters and broken UTF-8 escaped, a long one cut short.
+std::string QuoteForMessage(std::string_view text);
+
+bool IsValidUtf8(std::string_view text);
 
 }  // namespace gateway
 

@@ -49,26 +49,29 @@ class AccessLog {
   // For one worker; lives as long as this.
   AccessLogBuffer* NewBuffer();
 
-  // Opens the file again (after a rotation). Any thread; async-signal-safe is not needed: main calls it from its signal
-  // loop.
+  // Opens the file again (after a rotation), soon, on the writing thread: no line is lost. Nothing for standard output.
+  // Any thread; not async-signal-safe.
   void Reopen();
 
+  // Lines lost: to a reader that is too slow, or to an error. Said in the program's own log too, once a second.
   uint64_t dropped_lines() const;
   uint64_t write_errors() const;
 
   struct Impl;
 
  private:
-  explicit AccessLog(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit AccessLog(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
 };
 
 // Not thread-safe: one worker's.
 class AccessLogBuffer {
  public:
   ~AccessLogBuffer();
-  // JSON: {"time":"2026-01-02T03:04:05.678Z","method":...,...}. Bytes that are no UTF-8 or are control characters are
-  // escaped. 155 ns.
+  // JSON: {"time":"2026-01-02T03:04:05.678Z","method":...,...}, always the same fields in the same order: what a
+  // request has not is "" (upstream_duration_ms: null); `detail` and `aborted` are there only where set. Durations are
+  // milliseconds with three decimals. Control characters are escaped, bytes that are no UTF-8 are "\ufffd". Allocates
+  // nothing.
   void Write(const RequestRecord& record);
   // Hands the buffer over where it has anything. The worker calls it when a loop turn finds kFlushInterval passed, and
   // at its end.

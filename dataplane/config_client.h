@@ -3,12 +3,14 @@
 #ifndef GATEWAY_DATAPLANE_CONFIG_CLIENT_H_
 #define GATEWAY_DATAPLANE_CONFIG_CLIENT_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/random/bit_gen_ref.h"
 #include "absl/status/status.h"
 #include "dataplane/serving_state.h"
 #include "gateway/v1/bootstrap.pb.h"
@@ -19,6 +21,10 @@ namespace gateway::dataplane {
 // Hands a state to every worker and calls `done` (on any thread, once) when all of them serve from it.
 using InstallFunction = std::function<void(std::shared_ptr<const ServingState>, std::function<void()> done)>;
 
+// Before try number `attempt` (from 0) at a control plane: full jitter, uniform from 1 ms to 100 ms doubled `attempt`
+// times, at most 5 s. A thousand data planes that lost the same control plane come back spread out.
+std::chrono::milliseconds ReconnectDelay(int attempt, absl::BitGenRef random);
+
 struct ConfigClientOptions {
   v1::Bootstrap bootstrap;
   uint32_t workers = 1;
@@ -26,20 +32,27 @@ struct ConfigClientOptions {
   uint16_t health_port = 0;  // where Consul's check asks /health
 };
 
-// Owns the configuration thread: the stream to the first control plane that answers, reconnects with jitter (100 ms
-// doubling to 5 s), stages chunks, compiles, binds, installs, waits for every worker, then ACKs. A bad update is
-// NACKed, resource by resource, and what is served stays. With bootstrap.data_plane.policy_files there is no stream:
-// the files are read once.
+// Owns the configuration thread: the stream to the first control plane that answers, reconnects with jitter
+// (ReconnectDelay), stages chunks, compiles, binds, installs, waits for every worker, then ACKs. A bad update is
+// NACKed, with every error of every resource, and what is served stays. With bootstrap.data_plane.policy_files there is
+// no stream: the files are read once, and services of Consul have no endpoints.
+//
+// Two threads: the configuration thread owns everything that is applied, writes to the stream, and frees old states
+// when the last worker has let go of them; one thread for each stream only reads, at most two messages ahead. With
+// data_plane.cache_dir, what is served is kept on disk by ConfigCache.
 class ConfigClient {
  public:
   ConfigClient(ConfigClientOptions options, RuntimeState* runtime, InstallFunction install);
   ~ConfigClient();
 
   // Loads the policy files, or the cache (a damaged one is reported and ignored), installs what they hold, and starts
-  // the thread. An error is fatal (bad policy files).
+  // the thread. Where there is nothing yet, a state with the built-ins alone is installed (has_policy false). `install`
+  // is called from here the first time, and need not have called `done` before this returns. An error is fatal: bad
+  // policy files, all problems in its message, one a line.
   absl::Status Start();
 
-  // Says goodbye, so that Consul forgets this instance, and ends the thread; returns within `timeout`.
+  // Says goodbye, so that Consul forgets this instance, waits until the control plane has heard, and ends the thread;
+  // returns within `timeout` (and the time of a name look-up that is under way).
   void Stop(std::chrono::milliseconds timeout);
 
   // A policy is being served: /ready. Thread-safe.

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -18,7 +19,9 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/hash/hash.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "common/snapshot.h"
 #include "dataplane/metrics.h"
 #include "dataplane/policy/balancer.h"
@@ -38,13 +41,12 @@ struct Endpoint {
   std::atomic<uint64_t> bound_generation{0};
 };
 
-// Survives a change of the service's policy and of its endpoints.
+// Survives a change of the service's policy and of its endpoints. One for each Service, and one for each service of
+// Consul that a consul_service route leads to (a Service of the same name is another).
 struct ServiceRuntime {
   std::string name;
   std::atomic<uint64_t> cursor{0};
   std::atomic<uint32_t> in_flight{0};
-  std::shared_ptr<CircuitBreaker>
-      breaker;                   // of the service's current policy; created with the first, reconfigured after
   uint32_t metrics_service = 0;  // MetricsRegistry's id
 };
 
@@ -54,15 +56,22 @@ enum class Discovery : uint8_t {
   kUnavailable,     // never read: 503 discovery_unavailable
 };
 
-// A service ready for requests.
+// A service ready for requests. Where nothing about it changed, successive states share it.
 struct BoundService {
   const ServicePolicy* policy = nullptr;  // in the snapshot
   std::shared_ptr<ServiceRuntime> runtime;
-  std::shared_ptr<CircuitBreaker> breaker;  // null: none
+  std::shared_ptr<CircuitBreaker> breaker;  // null: none; survives a change of its settings
   Discovery discovery = Discovery::kKnown;
   std::vector<std::shared_ptr<Endpoint>> endpoints;  // the serving ones
   std::shared_ptr<const Balancer> balancer;          // over `endpoints`; null where there are none
-  // Of each route that leads here: MetricsRegistry's series ids, by route index (see BoundRoute for what uses them).
+};
+
+// Debian's Abseil has a string_view of its own, so its maps do not look up std::string_view by themselves.
+struct StringHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view text) const {
+    return absl::Hash<absl::string_view>()(absl::string_view(text.data(), text.size()));
+  }
 };
 
 struct BoundRoute {
@@ -74,7 +83,7 @@ struct BoundRoute {
     std::shared_ptr<const BoundService> service;
     uint32_t series = 0;
   };
-  absl::flat_hash_map<std::string, Dynamic> dynamic;
+  absl::flat_hash_map<std::string, Dynamic, StringHash, std::equal_to<>> dynamic;
 };
 
 struct BoundLimit {
@@ -106,19 +115,30 @@ std::string KeyOfSet(std::string_view datacenter, std::string_view service);
 // Owns what survives a swap. Lives on the configuration thread (Bind); what it hands out is shared.
 class RuntimeState {
  public:
-  // Resolves a host that is no IP literal; called off the workers, may block. For tests replaceable. Empty address
-  // list: failed.
+  // Gives the IP literals of a host that is none itself; called by Bind, may block. For tests replaceable (default:
+  // getaddrinfo; of a host that has both, the IPv4 addresses). Empty address list: failed.
   using Resolver = std::function<absl::StatusOr<std::vector<std::string>>(const std::string& host)>;
 
-  explicit RuntimeState(MetricsRegistry* metrics, Resolver resolver = nullptr);
+  // Bounds on host names. A host is asked for by a Bind, but not sooner after the last time than kResolvePause; when
+  // that fails, its last good addresses stay. Past kResolveTimeMax a Bind asks for no further hosts.
+  static constexpr size_t kHostsMax = 10'000;
+  static constexpr size_t kHostAddressesMax = 64;
+  static constexpr std::chrono::seconds kResolvePause{3};
+  static constexpr std::chrono::seconds kResolveTimeMax{10};
+
+  // `clock` is replaceable for tests, too.
+  explicit RuntimeState(MetricsRegistry* metrics, Resolver resolver = nullptr,
+                        std::function<TimePoint()> clock = std::chrono::steady_clock::now);
   ~RuntimeState();
 
   // A new state of `snapshot` and `table`. Runtimes, breakers, limiters and endpoints with the names that they had are
   // the ones that they were; those that nothing names any more are dropped (their in-flight users keep them).
+  // `snapshot` may be null: then there are no routes.
   std::shared_ptr<const ServingState> Bind(std::shared_ptr<const Snapshot> snapshot, const EndpointTable& table,
                                            bool has_policy);
 
-  // For metrics: what is alive now. Thread-safe.
+  // For metrics: what is alive now, one row a name (of breakers of the same service: the worst state, and sums).
+  // Thread-safe.
   struct BreakerRow {
     std::string service;
     CircuitBreaker::View view;

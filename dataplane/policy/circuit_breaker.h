@@ -68,7 +68,8 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
   static constexpr int kBuckets = 10;  // of one second each, as Hystrix has it
 
   void Finish(bool probe, uint64_t generation, Outcome outcome, TimePoint now);
-  void Advance(TimePoint now);
+  void OpenIfFailing(TimePoint now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Bucket Sum(TimePoint now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // of the rolling window
 
   mutable absl::Mutex mutex_;
   BreakerPolicy policy_ ABSL_GUARDED_BY(mutex_);

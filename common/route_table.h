@@ -1,0 +1,143 @@
+// Which route a request takes: the conditions of all routes, checked and indexed.
+//
+// How a route's conditions are read, where POLICY's text leaves room:
+// - A prefix is whole segments: /a matches /a, /a/ and /a/b, never /ab. Its trailing slash means nothing: `/a/` is the
+//   same. An exact path and a template do tell /a from /a/.
+// - `{x}` is one segment that is not empty. `**` is the rest, with its leading slash ("/b/c"), or nothing.
+// - Literal segments are compared with every escape of a sub-delimiter, ':', '@', '[' or ']' decoded on both sides:
+//   /a%40b is /a@b, as it is for the servers behind us. Everything else of an escape stays (see path.h), and regexes
+//   see the path as it is.
+// - Field names are compared without case, values with it. With several fields of one name, one that holds is enough;
+//   `present: false` needs that there is none. Regexes match the whole value, byte by byte.
+// - Of a query, names and values are compared percent-decoded and with '+' as a space; the first pair of a name counts.
+//   A malformed escape is itself.
+// - A route without a path comes after those with a regex; it alone (and a regex) can match "*" of OPTIONS.
+#ifndef GATEWAY_COMMON_ROUTE_TABLE_H_
+#define GATEWAY_COMMON_ROUTE_TABLE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/snapshot.h"
+#include "gateway/v1/policy.pb.h"
+
+namespace gateway {
+
+inline constexpr size_t kPathPatternBytesMax = 2048;
+inline constexpr size_t kPathPatternSegmentsMax = 128;  // bounds the depth of a match's recursion
+inline constexpr size_t kHostBytesMax = 253;            // RFC 1035, section 2.3.4
+inline constexpr size_t kRegexBytesMax = 1024;
+inline constexpr size_t kRegexesMax = 1000;  // of a whole set: routes with one are tried in turn
+inline constexpr int64_t kRegexMemoryBytesMax = int64_t{512} << 10;  // of one: program and state cache
+
+struct TemplateSegment {
+  enum class Kind : uint8_t { kLiteral, kVariable, kRest };
+  Kind kind = Kind::kLiteral;
+  std::string text;  // a literal's text, a variable's name
+};
+
+// "/users/{id}/**" taken apart. InvalidArgument says what is wrong with the first segment that is: not in normal form,
+// a variable that is no whole segment or comes twice, ** that is not last, past a limit above.
+absl::StatusOr<std::vector<TemplateSegment>> ParseTemplate(std::string_view text);
+
+// Whether `path` is a path as requests' paths are after NormalizePath; else InvalidArgument says what it would have to
+// be.
+absl::Status CheckPathPattern(std::string_view path);
+
+// Whether `host` is a lower-case host name or an address ("[::1]" for IPv6), without a port.
+absl::Status CheckHost(std::string_view host);
+
+// Takes a field's path, relative to the match ("path.prefix"), and what is wrong there.
+using ReportField = absl::FunctionRef<void(const std::string& field, const std::string& message)>;
+
+// Reports everything that is wrong with `match` by itself.
+void CheckRouteMatch(const v1::RouteMatch& match, ReportField report);
+
+// How many regexes `match` holds, of those that count against kRegexesMax.
+size_t CountRegexes(const v1::RouteMatch& match);
+
+// Immutable once built, any thread may match. Holds pointers to the RoutePolicies, which the Snapshot owns.
+//
+// One trie of path segments for each host pattern, its edges in one hash map, so that the number of routes hardly
+// matters. A match walks the tries from the most to the least specific candidate (a literal child, then {x}, then the
+// rest) and keeps the best; what cannot beat it by priority is not entered, so where all priorities are equal the first
+// hit ends the walk. A walk visits each node at most once, and no more than the path's segments allow. Routes of one
+// and the same path pattern are tried in turn, as are regexes.
+class RouteTable {
+ public:
+  struct Entry {
+    const RoutePolicy* route;
+    const v1::Route* config;  // has passed CheckRouteMatch; only read while building
+  };
+  // Appends to `warnings` the routes that can never match, and the pairs that can never be told apart, as far as that
+  // can be seen from the same path pattern, a prefix of it, and the same host or none. A warning is never wrong; not
+  // every such route is found.
+  static std::unique_ptr<const RouteTable> Build(std::span<const Entry> entries, std::vector<std::string>* warnings);
+  ~RouteTable();
+  RouteTable(const RouteTable&) = delete;
+  RouteTable& operator=(const RouteTable&) = delete;
+
+  // See Snapshot::Match.
+  void Match(const MatchInput& in, RouteMatch* out) const;
+
+ private:
+  struct Conditions;
+  class Builder;
+  class Walk;
+
+  enum class PathKind : uint8_t { kExact, kPrefix, kTemplate, kTemplateRest, kRegex, kAny };
+
+  // A route at a place of the table.
+  struct Candidate {
+    const RoutePolicy* route;
+    const Conditions* conditions;  // null: none but host and path
+    int32_t priority;
+    PathKind path_kind;
+  };
+  // A range of candidates_, best first.
+  struct Leaf {
+    uint32_t begin = 0;
+    uint32_t end = 0;
+  };
+  struct Node {
+    int32_t priority_max = 0;     // of all candidates at this node and below
+    uint32_t variable_child = 0;  // 0: none; node 0 is nobody's child
+    bool has_literals = false;
+    Leaf end;   // where the path ends here
+    Leaf rest;  // where it ends or goes on
+  };
+  // What is behind one host pattern.
+  struct HostRoutes {
+    uint32_t root = 0;
+    int32_t priority_max = 0;
+    Leaf regexes;
+    Leaf any_path;
+  };
+  using Edge = std::pair<uint32_t, absl::string_view>;  // a node and a literal segment; views into edge_text_
+
+  RouteTable();
+
+  std::vector<Node> nodes_;
+  absl::flat_hash_map<Edge, uint32_t> edges_;
+  std::vector<Candidate> candidates_;
+  std::vector<HostRoutes> hosts_;                              // hosts_[0]: routes without a host
+  absl::flat_hash_map<std::string, uint32_t> exact_hosts_;     // -> index into hosts_
+  absl::flat_hash_map<std::string, uint32_t> wildcard_hosts_;  // by ".example.org"
+  size_t wildcard_bytes_max_ = 0;
+  std::vector<std::unique_ptr<const Conditions>> conditions_;
+  std::vector<std::unique_ptr<const std::string>> edge_text_;
+};
+
+}  // namespace gateway
+
+#endif  // GATEWAY_COMMON_ROUTE_TABLE_H_

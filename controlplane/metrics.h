@@ -1,0 +1,18 @@
+// What the control plane says of itself, in Prometheus' text format.
+#ifndef GATEWAY_CONTROLPLANE_METRICS_H_
+#define GATEWAY_CONTROLPLANE_METRICS_H_
+
+#include <string>
+
+#include "controlplane/config_service.h"
+#include "controlplane/hub.h"
+#include "controlplane/publisher.h"
+
+namespace gateway::controlplane {
+
+// The text of /metrics. Thread-safe. `consul` says whether Consul is used at all.
+std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, bool consul);
+
+}  // namespace gateway::controlplane
+
+#endif  // GATEWAY_CONTROLPLANE_METRICS_H_

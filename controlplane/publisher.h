@@ -1,0 +1,115 @@
+// The write path of policy: every change, whoever asks for it, is edited, compiled, committed and published here.
+#ifndef GATEWAY_CONTROLPLANE_PUBLISHER_H_
+#define GATEWAY_CONTROLPLANE_PUBLISHER_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/snapshot.h"
+#include "controlplane/notifier.h"
+#include "controlplane/store.h"
+#include "gateway/v1/admin.pb.h"
+
+namespace gateway::controlplane {
+
+// One committed state of all policy; immutable.
+struct PolicyState {
+  std::string epoch;
+  uint64_t revision = 0;
+  absl::Time committed_at;
+  std::shared_ptr<const ResourceSet> resources;  // built-ins included
+  std::shared_ptr<const Snapshot> snapshot;
+};
+
+// Limits of one request and of the whole.
+inline constexpr int kApplyResourcesMax = 10'000;
+inline constexpr size_t kActorBytesMax = 256;
+inline constexpr size_t kCommentBytesMax = 4096;
+inline constexpr size_t kResourceBytesMax = 512u << 10;  // fits into one chunk of the config stream
+inline constexpr size_t kSetResourcesMax = 100'000;
+inline constexpr size_t kSetBytesMax = 256u << 20;
+
+struct PublisherOptions {
+  std::vector<v1::Resource> builtins;  // BuiltinResources of the bootstrap
+  std::string own_service = "api-gateway";
+  // Called with every state, in order, with the write lock held: must not block, and must not call back.
+  std::function<void(std::shared_ptr<const PolicyState>)> publish;
+};
+
+// How changes ended; of the process's life.
+struct ChangeCounts {
+  std::atomic<uint64_t> committed{0}, unchanged{0}, dry_run{0}, invalid{0}, conflict{0}, failed{0};
+};
+
+// Owns the store. One mutex around all changes; readers take current() and never wait for them. Thread-safe. Changes
+// block on the disk: call them off gRPC's threads.
+class Publisher {
+ public:
+  // Compiles what the store holds and publishes it. Where the built-ins differ from those of the last time (the first
+  // start included) that is a new revision by `bootstrap`. FailedPrecondition where the stored set does not compile.
+  static absl::StatusOr<std::unique_ptr<Publisher>> Open(std::unique_ptr<Store> store, PublisherOptions options);
+
+  std::shared_ptr<const PolicyState> current() const;
+
+  // As in admin.proto. `peer` is the caller's address, kept in history; it stands in for an actor where none is given.
+  // Invalid policy: see PolicyErrorsOf (grpc_status.h).
+  absl::StatusOr<v1::ApplyResponse> Apply(const v1::ApplyRequest& request, const std::string& peer);
+  absl::StatusOr<v1::DeleteResponse> Delete(const v1::DeleteRequest& request, const std::string& peer);
+  absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request, const std::string& peer);
+
+  // History; see the store.
+  Store& store() { return *store_; }
+
+  // Told after each new revision.
+  Notifier& revisions() { return revisions_; }
+  const ChangeCounts& counts() const { return counts_; }
+
+ private:
+  // A set that may become the next state.
+  struct Proposal {
+    ResourceSet resources;
+    std::vector<Edit> edits;
+  };
+  struct Commitment {
+    uint64_t revision = 0;
+    std::vector<std::string> warnings;
+  };
+
+  Publisher(std::unique_ptr<Store> store, PublisherOptions options);
+  absl::Status Start();
+  // Sets `key` to `resource` (null: nothing) in `proposal`.
+  static void Put(const ResourceKey& key, std::shared_ptr<const v1::Resource> resource, bool built_in,
+                  v1::Change::Op op, Proposal* proposal);
+  // Compiles, commits and publishes `proposal`; with `dry_run` compiles only. Counts how it ended.
+  absl::StatusOr<Commitment> Commit(Proposal proposal, const v1::ChangeContext& context, const std::string& peer,
+                                    bool dry_run, absl::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  absl::Status CheckContext(const v1::ChangeContext& context);
+  absl::Status CheckExpected(uint64_t expected) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  absl::Status Count(absl::Status status);
+  std::shared_ptr<const v1::Resource> Builtin(const ResourceKey& key) const;  // null: none
+  void Install(std::shared_ptr<const PolicyState> state);
+
+  std::unique_ptr<Store> store_;
+  const PublisherOptions options_;
+  std::map<ResourceKey, std::shared_ptr<const v1::Resource>> builtins_;
+  Notifier revisions_;
+  ChangeCounts counts_;
+
+  std::mutex write_mu_;    // held over a whole change
+  mutable std::mutex mu_;  // around the pointer alone
+  std::shared_ptr<const PolicyState> current_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace gateway::controlplane
+
+#endif  // GATEWAY_CONTROLPLANE_PUBLISHER_H_

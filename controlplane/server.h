@@ -1,0 +1,57 @@
+// The control plane, wired: store, publisher, hub, the two gRPC listeners, Consul, metrics.
+#ifndef GATEWAY_CONTROLPLANE_SERVER_H_
+#define GATEWAY_CONTROLPLANE_SERVER_H_
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "controlplane/config_service.h"
+#include "controlplane/hub.h"
+#include "controlplane/publisher.h"
+#include "controlplane/store.h"
+#include "gateway/v1/bootstrap.pb.h"
+
+namespace gateway::controlplane {
+
+// What tests set; the bootstrap says all the rest.
+struct ControlPlaneOptions {
+  StoreOptions store;  // `path` is the bootstrap's
+  HubOptions hub;
+  ConfigServiceOptions config;  // the callbacks are for whoever sets them where Consul is off
+};
+
+// Owns everything; runs from Start until Stop. Which thread does what: gRPC's callback threads answer and stream, the
+// admin service's executor changes policy, Consul's watcher and registration have a thread each, so has /metrics.
+class ControlPlane {
+ public:
+  // Serves when it returns. Errors are one line: a port in use, the database, a listener beyond loopback.
+  static absl::StatusOr<std::unique_ptr<ControlPlane>> Start(const v1::Bootstrap& config,
+                                                             ControlPlaneOptions options = {});
+  ~ControlPlane();  // stops
+
+  // Ends the streams so that data planes reconnect elsewhere or later, answers what is under way, closes the database.
+  // Nobody is taken out of Consul. Takes at most about `grace`.
+  void Stop(std::chrono::milliseconds grace);
+
+  // As bound.
+  uint16_t admin_port() const;
+  uint16_t stream_port() const;
+  uint16_t metrics_port() const;
+
+  Publisher& publisher();
+  Hub& hub();
+
+ private:
+  struct Impl;
+  explicit ControlPlane(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// What the compiled policy makes the control plane watch in Consul.
+ConsulInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot);
+
+}  // namespace gateway::controlplane
+
+#endif  // GATEWAY_CONTROLPLANE_SERVER_H_

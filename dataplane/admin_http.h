@@ -1,0 +1,44 @@
+// What the data plane tells on its metrics port: /metrics, /health and /ready.
+#ifndef GATEWAY_DATAPLANE_ADMIN_HTTP_H_
+#define GATEWAY_DATAPLANE_ADMIN_HTTP_H_
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/metrics_http.h"
+#include "dataplane/metrics.h"
+
+namespace gateway::dataplane {
+
+// Wires the metrics server to what it tells; `registry` must outlive it. `configured` (a policy is served) and `draining` are asked on the
+// server's thread.
+//   /metrics  everything that `registry` and its sources know
+//   /health   200 {"status":"healthy","time":RFC 3339} for as long as the process lives: also what Consul's check asks
+//             where server.builtin_routes is off
+//   /ready    200 {"status":"ready"}; 503 {"status":"draining"} or {"status":"no configuration"}
+class AdminHttp {
+ public:
+  // Binds at once; answers from Start on.
+  static absl::StatusOr<std::unique_ptr<AdminHttp>> Listen(const std::string& host, uint16_t port,
+                                                           const MetricsRegistry* registry,
+                                                           std::function<bool()> configured,
+                                                           std::function<bool()> draining);
+  void Start();
+  uint16_t port() const;
+
+ private:
+  explicit AdminHttp(std::unique_ptr<MetricsHttp> server);
+  std::unique_ptr<MetricsHttp> server_;
+};
+
+// The bodies, also for the main port (server.builtin_routes, metrics.main_port).
+HttpReply MetricsReply(const MetricsRegistry& registry);
+HttpReply HealthReply(std::chrono::system_clock::time_point now);
+HttpReply ReadyReply(bool has_configuration, bool draining);
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_ADMIN_HTTP_H_

@@ -1,0 +1,111 @@
+// Relay buffers of one worker, recycled, within the budget of the whole process.
+#ifndef GATEWAY_DATAPLANE_BUFFER_POOL_H_
+#define GATEWAY_DATAPLANE_BUFFER_POOL_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace gateway::dataplane {
+
+// `server.buffer_budget`: bytes that all workers' buffers hold together, in use or kept for reuse. Shared; thread-safe.
+class BufferBudget {
+ public:
+  explicit BufferBudget(uint64_t bytes_max) : bytes_max_(bytes_max) {}
+  bool Take(uint64_t bytes) {
+    if (used_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= bytes_max_) return true;
+    used_.fetch_sub(bytes, std::memory_order_relaxed);
+    return false;
+  }
+  void Give(uint64_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
+  uint64_t used() const { return used_.load(std::memory_order_relaxed); }
+
+ private:
+  const uint64_t bytes_max_;
+  std::atomic<uint64_t> used_{0};
+};
+
+class BufferPool;
+
+// A block of memory from a pool; goes back at its end. Holds bytes [begin, end) of a stream: read in at the end, taken from the beginning.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    if (this != &other) {
+      Reset();
+      pool_ = std::exchange(other.pool_, nullptr);
+      data_ = std::exchange(other.data_, nullptr);
+      capacity_ = std::exchange(other.capacity_, 0);
+      begin_ = std::exchange(other.begin_, 0);
+      end_ = std::exchange(other.end_, 0);
+    }
+    return *this;
+  }
+  ~Buffer() { Reset(); }
+
+  explicit operator bool() const { return data_ != nullptr; }
+  void Reset();  // gives the block back
+
+  char* data() const { return data_ + begin_; }
+  size_t size() const { return end_ - begin_; }
+  bool empty() const { return begin_ == end_; }
+  size_t capacity() const { return capacity_; }
+  char* space() const { return data_ + end_; }
+  size_t room() const { return capacity_ - end_; }
+  void Filled(size_t bytes) { end_ += bytes; }
+  void Consume(size_t bytes) {
+    begin_ += bytes;
+    if (begin_ == end_) begin_ = end_ = 0;
+  }
+  // Consume without starting over at the front: what was consumed stays readable.
+  void Skip(size_t bytes) { begin_ += bytes; }
+  void Truncate(size_t size) { end_ = begin_ + size; }
+  void Clear() { begin_ = end_ = 0; }
+  void Compact();  // moves the bytes to the front
+
+ private:
+  friend class BufferPool;
+  BufferPool* pool_ = nullptr;
+  char* data_ = nullptr;
+  size_t capacity_ = 0;
+  size_t begin_ = 0;
+  size_t end_ = 0;
+};
+
+// Not thread-safe: one worker's.
+class BufferPool {
+ public:
+  static constexpr size_t kSmall = 16 * 1024;         // a head, a small answer
+  static constexpr size_t kLarge = 256 * 1024;        // a body that flows
+  static constexpr std::array<size_t, 4> kSizes = {kSmall, 64 * 1024, kLarge, 1024 * 1024};
+  static constexpr std::array<size_t, 4> kKeptMax = {256, 16, 8, 1};  // free blocks kept of each size
+
+  explicit BufferPool(BufferBudget* budget) : budget_(budget) {}
+  ~BufferPool();
+  BufferPool(const BufferPool&) = delete;
+  BufferPool& operator=(const BufferPool&) = delete;
+
+  // At least `bytes` (at most 1 MiB) of room; empty where the budget is spent.
+  Buffer Acquire(size_t bytes);
+  // Moves what `buffer` holds into a block of at least `bytes`. False (and nothing changed) where the budget is spent.
+  bool Grow(Buffer* buffer, size_t bytes);
+  // Bytes handed out now.
+  uint64_t in_use() const { return in_use_; }
+
+ private:
+  friend class Buffer;
+  static size_t IndexOf(size_t bytes);
+  void Release(char* data, size_t capacity);
+  BufferBudget* budget_;
+  std::array<std::vector<char*>, kSizes.size()> free_;
+  uint64_t in_use_ = 0;
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_BUFFER_POOL_H_

@@ -1,0 +1,66 @@
+// A client's connection: one exchange after the other, until either side has had enough.
+#ifndef GATEWAY_DATAPLANE_CONNECTION_H_
+#define GATEWAY_DATAPLANE_CONNECTION_H_
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "dataplane/buffer_pool.h"
+#include "dataplane/socket.h"
+#include "dataplane/task.h"
+
+namespace gateway::dataplane {
+
+class Worker;
+
+// Lives on one worker, from accept to close; owns itself. Between two requests it holds no buffer.
+class ClientConnection {
+ public:
+  // How much of what a client still sends is read and thrown away, and for how long, before a connection that ended early is closed: closed at once,
+  // the client's unread bytes would reset it, and the answer could be lost (RFC 9112, section 9.6).
+  static constexpr size_t kLingerBytesMax = 4 << 20;
+  static constexpr std::chrono::milliseconds kLingerTime{2000};
+
+  // Takes over an accepted, non-blocking descriptor.
+  static void Start(Worker* worker, int fd, const sockaddr_storage& peer);
+  ~ClientConnection();
+
+  // Ends it if it is between two requests.
+  void CloseIfIdle() {
+    if (idle_) socket.Cancel();
+  }
+
+  Socket socket;
+  Buffer input;              // what was read and not used yet
+  const in6_addr peer;       // IPv4 as IPv4-mapped
+  const std::string peer_ip;
+  const bool peer_trusted;   // X-Forwarded-* of this peer are believed
+
+  // Said by the exchange: no further request on this connection; `reset`: and the client shall see that its answer is cut off.
+  void EndAfterThis() { ending_ = true; }
+  void ResetAtEnd() { ending_ = reset_ = true; }
+  bool ending() const { return ending_; }
+
+  ClientConnection* previous = nullptr;  // the worker's list
+  ClientConnection* next = nullptr;
+
+ private:
+  ClientConnection(Worker* worker, const sockaddr_storage& address, const in6_addr& peer_address);
+  static Detached Run(std::unique_ptr<ClientConnection> self);
+  Task<void> Serve();
+  Task<bool> ServeExchange();  // false: there was no request
+  Task<void> Linger();
+
+  Worker* const worker_;
+  bool idle_ = false;
+  bool ending_ = false;
+  bool reset_ = false;
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_CONNECTION_H_

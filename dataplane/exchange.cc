@@ -1,0 +1,745 @@
+#include "dataplane/exchange.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "common/text.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "common/path.h"
+#include "spdlog/spdlog.h"
+
+namespace gateway::dataplane {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+
+// Characters of a request id that is taken over from a trusted peer: none that a log or a header could trip over.
+bool IsUsableRequestId(std::string_view id) {
+  return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.' ||
+           c == ':' || c == '/' || c == '+' || c == '=' || c == '@';
+  });
+}
+
+// The bucket of an address: all of IPv4, the /64 of IPv6 (a household's or a machine's, RFC 6177).
+void AppendAddressKey(const in6_addr& address, std::string* key) {
+  const bool v4 = IN6_IS_ADDR_V4MAPPED(&address);
+  key->append(reinterpret_cast<const char*>(address.s6_addr) + (v4 ? 12 : 0), v4 ? 4 : 8);
+  key->push_back(v4 ? '4' : '6');
+}
+
+int64_t CeilSeconds(milliseconds time) { return std::max<int64_t>(1, (time.count() + 999) / 1000); }
+
+std::string NowRfc3339(std::chrono::system_clock::time_point now) {
+  return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::FromChrono(now), absl::UTCTimeZone());
+}
+
+}  // namespace
+
+Exchange::Exchange(Worker* worker, ClientConnection* client) : worker_(worker), client_(client), options_(worker->options()) {}
+
+Exchange::~Exchange() {
+  // What was used goes; what the client sent ahead stays for the next exchange.
+  if (next_input_) {
+    client_->input = std::move(next_input_);
+  } else if (client_->input && input_used_ > 0) {
+    client_->input.Consume(input_used_);
+  }
+}
+
+Task<bool> Exchange::Run() {
+  if (!co_await ReadHead()) co_return false;
+  worker_->metrics().Add(WorkerGauge::kInFlight, 1);
+  std::exception_ptr failed;
+  try {
+    if (reason_ != Reason::kNone) {
+      co_await Refuse(reason_, detail_);
+    } else {
+      co_await Handle();
+    }
+  } catch (...) {
+    failed = std::current_exception();
+  }
+  if (failed) {
+    // Whatever went wrong here stays here: this request fails, the worker goes on.
+    try {
+      std::rethrow_exception(failed);
+    } catch (const std::exception& error) {
+      spdlog::error("request {} failed: {}", request_id_, error.what());
+    }
+    client_->EndAfterThis();
+    if (answer_started_) {
+      client_->ResetAtEnd();
+      aborted_ = true;
+    } else {
+      co_await Refuse(Reason::kInternal);
+    }
+  }
+  client_->socket.CancelOnReset(nullptr);
+  permit_ = {};
+  worker_->metrics().Add(WorkerGauge::kInFlight, -1);
+  Record();
+  co_return true;
+}
+
+// A refusal is left in reason_ and detail_: it is answered, and recorded, like any other.
+Task<bool> Exchange::ReadHead() {
+  Buffer& input = client_->input;
+  http1::HeadScanner scanner;
+  size_t skipped = 0;  // an empty line before the request (RFC 9112, section 2.2)
+  TimePoint deadline{};
+  started_ = loop().now();
+  started_wall_ = loop().wall_now();
+  for (;;) {
+    if (!input.empty()) {
+      if (skipped == 0 && input.size() >= 2 && input.data()[0] == '\r' && input.data()[1] == '\n') skipped = 2;
+      const auto result = scanner.Scan(input.data() + skipped, input.size() - skipped);
+      if (result == http1::HeadScanner::Result::kComplete) break;
+      if (result == http1::HeadScanner::Result::kRefused) {
+        reason_ = Reason::kBadRequest;
+        detail_ = scanner.detail();
+      } else if (!scanner.line_seen() && input.size() - skipped > http1::kTargetBytesMax + 64) {
+        reason_ = Reason::kTargetTooLong;
+      } else if (input.size() - skipped >= options_.max_header_bytes) {
+        reason_ = scanner.line_seen() ? Reason::kHeadersTooLarge : Reason::kTargetTooLong;
+      }
+    }
+    if (reason_ != Reason::kNone) break;
+    if (!input) {
+      input = worker_->buffers().Acquire(BufferPool::kSmall);
+      if (!input) {
+        reason_ = Reason::kOverloaded;
+        break;
+      }
+    } else if (input.room() == 0) {
+      input.Compact();
+      if (input.room() == 0 && !worker_->buffers().Grow(&input, input.capacity() * 2)) {
+        reason_ = Reason::kOverloaded;
+        break;
+      }
+    }
+    size_t moved = 0;
+    switch (client_->socket.Read(input.space(), input.room(), &moved)) {
+      case Io::kDone:
+        if (input.empty()) {
+          started_ = loop().now();
+          started_wall_ = loop().wall_now();
+        }
+        input.Filled(moved);
+        continue;
+      case Io::kEnd:
+      case Io::kError:
+        // Between two requests, or inside a head: nobody waits for an answer.
+        client_->EndAfterThis();
+        input.Reset();
+        co_return false;
+      case Io::kAgain:
+        break;
+    }
+    if (input.empty()) {
+      // An event that was no data: back to being idle, without a buffer.
+      co_return false;
+    }
+    if (deadline == TimePoint{}) deadline = started_ + options_.header_timeout;
+    const Wait wait = co_await client_->socket.Readable(deadline);
+    if (wait == Wait::kTimeout) {
+      reason_ = Reason::kRequestTimeout;
+      detail_ = "the head did not arrive in time";
+    } else if (wait == Wait::kCancelled) {
+      client_->EndAfterThis();
+      input.Reset();
+      co_return false;
+    }
+  }
+  state_.emplace(worker_->state());
+  if (reason_ == Reason::kNone) {
+    const std::string_view head(input.data() + skipped, scanner.head_bytes());
+    const http1::HeadError error = http1::ParseRequestHead(head, &head_);
+    input_used_ = skipped + scanner.head_bytes();
+    bytes_in_ = input_used_;
+    if (error) {
+      reason_ = error.reason;
+      detail_ = error.detail;
+    } else {
+      head_parsed_ = true;
+    }
+  } else {
+    bytes_in_ = input.size();
+  }
+  if (!head_parsed_) {
+    // Where the next request would begin is not known any more.
+    client_->EndAfterThis();
+    worker_->metrics().Add(WorkerGauge::kBadRequestsTotal, 1);
+  }
+  Identify();
+  co_return true;
+}
+
+void Exchange::Identify() {
+  client_ip_ = client_->peer_ip;
+  client_address_ = client_->peer;
+  std::string_view offered_id;
+  if (client_->peer_trusted && head_parsed_) {
+    // From the right, the first address that is none of ours is the client (RFC 7239, section 5.2, in X-Forwarded-For's spelling).
+    bool known = false;
+    for (size_t i = head_.fields.size(); i-- > 0 && !known;) {
+      if (head_.kinds[i] == http1::FieldKind::kRequestId) offered_id = head_.fields[i].value;
+      if (head_.kinds[i] != http1::FieldKind::kForwardedFor) continue;
+      std::string_view list = head_.fields[i].value;
+      while (!list.empty() && !known) {
+        const size_t comma = list.rfind(',');
+        std::string_view each = comma == std::string_view::npos ? list : list.substr(comma + 1);
+        list = comma == std::string_view::npos ? std::string_view() : list.substr(0, comma);
+        while (!each.empty() && each.front() == ' ') each.remove_prefix(1);
+        while (!each.empty() && each.back() == ' ') each.remove_suffix(1);
+        in6_addr address;
+        if (!ParseIp(each, &address)) {
+          known = true;  // the chain is broken: the last good one it is
+          break;
+        }
+        client_address_ = address;
+        client_ip_room_ = std::string(each);
+        client_ip_ = client_ip_room_;
+        known = !options_.trusted_proxies.Contains(address);
+      }
+    }
+    for (size_t i = 0; i < head_.fields.size(); ++i) {
+      if (head_.kinds[i] == http1::FieldKind::kRequestId) offered_id = head_.fields[i].value;
+    }
+  }
+  if (IsUsableRequestId(offered_id)) {
+    request_id_ = offered_id;
+  } else {
+    worker_->NewRequestId(request_id_room_);
+    request_id_ = std::string_view(request_id_room_, 32);
+  }
+}
+
+// THE life of a request whose head is well-formed.
+Task<void> Exchange::Handle() {
+  TakeBufferedBody();
+  if (upload_ == Upload::kRefused) co_return co_await Refuse(Reason::kBadRequest, body_detail_);
+  if (const Reason reason = NormalizeTarget(); reason != Reason::kNone) co_return co_await Refuse(reason, detail_);
+  if (co_await AnswerBuiltin()) co_return;
+  if (!(*state_)->has_policy) co_return co_await Refuse(Reason::kDiscoveryUnavailable, "no configuration yet");
+  if (const Reason reason = MatchRoute(); reason != Reason::kNone) co_return co_await Refuse(reason);
+  ChooseService();
+  if (const Reason reason = AdmitByLimits(); reason != Reason::kNone) co_return co_await Refuse(reason);
+  if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
+  if (service_->breaker != nullptr) {
+    const BreakerVerdict verdict = service_->breaker->Acquire(loop().now(), &permit_);
+    if (verdict != BreakerVerdict::kAllowed) {
+      policy_ = Concat("CircuitBreaker/", service_->policy->breaker->name);
+      if (verdict == BreakerVerdict::kOpen) retry_after_ = service_->breaker->RetryAfter(loop().now());
+      co_return co_await Refuse(verdict == BreakerVerdict::kOpen ? Reason::kBreakerOpen : Reason::kConcurrencyLimit);
+    }
+  }
+  co_await Forward();
+}
+
+Reason Exchange::NormalizeTarget() {
+  std::string_view host = head_.host;
+  if (!host.empty() && host[0] != '[') host = host.substr(0, host.find(':'));
+  if (!host.empty() && host[0] == '[') host = host.substr(0, host.find(']') + 1);
+  if (!host.empty() && host.back() == '.') host.remove_suffix(1);
+  if (host.size() > sizeof host_room_) {
+    detail_ = "Host is too long";
+    return Reason::kBadRequest;
+  }
+  std::transform(host.begin(), host.end(), host_room_, [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  host_ = std::string_view(host_room_, host.size());
+  path_ = head_.path;
+  if (path_ == "*" || IsNormalPath(path_)) return Reason::kNone;
+  const PathError error = NormalizePath(head_.path, options_.reject_encoded_slashes, &normal_room_);
+  path_ = normal_room_;
+  if (error == PathError::kNone) return Reason::kNone;
+  path_ = {};
+  detail_ = PathErrorMessage(error).data();
+  return Reason::kBadRequest;
+}
+
+Task<bool> Exchange::AnswerBuiltin() {
+  const bool is_health = options_.builtin_routes && path_ == "/health";
+  const bool is_limit_test = options_.builtin_routes && path_ == "/test-rate-limit";
+  const bool is_metrics = options_.metrics_on_main_port && path_ == "/metrics" && worker_->shared().metrics_page != nullptr;
+  if (!is_health && !is_limit_test && !is_metrics) co_return false;
+  service_metrics_ = MetricsRegistry::kBuiltinService;
+  series_ = is_health       ? MetricsRegistry::kHealthSeries
+            : is_limit_test ? MetricsRegistry::kTestRateLimitSeries
+                            : MetricsRegistry::kMetricsSeries;
+  if (is_limit_test) {
+    const ServingState& state = **state_;
+    const int limit = state.snapshot->builtin_rate_limit();
+    if (limit >= 0 && !ConsumeLimit(state.limits[static_cast<size_t>(limit)])) {
+      co_await Refuse(Reason::kRateLimited);
+      co_return true;
+    }
+    co_await Reply(200, Concat(R"({"message": "Rate limit test successful", "time": ")", NowRfc3339(started_wall_), "\"}"));
+  } else if (is_health) {
+    co_await Reply(200, Concat(R"({"status": "healthy", "time": ")", NowRfc3339(started_wall_), "\"}"));
+  } else {
+    co_await Reply(200, worker_->shared().metrics_page(), "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n");
+  }
+  co_return true;
+}
+
+Reason Exchange::MatchRoute() {
+  const ServingState& state = **state_;
+  state.snapshot->Match({head_.method, host_, path_, head_.query, {head_.fields.data(), head_.fields.size()}}, &match_);
+  if (match_.route == nullptr) return match_.method_not_allowed ? Reason::kMethodNotAllowed : Reason::kNoRoute;
+  route_ = &state.routes[match_.route->index];
+  return Reason::kNone;
+}
+
+void Exchange::ChooseService() {
+  const RoutePolicy& policy = *match_.route;
+  if (policy.consul_service != nullptr) {
+    const std::string_view name = match_.variables[policy.consul_service->variable];
+    const auto found = route_->dynamic.find(name);
+    if (found == route_->dynamic.end()) return;
+    dynamic_ = found->second.service;
+    service_ = dynamic_.get();
+    series_ = found->second.series;
+  } else {
+    size_t target = 0;
+    if (policy.split.size() > 1) {
+      const uint32_t draw = absl::Uniform<uint32_t>(worker_->random(), 0, policy.split_total);
+      while (draw >= policy.split[target].upto) ++target;
+    }
+    service_ = (*state_)->services[policy.split[target].service].get();
+    series_ = route_->series[target];
+  }
+  service_metrics_ = service_->runtime->metrics_service;
+}
+
+bool Exchange::ConsumeLimit(const BoundLimit& limit) {
+  std::string& key = worker_->scratch();
+  key.clear();
+  for (const LimitKey part : limit.policy->keys) {
+    if (part == LimitKey::kClientIp) AppendAddressKey(client_address_, &key);
+    if (part == LimitKey::kPath) key.append(path_);
+    key.push_back('\n');  // in no normalised path
+  }
+  const RateLimitDecision decision = limit.limiter->Admit(key, loop().now());
+  if (decision.allowed || limit.policy->mode == v1::RateLimit::SHADOW) {
+    if (!decision.allowed) policy_ = Concat("RateLimit/", limit.policy->name, " (shadow)");
+    return true;
+  }
+  limit_ = decision;
+  policy_ = Concat("RateLimit/", limit.policy->name);
+  return false;
+}
+
+Reason Exchange::AdmitByLimits() {
+  const ServingState& state = **state_;
+  const std::vector<uint32_t>& limits = match_.route->rate_limits;
+  for (size_t i = 0; i < limits.size(); ++i) {
+    if (!ConsumeLimit(state.limits[limits[i]])) return Reason::kRateLimited;
+  }
+  return Reason::kNone;
+}
+
+Reason Exchange::FindEndpoints() const {
+  if (service_ == nullptr) return (*state_)->catalog_known ? Reason::kUnknownService : Reason::kDiscoveryUnavailable;
+  switch (service_->discovery) {
+    case Discovery::kUnknownService:
+      return Reason::kUnknownService;
+    case Discovery::kUnavailable:
+      return Reason::kDiscoveryUnavailable;
+    case Discovery::kKnown:
+      break;
+  }
+  return service_->balancer == nullptr ? Reason::kNoHealthyEndpoint : Reason::kNone;
+}
+
+// Chooses endpoints until one has answered, or nothing is left to try.
+Task<void> Exchange::Forward() {
+  ServiceRuntime& runtime = *service_->runtime;
+  std::vector<bool> excluded;
+  Attempt attempt;
+  attempt.reason = Reason::kNoHealthyEndpoint;
+  bool fresh = false;  // a kept connection had ended: now only a new one will do
+  int connects_failed = 0;
+  request_complete_ = started_;
+  for (;;) {
+    if (client_->socket.broken()) {
+      attempt.reason = Reason::kClientClosed;
+      break;
+    }
+    if (!fresh) {
+      const int index = excluded.empty() ? service_->balancer->Pick(runtime.cursor, worker_->random())
+                                         : service_->balancer->PickExcept(runtime.cursor, worker_->random(), excluded);
+      if (index == Balancer::kNone) break;
+      endpoint_ = service_->endpoints[static_cast<size_t>(index)];
+    }
+    std::unique_ptr<UpstreamConnection> upstream = co_await ConnectTo(endpoint_, fresh, &attempt);
+    if (upstream == nullptr) {
+      // Nothing was sent: another endpoint may have it, at once. A connection that timed out has used up its patience.
+      if (attempt.reason != Reason::kUpstreamConnectFailed || ++connects_failed >= kConnectAttemptsMax) break;
+      excluded.resize(service_->endpoints.size());
+      for (size_t i = 0; i < excluded.size(); ++i) excluded[i] = excluded[i] || service_->endpoints[i] == endpoint_;
+      fresh = false;
+      if (std::all_of(excluded.begin(), excluded.end(), [](bool each) { return each; })) break;
+      worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
+      continue;
+    }
+    attempt = co_await TryEndpoint(upstream.get());
+    if (attempt.stale && !fresh && MayRepeat(attempt)) {
+      fresh = true;
+      worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
+      continue;
+    }
+    if (attempt.reusable) worker_->pool().Keep(std::move(upstream), service_->policy->idle_timeout);
+    break;
+  }
+  if (attempt.reason == Reason::kNone) co_return;
+  if (permit_) {
+    // Whose fault it was: the service's, but for what the client or its policy did.
+    const bool blameless = attempt.reason == Reason::kClientClosed || attempt.reason == Reason::kRequestTimeout ||
+                           attempt.reason == Reason::kBadRequest || attempt.reason == Reason::kOverloaded;
+    permit_.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now());
+  }
+  if (attempt.answered) {
+    reason_ = attempt.reason;
+    detail_ = attempt.detail;
+    aborted_ = true;
+    co_return;
+  }
+  if (attempt.reason == Reason::kClientClosed) {
+    reason_ = attempt.reason;
+    status_ = InfoOf(reason_).status;
+    client_->EndAfterThis();
+    co_return;
+  }
+  co_await Refuse(attempt.reason, attempt.detail);
+}
+
+bool Exchange::MayRepeat(const Attempt& attempt) const {
+  // A body that was wholly there before is there still; one that had to be waited for is gone.
+  return !attempt.answered && body_.done() && (!attempt.sent || http1::IsIdempotent(head_.method));
+}
+
+Task<std::unique_ptr<UpstreamConnection>> Exchange::ConnectTo(const std::shared_ptr<Endpoint>& endpoint, bool fresh,
+                                                             Attempt* failure) {
+  *failure = {};
+  attempt_started_ = loop().now();
+  if (!fresh) {
+    if (auto kept = worker_->pool().Take(*endpoint, !http1::IsIdempotent(head_.method))) co_return kept;
+  }
+  std::unique_ptr<UpstreamConnection> upstream = worker_->pool().Connect(endpoint);
+  if (upstream == nullptr) {
+    const bool exhausted = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
+    failure->reason = exhausted ? Reason::kOverloaded : Reason::kUpstreamConnectFailed;
+    failure->detail = exhausted ? "out of descriptors or memory" : "connection refused";
+    co_return nullptr;
+  }
+  client_->socket.CancelOnReset(&upstream->socket);
+  const Wait wait = co_await upstream->socket.Writable(std::min(attempt_started_ + service_->policy->connect_timeout,
+                                                                request_complete_ + match_.route->timeout));
+  client_->socket.CancelOnReset(nullptr);
+  if (wait == Wait::kReady && upstream->socket.ConnectError() == 0 && !upstream->socket.broken()) co_return upstream;
+  if (wait == Wait::kCancelled) {
+    failure->reason = Reason::kClientClosed;
+  } else if (wait == Wait::kTimeout && loop().now() >= request_complete_ + match_.route->timeout) {
+    failure->reason = Reason::kRequestDeadline;
+  } else if (wait == Wait::kTimeout) {
+    failure->reason = Reason::kUpstreamTimeout;
+    failure->detail = "the connection was not established in time";
+  } else {
+    failure->reason = Reason::kUpstreamConnectFailed;
+    failure->detail = "connection refused";
+  }
+  co_return nullptr;
+}
+
+Task<Exchange::Attempt> Exchange::TryEndpoint(UpstreamConnection* upstream) {
+  client_->socket.CancelOnReset(&upstream->socket);
+  std::optional<Task<void>> upload;
+  Attempt attempt;
+  std::exception_ptr failed;
+  try {
+    attempt = co_await Converse(upstream, &upload);
+  } catch (...) {
+    failed = std::current_exception();
+  }
+  client_->socket.CancelOnReset(nullptr);
+  if (upload && !upload->done()) {
+    // The answer ended before the request: the rest of the body is nobody's. Both of its waits end, then the task itself.
+    stop_upload_ = true;
+    client_->EndAfterThis();
+    upstream->socket.Cancel();
+    client_->socket.Interrupt();
+    co_await upload->Done();
+  }
+  if (failed) std::rethrow_exception(failed);
+  co_return attempt;
+}
+
+// Sends the request and relays the answer, on one connection.
+Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::optional<Task<void>>* upload) {
+  Attempt attempt;
+  {
+    Buffer out = worker_->buffers().Acquire(BufferPool::kSmall);
+    if (!out || !BuildUpstreamHead(*upstream, &out)) {
+      attempt.reason = Reason::kOverloaded;
+      co_return attempt;
+    }
+    std::array<char, 20> chunk_room;
+    std::array<iovec, 4> parts;
+    size_t count = 0;
+    const auto add = [&](std::string_view bytes) {
+      if (!bytes.empty()) parts[count++] = {const_cast<char*>(bytes.data()), bytes.size()};
+    };
+    add({out.data(), out.size()});
+    if (head_.chunked && !buffered_body_.empty()) {
+      add(http1::ChunkHead(buffered_body_.size(), &chunk_room));
+      add(buffered_body_);
+      add(body_.done() ? std::string_view("\r\n0\r\n\r\n") : http1::kChunkEnd);
+    } else if (head_.chunked && body_.done()) {
+      add(http1::kLastChunk);
+    } else {
+      add(buffered_body_);
+    }
+    std::span<iovec> rest(parts.data(), count);
+    uint64_t sent = 0;
+    size_t moved = 0;
+    Io io = upstream->socket.Write(&rest, &moved);
+    sent = moved;
+    if (io == Io::kAgain) io = co_await upstream->socket.WriteRest(rest, service_->policy->response_timeout, &sent);
+    attempt.sent = sent > 0;
+    if (upstream->socket.cancelled()) co_return EndOfWait(Wait::kCancelled);
+    if (io == Io::kAgain) {
+      attempt.reason = Reason::kUpstreamTimeout;
+      attempt.detail = "the endpoint did not take the request in time";
+      co_return attempt;
+    }
+    if (io == Io::kError && upstream->reused && !attempt.sent) {
+      attempt.reason = Reason::kUpstreamReset;
+      attempt.stale = true;
+      co_return attempt;
+    }
+    // An endpoint that takes no more may have answered already: what it said is read first.
+  }
+  request_sent_ = loop().now();
+  if (!body_.done()) {
+    upload_ = Upload::kRunning;
+    upload->emplace(UploadBody(upstream));
+    (*upload)->Start();
+  }
+
+  // The answer's head; interim answers before it.
+  http1::ResponseHead answer;
+  http1::HeadScanner scanner;
+  Buffer& input = upstream->input;
+  bool any_byte = false;
+  for (int interim = 0;;) {
+    if (!input.empty()) {
+      const auto result = scanner.Scan(input.data(), input.size());
+      if (result == http1::HeadScanner::Result::kComplete) {
+        const http1::HeadError error = http1::ParseResponseHead({input.data(), scanner.head_bytes()}, &answer);
+        if (error || answer.status == 101) {
+          attempt.reason = Reason::kUpstreamInvalid;
+          attempt.detail = error ? error.detail : "a 101 that nobody asked for";
+          co_return attempt;
+        }
+        if (answer.status >= 200) break;
+        if (++interim > kInterimAnswersMax) {
+          attempt.reason = Reason::kUpstreamInvalid;
+          attempt.detail = "too many interim answers";
+          co_return attempt;
+        }
+        if (head_.minor_version > 0) {
+          Buffer out = worker_->buffers().Acquire(BufferPool::kSmall);
+          if (out && BuildAnswerHead(answer, false, false, &out)) {
+            std::array<iovec, 1> part = {{{out.data(), out.size()}}};
+            if (co_await SendToClient(part) != Io::kDone) {
+              attempt.reason = Reason::kClientClosed;
+              co_return attempt;
+            }
+          }
+        }
+        input.Consume(scanner.head_bytes());
+        scanner = {};
+        answer.Clear();
+        continue;
+      }
+      if (result == http1::HeadScanner::Result::kRefused || input.size() >= kAnswerHeadBytesMax) {
+        attempt.reason = Reason::kUpstreamInvalid;
+        attempt.detail = result == http1::HeadScanner::Result::kRefused ? scanner.detail() : "the answer's head is too large";
+        co_return attempt;
+      }
+    }
+    if (!input) {
+      // Only when there is something to read: a request that waits holds no second buffer.
+      const Wait wait = co_await upstream->socket.Readable(AnswerDeadline());
+      if (wait != Wait::kReady) co_return EndOfWait(wait);
+      input = worker_->buffers().Acquire(BufferPool::kSmall);
+      if (!input) {
+        attempt.reason = Reason::kOverloaded;
+        co_return attempt;
+      }
+    } else if (input.room() == 0) {
+      input.Compact();
+      if (input.room() == 0 && !worker_->buffers().Grow(&input, input.capacity() * 2)) {
+        attempt.reason = Reason::kOverloaded;
+        co_return attempt;
+      }
+    }
+    size_t moved = 0;
+    const Io io = upstream->socket.Read(input.space(), input.room(), &moved);
+    if (io == Io::kDone) {
+      any_byte = true;
+      input.Filled(moved);
+      continue;
+    }
+    if (io == Io::kAgain) {
+      const Wait wait = co_await upstream->socket.Readable(AnswerDeadline());
+      if (wait != Wait::kReady) co_return EndOfWait(wait);
+      continue;
+    }
+    if (upstream->socket.cancelled()) co_return EndOfWait(Wait::kCancelled);
+    attempt.reason = Reason::kUpstreamReset;
+    attempt.detail = any_byte ? "the connection ended inside the answer's head" : "the connection ended before an answer";
+    attempt.stale = upstream->reused && !any_byte;
+    co_return attempt;
+  }
+  upstream_duration_ = loop().now() - attempt_started_;
+  if (permit_) permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now());
+  co_return co_await RelayAnswer(upstream, &answer);
+}
+
+// When the answer's head has to be there. While the request is still on its way no clock runs against the endpoint.
+TimePoint Exchange::AnswerDeadline() const {
+  if (upload_ == Upload::kRunning) return TimePoint::max();
+  milliseconds patience = service_->policy->response_timeout;
+  if (permit_) patience = std::min(patience, service_->policy->breaker->timeout);
+  return std::min(request_sent_ + patience, request_complete_ + match_.route->timeout);
+}
+
+Exchange::Attempt Exchange::EndOfWait(Wait wait) const {
+  Attempt attempt;
+  attempt.sent = true;
+  if (wait == Wait::kTimeout) {
+    const bool deadline = loop().now() >= request_complete_ + match_.route->timeout;
+    attempt.reason = deadline ? Reason::kRequestDeadline : Reason::kUpstreamTimeout;
+    attempt.detail = "no answer in time";
+    return attempt;
+  }
+  switch (upload_) {
+    case Upload::kClientTimeout:
+      attempt.reason = Reason::kRequestTimeout;
+      attempt.detail = "the body stopped arriving";
+      break;
+    case Upload::kRefused:
+      attempt.reason = Reason::kBadRequest;
+      attempt.detail = body_detail_;
+      break;
+    case Upload::kUpstreamTimeout:
+      attempt.reason = Reason::kUpstreamTimeout;
+      attempt.detail = "the endpoint did not take the body in time";
+      break;
+    case Upload::kOverloaded:
+      attempt.reason = Reason::kOverloaded;
+      break;
+    default:
+      attempt.reason = Reason::kClientClosed;
+      break;
+  }
+  return attempt;
+}
+
+// An answer of our own that says why there is no other.
+Task<void> Exchange::Refuse(Reason reason, const char* detail) {
+  reason_ = reason;
+  detail_ = detail;
+  const ReasonInfo& info = InfoOf(reason);
+  std::string body = Concat(R"({"error": ")", info.message, R"(", "code": )", info.status, R"(, "reason": ")", info.word,
+                                  R"(", "request_id": ")", request_id_, "\"");
+  if (options_.error_details) {
+    if (!policy_.empty()) Append(&body, R"(, "policy": ")", policy_, "\"");
+    if (match_.route != nullptr) Append(&body, R"(, "route": ")", match_.route->name, "\"");
+    if (detail[0] != '\0') Append(&body, R"(, "detail": ")", detail, "\"");
+    Append(&body, R"(, "revision": )", (*state_)->snapshot->revision());
+  }
+  body += "}";
+  std::string fields = Concat("X-Gateway-Reason: ", info.word, "\r\n");
+  if (reason == Reason::kRateLimited) {
+    Append(&fields, "Retry-After: ", CeilSeconds(limit_.reset), "\r\nRateLimit-Limit: ", limit_.limit,
+                    "\r\nRateLimit-Remaining: ", limit_.remaining, "\r\nRateLimit-Reset: ", CeilSeconds(limit_.reset), "\r\n");
+  } else if (reason == Reason::kBreakerOpen) {
+    Append(&fields, "Retry-After: ", CeilSeconds(retry_after_), "\r\n");
+  } else if (reason == Reason::kMethodNotAllowed) {
+    fields += "Allow: ";
+    for (size_t i = 0; i < match_.allowed_methods.size(); ++i) {
+      Append(&fields, i == 0 ? "" : ", ", match_.allowed_methods[i]);
+    }
+    fields += "\r\n";
+  }
+  co_await Reply(info.status, body, fields);
+}
+
+Task<void> Exchange::Reply(int status, std::string_view body, std::string_view fields) {
+  status_ = status;
+  // A body that is not all here is never read as a request, nor waited for.
+  if (!head_parsed_ || !head_.Persistent() || !body_.done() || upload_ == Upload::kRefused || worker_->draining()) {
+    client_->EndAfterThis();
+  }
+  std::string head = Concat("HTTP/1.1 ", status, " ", StatusPhrase(status), "\r\nDate: ", worker_->HttpDate(),
+                                  "\r\nContent-Length: ", body.size(), "\r\nX-Request-Id: ", request_id_, "\r\n", fields);
+  if (fields.find("Content-Type: ") == std::string_view::npos) head += "Content-Type: application/json\r\n";
+  if (options_.error_details) Append(&head, "X-Gateway-Revision: ", (*state_)->snapshot->revision(), "\r\n");
+  if (client_->ending()) {
+    head += "Connection: close\r\n";
+  } else if (head_.minor_version == 0) {
+    head += "Connection: keep-alive\r\n";
+  }
+  head += "\r\n";
+  std::array<iovec, 2> parts = {{{head.data(), head.size()}, {const_cast<char*>(body.data()), body.size()}}};
+  const bool without_body = head_.method == "HEAD";
+  answer_started_ = true;
+  if (co_await SendToClient(std::span(parts.data(), without_body ? 1 : 2)) != Io::kDone) {
+    aborted_ = true;
+    client_->EndAfterThis();
+  }
+}
+
+void Exchange::Record() {
+  WorkerShard& metrics = worker_->metrics();
+  const nanoseconds duration = loop().now() - started_;
+  metrics.Add(WorkerGauge::kBytesReceived, static_cast<int64_t>(bytes_in_));
+  metrics.Add(WorkerGauge::kBytesSent, static_cast<int64_t>(bytes_out_));
+  metrics.Record(service_metrics_, series_, MethodOf(head_.method), status_, reason_, duration);
+  if (worker_->log() == nullptr) return;
+  RequestRecord record;
+  record.time = started_wall_;
+  record.method = head_.method;
+  record.path = head_.target;
+  record.client_ip = client_ip_;
+  for (size_t i = 0; i < head_.fields.size(); ++i) {
+    if (head_.kinds[i] == http1::FieldKind::kUserAgent) record.user_agent = head_.fields[i].value;
+  }
+  record.request_id = request_id_;
+  if (service_ != nullptr) record.service = service_->runtime->name;
+  if (service_ == nullptr && service_metrics_ == MetricsRegistry::kBuiltinService) record.service = "gateway";
+  if (match_.route != nullptr) record.route = match_.route->name;
+  if (endpoint_ != nullptr) record.endpoint = endpoint_->name;
+  record.policy = policy_;
+  record.status = status_;
+  record.reason = reason_;
+  record.detail = detail_;
+  record.duration = duration;
+  record.upstream_duration = upstream_duration_;
+  record.bytes_in = bytes_in_;
+  record.bytes_out = bytes_out_;
+  record.revision = (*state_)->snapshot->revision();
+  record.aborted = aborted_;
+  worker_->log()->Write(record);
+  worker_->LogWritten();
+}
+
+}  // namespace gateway::dataplane

@@ -1,0 +1,159 @@
+// The life of a request, from its head to its line in the log. exchange.cc tells it from top to bottom; what it decides by is in the snapshot, what it
+// remembers in the runtime state, how bytes look on the wire in http1/, how bodies flow in relay.cc.
+#ifndef GATEWAY_DATAPLANE_EXCHANGE_H_
+#define GATEWAY_DATAPLANE_EXCHANGE_H_
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/snapshot.h"
+#include "dataplane/access_log.h"
+#include "dataplane/buffer_pool.h"
+#include "dataplane/connection.h"
+#include "dataplane/failure.h"
+#include "dataplane/http1/body.h"
+#include "dataplane/http1/head.h"
+#include "dataplane/policy/circuit_breaker.h"
+#include "dataplane/serving_state.h"
+#include "dataplane/upstream_pool.h"
+#include "dataplane/worker.h"
+
+namespace gateway::dataplane {
+
+// One request and its answer. Lives in its connection's coroutine; holds the state that it started with until it ends.
+class Exchange {
+ public:
+  static constexpr int kConnectAttemptsMax = 3;        // endpoints tried while connections are refused
+  static constexpr int kInterimAnswersMax = 16;        // 1xx of one answer; more are a flood
+  static constexpr size_t kAnswerHeadBytesMax = 64 * 1024;
+
+  Exchange(Worker* worker, ClientConnection* client);
+  ~Exchange();
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
+
+  // Reads one request from the client's connection, answers it, records it. False: there was none. Does not throw.
+  Task<bool> Run();
+
+ private:
+  // How one attempt at an endpoint ended.
+  struct Attempt {
+    bool answered = false;      // something of an answer has reached the client: nothing more can be said
+    Reason reason = Reason::kNone;
+    const char* detail = "";
+    bool stale = false;         // a kept connection that had ended before any byte of an answer
+    bool reusable = false;      // the connection can carry another exchange
+    bool sent = false;          // bytes of the request may have reached the endpoint
+  };
+  // How the request's body got on.
+  enum class Upload : uint8_t {
+    kRunning,
+    kComplete,
+    kClientClosed,
+    kClientTimeout,
+    kRefused,           // its framing is wrong
+    kUpstreamFailed,    // the endpoint takes no more; its answer may still come
+    kUpstreamTimeout,
+    kOverloaded,        // no buffer is to be had
+    kStopped,
+  };
+
+  // exchange.cc, in the order of a request's life.
+  Task<bool> ReadHead();  // false: nobody is there any more
+  void Identify();        // request id and client address, by what the peer may say
+  Reason NormalizeTarget();
+  Task<bool> AnswerBuiltin();  // /health and the like; false: not one of them
+  Reason MatchRoute();
+  void ChooseService();
+  Reason AdmitByLimits();
+  bool ConsumeLimit(const BoundLimit& limit);
+  Reason FindEndpoints() const;
+  Task<void> Handle();
+  Task<void> Forward();
+  Task<std::unique_ptr<UpstreamConnection>> ConnectTo(const std::shared_ptr<Endpoint>& endpoint, bool fresh, Attempt* failure);
+  Task<Attempt> TryEndpoint(UpstreamConnection* upstream);
+  Task<Attempt> Converse(UpstreamConnection* upstream, std::optional<Task<void>>* upload);
+  bool MayRepeat(const Attempt& attempt) const;
+  Task<void> Refuse(Reason reason, const char* detail = "");
+  Task<void> Reply(int status, std::string_view body, std::string_view fields = {});
+  void Record();
+
+  // exchange_heads.cc: heads as they are sent on.
+  bool BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out);
+  bool BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, bool with_length, Buffer* out);
+  std::string ForwardedForValue() const;
+
+  // relay.cc: bodies.
+  void TakeBufferedBody();
+  Task<void> UploadBody(UpstreamConnection* upstream);
+  Task<Attempt> RelayAnswer(UpstreamConnection* upstream, http1::ResponseHead* answer);
+  Task<Io> SendToClient(std::span<iovec> parts);
+
+  TimePoint AnswerDeadline() const;
+  Attempt EndOfWait(Wait wait) const;
+  EventLoop& loop() const { return worker_->loop(); }
+
+  Worker* const worker_;
+  ClientConnection* const client_;
+  const ServerOptions& options_;
+  std::optional<StateRef> state_;
+
+  // The request.
+  TimePoint started_;
+  std::chrono::system_clock::time_point started_wall_;
+  http1::RequestHead head_;
+  bool head_parsed_ = false;
+  char request_id_room_[33];
+  std::string_view request_id_;
+  std::string client_ip_room_;  // where it is not the peer's
+  std::string_view client_ip_;
+  in6_addr client_address_{};
+  char host_room_[256];
+  std::string_view host_;       // lower case, no port
+  std::string normal_room_;     // where the path was not in normal form
+  std::string_view path_;       // normalised
+
+  // Where it goes.
+  RouteMatch match_;
+  const BoundRoute* route_ = nullptr;
+  const BoundService* service_ = nullptr;
+  std::shared_ptr<const BoundService> dynamic_;
+  uint32_t series_ = MetricsRegistry::kNoRouteSeries;
+  uint32_t service_metrics_ = MetricsRegistry::kUnknownService;
+  std::string policy_;          // whose decision a refusal was
+  RateLimitDecision limit_;
+  CircuitBreaker::Permit permit_;
+  std::chrono::milliseconds retry_after_{0};
+
+  // Its body.
+  http1::BodyDecoder body_ = http1::BodyDecoder::None();
+  std::string_view buffered_body_;  // decoded, in the client's input, behind the head
+  size_t input_used_ = 0;           // of the client's input: the head and what was decoded
+  Upload upload_ = Upload::kComplete;
+  bool stop_upload_ = false;
+  TimePoint request_sent_;          // all of it, in this attempt
+  TimePoint request_complete_;      // all of it had come from the client
+  Buffer next_input_;               // read behind a chunked body
+  const char* body_detail_ = "";
+
+  // Its answer.
+  bool answer_started_ = false;
+  int status_ = 0;
+  Reason reason_ = Reason::kNone;
+  const char* detail_ = "";
+  bool aborted_ = false;
+  std::shared_ptr<Endpoint> endpoint_;
+  TimePoint attempt_started_;
+  std::chrono::nanoseconds upstream_duration_{-1};
+  uint64_t bytes_in_ = 0;
+  uint64_t bytes_out_ = 0;
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_EXCHANGE_H_

@@ -1,0 +1,173 @@
+#include "dataplane/http1/body.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <limits>
+
+#include "dataplane/http1/head.h"
+
+namespace gateway::dataplane::http1 {
+namespace {
+
+int HexDigit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+// A byte that may stand in an extension or in a trailer's value.
+bool IsText(char c) { return c == '\t' || (static_cast<unsigned char>(c) >= 0x20 && c != 0x7f); }
+
+// Fields that say how a message is framed, routed or authenticated never come after it (RFC 9110, section 6.5.1).
+bool IsForbiddenTrailer(std::string_view name) {
+  static constexpr std::string_view kForbidden[] = {
+      "content-length", "transfer-encoding", "host",         "trailer",      "te",           "connection",
+      "expect",         "range",             "content-type", "content-range", "authorization", "cookie",
+      "set-cookie",     "content-encoding",  "cache-control", "max-forwards", "upgrade"};
+  return std::any_of(std::begin(kForbidden), std::end(kForbidden),
+                     [&](std::string_view each) { return EqualsIgnoreCase(each, name); });
+}
+
+}  // namespace
+
+size_t BodyDecoder::ReadableBytes() const {
+  if (mode_ == Mode::kLength) return static_cast<size_t>(std::min<uint64_t>(left_, std::numeric_limits<size_t>::max()));
+  return mode_ == Mode::kNone ? 0 : std::numeric_limits<size_t>::max();
+}
+
+BodyDecoder::Result BodyDecoder::Decode(char* data, size_t size) {
+  switch (mode_) {
+    case Mode::kNone:
+      return {};
+    case Mode::kUntilClose:
+      return {size, size, false};
+    case Mode::kLength: {
+      const size_t take = static_cast<size_t>(std::min<uint64_t>(left_, size));
+      left_ -= take;
+      if (left_ == 0) done_ = true;
+      return {take, take, false};
+    }
+    case Mode::kChunked:
+      return DecodeChunked(data, size);
+  }
+  return {};
+}
+
+bool BodyDecoder::EndTrailerLine() {
+  const size_t colon = trailer_line_.find(':');
+  const std::string_view name = std::string_view(trailer_line_).substr(0, colon);
+  if (colon == std::string::npos || !IsToken(name)) {
+    detail_ = "an invalid trailer field";
+    return false;
+  }
+  if (IsForbiddenTrailer(name)) {
+    detail_ = "a forbidden trailer field";
+    return false;
+  }
+  trailer_line_.clear();
+  return true;
+}
+
+BodyDecoder::Result BodyDecoder::DecodeChunked(char* data, size_t size) {
+  size_t in = 0;
+  size_t out = 0;
+  const auto refuse = [&](const char* detail) {
+    detail_ = detail;
+    return Result{out, in, true};
+  };
+  while (in < size && !done_) {
+    const char c = data[in];
+    switch (state_) {
+      case State::kSize: {
+        const int digit = HexDigit(c);
+        if (digit >= 0) {
+          if (++digits_ > kSizeDigitsMax) return refuse("a chunk size that is too long");
+          left_ = left_ * 16 + static_cast<uint64_t>(digit);
+          ++in;
+          break;
+        }
+        if (digits_ == 0) return refuse("a chunk size that is not hexadecimal");
+        if (c == ';') {
+          state_ = State::kExtension;
+        } else if (c == '\r') {
+          state_ = State::kSizeLf;
+        } else {
+          return refuse("a chunk size that is not hexadecimal");
+        }
+        ++in;
+        break;
+      }
+      case State::kExtension:
+        if (c == '\r') {
+          state_ = State::kSizeLf;
+        } else if (!IsText(c)) {
+          return refuse("an invalid byte in a chunk extension");
+        } else if (++extension_bytes_ > kExtensionBytesMax) {
+          return refuse("chunk extensions that are too long");
+        }
+        ++in;
+        break;
+      case State::kSizeLf:
+        if (c != '\n') return refuse("a chunk size that does not end in CRLF");
+        ++in;
+        digits_ = 0;
+        state_ = left_ == 0 ? State::kTrailer : State::kData;
+        break;
+      case State::kData: {
+        const size_t take = static_cast<size_t>(std::min<uint64_t>(left_, size - in));
+        if (out != in) std::memmove(data + out, data + in, take);
+        out += take;
+        in += take;
+        left_ -= take;
+        if (left_ == 0) state_ = State::kDataCr;
+        break;
+      }
+      case State::kDataCr:
+        if (c != '\r') return refuse("a chunk that does not end in CRLF");
+        ++in;
+        state_ = State::kDataLf;
+        break;
+      case State::kDataLf:
+        if (c != '\n') return refuse("a chunk that does not end in CRLF");
+        ++in;
+        state_ = State::kSize;
+        break;
+      case State::kTrailer:
+        if (c == '\r') {
+          state_ = trailer_line_.empty() ? State::kEndLf : State::kTrailerLf;
+        } else if (!IsText(c) || (trailer_line_.empty() && (c == ' ' || c == '\t'))) {
+          return refuse("an invalid trailer field");
+        } else if (++trailer_bytes_ > kTrailerBytesMax) {
+          return refuse("trailer fields that are too long");
+        } else {
+          trailer_line_.push_back(c);
+        }
+        ++in;
+        break;
+      case State::kTrailerLf:
+        if (c != '\n') return refuse("an invalid trailer field");
+        if (!EndTrailerLine()) return Result{out, in, true};
+        ++in;
+        state_ = State::kTrailer;
+        break;
+      case State::kEndLf:
+        if (c != '\n') return refuse("a body that does not end in CRLF");
+        ++in;
+        done_ = true;
+        break;
+    }
+  }
+  return {out, in, false};
+}
+
+std::string_view ChunkHead(size_t bytes, std::array<char, 20>* room) {
+  const auto [end, error] = std::to_chars(room->data(), room->data() + 16, bytes, 16);
+  (void)error;  // 16 digits hold any size
+  end[0] = '\r';
+  end[1] = '\n';
+  return {room->data(), static_cast<size_t>(end + 2 - room->data())};
+}
+
+}  // namespace gateway::dataplane::http1

@@ -1,0 +1,65 @@
+// Bodies of HTTP/1.1 messages: framing taken off in place, and put on anew (RFC 9112, sections 6 and 7).
+#ifndef GATEWAY_DATAPLANE_HTTP1_BODY_H_
+#define GATEWAY_DATAPLANE_HTTP1_BODY_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace gateway::dataplane::http1 {
+
+// Takes the framing off. Keeps its place between calls, so every byte is seen once and none has to be kept.
+class BodyDecoder {
+ public:
+  static constexpr size_t kExtensionBytesMax = 16 * 1024;  // of all chunks of a message
+  static constexpr size_t kTrailerBytesMax = 8 * 1024;
+  static constexpr int kSizeDigitsMax = 16;
+
+  static BodyDecoder None() { return BodyDecoder(Mode::kNone, 0); }
+  static BodyDecoder Length(uint64_t length) { return BodyDecoder(length == 0 ? Mode::kNone : Mode::kLength, length); }
+  static BodyDecoder Chunked() { return BodyDecoder(Mode::kChunked, 0); }
+  static BodyDecoder UntilClose() { return BodyDecoder(Mode::kUntilClose, 0); }
+
+  struct Result {
+    size_t payload = 0;   // bytes of the body, now at the front of `data`
+    size_t consumed = 0;  // bytes of `data` that were the message's; fewer than `size` only where it is done or refused
+    bool refused = false;
+  };
+  // Decodes data[0, size), moving the payload of chunks together at the front.
+  Result Decode(char* data, size_t size);
+
+  bool done() const { return mode_ == Mode::kNone || done_; }
+  bool until_close() const { return mode_ == Mode::kUntilClose; }
+  bool chunked() const { return mode_ == Mode::kChunked; }
+  // How many bytes may be read without reading past the body; SIZE_MAX where only decoding tells.
+  size_t ReadableBytes() const;
+  const char* detail() const { return detail_; }  // after `refused`
+
+ private:
+  enum class Mode : uint8_t { kNone, kLength, kChunked, kUntilClose };
+  enum class State : uint8_t { kSize, kExtension, kSizeLf, kData, kDataCr, kDataLf, kTrailer, kTrailerLf, kEndLf };
+  BodyDecoder(Mode mode, uint64_t left) : mode_(mode), left_(left) {}
+  bool EndTrailerLine();
+  Result DecodeChunked(char* data, size_t size);
+
+  Mode mode_;
+  State state_ = State::kSize;
+  bool done_ = false;
+  int digits_ = 0;
+  uint64_t left_;  // of the body, or of the chunk
+  size_t extension_bytes_ = 0;
+  size_t trailer_bytes_ = 0;
+  std::string trailer_line_;
+  const char* detail_ = "";
+};
+
+// "1a2b\r\n" for a chunk of `bytes`; the view is into `room`.
+std::string_view ChunkHead(size_t bytes, std::array<char, 20>* room);
+inline constexpr std::string_view kChunkEnd = "\r\n";
+inline constexpr std::string_view kLastChunk = "0\r\n\r\n";
+
+}  // namespace gateway::dataplane::http1
+
+#endif  // GATEWAY_DATAPLANE_HTTP1_BODY_H_

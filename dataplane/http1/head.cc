@@ -1,0 +1,463 @@
+#include "dataplane/http1/head.h"
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#include <array>
+#include <bit>
+#include <charconv>
+#include <cstring>
+#include <optional>
+
+#include "boost/asio/buffer.hpp"
+#include "boost/beast/http/basic_parser.hpp"
+
+namespace gateway::dataplane::http1 {
+namespace {
+
+namespace http = boost::beast::http;
+using boost::beast::error_code;
+
+constexpr std::array<bool, 256> MakeTokenTable() {
+  std::array<bool, 256> table{};
+  for (int c = '0'; c <= '9'; ++c) table[static_cast<size_t>(c)] = true;
+  for (int c = 'a'; c <= 'z'; ++c) table[static_cast<size_t>(c)] = table[static_cast<size_t>(c - 'a' + 'A')] = true;
+  for (const char c : {'!', '#', '$', '%', '&', '\'', '*', '+', '-', '.', '^', '_', '`', '|', '~'}) {
+    table[static_cast<size_t>(c)] = true;
+  }
+  return table;
+}
+constexpr auto kToken = MakeTokenTable();
+
+constexpr char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+
+std::string_view Trim(std::string_view text) {
+  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+  return text;
+}
+
+// The offset of the first byte at or after `from` that is a control (below 0x20, or 0x7f); `size` where there is none.
+size_t FindControl(const char* data, size_t from, size_t size) {
+  size_t i = from;
+#ifdef __SSE2__
+  const __m128i limit = _mm_set1_epi8(0x1f);
+  const __m128i del = _mm_set1_epi8(0x7f);
+  for (; i + 16 <= size; i += 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(data + i));
+    const __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(bytes, limit), bytes);
+    const int mask = _mm_movemask_epi8(_mm_or_si128(low, _mm_cmpeq_epi8(bytes, del)));
+    if (mask != 0) return i + static_cast<size_t>(std::countr_zero(static_cast<unsigned>(mask)));
+  }
+#endif
+  for (; i < size; ++i) {
+    const auto c = static_cast<unsigned char>(data[i]);
+    if (c < 0x20 || c == 0x7f) return i;
+  }
+  return size;
+}
+
+// `name` in lower case with '_' as '-', compared with lower-case `known`.
+bool EqualsFolded(std::string_view name, std::string_view known) {
+  if (name.size() != known.size()) return false;
+  for (size_t i = 0; i < name.size(); ++i) {
+    const char c = name[i] == '_' ? '-' : Lower(name[i]);
+    if (c != known[i]) return false;
+  }
+  return true;
+}
+
+bool StartsWithFolded(std::string_view name, std::string_view known) {
+  return name.size() >= known.size() && EqualsFolded(name.substr(0, known.size()), known);
+}
+
+FieldKind ClassifyFolded(std::string_view name) {
+  const auto is = [&](std::string_view known) { return EqualsFolded(name, known); };
+  switch (Lower(name.empty() ? '\0' : name[0])) {
+    case 'c':
+      if (is("connection")) return FieldKind::kConnection;
+      if (is("content-length")) return FieldKind::kContentLength;
+      break;
+    case 'd':
+      if (is("date")) return FieldKind::kDate;
+      break;
+    case 'e':
+      if (is("expect")) return FieldKind::kExpect;
+      break;
+    case 'f':
+      if (is("forwarded")) return FieldKind::kForwardedOther;
+      break;
+    case 'h':
+      if (is("host")) return FieldKind::kHost;
+      break;
+    case 'k':
+      if (is("keep-alive")) return FieldKind::kHopByHop;
+      break;
+    case 'p':
+      if (StartsWithFolded(name, "proxy-")) return FieldKind::kHopByHop;
+      break;
+    case 't':
+      if (is("te") || is("trailer")) return FieldKind::kHopByHop;
+      if (is("transfer-encoding")) return FieldKind::kTransferEncoding;
+      break;
+    case 'u':
+      if (is("upgrade")) return FieldKind::kHopByHop;
+      if (is("user-agent")) return FieldKind::kUserAgent;
+      break;
+    case 'v':
+      if (is("via")) return FieldKind::kVia;
+      break;
+    case 'x':
+      if (StartsWithFolded(name, "x-forwarded-")) {
+        if (is("x-forwarded-for")) return FieldKind::kForwardedFor;
+        if (is("x-forwarded-proto")) return FieldKind::kForwardedProto;
+        if (is("x-forwarded-host")) return FieldKind::kForwardedHost;
+        return FieldKind::kForwardedOther;
+      }
+      if (is("x-real-ip")) return FieldKind::kForwardedOther;
+      if (is("x-request-id")) return FieldKind::kRequestId;
+      if (StartsWithFolded(name, "x-gateway-")) return FieldKind::kGateway;
+      break;
+    default:
+      break;
+  }
+  return FieldKind::kOther;
+}
+
+// What both parsers share: fields one by one, with the framing rules.
+struct FieldSink {
+  Head* head;
+  HeadError error;
+  std::optional<std::string_view> host;
+
+  void Refuse(Reason reason, const char* detail) {
+    if (!error) error = {reason, detail};
+  }
+
+  void Add(std::string_view name, std::string_view value) {
+    if (head->fields.size() >= kFieldsMax) return Refuse(Reason::kHeadersTooLarge, "too many fields");
+    const FieldKind kind = ClassifyField(name);
+    head->fields.push_back({name, value});
+    head->kinds.push_back(kind);
+    switch (kind) {
+      case FieldKind::kHost:
+        if (host) return Refuse(Reason::kBadRequest, "more than one Host");
+        host = value;
+        break;
+      case FieldKind::kContentLength: {
+        if (head->has_length) return Refuse(Reason::kBadRequest, "more than one Content-Length");
+        const char* end = value.data() + value.size();
+        const auto [stop, code] = std::from_chars(value.data(), end, head->length);
+        // from_chars takes no sign for an unsigned number, and no leading space.
+        if (value.empty() || code != std::errc() || stop != end) {
+          return Refuse(Reason::kBadRequest, "Content-Length is not a number");
+        }
+        head->has_length = true;
+        break;
+      }
+      case FieldKind::kTransferEncoding:
+        if (head->chunked) return Refuse(Reason::kBadRequest, "more than one Transfer-Encoding");
+        if (EqualsIgnoreCase(value, "chunked")) {
+          head->chunked = true;
+        } else if (value.size() > 8 && EqualsIgnoreCase(Trim(value.substr(value.rfind(',') + 1)), "chunked")) {
+          Refuse(Reason::kNotImplemented, "a transfer coding other than chunked");
+        } else {
+          Refuse(Reason::kBadRequest, "Transfer-Encoding does not end in chunked");
+        }
+        break;
+      case FieldKind::kConnection:
+        AddConnection(value);
+        break;
+      default:
+        break;
+    }
+  }
+
+  void AddConnection(std::string_view value) {
+    while (!value.empty()) {
+      const size_t comma = value.find(',');
+      const std::string_view option = Trim(value.substr(0, comma));
+      value = comma == std::string_view::npos ? std::string_view() : value.substr(comma + 1);
+      if (option.empty()) continue;
+      if (EqualsIgnoreCase(option, "close")) {
+        head->close = true;
+      } else if (EqualsIgnoreCase(option, "keep-alive")) {
+        head->keep_alive = true;
+      } else if (!EqualsIgnoreCase(option, "upgrade")) {
+        head->nominated.push_back(option);
+      }
+    }
+  }
+
+  void Finish() {
+    if (head->chunked && head->has_length) Refuse(Reason::kBadRequest, "Transfer-Encoding with Content-Length");
+    if (head->chunked && head->minor_version == 0) Refuse(Reason::kBadRequest, "Transfer-Encoding in HTTP/1.0");
+  }
+};
+
+template <bool isRequest>
+class Parser final : public http::basic_parser<isRequest> {
+ public:
+  explicit Parser(Head* head) : sink_{head, {}, {}} {
+    this->header_limit(static_cast<std::uint32_t>(-1));  // the scanner's caller has its own
+    this->body_limit(boost::none);
+  }
+
+  // Views of the start line.
+  std::string_view method, target, phrase;
+  int status = 0;
+  FieldSink sink_;
+
+ private:
+  using beast_view = boost::beast::string_view;
+  static std::string_view View(beast_view v) { return {v.data(), v.size()}; }
+
+  void on_request_impl(http::verb, beast_view method_text, beast_view target_text, int version, error_code& ec) override {
+    method = View(method_text);
+    target = View(target_text);
+    sink_.head->minor_version = version % 10;
+    ec = {};
+  }
+  void on_response_impl(int code, beast_view reason, int version, error_code& ec) override {
+    status = code;
+    phrase = View(reason);
+    sink_.head->minor_version = version % 10;
+    ec = {};
+  }
+  void on_field_impl(http::field, beast_view name, beast_view value, error_code& ec) override {
+    sink_.Add(View(name), View(value));
+    ec = {};
+    if (sink_.error) ec = http::error::bad_field;
+  }
+  void on_header_impl(error_code& ec) override { ec = {}; }
+  void on_body_init_impl(boost::optional<std::uint64_t> const&, error_code& ec) override { ec = {}; }
+  std::size_t on_body_impl(beast_view body, error_code& ec) override {
+    ec = {};
+    return body.size();
+  }
+  void on_chunk_header_impl(std::uint64_t, beast_view, error_code& ec) override { ec = {}; }
+  std::size_t on_chunk_body_impl(std::uint64_t, beast_view body, error_code& ec) override {
+    ec = {};
+    return body.size();
+  }
+  void on_finish_impl(error_code& ec) override { ec = {}; }
+};
+
+bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+
+// What is wrong with a request whose first line Beast refused.
+HeadError DiagnoseRequestLine(std::string_view head, RequestHead* out) {
+  const std::string_view line = head.substr(0, head.find('\r'));
+  const size_t space = line.find(' ');
+  if (space == 0 || space == std::string_view::npos || !IsToken(line.substr(0, space))) {
+    return {Reason::kBadRequest, "the request line has no valid method"};
+  }
+  out->method = line.substr(0, space);
+  const size_t second = line.find(' ', space + 1);
+  if (second == std::string_view::npos || second == space + 1) {
+    return {Reason::kBadRequest, "the request line is not method, target, version"};
+  }
+  out->target = line.substr(space + 1, second - space - 1);
+  const std::string_view version = line.substr(second + 1);
+  if (version.size() == 8 && version.starts_with("HTTP/") && IsDigit(version[5]) && version[6] == '.' && IsDigit(version[7])) {
+    if (version[5] != '1') return {Reason::kHttpVersion, "not HTTP/1.x"};
+    return {Reason::kBadRequest, "an invalid byte in the target"};
+  }
+  return {Reason::kBadRequest, "the request line does not end in HTTP/1.1"};
+}
+
+HeadError ReadTarget(RequestHead* out, const std::optional<std::string_view>& host_field) {
+  if (out->minor_version > 0 && !host_field) return {Reason::kBadRequest, "no Host"};
+  if (host_field && !IsValidHost(*host_field)) return {Reason::kBadRequest, "Host is not a host"};
+  out->host = host_field.value_or(std::string_view());
+  std::string_view rest = out->target;
+  for (const char c : rest) {
+    if (static_cast<unsigned char>(c) >= 0x80) return {Reason::kBadRequest, "an invalid byte in the target"};
+  }
+  if (rest == "*") {
+    if (out->method != "OPTIONS") return {Reason::kBadRequest, "asterisk form is for OPTIONS only"};
+    out->path = rest;
+    return {};
+  }
+  if (rest.empty()) return {Reason::kBadRequest, "no target"};
+  if (rest[0] != '/') {
+    // Absolute form (RFC 9112, section 3.2.2): its authority replaces Host.
+    size_t scheme = 0;
+    if (rest.size() > 7 && EqualsIgnoreCase(rest.substr(0, 7), "http://")) {
+      scheme = 7;
+    } else if (rest.size() > 8 && EqualsIgnoreCase(rest.substr(0, 8), "https://")) {
+      scheme = 8;
+    } else {
+      return {Reason::kBadRequest, "the target is neither a path nor an http URI"};
+    }
+    rest.remove_prefix(scheme);
+    const size_t end = rest.find_first_of("/?#");
+    const std::string_view authority = rest.substr(0, end);
+    if (authority.empty() || !IsValidHost(authority)) return {Reason::kBadRequest, "the target's authority is not a host"};
+    out->host = authority;
+    rest = end == std::string_view::npos ? std::string_view() : rest.substr(end);
+    if (rest.empty() || rest[0] != '/') {
+      // "http://host?x": an empty path, which is "/" (RFC 9110, section 4.2.3).
+      if (!rest.empty() && rest[0] == '#') return {Reason::kBadRequest, "a fragment in the target"};
+      out->path = "/";
+      out->has_query = !rest.empty();
+      if (out->has_query) out->query = rest.substr(1);
+      if (out->query.find('#') != std::string_view::npos) return {Reason::kBadRequest, "a fragment in the target"};
+      return {};
+    }
+  }
+  const size_t question = rest.find('?');
+  out->path = rest.substr(0, question);
+  if (question != std::string_view::npos) {
+    out->has_query = true;
+    out->query = rest.substr(question + 1);
+  }
+  if (rest.find('#') != std::string_view::npos) return {Reason::kBadRequest, "a fragment in the target"};
+  return {};
+}
+
+}  // namespace
+
+bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (Lower(a[i]) != Lower(b[i])) return false;
+  }
+  return true;
+}
+
+bool IsToken(std::string_view text) {
+  for (const char c : text) {
+    if (!kToken[static_cast<unsigned char>(c)]) return false;
+  }
+  return !text.empty();
+}
+
+bool IsIdempotent(std::string_view method) {
+  return method == "GET" || method == "HEAD" || method == "PUT" || method == "DELETE" || method == "OPTIONS";
+}
+
+bool IsValidHost(std::string_view host) {
+  if (host.empty()) return false;
+  size_t end;  // of the host part
+  if (host[0] == '[') {
+    end = host.find(']');
+    if (end == std::string_view::npos || end < 3) return false;
+    for (const char c : host.substr(1, end - 1)) {
+      if (!IsDigit(c) && !(Lower(c) >= 'a' && Lower(c) <= 'f') && c != ':' && c != '.') return false;
+    }
+    ++end;
+  } else {
+    end = std::min(host.find(':'), host.size());
+    if (end == 0) return false;
+    for (const char c : host.substr(0, end)) {
+      // reg-name without the sub-delims and escapes that no host name has.
+      if (!IsDigit(c) && !(Lower(c) >= 'a' && Lower(c) <= 'z') && c != '-' && c != '.' && c != '_' && c != '~') return false;
+    }
+  }
+  if (end == host.size()) return true;
+  if (host[end] != ':' || host.size() - end > 6) return false;
+  uint32_t port = 0;
+  for (const char c : host.substr(end + 1)) {
+    if (!IsDigit(c)) return false;
+    port = port * 10 + static_cast<uint32_t>(c - '0');
+  }
+  return port <= 65535;
+}
+
+FieldKind ClassifyField(std::string_view name) {
+  const FieldKind kind = ClassifyFolded(name);
+  if (kind == FieldKind::kOther || name.find('_') == std::string_view::npos) return kind;
+  return FieldKind::kLookalike;
+}
+
+bool Head::Nominates(std::string_view name) const {
+  for (const std::string_view each : nominated) {
+    if (!EqualsIgnoreCase(each, name)) continue;
+    if (EqualsIgnoreCase(name, "authorization") || EqualsIgnoreCase(name, "host")) return false;
+    return true;
+  }
+  return false;
+}
+
+HeadScanner::Result HeadScanner::Scan(const char* data, size_t size) {
+  for (;;) {
+    // A line that begins with white space continues the one before (obs-fold), which readers take apart differently.
+    if (position_ == line_start_ && line_start_ > 0 && position_ < size && (data[position_] == ' ' || data[position_] == '\t')) {
+      return Refuse("a folded line in the head");
+    }
+    const size_t i = FindControl(data, position_, size);
+    if (i == size) {
+      position_ = size;
+      return Result::kMore;
+    }
+    switch (data[i]) {
+      case '\t':
+        position_ = i + 1;
+        break;
+      case '\r':
+        if (i + 1 == size) {
+          position_ = i;  // look again when the next byte is there
+          return Result::kMore;
+        }
+        if (data[i + 1] != '\n') return Refuse("a bare CR in the head");
+        position_ = i + 2;
+        line_seen_ = true;
+        if (i == line_start_) return Result::kComplete;
+        line_start_ = position_;
+        break;
+      case '\n':
+        return Refuse("a bare LF in the head");
+      default:
+        return Refuse("a control byte in the head");
+    }
+  }
+}
+
+HeadError ParseRequestHead(std::string_view head, RequestHead* out) {
+  Parser<true> parser(out);
+  error_code ec;
+  parser.put(boost::asio::const_buffer(head.data(), head.size()), ec);
+  out->method = parser.method;
+  out->target = parser.target;
+  out->bytes = head.size();
+  if (parser.sink_.error) return parser.sink_.error;
+  if (parser.target.empty()) return DiagnoseRequestLine(head, out);
+  if (out->target.size() > kTargetBytesMax) return {Reason::kTargetTooLong, "the target is too long"};
+  if (ec || !parser.is_header_done()) {
+    if (ec == http::error::bad_transfer_encoding || ec == http::error::bad_content_length ||
+        ec == http::error::multiple_content_length) {
+      return {Reason::kBadRequest, "conflicting or invalid body lengths"};
+    }
+    return {Reason::kBadRequest, "an invalid field in the head"};
+  }
+  parser.sink_.Finish();
+  if (parser.sink_.error) return parser.sink_.error;
+  if (out->method == "CONNECT" || out->method == "TRACE") return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
+  if (const HeadError error = ReadTarget(out, parser.sink_.host)) return error;
+  for (size_t i = 0; i < out->fields.size(); ++i) {
+    if (out->kinds[i] != FieldKind::kExpect) continue;
+    if (!EqualsIgnoreCase(out->fields[i].value, "100-continue")) return {Reason::kExpectationFailed, "an unknown expectation"};
+    // RFC 9110, section 10.1.1: none from HTTP/1.0, none without a body.
+    out->expect_continue = out->minor_version > 0 && out->HasBody();
+  }
+  return {};
+}
+
+HeadError ParseResponseHead(std::string_view head, ResponseHead* out) {
+  Parser<false> parser(out);
+  error_code ec;
+  parser.put(boost::asio::const_buffer(head.data(), head.size()), ec);
+  out->status = parser.status;
+  out->phrase = parser.phrase;
+  out->bytes = head.size();
+  if (parser.sink_.error) return {Reason::kUpstreamInvalid, parser.sink_.error.detail};
+  if (ec || !parser.is_header_done()) return {Reason::kUpstreamInvalid, "the answer's head is not HTTP/1.x"};
+  parser.sink_.Finish();
+  if (parser.sink_.error) return {Reason::kUpstreamInvalid, parser.sink_.error.detail};
+  if (out->status < 100 || out->status > 599) return {Reason::kUpstreamInvalid, "the answer's status is none"};
+  return {};
+}
+
+}  // namespace gateway::dataplane::http1

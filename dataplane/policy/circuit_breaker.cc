@@ -1,0 +1,137 @@
+#include "dataplane/policy/circuit_breaker.h"
+
+#include <algorithm>
+
+namespace gateway::dataplane {
+namespace {
+
+int64_t SecondOf(TimePoint now) { return std::chrono::floor<std::chrono::seconds>(now.time_since_epoch()).count(); }
+
+// A probe older than this is given up.
+Millis ProbePatience(const BreakerPolicy& policy) { return std::max(policy.sleep_window, policy.timeout); }
+
+}  // namespace
+
+CircuitBreaker::Permit::Permit(Permit&& other) noexcept
+    : breaker_(std::move(other.breaker_)), generation_(other.generation_), probe_(other.probe_) {
+  other.breaker_ = nullptr;
+}
+
+CircuitBreaker::Permit& CircuitBreaker::Permit::operator=(Permit&& other) noexcept {
+  if (this == &other) return *this;
+  Report(Outcome::kCancelled, TimePoint());
+  breaker_ = std::move(other.breaker_);
+  other.breaker_ = nullptr;
+  generation_ = other.generation_;
+  probe_ = other.probe_;
+  return *this;
+}
+
+CircuitBreaker::Permit::~Permit() { Report(Outcome::kCancelled, TimePoint()); }
+
+void CircuitBreaker::Permit::Report(Outcome outcome, TimePoint now) {
+  if (breaker_ == nullptr) return;
+  breaker_->Finish(probe_, generation_, outcome, now);
+  breaker_ = nullptr;
+}
+
+BreakerVerdict CircuitBreaker::Acquire(TimePoint now, Permit* permit) {
+  Permit replaced;  // declared before the lock: what `permit` held may be this breaker's, and reports after it
+  absl::MutexLock lock(&mutex_);
+  // With time alone, successes may have left the window that failures are still in.
+  if (state_ == BreakerState::kClosed) OpenIfFailing(now);
+  bool probe = false;
+  if (state_ == BreakerState::kOpen) {
+    if (now - opened_at_ < policy_.sleep_window) return BreakerVerdict::kOpen;
+    probe = true;
+  } else if (state_ == BreakerState::kHalfOpen) {
+    if (now - probe_at_ < ProbePatience(policy_)) return BreakerVerdict::kOpen;
+    probe = true;
+  }
+  if (in_flight_ >= policy_.max_concurrent_requests) return BreakerVerdict::kTooMany;
+  if (probe) {
+    state_ = BreakerState::kHalfOpen;
+    ++generation_;
+    probe_at_ = now;
+  }
+  ++in_flight_;
+  replaced = std::move(*permit);
+  permit->breaker_ = shared_from_this();
+  permit->generation_ = generation_;
+  permit->probe_ = probe;
+  return BreakerVerdict::kAllowed;
+}
+
+void CircuitBreaker::Finish(bool probe, uint64_t generation, Outcome outcome, TimePoint now) {
+  absl::MutexLock lock(&mutex_);
+  --in_flight_;
+  // Let through before the last change of state: it tells nothing about now.
+  if (generation != generation_) return;
+  if (probe) {
+    ++generation_;
+    switch (outcome) {
+      case Outcome::kSuccess:
+        state_ = BreakerState::kClosed;
+        std::fill(std::begin(buckets_), std::end(buckets_), Bucket());
+        break;
+      case Outcome::kFailure:
+        state_ = BreakerState::kOpen;
+        opened_at_ = now;
+        ++opened_;
+        break;
+      case Outcome::kCancelled:
+        state_ = BreakerState::kOpen;  // since opened_at_, as before: the next request is the probe instead
+        break;
+    }
+    return;
+  }
+  if (outcome == Outcome::kCancelled) return;
+  Bucket& bucket = buckets_[SecondOf(now) % kBuckets];
+  // A worker's `now` may be a little behind another's: then the request counts in the newer second.
+  if (bucket.second < SecondOf(now)) bucket = {SecondOf(now), 0, 0};
+  ++bucket.requests;
+  if (outcome == Outcome::kFailure) ++bucket.failures;
+  OpenIfFailing(now);
+}
+
+void CircuitBreaker::OpenIfFailing(TimePoint now) {
+  const Bucket sum = Sum(now);
+  if (sum.requests < policy_.request_volume_threshold) return;
+  if (uint64_t{sum.failures} * 100 < uint64_t{policy_.error_percent_threshold} * sum.requests) return;
+  state_ = BreakerState::kOpen;
+  ++generation_;
+  opened_at_ = now;
+  ++opened_;
+}
+
+CircuitBreaker::Bucket CircuitBreaker::Sum(TimePoint now) const {
+  const int64_t oldest = SecondOf(now) - kBuckets + 1;
+  Bucket sum;
+  for (const Bucket& bucket : buckets_) {
+    if (bucket.second < oldest) continue;
+    sum.requests += bucket.requests;
+    sum.failures += bucket.failures;
+  }
+  return sum;
+}
+
+void CircuitBreaker::Reconfigure(const BreakerPolicy& policy) {
+  absl::MutexLock lock(&mutex_);
+  policy_ = policy;
+}
+
+CircuitBreaker::View CircuitBreaker::view(TimePoint now) const {
+  absl::MutexLock lock(&mutex_);
+  const Bucket sum = Sum(now);
+  return {state_, in_flight_, sum.requests, sum.failures, opened_};
+}
+
+std::chrono::milliseconds CircuitBreaker::RetryAfter(TimePoint now) const {
+  absl::MutexLock lock(&mutex_);
+  if (state_ == BreakerState::kClosed) return Millis(0);
+  const TimePoint probe =
+      state_ == BreakerState::kOpen ? opened_at_ + policy_.sleep_window : probe_at_ + ProbePatience(policy_);
+  return std::max(Millis(0), std::chrono::ceil<Millis>(probe - now));
+}
+
+}  // namespace gateway::dataplane

@@ -1,0 +1,258 @@
+// How the two bodies of an exchange flow, both at once: the request's in a task of its own, the answer's in the exchange's. A relay holds at most one buffer each way, which grows while bytes flow
+// and is given back while they don't.
+#include <array>
+#include <span>
+
+#include "dataplane/exchange.h"
+
+namespace gateway::dataplane {
+namespace {
+
+// The next larger size for a relay whose buffer was filled to the brim.
+size_t Larger(size_t capacity) { return capacity < BufferPool::kLarge ? capacity * 4 : capacity; }
+
+// A buffer of the size that the flow has earned, or a small one where the budget is nearly spent.
+Buffer AcquireForFlow(BufferPool* pool, size_t bytes) {
+  Buffer buffer = pool->Acquire(bytes);
+  if (!buffer && bytes > BufferPool::kSmall) buffer = pool->Acquire(BufferPool::kSmall);
+  return buffer;
+}
+
+// The pieces of one write.
+class Parts {
+ public:
+  void Add(std::string_view bytes) {
+    if (!bytes.empty()) parts_[count_++] = {const_cast<char*>(bytes.data()), bytes.size()};
+  }
+  // `payload` in a chunk of its own (nothing where it is empty), and the end of the body.
+  void AddChunk(std::string_view payload, bool last) {
+    if (!payload.empty()) {
+      Add(http1::ChunkHead(payload.size(), &room_));
+      Add(payload);
+      Add(last ? std::string_view("\r\n0\r\n\r\n") : http1::kChunkEnd);
+    } else if (last) {
+      Add(http1::kLastChunk);
+    }
+  }
+  std::span<iovec> span() { return {parts_.data(), count_}; }
+
+ private:
+  std::array<char, 20> room_;
+  std::array<iovec, 4> parts_;
+  size_t count_ = 0;
+};
+
+}  // namespace
+
+void Exchange::TakeBufferedBody() {
+  if (!head_.HasBody()) return;
+  body_ = head_.chunked ? http1::BodyDecoder::Chunked() : http1::BodyDecoder::Length(head_.length);
+  Buffer& input = client_->input;
+  char* const data = input.data() + input_used_;
+  const auto result = body_.Decode(data, input.size() - input_used_);
+  input_used_ += result.consumed;
+  bytes_in_ += result.consumed;
+  buffered_body_ = {data, result.payload};
+  if (result.refused) {
+    upload_ = Upload::kRefused;
+    body_detail_ = body_.detail();
+  }
+}
+
+Task<void> Exchange::UploadBody(UpstreamConnection* upstream) {
+  Socket& from = client_->socket;
+  Socket& to = upstream->socket;
+  size_t wanted = BufferPool::kSmall;
+  Buffer buffer;
+  // What ends the exchange with it: nobody waits for an answer any more.
+  const auto fail = [&](Upload how) {
+    upload_ = how;
+    to.Cancel();
+  };
+  while (!body_.done()) {
+    if (!buffer) buffer = AcquireForFlow(&worker_->buffers(), wanted);
+    if (!buffer) co_return fail(Upload::kOverloaded);
+    const size_t room = std::min(buffer.room(), body_.ReadableBytes());
+    size_t moved = 0;
+    const Io io = from.Read(buffer.space(), room, &moved);
+    if (io == Io::kEnd || io == Io::kError) co_return fail(Upload::kClientClosed);
+    if (io == Io::kAgain) {
+      buffer.Reset();
+      const Wait wait = co_await from.Readable(loop().now() + options_.read_timeout);
+      if (stop_upload_) {
+        upload_ = Upload::kStopped;
+        co_return;
+      }
+      if (wait == Wait::kReady) continue;
+      co_return fail(wait == Wait::kTimeout ? Upload::kClientTimeout : Upload::kClientClosed);
+    }
+    const auto result = body_.Decode(buffer.data(), moved);
+    bytes_in_ += result.consumed;
+    if (result.refused) {
+      body_detail_ = body_.detail();
+      co_return fail(Upload::kRefused);
+    }
+    Parts parts;
+    if (head_.chunked) {
+      parts.AddChunk({buffer.data(), result.payload}, body_.done());
+    } else {
+      parts.Add({buffer.data(), result.payload});
+    }
+    std::span<iovec> rest = parts.span();
+    size_t written = 0;
+    Io sent = to.Write(&rest, &written);
+    if (sent == Io::kAgain) {
+      uint64_t more = 0;
+      sent = co_await to.WriteRest(rest, service_->policy->response_timeout, &more);
+    }
+    if (stop_upload_) {
+      upload_ = Upload::kStopped;
+      co_return;
+    }
+    if (sent == Io::kAgain) co_return fail(Upload::kUpstreamTimeout);
+    if (sent == Io::kError) {
+      // It may have answered before it stopped reading: the exchange goes on to read that.
+      upload_ = Upload::kUpstreamFailed;
+      request_sent_ = request_complete_ = loop().now();
+      to.ExtendRead(AnswerDeadline());
+      co_return;
+    }
+    if (result.consumed < moved) {
+      // Behind a chunked body, the beginning of the next request.
+      buffer.Filled(moved);
+      buffer.Skip(result.consumed);
+      next_input_ = std::move(buffer);
+    } else if (moved == room && room == buffer.capacity() && wanted < BufferPool::kLarge) {
+      wanted = Larger(buffer.capacity());
+      buffer.Reset();
+    }
+  }
+  upload_ = Upload::kComplete;
+  request_sent_ = request_complete_ = loop().now();
+  to.ExtendRead(AnswerDeadline());
+}
+
+Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http1::ResponseHead* answer) {
+  Attempt attempt;
+  attempt.answered = true;
+  Buffer& input = upstream->input;
+  Socket& from = upstream->socket;
+  Socket& to = client_->socket;
+
+  // The answer's framing (RFC 9112, section 6.3), and the client's.
+  const bool bodyless = head_.method == "HEAD" || answer->status == 204 || answer->status == 304;
+  auto body = bodyless              ? http1::BodyDecoder::None()
+              : answer->chunked    ? http1::BodyDecoder::Chunked()
+              : answer->has_length ? http1::BodyDecoder::Length(answer->length)
+                                   : http1::BodyDecoder::UntilClose();
+  const bool unknown_length = body.chunked() || body.until_close();
+  const bool rechunk = unknown_length && head_.minor_version > 0;
+  const bool close_delimited = unknown_length && head_.minor_version == 0;
+  if (!head_.Persistent() || close_delimited || upload_ != Upload::kComplete || worker_->draining()) client_->EndAfterThis();
+
+  Buffer out = worker_->buffers().Acquire(BufferPool::kSmall);
+  const bool with_length = answer->has_length && answer->status != 204;
+  if (!out || !BuildAnswerHead(*answer, rechunk, with_length, &out)) {
+    attempt.answered = false;
+    attempt.reason = Reason::kOverloaded;
+    co_return attempt;
+  }
+  const bool upstream_persists = answer->Persistent() && !body.until_close();
+  const size_t answer_bytes = answer->bytes;
+  status_ = answer->status;
+  answer_started_ = true;
+  input.Consume(answer_bytes);
+
+  size_t wanted = BufferPool::kSmall;
+  bool ended = false;  // an answer without framing ends with its connection
+  for (;;) {
+    http1::BodyDecoder::Result piece;
+    if (!input.empty() && !body.done()) piece = body.Decode(input.data(), input.size());
+    const bool last = body.done() || ended;
+    Parts parts;
+    std::array<iovec, 5> with_head;
+    if (rechunk) {
+      parts.AddChunk({input.data(), piece.payload}, last && !piece.refused);
+    } else {
+      parts.Add({input.data(), piece.payload});
+    }
+    std::span<iovec> rest = parts.span();
+    if (!out.empty()) {
+      with_head[0] = {out.data(), out.size()};
+      std::copy(rest.begin(), rest.end(), with_head.begin() + 1);
+      rest = std::span(with_head.data(), rest.size() + 1);
+    }
+    size_t written = 0;
+    Io io = to.Write(&rest, &written);
+    bytes_out_ += written;
+    if (io == Io::kAgain) io = co_await to.WriteRest(rest, options_.write_timeout, &bytes_out_);
+    out.Reset();
+    if (io != Io::kDone) {
+      attempt.reason = Reason::kClientClosed;
+      attempt.detail = io == Io::kAgain ? "the client stopped reading" : "";
+      client_->EndAfterThis();
+      if (io == Io::kAgain) client_->ResetAtEnd();
+      co_return attempt;
+    }
+    if (piece.refused) {
+      attempt.reason = Reason::kUpstreamInvalid;
+      attempt.detail = body.detail();
+      break;
+    }
+    input.Consume(piece.consumed);
+    if (last) {
+      attempt.reusable = upstream_persists && input.empty() && upload_ == Upload::kComplete;
+      co_return attempt;
+    }
+
+    // More of it, into a larger buffer where the flow has earned one.
+    if (input.empty() && input.capacity() < wanted) input.Reset();
+    bool truncated = false;
+    while (input.empty() && !ended) {
+      if (!input) input = AcquireForFlow(&worker_->buffers(), wanted);
+      if (!input) {
+        attempt.reason = Reason::kOverloaded;
+        truncated = true;
+        break;
+      }
+      const size_t room = std::min(input.room(), body.ReadableBytes());
+      size_t moved = 0;
+      io = from.Read(input.space(), room, &moved);
+      if (io == Io::kDone) {
+        input.Filled(moved);
+        // Filled to the brim: the next read may take more.
+        if (moved == input.capacity() && wanted < BufferPool::kLarge) wanted = Larger(input.capacity());
+      } else if (io == Io::kAgain) {
+        input.Reset();
+        const Wait wait = co_await from.Readable(loop().now() + service_->policy->response_timeout);
+        if (wait == Wait::kReady) continue;
+        attempt.reason = wait == Wait::kTimeout ? Reason::kUpstreamTimeout : EndOfWait(wait).reason;
+        attempt.detail = wait == Wait::kTimeout ? "the answer stopped" : "";
+        truncated = true;
+        break;
+      } else if (io == Io::kEnd && body.until_close()) {
+        ended = true;
+      } else {
+        attempt.reason = Reason::kUpstreamReset;
+        attempt.detail = "the answer was cut off";
+        truncated = true;
+        break;
+      }
+    }
+    if (truncated) break;
+  }
+  // Cut off: the client must see that, so there is no last chunk, and where only the end says how long the answer is, a reset.
+  client_->EndAfterThis();
+  if (close_delimited) client_->ResetAtEnd();
+  co_return attempt;
+}
+
+Task<Io> Exchange::SendToClient(std::span<iovec> parts) {
+  size_t written = 0;
+  const Io io = client_->socket.Write(&parts, &written);
+  bytes_out_ += written;
+  if (io != Io::kAgain) co_return io;
+  co_return co_await client_->socket.WriteRest(parts, options_.write_timeout, &bytes_out_);
+}
+
+}  // namespace gateway::dataplane

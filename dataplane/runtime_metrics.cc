@@ -1,0 +1,58 @@
+#include "dataplane/runtime_metrics.h"
+
+#include <string>
+#include <utility>
+
+namespace gateway::dataplane {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+void AddRow(MetricFamily* family, std::string label, std::string name, double value) {
+  ClientMetric metric;
+  if (!label.empty()) metric.label = {{std::move(label), std::move(name)}};
+  if (family->type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  family->metric.push_back(std::move(metric));
+}
+
+}  // namespace
+
+std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const AccessLog* log) {
+  MetricFamily state{"gateway_breaker_state", "0 closed, 1 open, 2 half-open", MetricType::Gauge, {}};
+  MetricFamily in_flight{"gateway_breaker_in_flight", "Requests that a breaker has let through", MetricType::Gauge, {}};
+  MetricFamily opened{"gateway_breaker_opened_total", "How often a breaker opened", MetricType::Counter, {}};
+  for (const RuntimeState::BreakerRow& row : runtime.Breakers(std::chrono::steady_clock::now())) {
+    AddRow(&state, "service", row.service, static_cast<double>(row.view.state));
+    AddRow(&in_flight, "service", row.service, row.view.in_flight);
+    AddRow(&opened, "service", row.service, static_cast<double>(row.view.opened));
+  }
+  MetricFamily keys{"gateway_rate_limit_keys", "Buckets of a limit that are remembered", MetricType::Gauge, {}};
+  MetricFamily evicted{"gateway_rate_limit_evicted_total", "Recovered buckets that were dropped", MetricType::Counter, {}};
+  MetricFamily overflowed{"gateway_rate_limit_overflowed_total", "Requests counted in a limit's overflow bucket",
+                          MetricType::Counter, {}};
+  for (const RuntimeState::LimitRow& row : runtime.Limits()) {
+    AddRow(&keys, "limit", row.name, static_cast<double>(row.stats.keys));
+    AddRow(&evicted, "limit", row.name, static_cast<double>(row.stats.evicted));
+    AddRow(&overflowed, "limit", row.name, static_cast<double>(row.stats.overflowed));
+  }
+  std::vector<MetricFamily> families = {std::move(state),   std::move(in_flight),  std::move(opened), std::move(keys),
+                                        std::move(evicted), std::move(overflowed)};
+  if (log != nullptr) {
+    MetricFamily dropped{"gateway_access_log_dropped_lines_total", "Lines that were lost to a slow reader or an error",
+                         MetricType::Counter, {}};
+    MetricFamily errors{"gateway_access_log_write_errors_total", "Failed writes of the access log", MetricType::Counter, {}};
+    AddRow(&dropped, "", "", static_cast<double>(log->dropped_lines()));
+    AddRow(&errors, "", "", static_cast<double>(log->write_errors()));
+    families.push_back(std::move(dropped));
+    families.push_back(std::move(errors));
+  }
+  return families;
+}
+
+}  // namespace gateway::dataplane

@@ -1,0 +1,18 @@
+// Breakers, limits and the access log as metric families.
+#ifndef GATEWAY_DATAPLANE_RUNTIME_METRICS_H_
+#define GATEWAY_DATAPLANE_RUNTIME_METRICS_H_
+
+#include <vector>
+
+#include "dataplane/access_log.h"
+#include "dataplane/serving_state.h"
+#include "prometheus/metric_family.h"
+
+namespace gateway::dataplane {
+
+// gateway_breaker_*{service}, gateway_rate_limit_*{limit}, gateway_access_log_*. `log` may be null. Thread-safe.
+std::vector<prometheus::MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const AccessLog* log);
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_RUNTIME_METRICS_H_

@@ -1,0 +1,56 @@
+// The bootstrap's `server` section as the request path reads it.
+#ifndef GATEWAY_DATAPLANE_SERVER_OPTIONS_H_
+#define GATEWAY_DATAPLANE_SERVER_OPTIONS_H_
+
+#include <netinet/in.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gateway/v1/bootstrap.pb.h"
+
+namespace gateway::dataplane {
+
+// A set of addresses in CIDR notation; IPv4-mapped IPv6 counts as IPv4.
+class AddressSet {
+ public:
+  absl::Status Add(std::string_view cidr);  // "10.0.0.0/8", "2001:db8::/32", "192.0.2.1"
+  bool Contains(const in6_addr& address) const;  // IPv4 as IPv4-mapped
+  bool empty() const { return blocks_.empty(); }
+
+ private:
+  struct Block {
+    in6_addr network;
+    int bits;
+  };
+  std::vector<Block> blocks_;
+};
+
+// `text` as an IPv6 address, IPv4 mapped; false where it is no literal.
+bool ParseIp(std::string_view text, in6_addr* out);
+
+struct ServerOptions {
+  std::chrono::milliseconds header_timeout{10'000};
+  std::chrono::milliseconds read_timeout{30'000};
+  std::chrono::milliseconds write_timeout{30'000};
+  std::chrono::milliseconds idle_timeout{60'000};
+  bool builtin_routes = true;
+  bool metrics_on_main_port = false;
+  bool error_details = false;
+  bool reject_encoded_slashes = false;
+  bool log_requests = true;
+  int64_t max_connections = 50'000;
+  size_t max_header_bytes = 64 * 1024;
+  AddressSet trusted_proxies;
+
+  static absl::StatusOr<ServerOptions> From(const v1::Bootstrap& bootstrap);
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_SERVER_OPTIONS_H_

@@ -1,0 +1,218 @@
+#include "dataplane/worker.h"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <utility>
+
+#include "dataplane/connection.h"
+#include "spdlog/spdlog.h"
+
+namespace gateway::dataplane {
+namespace {
+
+constexpr std::chrono::milliseconds kAcceptRetry{100};  // after running out of descriptors
+constexpr std::chrono::seconds kAcceptErrorLogInterval{1};
+constexpr int kAcceptsPerTurnMax = 256;  // then those who are connected have their turn
+
+constexpr std::string_view kTooManyConnections =
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 83\r\n"
+    "X-Gateway-Reason: overloaded\r\nConnection: close\r\n\r\n"
+    R"({"error": "Service temporarily unavailable", "code": 503, "reason": "overloaded"})"
+    "\r\n";
+
+}  // namespace
+
+struct Worker::Listener {
+  Worker* worker;
+  int fd;
+  IoSlot* slot = nullptr;
+};
+
+Worker::Worker(int index, const Shared& shared, std::vector<int> listeners, WorkerShard* metrics, AccessLogBuffer* log,
+               std::shared_ptr<const ServingState> state)
+    : index_(index),
+      shared_(shared),
+      buffers_(shared.budget),
+      metrics_(metrics),
+      log_(log),
+      pool_(&loop_, metrics),
+      id_prefix_(absl::Uniform<uint64_t>(random_)),
+      id_counter_(absl::Uniform<uint64_t>(random_)),
+      state_(new LocalState{std::move(state), 1}),
+      flush_timer_(&loop_, &Worker::OnFlush, this),
+      accept_timer_(&loop_, &Worker::OnAcceptRetry, this),
+      idle_timer_(&loop_, &Worker::OnIdleGrace, this) {
+  for (const int fd : listeners) listeners_.push_back(std::make_unique<Listener>(Listener{this, fd}));
+}
+
+Worker::~Worker() {
+  Stop();
+  CloseListeners();
+  if (--state_->references == 0) delete state_;
+}
+
+void Worker::Start() {
+  thread_ = std::thread([this] {
+    (void)pthread_setname_np(pthread_self(), ("worker-" + std::to_string(index_)).c_str());  // for people only
+    for (const auto& listener : listeners_) {
+      listener->slot = loop_.Add(listener->fd, &Worker::OnAcceptable, listener.get());
+      if (listener->slot == nullptr) spdlog::error("worker {} cannot listen: {}", index_, std::strerror(errno));
+    }
+    loop_.Run();
+  });
+}
+
+void Worker::Stop() {
+  if (!thread_.joinable()) return;
+  loop_.Stop();
+  thread_.join();
+  if (log_ != nullptr) log_->Flush();
+}
+
+void Worker::Install(std::shared_ptr<const ServingState> state, std::function<void()> done) {
+  loop_.Post([this, state = std::move(state), done = std::move(done)]() mutable {
+    pool_.CloseUnbound(state->generation);
+    LocalState* const old = std::exchange(state_, new LocalState{std::move(state), 1});
+    if (--old->references == 0) delete old;
+    done();
+  });
+}
+
+void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> done) {
+  loop_.Post([this, idle_grace, done = std::move(done)]() mutable {
+    draining_ = true;
+    drained_ = std::move(done);
+    for (const auto& listener : listeners_) Accept(listener.get());
+    CloseListeners();
+    idle_timer_.Arm(loop_.now() + idle_grace);
+    CheckDrained();
+  });
+}
+
+void Worker::OnIdleGrace(void* self) {
+  auto* worker = static_cast<Worker*>(self);
+  for (ClientConnection* each = worker->connections_; each != nullptr;) {
+    ClientConnection* const next = each->next;  // closing one ends only that one
+    each->CloseIfIdle();
+    each = next;
+  }
+}
+
+void Worker::CheckDrained() {
+  if (!draining_ || connection_count_ > 0 || drained_ == nullptr) return;
+  std::exchange(drained_, nullptr)();
+}
+
+void Worker::CloseListeners() {
+  for (const auto& listener : listeners_) {
+    if (listener->slot != nullptr) loop_.Release(listener->slot);
+    close(listener->fd);
+  }
+  listeners_.clear();
+}
+
+void Worker::OnAcceptable(void* listener, uint32_t) {
+  auto* self = static_cast<Listener*>(listener);
+  self->worker->Accept(self);
+}
+
+void Worker::OnAcceptRetry(void* self) {
+  auto* worker = static_cast<Worker*>(self);
+  for (const auto& listener : worker->listeners_) worker->Accept(listener.get());
+}
+
+void Worker::Accept(Listener* listener) {
+  for (int accepted = 0;; ++accepted) {
+    if (accepted >= kAcceptsPerTurnMax && !draining_) {
+      accept_timer_.Arm(loop_.now());
+      return;
+    }
+    sockaddr_storage peer{};
+    socklen_t length = sizeof peer;
+    const int fd = accept4(listener->fd, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+      metrics_->Add(WorkerGauge::kClientConnectionsTotal, 1);
+      if (shared_.counters->connections.load(std::memory_order_relaxed) >= options().max_connections) {
+        (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);  // as far as it goes
+        close(fd);
+        continue;
+      }
+      ClientConnection::Start(this, fd, peer);
+      continue;
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
+    // Out of descriptors: what is connected is served on; said once a second, not once a try.
+    if (loop_.now() - accept_error_logged_ >= kAcceptErrorLogInterval) {
+      accept_error_logged_ = loop_.now();
+      spdlog::error("worker {} cannot accept connections: {}", index_, std::strerror(errno));
+    }
+    accept_timer_.Arm(loop_.now() + kAcceptRetry);
+    return;
+  }
+}
+
+void Worker::Register(ClientConnection* connection) {
+  connection->next = connections_;
+  if (connections_ != nullptr) connections_->previous = connection;
+  connections_ = connection;
+  ++connection_count_;
+  shared_.counters->connections.fetch_add(1, std::memory_order_relaxed);
+  metrics_->Add(WorkerGauge::kClientConnections, 1);
+}
+
+void Worker::Unregister(ClientConnection* connection) {
+  if (connection->previous != nullptr) {
+    connection->previous->next = connection->next;
+  } else {
+    connections_ = connection->next;
+  }
+  if (connection->next != nullptr) connection->next->previous = connection->previous;
+  --connection_count_;
+  shared_.counters->connections.fetch_sub(1, std::memory_order_relaxed);
+  metrics_->Add(WorkerGauge::kClientConnections, -1);
+  if (draining_ && connection_count_ == 0) loop_.Defer([this] { CheckDrained(); });
+}
+
+std::string_view Worker::HttpDate() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(loop_.wall_now());
+  if (now != date_second_) {
+    date_second_ = now;
+    std::tm parts;
+    gmtime_r(&now, &parts);
+    std::strftime(date_, sizeof date_, "%a, %d %b %Y %H:%M:%S GMT", &parts);
+  }
+  return date_;
+}
+
+void Worker::NewRequestId(char (&text)[33]) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  uint64_t low = ++id_counter_;
+  uint64_t high = id_prefix_;
+  for (int i = 15; i >= 0; --i, high >>= 4, low >>= 4) {
+    text[i] = kDigits[high & 15];
+    text[16 + i] = kDigits[low & 15];
+  }
+  text[32] = '\0';
+}
+
+void Worker::LogWritten() {
+  if (flush_armed_) return;
+  flush_armed_ = true;
+  flush_timer_.Arm(loop_.now() + AccessLog::kFlushInterval);
+}
+
+void Worker::OnFlush(void* self) {
+  auto* worker = static_cast<Worker*>(self);
+  worker->flush_armed_ = false;
+  worker->log_->Flush();
+  worker->metrics_->Add(WorkerGauge::kBufferBytes,
+                        static_cast<int64_t>(worker->buffers_.in_use()) - worker->metrics_->Get(WorkerGauge::kBufferBytes));
+}
+
+}  // namespace gateway::dataplane

@@ -1,0 +1,139 @@
+// A worker: one thread, its loop, its listeners, its connections, its pools, and the state that it serves from.
+#ifndef GATEWAY_DATAPLANE_WORKER_H_
+#define GATEWAY_DATAPLANE_WORKER_H_
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "absl/random/random.h"
+#include "dataplane/access_log.h"
+#include "dataplane/buffer_pool.h"
+#include "dataplane/event_loop.h"
+#include "dataplane/metrics.h"
+#include "dataplane/server_options.h"
+#include "dataplane/serving_state.h"
+#include "dataplane/upstream_pool.h"
+
+namespace gateway::dataplane {
+
+class ClientConnection;
+
+// A worker's own reference count on a ServingState: exchanges hold the state that they started with without touching a counter that
+// other threads touch.
+struct LocalState {
+  std::shared_ptr<const ServingState> state;
+  uint32_t references = 0;
+};
+class StateRef {
+ public:
+  explicit StateRef(LocalState* local) : local_(local) { ++local_->references; }
+  StateRef(const StateRef&) = delete;
+  StateRef& operator=(const StateRef&) = delete;
+  ~StateRef() {
+    if (--local_->references == 0) delete local_;
+  }
+  const ServingState& operator*() const { return *local_->state; }
+  const ServingState* operator->() const { return local_->state.get(); }
+
+ private:
+  LocalState* local_;
+};
+
+// Counts what all workers share.
+struct ProcessCounters {
+  std::atomic<int64_t> connections{0};
+};
+
+class Worker {
+ public:
+  struct Shared {
+    const ServerOptions* options;
+    BufferBudget* budget;
+    ProcessCounters* counters;
+    // Answers /metrics on the main port; may be null.
+    std::function<std::string()> metrics_page;
+  };
+
+  // Takes over `listeners` (bound, listening, non-blocking).
+  Worker(int index, const Shared& shared, std::vector<int> listeners, WorkerShard* metrics, AccessLogBuffer* log,
+         std::shared_ptr<const ServingState> state);
+  ~Worker();
+
+  void Start();
+  // Serves from `state` from the next request on, then calls `done` on the worker. Any thread.
+  void Install(std::shared_ptr<const ServingState> state, std::function<void()> done);
+  // Accepts what waits in the queues, then nothing more; answers what is in flight with Connection: close; idle connections end after
+  // `idle_grace`. Calls `done` on the worker when no connection is left. Any thread.
+  void Drain(std::chrono::milliseconds idle_grace, std::function<void()> done);
+  // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
+  void Stop();
+
+  // For connections and exchanges, on the worker.
+  EventLoop& loop() { return loop_; }
+  BufferPool& buffers() { return buffers_; }
+  UpstreamPool& pool() { return pool_; }
+  WorkerShard& metrics() { return *metrics_; }
+  AccessLogBuffer* log() { return log_; }
+  const ServerOptions& options() const { return *shared_.options; }
+  const Shared& shared() const { return shared_; }
+  absl::InsecureBitGen& random() { return random_; }
+  LocalState* state() { return state_; }
+  bool draining() const { return draining_; }
+  // "Mon, 23 Nov 2026 15:04:05 GMT", of this second.
+  std::string_view HttpDate();
+  // 32 hexadecimal digits, unique with high probability over all workers of all processes.
+  void NewRequestId(char (&text)[33]);
+  // After a line was written: it is flushed within AccessLog::kFlushInterval.
+  void LogWritten();
+  // Scratch for one step without a wait in it.
+  std::string& scratch() { return scratch_; }
+
+  void Register(ClientConnection* connection);
+  void Unregister(ClientConnection* connection);
+
+ private:
+  struct Listener;
+  static void OnAcceptable(void* listener, uint32_t events);
+  void Accept(Listener* listener);
+  void CloseListeners();
+  void CheckDrained();
+  static void OnFlush(void* self);
+  static void OnAcceptRetry(void* self);
+  static void OnIdleGrace(void* self);
+
+  const int index_;
+  const Shared shared_;
+  EventLoop loop_;
+  BufferPool buffers_;
+  WorkerShard* const metrics_;
+  AccessLogBuffer* const log_;
+  UpstreamPool pool_;
+  absl::InsecureBitGen random_;
+  uint64_t id_prefix_;
+  uint64_t id_counter_;
+  std::string scratch_;
+  LocalState* state_;
+  std::vector<std::unique_ptr<Listener>> listeners_;
+  ClientConnection* connections_ = nullptr;  // a list through themselves
+  size_t connection_count_ = 0;
+  bool draining_ = false;
+  std::function<void()> drained_;
+  Timer flush_timer_;
+  bool flush_armed_ = false;
+  Timer accept_timer_;
+  Timer idle_timer_;
+  TimePoint accept_error_logged_{};
+  int64_t date_second_ = -1;
+  char date_[32];
+  std::thread thread_;
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_WORKER_H_

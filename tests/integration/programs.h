@@ -1,0 +1,86 @@
+// The three programs as an operator runs them: real processes, real files, real sockets.
+#ifndef GATEWAY_TESTS_INTEGRATION_PROGRAMS_H_
+#define GATEWAY_TESTS_INTEGRATION_PROGRAMS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+#include "tests/fixtures/process.h"
+#include "tests/fixtures/raw_client.h"
+#include "tests/fixtures/temp_dir.h"
+
+namespace gateway::fixtures {
+
+// A gateway-dataplane. Ready (it serves a policy) when the constructor returns; throws std::runtime_error with its output where it does not become so.
+class DataPlane {
+ public:
+  struct Options {
+    std::string policy = {};                  // YAML; served alone, without a control plane
+    std::vector<uint16_t> control_planes = {};  // stream ports on loopback, where there is no policy
+    std::string name = "dp-1";
+    int workers = 2;
+    std::vector<std::string> sets = {};  // "server.idle_timeout=1s"
+    std::string cache_dir = {};
+    bool wait_ready = true;
+  };
+  explicit DataPlane(Options options);
+
+  uint16_t port() const { return port_; }
+  uint16_t metrics_port() const { return metrics_port_; }
+  Process& process() { return *process_; }
+
+  // The access log's lines so far, those of /health left out; waits until there are `count`.
+  std::vector<nlohmann::json> LogLines(size_t count);
+  // The value of a series ("api_requests_total{method=\"GET\",...}") at the metrics port; -1: there is none.
+  double Metric(const std::string& series);
+  std::string Metrics();
+
+ private:
+  TempDir directory_;
+  uint16_t port_ = 0;
+  uint16_t metrics_port_ = 0;
+  std::unique_ptr<Process> process_;
+};
+
+// A gateway-controlplane with its database in a directory of its own, on ports that stay the same over restarts.
+class ControlPlane {
+ public:
+  struct Options {
+    std::string consul = "";  // address; "": no Consul
+    std::vector<std::string> sets = {};
+  };
+  explicit ControlPlane(Options options);
+  ControlPlane() : ControlPlane(Options()) {}
+
+  uint16_t admin_port() const { return admin_port_; }
+  uint16_t stream_port() const { return stream_port_; }
+  Process& process() { return *process_; }
+  void Kill() { process_->Kill(); }
+  void Start();  // after Kill; returns when it answers
+
+  // gatewayctl with these arguments, towards this control plane.
+  Process::Result Ctl(std::vector<std::string> arguments, std::string input = "");
+  // `gatewayctl apply -f -`, expecting success.
+  Process::Result Apply(const std::string& policy, std::vector<std::string> more = {});
+
+ private:
+  TempDir directory_;
+  Options options_;
+  uint16_t admin_port_ = 0;
+  uint16_t stream_port_ = 0;
+  uint16_t metrics_port_ = 0;
+  std::unique_ptr<Process> process_;
+};
+
+// A Service `svc` on these addresses and a Route to it at /svc, as in the README; `service` and `route` are further fields in YAML flow or block style,
+// each line indented by nothing.
+std::string ServicePolicyYaml(const std::vector<std::string>& addresses, std::string_view service_fields = "",
+                              std::string_view route_fields = "");
+
+}  // namespace gateway::fixtures
+
+#endif  // GATEWAY_TESTS_INTEGRATION_PROGRAMS_H_

@@ -1,0 +1,629 @@
+// What a client and a service see of the proxy: real sockets, byte for byte.
+#include <string>
+#include <vector>
+
+#include "common/text.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/fixtures/ports.h"
+#include "tests/fixtures/scripted_upstream.h"
+#include "tests/integration/programs.h"
+
+namespace gateway::fixtures {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+// One data plane in front of one upstream whose script the test says.
+class Proxy : public ::testing::Test {
+ protected:
+  void StartWith(UpstreamScript script, std::string_view service_fields = "", std::string_view route_fields = "",
+                 std::vector<std::string> sets = {}) {
+    upstream_ = std::make_unique<ScriptedUpstream>(std::move(script));
+    DataPlane::Options options;
+    options.policy = ServicePolicyYaml({upstream_->address()}, service_fields, route_fields);
+    options.sets = std::move(sets);
+    gateway_ = std::make_unique<DataPlane>(std::move(options));
+  }
+  Response Get(std::string_view target, std::string_view fields = "") {
+    auto response = Fetch(gateway_->port(), "GET", target, fields);
+    if (!response.ok()) ADD_FAILURE() << target << ": " << response.status();
+    return response.ok() ? *response : Response();
+  }
+  nlohmann::json Echoed(std::string_view target, std::string_view fields = "", std::string_view method = "GET",
+                        std::string_view body = "") {
+    auto response = Fetch(gateway_->port(), method, target, fields, body);
+    if (!response.ok() || response->status != 200) {
+      ADD_FAILURE() << target << ": " << (response.ok() ? response->head + response->body : response.status().ToString());
+      return {};
+    }
+    return nlohmann::json::parse(response->body);
+  }
+  // All values of a field that the upstream saw.
+  static std::vector<std::string> Seen(const nlohmann::json& echo, const std::string& name) {
+    std::vector<std::string> values;
+    for (const auto& field : echo["fields"]) {
+      std::string each = field[0];
+      std::transform(each.begin(), each.end(), each.begin(), [](unsigned char c) { return std::tolower(c); });
+      if (each == name) values.push_back(field[1]);
+    }
+    return values;
+  }
+  static std::string ReasonOf(const Response& response) {
+    const auto body = nlohmann::json::parse(response.body, nullptr, false);
+    return body.is_object() ? body.value("reason", "") : "no JSON: " + response.body;
+  }
+
+  std::unique_ptr<ScriptedUpstream> upstream_;
+  std::unique_ptr<DataPlane> gateway_;
+};
+
+using List = std::vector<std::string>;
+
+TEST_F(Proxy, ForwardsARequestAndTellsTheServiceWhereItCameFrom) {
+  StartWith(Echo());
+  const auto echo = Echoed("/svc/a?b=c%20d", "Host: api.example:99\r\nX-Own: 1\r\n");
+  EXPECT_EQ(echo["target"], "/svc/a?b=c%20d");
+  EXPECT_EQ(Seen(echo, "host"), List{"api.example:99"});
+  EXPECT_EQ(Seen(echo, "x-own"), List{"1"});
+  EXPECT_EQ(Seen(echo, "x-forwarded-for"), List{"127.0.0.1"});
+  EXPECT_EQ(Seen(echo, "x-forwarded-proto"), List{"http"});
+  EXPECT_EQ(Seen(echo, "x-forwarded-host"), List{"api.example:99"});
+  EXPECT_EQ(Seen(echo, "via"), List{"1.1 gateway"});
+  EXPECT_EQ(Seen(echo, "x-request-id").size(), 1u);
+}
+
+TEST_F(Proxy, RemovesHopByHopFieldsAndNeverBelievesAnUntrustedPeer) {
+  StartWith(Echo());
+  const auto echo = Echoed("/svc",
+                           "Connection: X-Gone, keep-alive, X-Forwarded-For\r\nX-Gone: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\n"
+                           "Upgrade: h2c\r\nProxy-Connection: close\r\nProxy-Authorization: x\r\nX-Forwarded-For: 6.6.6.6\r\n"
+                           "X_Forwarded_For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
+                           "X-Forwarded-Host: evil\r\nX-Request-Id: mine\r\nAuthorization: Basic eA==\r\n");
+  for (const char* gone : {"connection", "x-gone", "keep-alive", "te", "upgrade", "proxy-connection", "proxy-authorization",
+                           "x_forwarded_for", "x-real-ip", "forwarded"}) {
+    EXPECT_EQ(Seen(echo, gone), List{}) << gone;
+  }
+  EXPECT_EQ(Seen(echo, "x-forwarded-for"), List{"127.0.0.1"});
+  EXPECT_EQ(Seen(echo, "x-forwarded-proto"), List{"http"});
+  EXPECT_NE(Seen(echo, "x-forwarded-host"), List{"evil"});
+  EXPECT_NE(Seen(echo, "x-request-id"), List{"mine"});
+  EXPECT_EQ(Seen(echo, "authorization"), List{"Basic eA=="});
+}
+
+TEST_F(Proxy, ConnectionCannotNameAwayAuthorization) {
+  StartWith(Echo());
+  EXPECT_EQ(Seen(Echoed("/svc", "Connection: Authorization\r\nAuthorization: Basic eA==\r\n"), "authorization"),
+            List{"Basic eA=="});
+}
+
+TEST_F(Proxy, BelievesATrustedPeerAndLogsTheClientBehindIt) {
+  StartWith(Echo(), "", "", {"server.trusted_proxies=127.0.0.0/8"});
+  const auto echo = Echoed("/svc", "X-Forwarded-For: 6.6.6.6, 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Request-Id: mine\r\n");
+  EXPECT_EQ(Seen(echo, "x-forwarded-for"), List{"6.6.6.6, 203.0.113.9, 127.0.0.1"});
+  EXPECT_EQ(Seen(echo, "x-forwarded-proto"), List{"https"});
+  EXPECT_EQ(Seen(echo, "x-request-id"), List{"mine"});
+  const auto lines = gateway_->LogLines(1);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0]["client_ip"], "203.0.113.9");
+  EXPECT_EQ(lines[0]["request_id"], "mine");
+}
+
+TEST_F(Proxy, KeepsBothConnectionsForTheNextRequest) {
+  StartWith(Ok("x"), "", "", {"server.workers=1"});
+  RawClient client(gateway_->port());
+  for (int i = 0; i < 5; ++i) {
+    const auto response = client.Request("GET", "/svc");
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 200);
+    EXPECT_EQ(response->Field("Connection"), std::nullopt);
+  }
+  EXPECT_EQ(upstream_->connections(), 1);
+  EXPECT_GE(gateway_->Metric("gateway_upstream_reuses_total"), 4);
+}
+
+TEST_F(Proxy, PassesBodiesOfEverySizeAndFramingBothWays) {
+  StartWith(Respond([](const UpstreamRequest& request) {
+    if (request.target.ends_with("chunked")) {
+      std::string out = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+      for (size_t at = 0; at < request.body.size(); at += 1000) out += Chunk(request.body.substr(at, 1000));
+      return out + Chunk("");
+    }
+    return MakeResponse(200, request.body, request.chunked ? "X-Chunked: 1\r\n" : "");
+  }));
+  std::string body;
+  for (int i = 0; body.size() < 3'000'000; ++i) Append(&body, i, ",");
+  for (const size_t size : {size_t{0}, size_t{1}, size_t{16'000}, size_t{16'384}, size_t{100'000}, body.size()}) {
+    for (const char* target : {"/svc/plain", "/svc/chunked"}) {
+      const std::string part = body.substr(0, size);
+      auto response = Fetch(gateway_->port(), "POST", target, "", part);
+      ASSERT_TRUE(response.ok()) << size << target << response.status();
+      EXPECT_EQ(response->body == part, true) << size << target << " gave " << response->body.size();
+      // The same in chunks, over the same kind of connection.
+      RawClient client(gateway_->port());
+      std::string request = Concat("POST ", target, " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+      for (size_t at = 0; at < part.size(); at += 777) request += Chunk(part.substr(at, 777));
+      request += Chunk("");
+      // Sent whole, while nobody reads: the gateway has to relay both ways at once.
+      ASSERT_TRUE(client.Send(request, Timeout(30'000)).ok());
+      response = client.ReadResponse(Timeout(30'000));
+      ASSERT_TRUE(response.ok()) << size << target << response.status();
+      EXPECT_EQ(response->body == part, true) << size << target;
+      // The connection is in step: another request works.
+      const auto after = client.Request("GET", "/svc/plain");
+      ASSERT_TRUE(after.ok()) << after.status();
+      EXPECT_EQ(after->status, 200);
+    }
+  }
+}
+
+TEST_F(Proxy, AnswersPipelinedRequestsInOrder) {
+  StartWith(Respond([](const UpstreamRequest& request) { return MakeResponse(200, request.target + "|" + request.body); }));
+  RawClient client(gateway_->port());
+  std::string requests;
+  for (int i = 0; i < 200; ++i) {
+    if (i % 3 == 0) {
+      Append(&requests, "GET /svc/", i, " HTTP/1.1\r\nHost: a\r\n\r\n");
+    } else if (i % 3 == 1) {
+      Append(&requests, "POST /svc/", i, " HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+    } else {
+      Append(&requests, "POST /svc/", i, " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", Chunk("de"), Chunk("f"), Chunk(""));
+    }
+  }
+  ASSERT_TRUE(client.Send(requests).ok());
+  for (int i = 0; i < 200; ++i) {
+    const auto response = client.ReadResponse();
+    ASSERT_TRUE(response.ok()) << i << ": " << response.status();
+    EXPECT_EQ(response->body, Concat("/svc/", i, "|", i % 3 == 0 ? "" : i % 3 == 1 ? "abc" : "def"));
+  }
+}
+
+TEST_F(Proxy, SendsNoBodyWhereNoneBelongs) {
+  StartWith(Respond([](const UpstreamRequest& request) -> std::string {
+    if (request.target.ends_with("204")) return "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n";
+    if (request.target.ends_with("304")) return "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: x\r\n\r\n";
+    return request.method == "HEAD" ? "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" : MakeResponse(200, "hello");
+  }));
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("HEAD /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  auto response = client.ReadResponse(kSoon, true);
+  ASSERT_TRUE(response.ok());
+  EXPECT_EQ(response->Field("Content-Length"), "5");
+  for (const char* target : {"/svc/204", "/svc/304", "/svc"}) {
+    response = client.Request("GET", target);
+    ASSERT_TRUE(response.ok()) << target << response.status();
+    EXPECT_EQ(response->body, std::string(target) == "/svc" ? "hello" : "") << target;
+  }
+  EXPECT_EQ(upstream_->connections(), 1);
+}
+
+TEST_F(Proxy, ServesHttp10ClientsWithoutChunks) {
+  StartWith(Respond([](const UpstreamRequest&) {
+    return "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + Chunk("hello") + Chunk("");
+  }));
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("GET /svc HTTP/1.0\r\n\r\n").ok());
+  const auto all = client.ReadToEnd();
+  ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_THAT(*all, HasSubstr("\r\nConnection: close\r\n"));
+  EXPECT_THAT(*all, Not(HasSubstr("chunked")));
+  EXPECT_TRUE(all->ends_with("\r\n\r\nhello")) << *all;
+}
+
+TEST_F(Proxy, KeepsAnHttp10ConnectionThatAsksForIt) {
+  StartWith(Ok("x"));
+  RawClient client(gateway_->port());
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(client.Send("GET /svc HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").ok());
+    const auto response = client.ReadResponse();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->Field("Connection"), "keep-alive");
+  }
+}
+
+TEST_F(Proxy, RelaysExpectContinueAndItsRefusal) {
+  StartWith([](UpstreamConnection& connection) {
+    while (auto request = connection.ReadHead()) {
+      if (request->target.ends_with("no")) {
+        connection.Send(MakeResponse(417, "no"));
+        connection.WaitForEnd();
+        return;
+      }
+      connection.Send("HTTP/1.1 100 Continue\r\n\r\n");
+      if (!connection.ReadBody(&*request)) return;
+      connection.Send(MakeResponse(200, request->body));
+    }
+  });
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n").ok());
+  const auto interim = client.ReadUntil("\r\n\r\n");
+  ASSERT_TRUE(interim.ok()) << interim.status();
+  EXPECT_THAT(*interim, HasSubstr("HTTP/1.1 100"));
+  ASSERT_TRUE(client.Send("hello").ok());
+  auto response = client.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->body, "hello");
+  // An early final answer stops the wait for the body; the body is never read as a request.
+  RawClient refused(gateway_->port());
+  ASSERT_TRUE(refused.Send("POST /svc/no HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\nExpect: 100-continue\r\n\r\n").ok());
+  response = refused.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 417);
+  EXPECT_EQ(response->Field("Connection"), "close");
+}
+
+TEST_F(Proxy, ForwardsEarlyHintsButNoFloodOfThem) {
+  StartWith(Respond([](const UpstreamRequest& request) {
+    std::string out;
+    for (int i = 0; i < (request.target.ends_with("flood") ? 100 : 2); ++i) out += "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+    return out + MakeResponse(200, "x");
+  }));
+  const auto response = Get("/svc");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.informational.size(), 2u);
+  const auto flood = Get("/svc/flood");
+  // Some of the flood has gone out, then the refusal.
+  EXPECT_EQ(flood.status, 502);
+  EXPECT_EQ(ReasonOf(flood), "upstream_invalid");
+}
+
+struct BadAnswer {
+  const char* name;
+  const char* bytes;
+};
+void PrintTo(const BadAnswer& bad, std::ostream* os) { *os << bad.name; }
+class ProxyBadAnswer : public Proxy, public ::testing::WithParamInterface<BadAnswer> {};
+
+TEST_P(ProxyBadAnswer, Is502UpstreamInvalidAndTheConnectionCloses) {
+  StartWith([](UpstreamConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    connection.Send(GetParam().bytes);
+    connection.WaitForEnd();
+  });
+  const auto response = Get("/svc");
+  EXPECT_EQ(response.status, 502) << response.head << response.body;
+  EXPECT_EQ(ReasonOf(response), "upstream_invalid");
+  EXPECT_TRUE(upstream_->WaitForOpenConnections(0));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Answers, ProxyBadAnswer,
+    ::testing::Values(BadAnswer{"NoHttp", "hello there\r\n\r\n"}, BadAnswer{"StatusLetters", "HTTP/1.1 2x0 OK\r\n\r\n"},
+                      BadAnswer{"TwoLengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"},
+                      BadAnswer{"LengthAndChunked", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"},
+                      BadAnswer{"NegativeLength", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"},
+                      BadAnswer{"OtherCoding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"},
+                      BadAnswer{"BareLf", "HTTP/1.1 200 OK\nContent-Length: 0\n\n"},
+                      BadAnswer{"FoldedLine", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n"},
+                      BadAnswer{"SpaceBeforeColon", "HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n"},
+                      BadAnswer{"UnaskedUpgrade", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST_F(Proxy, OversizedAnswerHeadIs502) {
+  StartWith(Respond([](const UpstreamRequest&) {
+    return MakeResponse(200, "x", "X-Large: " + std::string(100'000, 'a') + "\r\n");
+  }));
+  EXPECT_EQ(ReasonOf(Get("/svc")), "upstream_invalid");
+}
+
+TEST_F(Proxy, ATruncatedAnswerLooksTruncated) {
+  StartWith([](UpstreamConnection& connection) {
+    const auto request = connection.ReadRequest();
+    if (!request) return;
+    if (request->target.ends_with("length")) {
+      connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this");
+    } else {
+      connection.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + Chunk("only this"));
+    }
+  });
+  for (const char* target : {"/svc/length", "/svc/chunked"}) {
+    const auto response = Fetch(gateway_->port(), "GET", target);
+    EXPECT_FALSE(response.ok()) << target << ": a clean end of a cut-off answer";
+  }
+  // To an HTTP/1.0 client only the connection's end says where an answer of unknown length ends: it must not be a clean one.
+  RawClient old(gateway_->port());
+  ASSERT_TRUE(old.Send("GET /svc/chunked HTTP/1.0\r\n\r\n").ok());
+  EXPECT_FALSE(old.ReadToEnd().ok());
+  const auto lines = gateway_->LogLines(3);
+  ASSERT_EQ(lines.size(), 3u);
+  for (const auto& line : lines) {
+    EXPECT_EQ(line["reason"], "upstream_reset") << line;
+    EXPECT_EQ(line["aborted"], true) << line;
+  }
+}
+
+TEST_F(Proxy, AnAnswerWithoutLengthEndsWithItsConnection) {
+  StartWith([](UpstreamConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    connection.Send("HTTP/1.1 200 OK\r\n\r\nall of it");
+  });
+  RawClient client(gateway_->port());
+  for (int i = 0; i < 2; ++i) {
+    const auto response = client.Request("GET", "/svc");
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_TRUE(response->chunked);
+    EXPECT_EQ(response->body, "all of it");
+  }
+}
+
+TEST_F(Proxy, RepeatsOnAFreshConnectionWhereAKeptOneHadEnded) {
+  // The first request of each connection is answered; at the second the connection ends without a word, as if it had timed out.
+  StartWith([](UpstreamConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    connection.Send(MakeResponse(200, "x"));
+    (void)connection.ReadHead();
+  }, "", "", {"server.workers=1"});
+  RawClient client(gateway_->port());
+  for (int i = 0; i < 4; ++i) {
+    const auto response = client.Request("GET", "/svc");
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 200) << i;
+  }
+  // A POST that may have arrived is never sent twice.
+  const auto posted = client.Request("POST", "/svc", "", "x");
+  ASSERT_TRUE(posted.ok()) << posted.status();
+  EXPECT_EQ(posted->status, 502);
+  EXPECT_EQ(ReasonOf(*posted), "upstream_reset");
+  int posts = 0;
+  for (const auto& request : upstream_->requests()) posts += request.method == "POST" ? 1 : 0;
+  EXPECT_LE(posts, 1);
+}
+
+TEST_F(Proxy, TriesAnotherEndpointWhereAConnectionIsRefused) {
+  upstream_ = std::make_unique<ScriptedUpstream>(Ok("x"));
+  DataPlane::Options options;
+  options.policy = ServicePolicyYaml({Concat("127.0.0.1:", FreePort()), upstream_->address()});
+  gateway_ = std::make_unique<DataPlane>(std::move(options));
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(Get("/svc").status, 200);
+}
+
+TEST_F(Proxy, AnswersOfItsOwnAreThoseOfTheTable) {
+  const uint16_t nobody = FreePort();
+  DataPlane::Options options;
+  options.policy = Concat("kind: Service\nname: dead\nstatic: [{ address: \"127.0.0.1:", nobody,
+                          "\" }]\n---\nkind: Route\nname: dead\nmatch: { path: { prefix: /dead }, methods: [GET] }\nservice: dead\n");
+  gateway_ = std::make_unique<DataPlane>(std::move(options));
+  auto response = Get("/dead");
+  EXPECT_EQ(response.status, 502);
+  EXPECT_EQ(ReasonOf(response), "upstream_connect_failed");
+  EXPECT_EQ(response.Field("Content-Type"), "application/json");
+  const auto body = nlohmann::json::parse(response.body);
+  EXPECT_EQ(body["code"], 502);
+  EXPECT_EQ(body["request_id"], response.Field("X-Request-Id").value_or(""));
+  response = Get("/nowhere");
+  EXPECT_EQ(response.status, 404);
+  EXPECT_EQ(ReasonOf(response), "no_route");
+  const auto post = Fetch(gateway_->port(), "POST", "/dead", "", "x");
+  ASSERT_TRUE(post.ok());
+  EXPECT_EQ(post->status, 405);
+  EXPECT_EQ(ReasonOf(*post), "method_not_allowed");
+  EXPECT_EQ(post->Field("Allow"), "GET");
+  EXPECT_EQ(Get("/health").status, 200);
+  EXPECT_EQ(nlohmann::json::parse(Get("/health").body)["status"], "healthy");
+  EXPECT_EQ(nlohmann::json::parse(Get("/test-rate-limit").body)["message"], "Rate limit test successful");
+}
+
+TEST_F(Proxy, ASilentServiceIs504ByItsTimeoutAndByTheRoutes) {
+  StartWith([](UpstreamConnection& connection) {
+    while (connection.ReadRequest()) connection.StaySilent();
+  }, "timeouts: { response: 200ms }");
+  auto response = Get("/svc");
+  EXPECT_EQ(response.status, 504);
+  EXPECT_EQ(ReasonOf(response), "upstream_timeout");
+  gateway_.reset();
+  DataPlane::Options options;
+  options.policy = ServicePolicyYaml({upstream_->address()}, "", "timeout: 200ms");
+  gateway_ = std::make_unique<DataPlane>(std::move(options));
+  response = Get("/svc");
+  EXPECT_EQ(response.status, 504);
+  EXPECT_EQ(ReasonOf(response), "request_deadline");
+}
+
+TEST_F(Proxy, AClientThatGoesFreesTheServiceAtOnce) {
+  Event gone;
+  StartWith([&](UpstreamConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    connection.WaitForEnd();
+    gone.Set();
+  });
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  ASSERT_TRUE(upstream_->WaitForRequests(1));
+  client.Reset();
+  EXPECT_TRUE(gone.Wait());
+  const auto lines = gateway_->LogLines(1);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0]["status"], 499);
+  EXPECT_EQ(lines[0]["reason"], "client_closed");
+}
+
+TEST_F(Proxy, AClientThatEndsInsideItsBodyFreesTheService) {
+  Event gone;
+  StartWith([&](UpstreamConnection& connection) {
+    if (!connection.ReadHead()) return;
+    connection.WaitForEnd();
+    gone.Set();
+  });
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf").ok());
+  ASSERT_TRUE(upstream_->WaitForRequests(1));
+  client.Close();
+  EXPECT_TRUE(gone.Wait());
+}
+
+TEST_F(Proxy, AHalfClosedClientStillGetsItsAnswer) {
+  Event ended;
+  StartWith([&](UpstreamConnection& connection) {
+    if (!connection.ReadRequest() || !connection.WaitFor(ended)) return;
+    connection.Send(MakeResponse(200, "late"));
+    connection.WaitForEnd();
+  });
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  client.ShutdownWrite();
+  ASSERT_TRUE(upstream_->WaitForRequests(1));
+  ended.Set();
+  const auto response = client.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->body, "late");
+}
+
+TEST_F(Proxy, AnEarlyAnswerEndsTheUploadAndTheConnection) {
+  StartWith([](UpstreamConnection& connection) {
+    if (!connection.ReadHead()) return;
+    connection.Send(MakeResponse(413, "too much"));
+    connection.WaitForEnd();
+  });
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nGET /svc/smuggled HTTP/1.1\r\n").ok());
+  const auto response = client.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 413);
+  EXPECT_EQ(response->Field("Connection"), "close");
+  (void)client.Send("Host: a\r\n\r\nGET /svc/smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+  EXPECT_NE(client.WaitForEnd(), PeerEnd::kOpen);
+  EXPECT_EQ(upstream_->request_count(), 1);
+}
+
+TEST_F(Proxy, SlowClientsAreEndedByTheirTimeouts) {
+  StartWith(Ok("x"), "", "", {"server.header_timeout=300ms", "server.read_timeout=300ms", "server.idle_timeout=300ms"});
+  RawClient head(gateway_->port());
+  ASSERT_TRUE(head.Send("GET /svc HT").ok());
+  auto response = head.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 408);
+  RawClient body(gateway_->port());
+  ASSERT_TRUE(body.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf").ok());
+  response = body.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 408);
+  EXPECT_EQ(ReasonOf(*response), "request_timeout");
+  RawClient idle(gateway_->port());
+  ASSERT_TRUE(idle.Request("GET", "/svc").ok());
+  EXPECT_EQ(idle.WaitForEnd(), PeerEnd::kFin);
+}
+
+TEST_F(Proxy, RewritesPrefixTemplateAndHost) {
+  StartWith(Echo());
+  gateway_.reset();
+  DataPlane::Options options;
+  options.policy = Concat("kind: Service\nname: svc\nstatic: [{ address: \"", upstream_->address(), "\" }]\n---\n",
+                          "kind: Route\nname: a\nmatch: { path: { prefix: /a } }\nservice: svc\nrewrite: { prefix: /x, host: in.example }\n---\n",
+                          "kind: Route\nname: b\nmatch: { path: { template: \"/users/{id}/**\" } }\nservice: svc\n",
+                          "rewrite: { template: \"/v2/{id}/u/**\" }\n");
+  gateway_ = std::make_unique<DataPlane>(std::move(options));
+  auto echo = Echoed("/a/b/../c?q=/a");
+  EXPECT_EQ(echo["target"], "/x/c?q=/a");
+  EXPECT_EQ(Seen(echo, "host"), List{"in.example"});
+  EXPECT_EQ(Echoed("/a")["target"], "/x");
+  EXPECT_EQ(Echoed("/users/7/p/q?z")["target"], "/v2/7/u/p/q?z");
+}
+
+TEST_F(Proxy, WritesOneLogLineARequestAndItsMetrics) {
+  StartWith(Ok("hello"));
+  EXPECT_EQ(Get("/svc/a?secret=1", "User-Agent: test \"agent\"\r\n").status, 200);
+  const auto lines = gateway_->LogLines(1);
+  ASSERT_EQ(lines.size(), 1u);
+  const auto& line = lines[0];
+  EXPECT_EQ(line["method"], "GET");
+  EXPECT_EQ(line["path"], "/svc/a?secret=1");
+  EXPECT_EQ(line["client_ip"], "127.0.0.1");
+  EXPECT_EQ(line["user_agent"], "test \"agent\"");
+  EXPECT_EQ(line["status"], 200);
+  EXPECT_EQ(line["service"], "svc");
+  EXPECT_EQ(line["route"], "svc");
+  EXPECT_EQ(line["endpoint"], upstream_->address());
+  EXPECT_GT(line["bytes_in"].get<int>(), 20);
+  EXPECT_GT(line["bytes_out"].get<int>(), 20);
+  EXPECT_EQ(line["reason"], "");
+  EXPECT_EQ(line["request_id"].get<std::string>().size(), 32u);
+  EXPECT_TRUE(line["time"].get<std::string>().ends_with("Z"));
+  EXPECT_TRUE(line["duration_ms"].is_number());
+  EXPECT_TRUE(line["upstream_duration_ms"].is_number());
+  EXPECT_TRUE(line["revision"].is_number());
+  EXPECT_EQ(gateway_->Metric("api_requests_total{service=\"svc\",method=\"GET\",path=\"/svc\"}"), 1);
+  EXPECT_EQ(gateway_->Metric("api_successes_total{service=\"svc\"}"), 1);
+  EXPECT_EQ(gateway_->Metric("api_response_time_seconds_count{service=\"svc\"}"), 1);
+  // Labels that a client chooses are clamped.
+  ASSERT_TRUE(Fetch(gateway_->port(), "BREW", "/made/up/1").ok());
+  EXPECT_EQ(gateway_->Metric("api_requests_total{service=\"unknown\",method=\"OTHER\",path=\"unmatched\"}"), 1);
+  EXPECT_EQ(gateway_->Metric("api_errors_total{service=\"unknown\",error_type=\"no_route\"}"), 1);
+}
+
+TEST_F(Proxy, ErrorDetailsSayPolicyRouteAndRevision) {
+  StartWith(Ok("x"), "", "rate_limits: [tight]\n---\nkind: RateLimit\nname: tight\nlimit: { requests: 1, window: 1m }",
+            {"server.error_details=true"});
+  EXPECT_EQ(Get("/svc").Field("X-Gateway-Route"), "svc");
+  const auto refused = Get("/svc");
+  EXPECT_EQ(refused.status, 429);
+  const auto body = nlohmann::json::parse(refused.body);
+  EXPECT_EQ(body["policy"], "RateLimit/tight");
+  EXPECT_EQ(body["route"], "svc");
+  EXPECT_TRUE(body["revision"].is_number());
+}
+
+TEST_F(Proxy, DrainsOnSigtermAndAnswersWhatIsInFlight) {
+  Event release;
+  StartWith([&](UpstreamConnection& connection) {
+    while (connection.ReadRequest()) {
+      if (!connection.WaitFor(release)) return;
+      connection.Send(MakeResponse(200, "done"));
+    }
+  });
+  RawClient busy(gateway_->port());
+  ASSERT_TRUE(busy.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  ASSERT_TRUE(upstream_->WaitForRequests(1));
+  RawClient idle(gateway_->port());
+  ASSERT_TRUE(idle.Request("GET", "/health").ok());
+  gateway_->process().Signal(SIGTERM);
+  EXPECT_EQ(idle.WaitForEnd(), PeerEnd::kFin);  // the drain has begun
+  EXPECT_FALSE(Fetch(gateway_->port(), "GET", "/health").ok());
+  release.Set();
+  const auto response = busy.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->body, "done");
+  EXPECT_EQ(response->Field("Connection"), "close");
+  EXPECT_EQ(gateway_->process().Wait(), (Process::Exit{0, 0})) << gateway_->process().output();
+}
+
+TEST_F(Proxy, ASecondSignalEndsAtOnceAndDrainTimeoutEndsToo) {
+  StartWith([](UpstreamConnection& connection) {
+    while (connection.ReadRequest()) connection.StaySilent();
+  });
+  RawClient busy(gateway_->port());
+  ASSERT_TRUE(busy.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  ASSERT_TRUE(upstream_->WaitForRequests(1));
+  gateway_->process().Signal(SIGTERM);
+  ASSERT_TRUE(gateway_->process().WaitForOutput("draining"));
+  gateway_->process().Signal(SIGTERM);
+  EXPECT_TRUE(gateway_->process().Wait().has_value());
+
+  StartWith([](UpstreamConnection& connection) {
+    while (connection.ReadRequest()) connection.StaySilent();
+  }, "", "", {"server.drain_timeout=300ms"});
+  RawClient stuck(gateway_->port());
+  ASSERT_TRUE(stuck.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  ASSERT_TRUE(upstream_->WaitForRequests(1));
+  gateway_->process().Signal(SIGTERM);
+  EXPECT_EQ(gateway_->process().Wait(), (Process::Exit{0, 0}));
+}
+
+TEST_F(Proxy, ReopensItsLogOnSigusr1) {
+  TempDir directory;
+  const std::string log = directory.File("access.log");
+  StartWith(Ok("x"), "", "", {"access_log.path=" + log});
+  EXPECT_EQ(Get("/svc/one").status, 200);
+  EXPECT_TRUE(WaitFor([&] { return directory.Read("access.log").find("/svc/one") != std::string::npos; }));
+  ASSERT_EQ(rename(log.c_str(), directory.File("old.log").c_str()), 0);
+  gateway_->process().Signal(SIGUSR1);
+  EXPECT_TRUE(WaitFor([&] {
+    (void)Get("/svc/two");
+    return directory.Read("access.log").find("/svc/two") != std::string::npos;
+  }));
+  EXPECT_THAT(directory.Read("old.log"), HasSubstr("/svc/one"));
+}
+
+}  // namespace
+}  // namespace gateway::fixtures

@@ -1,0 +1,457 @@
+#include "common/snapshot.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/codec.h"
+#include "common/route_table.h"
+
+namespace gateway {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+std::vector<v1::Resource> ReadPolicy(std::string_view yaml) {
+  std::vector<PolicyProblem> problems;
+  std::vector<v1::Resource> resources;
+  for (PolicyDocument& document : ParsePolicy(yaml, "test.yaml", &problems)) {
+    resources.push_back(std::move(document.resource));
+  }
+  for (const PolicyProblem& problem : problems) ADD_FAILURE() << problem.ToString();
+  return resources;
+}
+
+CompileResult Compile(const std::vector<v1::Resource>& resources, const CompileOptions& options = {}) {
+  std::vector<const v1::Resource*> pointers;
+  for (const v1::Resource& resource : resources) pointers.push_back(&resource);
+  return CompileSnapshot(pointers, options);
+}
+
+// With the built-ins that `yaml` does not replace.
+CompileResult CompileWithBuiltins(std::string_view yaml, std::optional<BuiltinRateLimit> limit = BuiltinRateLimit{}) {
+  std::vector<v1::Resource> resources = ReadPolicy(yaml);
+  const size_t own = resources.size();
+  for (v1::Resource& builtin : BuiltinResources(limit)) {
+    bool replaced = false;
+    for (size_t i = 0; i < own; ++i) {
+      replaced = replaced || (builtin.has_rate_limit() && resources[i].rate_limit().name() == "default") ||
+                 (builtin.has_circuit_breaker() && resources[i].circuit_breaker().name() == "hystrix") ||
+                 (builtin.has_defaults() && resources[i].has_defaults());
+    }
+    if (!replaced) resources.push_back(std::move(builtin));
+  }
+  return Compile(resources);
+}
+
+std::vector<std::string> Texts(const std::vector<v1::PolicyError>& errors) {
+  std::vector<std::string> texts;
+  for (const v1::PolicyError& e : errors) {
+    texts.push_back(e.kind() + "/" + e.name() + ": " + e.field() + ": " + e.message());
+  }
+  return texts;
+}
+
+constexpr std::string_view kService = "{ kind: Service, name: orders, static: [{ address: '127.0.0.1:1' }] }\n---\n";
+
+// The errors of one Route beside a Service `orders`.
+std::vector<std::string> RouteErrors(const std::string& body) {
+  std::vector<v1::Resource> resources = ReadPolicy(std::string(kService) + "{ kind: Route, name: r, " + body + " }");
+  CompileResult result = Compile(resources);
+  EXPECT_EQ(result.snapshot == nullptr, !result.errors.empty());
+  std::vector<std::string> texts = Texts(result.errors);
+  for (std::string& text : texts) {
+    if (text.starts_with("Route/r: ")) text = text.substr(9);
+  }
+  return texts;
+}
+
+TEST(CompileSnapshot, ReportsEverythingAtOnceInOrder) {
+  auto result = Compile(ReadPolicy(R"(
+kind: Route
+name: orders
+match: { path: { prefix: /a/../b }, methods: [get], hosts: [API.example.com] }
+service: ordres
+rate_limits: [per-clients]
+---
+{ kind: Service, name: orders, static: [{ address: '127.0.0.1:1' }], circuit_breaker: hystrx }
+---
+{ kind: CircuitBreaker, name: hystrix }
+---
+{ kind: RateLimit, name: per-client, key: [client_ip, clientip], limit: { requests: 1, window: 1s } }
+)"));
+  EXPECT_EQ(result.snapshot, nullptr);
+  EXPECT_THAT(
+      Texts(result.errors),
+      ElementsAre("RateLimit/per-client: key[1]: 'clientip' is no key; did you mean 'client_ip'?",
+                  "Route/orders: match.hosts[0]: 'API.example.com' is not lower case; write 'api.example.com'",
+                  "Route/orders: match.methods[0]: methods have a case; 'get' can never match; write 'GET'",
+                  "Route/orders: match.path.prefix: '/a/../b' can never match: routes see normalised paths; write '/b'",
+                  "Route/orders: rate_limits[0]: rate limit 'per-clients' is not defined; did you mean 'per-client'?",
+                  "Route/orders: service: service 'ordres' is not defined; did you mean 'orders'?",
+                  "Service/orders: circuit_breaker: circuit breaker 'hystrx' is not defined; did you mean 'hystrix'?"));
+}
+
+TEST(CompileSnapshot, ARouteLeadsToExactlyOnePlace) {
+  EXPECT_THAT(RouteErrors("match: {}"),
+              ElementsAre(": leads nowhere; exactly one of service, split and consul_service is needed"));
+  EXPECT_THAT(RouteErrors("match: {}, service: orders, split: [{ service: orders }]"),
+              ElementsAre(": leads to several places; exactly one of service, split and consul_service is needed"));
+  EXPECT_THAT(RouteErrors("match: {}, service: none"), ElementsAre(HasSubstr("service 'none' is not defined")));
+  EXPECT_THAT(RouteErrors("match: {}, split: [{ service: orders, weight: 0 }]"),
+              ElementsAre("split: has no weight above 0"));
+  EXPECT_THAT(RouteErrors("match: {}, split: [{ service: orders }, { service: orders }, { service: nope }]"),
+              ElementsAre("split[1].service: 'orders' comes twice", "split[2].service: service 'nope' is not defined"));
+  EXPECT_THAT(RouteErrors("match: {}, service: orders"), IsEmpty());
+}
+
+TEST(CompileSnapshot, ChecksPaths) {
+  auto path_error = [](const std::string& path) {
+    std::vector<std::string> errors = RouteErrors("match: { path: { " + path + " } }, service: orders");
+    return errors.size() == 1 ? errors[0] : std::to_string(errors.size()) + " errors";
+  };
+  for (std::string ok : {"exact: /", "exact: /a/", "prefix: /", "prefix: /a/", "exact: /a%20b", "template: '/**'",
+                         "template: '/{a}/b/{c_1}/**'", "template: /a/", "regex: '/a.*'", "exact: /a*b"}) {
+    EXPECT_EQ(path_error(ok), "0 errors") << ok;
+  }
+  EXPECT_EQ(path_error("exact: a"), "match.path.exact: 'a' does not begin with '/'");
+  EXPECT_THAT(path_error("prefix: //a"), HasSubstr("write '/a'"));
+  EXPECT_THAT(path_error("prefix: /%61"), HasSubstr("write '/a'"));
+  EXPECT_THAT(path_error("prefix: /a%2f"), HasSubstr("write '/a%2F'"));
+  EXPECT_THAT(path_error("exact: /.."), HasSubstr("answered 400"));
+  EXPECT_THAT(path_error("exact: '/..;'"), HasSubstr("answered 400"));
+  EXPECT_THAT(path_error("exact: '/a b'"), HasSubstr("only percent-encoded"));
+  EXPECT_THAT(path_error("exact: '/a?b'"), HasSubstr("under `query`"));
+  EXPECT_THAT(path_error("prefix: '/{id}'"), HasSubstr("`template`"));
+  EXPECT_THAT(path_error("exact: '/a%'"), HasSubstr("%25"));
+  EXPECT_THAT(path_error("template: '/a{id}'"), HasSubstr("whole segment"));
+  EXPECT_THAT(path_error("template: '/{'"), HasSubstr("whole segment"));
+  EXPECT_THAT(path_error("template: '/{}'"), HasSubstr("name is letters"));
+  EXPECT_THAT(path_error("template: '/{1a}'"), HasSubstr("name is letters"));
+  EXPECT_THAT(path_error("template: '/{a}/{a}'"), HasSubstr("comes twice"));
+  EXPECT_THAT(path_error("template: '/**/a'"), HasSubstr("last segment"));
+  EXPECT_THAT(path_error("template: '/*'"), HasSubstr("{name}"));
+  EXPECT_THAT(path_error("template: '/{a}//b'"), HasSubstr("write '/x/b'"));
+  EXPECT_THAT(path_error("regex: '/(a'"), HasSubstr("is no RE2 regex"));
+  EXPECT_THAT(path_error("regex: '(((a{100}){100}){100}){100}'"), HasSubstr("is no RE2 regex")) << "memory is bounded";
+  EXPECT_THAT(path_error("regex: '" + std::string(kRegexBytesMax + 1, 'a') + "'"), HasSubstr("longer"));
+  EXPECT_THAT(path_error("exact: '/" + std::string(kPathPatternBytesMax, 'a') + "'"), HasSubstr("longer"));
+  std::string deep;
+  for (size_t i = 0; i <= kPathPatternSegmentsMax; ++i) deep += "/a";
+  EXPECT_THAT(path_error("exact: " + deep), HasSubstr("segments"));
+  std::string variables;
+  for (size_t i = 0; i <= kTemplateVariablesMax; ++i) variables += "/{v" + std::to_string(i) + "}";
+  EXPECT_THAT(path_error("template: '" + variables + "'"), HasSubstr("at most 16"));
+  EXPECT_EQ(path_error(""), "match.path: needs one of exact, prefix, template and regex");
+}
+
+TEST(CompileSnapshot, ChecksHosts) {
+  auto host_error = [](const std::string& host) {
+    std::vector<std::string> errors = RouteErrors("match: { hosts: [" + host + "] }, service: orders");
+    return errors.size() == 1 ? errors[0] : std::to_string(errors.size()) + " errors";
+  };
+  for (std::string ok :
+       {"a", "a.b-c.example", "'*.example.org'", "10.0.0.1", "'[::1]'", "a_b.c", "xn--bcher-kva.example"}) {
+    EXPECT_EQ(host_error(ok), "0 errors") << ok;
+  }
+  EXPECT_THAT(host_error("A.example"), HasSubstr("write 'a.example'"));
+  EXPECT_THAT(host_error("'*'"), HasSubstr("leave `hosts` out"));
+  EXPECT_THAT(host_error("'a.*.b'"), HasSubstr("whole first label"));
+  EXPECT_THAT(host_error("'*a.b'"), HasSubstr("whole first label"));
+  EXPECT_THAT(host_error("'*.'"), HasSubstr("is empty"));
+  EXPECT_THAT(host_error("'*.[::1]'"), HasSubstr("no wildcard"));
+  EXPECT_THAT(host_error("'a:80'"), HasSubstr("no port"));
+  EXPECT_THAT(host_error("'::1'"), HasSubstr("brackets"));
+  EXPECT_THAT(host_error("'[::0:1]'"), HasSubstr("write '[::1]'"));
+  EXPECT_THAT(host_error("'[a]'"), HasSubstr("no IPv6"));
+  EXPECT_THAT(host_error("a."), HasSubstr("dot"));
+  for (const std::string& bad : std::vector<std::string>{"a..b", "-a", "'a b'", "'a/b'", std::string(64, 'a'), "'é'"}) {
+    EXPECT_THAT(host_error(bad), HasSubstr("is no host name")) << bad;
+  }
+  EXPECT_THAT(host_error("a, a"), HasSubstr("comes twice"));
+}
+
+TEST(CompileSnapshot, ChecksMethodsHeadersAndQueries) {
+  EXPECT_THAT(RouteErrors("match: { methods: [CONNECT, TRACE, 'A B', '', GET, GET] }, service: orders"),
+              ElementsAre("match.methods[0]: 'CONNECT' is never served", "match.methods[1]: 'TRACE' is never served",
+                          "match.methods[2]: 'A B' is no method", "match.methods[3]: '' is no method",
+                          "match.methods[5]: 'GET' comes twice"));
+  EXPECT_THAT(
+      RouteErrors("match: { headers: [{ name: ':path', exact: a }, { name: h }, { name: h, prefix: '' }, "
+                  "{ name: h, regex: '(' }, { name: h, exact: ' a' }, { name: h, prefix: ' a' }] }, service: orders"),
+      ElementsAre("match.headers[0].name: ':path' is no field name",
+                  "match.headers[1]: needs one of exact, prefix, regex and present",
+                  "match.headers[2].prefix: is empty; `present: true` takes any value",
+                  HasSubstr("match.headers[3].regex: '(' is no RE2 regex"), HasSubstr("match.headers[4].exact: "),
+                  HasSubstr("match.headers[5].prefix: ")));
+  EXPECT_THAT(RouteErrors("match: { query: [{ name: q }] }, service: orders"),
+              ElementsAre("match.query[0]: needs one of exact, prefix, regex and present"));
+}
+
+TEST(CompileSnapshot, ChecksRewrites) {
+  auto rewrite_errors = [](const std::string& path, const std::string& rewrite) {
+    return RouteErrors("match: { path: { " + path + " } }, service: orders, rewrite: { " + rewrite + " }");
+  };
+  EXPECT_THAT(rewrite_errors("prefix: /a", "prefix: /, host: orders.internal"), IsEmpty());
+  EXPECT_THAT(rewrite_errors("template: '/a/{id}/**'", "template: '/b/{id}/**', host: 'Orders:8080'"), IsEmpty());
+  EXPECT_THAT(rewrite_errors("exact: /a", "template: /b"), IsEmpty());
+  EXPECT_THAT(rewrite_errors("exact: /a", "prefix: /b"),
+              ElementsAre(HasSubstr("rewrite.prefix: needs a match.path.prefix")));
+  EXPECT_THAT(rewrite_errors("prefix: /a", "prefix: /b, template: /c"), ElementsAre(HasSubstr("rewrite: has both")));
+  EXPECT_THAT(rewrite_errors("prefix: /a", ""), ElementsAre(HasSubstr("rewrite: is empty")));
+  EXPECT_THAT(rewrite_errors("prefix: /a", "prefix: b"), ElementsAre(HasSubstr("rewrite.prefix: 'b' does not begin")));
+  EXPECT_THAT(rewrite_errors("template: '/a/{id}'", "template: '/b/{ids}/**'"),
+              ElementsAre("rewrite.template: has **, but match.path has no template that ends in **",
+                          "rewrite.template: variable 'ids' is not in match.path.template"));
+  EXPECT_THAT(rewrite_errors("prefix: /a", "host: 'a b'"), ElementsAre(HasSubstr("rewrite.host: ")));
+  EXPECT_THAT(rewrite_errors("prefix: /a", "host: 'a:x'"), ElementsAre(HasSubstr("rewrite.host: ")));
+}
+
+TEST(CompileSnapshot, ChecksConsulServiceRoutes) {
+  EXPECT_THAT(RouteErrors("match: { path: { prefix: /a } }, consul_service: { from: service, allow: ['*'] }"),
+              ElementsAre(HasSubstr("consul_service.from: needs a match.path.template")));
+  EXPECT_THAT(
+      RouteErrors("match: { path: { template: '/{s}/**' } }, consul_service: { from: service, allow: ['', 'a b'], "
+                  "template: { circuit_breaker: nope } }"),
+      ElementsAre("consul_service.allow[0]: is empty", HasSubstr("consul_service.allow[1]: has a space"),
+                  "consul_service.from: variable 'service' is not in match.path.template",
+                  "consul_service.template.circuit_breaker: circuit breaker 'nope' is not defined"));
+}
+
+TEST(CompileSnapshot, ChecksServices) {
+  auto errors = [](const std::string& body) {
+    return Texts(Compile(ReadPolicy("{ kind: Service, name: s, " + body + " }")).errors);
+  };
+  EXPECT_THAT(errors("static: [{ address: '127.0.0.1:1' }], consul: { service: s }"),
+              ElementsAre(HasSubstr("has both")));
+  EXPECT_THAT(errors("labels: {}"), ElementsAre(HasSubstr("needs one of consul and static")));
+  EXPECT_THAT(
+      errors("static: [{ address: '127.0.0.1:1' }, { address: '127.0.0.1:1' }, { address: 'a:0' }, { address: a }]"),
+      ElementsAre(HasSubstr("static[1].address: '127.0.0.1:1' is static[0] already"),
+                  HasSubstr("static[2].address: 'a:0' has port 0"),
+                  HasSubstr("static[3].address: expected host:port")));
+  EXPECT_THAT(errors("consul: { service: s, tags: [''] }"), ElementsAre(HasSubstr("consul.tags[0]: is empty")));
+}
+
+TEST(CompileSnapshot, ChecksLimitsAndDefaults) {
+  EXPECT_THAT(
+      Texts(Compile(ReadPolicy("{ kind: RateLimit, name: l, key: [path, path], limit: { requests: 1, window: 1s } }"))
+                .errors),
+      ElementsAre("RateLimit/l: key[1]: 'path' comes twice"));
+  EXPECT_THAT(Texts(Compile(ReadPolicy("{ kind: Defaults, name: other }")).errors),
+              ElementsAre(HasSubstr("there is one Defaults, named 'default'")));
+  EXPECT_THAT(
+      Texts(
+          Compile(ReadPolicy("{ kind: Defaults, name: default, rate_limits: [none, x], circuit_breaker: y }")).errors),
+      ElementsAre("Defaults/default: circuit_breaker: circuit breaker 'y' is not defined",
+                  "Defaults/default: rate_limits[0]: 'none' stands alone",
+                  "Defaults/default: rate_limits[1]: rate limit 'x' is not defined"));
+}
+
+TEST(CompileSnapshot, RefusesTheSameNameTwiceAndEmptyResources) {
+  std::vector<v1::Resource> resources = ReadPolicy(kService);
+  resources.push_back(resources[0]);
+  resources.emplace_back();
+  EXPECT_THAT(Texts(Compile(resources).errors),
+              ElementsAre(HasSubstr("/: kind: is missing"), "Service/orders: name: 'orders' comes twice"));
+}
+
+TEST(CompileSnapshot, ChecksValuesThatDidNotComeFromYaml) {
+  std::vector<v1::Resource> resources = ReadPolicy(kService);
+  resources[0].mutable_service()->set_name("Not A Name");
+  resources[0].mutable_service()->mutable_load_balancer()->set_policy(static_cast<v1::LoadBalancer::Policy>(77));
+  resources[0].mutable_service()->mutable_timeouts()->mutable_connect()->set_seconds(-1);
+  std::vector<std::string> fields;
+  for (const v1::PolicyError& error : Compile(resources).errors) fields.push_back(error.field());
+  EXPECT_THAT(fields, Contains("name"));
+  EXPECT_THAT(fields, Contains("load_balancer.policy"));
+  EXPECT_THAT(fields, Contains("timeouts.connect"));
+}
+
+TEST(CompileSnapshot, BoundsTheNumberOfRegexes) {
+  std::vector<v1::Resource> resources = ReadPolicy(kService);
+  for (size_t i = 0; i <= kRegexesMax; ++i) {
+    v1::Route& route = *resources.emplace_back().mutable_route();
+    route.set_name("r" + std::to_string(i));
+    route.set_service("orders");
+    route.mutable_match()->mutable_path()->set_regex("/a" + std::to_string(i));
+  }
+  EXPECT_THAT(Texts(Compile(resources).errors), ElementsAre(HasSubstr("one regex too many")));
+  resources.pop_back();
+  EXPECT_THAT(Texts(Compile(resources).errors), IsEmpty());
+}
+
+TEST(CompileSnapshot, FillsDefaultsIn) {
+  auto result = CompileWithBuiltins(R"(
+{ kind: Service, name: plain, static: [{ address: 'a.example:80' }, { address: '[2001:db8::1]:81', weight: 0, zone: z }] }
+---
+{ kind: Service, name: unbroken, consul: { service: u, tags: [b, a] }, circuit_breaker: none, timeouts: { connect: 1s, response: 2s, idle: 3s } }
+---
+{ kind: Route, name: a, match: { path: { prefix: /a } }, service: plain }
+---
+{ kind: Route, name: b, match: { path: { prefix: /b } }, service: unbroken, rate_limits: [none], timeout: 5s }
+---
+{ kind: Route, name: c, match: { path: { prefix: /c } }, split: [{ service: plain, weight: 95 }, { service: unbroken, weight: 5 }], rate_limits: [shadow, disabled, default] }
+---
+{ kind: RateLimit, name: shadow, limit: { requests: 7, window: 2m }, mode: shadow }
+---
+{ kind: RateLimit, name: disabled, limit: { requests: 7, window: 2m }, mode: disabled }
+---
+{ kind: Defaults, name: default, rate_limits: [default], circuit_breaker: hystrix, timeout: 10s }
+)");
+  ASSERT_NE(result.snapshot, nullptr) << testing::PrintToString(Texts(result.errors));
+  const Snapshot& snapshot = *result.snapshot;
+  ASSERT_EQ(snapshot.services().size(), 2u);
+  const ServicePolicy& plain = snapshot.services()[0];
+  EXPECT_EQ(plain.name, "plain");
+  ASSERT_EQ(plain.addresses.size(), 2u);
+  EXPECT_EQ(plain.addresses[0].host, "a.example");
+  EXPECT_EQ(plain.addresses[0].weight, 1u);
+  EXPECT_EQ(plain.addresses[1].host, "2001:db8::1");
+  EXPECT_EQ(plain.addresses[1].port, 81);
+  EXPECT_EQ(plain.addresses[1].weight, 0u);
+  ASSERT_NE(plain.breaker, nullptr);
+  EXPECT_EQ(plain.breaker->name, "hystrix");
+  EXPECT_EQ(plain.breaker->sleep_window, Millis(5000));
+  EXPECT_EQ(plain.response_timeout, Millis(15000));
+  const ServicePolicy& unbroken = snapshot.services()[1];
+  EXPECT_TRUE(unbroken.from_consul);
+  EXPECT_THAT(unbroken.tags, ElementsAre("a", "b"));
+  EXPECT_EQ(unbroken.breaker, nullptr);
+  EXPECT_EQ(unbroken.connect_timeout, Millis(1000));
+  EXPECT_EQ(unbroken.on_suspect, v1::ConsulSource::KEEP);
+  EXPECT_EQ(unbroken.balance, v1::LoadBalancer::ROUND_ROBIN);
+
+  ASSERT_EQ(snapshot.rate_limits().size(), 2u) << "a disabled limit is none";
+  EXPECT_EQ(snapshot.rate_limits()[0].name, "default");
+  EXPECT_EQ(snapshot.rate_limits()[1].mode, v1::RateLimit::SHADOW);
+  EXPECT_EQ(snapshot.rate_limits()[1].window, Millis(120'000));
+  EXPECT_EQ(snapshot.builtin_rate_limit(), 0);
+
+  ASSERT_EQ(snapshot.routes().size(), 3u);
+  EXPECT_THAT(snapshot.routes()[0]->rate_limits, ElementsAre(0u));
+  EXPECT_EQ(snapshot.routes()[0]->timeout, Millis(10'000));
+  EXPECT_EQ(snapshot.routes()[0]->pattern, "/a");
+  EXPECT_THAT(snapshot.routes()[1]->rate_limits, IsEmpty());
+  EXPECT_EQ(snapshot.routes()[1]->timeout, Millis(5'000));
+  EXPECT_THAT(snapshot.routes()[2]->rate_limits, ElementsAre(1u, 0u));
+  EXPECT_EQ(snapshot.routes()[2]->index, 2u);
+  EXPECT_EQ(snapshot.routes()[2]->split_total, 100u);
+  ASSERT_EQ(snapshot.routes()[2]->split.size(), 2u);
+  EXPECT_EQ(snapshot.routes()[2]->split[0].upto, 95u);
+  EXPECT_EQ(snapshot.routes()[2]->split[1].upto, 100u);
+  EXPECT_EQ(snapshot.routes()[2]->split[1].service, 1u);
+}
+
+TEST(CompileSnapshot, BuiltinsAloneCompile) {
+  auto result = CompileWithBuiltins("", BuiltinRateLimit{.max_requests = 5, .window = Millis(1500)});
+  ASSERT_NE(result.snapshot, nullptr);
+  ASSERT_EQ(result.snapshot->builtin_rate_limit(), 0);
+  const RateLimitPolicy& limit = result.snapshot->rate_limits()[0];
+  EXPECT_EQ(limit.requests, 5u);
+  EXPECT_EQ(limit.window, Millis(1500));
+  EXPECT_THAT(limit.keys, ElementsAre(LimitKey::kClientIp, LimitKey::kPath));
+
+  result = CompileWithBuiltins("", std::nullopt);
+  ASSERT_NE(result.snapshot, nullptr);
+  EXPECT_EQ(result.snapshot->builtin_rate_limit(), -1);
+  EXPECT_TRUE(result.snapshot->rate_limits().empty());
+}
+
+TEST(CompileSnapshot, CarriesItsRevision) {
+  auto result = Compile({}, {.epoch = "e1", .revision = 42, .own_service = "gw"});
+  ASSERT_NE(result.snapshot, nullptr);
+  EXPECT_EQ(result.snapshot->epoch(), "e1");
+  EXPECT_EQ(result.snapshot->revision(), 42u);
+}
+
+TEST(Snapshot, RewritesPaths) {
+  struct Case {
+    std::string path, rewrite, request, expected;
+  };
+  for (const Case& c : std::vector<Case>{
+           {"prefix: /svc", "prefix: /", "/svc/a/b", "/a/b"},
+           {"prefix: /svc", "prefix: /", "/svc", "/"},
+           {"prefix: /svc", "prefix: /", "/svc/", "/"},
+           {"prefix: /svc/", "prefix: /", "/svc/a", "/a"},
+           {"prefix: /svc", "prefix: /v2", "/svc", "/v2"},
+           {"prefix: /svc", "prefix: /v2/", "/svc/", "/v2/"},
+           {"prefix: /svc", "prefix: /v2/", "/svc/a", "/v2/a"},
+           {"prefix: /", "prefix: /v2", "/a/", "/v2/a/"},
+           {"prefix: /", "prefix: /v2", "/", "/v2/"},
+           {"prefix: /", "prefix: /", "/", "/"},
+           {"template: '/api/v1/{service}/**'", "prefix: /", "/api/v1/orders/7", "/orders/7"},
+           {"template: '/api/v1'", "prefix: /x", "/api/v1", "/x"},
+           {"template: '/{a}'", "prefix: /x", "/1", "/x/1"},
+           {"template: '/users/{id}/**'", "template: '/v2/users/{id}/**'", "/users/7/posts/", "/v2/users/7/posts/"},
+           {"template: '/users/{id}/**'", "template: '/v2/users/{id}/**'", "/users/7", "/v2/users/7"},
+           {"template: '/api/{service}/**'", "template: '/**'", "/api/orders", "/"},
+           {"template: '/api/{service}/**'", "template: '/**'", "/api/orders/", "/"},
+           {"template: '/api/{service}/**'", "template: '/**'", "/api/orders/a%2Fb/c", "/a%2Fb/c"},
+           {"template: '/{a}/{b}'", "template: '/{b}/{a}/'", "/1/2", "/2/1/"},
+           {"exact: /a", "template: /b/c", "/a", "/b/c"},
+       }) {
+    auto resources = ReadPolicy(std::string(kService) + "{ kind: Route, name: r, match: { path: { " + c.path +
+                                " } }, service: orders, rewrite: { " + c.rewrite + " } }");
+    auto result = Compile(resources);
+    ASSERT_NE(result.snapshot, nullptr) << testing::PrintToString(Texts(result.errors));
+    RouteMatch match;
+    result.snapshot->Match({.method = "GET", .host = "", .path = c.request, .query = "", .fields = {}}, &match);
+    ASSERT_NE(match.route, nullptr) << c.path << " " << c.request;
+    ASSERT_TRUE(match.route->rewrites);
+    std::string out = "GET ";
+    Snapshot::Rewrite(match, c.request, &out);
+    EXPECT_EQ(out, "GET " + c.expected) << c.path << " -> " << c.rewrite << ": " << c.request;
+  }
+}
+
+TEST(Snapshot, RewritesOnlyTheHostWhereOnlyItIsGiven) {
+  auto result =
+      Compile(ReadPolicy(std::string(kService) +
+                         "{ kind: Route, name: r, match: {}, service: orders, rewrite: { host: orders.internal } }"));
+  ASSERT_NE(result.snapshot, nullptr);
+  EXPECT_FALSE(result.snapshot->routes()[0]->rewrites);
+  EXPECT_EQ(result.snapshot->routes()[0]->rewrite_host, "orders.internal");
+}
+
+TEST(ConsulServicePolicy, ReachesWhatIsAllowedAndNotDenied) {
+  auto result = Compile(ReadPolicy(R"(
+kind: Route
+name: api
+match: { path: { template: "/api/{v}/{service}/**" } }
+consul_service: { from: service, allow: ["team-*", "x*y*z", gw, consul], deny: ["*-secret"], tags: [t], template: { timeouts: { connect: 1s } } }
+)"),
+                        {.epoch = "", .revision = 1, .own_service = "gw"});
+  ASSERT_NE(result.snapshot, nullptr) << testing::PrintToString(Texts(result.errors));
+  const RoutePolicy& route = *result.snapshot->routes()[0];
+  ASSERT_NE(route.consul_service, nullptr);
+  EXPECT_EQ(route.consul_service->variable, 1u);
+  EXPECT_TRUE(route.split.empty());
+  EXPECT_EQ(route.consul_service->service.connect_timeout, Millis(1000));
+  EXPECT_TRUE(route.consul_service->service.from_consul);
+  for (std::string_view name : {"team-a", "team-", "Team-a", "xyz", "x1y2z", "xyyzz"}) {
+    EXPECT_TRUE(route.consul_service->Allows(name)) << name;
+  }
+  for (std::string_view name :
+       {"", "team", "a-team-a", "xy", "xzy", "team-a-secret", "TEAM-A-SECRET", "gw", "GW", "consul", "Consul"}) {
+    EXPECT_FALSE(route.consul_service->Allows(name)) << name;
+  }
+}
+
+TEST(ConsulServicePolicy, ReachesNothingUnlessAllowed) {
+  ConsulServicePolicy policy{.variable = 0, .allow = {}, .deny = {}, .own_service = "", .service = {}};
+  EXPECT_FALSE(policy.Allows("orders"));
+  policy.allow = {"*"};
+  EXPECT_TRUE(policy.Allows("orders"));
+  EXPECT_FALSE(policy.Allows("consul"));
+}
+
+}  // namespace
+}  // namespace gateway

@@ -1,0 +1,299 @@
+#include "controlplane/publisher.h"
+
+#include <string>
+#include <vector>
+
+#include "controlplane/grpc_status.h"
+#include "google/rpc/status.pb.h"
+#include "tests/unit/controlplane/testing.h"
+
+namespace gateway::controlplane {
+namespace {
+
+class PublisherTest : public testing::Test {
+ protected:
+  void SetUp() override { Open(); }
+  void Open(std::optional<BuiltinRateLimit> limit = BuiltinRateLimit{}) {
+    publisher_.reset();
+    PublisherOptions options;
+    options.builtins = BuiltinResources(limit);
+    options.publish = [this](std::shared_ptr<const PolicyState> state) { published_.push_back(state->revision); };
+    publisher_ = OpenPublisher(At(dir_.File("gateway.db")), std::move(options));
+    ASSERT_NE(publisher_, nullptr);
+  }
+  absl::StatusOr<v1::ApplyResponse> Apply(std::initializer_list<v1::Resource> resources) {
+    return publisher_->Apply(ApplyOf(resources), "127.0.0.1");
+  }
+  uint64_t revision() const { return publisher_->current()->revision; }
+  bool Has(const std::string& kind, const std::string& name) const {
+    return publisher_->current()->resources->contains({kind, name});
+  }
+  v1::RevisionInfo Newest() { return publisher_->store().RevisionsBefore(0, nullptr, 1)->front(); }
+
+  TempDir dir_;
+  std::vector<uint64_t> published_;
+  std::unique_ptr<Publisher> publisher_;
+};
+
+TEST_F(PublisherTest, TheFirstStartIsRevisionOneByBootstrapWithTheBuiltIns) {
+  EXPECT_EQ(revision(), 1u);
+  EXPECT_EQ(published_, std::vector<uint64_t>{1});
+  EXPECT_EQ(Newest().actor(), "bootstrap");
+  const auto& resources = *publisher_->current()->resources;
+  for (const ResourceKey& key : {ResourceKey{"RateLimit", "default"}, ResourceKey{"CircuitBreaker", "hystrix"},
+                                 ResourceKey{"Defaults", "default"}}) {
+    ASSERT_TRUE(resources.contains(key)) << key.ToString();
+    EXPECT_TRUE(resources.at(key).built_in);
+  }
+  ASSERT_NE(publisher_->current()->snapshot, nullptr);
+  EXPECT_EQ(publisher_->current()->snapshot->revision(), 1u);
+}
+
+TEST_F(PublisherTest, ARestartWithTheSameBootstrapMakesNoRevision) {
+  ASSERT_TRUE(Apply({StaticService("a"), PrefixRoute("a", "a")}).ok());
+  const std::string epoch = publisher_->current()->epoch;
+  Open();
+  EXPECT_EQ(revision(), 2u);
+  EXPECT_EQ(publisher_->current()->epoch, epoch);
+  EXPECT_EQ(publisher_->current()->snapshot->routes().size(), 1u);
+}
+
+TEST_F(PublisherTest, AChangedBootstrapIsARevisionUnlessAnOperatorReplacedTheBuiltIn) {
+  Open(BuiltinRateLimit{5, Millis(1000)});
+  EXPECT_EQ(revision(), 2u);
+  EXPECT_EQ(Newest().actor(), "bootstrap");
+  ASSERT_EQ(Newest().changes_size(), 1);
+  EXPECT_EQ(Newest().changes(0).op(), v1::Change::UPDATED);
+
+  v1::Resource own;
+  own.mutable_rate_limit()->set_name("default");
+  own.mutable_rate_limit()->add_key("client_ip");
+  own.mutable_rate_limit()->mutable_limit()->set_requests(77);
+  own.mutable_rate_limit()->mutable_limit()->mutable_window()->set_seconds(60);
+  ASSERT_TRUE(Apply({own}).ok());
+  EXPECT_FALSE(publisher_->current()->resources->at({"RateLimit", "default"}).built_in);
+  Open(std::nullopt);
+  EXPECT_EQ(revision(), 3u);
+  EXPECT_EQ(publisher_->current()->resources->at({"RateLimit", "default"}).resource->rate_limit().limit().requests(),
+            77u);
+
+  v1::DeleteRequest request;
+  request.set_kind("ratelimit");
+  request.set_name("default");
+  ASSERT_TRUE(publisher_->Delete(request, "127.0.0.1").ok());
+  const ResourceRecord restored = publisher_->current()->resources->at({"RateLimit", "default"});
+  EXPECT_TRUE(restored.built_in);
+  EXPECT_EQ(restored.resource->rate_limit().mode(), v1::RateLimit::DISABLED);
+  EXPECT_EQ(publisher_->Delete(request, "").status().code(), absl::StatusCode::kFailedPrecondition);
+  // Also after a restart, and in history.
+  Open(std::nullopt);
+  EXPECT_EQ(revision(), 4u);
+  EXPECT_TRUE(publisher_->store().SetAt(4)->resources.at({"RateLimit", "default"}).built_in);
+}
+
+TEST_F(PublisherTest, AnApplyIsOneRevisionAndSaysWhatItDid) {
+  auto first = Apply({StaticService("a"), PrefixRoute("r", "a")});
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(first->revision(), 2u);
+  auto second = Apply({StaticService("a"), StaticService("b"), PrefixRoute("r", "b")});
+  ASSERT_TRUE(second.ok()) << second.status();
+  ASSERT_EQ(second->changes_size(), 3);
+  EXPECT_EQ(second->changes(0).op(), v1::Change::UNCHANGED);
+  EXPECT_EQ(second->changes(1).op(), v1::Change::CREATED);
+  EXPECT_EQ(second->changes(2).op(), v1::Change::UPDATED);
+  const ResourceSet& set = *publisher_->current()->resources;
+  EXPECT_EQ(set.at({"Service", "a"}).revision, 2u);
+  EXPECT_EQ(set.at({"Route", "r"}).revision, 3u);
+  EXPECT_EQ(Newest().changes_size(), 2) << "what is unchanged is no part of history";
+  EXPECT_EQ(published_, (std::vector<uint64_t>{1, 2, 3}));
+}
+
+TEST_F(PublisherTest, WhatChangesNothingIsNoRevisionAlsoForABuiltIn) {
+  ASSERT_TRUE(Apply({StaticService("a")}).ok());
+  std::vector<v1::Resource> all;
+  v1::ApplyRequest request;
+  for (const auto& [key, record] : *publisher_->current()->resources) *request.add_resources() = *record.resource;
+  auto again = publisher_->Apply(request, "");
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->revision(), 2u);
+  EXPECT_EQ(revision(), 2u);
+  EXPECT_TRUE(publisher_->current()->resources->at({"Defaults", "default"}).built_in);
+}
+
+TEST_F(PublisherTest, ADryRunStoresNothing) {
+  v1::ApplyRequest request = ApplyOf({StaticService("a")});
+  request.set_dry_run(true);
+  auto done = publisher_->Apply(request, "");
+  ASSERT_TRUE(done.ok());
+  EXPECT_EQ(done->revision(), 1u);
+  EXPECT_EQ(done->changes(0).op(), v1::Change::CREATED);
+  EXPECT_FALSE(Has("Service", "a"));
+  *request.add_resources() = PrefixRoute("r", "nowhere");
+  EXPECT_EQ(publisher_->Apply(request, "").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(PublisherTest, FiveMistakesAreFiveViolationsAndNothingChanges) {
+  v1::Resource bad_address = StaticService("bad-address", "nonsense");
+  v1::Resource bad_name = StaticService("Bad_Name");
+  v1::Resource dangling = PrefixRoute("dangling", "nowhere");
+  v1::Resource bad_prefix = PrefixRoute("bad-prefix", "good");
+  bad_prefix.mutable_route()->mutable_match()->mutable_path()->set_prefix("no-slash");
+  v1::Resource bad_limit;
+  bad_limit.mutable_rate_limit()->set_name("bad-limit");
+  bad_limit.mutable_rate_limit()->mutable_limit()->set_requests(0);
+  bad_limit.mutable_rate_limit()->mutable_limit()->mutable_window()->set_seconds(1);
+  auto done = Apply({StaticService("good"), bad_address, bad_name, dangling, bad_prefix, bad_limit});
+  ASSERT_EQ(done.status().code(), absl::StatusCode::kInvalidArgument);
+  const std::vector<v1::PolicyError> errors = PolicyErrorsOf(done.status());
+  ASSERT_EQ(errors.size(), 5u) << done.status();
+  EXPECT_EQ(revision(), 1u);
+  EXPECT_FALSE(Has("Service", "good"));
+  EXPECT_EQ(published_, std::vector<uint64_t>{1});
+
+  const grpc::Status rich = ToGrpc(done.status());
+  google::rpc::Status details;
+  ASSERT_TRUE(details.ParseFromString(rich.error_details()));
+  google::rpc::BadRequest violations;
+  v1::PolicyErrors typed;
+  ASSERT_TRUE(details.details(0).UnpackTo(&violations));
+  ASSERT_TRUE(details.details(1).UnpackTo(&typed));
+  ASSERT_EQ(violations.field_violations_size(), 5);
+  EXPECT_EQ(typed.errors_size(), 5);
+  bool found = false;
+  for (const auto& violation : violations.field_violations()) {
+    found = found || violation.field() == "Route/dangling: service";
+  }
+  EXPECT_TRUE(found) << violations.DebugString();
+}
+
+TEST_F(PublisherTest, TheEnvelopeIsChecked) {
+  v1::ApplyRequest request = ApplyOf({StaticService("a"), StaticService("a"), v1::Resource()});
+  v1::Resource newer = StaticService("b");
+  newer.service().GetReflection()->MutableUnknownFields(newer.mutable_service())->AddVarint(999, 1);
+  *request.add_resources() = newer;
+  v1::Resource huge = StaticService("c");
+  huge.mutable_service()->set_description(std::string(kResourceBytesMax + 1, 'x'));
+  *request.add_resources() = huge;
+  const absl::Status status = publisher_->Apply(request, "").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  std::string all;
+  for (const v1::PolicyError& error : PolicyErrorsOf(status)) absl::StrAppend(&all, error.message(), "\n");
+  for (const char* said : {"given twice", "holds no resource", "does not know", "at most 524288"}) {
+    EXPECT_NE(all.find(said), std::string::npos) << said << " is not in:\n" << all;
+  }
+  EXPECT_EQ(revision(), 1u);
+
+  v1::ApplyRequest many;
+  for (int i = 0; i <= kApplyResourcesMax; ++i) many.add_resources();
+  EXPECT_EQ(publisher_->Apply(many, "").status().code(), absl::StatusCode::kInvalidArgument);
+  v1::ApplyRequest talkative = ApplyOf({StaticService("a")}, std::string(kActorBytesMax + 1, 'x'));
+  EXPECT_EQ(publisher_->Apply(talkative, "").status().code(), absl::StatusCode::kInvalidArgument);
+  talkative = ApplyOf({StaticService("a")});
+  talkative.mutable_context()->set_comment(std::string(kCommentBytesMax + 1, 'x'));
+  EXPECT_EQ(publisher_->Apply(talkative, "").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(publisher_->Apply(ApplyOf({StaticService("a")}, "bootstrap"), "").status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(PublisherTest, AnOutdatedExpectationIsAConflict) {
+  v1::ApplyRequest request = ApplyOf({StaticService("a")});
+  request.set_expected_revision(1);
+  ASSERT_TRUE(publisher_->Apply(request, "").ok());
+  request = ApplyOf({StaticService("b")});
+  request.set_expected_revision(1);
+  EXPECT_EQ(publisher_->Apply(request, "").status().code(), absl::StatusCode::kAborted);
+  v1::DeleteRequest erase;
+  erase.set_kind("Service");
+  erase.set_name("a");
+  erase.set_expected_revision(1);
+  EXPECT_EQ(publisher_->Delete(erase, "").status().code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(revision(), 2u);
+  EXPECT_EQ(publisher_->counts().conflict, 2u);
+}
+
+TEST_F(PublisherTest, WhatIsReferredToCannotBeDeleted) {
+  ASSERT_TRUE(Apply({StaticService("a"), PrefixRoute("r", "a")}).ok());
+  v1::DeleteRequest request;
+  request.set_kind("service");
+  request.set_name("a");
+  const absl::Status status = publisher_->Delete(request, "").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_EQ(PolicyErrorsOf(status).size(), 1u);
+  EXPECT_EQ(PolicyErrorsOf(status)[0].name(), "r");
+  request.set_kind("Route");
+  request.set_name("r");
+  request.set_dry_run(true);
+  EXPECT_EQ(publisher_->Delete(request, "")->revision(), 2u);
+  EXPECT_TRUE(Has("Route", "r"));
+  request.set_dry_run(false);
+  EXPECT_EQ(publisher_->Delete(request, "")->revision(), 3u);
+  EXPECT_FALSE(Has("Route", "r"));
+  EXPECT_EQ(publisher_->Delete(request, "").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(PublisherTest, ARollbackIsANewRevisionWithTheResourcesOfTheOldOne) {
+  ASSERT_TRUE(Apply({StaticService("a", "127.0.0.1:1"), PrefixRoute("r", "a")}).ok());                      // 2
+  ASSERT_TRUE(Apply({StaticService("a", "127.0.0.1:2"), StaticService("b"), PrefixRoute("r", "b")}).ok());  // 3
+  v1::RollbackRequest request;
+  request.set_revision(2);
+  request.mutable_context()->set_actor("anna");
+  auto done = publisher_->Rollback(request, "10.1.2.3");
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(done->revision(), 4u);
+  EXPECT_EQ(done->changes_size(), 3);
+  EXPECT_FALSE(Has("Service", "b"));
+  EXPECT_EQ(publisher_->current()->resources->at({"Service", "a"}).resource->service().static_(0).address(),
+            "127.0.0.1:1");
+  EXPECT_EQ(Newest().actor(), "anna");
+  EXPECT_EQ(Newest().comment(), "rollback to revision 2");
+  EXPECT_EQ(publisher_->Rollback(request, "")->revision(), 4u) << "nothing to do";
+  request.set_revision(99);
+  EXPECT_EQ(publisher_->Rollback(request, "").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(PublisherTest, ARollbackKeepsTheBuiltInsOfNow) {
+  Open(BuiltinRateLimit{5, Millis(1000)});
+  ASSERT_TRUE(Apply({StaticService("a")}).ok());
+  v1::RollbackRequest request;
+  request.set_revision(1);
+  auto done = publisher_->Rollback(request, "");
+  ASSERT_TRUE(done.ok()) << done.status();
+  ASSERT_EQ(done->changes_size(), 1);
+  EXPECT_EQ(publisher_->current()->resources->at({"RateLimit", "default"}).resource->rate_limit().limit().requests(),
+            5u);
+}
+
+TEST_F(PublisherTest, WithoutAnActorTheCallersAddressStandsInHistory) {
+  v1::ApplyRequest request = ApplyOf({StaticService("a")}, "");
+  ASSERT_TRUE(publisher_->Apply(request, "10.9.8.7").ok());
+  EXPECT_EQ(Newest().actor(), "10.9.8.7");
+}
+
+TEST_F(PublisherTest, AFullDiskLeavesPolicyAsItWas) {
+  publisher_.reset();
+  StoreOptions store = At(dir_.File("small.db"));
+  store.page_count_max = 20;
+  publisher_ = OpenPublisher(store);
+  ASSERT_NE(publisher_, nullptr);
+  v1::ApplyRequest request;
+  for (int i = 0; i < 1000; ++i) *request.add_resources() = StaticService(absl::StrCat("s", i));
+  EXPECT_EQ(publisher_->Apply(request, "").status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(revision(), 1u);
+  EXPECT_EQ(publisher_->counts().failed, 1u);
+  EXPECT_TRUE(Apply({StaticService("fits")}).ok());
+}
+
+TEST(GrpcStatus, DetailsStayWithinWhatAClientTakes) {
+  std::vector<v1::PolicyError> errors(500);
+  for (v1::PolicyError& error : errors) {
+    error.set_kind("Route");
+    error.set_name("a-name-of-some-length");
+    error.set_message("service 'nowhere' is not defined; expected the name of a Service");
+  }
+  const grpc::Status status = ToGrpc(PolicyError("the policy is not valid", errors));
+  EXPECT_LE(status.error_details().size(), kErrorDetailsBytesMax + 256);
+  EXPECT_NE(status.error_message().find("500 mistakes"), std::string::npos) << status.error_message();
+}
+
+}  // namespace
+}  // namespace gateway::controlplane

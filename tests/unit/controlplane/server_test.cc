@@ -1,0 +1,784 @@
+// The whole control plane in this process, on ports of its own, by its gRPC interfaces alone.
+#include "controlplane/server.h"
+
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "gateway/v1/admin.grpc.pb.h"
+#include "gateway/v1/config_stream.grpc.pb.h"
+#include "google/rpc/status.pb.h"
+#include "grpcpp/grpcpp.h"
+#include "tests/unit/controlplane/testing.h"
+
+namespace gateway::controlplane {
+namespace {
+
+using DataPlaneStream = grpc::ClientReaderWriter<v1::DataPlaneMessage, v1::ControlPlaneMessage>;
+
+// A data plane by script: sends what a test says, reads one message at a time.
+class FakeDataPlane {
+ public:
+  FakeDataPlane(uint16_t port, const std::string& name) : name_(name) {
+    // A connection of its own, as of another process.
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    channel_ =
+        grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials(), arguments);
+    context_ = std::make_unique<grpc::ClientContext>();
+    context_->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+    stream_ = v1::ConfigStream::NewStub(channel_)->Connect(context_.get());
+  }
+  ~FakeDataPlane() {
+    context_->TryCancel();
+    if (!finished_) stream_->Finish();
+  }
+
+  v1::Hello HelloMessage() const {
+    v1::Hello hello;
+    hello.set_schema_version(kSchemaVersion);
+    hello.set_name(name_);
+    hello.set_instance_id(name_ + "-1");
+    hello.set_version("test");
+    hello.set_workers(4);
+    return hello;
+  }
+  bool Send(const v1::Hello& hello) {
+    v1::DataPlaneMessage message;
+    *message.mutable_hello() = hello;
+    return stream_->Write(message);
+  }
+  bool Hello() { return Send(HelloMessage()); }
+  bool Send(const v1::DataPlaneMessage& message) { return stream_->Write(message); }
+  std::optional<v1::ControlPlaneMessage> Read() {
+    v1::ControlPlaneMessage message;
+    if (!stream_->Read(&message)) return std::nullopt;
+    return message;
+  }
+  // All chunks of the next policy update, which must be the next thing on the stream.
+  std::vector<v1::PolicyUpdate> ReadPolicy() {
+    std::vector<v1::PolicyUpdate> chunks;
+    do {
+      auto message = Read();
+      if (!message || !message->has_policy()) {
+        ADD_FAILURE() << "no policy update: " << (message ? message->ShortDebugString() : "the stream has ended");
+        return chunks;
+      }
+      EXPECT_LE(message->ByteSizeLong(), kChunkBytesMax);
+      chunks.push_back(message->policy());
+    } while (!chunks.back().last());
+    epoch_ = chunks.back().epoch();
+    return chunks;
+  }
+  bool Ack(uint64_t revision) {
+    v1::DataPlaneMessage message;
+    message.mutable_ack()->set_epoch(epoch_);
+    message.mutable_ack()->set_revision(revision);
+    return stream_->Write(message);
+  }
+  grpc::Status Finish() {
+    finished_ = true;
+    v1::ControlPlaneMessage ignored;
+    while (stream_->Read(&ignored)) {
+    }
+    return stream_->Finish();
+  }
+  DataPlaneStream& stream() { return *stream_; }
+  const std::string& epoch() const { return epoch_; }
+
+ private:
+  const std::string name_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<grpc::ClientContext> context_;
+  std::unique_ptr<DataPlaneStream> stream_;
+  std::string epoch_;
+  bool finished_ = false;
+};
+
+class ServerTest : public testing::Test {
+ protected:
+  void SetUp() override { Start(); }
+  void Start() {
+    config_.mutable_consul()->set_address("");
+    config_.mutable_consul()->set_service_name("api-gateway");
+    v1::ControlPlaneSection* section = config_.mutable_control_plane();
+    section->set_admin_listen("127.0.0.1:0");
+    section->set_stream_listen("127.0.0.1:0");
+    section->set_metrics_port(0);
+    section->set_database(dir_.File("gateway.db"));
+    ControlPlaneOptions options = options_;
+    auto started = ControlPlane::Start(config_, options);
+    ASSERT_TRUE(started.ok()) << started.status();
+    control_plane_ = *std::move(started);
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    admin_ = v1::Admin::NewStub(grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", control_plane_->admin_port()),
+                                                          grpc::InsecureChannelCredentials(), arguments));
+  }
+  FakeDataPlane DataPlane(const std::string& name) { return {control_plane_->stream_port(), name}; }
+  uint64_t MustApply(const v1::ApplyRequest& request) {
+    grpc::ClientContext context;
+    v1::ApplyResponse response;
+    grpc::Status status = admin_->Apply(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response.revision();
+  }
+  uint64_t MustApply(std::initializer_list<v1::Resource> resources) { return MustApply(ApplyOf(resources)); }
+  v1::DataPlaneState StateOf(const std::string& name) {
+    grpc::ClientContext context;
+    v1::ListDataPlanesResponse response;
+    EXPECT_TRUE(admin_->ListDataPlanes(&context, {}, &response).ok());
+    for (const v1::DataPlaneState& state : response.data_planes()) {
+      if (state.name() == name) return state;
+    }
+    return {};
+  }
+  bool Serves(const std::string& name, uint64_t revision) {
+    return Eventually([&] { return StateOf(name).applied_revision() == revision; });
+  }
+
+  TempDir dir_;
+  v1::Bootstrap config_;
+  ControlPlaneOptions options_;
+  std::unique_ptr<ControlPlane> control_plane_;
+  std::unique_ptr<v1::Admin::Stub> admin_;
+};
+
+TEST_F(ServerTest, ADataPlaneIsWelcomedSentPolicyAndCountedOnceItAcks) {
+  MustApply({StaticService("svc"), PrefixRoute("svc", "svc")});
+  FakeDataPlane dp = DataPlane("dp-1");
+  ASSERT_TRUE(dp.Hello());
+  auto welcome = dp.Read();
+  ASSERT_TRUE(welcome && welcome->has_welcome());
+  EXPECT_EQ(welcome->welcome().revision(), 2u);
+  std::vector<v1::PolicyUpdate> update = dp.ReadPolicy();
+  ASSERT_EQ(update.size(), 1u);
+  EXPECT_EQ(update[0].from(), 0u);
+  EXPECT_EQ(update[0].to(), 2u);
+  EXPECT_EQ(update[0].schema_version(), kSchemaVersion);
+  EXPECT_EQ(update[0].epoch(), welcome->welcome().epoch());
+  EXPECT_EQ(update[0].resources_size(), 5);
+  int built_in = 0;
+  for (const auto& resource : update[0].resources()) {
+    built_in += resource.built_in() ? 1 : 0;
+    EXPECT_EQ(resource.version(), resource.built_in() ? 1u : 2u);
+  }
+  EXPECT_EQ(built_in, 3);
+  EXPECT_EQ(StateOf("dp-1").applied_revision(), 0u) << "sent is not served";
+  ASSERT_TRUE(dp.Ack(2));
+  EXPECT_TRUE(Serves("dp-1", 2));
+  EXPECT_TRUE(StateOf("dp-1").connected());
+  EXPECT_EQ(StateOf("dp-1").workers(), 4u);
+}
+
+TEST_F(ServerTest, OneUpdateIsInFlightAndThenTheNewestIsSent) {
+  FakeDataPlane dp = DataPlane("dp-1");
+  ASSERT_TRUE(dp.Hello());
+  ASSERT_TRUE(dp.Read());
+  EXPECT_EQ(dp.ReadPolicy().back().to(), 1u);
+  uint64_t newest = 1;
+  for (int i = 0; i < 20; ++i) newest = MustApply({StaticService(absl::StrCat("s", i))});
+  EXPECT_EQ(control_plane_->hub().counts().updates_sent, 1u) << "something was sent over an update in flight";
+  ASSERT_TRUE(dp.Ack(1));
+  EXPECT_EQ(dp.ReadPolicy().back().to(), newest);
+  ASSERT_TRUE(dp.Ack(newest));
+  EXPECT_TRUE(Serves("dp-1", newest));
+  EXPECT_EQ(control_plane_->hub().counts().updates_sent, 2u);
+}
+
+TEST_F(ServerTest, AnUpdateIsSerialisedOnceForAllStreams) {
+  std::deque<FakeDataPlane> planes;
+  for (int i = 0; i < 10; ++i) {
+    planes.emplace_back(control_plane_->stream_port(), absl::StrCat("dp-", i));
+    ASSERT_TRUE(planes.back().Hello());
+    ASSERT_TRUE(planes.back().Read());
+    EXPECT_EQ(planes.back().ReadPolicy().back().to(), 1u);
+    ASSERT_TRUE(planes.back().Ack(1));
+  }
+  EXPECT_EQ(control_plane_->hub().counts().updates_encoded, 1u);
+  MustApply({StaticService("svc")});
+  for (FakeDataPlane& dp : planes) EXPECT_EQ(dp.ReadPolicy().back().to(), 2u);
+  EXPECT_EQ(control_plane_->hub().counts().updates_encoded, 2u);
+  EXPECT_EQ(control_plane_->hub().counts().updates_sent, 20u);
+}
+
+TEST_F(ServerTest, ALargePolicyComesInChunksOfAtMostAMebibyte) {
+  // Descriptions of 2 KiB: 10,000 services are 20 MB.
+  v1::ApplyRequest request;
+  for (int i = 0; i < 10'000; ++i) {
+    v1::Resource resource = StaticService(absl::StrCat("s", i));
+    resource.mutable_service()->set_description(std::string(2048, 'd'));
+    *request.add_resources() = resource;
+  }
+  ASSERT_EQ(MustApply(request), 2u);
+  FakeDataPlane dp = DataPlane("dp-1");
+  ASSERT_TRUE(dp.Hello());
+  ASSERT_TRUE(dp.Read());
+  std::vector<v1::PolicyUpdate> chunks = dp.ReadPolicy();
+  EXPECT_GE(chunks.size(), 20u);
+  int resources = 0;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    EXPECT_EQ(chunks[i].chunk(), i);
+    EXPECT_EQ(chunks[i].to(), 2u);
+    EXPECT_EQ(chunks[i].last(), i + 1 == chunks.size());
+    resources += chunks[i].resources_size();
+  }
+  EXPECT_EQ(resources, 10'003);
+  ASSERT_TRUE(dp.Ack(2));
+  EXPECT_TRUE(Serves("dp-1", 2));
+}
+
+TEST_F(ServerTest, ARejectionIsRememberedAndTheNextRevisionSent) {
+  FakeDataPlane dp = DataPlane("dp-1");
+  ASSERT_TRUE(dp.Hello());
+  ASSERT_TRUE(dp.Read());
+  dp.ReadPolicy();
+  ASSERT_TRUE(dp.Ack(1));
+  MustApply({StaticService("svc")});
+  dp.ReadPolicy();
+  v1::DataPlaneMessage message;
+  message.mutable_nack()->set_epoch(dp.epoch());
+  message.mutable_nack()->set_revision(2);
+  message.mutable_nack()->set_applied_revision(1);
+  v1::Rejection* rejection = message.mutable_nack()->add_rejections();
+  rejection->set_kind("Service");
+  rejection->set_name("svc");
+  rejection->set_reason("no such thing");
+  ASSERT_TRUE(dp.Send(message));
+  ASSERT_TRUE(Eventually([&] { return StateOf("dp-1").rejected_revision() == 2; }));
+  v1::DataPlaneState state = StateOf("dp-1");
+  EXPECT_EQ(state.applied_revision(), 1u);
+  ASSERT_EQ(state.rejections_size(), 1);
+  EXPECT_EQ(state.rejections(0).reason(), "no such thing");
+
+  MustApply({StaticService("svc", "127.0.0.1:2")});
+  EXPECT_EQ(dp.ReadPolicy().back().to(), 3u);
+  ASSERT_TRUE(dp.Ack(3));
+  EXPECT_TRUE(Serves("dp-1", 3));
+  EXPECT_EQ(StateOf("dp-1").rejections_size(), 0);
+  EXPECT_EQ(StateOf("dp-1").rejected_revision(), 0u);
+}
+
+TEST_F(ServerTest, AStreamOfTheSameNameTakesTheOldOnesPlace) {
+  FakeDataPlane first = DataPlane("dp-1");
+  ASSERT_TRUE(first.Hello());
+  ASSERT_TRUE(first.Read());
+  first.ReadPolicy();
+  FakeDataPlane second = DataPlane("dp-1");
+  ASSERT_TRUE(second.Hello());
+  ASSERT_TRUE(second.Read());
+  second.ReadPolicy();
+  EXPECT_EQ(first.Finish().error_code(), grpc::StatusCode::ABORTED);
+  ASSERT_TRUE(second.Ack(1));
+  EXPECT_TRUE(Serves("dp-1", 1));
+  EXPECT_TRUE(StateOf("dp-1").connected());
+  EXPECT_EQ(control_plane_->hub().counts().known, 1u);
+}
+
+TEST_F(ServerTest, WhatADataPlaneServesAlreadyIsNotSentAgain) {
+  {
+    FakeDataPlane dp = DataPlane("dp-1");
+    ASSERT_TRUE(dp.Hello());
+    ASSERT_TRUE(dp.Read());
+    dp.ReadPolicy();
+    ASSERT_TRUE(dp.Ack(1));
+    ASSERT_TRUE(Serves("dp-1", 1));
+  }
+  ASSERT_TRUE(Eventually([&] { return !StateOf("dp-1").connected(); }));
+  EXPECT_EQ(StateOf("dp-1").applied_revision(), 1u) << "gone, but remembered";
+  FakeDataPlane dp = DataPlane("dp-1");
+  v1::Hello hello = dp.HelloMessage();
+  hello.set_epoch(control_plane_->publisher().current()->epoch);
+  hello.set_revision(1);
+  ASSERT_TRUE(dp.Send(hello));
+  ASSERT_TRUE(dp.Read());
+  ASSERT_TRUE(Eventually([&] { return StateOf("dp-1").connected(); }));
+  EXPECT_EQ(StateOf("dp-1").applied_revision(), 1u) << "counts without an ack";
+  MustApply({StaticService("svc")});
+  EXPECT_EQ(dp.ReadPolicy().back().to(), 2u) << "the first update is the next revision";
+}
+
+TEST_F(ServerTest, ARevisionOfAnotherEpochSaysNothing) {
+  FakeDataPlane dp = DataPlane("dp-1");
+  v1::Hello hello = dp.HelloMessage();
+  hello.set_epoch("another");
+  hello.set_revision(1);
+  ASSERT_TRUE(dp.Send(hello));
+  ASSERT_TRUE(dp.Read());
+  EXPECT_EQ(dp.ReadPolicy().back().to(), 1u);
+  EXPECT_EQ(StateOf("dp-1").applied_revision(), 0u);
+}
+
+TEST_F(ServerTest, ADataPlaneThatIsTooOldIsSentNothingAndShownWithTheReason) {
+  FakeDataPlane dp = DataPlane("old");
+  v1::Hello hello = dp.HelloMessage();
+  hello.set_schema_version(kSchemaVersion - 1);
+  ASSERT_TRUE(dp.Send(hello));
+  auto welcome = dp.Read();
+  ASSERT_TRUE(welcome && welcome->has_welcome());
+  MustApply({StaticService("svc")});
+  ASSERT_EQ(StateOf("old").rejections_size(), 1);
+  EXPECT_TRUE(absl::StrContains(StateOf("old").rejections(0).reason(), "schema version"));
+  EXPECT_EQ(StateOf("old").rejected_revision(), 2u);
+  EXPECT_EQ(control_plane_->hub().counts().updates_sent, 0u);
+}
+
+TEST_F(ServerTest, WhatIsNotInTheProtocolEndsTheStreamWithAReason) {
+  struct Case {
+    const char* what;
+    std::function<void(FakeDataPlane&)> act;
+  };
+  const std::vector<Case> cases = {
+      {"must be a hello", [](FakeDataPlane& dp) { dp.Ack(1); }},
+      {"hello.name",
+       [](FakeDataPlane& dp) {
+         v1::Hello hello = dp.HelloMessage();
+         hello.set_name("has a space");
+         dp.Send(hello);
+       }},
+      {"hello.advertise",
+       [](FakeDataPlane& dp) {
+         v1::Hello hello = dp.HelloMessage();
+         hello.set_advertise("nonsense");
+         dp.Send(hello);
+       }},
+      {"second hello",
+       [](FakeDataPlane& dp) {
+         dp.Hello();
+         dp.Hello();
+       }},
+      {"not in flight",
+       [](FakeDataPlane& dp) {
+         dp.Hello();
+         dp.Read();
+         dp.ReadPolicy();
+         dp.Ack(7);
+       }},
+      {"not know",
+       [](FakeDataPlane& dp) {
+         dp.Hello();
+         dp.Send(v1::DataPlaneMessage());
+       }},
+      {"either",
+       [](FakeDataPlane& dp) {
+         dp.Hello();
+         v1::DataPlaneMessage message;
+         message.mutable_ack();
+         dp.Send(message);
+       }},
+  };
+  for (const Case& c : cases) {
+    FakeDataPlane dp = DataPlane("dp-1");
+    c.act(dp);
+    const grpc::Status status = dp.Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << c.what << ": " << status.error_message();
+    EXPECT_TRUE(absl::StrContains(status.error_message(), c.what)) << status.error_message();
+  }
+}
+
+class LimitedServerTest : public ServerTest {
+ protected:
+  void SetUp() override {
+    options_.config.streams_max = 2;
+    options_.config.hello_wait = absl::Milliseconds(200);
+    options_.config.registered = [this](const RegisteredInstance& instance) {
+      std::lock_guard lock(mu_);
+      registered_.push_back(
+          absl::StrCat(instance.name, "@", instance.host, ":", instance.port, "/", instance.health_port));
+    };
+    options_.config.said_goodbye = [this](const std::string& name) {
+      std::lock_guard lock(mu_);
+      gone_.push_back(name);
+    };
+    Start();
+  }
+  std::vector<std::string> registered() {
+    std::lock_guard lock(mu_);
+    return registered_;
+  }
+  std::vector<std::string> gone() {
+    std::lock_guard lock(mu_);
+    return gone_;
+  }
+  std::mutex mu_;
+  std::vector<std::string> registered_, gone_;
+};
+
+TEST_F(LimitedServerTest, StreamsAreBounded) {
+  FakeDataPlane a = DataPlane("a"), b = DataPlane("b");
+  ASSERT_TRUE(a.Hello() && a.Read() && b.Hello() && b.Read());
+  FakeDataPlane c = DataPlane("c");
+  EXPECT_EQ(c.Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(LimitedServerTest, AStreamWithoutAHelloIsEnded) {
+  FakeDataPlane silent = DataPlane("silent");
+  EXPECT_EQ(silent.Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+}
+
+TEST_F(LimitedServerTest, AGoodbyeDeregistersAndALostStreamDoesNot) {
+  {
+    FakeDataPlane dp = DataPlane("lost");
+    v1::Hello hello = dp.HelloMessage();
+    hello.set_advertise(":8080");
+    hello.set_health_port(9090);
+    ASSERT_TRUE(dp.Send(hello));
+    ASSERT_TRUE(dp.Read());
+  }
+  ASSERT_TRUE(Eventually([&] { return !StateOf("lost").connected(); }));
+  FakeDataPlane dp = DataPlane("polite");
+  v1::Hello hello = dp.HelloMessage();
+  hello.set_advertise("10.0.0.5:8080");
+  ASSERT_TRUE(dp.Send(hello));
+  ASSERT_TRUE(dp.Read());
+  v1::DataPlaneMessage goodbye;
+  goodbye.mutable_goodbye()->set_reason("the end");
+  ASSERT_TRUE(dp.Send(goodbye));
+  dp.stream().WritesDone();
+  EXPECT_TRUE(dp.Finish().ok());
+  EXPECT_EQ(registered(), (std::vector<std::string>{"lost@127.0.0.1:8080/9090", "polite@10.0.0.5:8080/8080"}));
+  EXPECT_EQ(gone(), std::vector<std::string>{"polite"});
+}
+
+TEST_F(ServerTest, FiveMistakesComeAsFiveViolationsOverGrpc) {
+  grpc::ClientContext context;
+  v1::ApplyResponse response;
+  v1::ApplyRequest request =
+      ApplyOf({StaticService("good"), StaticService("bad-address", "nonsense"), StaticService("Bad_Name"),
+               PrefixRoute("one", "nowhere"), PrefixRoute("two", "nowhere"), PrefixRoute("three", "nowhere")});
+  grpc::Status status = admin_->Apply(&context, request, &response);
+  ASSERT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  google::rpc::Status rich;
+  ASSERT_TRUE(rich.ParseFromString(status.error_details()));
+  google::rpc::BadRequest violations;
+  ASSERT_TRUE(rich.details(0).UnpackTo(&violations));
+  EXPECT_EQ(violations.field_violations_size(), 5) << violations.DebugString();
+  EXPECT_EQ(control_plane_->publisher().current()->revision, 1u);
+}
+
+TEST_F(ServerTest, HundredsOfMistakesStillReachAClientWithDefaultLimits) {
+  v1::ApplyRequest request;
+  for (int i = 0; i < 500; ++i) *request.add_resources() = PrefixRoute(absl::StrCat("route-", i), "nowhere");
+  grpc::ClientContext context;
+  v1::ApplyResponse response;
+  grpc::Status status = admin_->Apply(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+  EXPECT_TRUE(absl::StrContains(status.error_message(), "500 mistakes")) << status.error_message();
+}
+
+TEST_F(ServerTest, ListsComeInPagesAndAChangeBetweenThemIsAConflict) {
+  v1::ApplyRequest many;
+  for (int i = 0; i < 25; ++i) {
+    v1::Resource resource = StaticService(absl::StrCat("s", 10 + i));
+    (*resource.mutable_service()->mutable_labels())["half"] = i % 2 == 0 ? "even" : "odd";
+    *many.add_resources() = resource;
+  }
+  MustApply(many);
+  auto list = [&](v1::ListRequest request, v1::ListResponse* response) {
+    grpc::ClientContext context;
+    return admin_->List(&context, request, response);
+  };
+  v1::ListRequest request;
+  request.set_kind("services");
+  request.set_page_size(10);
+  std::vector<std::string> names;
+  int pages = 0;
+  do {
+    v1::ListResponse response;
+    grpc::Status status = list(request, &response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    for (const auto& stored : response.resources()) names.push_back(stored.resource().service().name());
+    request.set_page_token(response.next_page_token());
+    ++pages;
+  } while (!request.page_token().empty());
+  EXPECT_EQ(pages, 3);
+  EXPECT_EQ(names.size(), 25u);
+  EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
+
+  v1::ListResponse response;
+  ASSERT_TRUE(list(request, &response).ok());
+  request.set_page_token(response.next_page_token());
+  v1::ListRequest other = request;
+  other.set_kind("Route");
+  v1::ListResponse ignored;
+  EXPECT_EQ(list(other, &ignored).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  MustApply({StaticService("another")});
+  EXPECT_EQ(list(request, &ignored).error_code(), grpc::StatusCode::ABORTED);
+  other = v1::ListRequest();
+  other.set_page_token("garbage");
+  EXPECT_EQ(list(other, &ignored).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  other = v1::ListRequest();
+  other.set_page_size(5001);
+  EXPECT_EQ(list(other, &ignored).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+
+  other = v1::ListRequest();
+  (*other.mutable_labels())["half"] = "odd";
+  v1::ListResponse odd;
+  ASSERT_TRUE(list(other, &odd).ok());
+  EXPECT_EQ(odd.resources_size(), 12);
+  v1::ListResponse all;
+  ASSERT_TRUE(list(v1::ListRequest(), &all).ok());
+  EXPECT_EQ(all.resources_size(), 29);
+}
+
+TEST_F(ServerTest, GetHistoryAndOldRevisionsTellTheSameStory) {
+  MustApply({StaticService("a", "127.0.0.1:1")});
+  MustApply({StaticService("a", "127.0.0.1:2")});
+  MustApply({StaticService("b")});
+  {
+    grpc::ClientContext context;
+    v1::GetRequest request;
+    request.set_kind("SERVICE");
+    request.set_name("a");
+    v1::GetResponse response;
+    ASSERT_TRUE(admin_->Get(&context, request, &response).ok());
+    EXPECT_EQ(response.resource().revision(), 3u);
+    EXPECT_EQ(response.revision(), 4u);
+  }
+  {
+    grpc::ClientContext context;
+    v1::GetRequest request;
+    request.set_kind("Service");
+    request.set_name("zzz");
+    v1::GetResponse response;
+    EXPECT_EQ(admin_->Get(&context, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+  }
+  v1::HistoryRequest history;
+  history.set_page_size(3);
+  std::vector<uint64_t> revisions;
+  do {
+    grpc::ClientContext context;
+    v1::HistoryResponse response;
+    ASSERT_TRUE(admin_->History(&context, history, &response).ok());
+    for (const auto& info : response.revisions()) revisions.push_back(info.revision());
+    history.set_page_token(response.next_page_token());
+  } while (!history.page_token().empty());
+  EXPECT_EQ(revisions, (std::vector<uint64_t>{4, 3, 2, 1}));
+  {
+    grpc::ClientContext context;
+    v1::HistoryRequest of_a;
+    of_a.set_kind("Service");
+    of_a.set_name("a");
+    v1::HistoryResponse response;
+    ASSERT_TRUE(admin_->History(&context, of_a, &response).ok());
+    ASSERT_EQ(response.revisions_size(), 2);
+    EXPECT_EQ(response.revisions(0).revision(), 3u);
+    EXPECT_EQ(response.revisions(0).actor(), "tester");
+    EXPECT_TRUE(response.next_page_token().empty());
+  }
+  {
+    grpc::ClientContext context;
+    v1::GetRevisionRequest request;
+    request.set_revision(2);
+    v1::GetRevisionResponse response;
+    ASSERT_TRUE(admin_->GetRevision(&context, request, &response).ok());
+    EXPECT_EQ(response.info().revision(), 2u);
+    ASSERT_EQ(response.resources_size(), 4);
+    bool found = false;
+    for (const auto& stored : response.resources()) {
+      if (stored.resource().service().name() == "a") {
+        found = stored.resource().service().static_(0).address() == "127.0.0.1:1";
+      }
+    }
+    EXPECT_TRUE(found);
+  }
+}
+
+TEST_F(ServerTest, AWatchTellsEveryRevisionInOrder) {
+  MustApply({StaticService("s0")});
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  v1::WatchRequest request;
+  request.set_after_revision(1);
+  auto reader = admin_->Watch(&context, request);
+  v1::WatchResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.revision().revision(), 2u);
+  std::thread writer([&] {
+    for (int i = 1; i <= 100; ++i) MustApply({StaticService(absl::StrCat("s", i))});
+  });
+  for (uint64_t expected = 3; expected <= 102; ++expected) {
+    ASSERT_TRUE(reader->Read(&response));
+    ASSERT_EQ(response.revision().revision(), expected);
+    ASSERT_EQ(response.revision().changes_size(), 1);
+  }
+  writer.join();
+  context.TryCancel();
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+
+  grpc::ClientContext ahead;
+  request.set_after_revision(1000);
+  auto refused = admin_->Watch(&ahead, request);
+  EXPECT_FALSE(refused->Read(&response));
+  EXPECT_EQ(refused->Finish().error_code(), grpc::StatusCode::OUT_OF_RANGE);
+}
+
+TEST_F(ServerTest, ARolloutWaitsForEveryDataPlaneThatIsConnected) {
+  FakeDataPlane a = DataPlane("a"), b = DataPlane("b");
+  for (FakeDataPlane* dp : {&a, &b}) {
+    ASSERT_TRUE(dp->Hello() && dp->Read());
+    dp->ReadPolicy();
+    ASSERT_TRUE(dp->Ack(1));
+  }
+  ASSERT_TRUE(Serves("a", 1) && Serves("b", 1));
+  const uint64_t revision = MustApply({StaticService("svc")});
+  a.ReadPolicy();
+  b.ReadPolicy();
+
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  v1::RolloutRequest request;
+  request.set_revision(revision);
+  request.set_wait(true);
+  auto reader = admin_->Rollout(&context, request);
+  v1::RolloutResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.data_planes(), 2u);
+  EXPECT_EQ(response.serving(), 0u);
+  EXPECT_FALSE(response.done());
+  EXPECT_EQ(response.pending_size(), 2);
+  ASSERT_TRUE(a.Ack(revision));
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.serving(), 1u);
+  EXPECT_FALSE(response.done());
+  ASSERT_TRUE(b.Ack(revision));
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_TRUE(response.done());
+  EXPECT_EQ(response.workers_serving(), 8u);
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_TRUE(reader->Finish().ok());
+
+  // An older one is served by whoever serves a later one; one that never was is not.
+  grpc::ClientContext older;
+  request.set_revision(1);
+  auto done = admin_->Rollout(&older, request);
+  ASSERT_TRUE(done->Read(&response));
+  EXPECT_TRUE(response.done());
+  grpc::ClientContext never;
+  request.set_revision(99);
+  auto refused = admin_->Rollout(&never, request);
+  EXPECT_FALSE(refused->Read(&response));
+  EXPECT_EQ(refused->Finish().error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(ServerTest, EndpointsOfAStaticServiceAreThoseWrittenDown) {
+  v1::Resource service = StaticService("svc", "[::1]:9000");
+  service.mutable_service()->mutable_static_(0)->set_weight(3);
+  MustApply({service});
+  grpc::ClientContext context;
+  v1::ListEndpointsRequest request;
+  request.set_service("svc");
+  v1::ListEndpointsResponse response;
+  ASSERT_TRUE(admin_->ListEndpoints(&context, request, &response).ok());
+  ASSERT_EQ(response.sets_size(), 1);
+  const v1::Instance& instance = response.sets(0).instances(0);
+  EXPECT_EQ(instance.address(), "::1");
+  EXPECT_EQ(instance.port(), 9000u);
+  EXPECT_EQ(instance.weight(), 3u);
+  grpc::ClientContext unknown;
+  request.set_service("nobody");
+  EXPECT_EQ(admin_->ListEndpoints(&unknown, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(ServerTest, ChangesOfEndpointsTravelAsDeltasUnderTheirOwnCounter) {
+  auto set = [](const std::string& name, uint32_t port) {
+    auto made = std::make_shared<v1::EndpointSet>();
+    made->mutable_key()->set_service(name);
+    made->set_state(v1::EndpointSet::KNOWN);
+    made->add_instances()->set_port(port);
+    return std::shared_ptr<const v1::EndpointSet>(made);
+  };
+  auto first = std::make_shared<EndpointCatalog>();
+  first->version = 1;
+  first->catalog_known = true;
+  first->sets = {{{"", "a"}, set("a", 1)}, {{"", "b"}, set("b", 1)}, {{"", "c"}, set("c", 1)}};
+  control_plane_->hub().PublishEndpoints(first);
+
+  FakeDataPlane dp = DataPlane("dp-1");
+  ASSERT_TRUE(dp.Hello() && dp.Read());
+  auto full = dp.Read();
+  ASSERT_TRUE(full && full->has_endpoints()) << "endpoints come before the policy that needs them";
+  EXPECT_EQ(full->endpoints().from(), 0u);
+  EXPECT_EQ(full->endpoints().sets_size(), 3);
+  EXPECT_TRUE(full->endpoints().catalog_known());
+  dp.ReadPolicy();
+  auto ack = [&](uint64_t version) {
+    v1::DataPlaneMessage message;
+    message.mutable_ack()->set_endpoints_epoch(full->endpoints().endpoints_epoch());
+    message.mutable_ack()->set_endpoints_version(version);
+    return dp.Send(message);
+  };
+  ASSERT_TRUE(ack(1));
+  ASSERT_TRUE(Eventually([&] { return StateOf("dp-1").applied_endpoints_version() == 1; }));
+
+  auto second = std::make_shared<EndpointCatalog>(*first);
+  second->version = 2;
+  second->sets[{"", "b"}] = set("b", 2);
+  second->sets.erase({"", "c"});
+  control_plane_->hub().PublishEndpoints(second);
+  auto delta = dp.Read();
+  ASSERT_TRUE(delta && delta->has_endpoints());
+  EXPECT_EQ(delta->endpoints().from(), 1u);
+  EXPECT_EQ(delta->endpoints().to(), 2u);
+  ASSERT_EQ(delta->endpoints().sets_size(), 1);
+  EXPECT_EQ(delta->endpoints().sets(0).key().service(), "b");
+  ASSERT_EQ(delta->endpoints().removed_size(), 1);
+  EXPECT_EQ(delta->endpoints().removed(0).service(), "c");
+
+  // Two more while that one is in flight: the newest, and whole, because the step between was never sent.
+  for (uint64_t version : {3, 4}) {
+    auto next = std::make_shared<EndpointCatalog>(*second);
+    next->version = version;
+    next->sets[{"", "a"}] = set("a", static_cast<uint32_t>(version));
+    control_plane_->hub().PublishEndpoints(next);
+  }
+  ASSERT_TRUE(ack(2));
+  auto jump = dp.Read();
+  ASSERT_TRUE(jump && jump->has_endpoints());
+  EXPECT_EQ(jump->endpoints().from(), 0u);
+  EXPECT_EQ(jump->endpoints().to(), 4u);
+  EXPECT_EQ(jump->endpoints().sets_size(), 2);
+}
+
+TEST_F(ServerTest, ARestartKeepsPolicyAndEpochAndEndsStreamsPolitely) {
+  MustApply({StaticService("svc")});
+  const std::string epoch = control_plane_->publisher().current()->epoch;
+  FakeDataPlane dp = DataPlane("dp-1");
+  ASSERT_TRUE(dp.Hello() && dp.Read());
+  grpc::ClientContext watch_context;
+  auto watch = admin_->Watch(&watch_context, v1::WatchRequest());
+  const absl::Time begun = absl::Now();
+  control_plane_->Stop(std::chrono::milliseconds(1500));
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(2.5));
+  EXPECT_EQ(dp.Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  v1::WatchResponse response;
+  EXPECT_FALSE(watch->Read(&response));
+  EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  control_plane_.reset();
+  Start();
+  EXPECT_EQ(control_plane_->publisher().current()->epoch, epoch);
+  EXPECT_EQ(control_plane_->publisher().current()->revision, 2u);
+}
+
+TEST_F(ServerTest, AStartThatCannotBeSaysWhyInOneLine) {
+  v1::Bootstrap second = config_;
+  second.mutable_control_plane()->set_database(dir_.File("second.db"));
+  second.mutable_control_plane()->set_admin_listen(absl::StrCat("127.0.0.1:", control_plane_->admin_port()));
+  absl::Status status = ControlPlane::Start(second).status();
+  EXPECT_TRUE(absl::StrContains(status.message(), "control_plane.admin_listen")) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), "in use")) << status;
+
+  ControlPlaneOptions impatient;
+  impatient.store.lock_wait = std::chrono::milliseconds(20);
+  status = ControlPlane::Start(config_, impatient).status();
+  EXPECT_TRUE(absl::StrContains(status.message(), "in use by another control plane")) << status;
+
+  second = config_;
+  second.mutable_control_plane()->set_stream_listen("0.0.0.0:0");
+  status = ControlPlane::Start(second).status();
+  EXPECT_TRUE(absl::StrContains(status.message(), "insecure")) << status;
+}
+
+}  // namespace
+}  // namespace gateway::controlplane

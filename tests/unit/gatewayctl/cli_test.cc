@@ -1,0 +1,693 @@
+// gatewayctl as people run it, against a server that answers by script.
+#include "tools/gatewayctl/cli.h"
+
+#include <iostream>
+#include <map>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "common/codec.h"
+#include "common/resource.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/fixtures/temp_dir.h"
+#include "tests/unit/gatewayctl/scripted_admin.h"
+#include "tools/gatewayctl/exit_code.h"
+
+namespace gateway::ctl {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+constexpr char kService[] = "kind: Service\nname: svc\nstatic:\n  - address: 127.0.0.1:18081\n";
+constexpr char kRoute[] =
+    "kind: Route\nname: orders\nlabels: { team: a }\nmatch: { path: { prefix: /o } }\nservice: svc\n";
+
+struct Ended {
+  int code;
+  std::string out, err;
+};
+
+class Gatewayctl : public ::testing::Test {
+ protected:
+  Ended RunAt(const std::string& server, std::vector<std::string> arguments) {
+    std::ostringstream out, err;
+    const Terminal terminal{.out = &out,
+                            .err = &err,
+                            .out_is_terminal = out_is_terminal_,
+                            .environment =
+                                [&](const std::string& name) {
+                                  const auto found = environment_.find(name);
+                                  return found == environment_.end() ? std::nullopt : std::optional(found->second);
+                                },
+                            .now = [] { return absl::FromUnixSeconds(1'700'000'180); },
+                            .actor = "ana@desk"};
+    if (!server.empty()) environment_["GATEWAY_SERVER"] = server;
+    const int code = RunCommandLine(arguments, terminal);
+    return {code, out.str(), err.str()};
+  }
+  Ended Ctl(std::vector<std::string> arguments) { return RunAt(admin_.address(), std::move(arguments)); }
+
+  // Apply answers that everything in the request was created, as `revision`.
+  void AcceptEverything(uint64_t revision) {
+    admin_.apply = [this, revision](const v1::ApplyRequest& request, v1::ApplyResponse* response) {
+      applied_.push_back(request);
+      response->set_revision(revision);
+      for (const v1::Resource& resource : request.resources()) {
+        v1::Change* change = response->add_changes();
+        change->set_op(v1::Change::CREATED);
+        change->set_kind(KeyOf(resource).kind);
+        change->set_name(KeyOf(resource).name);
+      }
+      return grpc::Status::OK;
+    };
+  }
+
+  static v1::RolloutResponse Serving(uint32_t serving, uint32_t of, uint32_t workers, bool done) {
+    v1::RolloutResponse response;
+    response.set_revision(7);
+    response.set_serving(serving);
+    response.set_data_planes(of);
+    response.set_workers_serving(workers);
+    response.set_done(done);
+    response.mutable_elapsed()->set_nanos(9'400'000);
+    return response;
+  }
+
+  fixtures::TempDir dir_;
+  ScriptedAdmin admin_;
+  std::map<std::string, std::string> environment_;
+  bool out_is_terminal_ = false;
+  std::vector<v1::ApplyRequest> applied_;
+};
+
+TEST_F(Gatewayctl, ApplySaysWhatChangedAndTheRevision) {
+  AcceptEverything(7);
+  const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", absl::StrCat(kService, "---\n", kRoute)), "--comment",
+                         "why", "--expect-revision", "6"});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_EQ(run.out, "Service/svc created\nRoute/orders created\nrevision 7\n");
+  EXPECT_EQ(run.err, "");
+  ASSERT_EQ(applied_.size(), 1u);
+  EXPECT_EQ(applied_[0].context().actor(), "ana@desk");
+  EXPECT_EQ(applied_[0].context().comment(), "why");
+  EXPECT_EQ(applied_[0].expected_revision(), 6u);
+  EXPECT_FALSE(applied_[0].dry_run());
+}
+
+TEST_F(Gatewayctl, ApplyTakesSeveralFilesFoldersAndStandardInput) {
+  AcceptEverything(7);
+  dir_.Write("folder/b.yaml", "kind: RateLimit\nname: b\nlimit: { requests: 1, window: 1s }\n");
+  std::istringstream input(kRoute);
+  std::streambuf* const before = std::cin.rdbuf(input.rdbuf());
+  const Ended run =
+      Ctl({"apply", "-f", dir_.Write("a.yaml", kService), "-f", dir_.File("folder"), "-f", "-", "--dry-run"});
+  std::cin.rdbuf(before);
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_EQ(run.out,
+            "Service/svc created\nRateLimit/b created\nRoute/orders created\n"
+            "revision 7 (dry run: nothing was stored)\n");
+  ASSERT_EQ(applied_.size(), 1u);
+  EXPECT_TRUE(applied_[0].dry_run());
+}
+
+TEST_F(Gatewayctl, ApplyPrintsWarningsBesideTheOutput) {
+  admin_.apply = [](const v1::ApplyRequest&, v1::ApplyResponse* response) {
+    response->set_revision(3);
+    response->add_warnings("Route/orders can never match");
+    return grpc::Status::OK;
+  };
+  const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", kRoute)});
+  EXPECT_EQ(run.out, "revision 3\n");
+  EXPECT_EQ(run.err, "warning: Route/orders can never match\n");
+}
+
+TEST_F(Gatewayctl, MistakesOfTheServerStandWhereTheyAreInTheFile) {
+  admin_.apply = [](const v1::ApplyRequest&, v1::ApplyResponse*) {
+    return InvalidPolicy({{"Route", "orders", "split[1].service", "Service 'x' is not defined"},
+                          {"Route", "orders", "rewrite.template", "goes with a template"},
+                          {"Route", "elsewhere", "service", "Service 'svc' would be gone"}});
+  };
+  const std::string file = dir_.Write("a.yaml",
+                                      "# a comment\n"
+                                      "kind: Route\n"
+                                      "name: orders\n"
+                                      "match: { path: { prefix: /o } }\n"
+                                      "split:\n"
+                                      "  - { service: a }\n"
+                                      "  - { service: x }\n"
+                                      "rewrite:\n"
+                                      "  prefix: /\n");
+  const Ended run = Ctl({"apply", "-f", file});
+  EXPECT_EQ(run.code, kInvalidPolicy);
+  EXPECT_EQ(run.out, "");
+  const std::vector<std::string> lines = absl::StrSplit(run.err, '\n', absl::SkipEmpty());
+  ASSERT_EQ(lines.size(), 4u) << run.err;
+  EXPECT_THAT(lines[0], ::testing::StartsWith(file + ":7:"));
+  EXPECT_THAT(lines[0], HasSubstr("Route/orders: split[1].service: Service 'x' is not defined"));
+  EXPECT_THAT(lines[1], ::testing::StartsWith(file + ":8:")) << "the nearest parent that is written";
+  EXPECT_THAT(lines[2], ::testing::EndsWith("Route/elsewhere: service: Service 'svc' would be gone"));
+  EXPECT_EQ(lines[3], "gatewayctl: the policy is invalid: 3 mistakes; nothing was changed");
+}
+
+// Mistakes that this program finds and those that only the server can find come in one go, and none of them twice.
+TEST_F(Gatewayctl, MistakesOfBothSidesComeAtOnce) {
+  admin_.apply = [this](const v1::ApplyRequest& request, v1::ApplyResponse*) {
+    applied_.push_back(request);
+    return InvalidPolicy({{"Service", "svc", "timeouts.connect", "is out of range"},
+                          {"Route", "orders", "service", "Service 'nobody' is not defined"}});
+  };
+  const Ended run = Ctl({"apply", "-f",
+                         dir_.Write("a.yaml",
+                                    "kind: Service\nname: svc\nstatic: [{ address: \"h:1\" }]\n"
+                                    "timeouts: { connect: never }\nload_balancr: { policy: random }\n---\n"
+                                    "kind: Route\nname: orders\nmatch: {}\nservice: nobody\n")});
+  EXPECT_EQ(run.code, kInvalidPolicy);
+  EXPECT_THAT(run.err, HasSubstr("timeouts.connect"));
+  EXPECT_THAT(run.err, Not(HasSubstr("is out of range")));
+  EXPECT_THAT(run.err, HasSubstr("load_balancer"));
+  EXPECT_THAT(run.err, HasSubstr("Service 'nobody' is not defined"));
+  EXPECT_THAT(run.err, HasSubstr("3 mistakes"));
+  ASSERT_EQ(applied_.size(), 1u);
+  EXPECT_TRUE(applied_[0].dry_run()) << "a policy with a known mistake must never be stored";
+}
+
+TEST_F(Gatewayctl, LocalMistakesAreToldWithoutAServer) {
+  admin_.Stop();
+  const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", "kind: Route\nname: orders\nservce: svc\n")});
+  EXPECT_EQ(run.code, kInvalidPolicy);
+  EXPECT_THAT(run.err, HasSubstr("a.yaml:3:1: Route/orders: servce: "));
+}
+
+TEST_F(Gatewayctl, FilesThatAreNotThereAreWrongUsage) {
+  const Ended run = Ctl({"apply", "-f", dir_.File("none.yaml")});
+  EXPECT_EQ(run.code, kUsage);
+  EXPECT_EQ(run.err, absl::StrCat("gatewayctl: ", dir_.File("none.yaml"), ": No such file or directory\n"));
+  EXPECT_EQ(Ctl({"apply", "-f", dir_.Write("empty.yaml", "# nothing\n")}).code, kUsage);
+}
+
+TEST_F(Gatewayctl, WaitTellsWhenEveryoneServes) {
+  AcceptEverything(7);
+  admin_.rollout = [](const v1::RolloutRequest& request, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    EXPECT_EQ(request.revision(), 7u);
+    EXPECT_TRUE(request.wait());
+    writer->Write(Serving(1, 2, 2, false));
+    writer->Write(Serving(2, 2, 4, true));
+    return grpc::Status::OK;
+  };
+  const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", kService), "--wait"});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_EQ(run.out, "Service/svc created\nrevision 7\nrevision 7 serving on 2/2 data planes (4 workers) in 9 ms\n");
+}
+
+TEST_F(Gatewayctl, WaitSaysWhoRejectedAndWhy) {
+  AcceptEverything(7);
+  admin_.rollout = [](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    v1::RolloutResponse response = Serving(1, 3, 2, false);
+    response.set_rejected(1);
+    v1::DataPlaneState* rejecting = response.add_pending();
+    rejecting->set_name("dp-2");
+    rejecting->set_rejected_revision(7);
+    rejecting->set_applied_revision(6);
+    v1::Rejection* rejection = rejecting->add_rejections();
+    rejection->set_kind("Route");
+    rejection->set_name("orders");
+    rejection->set_field("match.path.regex");
+    rejection->set_reason("too large");
+    v1::DataPlaneState* behind = response.add_pending();
+    behind->set_name("dp-3");
+    behind->set_applied_revision(5);
+    writer->Write(response);
+    return grpc::Status::OK;
+  };
+  const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", kService), "--wait"});
+  EXPECT_EQ(run.code, kNotEveryone);
+  EXPECT_EQ(run.out, "Service/svc created\nrevision 7\n");
+  EXPECT_EQ(run.err,
+            "gatewayctl: revision 7 serving on 1/3 data planes (2 workers), rejected by 1\n"
+            "  dp-2 rejected it: Route/orders: match.path.regex: too large\n"
+            "  dp-3 serves revision 5\n");
+}
+
+TEST_F(Gatewayctl, WaitWithoutAnyDataPlaneEndsAtTheTimeout) {
+  AcceptEverything(7);
+  admin_.rollout = [](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext* context) {
+    writer->Write(Serving(0, 0, 0, false));
+    while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    return grpc::Status::CANCELLED;
+  };
+  const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", kService), "--wait", "--timeout", "300ms"});
+  EXPECT_EQ(run.code, kNotEveryone);
+  EXPECT_EQ(run.err, "gatewayctl: revision 7: no data plane is connected; waited 300ms\n");
+}
+
+// The control plane restarts while somebody waits: the stream breaks, the wait doesn't.
+TEST_F(Gatewayctl, WaitOutlivesABrokenStream) {
+  AcceptEverything(7);
+  int calls = 0;
+  admin_.rollout = [&](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    if (++calls < 3) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going down");
+    writer->Write(Serving(2, 2, 4, true));
+    return grpc::Status::OK;
+  };
+  const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", kService), "--wait"});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("serving on 2/2"));
+  EXPECT_EQ(calls, 3);
+}
+
+TEST_F(Gatewayctl, ConflictUnreachableAndNotFoundHaveTheirOwnCodes) {
+  const std::string file = dir_.Write("a.yaml", kService);
+  admin_.apply = [](const v1::ApplyRequest&, v1::ApplyResponse*) {
+    return grpc::Status(grpc::StatusCode::ABORTED, "revision 6 was expected, 8 is current");
+  };
+  Ended run = Ctl({"apply", "-f", file, "--expect-revision", "6"});
+  EXPECT_EQ(run.code, kConflict);
+  EXPECT_EQ(run.err, "gatewayctl: revision 6 was expected, 8 is current\n");
+  admin_.apply = [](const v1::ApplyRequest&, v1::ApplyResponse*) {
+    return grpc::Status(grpc::StatusCode::PERMISSION_DENIED, "not yours");
+  };
+  EXPECT_EQ(Ctl({"apply", "-f", file}).code, kUnreachable);
+  admin_.apply = [](const v1::ApplyRequest&, v1::ApplyResponse*) {
+    return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the disk is full");
+  };
+  EXPECT_EQ(Ctl({"apply", "-f", file}).code, kFailed);
+
+  admin_.resources = {Stored(kService)};
+  run = Ctl({"get", "service", "svd"});
+  EXPECT_EQ(run.code, kNotFound);
+  EXPECT_EQ(run.err, "gatewayctl: Service/svd is not defined; did you mean 'svc'?\n");
+  EXPECT_EQ(Ctl({"show", "99"}).code, kNotFound);
+}
+
+TEST_F(Gatewayctl, UnreachableServerIsSaidInOneLineAndAtOnce) {
+  const std::string address = admin_.address();
+  admin_.Stop();
+  const absl::Time begin = absl::Now();
+  const Ended run = RunAt("", {"--server", address, "get", "routes"});
+  EXPECT_EQ(run.code, kUnreachable);
+  EXPECT_EQ(run.err, absl::StrCat("gatewayctl: cannot reach the control plane at ", address, ": connection refused\n"));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(3));
+}
+
+TEST_F(Gatewayctl, ServerThatDoesNotAnswerIsUnreachable) {
+  admin_.list = [](const v1::ListRequest&, v1::ListResponse*) {
+    absl::SleepFor(absl::Milliseconds(500));
+    return grpc::Status::OK;
+  };
+  const Ended run = Ctl({"get", "--timeout", "100ms"});
+  EXPECT_EQ(run.code, kUnreachable);
+  EXPECT_THAT(run.err, HasSubstr("no answer within 100ms"));
+}
+
+TEST_F(Gatewayctl, FlagGoesBeforeEnvironmentAndEnvironmentBeforeTheDefault) {
+  admin_.resources = {Stored(kService)};
+  EXPECT_EQ(RunAt("127.0.0.1:1", {"get", "--server", admin_.address()}).code, kDone);
+  EXPECT_EQ(RunAt(admin_.address(), {"get"}).code, kDone);
+  EXPECT_THAT(RunAt("127.0.0.1:1", {"get"}).err, HasSubstr("at 127.0.0.1:1:"));
+}
+
+TEST_F(Gatewayctl, WrongUsageSuggestsWhatWasMeant) {
+  Ended run = Ctl({"aply"});
+  EXPECT_EQ(run.code, kUsage);
+  EXPECT_THAT(run.err, HasSubstr("unknown command 'aply'; did you mean 'apply'?"));
+  run = Ctl({"get", "--ouput", "json"});
+  EXPECT_EQ(run.code, kUsage);
+  EXPECT_THAT(run.err, HasSubstr("did you mean '--output'?"));
+  for (const std::vector<std::string>& wrong : std::vector<std::vector<std::string>>{{},
+                                                                                     {"apply"},
+                                                                                     {"get", "nonsense"},
+                                                                                     {"get", "-o", "xml"},
+                                                                                     {"get", "route/a", "b"},
+                                                                                     {"get", "routes", "-l", "x"},
+                                                                                     {"describe", "route"},
+                                                                                     {"delete", "route"},
+                                                                                     {"show", "seven"},
+                                                                                     {"rollback"},
+                                                                                     {"completion", "tcsh"},
+                                                                                     {"--timeout", "0s", "get"},
+                                                                                     {"get", "a", "b", "c"}}) {
+    run = Ctl(wrong);
+    EXPECT_EQ(run.code, kUsage) << ::testing::PrintToString(wrong);
+    EXPECT_EQ(run.out, "");
+    EXPECT_NE(run.err, "");
+  }
+}
+
+TEST_F(Gatewayctl, EveryCommandHasHelpWithAnExample) {
+  const std::string all = Ctl({"--help"}).out;
+  for (const char* command : {"apply", "diff", "get", "describe", "delete", "export", "history", "show", "rollback",
+                              "rollout", "dataplanes", "services", "endpoints", "version", "completion"}) {
+    EXPECT_THAT(all, HasSubstr(absl::StrCat("\n  ", command, " ")));
+    const Ended run = Ctl({command, "--help"});
+    EXPECT_EQ(run.code, kDone) << command;
+    EXPECT_THAT(run.out, HasSubstr("Example:\n  ")) << command;
+    EXPECT_THAT(run.out, HasSubstr(absl::StrCat("gatewayctl ", command))) << command;
+  }
+}
+
+TEST_F(Gatewayctl, GetPrintsTheKindsOwnColumns) {
+  admin_.resources = {Stored(kService, 3), Stored(kRoute, 5)};
+  EXPECT_EQ(Ctl({"get", "Routes"}).out,
+            "NAME     HOSTS   METHODS   PATH    TO    PRIORITY   REVISION   AGE\n"
+            "orders   any     any       /o/**   svc   0          5          3m\n");
+  EXPECT_EQ(Ctl({"get"}).out,
+            "KIND      NAME     SUMMARY           REVISION   AGE\n"
+            "Service   svc      127.0.0.1:18081   3          3m\n"
+            "Route     orders   /o/** -> svc      5          3m\n");
+  EXPECT_EQ(Ctl({"get", "-o", "name"}).out, "Service/svc\nRoute/orders\n");
+  EXPECT_EQ(Ctl({"get", "-l", "team=a", "-o", "name"}).out, "Route/orders\n");
+  EXPECT_EQ(Ctl({"get", "-l", "team=b", "-o", "name"}).out, "");
+  const Ended none = Ctl({"get", "ratelimits"});
+  EXPECT_EQ(none.code, kDone);
+  EXPECT_EQ(none.out, "");
+  EXPECT_EQ(none.err, "no RateLimit found\n");
+}
+
+TEST_F(Gatewayctl, WhatGetPrintsCanBeApplied) {
+  AcceptEverything(8);
+  admin_.resources = {Stored(kService), Stored(kRoute)};
+  const Ended got = Ctl({"get", "-o", "yaml"});
+  std::istringstream input(got.out);
+  std::streambuf* const before = std::cin.rdbuf(input.rdbuf());
+  const Ended run = Ctl({"apply", "-f", "-"});
+  std::cin.rdbuf(before);
+  EXPECT_EQ(run.code, kDone) << run.err << got.out;
+  ASSERT_EQ(applied_.size(), 1u);
+  ASSERT_EQ(applied_[0].resources_size(), 2);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(CanonicalBytes(applied_[0].resources(i)), CanonicalBytes(admin_.resources[i].resource()));
+  }
+  // One resource in JSON is its document, too.
+  const auto json = nlohmann::json::parse(Ctl({"get", "route/orders", "-o", "json"}).out);
+  EXPECT_EQ(json["kind"], "Route");
+  EXPECT_EQ(json["match"]["path"]["prefix"], "/o");
+  EXPECT_EQ(nlohmann::json::parse(Ctl({"get", "-o", "json"}).out).size(), 2u);
+}
+
+TEST_F(Gatewayctl, ExportLeavesOutWhatIsBuiltIn) {
+  admin_.resources = {Stored(kService), Stored("kind: Defaults\nname: default\n", 1, /*built_in=*/true)};
+  EXPECT_EQ(Ctl({"export"}).out, EncodeResource(admin_.resources[0].resource()));
+  EXPECT_EQ(Ctl({"export", "--all", "-o", "name"}).out, "Service/svc\nDefaults/default\n");
+}
+
+TEST_F(Gatewayctl, ListsWithManyPagesStartAgainWhenAChangeComesBetween) {
+  int calls = 0;
+  admin_.list = [&](const v1::ListRequest& request, v1::ListResponse* response) {
+    ++calls;
+    if (calls == 2) return grpc::Status(grpc::StatusCode::ABORTED, "changed");
+    *response->add_resources() = Stored(absl::StrReplaceAll(kService, {{"svc", absl::StrCat("s", calls)}}));
+    if (request.page_token().empty()) response->set_next_page_token("next");
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"get", "-o", "name"}).out, "Service/s3\nService/s4\n");
+  calls = 0;
+  admin_.list = [&](const v1::ListRequest&, v1::ListResponse*) {
+    ++calls;
+    return grpc::Status(grpc::StatusCode::ABORTED, "changed");
+  };
+  EXPECT_EQ(Ctl({"get"}).code, kConflict);
+  EXPECT_EQ(calls, 6) << "restarts are bounded";
+}
+
+TEST_F(Gatewayctl, DiffShowsWhatApplyWouldChange) {
+  admin_.resources = {Stored(kService), Stored(kRoute)};
+  admin_.apply = [](const v1::ApplyRequest& request, v1::ApplyResponse* response) {
+    EXPECT_TRUE(request.dry_run());
+    for (const auto& [op, name] : {std::pair(v1::Change::UNCHANGED, "svc"), {v1::Change::UPDATED, "orders"}}) {
+      v1::Change* change = response->add_changes();
+      change->set_op(op);
+      change->set_kind(op == v1::Change::UNCHANGED ? "Service" : "Route");
+      change->set_name(name);
+    }
+    return grpc::Status::OK;
+  };
+  const std::string changed = absl::StrReplaceAll(kRoute, {{"/o ", "/p "}});
+  const std::string file = dir_.Write("a.yaml", absl::StrCat(kService, "---\n", changed));
+  Ended run = Ctl({"diff", "-f", file});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("--- current/Route/orders\n+++ "));
+  EXPECT_THAT(run.out, HasSubstr("\n-    prefix: /o\n+    prefix: /p\n"));
+  EXPECT_THAT(run.out, Not(HasSubstr("Service/svc")));
+  EXPECT_EQ(Ctl({"diff", "-f", file, "--exit-code"}).code, kFailed);
+  EXPECT_EQ(Ctl({"diff", "-f", file, "-o", "name"}).out, "Route/orders\n");
+
+  out_is_terminal_ = true;
+  EXPECT_THAT(Ctl({"diff", "-f", file}).out, HasSubstr("\x1b[31m-    prefix: /o\x1b[0m"));
+  EXPECT_THAT(Ctl({"diff", "-f", file, "--color", "never"}).out, Not(HasSubstr("\x1b")));
+  environment_["NO_COLOR"] = "1";
+  EXPECT_THAT(Ctl({"diff", "-f", file}).out, Not(HasSubstr("\x1b")));
+  EXPECT_THAT(Ctl({"diff", "-f", file, "--color", "always"}).out, HasSubstr("\x1b[32m"));
+}
+
+TEST_F(Gatewayctl, DeleteSaysSoAndRefusesWhatIsStillReferredTo) {
+  admin_.remove = [](const v1::DeleteRequest& request, v1::DeleteResponse* response) {
+    EXPECT_EQ(request.kind(), "Route");
+    EXPECT_EQ(request.name(), "orders");
+    EXPECT_EQ(request.context().actor(), "bob");
+    response->set_revision(8);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"delete", "rt", "orders", "--actor", "bob"}).out, "Route/orders deleted\nrevision 8\n");
+  admin_.remove = [](const v1::DeleteRequest&, v1::DeleteResponse*) {
+    return InvalidPolicy({{"Route", "orders", "service", "Service 'svc' is not defined"}});
+  };
+  const Ended run = Ctl({"delete", "service", "svc"});
+  EXPECT_EQ(run.code, kInvalidPolicy);
+  EXPECT_THAT(run.err, HasSubstr("Route/orders: service: Service 'svc' is not defined\n"));
+}
+
+TEST_F(Gatewayctl, HistoryIsATableForPeopleAndExactForScripts) {
+  admin_.history = [](const v1::HistoryRequest& request, v1::HistoryResponse* response) {
+    for (uint64_t revision : {9, 8, 7}) {
+      if (response->revisions_size() == static_cast<int>(request.page_size())) break;
+      v1::RevisionInfo* info = response->add_revisions();
+      info->set_revision(revision);
+      info->mutable_time()->set_seconds(1'700'000'000 - static_cast<int64_t>(9 - revision) * 3600);
+      info->set_actor("ana@desk");
+      info->set_comment(revision == 8 ? "für Köln" : "");
+      v1::Change* change = info->add_changes();
+      change->set_op(revision == 7 ? v1::Change::CREATED : v1::Change::UPDATED);
+      change->set_kind("Route");
+      change->set_name("orders");
+    }
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"history", "route", "orders", "--limit", "2"}).out,
+            "REVISION   AGE   ACTOR      CHANGES         COMMENT\n"
+            "9          3m    ana@desk   ~Route/orders   -\n"
+            "8          1h    ana@desk   ~Route/orders   für Köln\n");
+  EXPECT_EQ(Ctl({"history", "-o", "name"}).out, "9\n8\n7\n");
+  const auto json = nlohmann::json::parse(Ctl({"history", "-o", "json"}).out);
+  EXPECT_EQ(json[0]["time"], "2023-11-14T22:13:20Z");
+  EXPECT_EQ(json[2]["changes"][0]["op"], "created");
+  EXPECT_THAT(Ctl({"history", "-o", "yaml"}).out, HasSubstr("- revision: 9\n  time: \"2023-11-14T22:13:20Z\"\n"));
+}
+
+TEST_F(Gatewayctl, ShowIsTheDiffToTheRevisionBefore) {
+  v1::GetRevisionResponse& seven = admin_.revisions[7];
+  v1::GetRevisionResponse& eight = admin_.revisions[8];
+  *seven.add_resources() = Stored(kRoute);
+  *eight.add_resources() = Stored(absl::StrReplaceAll(kRoute, {{"service: svc", "service: other"}}));
+  eight.mutable_info()->set_revision(8);
+  eight.mutable_info()->set_actor("ana@desk");
+  eight.mutable_info()->mutable_time()->set_seconds(1'700'000'000);
+  v1::Change* change = eight.mutable_info()->add_changes();
+  change->set_op(v1::Change::UPDATED);
+  change->set_kind("Route");
+  change->set_name("orders");
+  Ended run = Ctl({"show", "8"});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_THAT(run.out, ::testing::StartsWith("revision 8\n  Time:         2023-11-14T22:13:20Z, 3m ago\n"));
+  EXPECT_THAT(run.out, HasSubstr("--- 7/Route/orders\n+++ 8/Route/orders\n"));
+  EXPECT_THAT(run.out, HasSubstr("\n-service: svc\n+service: other\n"));
+  EXPECT_EQ(Ctl({"show", "8", "-o", "yaml"}).out, EncodeResource(eight.resources(0).resource()));
+  admin_.revisions.erase(7);
+  EXPECT_THAT(Ctl({"show", "8"}).out, ::testing::EndsWith("\nRoute/orders updated\n"));
+}
+
+TEST_F(Gatewayctl, RollbackMakesARevisionAndCanWait) {
+  admin_.rollback = [](const v1::RollbackRequest& request, v1::RollbackResponse* response) {
+    EXPECT_EQ(request.revision(), 6u);
+    EXPECT_EQ(request.context().comment(), "rollback to revision 6");
+    response->set_revision(7);
+    v1::Change* change = response->add_changes();
+    change->set_op(v1::Change::DELETED);
+    change->set_kind("Route");
+    change->set_name("orders");
+    return grpc::Status::OK;
+  };
+  admin_.rollout = [](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    writer->Write(Serving(1, 1, 2, true));
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"rollback", "6", "--wait"}).out,
+            "Route/orders deleted\nrevision 7\nrevision 7 serving on 1/1 data planes (2 workers) in 9 ms\n");
+  const auto json = nlohmann::json::parse(Ctl({"rollback", "6", "--wait", "-o", "json"}).out);
+  EXPECT_EQ(json["revision"], 7);
+  EXPECT_EQ(json["rollout"]["serving"], 1);
+  EXPECT_EQ(json["rollout"]["done"], true);
+}
+
+TEST_F(Gatewayctl, RolloutWithoutWaitOnlyTells) {
+  admin_.rollout = [](const v1::RolloutRequest& request, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    EXPECT_FALSE(request.wait());
+    v1::RolloutResponse response = Serving(1, 2, 2, false);
+    response.add_pending()->set_name("dp-2");
+    writer->Write(response);
+    return grpc::Status::OK;
+  };
+  const Ended run = Ctl({"rollout"});
+  EXPECT_EQ(run.code, kDone);
+  EXPECT_EQ(run.out, "revision 7 serving on 1/2 data planes (2 workers)\n  dp-2 serves nothing yet\n");
+  EXPECT_EQ(Ctl({"rollout", "7", "-o", "name"}).out, "dp-2\n");
+}
+
+TEST_F(Gatewayctl, DataPlanesAreListedWithWhatTheyServe) {
+  EXPECT_EQ(Ctl({"dataplanes"}).err, "no data plane is connected\n");
+  admin_.data_planes.set_revision(7);
+  v1::DataPlaneState* plane = admin_.data_planes.add_data_planes();
+  plane->set_name("dp-1");
+  plane->set_address("127.0.0.1:8080");
+  plane->set_connected(true);
+  plane->mutable_since()->set_seconds(1'700'000'000);
+  plane->set_workers(2);
+  plane->set_applied_revision(7);
+  plane->set_applied_endpoints_version(12);
+  plane->set_version("0.1.0");
+  EXPECT_EQ(Ctl({"dataplanes"}).out,
+            "NAME   ADDRESS          ZONE   STATE       SINCE   REVISION   ENDPOINTS   WORKERS   VERSION\n"
+            "dp-1   127.0.0.1:8080   -      connected   3m      7/7        12          2         0.1.0\n");
+  EXPECT_EQ(nlohmann::json::parse(Ctl({"dataplanes", "-o", "json"}).out)["data_planes"][0]["since"],
+            "2023-11-14T22:13:20Z");
+}
+
+v1::EndpointSet OrdersInConsul() {
+  v1::EndpointSet set;
+  set.mutable_key()->set_service("orders");
+  set.set_state(v1::EndpointSet::KNOWN);
+  for (const auto& [port, health] : {std::pair(9001, v1::Instance::PASSING), {9002, v1::Instance::CRITICAL}}) {
+    v1::Instance* instance = set.add_instances();
+    instance->set_id(absl::StrCat("node/orders-", port));
+    instance->set_address("10.0.0.7");
+    instance->set_port(port);
+    instance->set_weight(2);
+    instance->set_health(health);
+    instance->add_tags("v2");
+  }
+  return set;
+}
+
+TEST_F(Gatewayctl, EndpointsSayWhyTheyDoNotServe) {
+  admin_.resources = {Stored("kind: Service\nname: shop\nconsul: { service: orders, tags: [v2] }\n"), Stored(kService)};
+  *admin_.endpoints.add_sets() = OrdersInConsul();
+  admin_.endpoints.set_consul_reachable(true);
+  EXPECT_EQ(Ctl({"endpoints", "shop"}).out,
+            "SERVICE   ADDRESS         SERVING        HEALTH     WEIGHT   ZONE   TAGS   ID\n"
+            "orders    10.0.0.7:9001   yes            passing    2        -      v2     node/orders-9001\n"
+            "orders    10.0.0.7:9002   no: critical   critical   2        -      v2     node/orders-9002\n");
+  EXPECT_EQ(Ctl({"endpoints", "svc", "-o", "name"}).out, "127.0.0.1:18081\n");
+  EXPECT_EQ(Ctl({"services"}).out,
+            "NAME   SOURCE               SERVING   STATE\n"
+            "shop   consul orders (v2)   1/2       ok\n"
+            "svc    static               1/1       ok\n");
+  admin_.endpoints.set_consul_reachable(false);
+  admin_.endpoints.set_consul_error("connection refused");
+  EXPECT_EQ(Ctl({"services"}).err, "Consul is not reachable: connection refused\n");
+  admin_.endpoints.clear_sets();
+  EXPECT_EQ(Ctl({"endpoints", "nobody"}).code, kNotFound);
+}
+
+TEST_F(Gatewayctl, DescribeTellsWhatARouteResolvesTo) {
+  admin_.resources = {
+      Stored("kind: Service\nname: shop\nconsul: { service: orders }\n"),
+      Stored("kind: Route\nname: shop\nlabels: { team: a }\nmatch: { path: { prefix: /shop }, methods: [GET] }\n"
+             "split: [{ service: shop, weight: 3 }, { service: gone, weight: 1 }]\n",
+             5),
+      Stored("kind: Defaults\nname: default\nrate_limits: [default]\ncircuit_breaker: hystrix\ntimeout: 30s\n", 1,
+             true),
+      Stored("kind: CircuitBreaker\nname: hystrix\n", 1, true)};
+  *admin_.endpoints.add_sets() = OrdersInConsul();
+  admin_.history = [](const v1::HistoryRequest& request, v1::HistoryResponse* response) {
+    EXPECT_EQ(request.page_size(), 1u);
+    response->add_revisions()->set_actor("ana@desk");
+    response->mutable_revisions(0)->set_comment("more shop");
+    return grpc::Status::OK;
+  };
+  Ended run = Ctl({"describe", "route", "shop"});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_THAT(run.out, ::testing::StartsWith("Route/shop\n"
+                                             "  Revision:     5, changed 3m ago (2023-11-14T22:13:20Z)\n"
+                                             "  Changed by:   ana@desk: more shop\n"
+                                             "  Labels:       team=a\n"
+                                             "\n"
+                                             "Serves\n"
+                                             "  Hosts:        any\n"
+                                             "  Methods:      GET\n"
+                                             "  Path:         /shop/**\n"
+                                             "  To:           75% Service/shop: 1 of 2 endpoints serving: "
+                                             "10.0.0.7:9001; breaker: hystrix  (Defaults/default)\n"
+                                             "                25% Service/gone: not defined\n"
+                                             "  Timeout:      30s  (Defaults/default)\n"
+                                             "  Rate limits:  default  (Defaults/default)\n"
+                                             "\n"
+                                             "Refers to\n"
+                                             "  Service/shop\n"
+                                             "  Service/gone  (not defined)\n"
+                                             "\n"
+                                             "Referred to by\n"
+                                             "  nothing\n"
+                                             "\n"
+                                             "Document\n"
+                                             "  kind: Route\n"
+                                             "  name: shop\n"));
+  run = Ctl({"describe", "service/shop"});
+  EXPECT_THAT(run.out, HasSubstr("\nReferred to by\n  Route/shop\n"));
+  EXPECT_THAT(run.out, HasSubstr("\nEndpoints\n  SERVICE   ADDRESS "));
+  run = Ctl({"describe", "cb", "hystrix"});
+  EXPECT_THAT(run.out, HasSubstr("\nReferred to by\n  Defaults/default  (built-in)\n"));
+  EXPECT_THAT(nlohmann::json::parse(Ctl({"describe", "route", "shop", "-o", "json"}).out)["refers_to"],
+              ElementsAre("Service/shop", "Service/gone"));
+}
+
+TEST_F(Gatewayctl, VersionTellsBothSides) {
+  const Ended run = Ctl({"version"});
+  EXPECT_EQ(run.code, kDone);
+  EXPECT_THAT(run.out, HasSubstr("control plane 9.9.9 at "));
+  admin_.Stop();
+  EXPECT_EQ(Ctl({"version"}).code, kUnreachable);
+  EXPECT_EQ(Ctl({"version", "--client"}).code, kDone);
+}
+
+// No text that came from elsewhere reaches a terminal with its control characters.
+TEST_F(Gatewayctl, TextOfOthersIsDisarmed) {
+  admin_.history = [](const v1::HistoryRequest&, v1::HistoryResponse* response) {
+    response->add_revisions()->set_comment("\x1b]0;owned\x07\nsecond line");
+    return grpc::Status::OK;
+  };
+  const Ended run = Ctl({"history"});
+  EXPECT_THAT(run.out, Not(HasSubstr("\x1b")));
+  EXPECT_THAT(run.out, HasSubstr("owned"));
+}
+
+TEST_F(Gatewayctl, CompletionKnowsEveryCommandAndFlag) {
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    const Ended run = Ctl({"completion", shell});
+    EXPECT_EQ(run.code, kDone);
+    for (const char* word : {"apply", "rollout", "dataplanes", "endpoints", "completion", "dry-run", "expect-revision",
+                             "timeout", "ratelimit"}) {
+      EXPECT_THAT(run.out, HasSubstr(word)) << shell;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gateway::ctl

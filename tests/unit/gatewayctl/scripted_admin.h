@@ -1,0 +1,113 @@
+// An admin server that answers as a test says, over real gRPC on a free loopback port.
+#ifndef GATEWAY_TESTS_UNIT_GATEWAYCTL_SCRIPTED_ADMIN_H_
+#define GATEWAY_TESTS_UNIT_GATEWAYCTL_SCRIPTED_ADMIN_H_
+
+#include <array>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "gateway/v1/admin.grpc.pb.h"
+#include "google/rpc/status.pb.h"
+#include "grpcpp/grpcpp.h"
+
+namespace gateway::ctl {
+
+// What is not scripted is UNIMPLEMENTED. Set the handlers before the first call; they run on gRPC's threads, one at a
+// time.
+class ScriptedAdmin final : public v1::Admin::Service {
+ public:
+  using Writer = grpc::ServerWriter<v1::RolloutResponse>;
+
+  ScriptedAdmin() {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+  ~ScriptedAdmin() override { Stop(); }
+
+  void Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+
+  std::function<grpc::Status(const v1::ApplyRequest&, v1::ApplyResponse*)> apply;
+  std::function<grpc::Status(const v1::DeleteRequest&, v1::DeleteResponse*)> remove;
+  std::function<grpc::Status(const v1::HistoryRequest&, v1::HistoryResponse*)> history;
+  std::function<grpc::Status(const v1::RollbackRequest&, v1::RollbackResponse*)> rollback;
+  std::function<grpc::Status(const v1::RolloutRequest&, Writer*, grpc::ServerContext*)> rollout;
+  std::function<grpc::Status(const v1::ListRequest&, v1::ListResponse*)> list;
+  std::vector<v1::StoredResource> resources;  // Get's, and List's unless `list` is set
+  std::map<uint64_t, v1::GetRevisionResponse> revisions;
+  v1::ListDataPlanesResponse data_planes;
+  v1::ListEndpointsResponse endpoints;
+  uint64_t revision = 7;
+
+ private:
+  template <typename Handler, typename... Arguments>
+  grpc::Status Run(const Handler& handler, Arguments&&... arguments) {
+    if (!handler) return {grpc::StatusCode::UNIMPLEMENTED, "not scripted"};
+    absl::MutexLock lock(&mutex_);
+    return handler(std::forward<Arguments>(arguments)...);
+  }
+
+  grpc::Status Apply(grpc::ServerContext*, const v1::ApplyRequest* in, v1::ApplyResponse* out) override {
+    return Run(apply, *in, out);
+  }
+  grpc::Status Delete(grpc::ServerContext*, const v1::DeleteRequest* in, v1::DeleteResponse* out) override {
+    return Run(remove, *in, out);
+  }
+  grpc::Status History(grpc::ServerContext*, const v1::HistoryRequest* in, v1::HistoryResponse* out) override {
+    return Run(history, *in, out);
+  }
+  grpc::Status Rollback(grpc::ServerContext*, const v1::RollbackRequest* in, v1::RollbackResponse* out) override {
+    return Run(rollback, *in, out);
+  }
+  grpc::Status Rollout(grpc::ServerContext* context, const v1::RolloutRequest* in, Writer* out) override {
+    return Run(rollout, *in, out, context);
+  }
+  grpc::Status Get(grpc::ServerContext*, const v1::GetRequest* in, v1::GetResponse* out) override;
+  grpc::Status List(grpc::ServerContext*, const v1::ListRequest* in, v1::ListResponse* out) override;
+  grpc::Status GetRevision(grpc::ServerContext*, const v1::GetRevisionRequest* in,
+                           v1::GetRevisionResponse* out) override {
+    if (!revisions.contains(in->revision())) return {grpc::StatusCode::NOT_FOUND, "no such revision"};
+    *out = revisions[in->revision()];
+    return grpc::Status::OK;
+  }
+  grpc::Status ListDataPlanes(grpc::ServerContext*, const v1::ListDataPlanesRequest*,
+                              v1::ListDataPlanesResponse* out) override {
+    *out = data_planes;
+    return grpc::Status::OK;
+  }
+  grpc::Status ListEndpoints(grpc::ServerContext*, const v1::ListEndpointsRequest*,
+                             v1::ListEndpointsResponse* out) override {
+    *out = endpoints;
+    return grpc::Status::OK;
+  }
+  grpc::Status GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
+                             v1::GetServerInfoResponse* out) override {
+    out->set_version("9.9.9");
+    out->set_epoch("epoch");
+    out->set_revision(revision);
+    return grpc::Status::OK;
+  }
+
+  absl::Mutex mutex_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+// INVALID_ARGUMENT as the control plane sends it: "Kind/name", field, message of each mistake, typed and as a
+// BadRequest.
+grpc::Status InvalidPolicy(const std::vector<std::array<std::string, 4>>& mistakes);
+
+// A stored resource from one YAML document.
+v1::StoredResource Stored(const std::string& yaml, uint64_t revision = 1, bool built_in = false);
+
+}  // namespace gateway::ctl
+
+#endif  // GATEWAY_TESTS_UNIT_GATEWAYCTL_SCRIPTED_ADMIN_H_

@@ -1,0 +1,308 @@
+#include "dataplane/policy/circuit_breaker.h"
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace gateway::dataplane {
+namespace {
+
+using namespace std::chrono_literals;
+using Permit = CircuitBreaker::Permit;
+
+constexpr TimePoint kStart{1000h};
+
+struct Settings {
+  Millis timeout = 1000ms;
+  uint32_t max_concurrent_requests = 100;
+  uint32_t request_volume_threshold = 20;
+  Millis sleep_window = 5000ms;
+  uint32_t error_percent_threshold = 50;
+};
+
+BreakerPolicy Policy(const Settings& settings) {
+  BreakerPolicy policy;
+  policy.name = "test";
+  policy.timeout = settings.timeout;
+  policy.max_concurrent_requests = settings.max_concurrent_requests;
+  policy.request_volume_threshold = settings.request_volume_threshold;
+  policy.sleep_window = settings.sleep_window;
+  policy.error_percent_threshold = settings.error_percent_threshold;
+  return policy;
+}
+
+std::shared_ptr<CircuitBreaker> Make(const Settings& settings = {}) {
+  return std::make_shared<CircuitBreaker>(Policy(settings));
+}
+
+Permit Admit(CircuitBreaker& breaker, TimePoint now) {
+  Permit permit;
+  EXPECT_EQ(breaker.Acquire(now, &permit), BreakerVerdict::kAllowed);
+  return permit;
+}
+
+BreakerVerdict Try(CircuitBreaker& breaker, TimePoint now) {
+  Permit permit;
+  return breaker.Acquire(now, &permit);
+}
+
+void Do(CircuitBreaker& breaker, Outcome outcome, int count, TimePoint now) {
+  for (int i = 0; i < count; ++i) Admit(breaker, now).Report(outcome, now);
+}
+
+std::shared_ptr<CircuitBreaker> MakeOpen(TimePoint now, const Settings& settings = {}) {
+  auto breaker = Make(settings);
+  Do(*breaker, Outcome::kFailure, static_cast<int>(settings.request_volume_threshold), now);
+  EXPECT_EQ(breaker->view(now).state, BreakerState::kOpen);
+  return breaker;
+}
+
+TEST(CircuitBreaker, OpensAtTheErrorPercentage) {
+  auto breaker = Make();
+  Do(*breaker, Outcome::kSuccess, 10, kStart);
+  Do(*breaker, Outcome::kFailure, 9, kStart);
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kClosed);
+  Do(*breaker, Outcome::kFailure, 1, kStart);
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kOpen);
+  EXPECT_EQ(breaker->view(kStart).opened, 1u);
+  EXPECT_EQ(Try(*breaker, kStart), BreakerVerdict::kOpen);
+}
+
+TEST(CircuitBreaker, StaysClosedBelowTheErrorPercentage) {
+  auto breaker = Make();
+  Do(*breaker, Outcome::kSuccess, 51, kStart);
+  Do(*breaker, Outcome::kFailure, 49, kStart);
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kClosed);
+}
+
+TEST(CircuitBreaker, FewRequestsNeverOpenIt) {
+  auto breaker = Make();
+  Do(*breaker, Outcome::kFailure, 19, kStart);
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kClosed);
+  Do(*breaker, Outcome::kFailure, 19, kStart + 10s) /* the first 19 have left the window */;
+  EXPECT_EQ(breaker->view(kStart + 10s).state, BreakerState::kClosed);
+  EXPECT_EQ(breaker->view(kStart + 10s).requests, 19u);
+}
+
+TEST(CircuitBreaker, TheWindowRollsBySeconds) {
+  auto breaker = Make();
+  for (int second = 0; second < 10; ++second) Do(*breaker, Outcome::kSuccess, 1, kStart + std::chrono::seconds(second));
+  EXPECT_EQ(breaker->view(kStart + 9s).requests, 10u);
+  EXPECT_EQ(breaker->view(kStart + 10s).requests, 9u);
+  EXPECT_EQ(breaker->view(kStart + 15s).requests, 4u);
+  EXPECT_EQ(breaker->view(kStart + 1h).requests, 0u);
+}
+
+// Failures that stay while successes leave the window: asked at the next request.
+TEST(CircuitBreaker, OpensWhenTheSuccessesGrowOld) {
+  auto breaker = Make({.request_volume_threshold = 10});
+  Do(*breaker, Outcome::kSuccess, 100, kStart);
+  Do(*breaker, Outcome::kFailure, 10, kStart + 5s);
+  EXPECT_EQ(Try(*breaker, kStart + 9s), BreakerVerdict::kAllowed);
+  EXPECT_EQ(Try(*breaker, kStart + 10s), BreakerVerdict::kOpen);
+}
+
+TEST(CircuitBreaker, ASuccessfulProbeClosesIt) {
+  auto breaker = MakeOpen(kStart);
+  EXPECT_EQ(Try(*breaker, kStart + 4999ms), BreakerVerdict::kOpen);
+  Permit probe = Admit(*breaker, kStart + 5s);
+  EXPECT_EQ(breaker->view(kStart + 5s).state, BreakerState::kHalfOpen);
+  EXPECT_EQ(Try(*breaker, kStart + 5s), BreakerVerdict::kOpen) << "one at a time";
+  probe.Report(Outcome::kSuccess, kStart + 5s);
+  EXPECT_EQ(breaker->view(kStart + 5s).state, BreakerState::kClosed);
+  EXPECT_EQ(breaker->view(kStart + 5s).requests, 0u) << "a new window, else the old failures would open it at once";
+  EXPECT_EQ(Try(*breaker, kStart + 5s), BreakerVerdict::kAllowed);
+}
+
+TEST(CircuitBreaker, AFailedProbeOpensItForAnotherSleepWindow) {
+  auto breaker = MakeOpen(kStart);
+  Admit(*breaker, kStart + 5s).Report(Outcome::kFailure, kStart + 6s);
+  EXPECT_EQ(breaker->view(kStart + 6s).state, BreakerState::kOpen);
+  EXPECT_EQ(breaker->view(kStart + 6s).opened, 2u);
+  EXPECT_EQ(Try(*breaker, kStart + 10'999ms), BreakerVerdict::kOpen);
+  EXPECT_EQ(Try(*breaker, kStart + 11s), BreakerVerdict::kAllowed);
+}
+
+TEST(CircuitBreaker, ACancelledProbeLetsTheNextRequestTry) {
+  auto breaker = MakeOpen(kStart);
+  { Permit probe = Admit(*breaker, kStart + 5s); }
+  EXPECT_EQ(breaker->view(kStart + 5s).opened, 1u);
+  Admit(*breaker, kStart + 5s).Report(Outcome::kSuccess, kStart + 5s);
+  EXPECT_EQ(breaker->view(kStart + 5s).state, BreakerState::kClosed);
+}
+
+TEST(CircuitBreaker, AProbeThatNeverEndsIsReplaced) {
+  for (const auto& [timeout, patience] : {std::pair(1000ms, 5000ms), std::pair(8000ms, 8000ms)}) {
+    auto breaker = MakeOpen(kStart, {.timeout = timeout});
+    Permit first = Admit(*breaker, kStart + 5s);
+    EXPECT_EQ(Try(*breaker, kStart + 5s + patience - 1ms), BreakerVerdict::kOpen);
+    Permit second = Admit(*breaker, kStart + 5s + patience);
+    EXPECT_EQ(Try(*breaker, kStart + 5s + patience), BreakerVerdict::kOpen);
+    first.Report(Outcome::kSuccess, kStart + 20s);
+    EXPECT_EQ(breaker->view(kStart + 20s).state, BreakerState::kHalfOpen) << "a probe given up decides nothing";
+    second.Report(Outcome::kSuccess, kStart + 20s);
+    EXPECT_EQ(breaker->view(kStart + 20s).state, BreakerState::kClosed);
+  }
+}
+
+TEST(CircuitBreaker, ASuccessFromBeforeItOpenedDoesNotCloseIt) {
+  auto breaker = Make();
+  Permit early = Admit(*breaker, kStart);
+  Permit early_too = Admit(*breaker, kStart);
+  Do(*breaker, Outcome::kFailure, 20, kStart);
+  early.Report(Outcome::kSuccess, kStart + 1s);
+  EXPECT_EQ(breaker->view(kStart + 1s).state, BreakerState::kOpen);
+  Permit probe = Admit(*breaker, kStart + 5s);
+  early_too.Report(Outcome::kSuccess, kStart + 5s);
+  EXPECT_EQ(breaker->view(kStart + 5s).state, BreakerState::kHalfOpen);
+}
+
+TEST(CircuitBreaker, AFailureFromBeforeItClosedAgainIsNotCounted) {
+  auto breaker = Make();
+  Permit early = Admit(*breaker, kStart);
+  Do(*breaker, Outcome::kFailure, 20, kStart);
+  Admit(*breaker, kStart + 5s).Report(Outcome::kSuccess, kStart + 5s);
+  early.Report(Outcome::kFailure, kStart + 6s);
+  EXPECT_EQ(breaker->view(kStart + 6s).failures, 0u);
+  EXPECT_EQ(breaker->view(kStart + 6s).in_flight, 0u);
+}
+
+TEST(CircuitBreaker, RejectionsAreNoErrors) {
+  auto breaker = Make({.max_concurrent_requests = 1, .request_volume_threshold = 2});
+  Permit busy = Admit(*breaker, kStart);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Try(*breaker, kStart), BreakerVerdict::kTooMany);
+  EXPECT_EQ(breaker->view(kStart).failures, 0u);
+  EXPECT_EQ(breaker->view(kStart).requests, 0u);
+  EXPECT_EQ(breaker->view(kStart).in_flight, 1u);
+  busy.Report(Outcome::kSuccess, kStart);
+  EXPECT_EQ(Try(*breaker, kStart), BreakerVerdict::kAllowed);
+
+  auto open = MakeOpen(kStart);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Try(*open, kStart), BreakerVerdict::kOpen);
+  EXPECT_EQ(open->view(kStart).requests, 20u);
+}
+
+TEST(CircuitBreaker, AProbeTakesAPlaceLikeAnyOther) {
+  auto breaker = Make({.max_concurrent_requests = 2, .request_volume_threshold = 1});
+  Permit slow[] = {Admit(*breaker, kStart), Admit(*breaker, kStart)};
+  slow[0].Report(Outcome::kFailure, kStart);
+  slow[0] = Permit();
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kOpen);
+  Permit probe = Admit(*breaker, kStart + 5s);
+  EXPECT_EQ(breaker->view(kStart).in_flight, 2u);
+  probe.Report(Outcome::kFailure, kStart + 5s);
+  EXPECT_EQ(breaker->view(kStart).in_flight, 1u);
+}
+
+TEST(CircuitBreaker, ACancelledRequestCountsAsNeither) {
+  auto breaker = Make({.request_volume_threshold = 1});
+  Admit(*breaker, kStart).Report(Outcome::kCancelled, kStart);
+  { Permit dropped = Admit(*breaker, kStart); }
+  EXPECT_EQ(breaker->view(kStart).requests, 0u);
+  EXPECT_EQ(breaker->view(kStart).in_flight, 0u);
+}
+
+TEST(CircuitBreaker, APermitReportsOnce) {
+  auto breaker = Make();
+  Permit permit = Admit(*breaker, kStart);
+  Permit moved = std::move(permit);
+  EXPECT_FALSE(permit);
+  EXPECT_TRUE(moved);
+  moved.Report(Outcome::kSuccess, kStart);
+  moved.Report(Outcome::kFailure, kStart);
+  EXPECT_FALSE(moved);
+  const CircuitBreaker::View view = breaker->view(kStart);
+  EXPECT_EQ(view.requests, 1u);
+  EXPECT_EQ(view.failures, 0u);
+  EXPECT_EQ(view.in_flight, 0u);
+}
+
+TEST(CircuitBreaker, APermitThatIsAcquiredAgainGivesItsPlaceBack) {
+  auto breaker = Make();
+  Permit permit = Admit(*breaker, kStart);
+  EXPECT_EQ(breaker->Acquire(kStart, &permit), BreakerVerdict::kAllowed);
+  EXPECT_EQ(breaker->view(kStart).in_flight, 1u);
+}
+
+TEST(CircuitBreaker, APermitKeepsItsBreakerAlive) {
+  auto breaker = Make();
+  Permit permit = Admit(*breaker, kStart);
+  breaker = nullptr;
+  permit.Report(Outcome::kSuccess, kStart);
+}
+
+TEST(CircuitBreaker, NewSettingsKeepTheState) {
+  auto breaker = MakeOpen(kStart);
+  breaker->Reconfigure(Policy({.sleep_window = 1000ms}));
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kOpen);
+  EXPECT_EQ(Try(*breaker, kStart + 999ms), BreakerVerdict::kOpen);
+  EXPECT_EQ(Try(*breaker, kStart + 1s), BreakerVerdict::kAllowed);
+
+  auto closed = Make();
+  Do(*closed, Outcome::kFailure, 10, kStart);
+  closed->Reconfigure(Policy({.request_volume_threshold = 10}));
+  EXPECT_EQ(closed->view(kStart).failures, 10u);
+  EXPECT_EQ(Try(*closed, kStart), BreakerVerdict::kOpen);
+}
+
+TEST(CircuitBreaker, SaysWhenToComeAgain) {
+  auto breaker = Make();
+  EXPECT_EQ(breaker->RetryAfter(kStart), 0ms);
+  breaker = MakeOpen(kStart);
+  EXPECT_EQ(breaker->RetryAfter(kStart + 1s), 4s);
+  EXPECT_EQ(breaker->RetryAfter(kStart + 4999ms + 500us), 1ms);
+  EXPECT_EQ(breaker->RetryAfter(kStart + 9s), 0ms);
+  Permit probe = Admit(*breaker, kStart + 9s);
+  EXPECT_EQ(breaker->RetryAfter(kStart + 10s), 4s) << "until the probe is replaced";
+}
+
+TEST(CircuitBreaker, AnEarlierNowCountsInTheNewestSecond) {
+  auto breaker = Make();
+  Do(*breaker, Outcome::kSuccess, 1, kStart + 10s);
+  Do(*breaker, Outcome::kSuccess, 1, kStart);  // the same bucket, ten seconds ago
+  EXPECT_EQ(breaker->view(kStart + 10s).requests, 2u);
+}
+
+TEST(CircuitBreaker, ConcurrencyIsBoundedOverThreads) {
+  auto breaker = Make({.max_concurrent_requests = 3, .request_volume_threshold = 1'000'000});
+  std::atomic<int> inside{0}, most{0}, let_in{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 5000; ++i) {
+        Permit permit;
+        if (breaker->Acquire(kStart, &permit) != BreakerVerdict::kAllowed) continue;
+        const int now_inside = ++inside;
+        for (int seen = most; now_inside > seen && !most.compare_exchange_weak(seen, now_inside);) {
+        }
+        ++let_in;
+        --inside;
+        permit.Report(i % 2 == 0 ? Outcome::kSuccess : Outcome::kFailure, kStart);
+        (void)breaker->view(kStart);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_LE(most, 3);
+  EXPECT_EQ(breaker->view(kStart).requests, static_cast<uint32_t>(let_in));
+  EXPECT_EQ(breaker->view(kStart).in_flight, 0u);
+}
+
+TEST(CircuitBreaker, OnlyOneOfManyThreadsProbes) {
+  auto breaker = MakeOpen(kStart);
+  std::atomic<int> allowed{0};
+  std::vector<Permit> permits(4);
+  std::vector<std::thread> threads;
+  for (Permit& permit : permits) {
+    threads.emplace_back(
+        [&] { allowed += breaker->Acquire(kStart + 5s, &permit) == BreakerVerdict::kAllowed ? 1 : 0; });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(allowed, 1);
+}
+
+}  // namespace
+}  // namespace gateway::dataplane

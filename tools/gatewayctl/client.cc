@@ -1,0 +1,292 @@
+#include "tools/gatewayctl/client.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "google/rpc/status.pb.h"
+#include "grpcpp/grpcpp.h"
+
+namespace gateway::ctl {
+namespace {
+
+constexpr char kPolicyErrorsUrl[] = "type.googleapis.com/gateway.v1.PolicyErrors";
+constexpr int kMessageBytesMax = 256 << 20;  // a revision with 10,000 resources, and room
+constexpr uint32_t kPageSize = 1000;
+constexpr absl::Duration kReconnectPause = absl::Milliseconds(100);
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
+  grpc::ChannelArguments arguments;
+  // Also the time that one attempt to connect may take: gRPC's own is 20 s.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(absl::ToInt64Milliseconds(kConnectTimeout)));
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  // An admin server is reached directly or not at all, whatever http_proxy says.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
+  arguments.SetMaxSendMessageSize(kMessageBytesMax);
+  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
+}
+
+// gRPC's account of a failed connection ends with the cause: "failed to connect to all addresses; last error: ...:
+// Connection refused".
+std::string ConnectionFailure(const std::string& message) {
+  const size_t colon = message.rfind(": ");
+  std::string cause = colon == std::string::npos ? message : message.substr(colon + 2);
+  absl::StripAsciiWhitespace(&cause);
+  // "Connection refused", but not "EOF" or "Trying".
+  if (cause.size() > 1 && absl::ascii_islower(cause[1])) cause[0] = absl::ascii_tolower(cause[0]);
+  return cause.empty() ? "connection failed" : cause;
+}
+
+bool IsConnectionFailure(const std::string& message) {
+  for (const char* beginning : {"failed to connect to all addresses", "DNS resolution failed",
+                                "connections to all backends failing", "Socket closed", "empty address list"}) {
+    if (absl::StartsWith(message, beginning)) return true;
+  }
+  return false;
+}
+
+// "Route/orders: match.path" of a BadRequest.
+v1::PolicyError FromViolation(const google::rpc::BadRequest::FieldViolation& violation) {
+  v1::PolicyError error;
+  std::string subject = violation.field();
+  if (const size_t colon = subject.find(": "); colon != std::string::npos) {
+    error.set_field(subject.substr(colon + 2));
+    subject.resize(colon);
+  }
+  const size_t slash = subject.find('/');
+  error.set_kind(subject.substr(0, slash));
+  if (slash != std::string::npos) error.set_name(subject.substr(slash + 1));
+  error.set_message(violation.description());
+  return error;
+}
+
+v1::PolicyErrors ErrorsIn(const std::string& details) {
+  v1::PolicyErrors errors;
+  google::rpc::Status rich;
+  if (!rich.ParseFromString(details)) return errors;
+  v1::PolicyErrors violations;
+  for (const google::protobuf::Any& detail : rich.details()) {
+    google::rpc::BadRequest bad_request;
+    if (detail.Is<v1::PolicyErrors>()) {
+      v1::PolicyErrors typed;
+      if (detail.UnpackTo(&typed)) errors.MergeFrom(typed);
+    } else if (detail.UnpackTo(&bad_request)) {
+      for (const auto& violation : bad_request.field_violations()) *violations.add_errors() = FromViolation(violation);
+    }
+  }
+  // The same mistakes twice, once typed: the typed ones are exact.
+  return errors.errors_size() > 0 ? errors : violations;
+}
+
+}  // namespace
+
+AdminClient::AdminClient(std::string server, absl::Duration timeout)
+    : server_(std::move(server)), timeout_(timeout), stub_(v1::Admin::NewStub(Connect(server_))) {}
+
+absl::Status AdminClient::Translate(const grpc::Status& status) const {
+  if (status.ok()) return absl::OkStatus();
+  const std::string& message = status.error_message();
+  switch (status.error_code()) {
+    case grpc::StatusCode::UNAVAILABLE:
+      if (IsConnectionFailure(message)) {
+        return absl::UnavailableError(
+            absl::StrCat("cannot reach the control plane at ", server_, ": ", ConnectionFailure(message)));
+      }
+      return absl::UnavailableError(absl::StrCat("the control plane at ", server_, " is unavailable: ", message));
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return absl::UnavailableError(absl::StrCat("cannot reach the control plane at ", server_, ": no answer within ",
+                                                 absl::FormatDuration(timeout_)));
+    case grpc::StatusCode::UNIMPLEMENTED:
+      return absl::UnimplementedError(
+          absl::StrCat("the server at ", server_, " does not know this call: is it the admin listener?"));
+    default:
+      break;
+  }
+  absl::Status translated(static_cast<absl::StatusCode>(status.error_code()), message);
+  if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT) {
+    const v1::PolicyErrors errors = ErrorsIn(status.error_details());
+    if (errors.errors_size() > 0) translated.SetPayload(kPolicyErrorsUrl, absl::Cord(errors.SerializeAsString()));
+  }
+  return translated;
+}
+
+template <typename Request, typename Response>
+absl::StatusOr<Response> AdminClient::Call(grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                                   Response*),
+                                           const Request& request) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + timeout_));
+  Response response;
+  const grpc::Status status = ((*stub_).*method)(&context, request, &response);
+  if (absl::Status translated = Translate(status); !translated.ok()) return translated;
+  reached_ = true;
+  return response;
+}
+
+absl::StatusOr<v1::ApplyResponse> AdminClient::Apply(const v1::ApplyRequest& request) {
+  return Call(&v1::Admin::Stub::Apply, request);
+}
+
+absl::StatusOr<v1::GetResponse> AdminClient::Get(const std::string& kind, const std::string& name) {
+  v1::GetRequest request;
+  request.set_kind(kind);
+  request.set_name(name);
+  return Call(&v1::Admin::Stub::Get, request);
+}
+
+absl::StatusOr<v1::ListResponse> AdminClient::List(const std::string& kind,
+                                                   const std::map<std::string, std::string>& labels) {
+  absl::Status changed;
+  for (int restart = 0; restart <= kListRestartsMax; ++restart) {
+    v1::ListRequest request;
+    request.set_kind(kind);
+    request.set_page_size(kPageSize);
+    request.mutable_labels()->insert(labels.begin(), labels.end());
+    v1::ListResponse all;
+    while (true) {
+      absl::StatusOr<v1::ListResponse> page = Call(&v1::Admin::Stub::List, request);
+      if (!page.ok()) {
+        changed = page.status();
+        break;
+      }
+      all.set_revision(page->revision());
+      for (v1::StoredResource& resource : *page->mutable_resources()) *all.add_resources() = std::move(resource);
+      if (page->next_page_token().empty()) return all;
+      request.set_page_token(page->next_page_token());
+    }
+    if (!absl::IsAborted(changed)) return changed;
+  }
+  return changed;
+}
+
+absl::StatusOr<v1::DeleteResponse> AdminClient::Delete(const v1::DeleteRequest& request) {
+  return Call(&v1::Admin::Stub::Delete, request);
+}
+
+absl::StatusOr<v1::HistoryResponse> AdminClient::History(const std::string& kind, const std::string& name,
+                                                         uint64_t limit) {
+  v1::HistoryRequest request;
+  request.set_kind(kind);
+  request.set_name(name);
+  v1::HistoryResponse all;
+  while (true) {
+    const uint64_t missing = limit == 0 ? kPageSize : limit - all.revisions_size();
+    request.set_page_size(static_cast<uint32_t>(std::min<uint64_t>(missing, kPageSize)));
+    absl::StatusOr<v1::HistoryResponse> page = Call(&v1::Admin::Stub::History, request);
+    if (!page.ok()) return page.status();
+    for (v1::RevisionInfo& info : *page->mutable_revisions()) {
+      if (limit != 0 && static_cast<uint64_t>(all.revisions_size()) == limit) return all;
+      *all.add_revisions() = std::move(info);
+    }
+    if (page->next_page_token().empty() || (limit != 0 && static_cast<uint64_t>(all.revisions_size()) == limit)) {
+      return all;
+    }
+    request.set_page_token(page->next_page_token());
+  }
+}
+
+absl::StatusOr<v1::GetRevisionResponse> AdminClient::GetRevision(uint64_t revision) {
+  v1::GetRevisionRequest request;
+  request.set_revision(revision);
+  return Call(&v1::Admin::Stub::GetRevision, request);
+}
+
+absl::StatusOr<v1::RollbackResponse> AdminClient::Rollback(const v1::RollbackRequest& request) {
+  return Call(&v1::Admin::Stub::Rollback, request);
+}
+
+absl::StatusOr<v1::ListDataPlanesResponse> AdminClient::ListDataPlanes() {
+  return Call(&v1::Admin::Stub::ListDataPlanes, v1::ListDataPlanesRequest());
+}
+
+absl::StatusOr<v1::RolloutResponse> AdminClient::GetRollout(uint64_t revision) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + timeout_));
+  v1::RolloutRequest request;
+  request.set_revision(revision);
+  v1::RolloutResponse response;
+  auto reader = stub_->Rollout(&context, request);
+  const bool answered = reader->Read(&response);
+  v1::RolloutResponse further;
+  while (reader->Read(&further)) response = further;
+  if (absl::Status status = Translate(reader->Finish()); !status.ok()) return status;
+  if (!answered)
+    return absl::InternalError(absl::StrCat("the control plane at ", server_, " said nothing of a rollout"));
+  reached_ = true;
+  return response;
+}
+
+absl::StatusOr<RolloutOutcome> AdminClient::AwaitRollout(uint64_t revision) {
+  const absl::Time deadline = absl::Now() + timeout_;
+  v1::RolloutRequest request;
+  request.set_revision(revision);
+  request.set_wait(true);
+  RolloutOutcome outcome;
+  outcome.last.set_revision(revision);
+  while (true) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(deadline));
+    context.set_wait_for_ready(reached_);
+    auto reader = stub_->Rollout(&context, request);
+    v1::RolloutResponse response;
+    while (reader->Read(&response)) {
+      reached_ = true;
+      outcome.last = response;
+      // Revision 0 asked for the current one; whatever is committed later is not what we wait for.
+      request.set_revision(response.revision());
+      if (response.done()) return outcome;
+    }
+    const grpc::Status status = reader->Finish();
+    if (status.ok()) return outcome;
+    if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && reached_) {
+      outcome.timed_out = true;
+      return outcome;
+    }
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || !reached_) return Translate(status);
+    absl::SleepFor(std::min(kReconnectPause, std::max(deadline - absl::Now(), absl::ZeroDuration())));
+  }
+}
+
+absl::StatusOr<v1::ListEndpointsResponse> AdminClient::ListEndpoints(const std::string& service) {
+  v1::ListEndpointsRequest request;
+  request.set_service(service);
+  return Call(&v1::Admin::Stub::ListEndpoints, request);
+}
+
+absl::StatusOr<v1::GetServerInfoResponse> AdminClient::GetServerInfo() {
+  return Call(&v1::Admin::Stub::GetServerInfo, v1::GetServerInfoRequest());
+}
+
+std::vector<v1::PolicyError> PolicyErrorsOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kPolicyErrorsUrl);
+  v1::PolicyErrors errors;
+  if (!payload.has_value() || !errors.ParseFromString(std::string(*payload))) return {};
+  return {errors.errors().begin(), errors.errors().end()};
+}
+
+ExitCode ExitCodeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return kDone;
+    case absl::StatusCode::kInvalidArgument:
+      return PolicyErrorsOf(status).empty() ? kUsage : kInvalidPolicy;
+    case absl::StatusCode::kNotFound:
+      return kNotFound;
+    case absl::StatusCode::kAborted:
+      return kConflict;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
+      return kUnreachable;
+    default:
+      return kFailed;
+  }
+}
+
+}  // namespace gateway::ctl

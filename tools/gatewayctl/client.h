@@ -1,0 +1,74 @@
+// The admin API as gatewayctl uses it: one server, blocking calls, a deadline for each, errors as absl::Status.
+#ifndef GATEWAY_TOOLS_GATEWAYCTL_CLIENT_H_
+#define GATEWAY_TOOLS_GATEWAYCTL_CLIENT_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "gateway/v1/admin.grpc.pb.h"
+#include "tools/gatewayctl/exit_code.h"
+
+namespace gateway::ctl {
+
+constexpr absl::Duration kConnectTimeout = absl::Seconds(3);  // to a connection; then the server counts as unreachable
+constexpr int kListRestartsMax = 5;                           // of a listing that a change cut in two
+
+// How a wait for a rollout ended.
+struct RolloutOutcome {
+  v1::RolloutResponse last;  // the newest that was heard
+  bool timed_out = false;
+};
+
+// Not thread-safe. Connects with the first call.
+//
+// The code of an error is gRPC's, except that a call that outlived `timeout` is UNAVAILABLE; the message is fit for
+// people.
+class AdminClient {
+ public:
+  // `server` is "host:port"; `timeout` is for each call, and for a whole AwaitRollout.
+  AdminClient(std::string server, absl::Duration timeout);
+
+  absl::StatusOr<v1::ApplyResponse> Apply(const v1::ApplyRequest& request);
+  absl::StatusOr<v1::GetResponse> Get(const std::string& kind, const std::string& name);
+  // All pages of one state of the policy, and that state's revision. An empty `kind` means all kinds.
+  absl::StatusOr<v1::ListResponse> List(const std::string& kind, const std::map<std::string, std::string>& labels);
+  absl::StatusOr<v1::DeleteResponse> Delete(const v1::DeleteRequest& request);
+  // The newest `limit` revisions; 0: all.
+  absl::StatusOr<v1::HistoryResponse> History(const std::string& kind, const std::string& name, uint64_t limit);
+  absl::StatusOr<v1::GetRevisionResponse> GetRevision(uint64_t revision);
+  absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request);
+  absl::StatusOr<v1::ListDataPlanesResponse> ListDataPlanes();
+  absl::StatusOr<v1::RolloutResponse> GetRollout(uint64_t revision);
+  // Until every connected data plane serves `revision` or rejected it, or the timeout. A control plane that goes away
+  // meanwhile is waited for, if it was there at first.
+  absl::StatusOr<RolloutOutcome> AwaitRollout(uint64_t revision);
+  absl::StatusOr<v1::ListEndpointsResponse> ListEndpoints(const std::string& service);
+  absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo();
+
+ private:
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Call(grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                        Response*),
+                                const Request& request);
+  absl::Status Translate(const grpc::Status& status) const;
+
+  const std::string server_;
+  const absl::Duration timeout_;
+  std::unique_ptr<v1::Admin::Stub> stub_;
+  bool reached_ = false;  // some call was answered
+};
+
+// The mistakes that the server found in a policy; none, if the error is something else.
+std::vector<v1::PolicyError> PolicyErrorsOf(const absl::Status& status);
+
+ExitCode ExitCodeOf(const absl::Status& status);
+
+}  // namespace gateway::ctl
+
+#endif  // GATEWAY_TOOLS_GATEWAYCTL_CLIENT_H_

@@ -1,0 +1,20 @@
+// What gatewayctl's exit codes mean. Scripts depend on them.
+#ifndef GATEWAY_TOOLS_GATEWAYCTL_EXIT_CODE_H_
+#define GATEWAY_TOOLS_GATEWAYCTL_EXIT_CODE_H_
+
+namespace gateway::ctl {
+
+enum ExitCode : int {
+  kDone = 0,
+  kFailed = 1,
+  kUsage = 2,
+  kInvalidPolicy = 3,
+  kNotFound = 4,
+  kConflict = 5,
+  kUnreachable = 6,  // or not authorised
+  kNotEveryone = 7,  // --wait ended without everyone
+};
+
+}  // namespace gateway::ctl
+
+#endif  // GATEWAY_TOOLS_GATEWAYCTL_EXIT_CODE_H_

@@ -1,0 +1,124 @@
+// dataplanes, services, endpoints, version.
+#include <algorithm>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "common/version.h"
+#include "tools/gatewayctl/commands.h"
+#include "tools/gatewayctl/render.h"
+
+namespace gateway::ctl {
+
+ExitCode DataPlanes(Session& session) {
+  const absl::StatusOr<v1::ListDataPlanesResponse> state = session.client.ListDataPlanes();
+  if (!state.ok()) return session.Fail(state.status());
+  if (session.PrintStructured(MessageJson(*state))) return kDone;
+  if (session.options.output == "name") {
+    for (const v1::DataPlaneState& plane : state->data_planes()) session.out() << plane.name() << "\n";
+    return kDone;
+  }
+  if (state->data_planes().empty()) {
+    session.err() << "no data plane is connected\n";
+    return kDone;
+  }
+  session.out() << RenderDataPlanes(*state, session.terminal.now());
+  return kDone;
+}
+
+ExitCode Services(Session& session) {
+  const absl::StatusOr<v1::ListResponse> services = session.client.List("Service", {});
+  if (!services.ok()) return session.Fail(services.status());
+  const absl::StatusOr<v1::ListEndpointsResponse> endpoints = session.client.ListEndpoints("");
+  if (!endpoints.ok()) return session.Fail(endpoints.status());
+  const std::vector<v1::StoredResource> stored(services->resources().begin(), services->resources().end());
+  const std::vector<v1::EndpointSet> sets(endpoints->sets().begin(), endpoints->sets().end());
+  const std::vector<ServiceRow> rows = ServicesOf(stored, sets);
+  if (session.options.output == "name") {
+    for (const ServiceRow& row : rows) session.out() << row.name << "\n";
+    return kDone;
+  }
+  Json json = Json::array();
+  for (const ServiceRow& row : rows) {
+    json.push_back({{"name", row.name},
+                    {"source", row.source},
+                    {"serving", row.serving},
+                    {"endpoints", row.endpoints},
+                    {"state", row.state}});
+  }
+  if (session.PrintStructured(json)) return kDone;
+  if (rows.empty()) {
+    session.err() << "no services\n";
+  } else {
+    session.out() << RenderServices(rows);
+  }
+  session.err() << RenderEndpointAlarms(*endpoints);
+  return kDone;
+}
+
+ExitCode Endpoints(Session& session) {
+  const std::string& name = session.options.name;
+  const absl::StatusOr<v1::GetResponse> service = session.client.Get("Service", name);
+  if (!service.ok() && !absl::IsNotFound(service.status())) return session.Fail(service.status());
+  const absl::StatusOr<v1::ListEndpointsResponse> endpoints = session.client.ListEndpoints(name);
+  const bool known_to_consul =
+      endpoints.ok() && std::any_of(endpoints->sets().begin(), endpoints->sets().end(), [](const v1::EndpointSet& set) {
+        return set.state() != v1::EndpointSet::UNKNOWN_SERVICE;
+      });
+  if (!endpoints.ok() && !absl::IsNotFound(endpoints.status())) return session.Fail(endpoints.status());
+  if (!service.ok() && !known_to_consul) {
+    return session.Fail(
+        absl::NotFoundError(absl::StrCat("neither the policy nor Consul knows a service '", name, "'")));
+  }
+  std::vector<v1::EndpointSet> sets;
+  if (endpoints.ok()) sets.assign(endpoints->sets().begin(), endpoints->sets().end());
+  const std::vector<EndpointRow> rows =
+      EndpointsOf(service.ok() ? &service->resource().resource().service() : nullptr, sets);
+  if (session.options.output == "name") {
+    for (const EndpointRow& row : rows) session.out() << row.address << "\n";
+    return kDone;
+  }
+  Json json = Json::array();
+  for (const EndpointRow& row : rows) {
+    json.push_back({{"service", row.service},
+                    {"address", row.address},
+                    {"serving", row.serving},
+                    {"why_not", row.why_not},
+                    {"health", row.health},
+                    {"weight", row.weight},
+                    {"zone", row.zone},
+                    {"tags", row.tags},
+                    {"id", row.id}});
+  }
+  if (session.PrintStructured(json)) return kDone;
+  if (rows.empty()) {
+    session.err() << "'" << name << "' has no endpoints\n";
+  } else {
+    session.out() << RenderEndpoints(rows);
+  }
+  if (endpoints.ok()) session.err() << RenderEndpointAlarms(*endpoints);
+  return kDone;
+}
+
+ExitCode Version(Session& session) {
+  const std::string& output = session.options.output;
+  Json json = Json::object();
+  json["client"]["version"] = std::string(kVersion);
+  if (output == "table" || output == "name") session.out() << "gatewayctl " << kVersion << "\n";
+  if (!session.options.client_only) {
+    const absl::StatusOr<v1::GetServerInfoResponse> info = session.client.GetServerInfo();
+    if (!info.ok()) {
+      session.PrintStructured(json);
+      return session.Fail(info.status());
+    }
+    json["server"] = MessageJson(*info);
+    if (output == "table") {
+      session.out() << "control plane " << info->version() << " at " << session.options.server << ", revision "
+                    << info->revision() << ", started " << FormatAge(info->started_at(), session.terminal.now())
+                    << " ago, epoch " << info->epoch() << "\n";
+    }
+  }
+  session.PrintStructured(json);
+  return kDone;
+}
+
+}  // namespace gateway::ctl

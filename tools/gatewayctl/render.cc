@@ -1,0 +1,626 @@
+#include "tools/gatewayctl/render.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "common/codec.h"
+#include "tools/gatewayctl/format.h"
+#include "tools/gatewayctl/table.h"
+
+namespace gateway::ctl {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+constexpr size_t kSummaryItemsMax = 3;  // of a list inside a table's cell
+constexpr char kNone[] = "none";
+
+std::string Lower(const std::string& enum_name) { return absl::AsciiStrToLower(enum_name); }
+
+template <typename Range>
+std::string JoinSome(const Range& items) {
+  std::vector<std::string> shown(items.begin(), items.end());
+  const size_t total = shown.size();
+  if (total > kSummaryItemsMax) shown.resize(kSummaryItemsMax);
+  return absl::StrCat(absl::StrJoin(shown, ", "),
+                      total > kSummaryItemsMax ? absl::StrCat(", +", total - kSummaryItemsMax) : "");
+}
+
+std::string DurationOr(bool given, const google::protobuf::Duration& duration, const char* absent) {
+  return given ? FormatDuration(duration) : absent;
+}
+
+void CollectReferences(const Message& message, std::vector<ResourceKey>* found) {
+  const auto* r = message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  r->ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    if (field->is_map()) continue;
+    const int count = field->is_repeated() ? r->FieldSize(message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+        CollectReferences(
+            field->is_repeated() ? r->GetRepeatedMessage(message, field, i) : r->GetMessage(message, field), found);
+        continue;
+      }
+      if (field->cpp_type() != FieldDescriptor::CPPTYPE_STRING) continue;
+      const std::string& kind = field->options().GetExtension(v1::rules).reference();
+      if (kind.empty()) continue;
+      ResourceKey key{kind,
+                      field->is_repeated() ? r->GetRepeatedString(message, field, i) : r->GetString(message, field)};
+      if (key.name.empty() || key.name == kNone) continue;
+      if (std::find(found->begin(), found->end(), key) == found->end()) found->push_back(std::move(key));
+    }
+  }
+}
+
+std::string HostPort(const std::string& host, uint32_t port) {
+  return host.find(':') == std::string::npos ? absl::StrCat(host, ":", port) : absl::StrCat("[", host, "]:", port);
+}
+
+std::string PathText(const v1::PathMatch& path) {
+  switch (path.match_case()) {
+    case v1::PathMatch::kExact:
+      return absl::StrCat("= ", path.exact());
+    case v1::PathMatch::kPrefix:
+      return absl::StrCat(path.prefix(), path.prefix().ends_with('/') ? "**" : "/**");
+    case v1::PathMatch::kTemplate:
+      return path.template_();
+    case v1::PathMatch::kRegex:
+      return absl::StrCat("~ ", path.regex());
+    case v1::PathMatch::MATCH_NOT_SET:
+      break;
+  }
+  return "any";
+}
+
+uint32_t WeightOf(const v1::WeightedService& target) { return target.has_weight() ? target.weight() : 1; }
+
+// Where a route's requests go, each with its share in per cent.
+std::vector<std::pair<std::string, double>> TargetsOf(const v1::Route& route) {
+  if (!route.service().empty()) return {{route.service(), 100.0}};
+  double total = 0;
+  for (const auto& target : route.split()) total += WeightOf(target);
+  std::vector<std::pair<std::string, double>> targets;
+  for (const auto& target : route.split()) {
+    targets.emplace_back(target.service(), total > 0 ? 100.0 * WeightOf(target) / total : 0);
+  }
+  return targets;
+}
+
+std::string Percent(double share) {
+  std::string text = absl::StrCat(static_cast<int>(share * 10 + 0.5) / 10);
+  const int tenth = static_cast<int>(share * 10 + 0.5) % 10;
+  return tenth == 0 ? absl::StrCat(text, "%") : absl::StrCat(text, ".", tenth, "%");
+}
+
+std::string RouteTo(const v1::Route& route) {
+  if (route.has_consul_service()) return absl::StrCat("consul {", route.consul_service().from(), "}");
+  if (!route.service().empty()) return route.service();
+  std::vector<std::string> shares;
+  for (const auto& [service, share] : TargetsOf(route)) shares.push_back(absl::StrCat(service, " ", Percent(share)));
+  return JoinSome(shares);
+}
+
+std::string ServiceSource(const v1::Service& service) {
+  if (service.has_consul()) {
+    return absl::StrCat(
+        "consul ", service.consul().service(),
+        service.consul().datacenter().empty() ? "" : absl::StrCat("@", service.consul().datacenter()),
+        service.consul().tags().empty() ? "" : absl::StrCat(" (", absl::StrJoin(service.consul().tags(), ", "), ")"));
+  }
+  std::vector<std::string> addresses;
+  for (const auto& endpoint : service.static_()) addresses.push_back(endpoint.address());
+  return JoinSome(addresses);
+}
+
+std::string BalancerOf(const v1::LoadBalancer& balancer) {
+  return balancer.policy() == v1::LoadBalancer::POLICY_UNSPECIFIED
+             ? "round_robin"
+             : Lower(v1::LoadBalancer::Policy_Name(balancer.policy()));
+}
+
+std::string LimitText(const v1::RateLimit& limit) {
+  return absl::StrCat(limit.limit().requests(), " per ", FormatDuration(limit.limit().window()));
+}
+
+std::string ModeOf(const v1::RateLimit& limit) {
+  return limit.mode() == v1::RateLimit::MODE_UNSPECIFIED ? "enforce" : Lower(v1::RateLimit::Mode_Name(limit.mode()));
+}
+
+uint32_t ValueOr(bool given, uint32_t value, uint32_t absent) { return given ? value : absent; }
+
+// A kind's own columns, between the name and the revision.
+std::vector<std::string> Headings(const std::string& kind) {
+  if (kind == "Service") return {"ENDPOINTS", "BALANCER", "BREAKER"};
+  if (kind == "Route") return {"HOSTS", "METHODS", "PATH", "TO", "PRIORITY"};
+  if (kind == "RateLimit") return {"LIMIT", "KEY", "MODE"};
+  if (kind == "CircuitBreaker") return {"TIMEOUT", "CONCURRENT", "VOLUME", "ERRORS", "SLEEP"};
+  if (kind == "Defaults") return {"RATE LIMITS", "BREAKER", "TIMEOUT"};
+  return {"SUMMARY"};
+}
+
+std::vector<std::string> Cells(const v1::Resource& resource) {
+  switch (resource.kind_case()) {
+    case v1::Resource::kService: {
+      const v1::Service& s = resource.service();
+      return {ServiceSource(s), BalancerOf(s.load_balancer()), s.circuit_breaker()};
+    }
+    case v1::Resource::kRoute: {
+      const v1::Route& r = resource.route();
+      return {r.match().hosts().empty() ? "any" : JoinSome(r.match().hosts()),
+              r.match().methods().empty() ? "any" : JoinSome(r.match().methods()), PathText(r.match().path()),
+              RouteTo(r), absl::StrCat(r.priority())};
+    }
+    case v1::Resource::kRateLimit: {
+      const v1::RateLimit& l = resource.rate_limit();
+      return {LimitText(l), l.key().empty() ? "one for all" : absl::StrJoin(l.key(), ", "), ModeOf(l)};
+    }
+    case v1::Resource::kCircuitBreaker: {
+      const v1::CircuitBreaker& b = resource.circuit_breaker();
+      return {DurationOr(b.has_timeout(), b.timeout(), "1s"),
+              absl::StrCat(ValueOr(b.has_max_concurrent_requests(), b.max_concurrent_requests(), 100)),
+              absl::StrCat(ValueOr(b.has_request_volume_threshold(), b.request_volume_threshold(), 20)),
+              absl::StrCat(ValueOr(b.has_error_percent_threshold(), b.error_percent_threshold(), 50), "%"),
+              DurationOr(b.has_sleep_window(), b.sleep_window(), "5s")};
+    }
+    case v1::Resource::kDefaults: {
+      const v1::Defaults& d = resource.defaults();
+      return {JoinSome(d.rate_limits()), d.circuit_breaker(), DurationOr(d.has_timeout(), d.timeout(), "30s")};
+    }
+    case v1::Resource::KIND_NOT_SET:
+      break;
+  }
+  return {""};
+}
+
+std::string Summary(const v1::Resource& resource) {
+  switch (resource.kind_case()) {
+    case v1::Resource::kService:
+      return ServiceSource(resource.service());
+    case v1::Resource::kRoute:
+      return absl::StrCat(PathText(resource.route().match().path()), " -> ", RouteTo(resource.route()));
+    case v1::Resource::kRateLimit:
+      return absl::StrCat(
+          LimitText(resource.rate_limit()),
+          resource.rate_limit().key().empty() ? ""
+                                              : absl::StrCat(" by ", absl::StrJoin(resource.rate_limit().key(), ", ")),
+          ModeOf(resource.rate_limit()) == "enforce" ? "" : absl::StrCat(" (", ModeOf(resource.rate_limit()), ")"));
+    case v1::Resource::kCircuitBreaker: {
+      const std::vector<std::string> cells = Cells(resource);
+      return absl::StrCat("opens at ", cells[3], " of ", cells[2], " or more, for ", cells[4]);
+    }
+    case v1::Resource::kDefaults: {
+      const v1::Defaults& d = resource.defaults();
+      return absl::StrCat("limits: ", d.rate_limits().empty() ? kNone : JoinSome(d.rate_limits()),
+                          "; breaker: ", d.circuit_breaker().empty() ? kNone : d.circuit_breaker());
+    }
+    case v1::Resource::KIND_NOT_SET:
+      break;
+  }
+  return "";
+}
+
+std::string RevisionCell(const v1::StoredResource& stored) {
+  return stored.built_in() ? "built-in" : absl::StrCat(stored.revision());
+}
+
+std::string StateOf(const v1::DataPlaneState& plane) {
+  if (!plane.connected()) return "gone";
+  return plane.rejections().empty() ? "connected" : absl::StrCat("rejected ", plane.rejected_revision());
+}
+
+// "Route/orders: match.path.regex: too long"
+std::string RejectionText(const v1::Rejection& rejection) {
+  std::vector<std::string> parts;
+  if (!rejection.kind().empty()) parts.push_back(absl::StrCat(rejection.kind(), "/", rejection.name()));
+  if (!rejection.field().empty()) parts.push_back(rejection.field());
+  parts.push_back(rejection.reason());
+  return Printable(absl::StrJoin(parts, ": "));
+}
+
+bool HasTags(const v1::Instance& instance, const google::protobuf::RepeatedPtrField<std::string>& tags,
+             std::string* missing) {
+  for (const std::string& tag : tags) {
+    if (std::find(instance.tags().begin(), instance.tags().end(), tag) == instance.tags().end()) {
+      *missing = tag;
+      return false;
+    }
+  }
+  return true;
+}
+
+const v1::EndpointSet* SetOf(const v1::ConsulSource& source, std::span<const v1::EndpointSet> sets) {
+  for (const v1::EndpointSet& set : sets) {
+    if (set.key().service() == source.service() &&
+        (source.datacenter().empty() || set.key().datacenter() == source.datacenter())) {
+      return &set;
+    }
+  }
+  return nullptr;
+}
+
+int CountServing(std::span<const EndpointRow> rows) {
+  return static_cast<int>(std::count_if(rows.begin(), rows.end(), [](const EndpointRow& row) { return row.serving; }));
+}
+
+std::string SetState(const v1::EndpointSet* set, int serving) {
+  if (set != nullptr && set->state() == v1::EndpointSet::UNKNOWN_SERVICE) return "unknown to Consul";
+  if (set == nullptr || set->state() != v1::EndpointSet::KNOWN) return "not read from Consul yet";
+  if (set->stale()) return absl::StrCat("stale: ", set->alarm());
+  return serving == 0 ? "no endpoint serves" : "ok";
+}
+
+const v1::StoredResource* Find(const ResourceKey& key, std::span<const v1::StoredResource> all) {
+  for (const v1::StoredResource& stored : all) {
+    if (KeyOf(stored.resource()) == key) return &stored;
+  }
+  return nullptr;
+}
+
+// "  Label:        text"
+void AppendFact(std::string* out, const std::string& label, const std::string& text) {
+  constexpr size_t kLabelWidth = 14;
+  std::string line = absl::StrCat("  ", label, label.empty() ? "" : ":");
+  line.resize(std::max(line.size() + 1, kLabelWidth + 2), ' ');
+  absl::StrAppend(out, line, Printable(text), "\n");
+}
+
+std::string EndpointsText(const v1::Service& service, std::span<const v1::EndpointSet> sets) {
+  const std::vector<EndpointRow> rows = EndpointsOf(&service, sets);
+  std::vector<std::string> addresses;
+  for (const EndpointRow& row : rows) {
+    if (row.serving) addresses.push_back(row.address);
+  }
+  return absl::StrCat(CountServing(rows), " of ", rows.size(), " endpoints serving",
+                      addresses.empty() ? "" : absl::StrCat(": ", JoinSome(addresses)));
+}
+
+// A setting and whose it is, where the document itself says nothing.
+template <typename List>
+std::string LimitsText(const List& own, const v1::Defaults* defaults) {
+  const bool inherited = own.empty();
+  if (inherited && (defaults == nullptr || defaults->rate_limits().empty())) return kNone;
+  const auto& list = inherited ? defaults->rate_limits() : own;
+  return absl::StrCat(absl::StrJoin(list, ", "), inherited ? "  (Defaults/default)" : "");
+}
+
+std::string BreakerText(const std::string& own, const v1::Defaults* defaults) {
+  if (!own.empty()) return own;
+  if (defaults == nullptr || defaults->circuit_breaker().empty()) return kNone;
+  return absl::StrCat(defaults->circuit_breaker(), "  (Defaults/default)");
+}
+
+void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defaults* defaults, std::string* out) {
+  *out += "\nServes\n";
+  const v1::RouteMatch& match = route.match();
+  AppendFact(out, "Hosts", match.hosts().empty() ? "any" : absl::StrJoin(match.hosts(), ", "));
+  AppendFact(out, "Methods", match.methods().empty() ? "any" : absl::StrJoin(match.methods(), ", "));
+  AppendFact(out, "Path", PathText(match.path()));
+  if (match.headers_size() + match.query_size() > 0) {
+    AppendFact(out, "Conditions", absl::StrCat(match.headers_size(), " headers, ", match.query_size(), " query"));
+  }
+  std::string label = "To";
+  if (route.has_consul_service()) {
+    const v1::ConsulServiceRoute& consul = route.consul_service();
+    AppendFact(
+        out, label,
+        absl::StrCat("the service of Consul named by {", consul.from(),
+                     "}; allowed: ", consul.allow().empty() ? "none" : absl::StrJoin(consul.allow(), ", "),
+                     consul.deny().empty() ? "" : absl::StrCat("; denied: ", absl::StrJoin(consul.deny(), ", "))));
+    AppendFact(out, "Breaker", BreakerText(consul.template_().circuit_breaker(), defaults));
+  }
+  for (const auto& [name, share] : TargetsOf(route)) {
+    const v1::StoredResource* service = Find({"Service", name}, d.all);
+    std::string text = absl::StrCat(Percent(share), " Service/", name);
+    if (service == nullptr) {
+      absl::StrAppend(&text, ": not defined");
+    } else {
+      absl::StrAppend(&text, ": ", EndpointsText(service->resource().service(), d.sets),
+                      "; breaker: ", BreakerText(service->resource().service().circuit_breaker(), defaults));
+    }
+    AppendFact(out, label, text);
+    label.clear();
+  }
+  std::string timeout = DurationOr(route.has_timeout(), route.timeout(), "");
+  if (timeout.empty()) {
+    timeout = absl::StrCat(DurationOr(defaults != nullptr && defaults->has_timeout(),
+                                      defaults == nullptr ? google::protobuf::Duration() : defaults->timeout(), "30s"),
+                           "  (Defaults/default)");
+  }
+  AppendFact(out, "Timeout", timeout);
+  AppendFact(out, "Rate limits", LimitsText(route.rate_limits(), defaults));
+}
+
+void DescribeService(const v1::Service& service, const Description& d, const v1::Defaults* defaults, std::string* out) {
+  *out += "\nServes\n";
+  const std::vector<EndpointRow> rows = EndpointsOf(&service, d.sets);
+  if (service.has_consul()) {
+    AppendFact(out, "Source", ServiceSource(service));
+    AppendFact(out, "State", SetState(SetOf(service.consul(), d.sets), CountServing(rows)));
+  } else {
+    AppendFact(out, "Source", "static");
+  }
+  AppendFact(out, "Balancer", BalancerOf(service.load_balancer()));
+  AppendFact(out, "Breaker", BreakerText(service.circuit_breaker(), defaults));
+  *out += "\nEndpoints\n";
+  if (rows.empty()) {
+    *out += "  none\n";
+    return;
+  }
+  std::vector<std::string> lines = absl::StrSplit(RenderEndpoints(rows), '\n', absl::SkipEmpty());
+  for (const std::string& line : lines) absl::StrAppend(out, "  ", line, "\n");
+}
+
+void AppendKeys(const std::string& title, const std::vector<ResourceKey>& keys, std::span<const v1::StoredResource> all,
+                std::string* out) {
+  absl::StrAppend(out, "\n", title, "\n");
+  for (const ResourceKey& key : keys) {
+    const v1::StoredResource* stored = Find(key, all);
+    absl::StrAppend(out, "  ", key.ToString(),
+                    stored == nullptr    ? "  (not defined)"
+                    : stored->built_in() ? "  (built-in)"
+                                         : "",
+                    "\n");
+  }
+  if (keys.empty()) *out += "  nothing\n";
+}
+
+}  // namespace
+
+std::vector<ResourceKey> ReferencesOf(const v1::Resource& resource) {
+  std::vector<ResourceKey> found;
+  if (const Message* body = BodyOf(resource); body != nullptr) CollectReferences(*body, &found);
+  return found;
+}
+
+std::vector<ResourceKey> ReferrersOf(const ResourceKey& key, std::span<const v1::StoredResource> all) {
+  std::vector<ResourceKey> found;
+  for (const v1::StoredResource& stored : all) {
+    const std::vector<ResourceKey> references = ReferencesOf(stored.resource());
+    if (std::find(references.begin(), references.end(), key) != references.end()) {
+      found.push_back(KeyOf(stored.resource()));
+    }
+  }
+  return found;
+}
+
+std::string RenderResources(const std::string& kind, std::span<const v1::StoredResource> resources, absl::Time now) {
+  std::vector<std::string> headings;
+  if (kind.empty()) headings.push_back("KIND");
+  headings.push_back("NAME");
+  for (std::string& heading : Headings(kind)) headings.push_back(std::move(heading));
+  headings.push_back("REVISION");
+  headings.push_back("AGE");
+  Table table(headings);
+  for (const v1::StoredResource& stored : resources) {
+    ResourceKey key = KeyOf(stored.resource());
+    std::vector<std::string> cells;
+    if (kind.empty()) cells.push_back(key.kind);
+    cells.push_back(key.name);
+    for (std::string& cell :
+         kind.empty() ? std::vector<std::string>{Summary(stored.resource())} : Cells(stored.resource())) {
+      cells.push_back(std::move(cell));
+    }
+    cells.push_back(RevisionCell(stored));
+    cells.push_back(FormatAge(stored.changed_at(), now));
+    cells.resize(headings.size());  // a server newer than this program may know kinds that this program doesn't
+    table.AddRow(std::move(cells));
+  }
+  return table.ToString();
+}
+
+std::string RenderChanges(std::span<const v1::Change> changes) {
+  std::string text;
+  for (const v1::Change& change : changes) {
+    absl::StrAppend(&text, Printable(change.kind()), "/", Printable(change.name()), " ",
+                    Lower(v1::Change::Op_Name(change.op())), "\n");
+  }
+  return text;
+}
+
+std::string RenderHistory(std::span<const v1::RevisionInfo> revisions, absl::Time now) {
+  Table table({"REVISION", "AGE", "ACTOR", "CHANGES", "COMMENT"});
+  for (const v1::RevisionInfo& info : revisions) {
+    std::vector<std::string> changes;
+    for (const v1::Change& change : info.changes()) {
+      if (change.op() == v1::Change::UNCHANGED) continue;
+      const char* sign = change.op() == v1::Change::CREATED ? "+" : change.op() == v1::Change::DELETED ? "-" : "~";
+      changes.push_back(absl::StrCat(sign, change.kind(), "/", change.name()));
+    }
+    table.AddRow(
+        {absl::StrCat(info.revision()), FormatAge(info.time(), now), info.actor(), JoinSome(changes), info.comment()});
+  }
+  return table.ToString();
+}
+
+std::string RenderRevisionHead(const v1::RevisionInfo& info, absl::Time now) {
+  std::string text = absl::StrCat("revision ", info.revision(), "\n");
+  AppendFact(&text, "Time", absl::StrCat(FormatTime(info.time()), ", ", FormatAge(info.time(), now), " ago"));
+  AppendFact(&text, "Actor", info.actor());
+  if (!info.comment().empty()) AppendFact(&text, "Comment", info.comment());
+  return text;
+}
+
+std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time now) {
+  Table table({"NAME", "ADDRESS", "ZONE", "STATE", "SINCE", "REVISION", "ENDPOINTS", "WORKERS", "VERSION"});
+  for (const v1::DataPlaneState& plane : state.data_planes()) {
+    table.AddRow({plane.name(), plane.address(), plane.zone(), StateOf(plane), FormatAge(plane.since(), now),
+                  absl::StrCat(plane.applied_revision(), "/", state.revision()),
+                  absl::StrCat(plane.applied_endpoints_version()), absl::StrCat(plane.workers()), plane.version()});
+  }
+  std::string text = table.ToString();
+  for (const v1::DataPlaneState& plane : state.data_planes()) {
+    for (const v1::Rejection& rejection : plane.rejections()) {
+      absl::StrAppend(&text, Printable(plane.name()), " rejected revision ", plane.rejected_revision(), ": ",
+                      RejectionText(rejection), "\n");
+    }
+  }
+  return text;
+}
+
+std::string RolloutLine(const v1::RolloutResponse& rollout) {
+  return absl::StrCat("revision ", rollout.revision(), " serving on ", rollout.serving(), "/", rollout.data_planes(),
+                      " data planes (", rollout.workers_serving(), " workers)",
+                      rollout.done() ? absl::StrCat(" in ", FormatElapsed(rollout.elapsed())) : "");
+}
+
+std::string RenderPending(const v1::RolloutResponse& rollout) {
+  std::string text;
+  for (const v1::DataPlaneState& plane : rollout.pending()) {
+    const std::string name = Printable(plane.name());
+    // A rejection of an older revision says nothing of this one.
+    if (plane.rejected_revision() >= rollout.revision() && !plane.rejections().empty()) {
+      for (const v1::Rejection& rejection : plane.rejections()) {
+        absl::StrAppend(&text, "  ", name, " rejected it: ", RejectionText(rejection), "\n");
+      }
+    } else if (plane.applied_revision() == 0) {
+      absl::StrAppend(&text, "  ", name, " serves nothing yet\n");
+    } else {
+      absl::StrAppend(&text, "  ", name, " serves revision ", plane.applied_revision(), "\n");
+    }
+  }
+  return text;
+}
+
+std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const v1::EndpointSet> sets) {
+  std::vector<EndpointRow> rows;
+  if (service != nullptr && !service->has_consul()) {
+    for (const v1::StaticEndpoint& endpoint : service->static_()) {
+      const uint32_t weight = endpoint.has_weight() ? endpoint.weight() : 1;
+      rows.push_back({.service = service->name(),
+                      .address = endpoint.address(),
+                      .health = "static",
+                      .weight = weight,
+                      .serving = weight > 0,
+                      .why_not = weight > 0 ? "" : "weight 0",
+                      .zone = endpoint.zone(),
+                      .tags = {},
+                      .id = ""});
+    }
+    return rows;
+  }
+  const v1::EndpointSet* only = service == nullptr ? nullptr : SetOf(service->consul(), sets);
+  for (const v1::EndpointSet& set : sets) {
+    if (service != nullptr && &set != only) continue;
+    for (const v1::Instance& instance : set.instances()) {
+      EndpointRow row{.service = set.key().service(),
+                      .address = HostPort(instance.address(), instance.port()),
+                      .health = Lower(v1::Instance::Health_Name(instance.health())),
+                      .weight = instance.weight(),
+                      .serving = false,
+                      .why_not = "",
+                      .zone = instance.zone(),
+                      .tags = {instance.tags().begin(), instance.tags().end()},
+                      .id = instance.id()};
+      std::string missing_tag;
+      if (instance.health() != v1::Instance::PASSING && instance.health() != v1::Instance::WARNING) {
+        row.why_not = row.health;
+      } else if (instance.weight() == 0) {
+        row.why_not = "weight 0";
+      } else if (service != nullptr && !HasTags(instance, service->consul().tags(), &missing_tag)) {
+        row.why_not = absl::StrCat("no tag ", missing_tag);
+      } else {
+        row.serving = true;
+      }
+      rows.push_back(std::move(row));
+    }
+  }
+  return rows;
+}
+
+std::string RenderEndpoints(std::span<const EndpointRow> rows) {
+  Table table({"SERVICE", "ADDRESS", "SERVING", "HEALTH", "WEIGHT", "ZONE", "TAGS", "ID"});
+  for (const EndpointRow& row : rows) {
+    table.AddRow({row.service, row.address, row.serving ? "yes" : absl::StrCat("no: ", row.why_not), row.health,
+                  absl::StrCat(row.weight), row.zone, absl::StrJoin(row.tags, ", "), row.id});
+  }
+  return table.ToString();
+}
+
+std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints) {
+  std::string text;
+  if (!endpoints.consul_reachable() && !endpoints.consul_error().empty()) {
+    absl::StrAppend(&text, "Consul is not reachable: ", Printable(endpoints.consul_error()), "\n");
+  }
+  for (const v1::EndpointSet& set : endpoints.sets()) {
+    if (set.stale()) {
+      absl::StrAppend(&text, Printable(set.key().service()), " is held from an earlier read: ", Printable(set.alarm()),
+                      "\n");
+    }
+  }
+  return text;
+}
+
+std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
+                                   std::span<const v1::EndpointSet> sets) {
+  std::vector<ServiceRow> rows;
+  std::vector<const v1::EndpointSet*> told;
+  for (const v1::StoredResource& stored : services) {
+    const v1::Service& service = stored.resource().service();
+    const std::vector<EndpointRow> endpoints = EndpointsOf(&service, sets);
+    const int serving = CountServing(endpoints);
+    std::string state = serving == 0 ? "no endpoint serves" : "ok";
+    if (service.has_consul()) {
+      told.push_back(SetOf(service.consul(), sets));
+      state = SetState(told.back(), serving);
+    }
+    rows.push_back({service.name(), service.has_consul() ? ServiceSource(service) : "static", serving,
+                    static_cast<int>(endpoints.size()), std::move(state)});
+  }
+  for (const v1::EndpointSet& set : sets) {
+    if (std::find(told.begin(), told.end(), &set) != told.end()) continue;
+    const std::vector<EndpointRow> endpoints = EndpointsOf(nullptr, std::span(&set, 1));
+    const int serving = CountServing(endpoints);
+    rows.push_back(
+        {set.key().service(), "consul only", serving, static_cast<int>(endpoints.size()), SetState(&set, serving)});
+  }
+  return rows;
+}
+
+std::string RenderServices(std::span<const ServiceRow> rows) {
+  Table table({"NAME", "SOURCE", "SERVING", "STATE"});
+  for (const ServiceRow& row : rows) {
+    table.AddRow({row.name, row.source, absl::StrCat(row.serving, "/", row.endpoints), row.state});
+  }
+  return table.ToString();
+}
+
+std::string RenderDescription(const Description& d, absl::Time now) {
+  const ResourceKey key = KeyOf(d.stored.resource());
+  std::string out = absl::StrCat(key.ToString(), "\n");
+  std::string revision = absl::StrCat(d.stored.revision(), d.stored.built_in() ? ", built-in" : "");
+  if (d.stored.has_changed_at()) {
+    absl::StrAppend(&revision, ", changed ", FormatAge(d.stored.changed_at(), now), " ago (",
+                    FormatTime(d.stored.changed_at()), ")");
+  }
+  AppendFact(&out, "Revision", revision);
+  if (d.last_change.has_value()) {
+    AppendFact(&out, "Changed by",
+               absl::StrCat(d.last_change->actor(),
+                            d.last_change->comment().empty() ? "" : absl::StrCat(": ", d.last_change->comment())));
+  }
+  const std::map<std::string, std::string> labels(LabelsOf(d.stored.resource()).begin(),
+                                                  LabelsOf(d.stored.resource()).end());
+  if (!labels.empty()) AppendFact(&out, "Labels", absl::StrJoin(labels, ", ", absl::PairFormatter("=")));
+
+  const v1::StoredResource* stored_defaults = Find({"Defaults", "default"}, d.all);
+  const v1::Defaults* defaults = stored_defaults == nullptr ? nullptr : &stored_defaults->resource().defaults();
+  if (d.stored.resource().has_route()) DescribeRoute(d.stored.resource().route(), d, defaults, &out);
+  if (d.stored.resource().has_service()) DescribeService(d.stored.resource().service(), d, defaults, &out);
+  AppendKeys("Refers to", ReferencesOf(d.stored.resource()), d.all, &out);
+  AppendKeys("Referred to by", ReferrersOf(key, d.all), d.all, &out);
+  std::string document = EncodeResource(d.stored.resource());
+  document.erase(document.find_last_not_of('\n') + 1);
+  absl::StrAppend(&out, "\nDocument\n  ", absl::StrReplaceAll(document, {{"\n", "\n  "}}), "\n");
+  return out;
+}
+
+}  // namespace gateway::ctl

@@ -1,0 +1,80 @@
+// What people read: answers of the admin API as text. Pure functions; `now` is passed in.
+#ifndef GATEWAY_TOOLS_GATEWAYCTL_RENDER_H_
+#define GATEWAY_TOOLS_GATEWAYCTL_RENDER_H_
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/resource.h"
+#include "gateway/v1/admin.pb.h"
+
+namespace gateway::ctl {
+
+// Every resource that `resource` names, in the order of its fields, each once; `none` is no name.
+std::vector<ResourceKey> ReferencesOf(const v1::Resource& resource);
+
+// With one kind: that kind's own columns; with an empty `kind`: kind, name and a summary.
+std::string RenderResources(const std::string& kind, std::span<const v1::StoredResource> resources, absl::Time now);
+
+// "Route/orders created", a line each.
+std::string RenderChanges(std::span<const v1::Change> changes);
+
+// A line for each revision; what it changed is summed up.
+std::string RenderHistory(std::span<const v1::RevisionInfo> revisions, absl::Time now);
+
+// The head of `show`: revision, time, actor, comment.
+std::string RenderRevisionHead(const v1::RevisionInfo& info, absl::Time now);
+
+std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time now);
+
+// "revision 7 serving on 2/2 data planes (4 workers) in 9 ms"; without the time while not all serve it.
+std::string RolloutLine(const v1::RolloutResponse& rollout);
+// Who does not serve it and why, an indented line each; empty where nobody is missing.
+std::string RenderPending(const v1::RolloutResponse& rollout);
+
+// An endpoint of a service and whether requests reach it.
+struct EndpointRow {
+  std::string service;  // of Consul, or the Service that has it written down
+  std::string address;  // host:port
+  std::string health;   // "passing"; "static" for one that is written down
+  uint32_t weight = 0;
+  bool serving = false;
+  std::string why_not;  // "critical", "weight 0", "no tag v2"
+  std::string zone;
+  std::vector<std::string> tags;
+  std::string id;
+};
+
+// Of a Service of the policy (static ones are in it, the others in `sets`), or with null of whatever `sets` hold.
+std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const v1::EndpointSet> sets);
+std::string RenderEndpoints(std::span<const EndpointRow> rows);
+// What is wrong with what is known of endpoints, a line each: Consul away, a set held from earlier.
+std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints);
+
+// A service that requests can reach: of the policy, or only Consul's.
+struct ServiceRow {
+  std::string name;
+  std::string source;  // "static", "consul orders", "consul only"
+  int serving = 0;
+  int endpoints = 0;
+  std::string state;  // "ok", "stale: ...", "unknown to consul", "unavailable", "no endpoint serves"
+};
+std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services, std::span<const v1::EndpointSet> sets);
+std::string RenderServices(std::span<const ServiceRow> rows);
+
+// Everything that is worth knowing of one resource.
+struct Description {
+  v1::StoredResource stored;
+  std::optional<v1::RevisionInfo> last_change;  // absent where history has none, as of built-ins
+  std::vector<v1::StoredResource> all;          // the whole set, for references and defaults
+  std::vector<v1::EndpointSet> sets;            // of all services
+};
+std::vector<ResourceKey> ReferrersOf(const ResourceKey& key, std::span<const v1::StoredResource> all);
+std::string RenderDescription(const Description& description, absl::Time now);
+
+}  // namespace gateway::ctl
+
+#endif  // GATEWAY_TOOLS_GATEWAYCTL_RENDER_H_

@@ -1,0 +1,162 @@
+// history, show, rollback, rollout.
+#include <iostream>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "common/codec.h"
+#include "tools/gatewayctl/commands.h"
+#include "tools/gatewayctl/diff.h"
+#include "tools/gatewayctl/render.h"
+
+namespace gateway::ctl {
+namespace {
+
+// Everyone serves it; a rejection of something newer is no matter.
+ExitCode ReportRollout(Session& session, const RolloutOutcome& outcome, Json* json) {
+  const v1::RolloutResponse& last = outcome.last;
+  if (json != nullptr) (*json)["rollout"] = MessageJson(last);
+  if (last.done()) {
+    if (json == nullptr && session.options.output == "table") session.out() << RolloutLine(last) << "\n";
+    return kDone;
+  }
+  std::string reason;
+  if (last.data_planes() == 0) {
+    reason = absl::StrCat("revision ", last.revision(), ": no data plane is connected");
+  } else {
+    reason =
+        absl::StrCat(RolloutLine(last), last.rejected() > 0 ? absl::StrCat(", rejected by ", last.rejected()) : "");
+  }
+  session.err() << "gatewayctl: " << reason;
+  if (outcome.timed_out) session.err() << "; waited " << absl::FormatDuration(session.timeout);
+  session.err() << "\n" << RenderPending(last);
+  return kNotEveryone;
+}
+
+}  // namespace
+
+ExitCode AwaitEverywhere(Session& session, uint64_t revision, Json* json) {
+  const absl::StatusOr<RolloutOutcome> outcome = session.client.AwaitRollout(revision);
+  if (!outcome.ok()) return session.Fail(outcome.status());
+  return ReportRollout(session, *outcome, json);
+}
+
+ExitCode History(Session& session) {
+  const absl::StatusOr<ResourceKey> target = ParseTarget(session.options);
+  if (!target.ok()) return session.Fail(target.status());
+  if (!target->kind.empty() && target->name.empty()) {
+    return session.Fail(absl::InvalidArgumentError("history is of everything, or of one KIND NAME"));
+  }
+  const absl::StatusOr<v1::HistoryResponse> history =
+      session.client.History(target->kind, target->name, session.options.limit);
+  if (!history.ok()) return session.Fail(history.status());
+  if (session.options.output == "name") {
+    for (const v1::RevisionInfo& info : history->revisions()) session.out() << info.revision() << "\n";
+    return kDone;
+  }
+  Json json = Json::array();
+  for (const v1::RevisionInfo& info : history->revisions()) json.push_back(MessageJson(info));
+  if (session.PrintStructured(json)) return kDone;
+  const std::vector<v1::RevisionInfo> rows(history->revisions().begin(), history->revisions().end());
+  session.out() << RenderHistory(rows, session.terminal.now());
+  return kDone;
+}
+
+ExitCode Show(Session& session) {
+  const uint64_t revision = session.options.revision;
+  const absl::StatusOr<v1::GetRevisionResponse> shown = session.client.GetRevision(revision);
+  if (!shown.ok()) return session.Fail(shown.status());
+  const std::string& output = session.options.output;
+  if (output == "name" || output == "yaml") {
+    bool first = true;
+    for (const auto& stored : shown->resources()) {
+      if (output == "name") {
+        session.out() << KeyOf(stored.resource()).ToString() << "\n";
+      } else if (!stored.built_in()) {
+        session.out() << (first ? "" : "---\n") << EncodeResource(stored.resource());
+        first = false;
+      }
+    }
+    return kDone;
+  }
+  if (output == "json") {
+    session.PrintStructured(MessageJson(*shown));
+    return kDone;
+  }
+
+  session.out() << RenderRevisionHead(shown->info(), session.terminal.now());
+  std::map<ResourceKey, std::string> before, after;
+  for (const auto& stored : shown->resources()) after[KeyOf(stored.resource())] = EncodeResource(stored.resource());
+  if (revision > 1) {
+    const absl::StatusOr<v1::GetRevisionResponse> previous = session.client.GetRevision(revision - 1);
+    if (absl::IsNotFound(previous.status())) {
+      // History no longer has it: what was changed is known, not from what.
+      session.out() << "\n"
+                    << RenderChanges(
+                           std::vector<v1::Change>(shown->info().changes().begin(), shown->info().changes().end()));
+      return kDone;
+    }
+    if (!previous.ok()) return session.Fail(previous.status());
+    for (const auto& stored : previous->resources()) {
+      before[KeyOf(stored.resource())] = EncodeResource(stored.resource());
+    }
+  }
+  for (const v1::Change& change : shown->info().changes()) {
+    if (change.op() == v1::Change::UNCHANGED) continue;
+    const ResourceKey key{change.kind(), change.name()};
+    session.out() << "\n"
+                  << UnifiedDiff(absl::StrCat(revision - 1, "/", key.ToString()),
+                                 absl::StrCat(revision, "/", key.ToString()), before[key], after[key], session.colour);
+  }
+  return kDone;
+}
+
+ExitCode Rollback(Session& session) {
+  const Options& options = session.options;
+  v1::RollbackRequest request;
+  request.set_revision(options.revision);
+  request.set_dry_run(options.dry_run);
+  request.mutable_context()->set_actor(options.actor.empty() ? session.terminal.actor : options.actor);
+  request.mutable_context()->set_comment(
+      options.comment.empty() ? absl::StrCat("rollback to revision ", options.revision) : options.comment);
+  const absl::StatusOr<v1::RollbackResponse> rolled = session.client.Rollback(request);
+  if (!rolled.ok()) return session.Fail(rolled.status());
+  const bool wait = options.wait && !options.dry_run;
+  if (options.output == "json" || options.output == "yaml") {
+    Json json = MessageJson(*rolled);
+    json["dry_run"] = options.dry_run;
+    const ExitCode code = wait ? AwaitEverywhere(session, rolled->revision(), &json) : kDone;
+    session.PrintStructured(json);
+    return code;
+  }
+  if (options.output == "name") {
+    for (const v1::Change& change : rolled->changes()) session.out() << change.kind() << "/" << change.name() << "\n";
+  } else {
+    session.out() << RenderChanges(std::vector<v1::Change>(rolled->changes().begin(), rolled->changes().end()))
+                  << "revision " << rolled->revision() << (options.dry_run ? " (dry run: nothing was stored)" : "")
+                  << "\n"
+                  << std::flush;
+  }
+  return wait ? AwaitEverywhere(session, rolled->revision(), nullptr) : kDone;
+}
+
+ExitCode Rollout(Session& session) {
+  const Options& options = session.options;
+  const bool structured = options.output == "json" || options.output == "yaml";
+  if (options.wait) {
+    Json json = Json::object();
+    const ExitCode code = AwaitEverywhere(session, options.revision, structured ? &json : nullptr);
+    if (json.contains("rollout")) session.PrintStructured(json["rollout"]);
+    return code;
+  }
+  const absl::StatusOr<v1::RolloutResponse> rollout = session.client.GetRollout(options.revision);
+  if (!rollout.ok()) return session.Fail(rollout.status());
+  if (session.PrintStructured(MessageJson(*rollout))) return kDone;
+  if (options.output == "name") {
+    for (const v1::DataPlaneState& plane : rollout->pending()) session.out() << plane.name() << "\n";
+    return kDone;
+  }
+  session.out() << RolloutLine(*rollout) << "\n" << RenderPending(*rollout);
+  return kDone;
+}
+
+}  // namespace gateway::ctl
