@@ -1,4 +1,5 @@
-// Text put together from pieces. Debian builds abseil with a string_view of its own, so absl::StrCat takes no std::string_view; this does.
+// Text put together from pieces. Debian builds abseil with a string_view of its own, so absl::StrCat takes no
+// std::string_view; this does.
 #ifndef GATEWAY_COMMON_TEXT_H_
 #define GATEWAY_COMMON_TEXT_H_
 

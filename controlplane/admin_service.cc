@@ -139,6 +139,8 @@ class AdminService::Stream : public Call,
   }
   void OnCancel() override { End(grpc::Status::CANCELLED); }
   void OnDone() override {
+    // gRPC has ended every other call into this; the lock says so to whoever reads (or checks) the code alone.
+    { std::lock_guard lock(mu_); }
     notifier_->Remove(subscription_);
     service_->Remove(this);  // may end this
   }

@@ -124,6 +124,8 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
   void OnCancel() override { End(grpc::Status::CANCELLED); }
 
   void OnDone() override {
+    // gRPC has ended every other call into this; the lock says so to whoever reads (or checks) the code alone.
+    { std::lock_guard lock(mu_); }
     if (session_ != nullptr && service_->hub_->Detach(session_)) {
       spdlog::info("data plane '{}' ({}) disconnected{}", name_, peer_, goodbye_ ? " with a goodbye" : "");
     }

@@ -34,6 +34,7 @@ bool HasUnknownFields(const google::protobuf::Message& message) {
   reflection->ListFields(message, &fields);
   for (const auto* field : fields) {
     if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) continue;
+    if (field->is_map()) continue;  // labels: strings to strings, with no meaning below them
     if (field->is_repeated()) {
       for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
         if (HasUnknownFields(reflection->GetRepeatedMessage(message, field, i))) return true;

@@ -13,8 +13,8 @@
 
 namespace gateway::dataplane {
 
-// Wires the metrics server to what it tells; `registry` must outlive it. `configured` (a policy is served) and `draining` are asked on the
-// server's thread.
+// Wires the metrics server to what it tells; `registry` must outlive it. `configured` (a policy is served) and
+// `draining` are asked on the server's thread.
 //   /metrics  everything that `registry` and its sources know
 //   /health   200 {"status":"healthy","time":RFC 3339} for as long as the process lives: also what Consul's check asks
 //             where server.builtin_routes is off

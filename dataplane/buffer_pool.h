@@ -30,7 +30,8 @@ class BufferBudget {
 
 class BufferPool;
 
-// A block of memory from a pool; goes back at its end. Holds bytes [begin, end) of a stream: read in at the end, taken from the beginning.
+// A block of memory from a pool; goes back at its end. Holds bytes [begin, end) of a stream: read in at the end, taken
+// from the beginning.
 class Buffer {
  public:
   Buffer() = default;
@@ -80,8 +81,8 @@ class Buffer {
 // Not thread-safe: one worker's.
 class BufferPool {
  public:
-  static constexpr size_t kSmall = 16 * 1024;         // a head, a small answer
-  static constexpr size_t kLarge = 256 * 1024;        // a body that flows
+  static constexpr size_t kSmall = 16 * 1024;   // a head, a small answer
+  static constexpr size_t kLarge = 256 * 1024;  // a body that flows
   static constexpr std::array<size_t, 4> kSizes = {kSmall, 64 * 1024, kLarge, 1024 * 1024};
   static constexpr std::array<size_t, 4> kKeptMax = {256, 16, 8, 1};  // free blocks kept of each size
 

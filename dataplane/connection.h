@@ -20,8 +20,9 @@ class Worker;
 // Lives on one worker, from accept to close; owns itself. Between two requests it holds no buffer.
 class ClientConnection {
  public:
-  // How much of what a client still sends is read and thrown away, and for how long, before a connection that ended early is closed: closed at once,
-  // the client's unread bytes would reset it, and the answer could be lost (RFC 9112, section 9.6).
+  // How much of what a client still sends is read and thrown away, and for how long, before a connection that ended
+  // early is closed: closed at once, the client's unread bytes would reset it, and the answer could be lost (RFC 9112,
+  // section 9.6).
   static constexpr size_t kLingerBytesMax = 4 << 20;
   static constexpr std::chrono::milliseconds kLingerTime{2000};
 
@@ -35,12 +36,13 @@ class ClientConnection {
   }
 
   Socket socket;
-  Buffer input;              // what was read and not used yet
-  const in6_addr peer;       // IPv4 as IPv4-mapped
+  Buffer input;         // what was read and not used yet
+  const in6_addr peer;  // IPv4 as IPv4-mapped
   const std::string peer_ip;
-  const bool peer_trusted;   // X-Forwarded-* of this peer are believed
+  const bool peer_trusted;  // X-Forwarded-* of this peer are believed
 
-  // Said by the exchange: no further request on this connection; `reset`: and the client shall see that its answer is cut off.
+  // Said by the exchange: no further request on this connection; `reset`: and the client shall see that its answer is
+  // cut off.
   void EndAfterThis() { ending_ = true; }
   void ResetAtEnd() { ending_ = reset_ = true; }
   bool ending() const { return ending_; }

@@ -1,7 +1,8 @@
 // One worker's loop: readiness by epoll, coarse deadlines by a timer wheel, one clock read a turn.
 //
-// Every descriptor is added once, edge-triggered for both directions, and never touched again: waiting costs no system call, and an idle
-// connection needs no buffer to read into. (Asio's async_wait costs an epoll_ctl each, its reads a buffer each: see ARCHITECTURE.md.)
+// Every descriptor is added once, edge-triggered for both directions, and never touched again: waiting costs no system
+// call, and an idle connection needs no buffer to read into. (Asio's async_wait costs an epoll_ctl each, its reads a
+// buffer each: see ARCHITECTURE.md.)
 #ifndef GATEWAY_DATAPLANE_EVENT_LOOP_H_
 #define GATEWAY_DATAPLANE_EVENT_LOOP_H_
 
@@ -22,7 +23,8 @@ namespace gateway::dataplane {
 
 class EventLoop;
 
-// A deadline that is moved often and seldom met: moving it later only writes a number. Embedded in its owner; belongs to one loop.
+// A deadline that is moved often and seldom met: moving it later only writes a number. Embedded in its owner; belongs
+// to one loop.
 class Timer {
  public:
   using Callback = void (*)(void* owner);
@@ -48,7 +50,8 @@ class Timer {
   uint64_t linked_tick_ = 0;  // whose slot it is in
 };
 
-// What a descriptor's events are told to. Lives in the loop, so that an event of this turn never reaches an owner that is gone.
+// What a descriptor's events are told to. Lives in the loop, so that an event of this turn never reaches an owner that
+// is gone.
 struct IoSlot {
   void (*on_events)(void* owner, uint32_t events) = nullptr;
   void* owner = nullptr;  // null: released

@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "absl/strings/numbers.h"
-#include "common/text.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/path.h"
+#include "common/text.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -21,8 +21,8 @@ using std::chrono::nanoseconds;
 // Characters of a request id that is taken over from a trusted peer: none that a log or a header could trip over.
 bool IsUsableRequestId(std::string_view id) {
   return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.' ||
-           c == ':' || c == '/' || c == '+' || c == '=' || c == '@';
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
+           c == '.' || c == ':' || c == '/' || c == '+' || c == '=' || c == '@';
   });
 }
 
@@ -41,7 +41,8 @@ std::string NowRfc3339(std::chrono::system_clock::time_point now) {
 
 }  // namespace
 
-Exchange::Exchange(Worker* worker, ClientConnection* client) : worker_(worker), client_(client), options_(worker->options()) {}
+Exchange::Exchange(Worker* worker, ClientConnection* client)
+    : worker_(worker), client_(client), options_(worker->options()) {}
 
 Exchange::~Exchange() {
   // What was used goes; what the client sent ahead stays for the next exchange.
@@ -185,7 +186,8 @@ void Exchange::Identify() {
   client_address_ = client_->peer;
   std::string_view offered_id;
   if (client_->peer_trusted && head_parsed_) {
-    // From the right, the first address that is none of ours is the client (RFC 7239, section 5.2, in X-Forwarded-For's spelling).
+    // From the right, the first address that is none of ours is the client (RFC 7239, section 5.2, in X-Forwarded-For's
+    // spelling).
     bool known = false;
     for (size_t i = head_.fields.size(); i-- > 0 && !known;) {
       if (head_.kinds[i] == http1::FieldKind::kRequestId) offered_id = head_.fields[i].value;
@@ -251,7 +253,8 @@ Reason Exchange::NormalizeTarget() {
     detail_ = "Host is too long";
     return Reason::kBadRequest;
   }
-  std::transform(host.begin(), host.end(), host_room_, [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::transform(host.begin(), host.end(), host_room_,
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   host_ = std::string_view(host_room_, host.size());
   path_ = head_.path;
   if (path_ == "*" || IsNormalPath(path_)) return Reason::kNone;
@@ -266,7 +269,8 @@ Reason Exchange::NormalizeTarget() {
 Task<bool> Exchange::AnswerBuiltin() {
   const bool is_health = options_.builtin_routes && path_ == "/health";
   const bool is_limit_test = options_.builtin_routes && path_ == "/test-rate-limit";
-  const bool is_metrics = options_.metrics_on_main_port && path_ == "/metrics" && worker_->shared().metrics_page != nullptr;
+  const bool is_metrics =
+      options_.metrics_on_main_port && path_ == "/metrics" && worker_->shared().metrics_page != nullptr;
   if (!is_health && !is_limit_test && !is_metrics) co_return false;
   service_metrics_ = MetricsRegistry::kBuiltinService;
   series_ = is_health       ? MetricsRegistry::kHealthSeries
@@ -275,11 +279,12 @@ Task<bool> Exchange::AnswerBuiltin() {
   if (is_limit_test) {
     const ServingState& state = **state_;
     const int limit = state.snapshot->builtin_rate_limit();
-    if (limit >= 0 && !ConsumeLimit(state.limits[static_cast<size_t>(limit)])) {
+    if (limit >= 0 && !CheckLimit(state.limits[static_cast<size_t>(limit)], true)) {
       co_await Refuse(Reason::kRateLimited);
       co_return true;
     }
-    co_await Reply(200, Concat(R"({"message": "Rate limit test successful", "time": ")", NowRfc3339(started_wall_), "\"}"));
+    co_await Reply(200,
+                   Concat(R"({"message": "Rate limit test successful", "time": ")", NowRfc3339(started_wall_), "\"}"));
   } else if (is_health) {
     co_await Reply(200, Concat(R"({"status": "healthy", "time": ")", NowRfc3339(started_wall_), "\"}"));
   } else {
@@ -317,7 +322,7 @@ void Exchange::ChooseService() {
   service_metrics_ = service_->runtime->metrics_service;
 }
 
-bool Exchange::ConsumeLimit(const BoundLimit& limit) {
+bool Exchange::CheckLimit(const BoundLimit& limit, bool consume) {
   std::string& key = worker_->scratch();
   key.clear();
   for (const LimitKey part : limit.policy->keys) {
@@ -325,7 +330,8 @@ bool Exchange::ConsumeLimit(const BoundLimit& limit) {
     if (part == LimitKey::kPath) key.append(path_);
     key.push_back('\n');  // in no normalised path
   }
-  const RateLimitDecision decision = limit.limiter->Admit(key, loop().now());
+  const RateLimitDecision decision =
+      consume ? limit.limiter->Admit(key, loop().now()) : limit.limiter->Peek(key, loop().now());
   if (decision.allowed || limit.policy->mode == v1::RateLimit::SHADOW) {
     if (!decision.allowed) policy_ = Concat("RateLimit/", limit.policy->name, " (shadow)");
     return true;
@@ -338,8 +344,14 @@ bool Exchange::ConsumeLimit(const BoundLimit& limit) {
 Reason Exchange::AdmitByLimits() {
   const ServingState& state = **state_;
   const std::vector<uint32_t>& limits = match_.route->rate_limits;
-  for (size_t i = 0; i < limits.size(); ++i) {
-    if (!ConsumeLimit(state.limits[limits[i]])) return Reason::kRateLimited;
+  // Of several, none is consumed where one refuses: first all are asked, then all are told.
+  if (limits.size() > 1) {
+    for (const uint32_t limit : limits) {
+      if (!CheckLimit(state.limits[limit], false)) return Reason::kRateLimited;
+    }
+  }
+  for (const uint32_t limit : limits) {
+    if (!CheckLimit(state.limits[limit], true)) return Reason::kRateLimited;
   }
   return Reason::kNone;
 }
@@ -425,7 +437,7 @@ bool Exchange::MayRepeat(const Attempt& attempt) const {
 }
 
 Task<std::unique_ptr<UpstreamConnection>> Exchange::ConnectTo(const std::shared_ptr<Endpoint>& endpoint, bool fresh,
-                                                             Attempt* failure) {
+                                                              Attempt* failure) {
   *failure = {};
   attempt_started_ = loop().now();
   if (!fresh) {
@@ -439,8 +451,8 @@ Task<std::unique_ptr<UpstreamConnection>> Exchange::ConnectTo(const std::shared_
     co_return nullptr;
   }
   client_->socket.CancelOnReset(&upstream->socket);
-  const Wait wait = co_await upstream->socket.Writable(std::min(attempt_started_ + service_->policy->connect_timeout,
-                                                                request_complete_ + match_.route->timeout));
+  const Wait wait = co_await upstream->socket.Writable(
+      std::min(attempt_started_ + service_->policy->connect_timeout, request_complete_ + match_.route->timeout));
   client_->socket.CancelOnReset(nullptr);
   if (wait == Wait::kReady && upstream->socket.ConnectError() == 0 && !upstream->socket.broken()) co_return upstream;
   if (wait == Wait::kCancelled) {
@@ -469,7 +481,8 @@ Task<Exchange::Attempt> Exchange::TryEndpoint(UpstreamConnection* upstream) {
   }
   client_->socket.CancelOnReset(nullptr);
   if (upload && !upload->done()) {
-    // The answer ended before the request: the rest of the body is nobody's. Both of its waits end, then the task itself.
+    // The answer ended before the request: the rest of the body is nobody's. Both of its waits end, then the task
+    // itself.
     stop_upload_ = true;
     client_->EndAfterThis();
     upstream->socket.Cancel();
@@ -570,7 +583,8 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
       }
       if (result == http1::HeadScanner::Result::kRefused || input.size() >= kAnswerHeadBytesMax) {
         attempt.reason = Reason::kUpstreamInvalid;
-        attempt.detail = result == http1::HeadScanner::Result::kRefused ? scanner.detail() : "the answer's head is too large";
+        attempt.detail =
+            result == http1::HeadScanner::Result::kRefused ? scanner.detail() : "the answer's head is too large";
         co_return attempt;
       }
     }
@@ -604,7 +618,8 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     }
     if (upstream->socket.cancelled()) co_return EndOfWait(Wait::kCancelled);
     attempt.reason = Reason::kUpstreamReset;
-    attempt.detail = any_byte ? "the connection ended inside the answer's head" : "the connection ended before an answer";
+    attempt.detail =
+        any_byte ? "the connection ended inside the answer's head" : "the connection ended before an answer";
     attempt.stale = upstream->reused && !any_byte;
     co_return attempt;
   }
@@ -617,7 +632,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
 TimePoint Exchange::AnswerDeadline() const {
   if (upload_ == Upload::kRunning) return TimePoint::max();
   milliseconds patience = service_->policy->response_timeout;
-  if (permit_) patience = std::min(patience, service_->policy->breaker->timeout);
+  if (service_->breaker != nullptr) patience = std::min(patience, service_->policy->breaker->timeout);
   return std::min(request_sent_ + patience, request_complete_ + match_.route->timeout);
 }
 
@@ -658,8 +673,8 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
   reason_ = reason;
   detail_ = detail;
   const ReasonInfo& info = InfoOf(reason);
-  std::string body = Concat(R"({"error": ")", info.message, R"(", "code": )", info.status, R"(, "reason": ")", info.word,
-                                  R"(", "request_id": ")", request_id_, "\"");
+  std::string body = Concat(R"({"error": ")", info.message, R"(", "code": )", info.status, R"(, "reason": ")",
+                            info.word, R"(", "request_id": ")", request_id_, "\"");
   if (options_.error_details) {
     if (!policy_.empty()) Append(&body, R"(, "policy": ")", policy_, "\"");
     if (match_.route != nullptr) Append(&body, R"(, "route": ")", match_.route->name, "\"");
@@ -670,7 +685,7 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
   std::string fields = Concat("X-Gateway-Reason: ", info.word, "\r\n");
   if (reason == Reason::kRateLimited) {
     Append(&fields, "Retry-After: ", CeilSeconds(limit_.reset), "\r\nRateLimit-Limit: ", limit_.limit,
-                    "\r\nRateLimit-Remaining: ", limit_.remaining, "\r\nRateLimit-Reset: ", CeilSeconds(limit_.reset), "\r\n");
+           "\r\nRateLimit-Remaining: ", limit_.remaining, "\r\nRateLimit-Reset: ", CeilSeconds(limit_.reset), "\r\n");
   } else if (reason == Reason::kBreakerOpen) {
     Append(&fields, "Retry-After: ", CeilSeconds(retry_after_), "\r\n");
   } else if (reason == Reason::kMethodNotAllowed) {
@@ -690,7 +705,7 @@ Task<void> Exchange::Reply(int status, std::string_view body, std::string_view f
     client_->EndAfterThis();
   }
   std::string head = Concat("HTTP/1.1 ", status, " ", StatusPhrase(status), "\r\nDate: ", worker_->HttpDate(),
-                                  "\r\nContent-Length: ", body.size(), "\r\nX-Request-Id: ", request_id_, "\r\n", fields);
+                            "\r\nContent-Length: ", body.size(), "\r\nX-Request-Id: ", request_id_, "\r\n", fields);
   if (fields.find("Content-Type: ") == std::string_view::npos) head += "Content-Type: application/json\r\n";
   if (options_.error_details) Append(&head, "X-Gateway-Revision: ", (*state_)->snapshot->revision(), "\r\n");
   if (client_->ending()) {

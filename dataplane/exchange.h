@@ -1,5 +1,6 @@
-// The life of a request, from its head to its line in the log. exchange.cc tells it from top to bottom; what it decides by is in the snapshot, what it
-// remembers in the runtime state, how bytes look on the wire in http1/, how bodies flow in relay.cc.
+// The life of a request, from its head to its line in the log. exchange.cc tells it from top to bottom; what it decides
+// by is in the snapshot, what it remembers in the runtime state, how bytes look on the wire in http1/, how bodies flow
+// in relay.cc.
 #ifndef GATEWAY_DATAPLANE_EXCHANGE_H_
 #define GATEWAY_DATAPLANE_EXCHANGE_H_
 
@@ -28,8 +29,8 @@ namespace gateway::dataplane {
 // One request and its answer. Lives in its connection's coroutine; holds the state that it started with until it ends.
 class Exchange {
  public:
-  static constexpr int kConnectAttemptsMax = 3;        // endpoints tried while connections are refused
-  static constexpr int kInterimAnswersMax = 16;        // 1xx of one answer; more are a flood
+  static constexpr int kConnectAttemptsMax = 3;  // endpoints tried while connections are refused
+  static constexpr int kInterimAnswersMax = 16;  // 1xx of one answer; more are a flood
   static constexpr size_t kAnswerHeadBytesMax = 64 * 1024;
 
   Exchange(Worker* worker, ClientConnection* client);
@@ -43,12 +44,12 @@ class Exchange {
  private:
   // How one attempt at an endpoint ended.
   struct Attempt {
-    bool answered = false;      // something of an answer has reached the client: nothing more can be said
+    bool answered = false;  // something of an answer has reached the client: nothing more can be said
     Reason reason = Reason::kNone;
     const char* detail = "";
-    bool stale = false;         // a kept connection that had ended before any byte of an answer
-    bool reusable = false;      // the connection can carry another exchange
-    bool sent = false;          // bytes of the request may have reached the endpoint
+    bool stale = false;     // a kept connection that had ended before any byte of an answer
+    bool reusable = false;  // the connection can carry another exchange
+    bool sent = false;      // bytes of the request may have reached the endpoint
   };
   // How the request's body got on.
   enum class Upload : uint8_t {
@@ -56,10 +57,10 @@ class Exchange {
     kComplete,
     kClientClosed,
     kClientTimeout,
-    kRefused,           // its framing is wrong
-    kUpstreamFailed,    // the endpoint takes no more; its answer may still come
+    kRefused,         // its framing is wrong
+    kUpstreamFailed,  // the endpoint takes no more; its answer may still come
     kUpstreamTimeout,
-    kOverloaded,        // no buffer is to be had
+    kOverloaded,  // no buffer is to be had
     kStopped,
   };
 
@@ -71,11 +72,12 @@ class Exchange {
   Reason MatchRoute();
   void ChooseService();
   Reason AdmitByLimits();
-  bool ConsumeLimit(const BoundLimit& limit);
+  bool CheckLimit(const BoundLimit& limit, bool consume);
   Reason FindEndpoints() const;
   Task<void> Handle();
   Task<void> Forward();
-  Task<std::unique_ptr<UpstreamConnection>> ConnectTo(const std::shared_ptr<Endpoint>& endpoint, bool fresh, Attempt* failure);
+  Task<std::unique_ptr<UpstreamConnection>> ConnectTo(const std::shared_ptr<Endpoint>& endpoint, bool fresh,
+                                                      Attempt* failure);
   Task<Attempt> TryEndpoint(UpstreamConnection* upstream);
   Task<Attempt> Converse(UpstreamConnection* upstream, std::optional<Task<void>>* upload);
   bool MayRepeat(const Attempt& attempt) const;
@@ -114,9 +116,9 @@ class Exchange {
   std::string_view client_ip_;
   in6_addr client_address_{};
   char host_room_[256];
-  std::string_view host_;       // lower case, no port
-  std::string normal_room_;     // where the path was not in normal form
-  std::string_view path_;       // normalised
+  std::string_view host_;    // lower case, no port
+  std::string normal_room_;  // where the path was not in normal form
+  std::string_view path_;    // normalised
 
   // Where it goes.
   RouteMatch match_;
@@ -125,7 +127,7 @@ class Exchange {
   std::shared_ptr<const BoundService> dynamic_;
   uint32_t series_ = MetricsRegistry::kNoRouteSeries;
   uint32_t service_metrics_ = MetricsRegistry::kUnknownService;
-  std::string policy_;          // whose decision a refusal was
+  std::string policy_;  // whose decision a refusal was
   RateLimitDecision limit_;
   CircuitBreaker::Permit permit_;
   std::chrono::milliseconds retry_after_{0};
@@ -136,9 +138,9 @@ class Exchange {
   size_t input_used_ = 0;           // of the client's input: the head and what was decoded
   Upload upload_ = Upload::kComplete;
   bool stop_upload_ = false;
-  TimePoint request_sent_;          // all of it, in this attempt
-  TimePoint request_complete_;      // all of it had come from the client
-  Buffer next_input_;               // read behind a chunked body
+  TimePoint request_sent_;      // all of it, in this attempt
+  TimePoint request_complete_;  // all of it had come from the client
+  Buffer next_input_;           // read behind a chunked body
   const char* body_detail_ = "";
 
   // Its answer.

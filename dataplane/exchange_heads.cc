@@ -1,9 +1,9 @@
-// The two heads that an exchange writes: the request to the endpoint, the answer to the client. What is hop by hop goes before anything of ours is
-// added (RFC 9110, section 7.6.1).
+// The two heads that an exchange writes: the request to the endpoint, the answer to the client. What is hop by hop goes
+// before anything of ours is added (RFC 9110, section 7.6.1).
+#include <charconv>
 #include <cstring>
 #include <string>
 
-#include <charconv>
 #include "common/text.h"
 #include "dataplane/exchange.h"
 
@@ -69,7 +69,8 @@ bool Exchange::BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out
   if (host.empty()) host = head_.host;
   if (host.empty()) host = upstream.endpoint->name;
   // X-Forwarded-For of a trusted peer is at most what its head held.
-  if (!MakeRoom(&worker_->buffers(), out, 2 * head_.bytes + path.size() + host.size() + kOwnFieldsBytesMax)) return false;
+  if (!MakeRoom(&worker_->buffers(), out, 2 * head_.bytes + path.size() + host.size() + kOwnFieldsBytesMax))
+    return false;
 
   HeadWriter writer(out);
   writer << head_.method << " " << path;

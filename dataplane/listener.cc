@@ -27,7 +27,8 @@ struct Address {
 absl::StatusOr<Address> ToAddress(const HostPort& at) {
   Address address;
   in6_addr ip;
-  if (!ParseIp(at.host, &ip)) return absl::InvalidArgumentError(Concat("server.listeners: '", at.host, "' is not an IP address"));
+  if (!ParseIp(at.host, &ip))
+    return absl::InvalidArgumentError(Concat("server.listeners: '", at.host, "' is not an IP address"));
   if (at.host.find(':') == std::string::npos) {
     auto& v4 = reinterpret_cast<sockaddr_in&>(address.storage);
     v4.sin_family = AF_INET;
@@ -88,22 +89,26 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
     if (everywhere && at.port == 0) at.port = set.port;
     auto address = ToAddress(at);
     if (!address.ok()) return address.status();
-    // SO_REUSEPORT would let a second process of the same user join in, and take half of the connections: first see that nobody is there.
+    // SO_REUSEPORT would let a second process of the same user join in, and take half of the connections: first see
+    // that nobody is there.
     if (const int alone = at.port == 0 ? -1 : Listen(*address, false); alone >= 0) {
       close(alone);
     } else if (at.port != 0) {
       const bool no_ipv6 = errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL;
       if (everywhere && at.host == "::" && no_ipv6) continue;
-      return absl::UnavailableError(Concat("cannot listen on ", AddressText(address->storage), ": ", std::strerror(errno)));
+      return absl::UnavailableError(
+          Concat("cannot listen on ", AddressText(address->storage), ": ", std::strerror(errno)));
     }
     for (auto& fds : set.of_worker) {
       const int fd = Listen(*address, true);
       if (fd < 0) {
-        return absl::UnavailableError(Concat("cannot listen on ", AddressText(address->storage), ": ", std::strerror(errno)));
+        return absl::UnavailableError(
+            Concat("cannot listen on ", AddressText(address->storage), ": ", std::strerror(errno)));
       }
       fds.push_back(fd);
       // The first worker's bind chose the port for the others.
-      (void)getsockname(fd, reinterpret_cast<sockaddr*>(&address->storage), &address->length);  // else the text has the wanted one
+      (void)getsockname(fd, reinterpret_cast<sockaddr*>(&address->storage),
+                        &address->length);  // else the text has the wanted one
     }
     if (set.port == 0) set.port = PortOf(address->storage);
     set.addresses.push_back(AddressText(address->storage));

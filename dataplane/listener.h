@@ -17,8 +17,8 @@ struct ListenerSet {
   uint16_t port = 0;                        // of the first address
 };
 
-// Binds server.listeners, or all interfaces at server.port (IPv6 where the machine has it). Port 0 is any free one, the same for all workers. An error says
-// which address, and why; then nothing stays bound.
+// Binds server.listeners, or all interfaces at server.port (IPv6 where the machine has it). Port 0 is any free one, the
+// same for all workers. An error says which address, and why; then nothing stays bound.
 absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int workers);
 
 }  // namespace gateway::dataplane

@@ -44,7 +44,8 @@ std::function<void()> AfterAll(size_t count, std::function<void()> all_done) {
 }
 
 int WorkerCount(const v1::ServerSection& server) {
-  if (server.workers() != "auto") return std::max(1, std::atoi(server.workers().c_str()));  // checked with the bootstrap
+  if (server.workers() != "auto")
+    return std::max(1, std::atoi(server.workers().c_str()));  // checked with the bootstrap
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
@@ -120,8 +121,8 @@ int Run(int argc, char** argv) {
   shared.metrics_page = [&metrics] { return MetricsReply(metrics).body; };
   std::vector<std::unique_ptr<Worker>> workers;
   for (int i = 0; i < worker_count; ++i) {
-    workers.push_back(std::make_unique<Worker>(i, shared, std::move(listeners->of_worker[static_cast<size_t>(i)]), metrics.shard(i),
-                                               log ? log->NewBuffer() : nullptr, first_state));
+    workers.push_back(std::make_unique<Worker>(i, shared, std::move(listeners->of_worker[static_cast<size_t>(i)]),
+                                               metrics.shard(i), log ? log->NewBuffer() : nullptr, first_state));
   }
 
   std::atomic<bool> draining{false};

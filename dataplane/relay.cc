@@ -1,5 +1,6 @@
-// How the two bodies of an exchange flow, both at once: the request's in a task of its own, the answer's in the exchange's. A relay holds at most one buffer each way, which grows while bytes flow
-// and is given back while they don't.
+// How the two bodies of an exchange flow, both at once: the request's in a task of its own, the answer's in the
+// exchange's. A relay holds at most one buffer each way, which grows while bytes flow and is given back while they
+// don't.
 #include <array>
 #include <span>
 
@@ -141,14 +142,15 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
 
   // The answer's framing (RFC 9112, section 6.3), and the client's.
   const bool bodyless = head_.method == "HEAD" || answer->status == 204 || answer->status == 304;
-  auto body = bodyless              ? http1::BodyDecoder::None()
+  auto body = bodyless             ? http1::BodyDecoder::None()
               : answer->chunked    ? http1::BodyDecoder::Chunked()
               : answer->has_length ? http1::BodyDecoder::Length(answer->length)
                                    : http1::BodyDecoder::UntilClose();
   const bool unknown_length = body.chunked() || body.until_close();
   const bool rechunk = unknown_length && head_.minor_version > 0;
   const bool close_delimited = unknown_length && head_.minor_version == 0;
-  if (!head_.Persistent() || close_delimited || upload_ != Upload::kComplete || worker_->draining()) client_->EndAfterThis();
+  if (!head_.Persistent() || close_delimited || upload_ != Upload::kComplete || worker_->draining())
+    client_->EndAfterThis();
 
   Buffer out = worker_->buffers().Acquire(BufferPool::kSmall);
   const bool with_length = answer->has_length && answer->status != 204;
@@ -241,7 +243,8 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
     }
     if (truncated) break;
   }
-  // Cut off: the client must see that, so there is no last chunk, and where only the end says how long the answer is, a reset.
+  // Cut off: the client must see that, so there is no last chunk, and where only the end says how long the answer is, a
+  // reset.
   client_->EndAfterThis();
   if (close_delimited) client_->ResetAtEnd();
   co_return attempt;

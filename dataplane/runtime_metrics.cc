@@ -33,20 +33,24 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
     AddRow(&opened, "service", row.service, static_cast<double>(row.view.opened));
   }
   MetricFamily keys{"gateway_rate_limit_keys", "Buckets of a limit that are remembered", MetricType::Gauge, {}};
-  MetricFamily evicted{"gateway_rate_limit_evicted_total", "Recovered buckets that were dropped", MetricType::Counter, {}};
-  MetricFamily overflowed{"gateway_rate_limit_overflowed_total", "Requests counted in a limit's overflow bucket",
-                          MetricType::Counter, {}};
+  MetricFamily evicted{
+      "gateway_rate_limit_evicted_total", "Recovered buckets that were dropped", MetricType::Counter, {}};
+  MetricFamily overflowed{
+      "gateway_rate_limit_overflowed_total", "Requests counted in a limit's overflow bucket", MetricType::Counter, {}};
   for (const RuntimeState::LimitRow& row : runtime.Limits()) {
     AddRow(&keys, "limit", row.name, static_cast<double>(row.stats.keys));
     AddRow(&evicted, "limit", row.name, static_cast<double>(row.stats.evicted));
     AddRow(&overflowed, "limit", row.name, static_cast<double>(row.stats.overflowed));
   }
-  std::vector<MetricFamily> families = {std::move(state),   std::move(in_flight),  std::move(opened), std::move(keys),
-                                        std::move(evicted), std::move(overflowed)};
+  std::vector<MetricFamily> families = {std::move(state), std::move(in_flight), std::move(opened),
+                                        std::move(keys),  std::move(evicted),   std::move(overflowed)};
   if (log != nullptr) {
-    MetricFamily dropped{"gateway_access_log_dropped_lines_total", "Lines that were lost to a slow reader or an error",
-                         MetricType::Counter, {}};
-    MetricFamily errors{"gateway_access_log_write_errors_total", "Failed writes of the access log", MetricType::Counter, {}};
+    MetricFamily dropped{"gateway_access_log_dropped_lines_total",
+                         "Lines that were lost to a slow reader or an error",
+                         MetricType::Counter,
+                         {}};
+    MetricFamily errors{
+        "gateway_access_log_write_errors_total", "Failed writes of the access log", MetricType::Counter, {}};
     AddRow(&dropped, "", "", static_cast<double>(log->dropped_lines()));
     AddRow(&errors, "", "", static_cast<double>(log->write_errors()));
     families.push_back(std::move(dropped));

@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "absl/strings/numbers.h"
-#include "common/text.h"
 #include "common/bootstrap.h"
+#include "common/text.h"
 
 namespace gateway::dataplane {
 

@@ -19,7 +19,7 @@ namespace gateway::dataplane {
 // A set of addresses in CIDR notation; IPv4-mapped IPv6 counts as IPv4.
 class AddressSet {
  public:
-  absl::Status Add(std::string_view cidr);  // "10.0.0.0/8", "2001:db8::/32", "192.0.2.1"
+  absl::Status Add(std::string_view cidr);       // "10.0.0.0/8", "2001:db8::/32", "192.0.2.1"
   bool Contains(const in6_addr& address) const;  // IPv4 as IPv4-mapped
   bool empty() const { return blocks_.empty(); }
 

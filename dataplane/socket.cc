@@ -18,7 +18,8 @@ Socket::Socket(EventLoop* loop)
 
 bool Socket::Adopt(int fd) {
   fd_ = fd;
-  slot_ = loop_->Add(fd, [](void* self, uint32_t events) { static_cast<Socket*>(self)->OnEvents(events); }, this);
+  slot_ = loop_->Add(
+      fd, [](void* self, uint32_t events) { static_cast<Socket*>(self)->OnEvents(events); }, this);
   if (slot_ == nullptr) {
     close(fd_);
     fd_ = -1;
@@ -67,7 +68,8 @@ Io Socket::Read(char* data, size_t size, size_t* moved) {
     const ssize_t n = recv(fd_, data, size, 0);
     if (n > 0) {
       *moved = static_cast<size_t>(n);
-      // A short read emptied the socket; what comes later makes a new event (epoll(7), question 9). An end that was seen must still be read.
+      // A short read emptied the socket; what comes later makes a new event (epoll(7), question 9). An end that was
+      // seen must still be read.
       if (*moved < size && !peer_ended_) readable_ = false;
       return Io::kDone;
     }

@@ -29,7 +29,8 @@ enum class Io : uint8_t {
   kError,  // the connection is broken
 };
 
-// Owns the descriptor. At most one coroutine waits for reading and one for writing. Belongs to one loop; not movable (the loop and its timers point at it).
+// Owns the descriptor. At most one coroutine waits for reading and one for writing. Belongs to one loop; not movable
+// (the loop and its timers point at it).
 class Socket {
  public:
   explicit Socket(EventLoop* loop);
@@ -39,7 +40,8 @@ class Socket {
 
   // Takes over a non-blocking descriptor. False: the loop can't have it (it is closed).
   bool Adopt(int fd);
-  // A new socket that connects to `address`; then await Writable and ask ConnectError. False: no descriptor, or refused at once.
+  // A new socket that connects to `address`; then await Writable and ask ConnectError. False: no descriptor, or refused
+  // at once.
   bool StartConnect(const sockaddr* address, socklen_t length);
   int ConnectError() const;
   void Close();
@@ -116,7 +118,9 @@ class Socket {
  public:
   class Awaiter {
    public:
-    bool await_ready() const noexcept { return socket_.cancelled_ || (reading_ ? socket_.readable_ : socket_.writable_); }
+    bool await_ready() const noexcept {
+      return socket_.cancelled_ || (reading_ ? socket_.readable_ : socket_.writable_);
+    }
     void await_suspend(std::coroutine_handle<> caller) noexcept {
       Waiter& waiter = reading_ ? socket_.reader_ : socket_.writer_;
       waiter.handle = caller;
@@ -132,7 +136,8 @@ class Socket {
 
    private:
     friend class Socket;
-    Awaiter(Socket& socket, bool reading, TimePoint deadline) : socket_(socket), deadline_(deadline), reading_(reading) {}
+    Awaiter(Socket& socket, bool reading, TimePoint deadline)
+        : socket_(socket), deadline_(deadline), reading_(reading) {}
     Socket& socket_;
     TimePoint deadline_;
     bool reading_;

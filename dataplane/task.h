@@ -1,4 +1,5 @@
-// The coroutines that requests are written in: lazily started, resumed by whoever awaits them, frames recycled per thread.
+// The coroutines that requests are written in: lazily started, resumed by whoever awaits them, frames recycled per
+// thread.
 //
 // A Task runs on the worker that awaits it and never leaves that thread. An exception leaves through the co_await.
 #ifndef GATEWAY_DATAPLANE_TASK_H_
@@ -21,7 +22,7 @@ class FramePool {
 
  private:
   static constexpr size_t kClassBytes = 256;
-  static constexpr size_t kClasses = 64;         // frames of up to 16 KiB
+  static constexpr size_t kClasses = 64;           // frames of up to 16 KiB
   static constexpr size_t kFreePerClassMax = 512;  // more go back to the allocator
   struct Lists;
   static Lists& Of();
@@ -75,7 +76,8 @@ struct Promise<void> : PromiseBase {
 
 }  // namespace task_internal
 
-// A coroutine that has not been started, or that its owner awaits. Destroying it destroys the frame, wherever it is suspended.
+// A coroutine that has not been started, or that its owner awaits. Destroying it destroys the frame, wherever it is
+// suspended.
 template <typename T = void>
 class [[nodiscard]] Task {
  public:

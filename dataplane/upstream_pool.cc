@@ -34,7 +34,8 @@ std::unique_ptr<UpstreamConnection> UpstreamPool::Take(const Endpoint& endpoint,
 std::unique_ptr<UpstreamConnection> UpstreamPool::Connect(const std::shared_ptr<Endpoint>& endpoint) {
   metrics_->Add(WorkerGauge::kUpstreamConnectsTotal, 1);
   auto connection = std::make_unique<UpstreamConnection>(loop_, endpoint, metrics_);
-  if (!connection->socket.StartConnect(reinterpret_cast<const sockaddr*>(&endpoint->address), endpoint->address_length)) {
+  if (!connection->socket.StartConnect(reinterpret_cast<const sockaddr*>(&endpoint->address),
+                                       endpoint->address_length)) {
     return nullptr;
   }
   return connection;

@@ -25,8 +25,8 @@ class UpstreamConnection {
   ~UpstreamConnection();
 
   Socket socket;
-  Buffer input;          // bytes of the answer that were read and not used yet
-  bool reused = false;   // has carried an exchange before
+  Buffer input;         // bytes of the answer that were read and not used yet
+  bool reused = false;  // has carried an exchange before
   const std::shared_ptr<Endpoint> endpoint;
 
  private:
@@ -36,7 +36,8 @@ class UpstreamConnection {
   size_t idle_index_ = 0;
 };
 
-// The most recently used one is given out first, so that the others can age. An idle connection that says anything, or ends, is closed at once.
+// The most recently used one is given out first, so that the others can age. An idle connection that says anything, or
+// ends, is closed at once.
 class UpstreamPool {
  public:
   static constexpr size_t kIdlePerEndpointMax = 1024;
@@ -44,8 +45,8 @@ class UpstreamPool {
   UpstreamPool(EventLoop* loop, WorkerShard* metrics) : loop_(loop), metrics_(metrics) {}
   ~UpstreamPool();
 
-  // An idle connection to `endpoint`, or null. With `probe` it is asked once more whether it is still alive (a system call): for requests that must
-  // not be sent twice.
+  // An idle connection to `endpoint`, or null. With `probe` it is asked once more whether it is still alive (a system
+  // call): for requests that must not be sent twice.
   std::unique_ptr<UpstreamConnection> Take(const Endpoint& endpoint, bool probe);
   // A new one that is connecting; null: refused at once, or out of descriptors (errno says).
   std::unique_ptr<UpstreamConnection> Connect(const std::shared_ptr<Endpoint>& endpoint);

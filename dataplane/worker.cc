@@ -211,8 +211,8 @@ void Worker::OnFlush(void* self) {
   auto* worker = static_cast<Worker*>(self);
   worker->flush_armed_ = false;
   worker->log_->Flush();
-  worker->metrics_->Add(WorkerGauge::kBufferBytes,
-                        static_cast<int64_t>(worker->buffers_.in_use()) - worker->metrics_->Get(WorkerGauge::kBufferBytes));
+  worker->metrics_->Add(WorkerGauge::kBufferBytes, static_cast<int64_t>(worker->buffers_.in_use()) -
+                                                       worker->metrics_->Get(WorkerGauge::kBufferBytes));
 }
 
 }  // namespace gateway::dataplane

@@ -24,8 +24,8 @@ namespace gateway::dataplane {
 
 class ClientConnection;
 
-// A worker's own reference count on a ServingState: exchanges hold the state that they started with without touching a counter that
-// other threads touch.
+// A worker's own reference count on a ServingState: exchanges hold the state that they started with without touching a
+// counter that other threads touch.
 struct LocalState {
   std::shared_ptr<const ServingState> state;
   uint32_t references = 0;
@@ -68,8 +68,8 @@ class Worker {
   void Start();
   // Serves from `state` from the next request on, then calls `done` on the worker. Any thread.
   void Install(std::shared_ptr<const ServingState> state, std::function<void()> done);
-  // Accepts what waits in the queues, then nothing more; answers what is in flight with Connection: close; idle connections end after
-  // `idle_grace`. Calls `done` on the worker when no connection is left. Any thread.
+  // Accepts what waits in the queues, then nothing more; answers what is in flight with Connection: close; idle
+  // connections end after `idle_grace`. Calls `done` on the worker when no connection is left. Any thread.
   void Drain(std::chrono::milliseconds idle_grace, std::function<void()> done);
   // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
   void Stop();

@@ -194,10 +194,11 @@ absl::StatusOr<std::vector<v1::Instance>> DecodeHealthService(std::string_view t
   for (size_t i = 0; i < instances.size(); ++i) {
     if (absl::Status status = DecodeInstance((*json)[i], i, &instances[i]); !status.ok()) return status;
   }
-  const auto id = [](const v1::Instance& instance) -> const std::string& { return instance.id(); };
-  std::ranges::stable_sort(instances, {}, id);
-  const auto twice = std::ranges::unique(instances, {}, id);
-  instances.erase(twice.begin(), twice.end());
+  // Not the algorithms over ranges: clang 14, which builds the fuzzer, can't compile those of gcc 12's library.
+  std::stable_sort(instances.begin(), instances.end(), [](const auto& a, const auto& b) { return a.id() < b.id(); });
+  const auto twice =
+      std::unique(instances.begin(), instances.end(), [](const auto& a, const auto& b) { return a.id() == b.id(); });
+  instances.erase(twice, instances.end());
   return instances;
 }
 

@@ -22,10 +22,23 @@ bool IsText(char c) { return c == '\t' || (static_cast<unsigned char>(c) >= 0x20
 
 // Fields that say how a message is framed, routed or authenticated never come after it (RFC 9110, section 6.5.1).
 bool IsForbiddenTrailer(std::string_view name) {
-  static constexpr std::string_view kForbidden[] = {
-      "content-length", "transfer-encoding", "host",         "trailer",      "te",           "connection",
-      "expect",         "range",             "content-type", "content-range", "authorization", "cookie",
-      "set-cookie",     "content-encoding",  "cache-control", "max-forwards", "upgrade"};
+  static constexpr std::string_view kForbidden[] = {"content-length",
+                                                    "transfer-encoding",
+                                                    "host",
+                                                    "trailer",
+                                                    "te",
+                                                    "connection",
+                                                    "expect",
+                                                    "range",
+                                                    "content-type",
+                                                    "content-range",
+                                                    "authorization",
+                                                    "cookie",
+                                                    "set-cookie",
+                                                    "content-encoding",
+                                                    "cache-control",
+                                                    "max-forwards",
+                                                    "upgrade"};
   return std::any_of(std::begin(kForbidden), std::end(kForbidden),
                      [&](std::string_view each) { return EqualsIgnoreCase(each, name); });
 }

@@ -213,7 +213,8 @@ class Parser final : public http::basic_parser<isRequest> {
   using beast_view = boost::beast::string_view;
   static std::string_view View(beast_view v) { return {v.data(), v.size()}; }
 
-  void on_request_impl(http::verb, beast_view method_text, beast_view target_text, int version, error_code& ec) override {
+  void on_request_impl(http::verb, beast_view method_text, beast_view target_text, int version,
+                       error_code& ec) override {
     method = View(method_text);
     target = View(target_text);
     sink_.head->minor_version = version % 10;
@@ -260,7 +261,8 @@ HeadError DiagnoseRequestLine(std::string_view head, RequestHead* out) {
   }
   out->target = line.substr(space + 1, second - space - 1);
   const std::string_view version = line.substr(second + 1);
-  if (version.size() == 8 && version.starts_with("HTTP/") && IsDigit(version[5]) && version[6] == '.' && IsDigit(version[7])) {
+  if (version.size() == 8 && version.starts_with("HTTP/") && IsDigit(version[5]) && version[6] == '.' &&
+      IsDigit(version[7])) {
     if (version[5] != '1') return {Reason::kHttpVersion, "not HTTP/1.x"};
     return {Reason::kBadRequest, "an invalid byte in the target"};
   }
@@ -294,7 +296,8 @@ HeadError ReadTarget(RequestHead* out, const std::optional<std::string_view>& ho
     rest.remove_prefix(scheme);
     const size_t end = rest.find_first_of("/?#");
     const std::string_view authority = rest.substr(0, end);
-    if (authority.empty() || !IsValidHost(authority)) return {Reason::kBadRequest, "the target's authority is not a host"};
+    if (authority.empty() || !IsValidHost(authority))
+      return {Reason::kBadRequest, "the target's authority is not a host"};
     out->host = authority;
     rest = end == std::string_view::npos ? std::string_view() : rest.substr(end);
     if (rest.empty() || rest[0] != '/') {
@@ -353,7 +356,8 @@ bool IsValidHost(std::string_view host) {
     if (end == 0) return false;
     for (const char c : host.substr(0, end)) {
       // reg-name without the sub-delims and escapes that no host name has.
-      if (!IsDigit(c) && !(Lower(c) >= 'a' && Lower(c) <= 'z') && c != '-' && c != '.' && c != '_' && c != '~') return false;
+      if (!IsDigit(c) && !(Lower(c) >= 'a' && Lower(c) <= 'z') && c != '-' && c != '.' && c != '_' && c != '~')
+        return false;
     }
   }
   if (end == host.size()) return true;
@@ -384,7 +388,8 @@ bool Head::Nominates(std::string_view name) const {
 HeadScanner::Result HeadScanner::Scan(const char* data, size_t size) {
   for (;;) {
     // A line that begins with white space continues the one before (obs-fold), which readers take apart differently.
-    if (position_ == line_start_ && line_start_ > 0 && position_ < size && (data[position_] == ' ' || data[position_] == '\t')) {
+    if (position_ == line_start_ && line_start_ > 0 && position_ < size &&
+        (data[position_] == ' ' || data[position_] == '\t')) {
       return Refuse("a folded line in the head");
     }
     const size_t i = FindControl(data, position_, size);
@@ -434,11 +439,13 @@ HeadError ParseRequestHead(std::string_view head, RequestHead* out) {
   }
   parser.sink_.Finish();
   if (parser.sink_.error) return parser.sink_.error;
-  if (out->method == "CONNECT" || out->method == "TRACE") return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
+  if (out->method == "CONNECT" || out->method == "TRACE")
+    return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
   if (const HeadError error = ReadTarget(out, parser.sink_.host)) return error;
   for (size_t i = 0; i < out->fields.size(); ++i) {
     if (out->kinds[i] != FieldKind::kExpect) continue;
-    if (!EqualsIgnoreCase(out->fields[i].value, "100-continue")) return {Reason::kExpectationFailed, "an unknown expectation"};
+    if (!EqualsIgnoreCase(out->fields[i].value, "100-continue"))
+      return {Reason::kExpectationFailed, "an unknown expectation"};
     // RFC 9110, section 10.1.1: none from HTTP/1.0, none without a body.
     out->expect_continue = out->minor_version > 0 && out->HasBody();
   }

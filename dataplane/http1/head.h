@@ -1,7 +1,8 @@
 // Heads of HTTP/1.1 messages: found, checked and taken apart in place (RFC 9112, RFC 9110).
 //
-// Boost.Beast's basic_parser takes the head apart; in front of it HeadScanner refuses what servers are known to read differently (bare LF, bare CR,
-// obs-fold, control bytes), behind it the framing rules here are stricter than the RFC allows recipients to be.
+// Boost.Beast's basic_parser takes the head apart; in front of it HeadScanner refuses what servers are known to read
+// differently (bare LF, bare CR, obs-fold, control bytes), behind it the framing rules here are stricter than the RFC
+// allows recipients to be.
 #ifndef GATEWAY_DATAPLANE_HTTP1_HEAD_H_
 #define GATEWAY_DATAPLANE_HTTP1_HEAD_H_
 
@@ -36,7 +37,7 @@ enum class FieldKind : uint8_t {
   kVia,
   kDate,
   kUserAgent,
-  kGateway,         // X-Gateway-*: ours alone
+  kGateway,  // X-Gateway-*: ours alone
 };
 FieldKind ClassifyField(std::string_view name);
 
@@ -44,7 +45,8 @@ FieldKind ClassifyField(std::string_view name);
 struct Head {
   absl::InlinedVector<FieldView, 24> fields;
   absl::InlinedVector<FieldKind, 24> kinds;  // of each field
-  absl::InlinedVector<std::string_view, 4> nominated;  // fields that Connection names, but for close, keep-alive, upgrade
+  absl::InlinedVector<std::string_view, 4>
+      nominated;  // fields that Connection names, but for close, keep-alive, upgrade
   int minor_version = 1;
   bool chunked = false;
   bool has_length = false;
@@ -63,7 +65,8 @@ struct Head {
     length = bytes = 0;
   }
 
-  // Whether Connection takes this field away with it. Host, Content-Length, Authorization and the forwarding fields it can't.
+  // Whether Connection takes this field away with it. Host, Content-Length, Authorization and the forwarding fields it
+  // can't.
   bool Nominates(std::string_view name) const;
 };
 
@@ -73,7 +76,7 @@ struct RequestHead : Head {
   std::string_view path;    // of the target, as sent; "*" in asterisk form
   std::string_view query;   // without '?'
   bool has_query = false;
-  std::string_view host;    // of an absolute-form target, else of Host; with port, as sent; empty: none (HTTP/1.0)
+  std::string_view host;  // of an absolute-form target, else of Host; with port, as sent; empty: none (HTTP/1.0)
   bool expect_continue = false;
 
   bool HasBody() const { return chunked || length > 0; }
@@ -115,7 +118,8 @@ class HeadScanner {
   const char* detail_ = "";
 };
 
-// `head` is what the scanner found. On an error the head is unspecified, but for method and target where they could be read.
+// `head` is what the scanner found. On an error the head is unspecified, but for method and target where they could be
+// read.
 HeadError ParseRequestHead(std::string_view head, RequestHead* out);
 HeadError ParseResponseHead(std::string_view head, ResponseHead* out);
 

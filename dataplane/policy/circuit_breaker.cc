@@ -13,26 +13,37 @@ Millis ProbePatience(const BreakerPolicy& policy) { return std::max(policy.sleep
 }  // namespace
 
 CircuitBreaker::Permit::Permit(Permit&& other) noexcept
-    : breaker_(std::move(other.breaker_)), generation_(other.generation_), probe_(other.probe_) {
+    : breaker_(std::move(other.breaker_)),
+      generation_(other.generation_),
+      probe_(other.probe_),
+      reported_(other.reported_) {
   other.breaker_ = nullptr;
 }
 
 CircuitBreaker::Permit& CircuitBreaker::Permit::operator=(Permit&& other) noexcept {
   if (this == &other) return *this;
-  Report(Outcome::kCancelled, TimePoint());
+  Release();
   breaker_ = std::move(other.breaker_);
   other.breaker_ = nullptr;
   generation_ = other.generation_;
   probe_ = other.probe_;
+  reported_ = other.reported_;
   return *this;
 }
 
-CircuitBreaker::Permit::~Permit() { Report(Outcome::kCancelled, TimePoint()); }
+CircuitBreaker::Permit::~Permit() { Release(); }
+
+void CircuitBreaker::Permit::Release() {
+  if (breaker_ == nullptr) return;
+  Report(Outcome::kCancelled, TimePoint());
+  breaker_->Leave();
+  breaker_ = nullptr;
+}
 
 void CircuitBreaker::Permit::Report(Outcome outcome, TimePoint now) {
-  if (breaker_ == nullptr) return;
-  breaker_->Finish(probe_, generation_, outcome, now);
-  breaker_ = nullptr;
+  if (breaker_ == nullptr || reported_) return;
+  reported_ = true;
+  breaker_->Settle(probe_, generation_, outcome, now);
 }
 
 BreakerVerdict CircuitBreaker::Acquire(TimePoint now, Permit* permit) {
@@ -59,12 +70,17 @@ BreakerVerdict CircuitBreaker::Acquire(TimePoint now, Permit* permit) {
   permit->breaker_ = shared_from_this();
   permit->generation_ = generation_;
   permit->probe_ = probe;
+  permit->reported_ = false;
   return BreakerVerdict::kAllowed;
 }
 
-void CircuitBreaker::Finish(bool probe, uint64_t generation, Outcome outcome, TimePoint now) {
+void CircuitBreaker::Leave() {
   absl::MutexLock lock(&mutex_);
   --in_flight_;
+}
+
+void CircuitBreaker::Settle(bool probe, uint64_t generation, Outcome outcome, TimePoint now) {
+  absl::MutexLock lock(&mutex_);
   // Let through before the last change of state: it tells nothing about now.
   if (generation != generation_) return;
   if (probe) {

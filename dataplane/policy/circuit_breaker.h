@@ -25,7 +25,8 @@ enum class Outcome : uint8_t { kSuccess, kFailure, kCancelled };
 // what was let through.
 class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
  public:
-  // One admitted request. Reports once: Report, or kCancelled from the destructor. Movable; default: empty.
+  // One admitted request: a place among the concurrent ones, from Acquire until this is destroyed, and one report, made when the outcome is known
+  // (the head of an answer), which may be long before its end. Never reported: kCancelled. Movable; default: empty.
   class Permit {
    public:
     Permit() = default;
@@ -33,6 +34,8 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
     Permit& operator=(Permit&& other) noexcept;
     ~Permit();
     explicit operator bool() const { return breaker_ != nullptr; }
+    bool reported() const { return reported_; }
+    // The first report counts; later ones do nothing.
     void Report(Outcome outcome, TimePoint now);
 
    private:
@@ -40,6 +43,8 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
     std::shared_ptr<CircuitBreaker> breaker_;
     uint64_t generation_ = 0;  // the breaker's, when admitted
     bool probe_ = false;
+    bool reported_ = false;
+    void Release();
   };
 
   explicit CircuitBreaker(const BreakerPolicy& policy) : policy_(policy) {}
@@ -67,7 +72,8 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
   };
   static constexpr int kBuckets = 10;  // of one second each, as Hystrix has it
 
-  void Finish(bool probe, uint64_t generation, Outcome outcome, TimePoint now);
+  void Settle(bool probe, uint64_t generation, Outcome outcome, TimePoint now);
+  void Leave();
   void OpenIfFailing(TimePoint now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Bucket Sum(TimePoint now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // of the rolling window
 

@@ -1,4 +1,5 @@
-// Requests that two parsers might read differently: refused, answered, closed; and nothing of them reaches a service (RFC 9112, section 11.2).
+// Requests that two parsers might read differently: refused, answered, closed; and nothing of them reaches a service
+// (RFC 9112, section 11.2).
 #include <ostream>
 #include <string>
 
@@ -114,7 +115,6 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"Trace", "TRACE /svc HTTP/1.1\r\nHost: a\r\n\r\n", 405}),
     [](const auto& info) { return std::string(info.param.name); });
 
-
 TEST_F(Framing, ServesWhatIsUnusualButRight) {
   RawClient client(gateway_->port());
   const auto target = [&](const std::string& bytes) -> std::string {
@@ -126,13 +126,15 @@ TEST_F(Framing, ServesWhatIsUnusualButRight) {
   };
   EXPECT_EQ(target("\r\nGET /svc/1 HTTP/1.1\r\nHost: a\r\n\r\n"), "/svc/1");  // one empty line before a request
   EXPECT_EQ(target("GET http://b.example/svc/2?x HTTP/1.1\r\nHost: a\r\n\r\n"), "/svc/2?x");
-  EXPECT_EQ(target("GET /svc/" + std::string(7'900, 'a') + " HTTP/1.1\r\nHost: a\r\n\r\n"), "/svc/" + std::string(7'900, 'a'));
+  EXPECT_EQ(target("GET /svc/" + std::string(7'900, 'a') + " HTTP/1.1\r\nHost: a\r\n\r\n"),
+            "/svc/" + std::string(7'900, 'a'));
   EXPECT_EQ(target("GET /x/../svc/%41%2f%7e//b?%2e%2e HTTP/1.1\r\nHost: a\r\n\r\n"), "/svc/A%2F~/b?%2e%2e");
   EXPECT_EQ(target("GET /svc/3 HTTP/1.1\r\nhOsT:\ta\t\r\n\r\n"), "/svc/3");
 }
 
 TEST_F(Framing, PathsThatReadDifferentlyAreRefused) {
-  for (const char* path : {"/../svc", "/svc/..%2Fsecret", "/svc/%2e%2e%5csecret", "/svc/%00", "/svc/%zz", "/svc\\..\\x"}) {
+  for (const char* path :
+       {"/../svc", "/svc/..%2Fsecret", "/svc/%2e%2e%5csecret", "/svc/%00", "/svc/%zz", "/svc\\..\\x"}) {
     const auto response = Fetch(gateway_->port(), "GET", path);
     ASSERT_TRUE(response.ok()) << path << response.status();
     EXPECT_EQ(response->status, 400) << path;

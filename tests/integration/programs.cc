@@ -23,8 +23,8 @@ DataPlane::DataPlane(Options options) {
   const auto ports = FreePorts(2);
   port_ = ports[0];
   metrics_port_ = ports[1];
-  std::string config = Concat("server: { port: ", port_, ", workers: ", options.workers, " }\nmetrics: { port: ", metrics_port_,
-                              " }\ndata_plane:\n  name: ", options.name, "\n");
+  std::string config = Concat("server: { port: ", port_, ", workers: ", options.workers,
+                              " }\nmetrics: { port: ", metrics_port_, " }\ndata_plane:\n  name: ", options.name, "\n");
   if (!options.policy.empty()) {
     Append(&config, "  policy_files: [\"", directory_.Write("policy.yaml", options.policy), "\"]\n");
   } else {
@@ -33,7 +33,8 @@ DataPlane::DataPlane(Options options) {
     config += "]\n";
   }
   if (!options.cache_dir.empty()) Append(&config, "  cache_dir: \"", options.cache_dir, "\"\n");
-  std::vector<std::string> argv = {BinaryPath("gateway-dataplane"), "--config", directory_.Write("gateway.yaml", config)};
+  std::vector<std::string> argv = {BinaryPath("gateway-dataplane"), "--config",
+                                   directory_.Write("gateway.yaml", config)};
   AddSets(options.sets, &argv);
   process_ = std::make_unique<Process>(argv);
   const bool ready = WaitFor(
@@ -43,7 +44,8 @@ DataPlane::DataPlane(Options options) {
         return response.ok() && response->status == 200;
       },
       Timeout(30'000));
-  if (!ready || !process_->running()) throw std::runtime_error("the data plane did not become ready: " + process_->output());
+  if (!ready || !process_->running())
+    throw std::runtime_error("the data plane did not become ready: " + process_->output());
 }
 
 std::vector<nlohmann::json> DataPlane::LogLines(size_t count) {
@@ -78,10 +80,10 @@ ControlPlane::ControlPlane(Options options) : options_(std::move(options)) {
   admin_port_ = ports[0];
   stream_port_ = ports[1];
   metrics_port_ = ports[2];
-  directory_.Write("gateway.yaml",
-                   Concat("consul: { address: \"", options_.consul, "\" }\ncontrol_plane:\n  admin_listen: \"127.0.0.1:",
-                          admin_port_, "\"\n  stream_listen: \"127.0.0.1:", stream_port_, "\"\n  database: \"",
-                          directory_.File("gateway.db"), "\"\n  metrics_port: ", metrics_port_, "\n"));
+  directory_.Write("gateway.yaml", Concat("consul: { address: \"", options_.consul,
+                                          "\" }\ncontrol_plane:\n  admin_listen: \"127.0.0.1:", admin_port_,
+                                          "\"\n  stream_listen: \"127.0.0.1:", stream_port_, "\"\n  database: \"",
+                                          directory_.File("gateway.db"), "\"\n  metrics_port: ", metrics_port_, "\n"));
   Start();
 }
 
@@ -116,8 +118,8 @@ std::string ServicePolicyYaml(const std::vector<std::string>& addresses, std::st
                               std::string_view route_fields) {
   std::string yaml = "kind: Service\nname: svc\nstatic:\n";
   for (const std::string& address : addresses) Append(&yaml, "  - { address: \"", address, "\" }\n");
-  Append(&yaml, service_fields, "\n---\nkind: Route\nname: svc\nmatch: { path: { prefix: /svc } }\nservice: svc\n", route_fields,
-         "\n");
+  Append(&yaml, service_fields, "\n---\nkind: Route\nname: svc\nmatch: { path: { prefix: /svc } }\nservice: svc\n",
+         route_fields, "\n");
   return yaml;
 }
 

@@ -15,11 +15,12 @@
 
 namespace gateway::fixtures {
 
-// A gateway-dataplane. Ready (it serves a policy) when the constructor returns; throws std::runtime_error with its output where it does not become so.
+// A gateway-dataplane. Ready (it serves a policy) when the constructor returns; throws std::runtime_error with its
+// output where it does not become so.
 class DataPlane {
  public:
   struct Options {
-    std::string policy = {};                  // YAML; served alone, without a control plane
+    std::string policy = {};                    // YAML; served alone, without a control plane
     std::vector<uint16_t> control_planes = {};  // stream ports on loopback, where there is no policy
     std::string name = "dp-1";
     int workers = 2;
@@ -76,8 +77,8 @@ class ControlPlane {
   std::unique_ptr<Process> process_;
 };
 
-// A Service `svc` on these addresses and a Route to it at /svc, as in the README; `service` and `route` are further fields in YAML flow or block style,
-// each line indented by nothing.
+// A Service `svc` on these addresses and a Route to it at /svc, as in the README; `service` and `route` are further
+// fields in YAML flow or block style, each line indented by nothing.
 std::string ServicePolicyYaml(const std::vector<std::string>& addresses, std::string_view service_fields = "",
                               std::string_view route_fields = "");
 

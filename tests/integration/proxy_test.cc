@@ -36,7 +36,8 @@ class Proxy : public ::testing::Test {
                         std::string_view body = "") {
     auto response = Fetch(gateway_->port(), method, target, fields, body);
     if (!response.ok() || response->status != 200) {
-      ADD_FAILURE() << target << ": " << (response.ok() ? response->head + response->body : response.status().ToString());
+      ADD_FAILURE() << target << ": "
+                    << (response.ok() ? response->head + response->body : response.status().ToString());
       return {};
     }
     return nlohmann::json::parse(response->body);
@@ -77,13 +78,14 @@ TEST_F(Proxy, ForwardsARequestAndTellsTheServiceWhereItCameFrom) {
 
 TEST_F(Proxy, RemovesHopByHopFieldsAndNeverBelievesAnUntrustedPeer) {
   StartWith(Echo());
-  const auto echo = Echoed("/svc",
-                           "Connection: X-Gone, keep-alive, X-Forwarded-For\r\nX-Gone: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\n"
-                           "Upgrade: h2c\r\nProxy-Connection: close\r\nProxy-Authorization: x\r\nX-Forwarded-For: 6.6.6.6\r\n"
-                           "X_Forwarded_For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
-                           "X-Forwarded-Host: evil\r\nX-Request-Id: mine\r\nAuthorization: Basic eA==\r\n");
-  for (const char* gone : {"connection", "x-gone", "keep-alive", "te", "upgrade", "proxy-connection", "proxy-authorization",
-                           "x_forwarded_for", "x-real-ip", "forwarded"}) {
+  const auto echo =
+      Echoed("/svc",
+             "Connection: X-Gone, keep-alive, X-Forwarded-For\r\nX-Gone: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\n"
+             "Upgrade: h2c\r\nProxy-Connection: close\r\nProxy-Authorization: x\r\nX-Forwarded-For: 6.6.6.6\r\n"
+             "X_Forwarded_For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
+             "X-Forwarded-Host: evil\r\nX-Request-Id: mine\r\nAuthorization: Basic eA==\r\n");
+  for (const char* gone : {"connection", "x-gone", "keep-alive", "te", "upgrade", "proxy-connection",
+                           "proxy-authorization", "x_forwarded_for", "x-real-ip", "forwarded"}) {
     EXPECT_EQ(Seen(echo, gone), List{}) << gone;
   }
   EXPECT_EQ(Seen(echo, "x-forwarded-for"), List{"127.0.0.1"});
@@ -101,7 +103,8 @@ TEST_F(Proxy, ConnectionCannotNameAwayAuthorization) {
 
 TEST_F(Proxy, BelievesATrustedPeerAndLogsTheClientBehindIt) {
   StartWith(Echo(), "", "", {"server.trusted_proxies=127.0.0.0/8"});
-  const auto echo = Echoed("/svc", "X-Forwarded-For: 6.6.6.6, 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Request-Id: mine\r\n");
+  const auto echo =
+      Echoed("/svc", "X-Forwarded-For: 6.6.6.6, 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Request-Id: mine\r\n");
   EXPECT_EQ(Seen(echo, "x-forwarded-for"), List{"6.6.6.6, 203.0.113.9, 127.0.0.1"});
   EXPECT_EQ(Seen(echo, "x-forwarded-proto"), List{"https"});
   EXPECT_EQ(Seen(echo, "x-request-id"), List{"mine"});
@@ -160,7 +163,8 @@ TEST_F(Proxy, PassesBodiesOfEverySizeAndFramingBothWays) {
 }
 
 TEST_F(Proxy, AnswersPipelinedRequestsInOrder) {
-  StartWith(Respond([](const UpstreamRequest& request) { return MakeResponse(200, request.target + "|" + request.body); }));
+  StartWith(
+      Respond([](const UpstreamRequest& request) { return MakeResponse(200, request.target + "|" + request.body); }));
   RawClient client(gateway_->port());
   std::string requests;
   for (int i = 0; i < 200; ++i) {
@@ -169,7 +173,8 @@ TEST_F(Proxy, AnswersPipelinedRequestsInOrder) {
     } else if (i % 3 == 1) {
       Append(&requests, "POST /svc/", i, " HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
     } else {
-      Append(&requests, "POST /svc/", i, " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", Chunk("de"), Chunk("f"), Chunk(""));
+      Append(&requests, "POST /svc/", i, " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", Chunk("de"),
+             Chunk("f"), Chunk(""));
     }
   }
   ASSERT_TRUE(client.Send(requests).ok());
@@ -247,7 +252,8 @@ TEST_F(Proxy, RelaysExpectContinueAndItsRefusal) {
   EXPECT_EQ(response->body, "hello");
   // An early final answer stops the wait for the body; the body is never read as a request.
   RawClient refused(gateway_->port());
-  ASSERT_TRUE(refused.Send("POST /svc/no HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\nExpect: 100-continue\r\n\r\n").ok());
+  ASSERT_TRUE(
+      refused.Send("POST /svc/no HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\nExpect: 100-continue\r\n\r\n").ok());
   response = refused.ReadResponse();
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->status, 417);
@@ -257,7 +263,8 @@ TEST_F(Proxy, RelaysExpectContinueAndItsRefusal) {
 TEST_F(Proxy, ForwardsEarlyHintsButNoFloodOfThem) {
   StartWith(Respond([](const UpstreamRequest& request) {
     std::string out;
-    for (int i = 0; i < (request.target.ends_with("flood") ? 100 : 2); ++i) out += "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+    for (int i = 0; i < (request.target.ends_with("flood") ? 100 : 2); ++i)
+      out += "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
     return out + MakeResponse(200, "x");
   }));
   const auto response = Get("/svc");
@@ -290,21 +297,21 @@ TEST_P(ProxyBadAnswer, Is502UpstreamInvalidAndTheConnectionCloses) {
 
 INSTANTIATE_TEST_SUITE_P(
     Answers, ProxyBadAnswer,
-    ::testing::Values(BadAnswer{"NoHttp", "hello there\r\n\r\n"}, BadAnswer{"StatusLetters", "HTTP/1.1 2x0 OK\r\n\r\n"},
-                      BadAnswer{"TwoLengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"},
-                      BadAnswer{"LengthAndChunked", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"},
-                      BadAnswer{"NegativeLength", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"},
-                      BadAnswer{"OtherCoding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"},
-                      BadAnswer{"BareLf", "HTTP/1.1 200 OK\nContent-Length: 0\n\n"},
-                      BadAnswer{"FoldedLine", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n"},
-                      BadAnswer{"SpaceBeforeColon", "HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n"},
-                      BadAnswer{"UnaskedUpgrade", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"}),
+    ::testing::Values(
+        BadAnswer{"NoHttp", "hello there\r\n\r\n"}, BadAnswer{"StatusLetters", "HTTP/1.1 2x0 OK\r\n\r\n"},
+        BadAnswer{"TwoLengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"},
+        BadAnswer{"LengthAndChunked", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"},
+        BadAnswer{"NegativeLength", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"},
+        BadAnswer{"OtherCoding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"},
+        BadAnswer{"BareLf", "HTTP/1.1 200 OK\nContent-Length: 0\n\n"},
+        BadAnswer{"FoldedLine", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n"},
+        BadAnswer{"SpaceBeforeColon", "HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n"},
+        BadAnswer{"UnaskedUpgrade", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST_F(Proxy, OversizedAnswerHeadIs502) {
-  StartWith(Respond([](const UpstreamRequest&) {
-    return MakeResponse(200, "x", "X-Large: " + std::string(100'000, 'a') + "\r\n");
-  }));
+  StartWith(Respond(
+      [](const UpstreamRequest&) { return MakeResponse(200, "x", "X-Large: " + std::string(100'000, 'a') + "\r\n"); }));
   EXPECT_EQ(ReasonOf(Get("/svc")), "upstream_invalid");
 }
 
@@ -322,7 +329,8 @@ TEST_F(Proxy, ATruncatedAnswerLooksTruncated) {
     const auto response = Fetch(gateway_->port(), "GET", target);
     EXPECT_FALSE(response.ok()) << target << ": a clean end of a cut-off answer";
   }
-  // To an HTTP/1.0 client only the connection's end says where an answer of unknown length ends: it must not be a clean one.
+  // To an HTTP/1.0 client only the connection's end says where an answer of unknown length ends: it must not be a clean
+  // one.
   RawClient old(gateway_->port());
   ASSERT_TRUE(old.Send("GET /svc/chunked HTTP/1.0\r\n\r\n").ok());
   EXPECT_FALSE(old.ReadToEnd().ok());
@@ -349,12 +357,15 @@ TEST_F(Proxy, AnAnswerWithoutLengthEndsWithItsConnection) {
 }
 
 TEST_F(Proxy, RepeatsOnAFreshConnectionWhereAKeptOneHadEnded) {
-  // The first request of each connection is answered; at the second the connection ends without a word, as if it had timed out.
-  StartWith([](UpstreamConnection& connection) {
-    if (!connection.ReadRequest()) return;
-    connection.Send(MakeResponse(200, "x"));
-    (void)connection.ReadHead();
-  }, "", "", {"server.workers=1"});
+  // The first request of each connection is answered; at the second the connection ends without a word, as if it had
+  // timed out.
+  StartWith(
+      [](UpstreamConnection& connection) {
+        if (!connection.ReadRequest()) return;
+        connection.Send(MakeResponse(200, "x"));
+        (void)connection.ReadHead();
+      },
+      "", "", {"server.workers=1"});
   RawClient client(gateway_->port());
   for (int i = 0; i < 4; ++i) {
     const auto response = client.Request("GET", "/svc");
@@ -382,8 +393,9 @@ TEST_F(Proxy, TriesAnotherEndpointWhereAConnectionIsRefused) {
 TEST_F(Proxy, AnswersOfItsOwnAreThoseOfTheTable) {
   const uint16_t nobody = FreePort();
   DataPlane::Options options;
-  options.policy = Concat("kind: Service\nname: dead\nstatic: [{ address: \"127.0.0.1:", nobody,
-                          "\" }]\n---\nkind: Route\nname: dead\nmatch: { path: { prefix: /dead }, methods: [GET] }\nservice: dead\n");
+  options.policy = Concat(
+      "kind: Service\nname: dead\nstatic: [{ address: \"127.0.0.1:", nobody,
+      "\" }]\n---\nkind: Route\nname: dead\nmatch: { path: { prefix: /dead }, methods: [GET] }\nservice: dead\n");
   gateway_ = std::make_unique<DataPlane>(std::move(options));
   auto response = Get("/dead");
   EXPECT_EQ(response.status, 502);
@@ -406,9 +418,11 @@ TEST_F(Proxy, AnswersOfItsOwnAreThoseOfTheTable) {
 }
 
 TEST_F(Proxy, ASilentServiceIs504ByItsTimeoutAndByTheRoutes) {
-  StartWith([](UpstreamConnection& connection) {
-    while (connection.ReadRequest()) connection.StaySilent();
-  }, "timeouts: { response: 200ms }");
+  StartWith(
+      [](UpstreamConnection& connection) {
+        while (connection.ReadRequest()) connection.StaySilent();
+      },
+      "timeouts: { response: 200ms }");
   auto response = Get("/svc");
   EXPECT_EQ(response.status, 504);
   EXPECT_EQ(ReasonOf(response), "upstream_timeout");
@@ -477,7 +491,9 @@ TEST_F(Proxy, AnEarlyAnswerEndsTheUploadAndTheConnection) {
     connection.WaitForEnd();
   });
   RawClient client(gateway_->port());
-  ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nGET /svc/smuggled HTTP/1.1\r\n").ok());
+  ASSERT_TRUE(
+      client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nGET /svc/smuggled HTTP/1.1\r\n")
+          .ok());
   const auto response = client.ReadResponse();
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->status, 413);
@@ -510,7 +526,8 @@ TEST_F(Proxy, RewritesPrefixTemplateAndHost) {
   gateway_.reset();
   DataPlane::Options options;
   options.policy = Concat("kind: Service\nname: svc\nstatic: [{ address: \"", upstream_->address(), "\" }]\n---\n",
-                          "kind: Route\nname: a\nmatch: { path: { prefix: /a } }\nservice: svc\nrewrite: { prefix: /x, host: in.example }\n---\n",
+                          "kind: Route\nname: a\nmatch: { path: { prefix: /a } }\nservice: svc\nrewrite: { prefix: /x, "
+                          "host: in.example }\n---\n",
                           "kind: Route\nname: b\nmatch: { path: { template: \"/users/{id}/**\" } }\nservice: svc\n",
                           "rewrite: { template: \"/v2/{id}/u/**\" }\n");
   gateway_ = std::make_unique<DataPlane>(std::move(options));
@@ -600,9 +617,11 @@ TEST_F(Proxy, ASecondSignalEndsAtOnceAndDrainTimeoutEndsToo) {
   gateway_->process().Signal(SIGTERM);
   EXPECT_TRUE(gateway_->process().Wait().has_value());
 
-  StartWith([](UpstreamConnection& connection) {
-    while (connection.ReadRequest()) connection.StaySilent();
-  }, "", "", {"server.drain_timeout=300ms"});
+  StartWith(
+      [](UpstreamConnection& connection) {
+        while (connection.ReadRequest()) connection.StaySilent();
+      },
+      "", "", {"server.drain_timeout=300ms"});
   RawClient stuck(gateway_->port());
   ASSERT_TRUE(stuck.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
   ASSERT_TRUE(upstream_->WaitForRequests(1));

@@ -1,0 +1,292 @@
+// The control plane and its data planes together: changes, restarts, kills, and Consul, with real processes.
+#include <atomic>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/text.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/fixtures/consul_agent.h"
+#include "tests/fixtures/scripted_upstream.h"
+#include "tests/integration/programs.h"
+
+namespace gateway::fixtures {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+
+// Requests to /svc, one after the other on a kept connection, until told to stop. Every one that does not come back
+// with 200 is a failure.
+class Load {
+ public:
+  Load(uint16_t port, std::string target, std::function<void(const Response&)> check = nullptr)
+      : thread_([this, port, target = std::move(target), check = std::move(check)] {
+          RawClient client(port);
+          while (!stop_) {
+            const auto response = client.Request("GET", target);
+            ++requests_;
+            if (!response.ok() || response->status != 200) {
+              ++failures_;
+              last_failure_ = response.ok() ? response->head + response->body : response.status().ToString();
+              client = RawClient(port);
+            } else if (check) {
+              check(*response);
+            }
+          }
+        }) {}
+  ~Load() { Stop(); }
+  void Stop() {
+    stop_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+  int requests() const { return requests_; }
+  int failures() const { return failures_; }
+  const std::string& last_failure() const { return last_failure_; }  // after Stop
+
+ private:
+  std::atomic<bool> stop_{false};
+  std::atomic<int> requests_{0};
+  std::atomic<int> failures_{0};
+  std::string last_failure_;
+  std::thread thread_;
+};
+
+TEST(Fleet, AnAppliedPolicyServesOnEveryWorkerOfEveryDataPlane) {
+  ScriptedUpstream one(Ok("one"));
+  ScriptedUpstream two(Ok("two"));
+  ControlPlane control;
+  DataPlane first({.control_planes = {control.stream_port()}, .name = "dp-1"});
+  DataPlane second({.control_planes = {control.stream_port()}, .name = "dp-2"});
+  const auto applied =
+      control.Apply(ServicePolicyYaml({one.address(), two.address()}), {"--wait", "--comment", "first"});
+  EXPECT_EQ(applied.exit.code, 0) << applied.err;
+  EXPECT_THAT(applied.out, HasSubstr("serving on 2/2 data planes (4 workers) in "));
+  for (DataPlane* each : {&first, &second}) {
+    std::set<std::string> bodies;
+    for (int i = 0; i < 4; ++i) bodies.insert(Fetch(each->port(), "GET", "/svc/x")->body);
+    EXPECT_EQ(bodies, (std::set<std::string>{"one", "two"}));
+  }
+  EXPECT_THAT(control.Ctl({"history"}).out, HasSubstr("first"));
+  EXPECT_THAT(control.Ctl({"dataplanes"}).out, HasSubstr("dp-2"));
+  // The same again changes nothing.
+  const auto again = control.Apply(ServicePolicyYaml({one.address(), two.address()}), {});
+  EXPECT_EQ(again.exit.code, 0);
+  EXPECT_THAT(again.out, HasSubstr("unchanged"));
+}
+
+TEST(Fleet, FiveMistakesAreFiveMessagesAndNothingChanges) {
+  ControlPlane control;
+  const auto before = control.Ctl({"export", "--all"}).out;
+  const auto refused = control.Apply(
+      "kind: Service\nname: a\nstatic: [{ address: \"nowhere\" }]\n---\n"
+      "kind: Route\nname: b\nmatch: { path: { prefix: no-slash } }\nservice: missing\n---\n"
+      "kind: RateLimit\nname: c\nkey: [shoe_size]\nlimit: { requests: 0, window: 1m }\n");
+  EXPECT_EQ(refused.exit.code, 3) << refused.out;
+  for (const char* expected :
+       {"Service/a", "Route/b", "prefix", "missing", "RateLimit/c", "shoe_size", "requests", "apply.yaml:3"}) {
+    EXPECT_THAT(refused.err + refused.out, HasSubstr(expected));
+  }
+  EXPECT_EQ(control.Ctl({"export", "--all"}).out, before);
+}
+
+TEST(Fleet, TwoHundredChangesUnderLoadFailNoRequestAndAreNeverSeenInHalves) {
+  // Two upstreams, each for one of the two halves of a change: the Service names the upstream, the Route the path that
+  // it gets.
+  ScriptedUpstream even(
+      Respond([](const UpstreamRequest& request) { return MakeResponse(200, "even " + request.target); }));
+  ScriptedUpstream odd(
+      Respond([](const UpstreamRequest& request) { return MakeResponse(200, "odd " + request.target); }));
+  ControlPlane control;
+  DataPlane gateway({.control_planes = {control.stream_port()}, .workers = 4, .sets = {"server.error_details=true"}});
+  const auto change = [&](int n) {
+    return ServicePolicyYaml({n % 2 == 0 ? even.address() : odd.address()}, "",
+                             Concat("rewrite: { prefix: /", n % 2 == 0 ? "even" : "odd", " }\nrate_limits: none"));
+  };
+  ASSERT_EQ(control.Apply(change(0), {"--wait"}).exit.code, 0);
+  std::atomic<int> halves{0};
+  std::atomic<int> without_revision{0};
+  const auto check = [&](const Response& response) {
+    if (response.body != "even /even" && response.body != "odd /odd") ++halves;
+    if (!response.Field("X-Gateway-Revision")) ++without_revision;
+  };
+  std::vector<std::unique_ptr<Load>> loads;
+  for (int i = 0; i < 4; ++i) loads.push_back(std::make_unique<Load>(gateway.port(), "/svc", check));
+  for (int n = 1; n <= 200; ++n) {
+    const auto applied = control.Apply(change(n), {"--wait"});
+    ASSERT_EQ(applied.exit.code, 0) << applied.err << applied.out;
+    ASSERT_THAT(applied.out, HasSubstr("1/1 data planes (4 workers)"));
+    // The wait was true, on whichever worker this connection lands.
+    ASSERT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, n % 2 == 0 ? "even /even" : "odd /odd");
+  }
+  for (auto& load : loads) {
+    load->Stop();
+    EXPECT_EQ(load->failures(), 0) << load->last_failure();
+    EXPECT_GT(load->requests(), 100);
+  }
+  EXPECT_EQ(halves, 0);
+  EXPECT_EQ(without_revision, 0);
+}
+
+TEST(Fleet, KillingTheControlPlaneAHundredTimesLosesNoAcknowledgedChange) {
+  ScriptedUpstream upstream(Ok("x"));
+  ControlPlane control;
+  DataPlane gateway({.control_planes = {control.stream_port()}});
+  ASSERT_EQ(control.Apply(ServicePolicyYaml({upstream.address()}), {"--wait"}).exit.code, 0);
+  Load load(gateway.port(), "/svc/" + std::string("kept"));
+  const auto service = [](int n) {
+    return Concat("kind: Service\nname: s", n, "\nstatic: [{ address: \"127.0.0.1:1\" }]\n");
+  };
+  std::vector<int> acknowledged;
+  for (int round = 0; round < 100; ++round) {
+    // Writers run until the kill comes, somewhere in the middle.
+    std::atomic<int> next{round * 1000};
+    std::atomic<bool> stop{false};
+    std::vector<int> done;
+    std::thread writer([&] {
+      while (!stop) {
+        const int n = next++;
+        if (control.Apply(service(n)).exit.code != 0) break;
+        done.push_back(n);
+      }
+    });
+    // A different moment each time, by what has been done rather than by the clock.
+    (void)WaitFor([&] { return next >= round * 1000 + 1 + round % 3; });  // the kill comes all the same
+    control.Kill();
+    stop = true;
+    writer.join();
+    acknowledged.insert(acknowledged.end(), done.begin(), done.end());
+    control.Start();
+  }
+  const std::string all = control.Ctl({"get", "services", "-o", "name"}).out;
+  for (const int n : acknowledged) EXPECT_THAT(all + "\n", HasSubstr(Concat("Service/s", n, "\n")));
+  EXPECT_GT(acknowledged.size(), 50u);
+  // The data plane has gone on serving, and takes the next change.
+  const auto next = control.Apply(ServicePolicyYaml({upstream.address()}, "description: last"), {"--wait"});
+  EXPECT_EQ(next.exit.code, 0) << next.err << next.out;
+  load.Stop();
+  EXPECT_GT(load.requests(), 100);
+  // The built-in limit of 1000 a minute for a path is not switched on here, so nothing may fail.
+  EXPECT_EQ(load.failures(), 0) << load.last_failure();
+}
+
+TEST(Fleet, ADataPlaneStartsFromItsCacheWithoutAControlPlane) {
+  ScriptedUpstream upstream(Ok("cached"));
+  TempDir cache;
+  auto control = std::make_unique<ControlPlane>();
+  const uint16_t stream_port = control->stream_port();
+  {
+    DataPlane gateway({.control_planes = {stream_port}, .cache_dir = cache.path()});
+    ASSERT_EQ(control->Apply(ServicePolicyYaml({upstream.address()}), {"--wait"}).exit.code, 0);
+    gateway.process().Signal(SIGTERM);
+    ASSERT_TRUE(gateway.process().Wait().has_value());
+  }
+  control.reset();
+  DataPlane gateway({.control_planes = {stream_port}, .cache_dir = cache.path()});
+  EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, "cached");
+}
+
+TEST(Fleet, RollbackBringsBackWhatWas) {
+  ScriptedUpstream one(Ok("one"));
+  ScriptedUpstream two(Ok("two"));
+  ControlPlane control;
+  DataPlane gateway({.control_planes = {control.stream_port()}});
+  ASSERT_EQ(control.Apply(ServicePolicyYaml({one.address()}), {"--wait"}).exit.code, 0);
+  const std::string revision = nlohmann::json::parse(control.Ctl({"history", "-o", "json"}).out)[0]["revision"].dump();
+  ASSERT_EQ(control.Apply(ServicePolicyYaml({two.address()}), {"--wait"}).exit.code, 0);
+  EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, "two");
+  const auto rolled = control.Ctl({"rollback", revision, "--wait"});
+  EXPECT_EQ(rolled.exit.code, 0) << rolled.err << rolled.out;
+  EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, "one");
+}
+
+class WithConsul : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto agent = ConsulAgent::Start();
+    ASSERT_TRUE(agent.ok()) << agent.status();
+    consul_ = *std::move(agent);
+    control_ = std::make_unique<ControlPlane>(ControlPlane::Options{.consul = consul_->address()});
+    gateway_ = std::make_unique<DataPlane>(DataPlane::Options{.control_planes = {control_->stream_port()}});
+    const auto applied = control_->Apply(
+        "kind: Route\nname: api\nmatch: { path: { template: \"/api/v1/{service}/**\" } }\n"
+        "consul_service: { from: service, allow: [\"*\"] }\n",
+        {"--wait"});
+    ASSERT_EQ(applied.exit.code, 0) << applied.err << applied.out;
+  }
+  int Status(const std::string& target) {
+    const auto response = Fetch(gateway_->port(), "GET", target);
+    return response.ok() ? response->status : -1;
+  }
+  std::unique_ptr<ConsulAgent> consul_;
+  std::unique_ptr<ControlPlane> control_;
+  std::unique_ptr<DataPlane> gateway_;
+};
+
+TEST_F(WithConsul, AServiceIsReachableByItsNameAndFollowsItsHealth) {
+  ScriptedUpstream one(Ok("one"));
+  ScriptedUpstream two(Ok("two"));
+  EXPECT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 404; }));
+  ASSERT_TRUE(consul_->Register({.service = "orders", .id = "o1", .port = one.port()}).ok());
+  ASSERT_TRUE(consul_->Register({.service = "orders", .id = "o2", .port = two.port()}).ok());
+  EXPECT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 200; }));
+  EXPECT_TRUE(WaitFor([&] { return Fetch(gateway_->port(), "GET", "/api/v1/orders/x")->body == "two"; }));
+  // An instance that turns critical gets no new request.
+  ASSERT_TRUE(consul_->SetCheck("o2", "critical").ok());
+  EXPECT_TRUE(WaitFor([&] {
+    const int before = two.request_count();
+    for (int i = 0; i < 4; ++i) (void)Status("/api/v1/orders/x");
+    return two.request_count() == before;
+  }));
+  // All critical is 503, not 404: the service exists.
+  ASSERT_TRUE(consul_->SetCheck("o1", "critical").ok());
+  EXPECT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 503; }));
+  ASSERT_TRUE(consul_->SetCheck("o1", "passing").ok());
+  EXPECT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 200; }));
+  // Consul itself, and the gateway, are never reachable this way.
+  EXPECT_EQ(Status("/api/v1/consul/x"), 404);
+  EXPECT_EQ(Status("/api/v1/api-gateway/x"), 404);
+}
+
+TEST_F(WithConsul, ADeadOrStoppedConsulFailsNoRequest) {
+  ScriptedUpstream one(Ok("one"));
+  ASSERT_TRUE(consul_->Register({.service = "orders", .id = "o1", .port = one.port()}).ok());
+  ASSERT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 200; }));
+  Load load(gateway_->port(), "/api/v1/orders/x");
+  const auto more = [&] {
+    const int from = load.requests();
+    return WaitFor([&] { return load.requests() > from + 200; });
+  };
+  consul_->Pause();
+  EXPECT_TRUE(more());
+  consul_->Resume();
+  EXPECT_TRUE(more());
+  consul_->Kill();
+  EXPECT_TRUE(more());
+  load.Stop();
+  EXPECT_EQ(load.failures(), 0) << load.last_failure();
+}
+
+TEST_F(WithConsul, EveryDataPlaneIsAnInstanceUntilItSaysGoodbye) {
+  const auto instances = [&] {
+    const auto json = consul_->GetJson("/v1/health/service/api-gateway");
+    return json.ok() ? json->size() : size_t{0};
+  };
+  EXPECT_TRUE(WaitFor([&] { return instances() == 1; }));
+  // A control plane that goes takes nobody out.
+  control_->Kill();
+  EXPECT_EQ(instances(), 1u);
+  control_->Start();
+  // Forgotten by Consul: registered again.
+  ASSERT_TRUE(consul_->Put("/v1/agent/service/deregister/api-gateway-dp-1").ok());
+  EXPECT_TRUE(WaitFor([&] { return instances() == 1; }, Timeout(20'000)));
+  gateway_->process().Signal(SIGTERM);
+  EXPECT_TRUE(gateway_->process().Wait().has_value());
+  EXPECT_TRUE(WaitFor([&] { return instances() == 0; }));
+}
+
+}  // namespace
+}  // namespace gateway::fixtures
