@@ -196,6 +196,8 @@ int Run(int argc, char** argv) {
     }
   }
   for (const auto& worker : workers) worker->Stop();
+  admin.reset();
+  client.reset();  // writes what the cache has not seen yet
   log.reset();
   spdlog::info("ended");
   spdlog::default_logger()->flush();
