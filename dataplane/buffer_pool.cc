@@ -20,13 +20,20 @@ void Buffer::Compact() {
   begin_ = 0;
 }
 
-BufferPool::~BufferPool() {
+BufferPool::~BufferPool() { GiveUpFree(); }
+
+void BufferPool::GiveUpFree() {
   for (size_t i = 0; i < free_.size(); ++i) {
     for (char* block : free_[i]) {
       ::operator delete(block);
       budget_->Give(kSizes[i]);
     }
+    free_[i].clear();
   }
+}
+
+void BufferPool::Count(int64_t bytes) {
+  if (metrics_ != nullptr) metrics_->Add(WorkerGauge::kBufferBytes, bytes);
 }
 
 size_t BufferPool::IndexOf(size_t bytes) {
@@ -43,13 +50,17 @@ Buffer BufferPool::Acquire(size_t bytes) {
     buffer.data_ = free.back();
     free.pop_back();
   } else {
-    if (!budget_->Take(kSizes[index])) return buffer;
+    if (!budget_->Take(kSizes[index])) {
+      // What this worker keeps in other sizes counts too.
+      GiveUpFree();
+      if (!budget_->Take(kSizes[index])) return buffer;
+    }
     buffer.data_ = static_cast<char*>(::operator new(kSizes[index]));
     if (free.capacity() == 0) free.reserve(kKeptMax[index]);
   }
   buffer.pool_ = this;
   buffer.capacity_ = kSizes[index];
-  in_use_ += kSizes[index];
+  Count(static_cast<int64_t>(kSizes[index]));
   return buffer;
 }
 
@@ -64,8 +75,8 @@ bool BufferPool::Grow(Buffer* buffer, size_t bytes) {
 
 void BufferPool::Release(char* data, size_t capacity) {
   const size_t index = IndexOf(capacity);
-  in_use_ -= capacity;
-  if (free_[index].size() < kKeptMax[index]) {
+  Count(-static_cast<int64_t>(capacity));
+  if (free_[index].size() < kKeptMax[index] && !budget_->scarce()) {
     free_[index].push_back(data);
     return;
   }

@@ -9,17 +9,25 @@
 #include <utility>
 #include <vector>
 
+#include "dataplane/metrics.h"
+
 namespace gateway::dataplane {
 
 // `server.buffer_budget`: bytes that all workers' buffers hold together, in use or kept for reuse. Shared; thread-safe.
 class BufferBudget {
  public:
   explicit BufferBudget(uint64_t bytes_max) : bytes_max_(bytes_max) {}
+  // Large blocks may take up to half of it and middle ones three quarters, so that bulk never leaves no room for heads.
   bool Take(uint64_t bytes) {
-    if (used_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= bytes_max_) return true;
+    const uint64_t limit = bytes >= (256u << 10)  ? bytes_max_ / 2
+                           : bytes >= (64u << 10) ? bytes_max_ / 4 * 3
+                                                  : bytes_max_;
+    if (used_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= limit) return true;
     used_.fetch_sub(bytes, std::memory_order_relaxed);
     return false;
   }
+  // Whether free blocks had better be given back than kept for reuse.
+  bool scarce() const { return used_.load(std::memory_order_relaxed) > bytes_max_ / 2; }
   void Give(uint64_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
   uint64_t used() const { return used_.load(std::memory_order_relaxed); }
 
@@ -86,7 +94,8 @@ class BufferPool {
   static constexpr std::array<size_t, 4> kSizes = {kSmall, 64 * 1024, kLarge, 1024 * 1024};
   static constexpr std::array<size_t, 4> kKeptMax = {256, 16, 8, 1};  // free blocks kept of each size
 
-  explicit BufferPool(BufferBudget* budget) : budget_(budget) {}
+  // Tells `metrics` what is handed out (WorkerGauge::kBufferBytes); may be null.
+  explicit BufferPool(BufferBudget* budget, WorkerShard* metrics = nullptr) : budget_(budget), metrics_(metrics) {}
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
@@ -95,16 +104,16 @@ class BufferPool {
   Buffer Acquire(size_t bytes);
   // Moves what `buffer` holds into a block of at least `bytes`. False (and nothing changed) where the budget is spent.
   bool Grow(Buffer* buffer, size_t bytes);
-  // Bytes handed out now.
-  uint64_t in_use() const { return in_use_; }
 
  private:
   friend class Buffer;
   static size_t IndexOf(size_t bytes);
   void Release(char* data, size_t capacity);
+  void Count(int64_t bytes);
+  void GiveUpFree();
   BufferBudget* budget_;
+  WorkerShard* metrics_;
   std::array<std::vector<char*>, kSizes.size()> free_;
-  uint64_t in_use_ = 0;
 };
 
 }  // namespace gateway::dataplane

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -19,7 +20,13 @@ void ClientConnection::Start(Worker* worker, int fd, const sockaddr_storage& add
     peer.s6_addr[10] = peer.s6_addr[11] = 0xff;
     std::memcpy(peer.s6_addr + 12, &reinterpret_cast<const sockaddr_in&>(address).sin_addr, 4);
   }
-  std::unique_ptr<ClientConnection> connection(new ClientConnection(worker, address, peer));
+  std::unique_ptr<ClientConnection> connection;
+  try {
+    connection.reset(new ClientConnection(worker, address, peer));
+  } catch (...) {
+    close(fd);
+    throw;
+  }
   if (!connection->socket.Adopt(fd)) return;
   Run(std::move(connection));
 }
@@ -53,7 +60,9 @@ Task<void> ClientConnection::Serve() {
       in_a_row = 0;
       idle_ = true;
       // A new connection has as long for its first byte as for a whole head.
-      const auto patience = first ? worker_->options().header_timeout : worker_->options().idle_timeout;
+      const auto patience = worker_->draining() ? worker_->idle_grace()
+                            : first             ? worker_->options().header_timeout
+                                                : worker_->options().idle_timeout;
       const Wait wait = co_await socket.Readable(loop.now() + patience);
       idle_ = false;
       if (wait != Wait::kReady) co_return;
@@ -63,15 +72,14 @@ Task<void> ClientConnection::Serve() {
       co_await Yield(&loop);
     }
     if (co_await ServeExchange()) first = false;
-    if (worker_->draining()) ending_ = true;
   }
-  if (socket.broken() || socket.cancelled()) co_return;
+  if (gone_ || socket.broken() || socket.cancelled()) co_return;
   if (reset_) {
     const linger now{1, 0};
     (void)setsockopt(socket.fd(), SOL_SOCKET, SO_LINGER, &now, sizeof now);  // a plain close is the next best
     co_return;
   }
-  co_await Linger();
+  if (lingers_ || !socket.Quiet()) co_await Linger();
 }
 
 Task<bool> ClientConnection::ServeExchange() {
@@ -80,19 +88,18 @@ Task<bool> ClientConnection::ServeExchange() {
 }
 
 Task<void> ClientConnection::Linger() {
+  // Thrown away at once, so all connections of a thread may share it: a spent buffer budget must not cost a client its
+  // answer.
+  static thread_local std::array<char, 16 * 1024> sink;
   input.Reset();
   if (shutdown(socket.fd(), SHUT_WR) != 0) co_return;
   const TimePoint deadline = worker_->loop().now() + kLingerTime;
-  Buffer sink;
   for (size_t discarded = 0; discarded < kLingerBytesMax;) {
-    if (!sink) sink = worker_->buffers().Acquire(BufferPool::kSmall);
-    if (!sink) co_return;
     size_t moved = 0;
-    const Io io = socket.Read(sink.space(), sink.room(), &moved);
+    const Io io = socket.Read(sink.data(), sink.size(), &moved);
     discarded += moved;
     if (io == Io::kEnd || io == Io::kError) co_return;
     if (io == Io::kDone) continue;
-    sink.Reset();
     if (co_await socket.Readable(deadline) != Wait::kReady) co_return;
   }
 }

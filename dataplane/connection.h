@@ -32,7 +32,7 @@ class ClientConnection {
 
   // Ends it if it is between two requests.
   void CloseIfIdle() {
-    if (idle_) socket.Cancel();
+    if (idle_ && socket.ProbeQuiet()) socket.Cancel();  // what has come in the meantime is served first
   }
 
   Socket socket;
@@ -43,9 +43,16 @@ class ClientConnection {
 
   // Said by the exchange: no further request on this connection; `reset`: and the client shall see that its answer is
   // cut off.
-  void EndAfterThis() { ending_ = true; }
+  void EndAfterThis() { ending_ = lingers_ = true; }
+  // The same where the client asked for it and has sent everything: it waits for nothing but the end, so there is
+  // nothing to linger for.
+  void EndAsAsked() { ending_ = true; }
+  // Nobody is there any more: it is closed at once.
+  void EndGone() { ending_ = gone_ = true; }
   void ResetAtEnd() { ending_ = reset_ = true; }
   bool ending() const { return ending_; }
+  // An empty line came alone, before a request: it is the one that is ignored.
+  bool empty_line_seen = false;
 
   ClientConnection* previous = nullptr;  // the worker's list
   ClientConnection* next = nullptr;
@@ -60,6 +67,8 @@ class ClientConnection {
   Worker* const worker_;
   bool idle_ = false;
   bool ending_ = false;
+  bool lingers_ = false;
+  bool gone_ = false;
   bool reset_ = false;
 };
 

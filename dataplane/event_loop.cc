@@ -131,7 +131,7 @@ void EventLoop::Run() {
   for (;;) {
     const int count = epoll_wait(epoll_, events.data(), kEventsMax, deferred_.empty() ? SleepMillis() : 0);
     ReadClock();
-    AdvanceTimers();
+    if (count < 0) continue;  // interrupted (stopped and continued, say): look for events again before any deadline
     for (int i = 0; i < count; ++i) {
       auto* slot = static_cast<IoSlot*>(events[static_cast<size_t>(i)].data.ptr);
       if (slot == nullptr) {
@@ -141,6 +141,12 @@ void EventLoop::Run() {
       } else if (slot->owner != nullptr) {
         slot->on_events(slot->owner, events[static_cast<size_t>(i)].events);
       }
+    }
+    // Deadlines come after events: after a pause of the whole process, what has arrived meanwhile is no timeout. Where
+    // there are more events than fit, those that wait go first, within reason.
+    if (count < kEventsMax || ++full_turns_ >= kFullTurnsMax) {
+      full_turns_ = 0;
+      AdvanceTimers();
     }
     if (!deferred_.empty()) {
       // What this defers again has its turn after the events of the next.

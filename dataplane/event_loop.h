@@ -88,6 +88,7 @@ class EventLoop {
   friend class Timer;
   static constexpr uint64_t kSlots = 2048;  // a turn of the wheel: 8.2 s; later deadlines go round
   static constexpr int kEventsMax = 256;
+  static constexpr int kFullTurnsMax = 4;  // turns full of events before deadlines have theirs
 
   uint64_t TickOf(TimePoint t) const;
   void Link(Timer* timer, uint64_t tick);
@@ -101,6 +102,7 @@ class EventLoop {
   TimePoint start_;
   TimePoint now_;
   std::chrono::system_clock::time_point wall_now_;
+  int full_turns_ = 0;
   uint64_t current_tick_ = 0;  // the wheel's: everything up to here has fired
   std::array<Timer*, kSlots> wheel_{};
   std::array<uint64_t, kSlots / 64> occupied_{};

@@ -55,6 +55,7 @@ Exchange::~Exchange() {
 
 Task<bool> Exchange::Run() {
   if (!co_await ReadHead()) co_return false;
+  client_->empty_line_seen = false;
   worker_->metrics().Add(WorkerGauge::kInFlight, 1);
   std::exception_ptr failed;
   try {
@@ -98,9 +99,21 @@ Task<bool> Exchange::ReadHead() {
   started_wall_ = loop().wall_now();
   for (;;) {
     if (!input.empty()) {
-      if (skipped == 0 && input.size() >= 2 && input.data()[0] == '\r' && input.data()[1] == '\n') skipped = 2;
+      if (skipped == 0 && !client_->empty_line_seen && input.size() >= 2 && input.data()[0] == '\r' &&
+          input.data()[1] == '\n') {
+        skipped = 2;
+        if (input.size() == 2) {
+          // Alone it is no beginning of a request: the connection is idle still.
+          client_->empty_line_seen = true;
+          input.Clear();
+          co_return false;
+        }
+      }
       const auto result = scanner.Scan(input.data() + skipped, input.size() - skipped);
-      if (result == http1::HeadScanner::Result::kComplete) break;
+      if (result == http1::HeadScanner::Result::kComplete) {
+        if (scanner.head_bytes() > options_.max_header_bytes) reason_ = Reason::kHeadersTooLarge;
+        break;
+      }
       if (result == http1::HeadScanner::Result::kRefused) {
         reason_ = Reason::kBadRequest;
         detail_ = scanner.detail();
@@ -136,7 +149,7 @@ Task<bool> Exchange::ReadHead() {
       case Io::kEnd:
       case Io::kError:
         // Between two requests, or inside a head: nobody waits for an answer.
-        client_->EndAfterThis();
+        client_->EndGone();
         input.Reset();
         co_return false;
       case Io::kAgain:
@@ -152,7 +165,7 @@ Task<bool> Exchange::ReadHead() {
       reason_ = Reason::kRequestTimeout;
       detail_ = "the head did not arrive in time";
     } else if (wait == Wait::kCancelled) {
-      client_->EndAfterThis();
+      client_->EndGone();
       input.Reset();
       co_return false;
     }
@@ -433,7 +446,7 @@ Task<void> Exchange::Forward() {
 
 bool Exchange::MayRepeat(const Attempt& attempt) const {
   // A body that was wholly there before is there still; one that had to be waited for is gone.
-  return !attempt.answered && body_.done() && (!attempt.sent || http1::IsIdempotent(head_.method));
+  return !attempt.answered && replayable_ && (!attempt.sent || http1::IsIdempotent(head_.method));
 }
 
 Task<std::unique_ptr<UpstreamConnection>> Exchange::ConnectTo(const std::shared_ptr<Endpoint>& endpoint, bool fresh,
@@ -623,6 +636,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     attempt.stale = upstream->reused && !any_byte;
     co_return attempt;
   }
+  answer_head_read_ = true;
   upstream_duration_ = loop().now() - attempt_started_;
   if (permit_) permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now());
   co_return co_await RelayAnswer(upstream, &answer);
@@ -701,9 +715,8 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
 Task<void> Exchange::Reply(int status, std::string_view body, std::string_view fields) {
   status_ = status;
   // A body that is not all here is never read as a request, nor waited for.
-  if (!head_parsed_ || !head_.Persistent() || !body_.done() || upload_ == Upload::kRefused || worker_->draining()) {
-    client_->EndAfterThis();
-  }
+  if (!head_parsed_ || !body_.done() || upload_ == Upload::kRefused || worker_->draining()) client_->EndAfterThis();
+  if (!head_.Persistent()) client_->EndAsAsked();
   std::string head = Concat("HTTP/1.1 ", status, " ", StatusPhrase(status), "\r\nDate: ", worker_->HttpDate(),
                             "\r\nContent-Length: ", body.size(), "\r\nX-Request-Id: ", request_id_, "\r\n", fields);
   if (fields.find("Content-Type: ") == std::string_view::npos) head += "Content-Type: application/json\r\n";

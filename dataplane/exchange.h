@@ -32,6 +32,7 @@ class Exchange {
   static constexpr int kConnectAttemptsMax = 3;  // endpoints tried while connections are refused
   static constexpr int kInterimAnswersMax = 16;  // 1xx of one answer; more are a flood
   static constexpr size_t kAnswerHeadBytesMax = 64 * 1024;
+  static constexpr size_t kRelayBytesPerTurnMax = 2 * 1024 * 1024;  // then the other connections have their turn
 
   Exchange(Worker* worker, ClientConnection* client);
   ~Exchange();
@@ -93,6 +94,7 @@ class Exchange {
   // relay.cc: bodies.
   void TakeBufferedBody();
   Task<void> UploadBody(UpstreamConnection* upstream);
+  Task<Upload> PumpBody(UpstreamConnection* upstream);
   Task<Attempt> RelayAnswer(UpstreamConnection* upstream, http1::ResponseHead* answer);
   Task<Io> SendToClient(std::span<iovec> parts);
 
@@ -136,6 +138,7 @@ class Exchange {
   http1::BodyDecoder body_ = http1::BodyDecoder::None();
   std::string_view buffered_body_;  // decoded, in the client's input, behind the head
   size_t input_used_ = 0;           // of the client's input: the head and what was decoded
+  bool replayable_ = false;         // all of it is in buffered_body_, and can be sent again
   Upload upload_ = Upload::kComplete;
   bool stop_upload_ = false;
   TimePoint request_sent_;      // all of it, in this attempt
@@ -144,6 +147,7 @@ class Exchange {
   const char* body_detail_ = "";
 
   // Its answer.
+  bool answer_head_read_ = false;
   bool answer_started_ = false;
   int status_ = 0;
   Reason reason_ = Reason::kNone;

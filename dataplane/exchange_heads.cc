@@ -110,6 +110,8 @@ bool Exchange::BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out
       case FieldKind::kForwardedOther:
         if (!trusted) continue;
         break;
+      case FieldKind::kVia:  // Connection can't take away where a request has been
+        break;
       default:
         if (!head_.nominated.empty() && head_.Nominates(field.name)) continue;
         break;

@@ -176,8 +176,10 @@ int Run(int argc, char** argv) {
   const auto deadline = std::chrono::steady_clock::now() + drain_timeout;
   spdlog::info("draining: new connections are refused, {} ms for what is in flight", drain_timeout.count());
   // A second signal ends the process at once: with the default action it needs nobody to wait for it.
+  // SIGUSR1 stays blocked: its default action would end the process too.
   std::signal(SIGTERM, SIG_DFL);
   std::signal(SIGINT, SIG_DFL);
+  sigdelset(&signals, SIGUSR1);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   client->Stop(std::min(kGoodbyeTimeout, drain_timeout));
   std::mutex mutex;

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "dataplane/exchange.h"
+#include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
 namespace {
@@ -46,6 +47,7 @@ class Parts {
 }  // namespace
 
 void Exchange::TakeBufferedBody() {
+  replayable_ = true;
   if (!head_.HasBody()) return;
   body_ = head_.chunked ? http1::BodyDecoder::Chunked() : http1::BodyDecoder::Length(head_.length);
   Buffer& input = client_->input;
@@ -54,6 +56,7 @@ void Exchange::TakeBufferedBody() {
   input_used_ += result.consumed;
   bytes_in_ += result.consumed;
   buffered_body_ = {data, result.payload};
+  replayable_ = body_.done();
   if (result.refused) {
     upload_ = Upload::kRefused;
     body_detail_ = body_.detail();
@@ -61,37 +64,57 @@ void Exchange::TakeBufferedBody() {
 }
 
 Task<void> Exchange::UploadBody(UpstreamConnection* upstream) {
+  Upload how = Upload::kOverloaded;
+  try {
+    how = co_await PumpBody(upstream);
+  } catch (const std::exception& error) {
+    spdlog::error("request {}: its body could not be relayed: {}", request_id_, error.what());
+  }
+  upload_ = how;
+  if (how == Upload::kComplete || how == Upload::kUpstreamFailed) {
+    // Now the clock runs for the answer. An endpoint that takes no more may have answered before it stopped reading.
+    request_sent_ = request_complete_ = loop().now();
+    upstream->socket.ExtendRead(answer_head_read_ ? loop().now() + service_->policy->response_timeout
+                                                  : AnswerDeadline());
+  } else if (how != Upload::kStopped) {
+    // It ends the exchange with it: nobody waits for an answer any more.
+    upstream->socket.Cancel();
+  }
+}
+
+// Relays the request's body until it has ended, or can't go on.
+Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
   Socket& from = client_->socket;
   Socket& to = upstream->socket;
   size_t wanted = BufferPool::kSmall;
+  size_t this_turn = 0;
   Buffer buffer;
-  // What ends the exchange with it: nobody waits for an answer any more.
-  const auto fail = [&](Upload how) {
-    upload_ = how;
-    to.Cancel();
-  };
   while (!body_.done()) {
+    if (this_turn >= kRelayBytesPerTurnMax) {
+      this_turn = 0;
+      co_await Yield(&loop());
+      if (stop_upload_) co_return Upload::kStopped;
+    }
     if (!buffer) buffer = AcquireForFlow(&worker_->buffers(), wanted);
-    if (!buffer) co_return fail(Upload::kOverloaded);
+    if (!buffer) co_return Upload::kOverloaded;
     const size_t room = std::min(buffer.room(), body_.ReadableBytes());
     size_t moved = 0;
     const Io io = from.Read(buffer.space(), room, &moved);
-    if (io == Io::kEnd || io == Io::kError) co_return fail(Upload::kClientClosed);
+    if (io == Io::kEnd || io == Io::kError) co_return Upload::kClientClosed;
     if (io == Io::kAgain) {
       buffer.Reset();
+      this_turn = 0;
       const Wait wait = co_await from.Readable(loop().now() + options_.read_timeout);
-      if (stop_upload_) {
-        upload_ = Upload::kStopped;
-        co_return;
-      }
+      if (stop_upload_) co_return Upload::kStopped;
       if (wait == Wait::kReady) continue;
-      co_return fail(wait == Wait::kTimeout ? Upload::kClientTimeout : Upload::kClientClosed);
+      co_return wait == Wait::kTimeout ? Upload::kClientTimeout : Upload::kClientClosed;
     }
+    this_turn += moved;
     const auto result = body_.Decode(buffer.data(), moved);
     bytes_in_ += result.consumed;
     if (result.refused) {
       body_detail_ = body_.detail();
-      co_return fail(Upload::kRefused);
+      co_return Upload::kRefused;
     }
     Parts parts;
     if (head_.chunked) {
@@ -104,20 +127,12 @@ Task<void> Exchange::UploadBody(UpstreamConnection* upstream) {
     Io sent = to.Write(&rest, &written);
     if (sent == Io::kAgain) {
       uint64_t more = 0;
+      this_turn = 0;
       sent = co_await to.WriteRest(rest, service_->policy->response_timeout, &more);
     }
-    if (stop_upload_) {
-      upload_ = Upload::kStopped;
-      co_return;
-    }
-    if (sent == Io::kAgain) co_return fail(Upload::kUpstreamTimeout);
-    if (sent == Io::kError) {
-      // It may have answered before it stopped reading: the exchange goes on to read that.
-      upload_ = Upload::kUpstreamFailed;
-      request_sent_ = request_complete_ = loop().now();
-      to.ExtendRead(AnswerDeadline());
-      co_return;
-    }
+    if (stop_upload_) co_return Upload::kStopped;
+    if (sent == Io::kAgain) co_return Upload::kUpstreamTimeout;
+    if (sent == Io::kError) co_return to.cancelled() ? Upload::kClientClosed : Upload::kUpstreamFailed;
     if (result.consumed < moved) {
       // Behind a chunked body, the beginning of the next request.
       buffer.Filled(moved);
@@ -128,9 +143,7 @@ Task<void> Exchange::UploadBody(UpstreamConnection* upstream) {
       buffer.Reset();
     }
   }
-  upload_ = Upload::kComplete;
-  request_sent_ = request_complete_ = loop().now();
-  to.ExtendRead(AnswerDeadline());
+  co_return Upload::kComplete;
 }
 
 Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http1::ResponseHead* answer) {
@@ -149,8 +162,8 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
   const bool unknown_length = body.chunked() || body.until_close();
   const bool rechunk = unknown_length && head_.minor_version > 0;
   const bool close_delimited = unknown_length && head_.minor_version == 0;
-  if (!head_.Persistent() || close_delimited || upload_ != Upload::kComplete || worker_->draining())
-    client_->EndAfterThis();
+  if (close_delimited || upload_ != Upload::kComplete || worker_->draining()) client_->EndAfterThis();
+  if (!head_.Persistent()) client_->EndAsAsked();
 
   Buffer out = worker_->buffers().Acquire(BufferPool::kSmall);
   const bool with_length = answer->has_length && answer->status != 204;
@@ -166,6 +179,7 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
   input.Consume(answer_bytes);
 
   size_t wanted = BufferPool::kSmall;
+  size_t this_turn = 0;
   bool ended = false;  // an answer without framing ends with its connection
   for (;;) {
     http1::BodyDecoder::Result piece;
@@ -207,6 +221,10 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
       co_return attempt;
     }
 
+    if (this_turn >= kRelayBytesPerTurnMax) {
+      this_turn = 0;
+      co_await Yield(&loop());
+    }
     // More of it, into a larger buffer where the flow has earned one.
     if (input.empty() && input.capacity() < wanted) input.Reset();
     bool truncated = false;
@@ -222,11 +240,15 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
       io = from.Read(input.space(), room, &moved);
       if (io == Io::kDone) {
         input.Filled(moved);
+        this_turn += moved;
         // Filled to the brim: the next read may take more.
         if (moved == input.capacity() && wanted < BufferPool::kLarge) wanted = Larger(input.capacity());
       } else if (io == Io::kAgain) {
         input.Reset();
-        const Wait wait = co_await from.Readable(loop().now() + service_->policy->response_timeout);
+        this_turn = 0;
+        // While the request is still on its way the endpoint may be waiting for it.
+        const Wait wait = co_await from.Readable(
+            upload_ == Upload::kRunning ? TimePoint::max() : loop().now() + service_->policy->response_timeout);
         if (wait == Wait::kReady) continue;
         attempt.reason = wait == Wait::kTimeout ? Reason::kUpstreamTimeout : EndOfWait(wait).reason;
         attempt.detail = wait == Wait::kTimeout ? "the answer stopped" : "";

@@ -36,7 +36,7 @@ Worker::Worker(int index, const Shared& shared, std::vector<int> listeners, Work
                std::shared_ptr<const ServingState> state)
     : index_(index),
       shared_(shared),
-      buffers_(shared.budget),
+      buffers_(shared.budget, metrics),
       metrics_(metrics),
       log_(log),
       pool_(&loop_, metrics),
@@ -85,6 +85,7 @@ void Worker::Install(std::shared_ptr<const ServingState> state, std::function<vo
 void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> done) {
   loop_.Post([this, idle_grace, done = std::move(done)]() mutable {
     draining_ = true;
+    idle_grace_ = idle_grace;
     drained_ = std::move(done);
     for (const auto& listener : listeners_) Accept(listener.get());
     CloseListeners();
@@ -137,11 +138,21 @@ void Worker::Accept(Listener* listener) {
     if (fd >= 0) {
       metrics_->Add(WorkerGauge::kClientConnectionsTotal, 1);
       if (shared_.counters->connections.load(std::memory_order_relaxed) >= options().max_connections) {
-        (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);  // as far as it goes
+        // As far as it goes: a connection too many gets no memory of ours. What it has sent already is read, so that
+        // the close resets nothing.
+        (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);
+        shutdown(fd, SHUT_WR);
+        char sink[4096];
+        while (recv(fd, sink, sizeof sink, MSG_DONTWAIT) == static_cast<ssize_t>(sizeof sink)) {
+        }
         close(fd);
         continue;
       }
-      ClientConnection::Start(this, fd, peer);
+      try {
+        ClientConnection::Start(this, fd, peer);
+      } catch (const std::exception& error) {
+        spdlog::error("worker {} cannot take a connection: {}", index_, error.what());
+      }
       continue;
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK) return;
@@ -211,8 +222,6 @@ void Worker::OnFlush(void* self) {
   auto* worker = static_cast<Worker*>(self);
   worker->flush_armed_ = false;
   worker->log_->Flush();
-  worker->metrics_->Add(WorkerGauge::kBufferBytes, static_cast<int64_t>(worker->buffers_.in_use()) -
-                                                       worker->metrics_->Get(WorkerGauge::kBufferBytes));
 }
 
 }  // namespace gateway::dataplane

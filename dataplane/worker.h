@@ -85,6 +85,8 @@ class Worker {
   absl::InsecureBitGen& random() { return random_; }
   LocalState* state() { return state_; }
   bool draining() const { return draining_; }
+  // How long a connection that was not told to end may stay idle while draining.
+  std::chrono::milliseconds idle_grace() const { return idle_grace_; }
   // "Mon, 23 Nov 2026 15:04:05 GMT", of this second.
   std::string_view HttpDate();
   // 32 hexadecimal digits, unique with high probability over all workers of all processes.
@@ -123,6 +125,7 @@ class Worker {
   ClientConnection* connections_ = nullptr;  // a list through themselves
   size_t connection_count_ = 0;
   bool draining_ = false;
+  std::chrono::milliseconds idle_grace_{0};
   std::function<void()> drained_;
   Timer flush_timer_;
   bool flush_armed_ = false;

@@ -90,6 +90,7 @@ FieldKind ClassifyFolded(std::string_view name) {
       break;
     case 'h':
       if (is("host")) return FieldKind::kHost;
+      if (is("http2-settings")) return FieldKind::kHopByHop;  // of an upgrade to h2c, which is never asked for
       break;
     case 'k':
       if (is("keep-alive")) return FieldKind::kHopByHop;
@@ -185,6 +186,8 @@ struct FieldSink {
       } else if (EqualsIgnoreCase(option, "keep-alive")) {
         head->keep_alive = true;
       } else if (!EqualsIgnoreCase(option, "upgrade")) {
+        if (head->nominated.size() >= kNominatedMax)
+          return Refuse(Reason::kBadRequest, "Connection names too many fields");
         head->nominated.push_back(option);
       }
     }

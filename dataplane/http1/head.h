@@ -18,6 +18,7 @@ namespace gateway::dataplane::http1 {
 
 inline constexpr size_t kTargetBytesMax = 16 * 1024;  // longer: 414
 inline constexpr size_t kFieldsMax = 200;             // more: 431
+inline constexpr size_t kNominatedMax = 32;           // fields that Connection names; more: 400
 
 // What the gateway does with a field, by its name.
 enum class FieldKind : uint8_t {

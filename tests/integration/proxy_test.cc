@@ -629,6 +629,140 @@ TEST_F(Proxy, ASecondSignalEndsAtOnceAndDrainTimeoutEndsToo) {
   EXPECT_EQ(gateway_->process().Wait(), (Process::Exit{0, 0}));
 }
 
+TEST_F(Proxy, ABodyThatWasStreamedIsNeverSentTwice) {
+  // The second request of a connection is read to its end, and then the connection ends without an answer.
+  StartWith(
+      [](UpstreamConnection& connection) {
+        if (!connection.ReadRequest()) return;
+        connection.Send(MakeResponse(200, "x"));
+        (void)connection.ReadRequest();
+      },
+      "", "", {"server.workers=1"});
+  for (const char* framing : {"Content-Length: 5", "Transfer-Encoding: chunked"}) {
+    RawClient client(gateway_->port());
+    ASSERT_TRUE(client.Request("GET", "/svc").ok());
+    const int before = upstream_->request_count();
+    // The body comes after the head has gone through: it can't be kept, so it can't be sent again, however idempotent
+    // the method.
+    ASSERT_TRUE(client.Send(Concat("PUT /svc HTTP/1.1\r\nHost: a\r\n", framing, "\r\n\r\n")).ok());
+    ASSERT_TRUE(upstream_->WaitForRequests(before + 1));
+    ASSERT_TRUE(client.Send(framing[0] == 'C' ? "hello" : Chunk("hello") + Chunk("")).ok());
+    const auto response = client.ReadResponse();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 502) << framing;
+    EXPECT_EQ(upstream_->request_count(), before + 1) << framing;
+  }
+}
+
+TEST_F(Proxy, AnEarlyHeadGivesItsBodyTheWholeResponseTimeout) {
+  Event uploaded;
+  Event go_on;
+  StartWith(
+      [&](UpstreamConnection& connection) {
+        auto request = connection.ReadHead();
+        if (!request) return;
+        connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc");
+        if (!connection.ReadBody(&*request)) return;
+        uploaded.Set();
+        if (connection.WaitFor(go_on)) connection.Send("def");
+        connection.WaitForEnd();
+      },
+      "timeouts: { response: 20s }\ncircuit_breaker: cb", "---\nkind: CircuitBreaker\nname: cb\ntimeout: 100ms");
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n1").ok());
+  ASSERT_TRUE(client.ReadUntil("abc").ok());
+  ASSERT_TRUE(client.Send("2").ok());
+  ASSERT_TRUE(uploaded.Wait());
+  // Longer than the breaker's timeout, which was for the head.
+  EXPECT_EQ(client.WaitForEnd(Timeout(400)), PeerEnd::kOpen);
+  go_on.Set();
+  EXPECT_TRUE(client.ReadUntil("def").ok());
+}
+
+TEST_F(Proxy, AnAnswerThatCameWhileTheProcessStoodStillIsNoTimeout) {
+  Event stopped;
+  Event answered;
+  StartWith(
+      [&](UpstreamConnection& connection) {
+        if (!connection.ReadRequest() || !connection.WaitFor(stopped)) return;
+        connection.Send(MakeResponse(200, "in time"));
+        answered.Set();
+        connection.WaitForEnd();
+      },
+      "timeouts: { response: 300ms }");
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  ASSERT_TRUE(upstream_->WaitForRequests(1));
+  gateway_->process().Signal(SIGSTOP);
+  stopped.Set();
+  ASSERT_TRUE(answered.Wait());
+  EXPECT_EQ(client.WaitForEnd(Timeout(600)), PeerEnd::kOpen);  // the deadline passes meanwhile
+  gateway_->process().Signal(SIGCONT);
+  const auto response = client.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->body, "in time");
+}
+
+TEST_F(Proxy, AnEmptyLineBetweenRequestsLeavesAConnectionIdle) {
+  StartWith(Ok("x"), "", "", {"server.header_timeout=200ms"});
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Request("GET", "/svc").ok());
+  ASSERT_TRUE(client.Send("\r\n").ok());
+  EXPECT_EQ(client.WaitForEnd(Timeout(500)), PeerEnd::kOpen);
+  EXPECT_EQ(client.buffered(), "");
+  const auto response = client.Request("GET", "/svc");
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 200);
+}
+
+TEST_F(Proxy, TheHeadLimitHoldsHoweverAHeadArrives) {
+  StartWith(Ok("x"), "", "", {"server.max_header_bytes=2KiB"});
+  EXPECT_EQ(Get("/svc", "X: " + std::string(1'000, 'a') + "\r\n").status, 200);
+  EXPECT_EQ(Get("/svc", "X: " + std::string(3'000, 'a') + "\r\n").status, 431);
+  std::string many;
+  for (int i = 0; i < 100; ++i) many += "a,";
+  EXPECT_EQ(Get("/svc", "Connection: " + many + "\r\n").status, 400);
+}
+
+TEST_F(Proxy, SlowReadersLeaveRoomForOthers) {
+  const std::string body(4'000'000, 'b');
+  StartWith(Ok(body), "", "", {"server.buffer_budget=4MiB"});
+  std::vector<RawClient> slow;
+  for (int i = 0; i < 60; ++i) {
+    slow.emplace_back(gateway_->port());
+    ASSERT_TRUE(slow.back().Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  }
+  for (auto& each : slow) ASSERT_TRUE(each.ReadUntil("\r\n\r\n").ok());
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(Get("/health").status, 200);
+  slow.clear();
+  // All of it comes back, to every worker.
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") == 0; }));
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(Get("/health").status, 200);
+}
+
+TEST_F(Proxy, AConnectionThatWasNotToldToEndIsServedOnceMoreWhileDraining) {
+  Event release;
+  StartWith([&](UpstreamConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na");
+    if (!connection.WaitFor(release)) return;
+    connection.Send("bc");
+    connection.WaitForEnd();
+  });
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  ASSERT_TRUE(client.ReadUntil("\r\n\r\na").ok());
+  gateway_->process().Signal(SIGTERM);
+  ASSERT_TRUE(WaitFor([&] { return !Fetch(gateway_->port(), "GET", "/health").ok(); }));
+  gateway_->process().Signal(SIGUSR1);  // a log rotation at this moment ends nothing
+  release.Set();
+  ASSERT_TRUE(client.ReadUntil("bc").ok());
+  const auto response = client.Request("GET", "/health");
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->Field("Connection"), "close");
+  EXPECT_EQ(gateway_->process().Wait(), (Process::Exit{0, 0})) << gateway_->process().output();
+}
+
 TEST_F(Proxy, ReopensItsLogOnSigusr1) {
   TempDir directory;
   const std::string log = directory.File("access.log");
