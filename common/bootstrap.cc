@@ -229,6 +229,8 @@ class Loader {
       size_t equals = variable.find('=');
       std::string name = variable.substr(0, equals);
       if (!name.starts_with("GATEWAY_") || name.starts_with("GATEWAY_TEST_") || name == "GATEWAY_SERVER") continue;
+      // What Kubernetes and container links put into every process beside a service called `gateway`.
+      if (name == "GATEWAY_PORT" || name.starts_with("GATEWAY_PORT_") || name.starts_with("GATEWAY_SERVICE_")) continue;
       std::string value = equals == std::string::npos ? "" : variable.substr(equals + 1);
       std::string origin = "environment " + name;
       auto found = by_name.find(name);

@@ -68,6 +68,7 @@ v1::EndpointSet StaticSet(const v1::Service& service) {
   v1::EndpointSet set;
   set.mutable_key()->set_service(service.name());
   set.set_state(v1::EndpointSet::KNOWN);
+  set.set_written_down(true);
   for (const v1::StaticEndpoint& endpoint : service.static_()) {
     v1::Instance* instance = set.add_instances();
     instance->set_id(endpoint.address());

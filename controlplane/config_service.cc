@@ -126,7 +126,7 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
   void OnDone() override {
     // gRPC has ended every other call into this; the lock says so to whoever reads (or checks) the code alone.
     { std::lock_guard lock(mu_); }
-    if (session_ != nullptr && service_->hub_->Detach(session_)) {
+    if (session_ != nullptr && service_->hub_->Detach(session_, goodbye_)) {
       spdlog::info("data plane '{}' ({}) disconnected{}", name_, peer_, goodbye_ ? " with a goodbye" : "");
     }
     service_->Remove(this);  // may end this

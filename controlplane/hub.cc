@@ -155,11 +155,68 @@ struct Hub::Entry {
   absl::Time since;
   absl::Time applied_at;             // of applied_revision
   std::string applied_epoch;         // that applied_revision belongs to
+  uint64_t acked = 0;                // the last revision that was acknowledged on this stream
+  bool lost = false;                 // gone, without a goodbye
   std::shared_ptr<Session> session;  // null: gone
 };
 
-Hub::Hub(HubOptions options) : options_(std::move(options)), endpoints_epoch_(NewEpoch()) {}
-Hub::~Hub() = default;
+Hub::Hub(HubOptions options) : options_(std::move(options)), endpoints_epoch_(NewEpoch()) {
+  for (const std::string& name : options_.expected) {
+    Entry& entry = entries_[name];
+    entry.lost = true;
+    entry.since = options_.now();
+    entry.state.set_name(name);
+    SetTime(entry.since, entry.state.mutable_since());
+  }
+  keeper_ = std::thread([this] { KeepTime(); });
+}
+
+Hub::~Hub() {
+  {
+    std::lock_guard lock(mu_);
+    ending_ = true;
+  }
+  keeper_wakes_.notify_one();
+  keeper_.join();
+}
+
+void Hub::KeepTime() {
+  std::unique_lock lock(mu_);
+  while (!ending_ || members_changed_) {
+    if (std::exchange(members_changed_, false) && options_.save_roster) {
+      const std::vector<std::string> members = Members();
+      lock.unlock();
+      options_.save_roster(members);
+      lock.lock();
+      continue;
+    }
+    absl::Time next = absl::InfiniteFuture();
+    for (const auto& [name, entry] : entries_) {
+      if (entry.session == nullptr && Expected(entry)) next = std::min(next, entry.since + options_.lost_grace);
+    }
+    if (next == absl::InfiniteFuture()) {
+      keeper_wakes_.wait(lock);
+      continue;
+    }
+    keeper_wakes_.wait_for(lock, absl::ToChronoMilliseconds(next - options_.now()) + std::chrono::milliseconds(1));
+    if (options_.now() < next) continue;
+    lock.unlock();
+    ledger_.Notify();
+    lock.lock();
+  }
+}
+
+std::vector<std::string> Hub::Members() const {
+  std::vector<std::string> members;
+  for (const auto& [name, entry] : entries_) {
+    if (entry.session != nullptr || entry.lost) members.push_back(name);
+  }
+  return members;
+}
+
+bool Hub::Expected(const Entry& entry) const {
+  return entry.session != nullptr || (entry.lost && options_.now() - entry.since < options_.lost_grace);
+}
 
 void Hub::PublishPolicy(std::shared_ptr<const PolicyState> state) {
   std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state);
@@ -224,6 +281,9 @@ std::shared_ptr<Hub::Session> Hub::Attach(const v1::Hello& hello, const std::str
     if (entry.session != nullptr) replaced = entry.session->sink.lock();
     entry.session = session;
     entry.since = now;
+    entry.lost = false;
+    entry.acked = 0;
+    members_changed_ = true;
     v1::DataPlaneState& state = entry.state;
     state.set_name(hello.name());
     state.set_instance_id(hello.instance_id());
@@ -267,21 +327,25 @@ std::shared_ptr<Hub::Session> Hub::Attach(const v1::Hello& hello, const std::str
     PruneGone();
   }
   if (replaced != nullptr) replaced->Replaced();
+  keeper_wakes_.notify_one();
   ledger_.Notify();
   return session;
 }
 
-bool Hub::Detach(const std::shared_ptr<Session>& session) {
+bool Hub::Detach(const std::shared_ptr<Session>& session, bool said_goodbye) {
   {
     std::lock_guard lock(mu_);
     auto it = entries_.find(session->name);
     if (it == entries_.end() || it->second.session != session) return false;
     it->second.session = nullptr;
+    it->second.lost = !said_goodbye;
+    members_changed_ = true;
     it->second.since = options_.now();
     it->second.state.set_connected(false);
     SetTime(it->second.since, it->second.state.mutable_since());
     PruneGone();
   }
+  keeper_wakes_.notify_one();
   ledger_.Notify();
   return true;
 }
@@ -360,7 +424,7 @@ absl::Status Hub::OnAck(const std::shared_ptr<Session>& session, const v1::Ack& 
     if (ack.revision() != 0) {
       if (ack.epoch() != policy_->epoch) return absl::InvalidArgumentError("an ack of another epoch");
       if (absl::Status s = Settle(&session->policy, ack.revision(), "revision"); !s.ok()) return s;
-      session->policy.acked = ack.revision();
+      session->policy.acked = entry.acked = ack.revision();
       entry.state.set_applied_revision(ack.revision());
       entry.applied_epoch = ack.epoch();
       entry.applied_at = options_.now();
@@ -437,24 +501,30 @@ v1::RolloutResponse Hub::Rollout(uint64_t revision, absl::Time committed_at) con
   response.set_revision(revision);
   absl::Duration elapsed = absl::ZeroDuration();
   std::lock_guard lock(mu_);
-  uint32_t connected = 0, serving = 0, workers = 0, rejected = 0;
+  uint32_t expected = 0, serving = 0, workers = 0, rejected = 0;
+  bool measured = true;  // every one of them acknowledged this very revision on the stream that it has now
   for (const auto& [name, entry] : entries_) {
-    if (entry.session == nullptr) continue;
-    ++connected;
-    if (entry.state.applied_revision() >= revision) {
+    if (!Expected(entry)) {
+      if (entry.lost && response.lost_size() < kPendingListedMax) response.add_lost(name);
+      continue;
+    }
+    ++expected;
+    if (entry.session != nullptr && entry.state.applied_revision() >= revision) {
       ++serving;
       workers += entry.state.workers();
       elapsed = std::max(elapsed, entry.applied_at - committed_at);
+      measured = measured && entry.acked == revision;
       continue;
     }
     if (entry.state.rejected_revision() >= revision) ++rejected;
     if (response.pending_size() < kPendingListedMax) *response.add_pending() = entry.state;
   }
-  response.set_data_planes(connected);
+  response.set_data_planes(expected);
   response.set_serving(serving);
   response.set_workers_serving(workers);
   response.set_rejected(rejected);
-  response.set_done(connected > 0 && serving == connected);
+  response.set_done(expected > 0 && serving == expected);
+  if (!measured) return response;
   *response.mutable_elapsed() =
       google::protobuf::util::TimeUtil::MicrosecondsToDuration(absl::ToInt64Microseconds(elapsed));
   return response;

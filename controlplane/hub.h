@@ -2,6 +2,7 @@
 #ifndef GATEWAY_CONTROLPLANE_HUB_H_
 #define GATEWAY_CONTROLPLANE_HUB_H_
 
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -9,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -54,6 +56,13 @@ class StreamSink {
 struct HubOptions {
   absl::Duration gone_kept = absl::Hours(1);  // how long a data plane that is gone is remembered
   size_t gone_max = 10'000;
+  // A data plane that went without a goodbye is expected back for this long, and a rollout waits for it: longer than
+  // the longest pause between two of its tries (5 s).
+  absl::Duration lost_grace = absl::Seconds(10);
+  // Who was there when the process before this one ended: expected back like those that are lost now.
+  std::vector<std::string> expected;
+  // Told, on a thread of the hub's own, who is there or expected, after every change.
+  std::function<void(const std::vector<std::string>&)> save_roster;
   std::function<absl::Time()> now = absl::Now;
 };
 
@@ -84,8 +93,8 @@ class Hub {
 
   // A data plane has said hello. Its session takes the place of an earlier one of its name, and lasts until Detach.
   std::shared_ptr<Session> Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink);
-  // The stream has ended. False where another stream has taken its place.
-  bool Detach(const std::shared_ptr<Session>& session);
+  // The stream has ended, after a goodbye or without. False where another stream has taken its place.
+  bool Detach(const std::shared_ptr<Session>& session, bool said_goodbye);
   // Whether `session` is still the one of its data plane.
   bool Holds(const std::shared_ptr<Session>& session) const;
 
@@ -98,7 +107,8 @@ class Hub {
 
   // By name; also those that are gone, for a while.
   std::vector<v1::DataPlaneState> DataPlanes() const;
-  // Who serves `revision` (committed at `committed_at`); at most kPendingListedMax are listed as pending.
+  // Who serves `revision` (committed at `committed_at`), of those who are there or expected back; at most
+  // kPendingListedMax are listed as pending.
   static constexpr int kPendingListedMax = 100;
   v1::RolloutResponse Rollout(uint64_t revision, absl::Time committed_at) const;
   // Told after every change of the ledger.
@@ -111,6 +121,9 @@ class Hub {
  private:
   struct Entry;
   struct Lane;
+  void KeepTime();
+  std::vector<std::string> Members() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Expected(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PruneGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeAll();
   absl::Status Settle(Lane* lane, uint64_t to, absl::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -128,6 +141,10 @@ class Hub {
   std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
   HubCounts counts_ ABSL_GUARDED_BY(mu_);
+  bool members_changed_ ABSL_GUARDED_BY(mu_) = false;
+  bool ending_ ABSL_GUARDED_BY(mu_) = false;
+  std::condition_variable keeper_wakes_;
+  std::thread keeper_;  // notices when somebody is not expected any more, and has the roster saved
 };
 
 }  // namespace gateway::controlplane

@@ -47,11 +47,10 @@ int main(int argc, char** argv) {
     return address.substr(0, address.rfind(':') + 1) + std::to_string(port);
   };
   const gateway::v1::ControlPlaneSection& section = arguments.config.control_plane();
-  spdlog::info(
-      "gateway-controlplane {} listening: admin {}, stream {}, metrics 127.0.0.1:{}; database '{}', revision {}",
-      gateway::kVersion, with_port(section.admin_listen(), control_plane->admin_port()),
-      with_port(section.stream_listen(), control_plane->stream_port()), control_plane->metrics_port(),
-      section.database(), control_plane->publisher().current()->revision);
+  spdlog::info("gateway-controlplane {} listening: admin {}, stream {}, metrics {}:{}; database '{}', revision {}",
+               gateway::kVersion, with_port(section.admin_listen(), control_plane->admin_port()),
+               with_port(section.stream_listen(), control_plane->stream_port()), arguments.config.metrics().host(),
+               control_plane->metrics_port(), section.database(), control_plane->publisher().current()->revision);
 
   int signal_number = 0;
   sigwait(&ending, &signal_number);

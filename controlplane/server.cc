@@ -17,6 +17,7 @@
 #include "common/metrics_http.h"
 #include "controlplane/admin_service.h"
 #include "controlplane/metrics.h"
+#include "controlplane/roster.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
@@ -30,7 +31,6 @@ namespace {
 constexpr int kAdminMessageBytesMax = 64 << 20;
 // A data plane sends hellos and acks; the longest is a NACK with many rejections.
 constexpr int kStreamMessageBytesMax = 1 << 20;
-constexpr char kMetricsHost[] = "127.0.0.1";
 
 bool IsLoopback(const std::string& host) {
   return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
@@ -170,7 +170,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   std::unique_ptr<ControlPlane> control_plane(new ControlPlane(std::make_unique<Impl>()));
   Impl& impl = *control_plane->impl_;
   absl::StatusOr<std::unique_ptr<MetricsHttp>> metrics =
-      MetricsHttp::Listen(kMetricsHost, static_cast<uint16_t>(section.metrics_port()));
+      MetricsHttp::Listen(config.metrics().host(), static_cast<uint16_t>(section.metrics_port()));
   if (!metrics.ok()) {
     return absl::Status(metrics.status().code(),
                         absl::StrCat(metrics.status().message(), " (control_plane.metrics_port)"));
@@ -181,6 +181,13 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(options.store);
   if (!store.ok()) return store.status();
 
+  const Roster roster(absl::StrCat(section.database(), ".dataplanes"));
+  options.hub.expected = roster.Load();
+  options.hub.save_roster = [roster](const std::vector<std::string>& names) {
+    if (const absl::Status status = roster.Save(names); !status.ok()) {
+      spdlog::warn("the list of data planes is not kept: {}", std::string(status.message()));
+    }
+  };
   impl.hub = std::make_unique<Hub>(options.hub);
   const bool consul = !config.consul().address().empty();
   if (consul) {

@@ -318,6 +318,7 @@ void Exchange::ChooseService() {
   const RoutePolicy& policy = *match_.route;
   if (policy.consul_service != nullptr) {
     const std::string_view name = match_.variables[policy.consul_service->variable];
+    series_ = route_->unknown_series;
     const auto found = route_->dynamic.find(name);
     if (found == route_->dynamic.end()) return;
     dynamic_ = found->second.service;

@@ -391,6 +391,8 @@ void RuntimeState::Impl::BindDynamic(const RoutePolicy& route, const EndpointTab
   const BoundRoute* before = nullptr;
   if (previous != nullptr && route.index < previous->routes.size()) before = &previous->routes[route.index];
   if (before != nullptr && before->policy != &route) before = nullptr;
+  bound->unknown_series =
+      before != nullptr ? before->unknown_series : metrics->RegisterSeries("unknown", LabelOf(route));
   bound->dynamic.reserve(table.sets.size());
   for (const auto& [set_key, set] : table.sets) {
     const std::string& name = set.key().service();

@@ -78,6 +78,8 @@ struct BoundRoute {
   const RoutePolicy* policy = nullptr;
   // Series of api_requests_total for (service, this route's pattern), one for each split target.
   std::vector<uint32_t> series;
+  // With consul_service: of requests that name none of `dynamic`, {service="unknown", path=this route's pattern}.
+  uint32_t unknown_series = MetricsRegistry::kNoRouteSeries;
   // With consul_service: by the name in Consul. Holds what Consul lists and the route allows.
   struct Dynamic {
     std::shared_ptr<const BoundService> service;

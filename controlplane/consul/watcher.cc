@@ -364,7 +364,8 @@ struct ConsulWatcher::Impl {
     loss.remaining = instances.size();
     loss.lost = CountLost(*service.set, instances);
     loss.leader_known = answer.known_leader;
-    loss.index_went_back = answer.index < service.good_index;
+    // What came from the state file has no index to compare: this Consul may have begun anew while we were away.
+    loss.index_went_back = answer.index < service.good_index || (service.good_index == 0 && service.set->stale());
     size_t known = 0, suspected = 0;
     if (loss.lost > 0) {
       for (const auto& [key, other] : tracked) {

@@ -17,7 +17,7 @@ namespace gateway::fixtures {
 namespace {
 
 using ::testing::HasSubstr;
-using ::testing::MatchesRegex;
+using ::testing::Not;
 
 // Requests to /svc, one after the other on a kept connection, until told to stop. Every one that does not come back
 // with 200 is a failure.
@@ -173,6 +173,45 @@ TEST(Fleet, KillingTheControlPlaneAHundredTimesLosesNoAcknowledgedChange) {
   EXPECT_EQ(load.failures(), 0) << load.last_failure();
 }
 
+TEST(Fleet, AWaitAfterARestartKnowsWhoIsNotBackYet) {
+  ScriptedUpstream one(Ok("one"));
+  ScriptedUpstream two(Ok("two"));
+  ControlPlane control;
+  DataPlane first({.control_planes = {control.stream_port()}, .name = "dp-1"});
+  DataPlane second({.control_planes = {control.stream_port()}, .name = "dp-2"});
+  ASSERT_EQ(control.Apply(ServicePolicyYaml({one.address()}), {"--wait"}).exit.code, 0);
+  for (int round = 0; round < 3; ++round) {
+    control.Kill();
+    control.Start();
+    // Whoever comes back first is not everyone.
+    const auto applied = control.Apply(ServicePolicyYaml({round % 2 == 0 ? two.address() : one.address()}), {"--wait"});
+    ASSERT_EQ(applied.exit.code, 0) << applied.err;
+    EXPECT_THAT(applied.out, HasSubstr("serving on 2/2 data planes (4 workers)"));
+    for (DataPlane* each : {&first, &second}) {
+      EXPECT_EQ(Fetch(each->port(), "GET", "/svc")->body, round % 2 == 0 ? "two" : "one");
+    }
+  }
+}
+
+TEST(Fleet, ALostDataPlaneIsWaitedForAndThenNamed) {
+  ScriptedUpstream upstream(Ok("x"));
+  ControlPlane control;
+  DataPlane first({.control_planes = {control.stream_port()}, .name = "dp-1"});
+  DataPlane second({.control_planes = {control.stream_port()}, .name = "dp-2"});
+  DataPlane third({.control_planes = {control.stream_port()}, .name = "dp-3"});
+  second.process().Kill();
+  third.process().Signal(SIGTERM);  // says goodbye: nobody waits for it
+  ASSERT_TRUE(third.process().Wait().has_value());
+  const auto early = control.Apply(ServicePolicyYaml({upstream.address()}), {"--wait", "--timeout", "2s"});
+  EXPECT_EQ(early.exit.code, 7) << early.out;
+  EXPECT_THAT(early.out + early.err, HasSubstr("dp-2"));
+  EXPECT_THAT(early.out + early.err, Not(HasSubstr("dp-3")));
+  const auto late = control.Ctl({"rollout", "--wait"});
+  EXPECT_EQ(late.exit.code, 0) << late.err;
+  EXPECT_THAT(late.out, HasSubstr("serving on 1/1 data planes (2 workers)"));
+  EXPECT_THAT(late.out, HasSubstr("lost and not counted: dp-2"));
+}
+
 TEST(Fleet, ADataPlaneStartsFromItsCacheWithoutAControlPlane) {
   ScriptedUpstream upstream(Ok("cached"));
   TempDir cache;
@@ -246,6 +285,8 @@ TEST_F(WithConsul, AServiceIsReachableByItsNameAndFollowsItsHealth) {
   EXPECT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 503; }));
   ASSERT_TRUE(consul_->SetCheck("o1", "passing").ok());
   EXPECT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 200; }));
+  EXPECT_GT(gateway_->Metric("api_requests_total{service=\"unknown\",method=\"GET\",path=\"/api/v1/{service}/**\"}"),
+            0);
   // Consul itself, and the gateway, are never reachable this way.
   EXPECT_EQ(Status("/api/v1/consul/x"), 404);
   EXPECT_EQ(Status("/api/v1/api-gateway/x"), 404);
@@ -266,6 +307,26 @@ TEST_F(WithConsul, ADeadOrStoppedConsulFailsNoRequest) {
   EXPECT_TRUE(more());
   consul_->Kill();
   EXPECT_TRUE(more());
+  load.Stop();
+  EXPECT_EQ(load.failures(), 0) << load.last_failure();
+}
+
+TEST_F(WithConsul, AConsulAndAControlPlaneThatBothBeginAnewDropNothing) {
+  ScriptedUpstream one(Ok("one"));
+  ASSERT_TRUE(consul_->Register({.service = "orders", .id = "o1", .port = one.port()}).ok());
+  ASSERT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 200; }));
+  Load load(gateway_->port(), "/api/v1/orders/x");
+  // The last-known copy is written at most once a second.
+  ASSERT_TRUE(WaitFor([&] { return control_->Ctl({"endpoints", "orders"}).out.find("o1") != std::string::npos; }));
+  ASSERT_TRUE(WaitFor([&] { return control_->KeptEndpoints().find("o1") != std::string::npos; }));
+  consul_->Kill();
+  control_->Kill();
+  control_->Start();
+  ASSERT_TRUE(consul_->Restart().ok());  // a dev agent: it has forgotten everything
+  ASSERT_TRUE(
+      WaitFor([&] { return consul_->GetJson("/v1/health/service/api-gateway")->size() == 1; }, Timeout(20'000)));
+  const int from = load.requests();
+  EXPECT_TRUE(WaitFor([&] { return load.requests() > from + 500; }));
   load.Stop();
   EXPECT_EQ(load.failures(), 0) << load.last_failure();
 }

@@ -63,6 +63,9 @@ class ControlPlane {
   void Kill() { process_->Kill(); }
   void Start();  // after Kill; returns when it answers
 
+  // What it keeps of Consul's endpoints for a restart, as it stands on disk.
+  std::string KeptEndpoints() const { return directory_.Read("gateway.db.endpoints"); }
+
   // gatewayctl with these arguments, towards this control plane.
   Process::Result Ctl(std::vector<std::string> arguments, std::string input = "");
   // `gatewayctl apply -f -`, expecting success.

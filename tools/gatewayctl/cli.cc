@@ -17,7 +17,8 @@ namespace {
 
 using Handler = ExitCode (*)(Session&);
 
-constexpr char kFooter[] = R"(Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the policy is invalid; 4 not found; 5 conflict;
+constexpr char kFooter[] =
+    R"(Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the policy is invalid; 4 not found; 5 conflict;
   6 unreachable or not authorised; 7 --wait ended without everyone
 Examples:
   gatewayctl apply -f policy.yaml --wait
@@ -169,8 +170,8 @@ class CommandTree {
 
   CLI::App* Add(const char* name, const char* description, Handler handler, const char* examples) {
     CLI::App* command = app_.add_subcommand(name, description);
-    command->footer(absl::StrCat("Example:", examples,
-                                 "\nGlobal flags: --server, --timeout, -o, --color; see gatewayctl --help"));
+    command->footer(
+        absl::StrCat("Example:", examples, "\nGlobal flags: --server, --timeout, -o, --color; see gatewayctl --help"));
     handlers_.emplace_back(command, handler);
     return command;
   }

@@ -467,9 +467,13 @@ std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time
 }
 
 std::string RolloutLine(const v1::RolloutResponse& rollout) {
-  return absl::StrCat("revision ", rollout.revision(), " serving on ", rollout.serving(), "/", rollout.data_planes(),
-                      " data planes (", rollout.workers_serving(), " workers)",
-                      rollout.done() ? absl::StrCat(" in ", FormatElapsed(rollout.elapsed())) : "");
+  std::string lost;
+  for (const std::string& name : rollout.lost()) absl::StrAppend(&lost, lost.empty() ? "" : ", ", Printable(name));
+  return absl::StrCat(
+      "revision ", rollout.revision(), " serving on ", rollout.serving(), "/", rollout.data_planes(), " data planes (",
+      rollout.workers_serving(), " workers)",
+      rollout.done() && rollout.has_elapsed() ? absl::StrCat(" in ", FormatElapsed(rollout.elapsed())) : "",
+      rollout.lost().empty() ? "" : absl::StrCat("; lost and not counted: ", lost));
 }
 
 std::string RenderPending(const v1::RolloutResponse& rollout) {
@@ -481,6 +485,8 @@ std::string RenderPending(const v1::RolloutResponse& rollout) {
       for (const v1::Rejection& rejection : plane.rejections()) {
         absl::StrAppend(&text, "  ", name, " rejected it: ", RejectionText(rejection), "\n");
       }
+    } else if (!plane.connected()) {
+      absl::StrAppend(&text, "  ", name, " is not connected, and expected back\n");
     } else if (plane.applied_revision() == 0) {
       absl::StrAppend(&text, "  ", name, " serves nothing yet\n");
     } else {
@@ -576,7 +582,7 @@ std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
                     static_cast<int>(endpoints.size()), std::move(state)});
   }
   for (const v1::EndpointSet& set : sets) {
-    if (std::find(told.begin(), told.end(), &set) != told.end()) continue;
+    if (set.written_down() || std::find(told.begin(), told.end(), &set) != told.end()) continue;
     const std::vector<EndpointRow> endpoints = EndpointsOf(nullptr, std::span(&set, 1));
     const int serving = CountServing(endpoints);
     rows.push_back(

@@ -103,6 +103,7 @@ class ServerTest : public testing::Test {
   void Start() {
     config_.mutable_consul()->set_address("");
     config_.mutable_consul()->set_service_name("api-gateway");
+    config_.mutable_metrics()->set_host("127.0.0.1");
     v1::ControlPlaneSection* section = config_.mutable_control_plane();
     section->set_admin_listen("127.0.0.1:0");
     section->set_stream_listen("127.0.0.1:0");
