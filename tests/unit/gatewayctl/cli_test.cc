@@ -215,6 +215,7 @@ TEST_F(Gatewayctl, WaitSaysWhoRejectedAndWhy) {
     response.set_rejected(1);
     v1::DataPlaneState* rejecting = response.add_pending();
     rejecting->set_name("dp-2");
+    rejecting->set_connected(true);
     rejecting->set_rejected_revision(7);
     rejecting->set_applied_revision(6);
     v1::Rejection* rejection = rejecting->add_rejections();
@@ -224,6 +225,7 @@ TEST_F(Gatewayctl, WaitSaysWhoRejectedAndWhy) {
     rejection->set_reason("too large");
     v1::DataPlaneState* behind = response.add_pending();
     behind->set_name("dp-3");
+    behind->set_connected(true);
     behind->set_applied_revision(5);
     writer->Write(response);
     return grpc::Status::OK;
@@ -542,13 +544,19 @@ TEST_F(Gatewayctl, RolloutWithoutWaitOnlyTells) {
     EXPECT_FALSE(request.wait());
     v1::RolloutResponse response = Serving(1, 2, 2, false);
     response.add_pending()->set_name("dp-2");
+    response.mutable_pending(0)->set_connected(true);
+    response.add_pending()->set_name("dp-3");
+    response.add_lost("dp-4");
     writer->Write(response);
     return grpc::Status::OK;
   };
   const Ended run = Ctl({"rollout"});
   EXPECT_EQ(run.code, kDone);
-  EXPECT_EQ(run.out, "revision 7 serving on 1/2 data planes (2 workers)\n  dp-2 serves nothing yet\n");
-  EXPECT_EQ(Ctl({"rollout", "7", "-o", "name"}).out, "dp-2\n");
+  EXPECT_EQ(run.out,
+            "revision 7 serving on 1/2 data planes (2 workers); lost and not counted: dp-4\n"
+            "  dp-2 serves nothing yet\n"
+            "  dp-3 is not connected, and expected back\n");
+  EXPECT_EQ(Ctl({"rollout", "7", "-o", "name"}).out, "dp-2\ndp-3\n");
 }
 
 TEST_F(Gatewayctl, DataPlanesAreListedWithWhatTheyServe) {
