@@ -133,8 +133,8 @@ struct RouteMatch {
   const RoutePolicy* route = nullptr;  // null: none
   // Of the template, in order of appearance, ** last (with its leading slash, or empty); views into MatchInput::path.
   absl::InlinedVector<std::string_view, kTemplateVariablesMax> variables;
-  // Of the path's part that the route's prefix, its exact path, or the literal segments in front of its template's first
-  // variable matched, without a slash at the end; 0 for a regex and where the route has no path.
+  // Of the path's part that the route's prefix, its exact path, or the literal segments in front of its template's
+  // first variable matched, without a slash at the end; 0 for a regex and where the route has no path.
   size_t prefix_length = 0;
   // With no route: whether another method would have matched, and those methods (for Allow), sorted.
   bool method_not_allowed = false;

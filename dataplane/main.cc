@@ -108,6 +108,7 @@ int Run(int argc, char** argv) {
   RuntimeState runtime(&metrics);
   const std::vector<v1::Resource> builtins = BuiltinResources(BuiltinLimitOf(config));
   std::vector<const v1::Resource*> builtin_pointers;
+  builtin_pointers.reserve(builtins.size());
   for (const v1::Resource& each : builtins) builtin_pointers.push_back(&each);
   const CompileResult empty = CompileSnapshot(builtin_pointers, CompileOptions());
   const auto first_state = runtime.Bind(empty.snapshot, EndpointTable(), false);
@@ -120,8 +121,9 @@ int Run(int argc, char** argv) {
   shared.counters = &counters;
   shared.metrics_page = [&metrics] { return MetricsReply(metrics).body; };
   std::vector<std::unique_ptr<Worker>> workers;
+  workers.reserve(static_cast<size_t>(worker_count));
   for (int i = 0; i < worker_count; ++i) {
-    workers.push_back(std::make_unique<Worker>(i, shared, std::move(listeners->of_worker[static_cast<size_t>(i)]),
+    workers.push_back(std::make_unique<Worker>(i, shared, listeners->of_worker[static_cast<size_t>(i)],
                                                metrics.shard(i), log ? log->NewBuffer() : nullptr, first_state));
   }
 

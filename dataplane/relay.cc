@@ -138,7 +138,9 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       buffer.Filled(moved);
       buffer.Skip(result.consumed);
       next_input_ = std::move(buffer);
-    } else if (moved == room && room == buffer.capacity() && wanted < BufferPool::kLarge) {
+      co_return Upload::kComplete;
+    }
+    if (moved == room && room == buffer.capacity() && wanted < BufferPool::kLarge) {
       wanted = Larger(buffer.capacity());
       buffer.Reset();
     }

@@ -32,8 +32,8 @@ struct Worker::Listener {
   IoSlot* slot = nullptr;
 };
 
-Worker::Worker(int index, const Shared& shared, std::vector<int> listeners, WorkerShard* metrics, AccessLogBuffer* log,
-               std::shared_ptr<const ServingState> state)
+Worker::Worker(int index, const Shared& shared, const std::vector<int>& listeners, WorkerShard* metrics,
+               AccessLogBuffer* log, std::shared_ptr<const ServingState> state)
     : index_(index),
       shared_(shared),
       buffers_(shared.budget, metrics),

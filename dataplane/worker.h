@@ -61,7 +61,7 @@ class Worker {
   };
 
   // Takes over `listeners` (bound, listening, non-blocking).
-  Worker(int index, const Shared& shared, std::vector<int> listeners, WorkerShard* metrics, AccessLogBuffer* log,
+  Worker(int index, const Shared& shared, const std::vector<int>& listeners, WorkerShard* metrics, AccessLogBuffer* log,
          std::shared_ptr<const ServingState> state);
   ~Worker();
 

@@ -25,8 +25,9 @@ enum class Outcome : uint8_t { kSuccess, kFailure, kCancelled };
 // what was let through.
 class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
  public:
-  // One admitted request: a place among the concurrent ones, from Acquire until this is destroyed, and one report, made when the outcome is known
-  // (the head of an answer), which may be long before its end. Never reported: kCancelled. Movable; default: empty.
+  // One admitted request: a place among the concurrent ones, from Acquire until this is destroyed, and one report, made
+  // when the outcome is known (the head of an answer), which may be long before its end. Never reported: kCancelled.
+  // Movable; default: empty.
   class Permit {
    public:
     Permit() = default;

@@ -180,8 +180,7 @@ TEST(ClassifyField, KnowsNamesInAnyCaseAndTheirLookalikes) {
 TEST(IsValidHost, AcceptsHostsAndNothingElse) {
   for (const char* good : {"a", "api.example.com", "a:80", "10.0.0.1:8080", "[::1]", "[::1]:80", "a_b", "a."})
     EXPECT_TRUE(IsValidHost(good)) << good;
-  for (const char* bad :
-       {"", ":80", "u@a", "a/b", "a:99999", "a:8x", "[::1", "[]", "[::1]x", "a b", "a,b", "a?b"}) {
+  for (const char* bad : {"", ":80", "u@a", "a/b", "a:99999", "a:8x", "[::1", "[]", "[::1]x", "a b", "a,b", "a?b"}) {
     EXPECT_FALSE(IsValidHost(bad)) << bad;
   }
 }
