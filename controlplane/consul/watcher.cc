@@ -51,6 +51,8 @@ constexpr milliseconds kCatalogPace{250};
 constexpr milliseconds kChecksPace{500};       // this answer is megabytes
 constexpr milliseconds kLeaderlessWait{5000};  // nothing wakes a watch when a leader is found
 constexpr milliseconds kConfirmPauseMax{5000};
+// Losses that belong together are read one by one: none is confirmed before the others had time to show.
+constexpr milliseconds kLossSettle{300};
 constexpr milliseconds kSweepInterval{60'000};
 constexpr milliseconds kEagerSweepInterval{5000};  // the catalog changed, and doesn't say which service
 constexpr milliseconds kSweepTick{500};
@@ -409,10 +411,21 @@ struct ConsulWatcher::Impl {
     while (!loop->stopped) {
       const auto began = Clock::now();
       std::vector<ConsulKey> keys;
+      std::optional<Clock::time_point> unsettled;
       for (const auto& [key, service] : tracked) {
-        if (key.first == dc->name && service.suspect_since.has_value()) keys.push_back(key);
+        if (key.first != dc->name || !service.suspect_since.has_value()) continue;
+        const Clock::time_point settles = *service.suspect_since + kLossSettle;
+        if (settles <= began) {
+          keys.push_back(key);
+        } else {
+          unsettled = std::min(unsettled.value_or(settles), settles);
+        }
       }
-      if (keys.empty()) break;
+      if (keys.empty() && !unsettled.has_value()) break;
+      if (keys.empty()) {
+        co_await Pause(*loop, *unsettled - began);
+        continue;
+      }
       const std::string catalog_target = absl::StrCat("/v1/catalog/services", Query(*dc, "consistent"));
       const absl::StatusOr<ConsulAnswer> answer = co_await loop->http.Get(catalog_target, kReadTimeout);
       if (loop->stopped) co_return;
