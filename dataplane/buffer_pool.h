@@ -73,7 +73,6 @@ class Buffer {
   }
   // Consume without starting over at the front: what was consumed stays readable.
   void Skip(size_t bytes) { begin_ += bytes; }
-  void Truncate(size_t size) { end_ = begin_ + size; }
   void Clear() { begin_ = end_ = 0; }
   void Compact();  // moves the bytes to the front
 

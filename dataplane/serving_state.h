@@ -46,7 +46,6 @@ struct Endpoint {
 struct ServiceRuntime {
   std::string name;
   std::atomic<uint64_t> cursor{0};
-  std::atomic<uint32_t> in_flight{0};
   uint32_t metrics_service = 0;  // MetricsRegistry's id
 };
 
