@@ -251,6 +251,10 @@ void CheckRoute(const Report& report, const v1::Route& route) {
   if (route.has_consul_service()) CheckConsulServiceRoute(report, route);
   if (route.has_rewrite()) CheckRewrite(report, route);
   CheckLimitList(report, route.rate_limits());
+  for (int i = 0; i < route.upgrades_size(); ++i) {
+    CheckEnum(report, At("upgrades", i), route.upgrades(i), v1::Route::Upgrade_IsValid);
+    if (route.upgrades(i) == v1::Route::UPGRADE_UNSPECIFIED) report.Add(At("upgrades", i), "names no protocol");
+  }
 }
 
 std::optional<LimitKey> LimitKeyOf(std::string_view name) {
@@ -670,6 +674,10 @@ class SnapshotCompiler {
     } else if (defaults_ != nullptr && defaults_->has_timeout()) {
       policy->timeout = ToMillis(defaults_->timeout());
     }
+    if (route.has_max_duration()) policy->max_duration = ToMillis(route.max_duration());
+    if (route.has_upgrade_idle_timeout()) policy->upgrade_idle_timeout = ToMillis(route.upgrade_idle_timeout());
+    policy->websocket = std::find(route.upgrades().begin(), route.upgrades().end(),
+                                  static_cast<int>(v1::Route::WEBSOCKET)) != route.upgrades().end();
     const auto* limits = &route.rate_limits();
     if (limits->empty() && defaults_ != nullptr) limits = &defaults_->rate_limits();
     for (const std::string& name : *limits) {

@@ -110,6 +110,9 @@ struct RoutePolicy {
   std::string rewrite_host;  // empty: the request's own
 
   Millis timeout{30000};
+  Millis max_duration{0};  // 0: none
+  bool websocket = false;  // a client may change to it
+  Millis upgrade_idle_timeout{300000};
   std::vector<uint32_t> rate_limits;  // indices into Snapshot::rate_limits(), in the order given
 };
 

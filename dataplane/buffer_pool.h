@@ -101,6 +101,14 @@ class BufferPool {
 
   // At least `bytes` (at most 1 MiB) of room; empty where the budget is spent.
   Buffer Acquire(size_t bytes);
+  // The same for a flow that has earned so much, or a small one where the budget is nearly spent.
+  Buffer AcquireUpTo(size_t bytes) {
+    Buffer buffer = Acquire(bytes);
+    if (!buffer && bytes > kSmall) buffer = Acquire(kSmall);
+    return buffer;
+  }
+  // The next larger size for a flow that filled its buffer to the brim.
+  static size_t LargerForFlow(size_t capacity) { return capacity < kLarge ? capacity * 4 : capacity; }
   // Moves what `buffer` holds into a block of at least `bytes`. False (and nothing changed) where the budget is spent.
   bool Grow(Buffer* buffer, size_t bytes);
 

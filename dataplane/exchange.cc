@@ -243,6 +243,10 @@ Task<void> Exchange::Handle() {
   if (co_await AnswerBuiltin()) co_return;
   if (!(*state_)->has_policy) co_return co_await Refuse(Reason::kDiscoveryUnavailable, "no configuration yet");
   if (const Reason reason = MatchRoute(); reason != Reason::kNone) co_return co_await Refuse(reason);
+  if (match_.route->max_duration.count() > 0) ends_at_ = started_ + match_.route->max_duration;
+  // Only a GET of HTTP/1.1 without a body (RFC 6455, section 4.1); anything else is served without the change.
+  upgrading_ = match_.route->websocket && head_.upgrade && head_.method == "GET" && head_.minor_version > 0 &&
+               !head_.HasBody() && head_.NamesWebSocket();
   ChooseService();
   if (const Reason reason = AdmitByLimits(); reason != Reason::kNone) co_return co_await Refuse(reason);
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
@@ -465,14 +469,16 @@ Task<std::unique_ptr<UpstreamConnection>> Exchange::ConnectTo(const std::shared_
     co_return nullptr;
   }
   client_->socket.CancelOnReset(&upstream->socket);
-  const Wait wait = co_await upstream->socket.Writable(
-      std::min(attempt_started_ + service_->policy->connect_timeout, request_complete_ + match_.route->timeout));
+  const TimePoint patience = std::min(
+      {attempt_started_ + service_->policy->connect_timeout, request_complete_ + match_.route->timeout, ends_at_});
+  const Wait wait = co_await upstream->socket.Writable(patience);
   client_->socket.CancelOnReset(nullptr);
   if (wait == Wait::kReady && upstream->socket.ConnectError() == 0 && !upstream->socket.broken()) co_return upstream;
   if (wait == Wait::kCancelled) {
     failure->reason = Reason::kClientClosed;
-  } else if (wait == Wait::kTimeout && loop().now() >= request_complete_ + match_.route->timeout) {
+  } else if (wait == Wait::kTimeout && (OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout)) {
     failure->reason = Reason::kRequestDeadline;
+    failure->detail = OutOfTime() ? kMaxDurationDetail : "";
   } else if (wait == Wait::kTimeout) {
     failure->reason = Reason::kUpstreamTimeout;
     failure->detail = "the connection was not established in time";
@@ -537,9 +543,11 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     size_t moved = 0;
     Io io = upstream->socket.Write(&rest, &moved);
     sent = moved;
-    if (io == Io::kAgain) io = co_await upstream->socket.WriteRest(rest, service_->policy->response_timeout, &sent);
+    if (io == Io::kAgain)
+      io = co_await upstream->socket.WriteRest(rest, service_->policy->response_timeout, &sent, ends_at_);
     attempt.sent = sent > 0;
     if (upstream->socket.cancelled()) co_return EndOfWait(Wait::kCancelled);
+    if (io == Io::kAgain && OutOfTime()) co_return EndOfWait(Wait::kTimeout);
     if (io == Io::kAgain) {
       attempt.reason = Reason::kUpstreamTimeout;
       attempt.detail = "the endpoint did not take the request in time";
@@ -569,12 +577,13 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
       const auto result = scanner.Scan(input.data(), input.size());
       if (result == http1::HeadScanner::Result::kComplete) {
         const http1::HeadError error = http1::ParseResponseHead({input.data(), scanner.head_bytes()}, &answer);
-        if (error || answer.status == 101) {
+        const bool changes = answer.status == 101;
+        if (error || (changes && !(upgrading_ && answer.NamesWebSocket()))) {
           attempt.reason = Reason::kUpstreamInvalid;
           attempt.detail = error ? error.detail : "a 101 that nobody asked for";
           co_return attempt;
         }
-        if (answer.status >= 200) break;
+        if (answer.status >= 200 || changes) break;
         if (++interim > kInterimAnswersMax) {
           attempt.reason = Reason::kUpstreamInvalid;
           attempt.detail = "too many interim answers";
@@ -640,24 +649,25 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   answer_head_read_ = true;
   upstream_duration_ = loop().now() - attempt_started_;
   if (permit_) permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now());
+  if (answer.status == 101) co_return co_await Tunnel(upstream, &answer);
   co_return co_await RelayAnswer(upstream, &answer);
 }
 
 // When the answer's head has to be there. While the request is still on its way no clock runs against the endpoint.
 TimePoint Exchange::AnswerDeadline() const {
-  if (upload_ == Upload::kRunning) return TimePoint::max();
+  if (upload_ == Upload::kRunning) return ends_at_;
   milliseconds patience = service_->policy->response_timeout;
   if (service_->breaker != nullptr) patience = std::min(patience, service_->policy->breaker->timeout);
-  return std::min(request_sent_ + patience, request_complete_ + match_.route->timeout);
+  return std::min({request_sent_ + patience, request_complete_ + match_.route->timeout, ends_at_});
 }
 
 Exchange::Attempt Exchange::EndOfWait(Wait wait) const {
   Attempt attempt;
   attempt.sent = true;
   if (wait == Wait::kTimeout) {
-    const bool deadline = loop().now() >= request_complete_ + match_.route->timeout;
+    const bool deadline = OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout;
     attempt.reason = deadline ? Reason::kRequestDeadline : Reason::kUpstreamTimeout;
-    attempt.detail = "no answer in time";
+    attempt.detail = OutOfTime() ? kMaxDurationDetail : "no answer in time";
     return attempt;
   }
   switch (upload_) {
@@ -740,9 +750,11 @@ Task<void> Exchange::Reply(int status, std::string_view body, std::string_view f
 void Exchange::Record() {
   WorkerShard& metrics = worker_->metrics();
   const nanoseconds duration = loop().now() - started_;
+  // Of a tunnel the histogram sees how long the change took; how long it stood is in the log.
+  const nanoseconds answered_in = status_ == 101 ? upstream_duration_ : duration;
   metrics.Add(WorkerGauge::kBytesReceived, static_cast<int64_t>(bytes_in_));
   metrics.Add(WorkerGauge::kBytesSent, static_cast<int64_t>(bytes_out_));
-  metrics.Record(service_metrics_, series_, MethodOf(head_.method), status_, reason_, duration);
+  metrics.Record(service_metrics_, series_, MethodOf(head_.method), status_, reason_, answered_in);
   if (worker_->log() == nullptr) return;
   RequestRecord record;
   record.time = started_wall_;

@@ -32,6 +32,7 @@ class Exchange {
   static constexpr int kConnectAttemptsMax = 3;  // endpoints tried while connections are refused
   static constexpr int kInterimAnswersMax = 16;  // 1xx of one answer; more are a flood
   static constexpr size_t kAnswerHeadBytesMax = 64 * 1024;
+  static constexpr const char* kMaxDurationDetail = "max_duration is over";
   static constexpr size_t kRelayBytesPerTurnMax = 2 * 1024 * 1024;  // then the other connections have their turn
 
   Exchange(Worker* worker, ClientConnection* client);
@@ -64,6 +65,8 @@ class Exchange {
     kOverloaded,  // no buffer is to be had
     kStopped,
   };
+  // How one direction of a tunnel ended.
+  enum class TunnelEnd : uint8_t { kEnded, kFromBroken, kToBroken, kCancelled, kIdle, kOutOfTime, kOverloaded };
 
   // exchange.cc, in the order of a request's life.
   Task<bool> ReadHead();  // false: nobody is there any more
@@ -98,6 +101,13 @@ class Exchange {
   Task<Attempt> RelayAnswer(UpstreamConnection* upstream, http1::ResponseHead* answer);
   Task<Io> SendToClient(std::span<iovec> parts);
 
+  // tunnel.cc: what follows a change of protocol.
+  Task<Attempt> Tunnel(UpstreamConnection* upstream, http1::ResponseHead* answer);
+  Task<TunnelEnd> PumpTunnel(Socket* from, Socket* to, Buffer first, uint64_t* bytes);
+  Task<void> PumpTunnelUp(UpstreamConnection* upstream, Buffer first, TunnelEnd* end);
+  void KeepOfHead();
+
+  bool OutOfTime() const { return loop().now() >= ends_at_; }
   TimePoint AnswerDeadline() const;
   Attempt EndOfWait(Wait wait) const;
   EventLoop& loop() const { return worker_->loop(); }
@@ -121,6 +131,9 @@ class Exchange {
   std::string_view host_;    // lower case, no port
   std::string normal_room_;  // where the path was not in normal form
   std::string_view path_;    // normalised
+
+  bool upgrading_ = false;  // it asks for WebSocket, and its route allows that
+  std::string kept_room_;   // what is left of a head whose buffer was given back
 
   // Where it goes.
   RouteMatch match_;
@@ -155,6 +168,8 @@ class Exchange {
   bool aborted_ = false;
   std::shared_ptr<Endpoint> endpoint_;
   TimePoint attempt_started_;
+  TimePoint ends_at_ = TimePoint::max();  // by the route's max_duration
+  TimePoint tunnel_active_;               // bytes moved, in either direction
   std::chrono::nanoseconds upstream_duration_{-1};
   uint64_t bytes_in_ = 0;
   uint64_t bytes_out_ = 0;

@@ -39,6 +39,8 @@ class HeadWriter {
 // Room for everything that is not copied from the other head: our own fields, at their longest.
 constexpr size_t kOwnFieldsBytesMax = 2048;
 
+constexpr std::string_view kChangeToWebSocket = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+
 bool MakeRoom(BufferPool* pool, Buffer* out, size_t bytes) {
   return out->room() >= bytes || (bytes <= BufferPool::kSizes.back() && pool->Grow(out, bytes));
 }
@@ -87,6 +89,7 @@ bool Exchange::BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out
       case FieldKind::kHost:
       case FieldKind::kConnection:
       case FieldKind::kHopByHop:
+      case FieldKind::kUpgrade:
       case FieldKind::kTransferEncoding:
       case FieldKind::kContentLength:
       case FieldKind::kRequestId:
@@ -127,6 +130,7 @@ bool Exchange::BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out
   if (!host_sent && !head_.host.empty()) writer.Field("X-Forwarded-Host", head_.host);
   writer.Field("X-Request-Id", request_id_);
   writer.Field("Via", head_.minor_version == 0 ? "1.0 gateway" : "1.1 gateway");
+  if (upgrading_) writer << kChangeToWebSocket;
   if (head_.chunked) {
     writer << "Transfer-Encoding: chunked\r\n";
   } else if (head_.has_length) {
@@ -146,6 +150,7 @@ bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, 
     switch (answer.kinds[i]) {
       case FieldKind::kConnection:
       case FieldKind::kHopByHop:
+      case FieldKind::kUpgrade:
       case FieldKind::kTransferEncoding:
       case FieldKind::kContentLength:
       case FieldKind::kRequestId:
@@ -160,7 +165,10 @@ bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, 
     }
     writer.Field(field.name, field.value);
   }
-  if (answer.status >= 200) {
+  if (answer.status == 101) {
+    writer.Field("X-Request-Id", request_id_);
+    writer << kChangeToWebSocket;
+  } else if (answer.status >= 200) {
     if (!dated) writer.Field("Date", worker_->HttpDate());
     writer.Field("X-Request-Id", request_id_);
     if (options_.error_details) {

@@ -108,6 +108,10 @@ constexpr std::array<GaugeInfo, static_cast<size_t>(WorkerGauge::kCount)> kGauge
     {"gateway_buffer_bytes", MetricType::Gauge, "Bytes of relay buffers in use."},
     {"gateway_accept_errors_total", MetricType::Counter, "Connections that could not be accepted."},
     {"gateway_bad_requests_total", MetricType::Counter, "Requests refused before a route was looked for."},
+    {"gateway_upgraded_connections", MetricType::Gauge, "Connections that have changed their protocol (WebSocket)."},
+    {"gateway_upgraded_connections_total", MetricType::Counter, "Connections that changed their protocol."},
+    {"gateway_connections_refused_total", MetricType::Counter,
+     "Connections refused by max_connections or max_connections_per_address."},
     {"gateway_retries_total", MetricType::Counter, "Requests sent again, on another connection or endpoint."},
 }};
 

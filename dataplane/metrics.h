@@ -39,7 +39,10 @@ enum class WorkerGauge : uint8_t {
   kBufferBytes,    // gauge: relay buffers in use
   kAcceptErrorsTotal,
   kBadRequestsTotal,  // refused before a route was looked for
-  kRetriesTotal,      // on a fresh connection after a stale one, or on another endpoint after a refused connect
+  kUpgraded,          // gauge: connections that have changed their protocol
+  kUpgradedTotal,
+  kConnectionsRefusedTotal,  // by max_connections or max_connections_per_address
+  kRetriesTotal,             // on a fresh connection after a stale one, or on another endpoint after a refused connect
   kCount,
 };
 

@@ -1,6 +1,7 @@
 // How the two bodies of an exchange flow, both at once: the request's in a task of its own, the answer's in the
 // exchange's. A relay holds at most one buffer each way, which grows while bytes flow and is given back while they
 // don't.
+#include <algorithm>
 #include <array>
 #include <span>
 
@@ -9,16 +10,6 @@
 
 namespace gateway::dataplane {
 namespace {
-
-// The next larger size for a relay whose buffer was filled to the brim.
-size_t Larger(size_t capacity) { return capacity < BufferPool::kLarge ? capacity * 4 : capacity; }
-
-// A buffer of the size that the flow has earned, or a small one where the budget is nearly spent.
-Buffer AcquireForFlow(BufferPool* pool, size_t bytes) {
-  Buffer buffer = pool->Acquire(bytes);
-  if (!buffer && bytes > BufferPool::kSmall) buffer = pool->Acquire(BufferPool::kSmall);
-  return buffer;
-}
 
 // The pieces of one write.
 class Parts {
@@ -74,8 +65,8 @@ Task<void> Exchange::UploadBody(UpstreamConnection* upstream) {
   if (how == Upload::kComplete || how == Upload::kUpstreamFailed) {
     // Now the clock runs for the answer. An endpoint that takes no more may have answered before it stopped reading.
     request_sent_ = request_complete_ = loop().now();
-    upstream->socket.ExtendRead(answer_head_read_ ? loop().now() + service_->policy->response_timeout
-                                                  : AnswerDeadline());
+    upstream->socket.ExtendRead(
+        answer_head_read_ ? std::min(loop().now() + service_->policy->response_timeout, ends_at_) : AnswerDeadline());
   } else if (how != Upload::kStopped) {
     // It ends the exchange with it: nobody waits for an answer any more.
     upstream->socket.Cancel();
@@ -95,7 +86,7 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       co_await Yield(&loop());
       if (stop_upload_) co_return Upload::kStopped;
     }
-    if (!buffer) buffer = AcquireForFlow(&worker_->buffers(), wanted);
+    if (!buffer) buffer = worker_->buffers().AcquireUpTo(wanted);
     if (!buffer) co_return Upload::kOverloaded;
     const size_t room = std::min(buffer.room(), body_.ReadableBytes());
     size_t moved = 0;
@@ -141,7 +132,7 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       co_return Upload::kComplete;
     }
     if (moved == room && room == buffer.capacity() && wanted < BufferPool::kLarge) {
-      wanted = Larger(buffer.capacity());
+      wanted = BufferPool::LargerForFlow(buffer.capacity());
       buffer.Reset();
     }
   }
@@ -203,11 +194,12 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
     size_t written = 0;
     Io io = to.Write(&rest, &written);
     bytes_out_ += written;
-    if (io == Io::kAgain) io = co_await to.WriteRest(rest, options_.write_timeout, &bytes_out_);
+    if (io == Io::kAgain) io = co_await to.WriteRest(rest, options_.write_timeout, &bytes_out_, ends_at_);
     out.Reset();
     if (io != Io::kDone) {
-      attempt.reason = Reason::kClientClosed;
-      attempt.detail = io == Io::kAgain ? "the client stopped reading" : "";
+      const bool late = io == Io::kAgain && OutOfTime();
+      attempt.reason = late ? Reason::kRequestDeadline : Reason::kClientClosed;
+      attempt.detail = late ? kMaxDurationDetail : io == Io::kAgain ? "the client stopped reading" : "";
       client_->EndAfterThis();
       if (io == Io::kAgain) client_->ResetAtEnd();
       co_return attempt;
@@ -227,11 +219,16 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
       this_turn = 0;
       co_await Yield(&loop());
     }
+    if (OutOfTime()) {
+      attempt.reason = Reason::kRequestDeadline;
+      attempt.detail = kMaxDurationDetail;
+      break;
+    }
     // More of it, into a larger buffer where the flow has earned one.
     if (input.empty() && input.capacity() < wanted) input.Reset();
     bool truncated = false;
     while (input.empty() && !ended) {
-      if (!input) input = AcquireForFlow(&worker_->buffers(), wanted);
+      if (!input) input = worker_->buffers().AcquireUpTo(wanted);
       if (!input) {
         attempt.reason = Reason::kOverloaded;
         truncated = true;
@@ -244,16 +241,24 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
         input.Filled(moved);
         this_turn += moved;
         // Filled to the brim: the next read may take more.
-        if (moved == input.capacity() && wanted < BufferPool::kLarge) wanted = Larger(input.capacity());
+        if (moved == input.capacity() && wanted < BufferPool::kLarge)
+          wanted = BufferPool::LargerForFlow(input.capacity());
       } else if (io == Io::kAgain) {
         input.Reset();
         this_turn = 0;
         // While the request is still on its way the endpoint may be waiting for it.
-        const Wait wait = co_await from.Readable(
-            upload_ == Upload::kRunning ? TimePoint::max() : loop().now() + service_->policy->response_timeout);
+        const TimePoint patience =
+            upload_ == Upload::kRunning ? TimePoint::max() : loop().now() + service_->policy->response_timeout;
+        const Wait wait = co_await from.Readable(std::min(patience, ends_at_));
         if (wait == Wait::kReady) continue;
-        attempt.reason = wait == Wait::kTimeout ? Reason::kUpstreamTimeout : EndOfWait(wait).reason;
-        attempt.detail = wait == Wait::kTimeout ? "the answer stopped" : "";
+        if (wait == Wait::kTimeout && !OutOfTime()) {
+          attempt.reason = Reason::kUpstreamTimeout;
+          attempt.detail = "the answer stopped";
+        } else {
+          const Attempt end = EndOfWait(wait);
+          attempt.reason = end.reason;
+          attempt.detail = wait == Wait::kTimeout ? end.detail : "";
+        }
         truncated = true;
         break;
       } else if (io == Io::kEnd && body.until_close()) {
@@ -279,7 +284,7 @@ Task<Io> Exchange::SendToClient(std::span<iovec> parts) {
   const Io io = client_->socket.Write(&parts, &written);
   bytes_out_ += written;
   if (io != Io::kAgain) co_return io;
-  co_return co_await client_->socket.WriteRest(parts, options_.write_timeout, &bytes_out_);
+  co_return co_await client_->socket.WriteRest(parts, options_.write_timeout, &bytes_out_, ends_at_);
 }
 
 }  // namespace gateway::dataplane

@@ -116,13 +116,13 @@ Io Socket::Write(std::span<iovec>* parts, size_t* moved) {
   return Io::kDone;
 }
 
-Task<Io> Socket::WriteRest(std::span<iovec> parts, std::chrono::milliseconds stall, uint64_t* moved) {
+Task<Io> Socket::WriteRest(std::span<iovec> parts, std::chrono::milliseconds stall, uint64_t* moved, TimePoint until) {
   for (;;) {
     size_t now = 0;
     const Io io = Write(&parts, &now);
     *moved += now;
     if (io != Io::kAgain) co_return io;
-    const Wait wait = co_await Writable(loop_->now() + stall);
+    const Wait wait = co_await Writable(std::min(loop_->now() + stall, until));
     if (wait != Wait::kReady) co_return wait == Wait::kTimeout ? Io::kAgain : Io::kError;
   }
 }
@@ -201,17 +201,18 @@ void Socket::EndIdle() {
   read_timer_.Disarm();
 }
 
+std::string IpText(const in6_addr& address) {
+  char text[INET6_ADDRSTRLEN] = "";
+  const bool v4 = IN6_IS_ADDR_V4MAPPED(&address);
+  inet_ntop(v4 ? AF_INET : AF_INET6, address.s6_addr + (v4 ? 12 : 0), text, sizeof text);
+  return text;
+}
+
 std::string IpText(const sockaddr_storage& address) {
   char text[INET6_ADDRSTRLEN] = "";
+  if (address.ss_family == AF_INET6) return IpText(reinterpret_cast<const sockaddr_in6&>(address).sin6_addr);
   if (address.ss_family == AF_INET) {
     inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in&>(address).sin_addr, text, sizeof text);
-  } else if (address.ss_family == AF_INET6) {
-    const in6_addr& v6 = reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
-    if (IN6_IS_ADDR_V4MAPPED(&v6)) {
-      inet_ntop(AF_INET, v6.s6_addr + 12, text, sizeof text);
-    } else {
-      inet_ntop(AF_INET6, &v6, text, sizeof text);
-    }
   }
   return text;
 }

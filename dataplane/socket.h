@@ -2,6 +2,7 @@
 #ifndef GATEWAY_DATAPLANE_SOCKET_H_
 #define GATEWAY_DATAPLANE_SOCKET_H_
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -53,8 +54,10 @@ class Socket {
   // Moves `parts` on past what was written. kDone: all of it; kAgain: not all.
   Io Write(std::span<iovec>* parts, size_t* moved);
 
-  // Write until all is out. Each stall lasts at most `stall`. `moved` counts up.
-  Task<Io> WriteRest(std::span<iovec> parts, std::chrono::milliseconds stall, uint64_t* moved);
+  // Write until all is out. Each stall lasts at most `stall`, the whole not beyond `until`; then kAgain. `moved` counts
+  // up.
+  Task<Io> WriteRest(std::span<iovec> parts, std::chrono::milliseconds stall, uint64_t* moved,
+                     TimePoint until = TimePoint::max());
 
   class Awaiter;
   Awaiter Readable(TimePoint deadline);
@@ -155,6 +158,7 @@ inline void Socket::ExtendRead(TimePoint deadline) {
 std::string AddressText(const sockaddr_storage& address);
 // The address alone, IPv4-mapped IPv6 as IPv4: "10.0.0.7", "2001:db8::1".
 std::string IpText(const sockaddr_storage& address);
+std::string IpText(const in6_addr& address);
 uint16_t PortOf(const sockaddr_storage& address);
 
 }  // namespace gateway::dataplane

@@ -102,7 +102,7 @@ FieldKind ClassifyFolded(std::string_view name) {
       if (is("transfer-encoding")) return FieldKind::kTransferEncoding;
       break;
     case 'u':
-      if (is("upgrade")) return FieldKind::kHopByHop;
+      if (is("upgrade")) return FieldKind::kUpgrade;
       if (is("user-agent")) return FieldKind::kUserAgent;
       break;
     case 'v':
@@ -184,7 +184,9 @@ struct FieldSink {
         head->close = true;
       } else if (EqualsIgnoreCase(option, "keep-alive")) {
         head->keep_alive = true;
-      } else if (!EqualsIgnoreCase(option, "upgrade")) {
+      } else if (EqualsIgnoreCase(option, "upgrade")) {
+        head->upgrade = true;
+      } else {
         if (head->nominated.size() >= kNominatedMax)
           return Refuse(Reason::kBadRequest, "Connection names too many fields");
         head->nominated.push_back(option);
@@ -376,6 +378,20 @@ FieldKind ClassifyField(std::string_view name) {
   const FieldKind kind = ClassifyFolded(name);
   if (kind == FieldKind::kOther || name.find('_') == std::string_view::npos) return kind;
   return FieldKind::kLookalike;
+}
+
+bool Head::NamesWebSocket() const {
+  if (!upgrade) return false;
+  for (size_t i = 0; i < fields.size(); ++i) {
+    if (kinds[i] != FieldKind::kUpgrade) continue;
+    std::string_view list = fields[i].value;
+    while (!list.empty()) {
+      const size_t comma = list.find(',');
+      if (EqualsIgnoreCase(Trim(list.substr(0, comma)), "websocket")) return true;
+      list = comma == std::string_view::npos ? std::string_view() : list.substr(comma + 1);
+    }
+  }
+  return false;
 }
 
 bool Head::Nominates(std::string_view name) const {

@@ -25,7 +25,8 @@ enum class FieldKind : uint8_t {
   kOther,
   kHost,
   kConnection,
-  kHopByHop,  // Keep-Alive, Proxy-Connection, Proxy-Authenticate, Proxy-Authorization, TE, Trailer, Upgrade
+  kHopByHop,  // Keep-Alive, Proxy-Connection, Proxy-Authenticate, Proxy-Authorization, TE, Trailer
+  kUpgrade,
   kTransferEncoding,
   kContentLength,
   kExpect,
@@ -54,6 +55,7 @@ struct Head {
   uint64_t length = 0;
   bool close = false;       // Connection: close
   bool keep_alive = false;  // Connection: keep-alive
+  bool upgrade = false;     // Connection: upgrade
   size_t bytes = 0;
 
   // Empty again, for the next head.
@@ -62,10 +64,12 @@ struct Head {
     kinds.clear();
     nominated.clear();
     minor_version = 1;
-    chunked = has_length = close = keep_alive = false;
+    chunked = has_length = close = keep_alive = upgrade = false;
     length = bytes = 0;
   }
 
+  // Whether it asks for, or agrees to, a change to WebSocket (RFC 9110, section 7.8; RFC 6455, section 4).
+  bool NamesWebSocket() const;
   // Whether Connection takes this field away with it. Host, Content-Length, Authorization and the forwarding fields it
   // can't.
   bool Nominates(std::string_view name) const;
