@@ -10,12 +10,20 @@
 #include <string>
 
 #include "dataplane/buffer_pool.h"
+#include "dataplane/listener.h"
 #include "dataplane/socket.h"
 #include "dataplane/task.h"
 
 namespace gateway::dataplane {
 
 class Worker;
+
+// What one connection too many is told.
+inline constexpr std::string_view kTooManyConnections =
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 83\r\n"
+    "X-Gateway-Reason: overloaded\r\nConnection: close\r\n\r\n"
+    R"({"error": "Service temporarily unavailable", "code": 503, "reason": "overloaded"})"
+    "\r\n";
 
 // Lives on one worker, from accept to close; owns itself. Between two requests it holds no buffer.
 class ClientConnection {
@@ -26,8 +34,9 @@ class ClientConnection {
   static constexpr size_t kLingerBytesMax = 4 << 20;
   static constexpr std::chrono::milliseconds kLingerTime{2000};
 
-  // Takes over an accepted, non-blocking descriptor.
-  static void Start(Worker* worker, int fd, const sockaddr_storage& peer);
+  // Takes over an accepted, non-blocking descriptor. `proxy_header`: what it begins with where the peer is a trusted
+  // proxy.
+  static void Start(Worker* worker, int fd, const sockaddr_storage& address, ProxyHeaderMode proxy_header);
   ~ClientConnection();
 
   // Ends it if it is between two requests.
@@ -36,10 +45,12 @@ class ClientConnection {
   }
 
   Socket socket;
-  Buffer input;         // what was read and not used yet
-  const in6_addr peer;  // IPv4 as IPv4-mapped
-  const std::string peer_ip;
-  const bool peer_trusted;  // X-Forwarded-* of this peer are believed
+  Buffer input;  // what was read and not used yet
+  // The address at the other end, or the one that a PROXY header told of: who the client is, unless a trusted peer's
+  // X-Forwarded-For knows better.
+  in6_addr peer;  // IPv4 as IPv4-mapped
+  std::string peer_ip;
+  bool peer_trusted;  // X-Forwarded-* of this peer are believed
 
   // Said by the exchange: no further request on this connection; `reset`: and the client shall see that its answer is
   // cut off.
@@ -59,12 +70,16 @@ class ClientConnection {
 
  private:
   ClientConnection(Worker* worker, const sockaddr_storage& address, const in6_addr& peer_address);
-  static Detached Run(std::unique_ptr<ClientConnection> self);
+  static Detached Run(std::unique_ptr<ClientConnection> self, ProxyHeaderMode proxy_header);
+  bool CountAddress();                               // false: this address has too many already
+  Task<bool> ReadProxyHeader(ProxyHeaderMode mode);  // false: the connection is of no use
+  Task<void> RefuseAndLinger(std::string_view answer);
   Task<void> Serve();
   Task<bool> ServeExchange();  // false: there was no request
   Task<void> Linger();
 
   Worker* const worker_;
+  bool counted_ = false;  // by its address
   bool idle_ = false;
   bool ending_ = false;
   bool lingers_ = false;

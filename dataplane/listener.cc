@@ -66,28 +66,43 @@ int Listen(const Address& address, bool shared) {
   return fd;
 }
 
+ProxyHeaderMode ModeOf(v1::Listener::ProxyProtocol setting) {
+  switch (setting) {
+    case v1::Listener::ENABLED:
+      return ProxyHeaderMode::kRequired;
+    case v1::Listener::OPTIONAL:
+      return ProxyHeaderMode::kOptional;
+    default:
+      return ProxyHeaderMode::kNone;
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int workers) {
-  std::vector<HostPort> wanted;
+  struct Wanted {
+    HostPort at;
+    ProxyHeaderMode proxy_header = ProxyHeaderMode::kNone;
+  };
+  std::vector<Wanted> wanted;
   const bool everywhere = server.listeners_size() == 0;
   if (everywhere) {
     const auto port = static_cast<uint16_t>(server.port());
-    wanted = {{"0.0.0.0", port}, {"::", port}};
+    wanted = {{{"0.0.0.0", port}}, {{"::", port}}};
   }
   for (const v1::Listener& each : server.listeners()) {
     const auto parsed = ParseHostPort(each.address());
     if (!parsed.ok()) return parsed.status();
-    wanted.push_back(*parsed);
+    wanted.push_back({*parsed, ModeOf(each.proxy_protocol())});
   }
   ListenerSet set;
   set.of_worker.resize(static_cast<size_t>(workers));
   absl::Cleanup close_all = [&set] {
-    for (const auto& fds : set.of_worker) {
-      for (const int fd : fds) close(fd);
+    for (const auto& sockets : set.of_worker) {
+      for (const ListeningSocket& each : sockets) close(each.fd);
     }
   };
-  for (HostPort at : wanted) {
+  for (auto& [at, proxy_header] : wanted) {
     // All interfaces, at any port: one port for both families.
     if (everywhere && at.port == 0) at.port = set.port;
     auto address = ToAddress(at);
@@ -102,13 +117,13 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
       return absl::UnavailableError(
           Concat("cannot listen on ", AddressText(address->storage), ": ", std::strerror(errno)));
     }
-    for (auto& fds : set.of_worker) {
+    for (auto& sockets : set.of_worker) {
       const int fd = Listen(*address, true);
       if (fd < 0) {
         return absl::UnavailableError(
             Concat("cannot listen on ", AddressText(address->storage), ": ", std::strerror(errno)));
       }
-      fds.push_back(fd);
+      sockets.push_back({fd, proxy_header});
       // The first worker's bind chose the port for the others.
       (void)getsockname(fd, reinterpret_cast<sockaddr*>(&address->storage),
                         &address->length);  // else the text has the wanted one

@@ -11,10 +11,18 @@
 
 namespace gateway::dataplane {
 
+// What a connection of a trusted proxy begins with (Listener.proxy_protocol).
+enum class ProxyHeaderMode : uint8_t { kNone, kRequired, kOptional };
+
+struct ListeningSocket {
+  int fd = -1;  // non-blocking, listening
+  ProxyHeaderMode proxy_header = ProxyHeaderMode::kNone;
+};
+
 struct ListenerSet {
-  std::vector<std::vector<int>> of_worker;  // non-blocking, listening; whoever takes them closes them
-  std::vector<std::string> addresses;       // as bound, for people
-  uint16_t port = 0;                        // of the first address
+  std::vector<std::vector<ListeningSocket>> of_worker;  // whoever takes them closes them
+  std::vector<std::string> addresses;                   // as bound, for people
+  uint16_t port = 0;                                    // of the first address
 };
 
 // Binds server.listeners, or all interfaces at server.port (IPv6 where the machine has it). Port 0 is any free one, the

@@ -114,11 +114,11 @@ int Run(int argc, char** argv) {
   const auto first_state = runtime.Bind(empty.snapshot, EndpointTable(), false);
 
   BufferBudget budget(config.server().buffer_budget());
-  ProcessCounters counters;
+  ConnectionCounts counts;
   Worker::Shared shared;
   shared.options = &*options;
   shared.budget = &budget;
-  shared.counters = &counters;
+  shared.counts = &counts;
   shared.metrics_page = [&metrics] { return MetricsReply(metrics).body; };
   std::vector<std::unique_ptr<Worker>> workers;
   workers.reserve(static_cast<size_t>(worker_count));
@@ -196,7 +196,7 @@ int Run(int argc, char** argv) {
   {
     std::unique_lock lock(mutex);
     if (!all_drained.wait_until(lock, deadline, [&] { return drained; })) {
-      spdlog::warn("{} connections were still open after drain_timeout", counters.connections.load());
+      spdlog::warn("{} connections were still open after drain_timeout", counts.connections.load());
     }
   }
   for (const auto& worker : workers) worker->Stop();

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/numbers.h"
@@ -68,6 +69,9 @@ absl::StatusOr<ServerOptions> ServerOptions::From(const v1::Bootstrap& bootstrap
   options.reject_encoded_slashes = server.encoded_slashes() == v1::ServerSection::REJECT;
   options.log_requests = bootstrap.logging().level() <= v1::LoggingSection::INFO;
   options.max_connections = server.max_connections();
+  options.max_connections_per_address = server.max_connections_per_address() > 0
+                                            ? server.max_connections_per_address()
+                                            : std::max<int64_t>(1, options.max_connections / 2);
   options.max_header_bytes = server.max_header_bytes();
   for (const std::string& cidr : server.trusted_proxies()) {
     if (absl::Status status = options.trusted_proxies.Add(cidr); !status.ok()) return status;

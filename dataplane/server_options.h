@@ -45,6 +45,7 @@ struct ServerOptions {
   bool reject_encoded_slashes = false;
   bool log_requests = true;
   int64_t max_connections = 50'000;
+  int64_t max_connections_per_address = 25'000;
   size_t max_header_bytes = 64 * 1024;
   AddressSet trusted_proxies;
 

@@ -15,24 +15,18 @@ namespace gateway::dataplane {
 namespace {
 
 constexpr std::chrono::milliseconds kAcceptRetry{100};  // after running out of descriptors
-constexpr std::chrono::seconds kAcceptErrorLogInterval{1};
+constexpr std::chrono::seconds kWarnInterval{1};
 constexpr int kAcceptsPerTurnMax = 256;  // then those who are connected have their turn
-
-constexpr std::string_view kTooManyConnections =
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 83\r\n"
-    "X-Gateway-Reason: overloaded\r\nConnection: close\r\n\r\n"
-    R"({"error": "Service temporarily unavailable", "code": 503, "reason": "overloaded"})"
-    "\r\n";
 
 }  // namespace
 
 struct Worker::Listener {
   Worker* worker;
-  int fd;
+  ListeningSocket socket;
   IoSlot* slot = nullptr;
 };
 
-Worker::Worker(int index, const Shared& shared, const std::vector<int>& listeners, WorkerShard* metrics,
+Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocket>& listeners, WorkerShard* metrics,
                AccessLogBuffer* log, std::shared_ptr<const ServingState> state)
     : index_(index),
       shared_(shared),
@@ -46,7 +40,7 @@ Worker::Worker(int index, const Shared& shared, const std::vector<int>& listener
       flush_timer_(&loop_, &Worker::OnFlush, this),
       accept_timer_(&loop_, &Worker::OnAcceptRetry, this),
       idle_timer_(&loop_, &Worker::OnIdleGrace, this) {
-  for (const int fd : listeners) listeners_.push_back(std::make_unique<Listener>(Listener{this, fd}));
+  for (const ListeningSocket& each : listeners) listeners_.push_back(std::make_unique<Listener>(Listener{this, each}));
 }
 
 Worker::~Worker() {
@@ -59,7 +53,7 @@ void Worker::Start() {
   thread_ = std::thread([this] {
     (void)pthread_setname_np(pthread_self(), ("worker-" + std::to_string(index_)).c_str());  // for people only
     for (const auto& listener : listeners_) {
-      listener->slot = loop_.Add(listener->fd, &Worker::OnAcceptable, listener.get());
+      listener->slot = loop_.Add(listener->socket.fd, &Worker::OnAcceptable, listener.get());
       if (listener->slot == nullptr) spdlog::error("worker {} cannot listen: {}", index_, std::strerror(errno));
     }
     loop_.Run();
@@ -111,7 +105,7 @@ void Worker::CheckDrained() {
 void Worker::CloseListeners() {
   for (const auto& listener : listeners_) {
     if (listener->slot != nullptr) loop_.Release(listener->slot);
-    close(listener->fd);
+    close(listener->socket.fd);
   }
   listeners_.clear();
 }
@@ -134,22 +128,17 @@ void Worker::Accept(Listener* listener) {
     }
     sockaddr_storage peer{};
     socklen_t length = sizeof peer;
-    const int fd = accept4(listener->fd, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    const int fd =
+        accept4(listener->socket.fd, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
       metrics_->Add(WorkerGauge::kClientConnectionsTotal, 1);
-      if (shared_.counters->connections.load(std::memory_order_relaxed) >= options().max_connections) {
-        // As far as it goes: a connection too many gets no memory of ours. What it has sent already is read, so that
-        // the close resets nothing.
-        (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);
-        shutdown(fd, SHUT_WR);
-        char sink[4096];
-        while (recv(fd, sink, sizeof sink, MSG_DONTWAIT) == static_cast<ssize_t>(sizeof sink)) {
-        }
-        close(fd);
+      if (counts().connections.load(std::memory_order_relaxed) >= options().max_connections) {
+        if (MayWarn()) spdlog::warn("worker {} refuses connections: server.max_connections are open", index_);
+        RefuseConnection(fd);
         continue;
       }
       try {
-        ClientConnection::Start(this, fd, peer);
+        ClientConnection::Start(this, fd, peer, listener->socket.proxy_header);
       } catch (const std::exception& error) {
         spdlog::error("worker {} cannot take a connection: {}", index_, error.what());
       }
@@ -159,13 +148,28 @@ void Worker::Accept(Listener* listener) {
     if (errno == EINTR || errno == ECONNABORTED) continue;
     metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
     // Out of descriptors: what is connected is served on; said once a second, not once a try.
-    if (loop_.now() - accept_error_logged_ >= kAcceptErrorLogInterval) {
-      accept_error_logged_ = loop_.now();
-      spdlog::error("worker {} cannot accept connections: {}", index_, std::strerror(errno));
-    }
+    if (MayWarn()) spdlog::error("worker {} cannot accept connections: {}", index_, std::strerror(errno));
     accept_timer_.Arm(loop_.now() + kAcceptRetry);
     return;
   }
+}
+
+// As far as it goes: a connection too many gets no memory of ours. What it has sent already is read, so that the close
+// resets nothing.
+void Worker::RefuseConnection(int fd) {
+  metrics_->Add(WorkerGauge::kConnectionsRefusedTotal, 1);
+  (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);
+  shutdown(fd, SHUT_WR);
+  char sink[4096];
+  while (recv(fd, sink, sizeof sink, MSG_DONTWAIT) == static_cast<ssize_t>(sizeof sink)) {
+  }
+  close(fd);
+}
+
+bool Worker::MayWarn() {
+  if (loop_.now() - warned_at_ < kWarnInterval) return false;
+  warned_at_ = loop_.now();
+  return true;
 }
 
 void Worker::Register(ClientConnection* connection) {
@@ -173,7 +177,7 @@ void Worker::Register(ClientConnection* connection) {
   if (connections_ != nullptr) connections_->previous = connection;
   connections_ = connection;
   ++connection_count_;
-  shared_.counters->connections.fetch_add(1, std::memory_order_relaxed);
+  counts().connections.fetch_add(1, std::memory_order_relaxed);
   metrics_->Add(WorkerGauge::kClientConnections, 1);
 }
 
@@ -185,7 +189,7 @@ void Worker::Unregister(ClientConnection* connection) {
   }
   if (connection->next != nullptr) connection->next->previous = connection->previous;
   --connection_count_;
-  shared_.counters->connections.fetch_sub(1, std::memory_order_relaxed);
+  counts().connections.fetch_sub(1, std::memory_order_relaxed);
   metrics_->Add(WorkerGauge::kClientConnections, -1);
   if (draining_ && connection_count_ == 0) loop_.Defer([this] { CheckDrained(); });
 }

@@ -14,7 +14,9 @@
 #include "absl/random/random.h"
 #include "dataplane/access_log.h"
 #include "dataplane/buffer_pool.h"
+#include "dataplane/connection_counts.h"
 #include "dataplane/event_loop.h"
+#include "dataplane/listener.h"
 #include "dataplane/metrics.h"
 #include "dataplane/server_options.h"
 #include "dataplane/serving_state.h"
@@ -45,24 +47,19 @@ class StateRef {
   LocalState* local_;
 };
 
-// Counts what all workers share.
-struct ProcessCounters {
-  std::atomic<int64_t> connections{0};
-};
-
 class Worker {
  public:
   struct Shared {
     const ServerOptions* options;
     BufferBudget* budget;
-    ProcessCounters* counters;
+    ConnectionCounts* counts;
     // Answers /metrics on the main port; may be null.
     std::function<std::string()> metrics_page;
   };
 
   // Takes over `listeners` (bound, listening, non-blocking).
-  Worker(int index, const Shared& shared, const std::vector<int>& listeners, WorkerShard* metrics, AccessLogBuffer* log,
-         std::shared_ptr<const ServingState> state);
+  Worker(int index, const Shared& shared, const std::vector<ListeningSocket>& listeners, WorkerShard* metrics,
+         AccessLogBuffer* log, std::shared_ptr<const ServingState> state);
   ~Worker();
 
   void Start();
@@ -93,9 +90,12 @@ class Worker {
   void NewRequestId(char (&text)[33]);
   // After a line was written: it is flushed within AccessLog::kFlushInterval.
   void LogWritten();
+  // Whether a warning about what clients do may be logged now: once a second.
+  bool MayWarn();
   // Scratch for one step without a wait in it.
   std::string& scratch() { return scratch_; }
 
+  ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
   void Unregister(ClientConnection* connection);
 
@@ -103,6 +103,7 @@ class Worker {
   struct Listener;
   static void OnAcceptable(void* listener, uint32_t events);
   void Accept(Listener* listener);
+  void RefuseConnection(int fd);
   void CloseListeners();
   void CheckDrained();
   static void OnFlush(void* self);
@@ -131,7 +132,7 @@ class Worker {
   bool flush_armed_ = false;
   Timer accept_timer_;
   Timer idle_timer_;
-  TimePoint accept_error_logged_{};
+  TimePoint warned_at_{};
   int64_t date_second_ = -1;
   char date_[32];
   std::thread thread_;

@@ -23,7 +23,12 @@ DataPlane::DataPlane(Options options) {
   const auto ports = FreePorts(2);
   port_ = ports[0];
   metrics_port_ = ports[1];
-  std::string config = Concat("server: { port: ", port_, ", workers: ", options.workers,
+  std::string listeners;
+  if (!options.proxy_protocol.empty()) {
+    listeners =
+        Concat(", listeners: [{ address: \"127.0.0.1:", port_, "\", proxy_protocol: ", options.proxy_protocol, " }]");
+  }
+  std::string config = Concat("server: { port: ", port_, ", workers: ", options.workers, listeners,
                               " }\nmetrics: { port: ", metrics_port_, " }\ndata_plane:\n  name: ", options.name, "\n");
   if (!options.policy.empty()) {
     Append(&config, "  policy_files: [\"", directory_.Write("policy.yaml", options.policy), "\"]\n");

@@ -26,6 +26,7 @@ class DataPlane {
     int workers = 2;
     std::vector<std::string> sets = {};  // "server.idle_timeout=1s"
     std::string cache_dir = {};
+    std::string proxy_protocol = {};  // of its listener
     bool wait_ready = true;
   };
   explicit DataPlane(Options options);
