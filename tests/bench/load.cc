@@ -54,7 +54,7 @@ constexpr char kHelp[] =
   --close 1         a new connection for each request
   --idle S          opens the connections, gets one answer on each, and leaves them idle for S seconds
   --watch PID       measures the CPU time and the memory of this process too; any number
-SIGUSR1: what is due from now on counts as marked too, until SIGUSR2.
+SIGUSR1: what is due from now on counts as marked, until SIGUSR2. SIGTERM: ends now, and reports.
 )";
 
 int64_t NowNs() {
@@ -214,6 +214,7 @@ class Message {
 };
 
 volatile std::sig_atomic_t marking = 0;
+volatile std::sig_atomic_t stopping = 0;
 
 class Load {
  public:
@@ -280,6 +281,7 @@ class Load {
         idle_.pop_front();
         Issue(connection, TakeDue(now));
       }
+      if (stopping != 0) end_ns_ = now;
       if (now >= end_ns_ || (options_.requests > 0 && issued_ >= options_.requests)) break;
       if (errors_.sum() > kErrorsMax) Give("too many errors");
       const int64_t next = options_.rate > 0 && !idle_.empty() ? std::min(end_ns_, NextDue()) : end_ns_;
@@ -315,16 +317,17 @@ class Load {
   }
 
   int Report() const {
-    std::printf(
-        R"({"requests": %)" PRIu64 R"(, "seconds": %.3f, "requests_per_second": %.1f, "bytes_sent": %)" PRIu64
-        R"(, "bytes_received": %)" PRIu64 R"(, "cpu_seconds": %.6f, "rss_bytes": %)" PRIu64
-        R"(, "own_cpu_seconds": %.6f, "unsent": %)" PRIu64 R"(, "errors": %)" PRIu64
-        R"(, "errors_by_kind": {"connect": %)" PRIu64 R"(, "reset": %)" PRIu64 R"(, "status": %)" PRIu64
-        R"(, "malformed": %)" PRIu64 R"(, "timeout": %)" PRIu64 R"(}, "latency_us": %s, "marked_latency_us": %s})"
-        "\n",
-        requests_, elapsed_seconds_, static_cast<double>(requests_) / elapsed_seconds_, bytes_sent_, bytes_received_,
-        usage_.cpu_seconds, usage_.rss_bytes, self_cpu_seconds_, unsent_, errors_.sum(), errors_.connect, errors_.reset,
-        errors_.status, errors_.malformed, errors_.timeout, latencies_.Json().c_str(), marked_.Json().c_str());
+    std::printf(R"({"requests": %)" PRIu64 R"(, "seconds": %.3f, "requests_per_second": %.1f, "bytes_sent": %)" PRIu64
+                R"(, "bytes_received": %)" PRIu64 R"(, "cpu_seconds": %.6f, "rss_bytes": %)" PRIu64
+                R"(, "own_cpu_seconds": %.6f, "unsent": %)" PRIu64 R"(, "errors": %)" PRIu64
+                R"(, "errors_by_kind": {"connect": %)" PRIu64 R"(, "reset": %)" PRIu64 R"(, "status": %)" PRIu64
+                R"(, "malformed": %)" PRIu64 R"(, "timeout": %)" PRIu64
+                R"(}, "latency_us": %s, "unmarked_latency_us": %s, "marked_latency_us": %s})"
+                "\n",
+                requests_, elapsed_seconds_, static_cast<double>(requests_) / elapsed_seconds_, bytes_sent_,
+                bytes_received_, usage_.cpu_seconds, usage_.rss_bytes, self_cpu_seconds_, unsent_, errors_.sum(),
+                errors_.connect, errors_.reset, errors_.status, errors_.malformed, errors_.timeout,
+                latencies_.Json().c_str(), unmarked_.Json().c_str(), marked_.Json().c_str());
     return 0;
   }
 
@@ -449,7 +452,7 @@ class Load {
       ++requests_;
       const int64_t latency = NowNs() - connection->due_ns;
       latencies_.Add(latency);
-      if (connection->marked) marked_.Add(latency);
+      (connection->marked ? marked_ : unmarked_).Add(latency);
     }
     if (options_.close) {
       connection->ending = true;  // the server closes first; that is waited for, as its part of the work
@@ -506,6 +509,7 @@ class Load {
   Usage usage_;
   Errors errors_;
   Histogram latencies_;
+  Histogram unmarked_;
   Histogram marked_;
 };
 
@@ -584,7 +588,11 @@ Options Parse(int argc, char** argv) {
 int main(int argc, char** argv) {
   gateway::bench::Load load(gateway::bench::Parse(argc, argv));
   struct sigaction on {};
-  on.sa_handler = [](int signal) { gateway::bench::marking = signal == SIGUSR1 ? 1 : 0; };
+  on.sa_handler = [](int signal) {
+    if (signal == SIGTERM) gateway::bench::stopping = 1;
+    gateway::bench::marking = signal == SIGUSR1 ? 1 : 0;
+  };
+  (void)sigaction(SIGTERM, &on, nullptr);
   (void)sigaction(SIGUSR1, &on, nullptr);
   (void)sigaction(SIGUSR2, &on, nullptr);
   (void)prctl(PR_SET_TIMERSLACK, 1);  // request times are 50 us apart at 20,000 a second; the default slack is as long
