@@ -9,6 +9,8 @@ declare -A port_of=() # by name of a program
 #   10k   10,000 routes; without it 10 (and /svc)
 #   idle  fresh, for many connections
 #   small for few of them
+#   bulk  buffers of 64 KiB (HAProxy): the best for big bodies, of 16, 64 and 256 KiB
+#   splice  big bodies by splice(2) (HAProxy), which beats any buffer where a body has a length
 #   two   two workers (gateway)
 #   swap  fed by a control plane (gateway)
 
@@ -58,6 +60,10 @@ start_instance() {
       ;;
     haproxy)
       fill haproxy.cfg "${values[@]}" > "$file"
+      case $name in
+        *-bulk) sed -i 's/^  nbthread .*/&\n  tune.bufsize 65536/' "$file" ;;
+        *-splice) sed -i 's/^  http-reuse .*/&\n  option splice-request\n  option splice-response/' "$file" ;;
+      esac
       start "$name" taskset -c "$cores" haproxy -db -f "$file"
       ;;
     envoy)
@@ -213,9 +219,10 @@ readonly swap_path=/api/v1/service-77/part-77/items/7
 ctl() { GATEWAY_SERVER=127.0.0.1:$admin_port chrt --idle 0 taskset -c "$load_core" "$bin/gatewayctl" --timeout 60s "$@"; }
 
 start_controlplane() { # CONFIG
-  # Only the data plane is measured: control plane and gatewayctl get what time is left over.
-  start controlplane chrt --idle 0 taskset -c "$load_core" "$bin/gateway-controlplane" --config "$1"
+  start controlplane taskset -c "$load_core" "$bin/gateway-controlplane" --config "$1"
   ready controlplane "$admin_port"
+  # Only the data plane is measured: once it runs, the control plane gets what time is left over, as gatewayctl does.
+  chrt --idle --all-tasks --pid 0 "${pid_of[controlplane]}"
 }
 
 rss_mib() { awk '/^Rss:/ { printf "%.1f", $2 / 1024 }' "/proc/${pid_of[$1]}/smaps_rollup"; }
