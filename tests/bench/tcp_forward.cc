@@ -2,12 +2,7 @@
 // both ways, without looking at them. One thread, epoll, edge-triggered, buffers used again.
 //
 //   tcp_forward LISTEN_PORT UPSTREAM_PORT     (both on 127.0.0.1)
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -17,11 +12,13 @@
 #include <memory>
 #include <vector>
 
+#include "tests/bench/sockets.h"
+
+namespace gateway::bench {
 namespace {
 
 constexpr size_t kBufferBytes = 256 * 1024;  // as large as the gateway's relay buffer grows
 constexpr int kEventsMax = 256;
-constexpr int kBacklog = 1024;
 
 // One direction: what was read from `from` and not yet written to `to`.
 struct Flow {
@@ -74,34 +71,14 @@ struct Pair {
   }
 };
 
-sockaddr_in Loopback(int port) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  return address;
-}
-
 int Fail(const char* what) {
   std::perror(what);
   return 1;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  if (argc != 3) {
-    (void)std::fprintf(stderr, "usage: tcp_forward LISTEN_PORT UPSTREAM_PORT\n");
-    return 2;
-  }
-  const sockaddr_in here = Loopback(std::atoi(argv[1]));
-  const sockaddr_in upstream = Loopback(std::atoi(argv[2]));
-  const int one = 1;
-  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  (void)setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (bind(listener, reinterpret_cast<const sockaddr*>(&here), sizeof here) != 0) return Fail("bind");
-  if (listen(listener, kBacklog) != 0) return Fail("listen");
-
+int Forward(int port, int upstream_port) {
+  const int listener = Listen(port);
+  if (listener < 0) return Fail("listen");
   const int poll = epoll_create1(EPOLL_CLOEXEC);
   epoll_event event{};
   event.events = EPOLLIN;
@@ -116,12 +93,8 @@ int main(int argc, char** argv) {
     if (count < 0 && errno != EINTR) return Fail("epoll_wait");
     for (int i = 0; i < count; ++i) {
       if (events[i].data.ptr == nullptr) {
-        int client = -1;
-        while ((client = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-          const int server = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-          (void)setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-          (void)setsockopt(server, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-          (void)connect(server, reinterpret_cast<const sockaddr*>(&upstream), sizeof upstream);  // EINPROGRESS
+        for (int client = Accept(listener); client >= 0; client = Accept(listener)) {
+          const int server = Connect(upstream_port);
           if (spare.empty()) spare.push_back(std::make_unique<Pair>());
           Pair* pair = spare.back().release();
           spare.pop_back();
@@ -148,4 +121,15 @@ int main(int argc, char** argv) {
     }
     ended.clear();
   }
+}
+
+}  // namespace
+}  // namespace gateway::bench
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    (void)std::fprintf(stderr, "usage: tcp_forward LISTEN_PORT UPSTREAM_PORT\n");
+    return 2;
+  }
+  return gateway::bench::Forward(std::atoi(argv[1]), std::atoi(argv[2]));
 }

@@ -1,0 +1,291 @@
+# shellcheck shell=bash disable=SC2154 # what tools/bench sets
+# Sourced by tools/bench after processes.sh: the programs that are measured, and one measurement. Uses $state, $bin,
+# $out, $load_core, $port_of.
+
+config=$project/tests/bench/config
+declare -A port_of=() # by name of a program
+
+# An instance is KIND or KIND-VARIANT: gateway, nginx, haproxy, envoy, forwarder; the variants are
+#   10k   10,000 routes; without it 10 (and /svc)
+#   idle  fresh, for many connections
+#   small for few of them
+#   bulk  buffers of 64 KiB (HAProxy): the best for big bodies, of 16, 64 and 256 KiB
+#   splice  big bodies by splice(2) (HAProxy), which beats any buffer where a body has a length
+#   two   two workers (gateway)
+#   swap  fed by a control plane (gateway)
+
+# write_routes COUNT: the same routes for everyone, in $state/routes-COUNT.KIND (the gateway's: .gateway.yaml).
+write_routes() {
+  awk -v count="$1" -v base="$state/routes-$1" 'BEGIN {
+    for (i = 0; i < count; i++) {
+      prefix = "/api/v1/service-" i "/part-" i
+      printf "location %s { proxy_pass http://svc; }\n", prefix > (base ".nginx")
+      printf "%s svc\n", prefix > (base ".haproxy")
+      printf "      - { match: { path_separated_prefix: %s }, route: { cluster: svc, timeout: 30s } }\n", prefix > (base ".envoy")
+      printf "---\nkind: Route\nname: route-%d\nmatch: { path: { prefix: %s } }\nservice: svc\n", i, prefix > (base ".gateway.yaml")
+    }
+  }'
+}
+
+# fill FILE NAME=VALUE...: a file of $config with every @NAME@ replaced.
+fill() {
+  local file=$1 pair script=''
+  shift
+  for pair; do script+="s|@${pair%%=*}@|${pair#*=}|g;"; done
+  sed "$script" "$config/$file"
+}
+
+# start_instance NAME: starts it on core 0 and waits until it forwards.
+start_instance() {
+  local name=$1 kind=${1%%-*} routes=$state/routes-10 connections=8192 workers=1 cores=0 file admin source user=''
+  case $name in
+    *-10k) routes=$state/routes-10000 ;;
+    *-idle) connections=$((idle_connections * 6 / 5 + 512)) ;; # (nginx closes idle ones when fewer than 1/16 are left)
+    *-small) connections=512 ;;
+    *-two) workers=2 cores=0,1 ;;
+    *-swap) [ "$(nproc)" -lt 2 ] || cores=0,1 ;; # a policy is compiled beside the worker, on whatever core is free
+  esac
+  free_port 18200 > /dev/null
+  port_of[$name]=$port
+  file=$state/$name.conf
+  free_port 18300 > /dev/null
+  admin=$port
+  [ "$(id -u)" != 0 ] || user='user root;' # its worker reads this run's folder, which is the caller's alone
+  local values=(name="$name" state="$state" port="${port_of[$name]}" admin="$admin" upstream="${port_of[upstream]}" user="$user"
+    connections="$connections" descriptors="$(ulimit -n)" workers="$workers" routes="$routes.$kind")
+  case $kind in
+    nginx)
+      fill nginx.conf "${values[@]}" > "$file"
+      start "$name" taskset -c "$cores" nginx -p "$state" -c "$file"
+      ;;
+    haproxy)
+      fill haproxy.cfg "${values[@]}" > "$file"
+      case $name in
+        *-bulk) sed -i 's/^  nbthread .*/&\n  tune.bufsize 65536/' "$file" ;;
+        *-splice) sed -i 's/^  http-reuse .*/&\n  option splice-request\n  option splice-response/' "$file" ;;
+      esac
+      start "$name" taskset -c "$cores" haproxy -db -f "$file"
+      ;;
+    envoy)
+      fill envoy.yaml "${values[@]}" | sed -e "/@routes_inline@/{r $routes.envoy" -e 'd;}' > "$file"
+      start "$name" taskset -c "$cores" envoy -c "$file" --concurrency 1 --disable-hot-restart --base-id "$((admin - 18300 + 7))" -l warn
+      ;;
+    gateway)
+      { fill policy.yaml "${values[@]}"; cat "$routes.gateway.yaml"; } > "$state/$name-policy.yaml"
+      source="policy_files: [\"$state/$name-policy.yaml\"]"
+      [ "$name" != gateway-swap ] || source="control_planes: [\"127.0.0.1:$stream_port\"]"
+      fill gateway.yaml "${values[@]}" source="$source" admin_listen="$admin_port" stream_listen="$stream_port" \
+        controlplane_metrics="$controlplane_metrics" > "$file"
+      start "$name" taskset -c "$cores" "$bin/gateway-dataplane" --config "$file"
+      ;;
+    forwarder) start "$name" taskset -c "$cores" "$bin/bench-tcp_forward" "${port_of[$name]}" "${port_of[upstream]}" ;;
+  esac
+  ready "$name" "${port_of[$name]}"
+  within 15 curl -sf -o /dev/null "http://127.0.0.1:${port_of[$name]}/svc/small" || die "$name does not answer: $(tail -n 3 "$state/log/$name.log")"
+}
+
+# have NAME: starts it unless it runs already.
+have() { alive "$1" || start_instance "$1"; }
+
+# Logs of millions of requests: none is kept longer than its measurement.
+forget_logs() {
+  local file
+  for file in "$state"/log/haproxy*.log "$state"/log/*-access.log; do [ ! -e "$file" ] || : > "$file"; done
+}
+
+# pids NAME: the process and its children.
+pids() {
+  local pid=${pid_of[$1]}
+  printf '%s ' "$pid" "$(< "/proc/$pid/task/$pid/children")"
+}
+
+# load NAME OPTION...: runs bench-load against it; what it says is in $answer.
+load() {
+  local name=$1 pid
+  shift
+  for pid in $(pids "$name"); do set -- --watch "$pid" "$@"; done
+  answer=$(taskset -c "$load_core" "$bin/bench-load" "${@:1:$#-1}" "${port_of[$name]}" "${*: -1}") || die "no measurement of $name"
+  forget_logs
+}
+
+# field NAME [OBJECT]: prints a number of $answer.
+field() {
+  local text=$answer
+  [ -z "${2:-}" ] || text=${text#*\""$2"\": }
+  text=${text#*\""$1"\": }
+  printf '%s' "${text%%[,\}]*}"
+}
+
+# sample ROW NAME ROUND COST [LATENCIES]: a line of samples.tsv: row, who, round, cost, requests/s, p50 us, p99 us, errors.
+# Cost is an arithmetic expression for awk.
+sample() {
+  local cost
+  cost=$(awk "BEGIN { printf \"%.3f\", $4 }")
+  printf '%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$cost" "$(field requests_per_second)" "$(field p50 "${5:-latency_us}")" \
+    "$(field p99 "${5:-latency_us}")" "$(field errors)" >> "$samples"
+}
+
+readonly mib=1048576 # bytes
+# Fields as a browser sends them; with Host they are 20.
+twenty_fields=()
+while IFS= read -r line; do twenty_fields+=(--field "$line"); done << 'FIELDS'
+User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36
+Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8
+Accept-Language: en-GB,en;q=0.9,de;q=0.8
+Accept-Encoding: gzip, deflate, br
+Cookie: session=6f1c3a0b9d2e4f58a7b6c5d4e3f20191; theme=dark; consent=all; cart=3; lang=en-GB; ab=variant-b
+Referer: https://shop.example.com/catalogue/books/science?page=7&sort=price
+Authorization: Bearer eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl
+Cache-Control: no-cache
+Pragma: no-cache
+DNT: 1
+Sec-Fetch-Dest: document
+Sec-Fetch-Mode: navigate
+Sec-Fetch-Site: same-origin
+Sec-Ch-Ua: "Chromium";v="126", "Not.A/Brand";v="24"
+Sec-Ch-Ua-Mobile: ?0
+Sec-Ch-Ua-Platform: "Linux"
+If-None-Match: "33a64df551425fcc55e4d42a148795d9f25f89d4"
+X-Requested-With: XMLHttpRequest
+Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
+FIELDS
+
+# measure ROW NAME ROUND SECONDS: one measurement of one proxy.
+measure() {
+  local row=$1 name=$2 round=$3 seconds=$4 routes=10
+  case $row in
+    small | workers2) load "$name" --seconds "$seconds" --field 'User-Agent: bench' /svc/small ;;
+    conns1000) load "$name" --seconds "$seconds" --connections 1000 --field 'User-Agent: bench' /svc/small ;;
+    fields20) load "$name" --seconds "$seconds" "${twenty_fields[@]}" /svc/small ;;
+    routes10k)
+      [[ $name != *-10k ]] || routes=10000
+      load "$name" --seconds "$seconds" --field 'User-Agent: bench' --paths "$routes" '/api/v1/service-{n}/part-{n}/items/7'
+      ;;
+    p99)
+      load "$name" --seconds "$seconds" --rate "$rate" --field 'User-Agent: bench' /svc/small
+      sample "$row" "$name" "$round" "$(field p99 latency_us)"
+      return
+      ;;
+    connect) load "$name" --seconds "$seconds" --close 1 --field 'User-Agent: bench' /svc/small ;;
+    download) load "$name" --seconds "$seconds" --connections "$bulk_connections" /svc/1m ;;
+    chunked-down) load "$name" --seconds "$seconds" --connections "$bulk_connections" /svc/1m-chunked ;;
+    upload) load "$name" --seconds "$seconds" --connections "$bulk_connections" --body $((10 * mib)) /svc/upload ;;
+    chunked-up) load "$name" --seconds "$seconds" --connections "$bulk_connections" --body $((10 * mib)) --chunk 16384 /svc/upload ;;
+    idle)
+      # What one connection costs: against the same program as it would be for few connections, since nginx and HAProxy
+      # allocate for as many as are allowed when they start. Both have served some, so that what is allocated once is.
+      local few=${name%-idle}-small rss
+      start_instance "$few"
+      load "$few" --seconds 0.5 /svc/small
+      rss=$(field rss_bytes)
+      stop "$few" 2 KILL || true
+      start_instance "$name"
+      load "$name" --seconds 0.5 /svc/small
+      load "$name" --connections "$idle_connections" --idle 2 /svc/small
+      local open
+      open=$(field connections)
+      rss=$(($(field rss_bytes) - rss))
+      answer="{\"errors\": $((idle_connections - open)), \"requests_per_second\": 0, \"p50\": 0, \"p99\": 0}"
+      sample "$row" "$name" "$round" "$rss / $open"
+      stop "$name" 2 KILL || true
+      return
+      ;;
+  esac
+  case $row in
+    download | chunked-down) sample "$row" "$name" "$round" "1e6 * $(field cpu_seconds) * $mib / $(field bytes_received)" ;;
+    upload | chunked-up) sample "$row" "$name" "$round" "1e6 * $(field cpu_seconds) * $mib / $(field bytes_sent)" ;;
+    *) sample "$row" "$name" "$round" "1e6 * $(field cpu_seconds) / $(field requests)" ;;
+  esac
+}
+
+# find_rate NAME...: sets `rate` to the highest of a few, 20,000 requests/s at most, that all of them sustain here.
+find_rate() {
+  local name
+  for rate in 20000 15000 12000 10000 8000 6000 4000 2000 1000; do
+    for name; do
+      load "$name" --seconds 0.5 --rate "$rate" --field 'User-Agent: bench' /svc/small
+      # All but a hundredth of what was due was answered in time, and the queue was no longer at the end.
+      awk "BEGIN { exit !($(field requests_per_second) >= 0.98 * $rate && $(field unsent) == 0) }" || continue 2
+    done
+    return
+  done
+  say "  not even $rate requests/s are sustained by all of them: the row says nothing"
+}
+
+# --- a change of policy under load ---
+
+readonly swap_path=/api/v1/service-77/part-77/items/7
+
+ctl() { GATEWAY_SERVER=127.0.0.1:$admin_port chrt --idle 0 taskset -c "$load_core" "$bin/gatewayctl" --timeout 60s "$@"; }
+
+start_controlplane() { # CONFIG
+  start controlplane taskset -c "$load_core" "$bin/gateway-controlplane" --config "$1"
+  ready controlplane "$admin_port"
+  # Only the data plane is measured: once it runs, the control plane gets what time is left over, as gatewayctl does.
+  chrt --idle --all-tasks --pid 0 "${pid_of[controlplane]}"
+}
+
+rss_mib() { awk '/^Rss:/ { printf "%.1f", $2 / 1024 }' "/proc/${pid_of[$1]}/smaps_rollup"; }
+
+# start_swap: a control plane with two revisions, each of which changes all 10,000 routes of the other, and its data plane.
+start_swap() {
+  local change=$state/change.yaml
+  fill gateway.yaml name=gateway-swap state="$state" admin_listen="$admin_port" stream_listen="$stream_port" workers=1 \
+    controlplane_metrics="$controlplane_metrics" source='cache_dir: ""' port=1 admin=0 > "$state/controlplane.yaml"
+  start_controlplane "$state/controlplane.yaml"
+  fill policy.yaml upstream="${port_of[upstream]}" > "$change"
+  ctl apply -f "$change" > "$state/log/apply"
+  ctl apply -f "$state/routes-10000.gateway.yaml" > "$state/log/apply"
+  revisions=("$(current_revision)")
+  sed 's/^service: svc$/&\ntimeout: 29s/' "$state/routes-10000.gateway.yaml" > "$change"
+  ctl apply -f "$change" > "$state/log/apply"
+  revisions+=("$(current_revision)")
+  start_instance gateway-swap
+}
+current_revision() { ctl rollout | grep -oE 'revision [0-9]+' | head -n 1 | cut -d ' ' -f 2; }
+
+# change_policy: the other revision, with acknowledgement. Adds to `swaps` and `swaps_ms`; sets `took_ms`.
+change_policy() {
+  local began=${EPOCHREALTIME/[.,]/}
+  ctl rollback "${revisions[$((swaps % 2))]}" --wait > "$state/log/rollback" 2>&1 || die "not applied: $(< "$state/log/rollback")"
+  took_ms=$(((${EPOCHREALTIME/[.,]/} - began) / 1000))
+  swaps=$((swaps + 1)) swaps_ms=$((swaps_ms + took_ms))
+}
+
+# measure_swaps ROUNDS: in each, at a fixed rate, four changes between the two revisions, with as long a pause around each
+# as the last one took. What was due between the command and the data plane's acknowledgement counts as `during`.
+measure_swaps() {
+  local name=gateway-swap pid round i swaps=0 swaps_ms=0 took_ms
+  start_swap
+  for swap_rate in 5000 4000 3000 2000 1000; do # a third of what it can do: what else runs is not to be what is measured
+    load "$name" --seconds 0.5 --rate $((swap_rate * 3)) "$swap_path"
+    awk "BEGIN { exit !($(field requests_per_second) >= 0.98 * 3 * $swap_rate) }" && break
+  done
+  say "swap at $swap_rate requests/s: $name"
+  change_policy
+  change_policy
+  answer='{"requests_per_second": 0, "p50": 0, "p99": 0, "errors": 0}'
+  sample swap-memory after-two 1 "$(rss_mib "$name")"
+  for ((round = 1; round <= $1; round++)); do
+    taskset -c "$load_core" "$bin/bench-load" --seconds 60 --rate "$swap_rate" "${port_of[$name]}" "$swap_path" > "$state/swap.json" &
+    pid=$!
+    sleep 0.5
+    for ((i = 0; i < 4; i++)); do
+      sleep "$(awk "BEGIN { print $took_ms / 2000 }")"
+      kill -USR1 "$pid"
+      change_policy
+      kill -USR2 "$pid"
+      sleep "$(awk "BEGIN { print $took_ms / 2000 }")"
+    done
+    kill "$pid"
+    wait "$pid" || die 'no measurement of the swap'
+    answer=$(< "$state/swap.json")
+    sample swap without "$round" "$(field p99 unmarked_latency_us)" unmarked_latency_us
+    sample swap during "$round" "$(field p99 marked_latency_us)" marked_latency_us
+  done
+  answer='{"requests_per_second": 0, "p50": 0, "p99": 0, "errors": 0}'
+  sample swap-memory last 1 "$(rss_mib "$name")"
+  say "  $swaps changes, $((swaps_ms / swaps)) ms each from gatewayctl to the acknowledgement"
+  stop "$name" || true
+  stop controlplane || true
+}
