@@ -378,6 +378,7 @@ HeadError FinishRequestHead(std::string_view head, Parser<true>& parser, const e
   out->target = parser.target;
   out->bytes = head.size();
   if (parser.sink_.error) return parser.sink_.error;
+  if (out->method.size() > kMethodBytesMax) return {Reason::kNotImplemented, "the method is too long"};
   if (out->target.size() > kTargetBytesMax) return {Reason::kTargetTooLong, "the target is too long"};
   if (ec || !parser.is_header_done()) {
     if (ec == http::error::bad_transfer_encoding || ec == http::error::bad_content_length ||

@@ -16,6 +16,7 @@
 
 namespace gateway::dataplane::http1 {
 
+inline constexpr size_t kMethodBytesMax = 64;         // longer: 501; the longest registered one has 17
 inline constexpr size_t kTargetBytesMax = 16 * 1024;  // longer: 414
 inline constexpr size_t kFieldsMax = 200;             // more: 431
 inline constexpr size_t kNominatedMax = 32;           // fields that Connection names; more: 400

@@ -246,6 +246,14 @@ TEST(ParseRequestHead, RefusesLengthsThatAreNegativeToSomebody) {
   EXPECT_TRUE(ParseRequestHead("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775808\r\n\r\n", &more));
 }
 
+TEST(ParseRequestHead, BoundsMethods) {
+  RequestHead known;
+  EXPECT_FALSE(ParseRequestHead(std::string(kMethodBytesMax, 'M') + " / HTTP/1.1\r\nHost: a\r\n\r\n", &known));
+  RequestHead endless;
+  EXPECT_EQ(ParseRequestHead(std::string(kMethodBytesMax + 1, 'M') + " / HTTP/1.1\r\nHost: a\r\n\r\n", &endless).reason,
+            Reason::kNotImplemented);
+}
+
 TEST(ParseResponseHead, ReadsAStatusLineThatEndsBehindItsCode) {
   const std::string text = "HTTP/1.1 200\r\nContent-Length: 3\r\n\r\n";
   ResponseHead head;
