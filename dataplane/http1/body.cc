@@ -22,6 +22,17 @@ bool IsText(char c) { return c == '\t' || (static_cast<unsigned char>(c) >= 0x20
 
 // Fields that say how a message is framed, routed or authenticated never come after it (RFC 9110, section 6.5.1).
 bool IsForbiddenTrailer(std::string_view name) {
+  switch (ClassifyField(name)) {
+    case FieldKind::kHopByHop:
+    case FieldKind::kForwardedFor:
+    case FieldKind::kForwardedProto:
+    case FieldKind::kForwardedHost:
+    case FieldKind::kForwardedOther:
+    case FieldKind::kLookalike:
+      return true;
+    default:
+      break;
+  }
   static constexpr std::string_view kForbidden[] = {"content-length",
                                                     "transfer-encoding",
                                                     "host",
@@ -83,6 +94,48 @@ bool BodyDecoder::EndTrailerLine() {
   return true;
 }
 
+// One byte of a chunk's extensions, but for the end of their line. Nothing here is passed on; it is read strictly
+// because servers that are lax about it have disagreed on where the line ends.
+bool BodyDecoder::NextOfExtension(char c) {
+  const bool is_space = c == ' ' || c == '\t';
+  const bool is_token = IsToken({&c, 1});
+  const auto go = [this](Extension next) {
+    extension_ = next;
+    return true;
+  };
+  switch (extension_) {
+    case Extension::kNameBegin:
+      return is_space || (is_token && go(Extension::kName));
+    case Extension::kName:
+      if (is_token) return true;
+      if (is_space) return go(Extension::kNameEnd);
+      break;
+    case Extension::kNameEnd:
+      if (is_space) return true;
+      break;
+    case Extension::kValueBegin:
+      if (is_space) return true;
+      return c == '"' ? go(Extension::kQuoted) : is_token && go(Extension::kToken);
+    case Extension::kToken:
+      if (is_token) return true;
+      [[fallthrough]];
+    case Extension::kValueEnd:
+      if (is_space) return go(Extension::kSpace);
+      return c == ';' && go(Extension::kNameBegin);
+    case Extension::kQuoted:
+      if (c == '"') return go(Extension::kValueEnd);
+      if (c == '\\') return go(Extension::kQuotedPair);
+      return IsText(c);
+    case Extension::kQuotedPair:
+      return IsText(c) && go(Extension::kQuoted);
+    case Extension::kSpace:  // behind a value
+      return is_space || (c == ';' && go(Extension::kNameBegin));
+  }
+  // Behind a name.
+  if (c == '=') return go(Extension::kValueBegin);
+  return c == ';' && go(Extension::kNameBegin);
+}
+
 BodyDecoder::Result BodyDecoder::DecodeChunked(char* data, size_t size) {
   size_t in = 0;
   size_t out = 0;
@@ -98,12 +151,14 @@ BodyDecoder::Result BodyDecoder::DecodeChunked(char* data, size_t size) {
         if (digit >= 0) {
           if (++digits_ > kSizeDigitsMax) return refuse("a chunk size that is too long");
           left_ = left_ * 16 + static_cast<uint64_t>(digit);
+          if (left_ > kChunkBytesMax) return refuse("a chunk size that is too large");
           ++in;
           break;
         }
         if (digits_ == 0) return refuse("a chunk size that is not hexadecimal");
         if (c == ';') {
           state_ = State::kExtension;
+          extension_ = Extension::kNameBegin;
         } else if (c == '\r') {
           state_ = State::kSizeLf;
         } else {
@@ -113,10 +168,11 @@ BodyDecoder::Result BodyDecoder::DecodeChunked(char* data, size_t size) {
         break;
       }
       case State::kExtension:
-        if (c == '\r') {
+        if (c == '\r' &&
+            (extension_ == Extension::kName || extension_ == Extension::kToken || extension_ == Extension::kValueEnd)) {
           state_ = State::kSizeLf;
-        } else if (!IsText(c)) {
-          return refuse("an invalid byte in a chunk extension");
+        } else if (!NextOfExtension(c)) {
+          return refuse("an invalid chunk extension");
         } else if (++extension_bytes_ > kExtensionBytesMax) {
           return refuse("chunk extensions that are too long");
         }

@@ -16,6 +16,7 @@ class BodyDecoder {
   static constexpr size_t kExtensionBytesMax = 16 * 1024;  // of all chunks of a message
   static constexpr size_t kTrailerBytesMax = 8 * 1024;
   static constexpr int kSizeDigitsMax = 16;
+  static constexpr uint64_t kChunkBytesMax = INT64_MAX;  // more is no size to anybody who counts in signed numbers
 
   static BodyDecoder None() { return BodyDecoder(Mode::kNone, 0); }
   static BodyDecoder Length(uint64_t length) { return BodyDecoder(length == 0 ? Mode::kNone : Mode::kLength, length); }
@@ -40,12 +41,26 @@ class BodyDecoder {
  private:
   enum class Mode : uint8_t { kNone, kLength, kChunked, kUntilClose };
   enum class State : uint8_t { kSize, kExtension, kSizeLf, kData, kDataCr, kDataLf, kTrailer, kTrailerLf, kEndLf };
+  // Where in a chunk's extensions: name, "=" and value, each with space around it (RFC 9112, section 7.1.1).
+  enum class Extension : uint8_t {
+    kNameBegin,
+    kName,
+    kNameEnd,
+    kValueBegin,
+    kToken,
+    kQuoted,
+    kQuotedPair,
+    kValueEnd,
+    kSpace,
+  };
   BodyDecoder(Mode mode, uint64_t left) : mode_(mode), left_(left) {}
+  bool NextOfExtension(char c);
   bool EndTrailerLine();
   Result DecodeChunked(char* data, size_t size);
 
   Mode mode_;
   State state_ = State::kSize;
+  Extension extension_ = Extension::kNameBegin;
   bool done_ = false;
   int digits_ = 0;
   uint64_t left_;  // of the body, or of the chunk

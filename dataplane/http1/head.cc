@@ -1,17 +1,22 @@
 #include "dataplane/http1/head.h"
 
+#include <arpa/inet.h>
+
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <charconv>
 #include <cstring>
 #include <optional>
+#include <string>
 
 #include "boost/asio/buffer.hpp"
 #include "boost/beast/http/basic_parser.hpp"
+#include "common/text.h"
 
 namespace gateway::dataplane::http1 {
 namespace {
@@ -28,6 +33,8 @@ constexpr std::array<bool, 256> MakeTokenTable() {
   return table;
 }
 constexpr auto kToken = MakeTokenTable();
+
+constexpr size_t kPhraseAt = std::string_view("HTTP/1.1 200 ").size();  // in a status line
 
 constexpr char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
@@ -150,7 +157,7 @@ struct FieldSink {
         const char* end = value.data() + value.size();
         const auto [stop, code] = std::from_chars(value.data(), end, head->length);
         // from_chars takes no sign for an unsigned number, and no leading space.
-        if (value.empty() || code != std::errc() || stop != end) {
+        if (value.empty() || code != std::errc() || stop != end || head->length > kLengthMax) {
           return Refuse(Reason::kBadRequest, "Content-Length is not a number");
         }
         head->has_length = true;
@@ -251,6 +258,32 @@ class Parser final : public http::basic_parser<isRequest> {
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
+// A start line that has to be read although Beast refuses it, as Beast reads it: of a later minor version than it knows
+// (RFC 9110, section 2.5: taken for the latest known), or a status line that ends behind its code (without the space
+// that RFC 9112, section 4, wants; many servers leave it out). Empty: neither. Off the usual path, so it may allocate.
+std::string MendRequestLine(std::string_view head) {
+  const std::string_view line = head.substr(0, head.find('\r'));
+  if (line.size() < 9) return {};
+  const std::string_view version = line.substr(line.size() - 9);
+  if (!version.starts_with(" HTTP/1.") || version[8] < '2' || version[8] > '9') return {};
+  return Concat(line.substr(0, line.size() - 1), "1\r\n");
+}
+
+std::string MendStatusLine(std::string_view head) {
+  const std::string_view line = head.substr(0, head.find('\r'));
+  if (line.size() < 12 || !line.starts_with("HTTP/1.") || !IsDigit(line[7])) return {};
+  return Concat("HTTP/1.", line[7] == '0' ? "0" : "1", line.substr(8), line.size() == 12 ? " \r\n" : "\r\n");
+}
+
+// `line` instead of the one that `head` begins with.
+template <bool isRequest>
+void PutMended(std::string_view line, std::string_view head, Parser<isRequest>* parser, error_code* ec) {
+  parser->put(boost::asio::const_buffer(line.data(), line.size()), *ec);
+  if (*ec != http::error::need_more) return;
+  head.remove_prefix(head.find('\n') + 1);
+  parser->put(boost::asio::const_buffer(head.data(), head.size()), *ec);
+}
+
 // What is wrong with a request whose first line Beast refused.
 HeadError DiagnoseRequestLine(std::string_view head, RequestHead* out) {
   const std::string_view line = head.substr(0, head.find('\r'));
@@ -324,6 +357,58 @@ HeadError ReadTarget(RequestHead* out, const std::optional<std::string_view>& ho
   return {};
 }
 
+// RFC 9110, section 10.1.1: a list, of which 100-continue is the only member that anybody knows.
+HeadError ReadExpectations(RequestHead* out) {
+  for (size_t i = 0; i < out->fields.size(); ++i) {
+    if (out->kinds[i] != FieldKind::kExpect) continue;
+    std::string_view list = out->fields[i].value;
+    while (!list.empty()) {
+      const size_t comma = std::min(list.find(','), list.size());
+      const std::string_view each = Trim(list.substr(0, comma));
+      list.remove_prefix(std::min(comma + 1, list.size()));
+      if (each.empty()) continue;
+      if (!EqualsIgnoreCase(each, "100-continue")) return {Reason::kExpectationFailed, "an unknown expectation"};
+      // None from HTTP/1.0, none without a body.
+      out->expect_continue = out->minor_version > 0 && out->HasBody();
+    }
+  }
+  return {};
+}
+
+HeadError FinishRequestHead(std::string_view head, Parser<true>& parser, const error_code& ec, RequestHead* out) {
+  out->method = parser.method;
+  out->target = parser.target;
+  out->bytes = head.size();
+  if (parser.sink_.error) return parser.sink_.error;
+  if (out->method.size() > kMethodBytesMax) return {Reason::kNotImplemented, "the method is too long"};
+  if (out->target.size() > kTargetBytesMax) return {Reason::kTargetTooLong, "the target is too long"};
+  if (ec || !parser.is_header_done()) {
+    if (ec == http::error::bad_transfer_encoding || ec == http::error::bad_content_length ||
+        ec == http::error::multiple_content_length) {
+      return {Reason::kBadRequest, "conflicting or invalid body lengths"};
+    }
+    return {Reason::kBadRequest, "an invalid field in the head"};
+  }
+  parser.sink_.Finish();
+  if (parser.sink_.error) return parser.sink_.error;
+  if (out->method == "CONNECT" || out->method == "TRACE")
+    return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
+  if (const HeadError error = ReadTarget(out, parser.sink_.host)) return error;
+  return ReadExpectations(out);
+}
+
+HeadError FinishResponseHead(std::string_view head, Parser<false>& parser, const error_code& ec, ResponseHead* out) {
+  out->status = parser.status;
+  out->phrase = parser.phrase;
+  out->bytes = head.size();
+  if (parser.sink_.error) return {Reason::kUpstreamInvalid, parser.sink_.error.detail};
+  if (ec || !parser.is_header_done()) return {Reason::kUpstreamInvalid, "the answer's head is not HTTP/1.x"};
+  parser.sink_.Finish();
+  if (parser.sink_.error) return {Reason::kUpstreamInvalid, parser.sink_.error.detail};
+  if (out->status < 100 || out->status > 599) return {Reason::kUpstreamInvalid, "the answer's status is none"};
+  return {};
+}
+
 }  // namespace
 
 bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
@@ -350,10 +435,11 @@ bool IsValidHost(std::string_view host) {
   size_t end;  // of the host part
   if (host[0] == '[') {
     end = host.find(']');
-    if (end == std::string_view::npos || end < 3) return false;
-    for (const char c : host.substr(1, end - 1)) {
-      if (!IsDigit(c) && !(Lower(c) >= 'a' && Lower(c) <= 'f') && c != ':' && c != '.') return false;
-    }
+    char literal[INET6_ADDRSTRLEN];
+    if (end == std::string_view::npos || end > sizeof literal) return false;
+    literal[host.copy(literal, end - 1, 1)] = '\0';
+    in6_addr address;
+    if (inet_pton(AF_INET6, literal, &address) != 1) return false;
     ++end;
   } else {
     end = std::min(host.find(':'), host.size());
@@ -442,47 +528,27 @@ HeadError ParseRequestHead(std::string_view head, RequestHead* out) {
   Parser<true> parser(out);
   error_code ec;
   parser.put(boost::asio::const_buffer(head.data(), head.size()), ec);
-  out->method = parser.method;
-  out->target = parser.target;
-  out->bytes = head.size();
-  if (parser.sink_.error) return parser.sink_.error;
-  if (parser.target.empty()) return DiagnoseRequestLine(head, out);
-  if (out->target.size() > kTargetBytesMax) return {Reason::kTargetTooLong, "the target is too long"};
-  if (ec || !parser.is_header_done()) {
-    if (ec == http::error::bad_transfer_encoding || ec == http::error::bad_content_length ||
-        ec == http::error::multiple_content_length) {
-      return {Reason::kBadRequest, "conflicting or invalid body lengths"};
-    }
-    return {Reason::kBadRequest, "an invalid field in the head"};
-  }
-  parser.sink_.Finish();
-  if (parser.sink_.error) return parser.sink_.error;
-  if (out->method == "CONNECT" || out->method == "TRACE")
-    return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
-  if (const HeadError error = ReadTarget(out, parser.sink_.host)) return error;
-  for (size_t i = 0; i < out->fields.size(); ++i) {
-    if (out->kinds[i] != FieldKind::kExpect) continue;
-    if (!EqualsIgnoreCase(out->fields[i].value, "100-continue"))
-      return {Reason::kExpectationFailed, "an unknown expectation"};
-    // RFC 9110, section 10.1.1: none from HTTP/1.0, none without a body.
-    out->expect_continue = out->minor_version > 0 && out->HasBody();
-  }
-  return {};
+  if (!parser.target.empty()) return FinishRequestHead(head, parser, ec, out);
+  const std::string line = MendRequestLine(head);
+  Parser<true> mended(out);
+  if (!line.empty()) PutMended(line, head, &mended, &ec);
+  if (mended.target.empty()) return DiagnoseRequestLine(head, out);
+  mended.method = head.substr(0, mended.method.size());
+  mended.target = head.substr(mended.method.size() + 1, mended.target.size());
+  return FinishRequestHead(head, mended, ec, out);
 }
 
 HeadError ParseResponseHead(std::string_view head, ResponseHead* out) {
   Parser<false> parser(out);
   error_code ec;
   parser.put(boost::asio::const_buffer(head.data(), head.size()), ec);
-  out->status = parser.status;
-  out->phrase = parser.phrase;
-  out->bytes = head.size();
-  if (parser.sink_.error) return {Reason::kUpstreamInvalid, parser.sink_.error.detail};
-  if (ec || !parser.is_header_done()) return {Reason::kUpstreamInvalid, "the answer's head is not HTTP/1.x"};
-  parser.sink_.Finish();
-  if (parser.sink_.error) return {Reason::kUpstreamInvalid, parser.sink_.error.detail};
-  if (out->status < 100 || out->status > 599) return {Reason::kUpstreamInvalid, "the answer's status is none"};
-  return {};
+  if (parser.phrase.data() != nullptr) return FinishResponseHead(head, parser, ec, out);
+  const std::string line = MendStatusLine(head);
+  Parser<false> mended(out);
+  if (!line.empty()) PutMended(line, head, &mended, &ec);
+  if (mended.phrase.data() != nullptr)
+    mended.phrase = head.substr(std::min(kPhraseAt, head.find('\r')), mended.phrase.size());
+  return FinishResponseHead(head, mended, ec, out);
 }
 
 }  // namespace gateway::dataplane::http1

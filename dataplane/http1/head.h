@@ -16,9 +16,11 @@
 
 namespace gateway::dataplane::http1 {
 
+inline constexpr size_t kMethodBytesMax = 64;         // longer: 501; the longest registered one has 17
 inline constexpr size_t kTargetBytesMax = 16 * 1024;  // longer: 414
 inline constexpr size_t kFieldsMax = 200;             // more: 431
 inline constexpr size_t kNominatedMax = 32;           // fields that Connection names; more: 400
+inline constexpr uint64_t kLengthMax = INT64_MAX;     // of a body; more is no length to who counts in signed numbers
 
 // What the gateway does with a field, by its name.
 enum class FieldKind : uint8_t {
@@ -48,8 +50,8 @@ struct Head {
   absl::InlinedVector<FieldView, 24> fields;
   absl::InlinedVector<FieldKind, 24> kinds;  // of each field
   absl::InlinedVector<std::string_view, 4>
-      nominated;  // fields that Connection names, but for close, keep-alive, upgrade
-  int minor_version = 1;
+      nominated;          // fields that Connection names, but for close, keep-alive, upgrade
+  int minor_version = 1;  // 0 or 1: a later one is read as 1 (RFC 9110, section 2.5)
   bool chunked = false;
   bool has_length = false;
   uint64_t length = 0;

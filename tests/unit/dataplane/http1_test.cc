@@ -87,6 +87,40 @@ TEST(BodyDecoder, BoundsExtensionsAndTrailers) {
       Decode(BodyDecoder::Chunked(), "0\r\nA: " + std::string(BodyDecoder::kTrailerBytesMax, 'a'), 1000).refused);
 }
 
+TEST(BodyDecoder, ReadsExtensionsStrictly) {
+  for (const std::string good : {"", ";a", ";a=b", ";a;b", "; a = b ; c", R"(;a="b;c")", R"(;a="\"";b)", "; a\t;b",
+                                 R"(;a="")", ";a=\"\xc3\xa4\""}) {
+    for (size_t piece = 1; piece < 8; ++piece) {
+      EXPECT_EQ(Decode(BodyDecoder::Chunked(), "1" + good + "\r\nx\r\n0" + good + "\r\n\r\n", piece).payload, "x")
+          << good;
+      EXPECT_TRUE(Decode(BodyDecoder::Chunked(), "0" + good + "\r\n\r\n", piece).done) << good;
+    }
+  }
+  for (const std::string bad : {";", ";;a", ";a;", ";=b", ";a=", ";a b", ";a=b c", ";a ", ";a=b ", R"(;a="b)",
+                                R"(;a="b\")", R"(;a="b"c)", " ;a", ";a\x01", ";a=(", ";\xc3", ";a=\"\x7f\""}) {
+    for (size_t piece = 1; piece < 8; ++piece) {
+      EXPECT_TRUE(Decode(BodyDecoder::Chunked(), "1" + bad + "\r\nx\r\n0\r\n\r\n", piece).refused) << bad;
+    }
+  }
+}
+
+TEST(BodyDecoder, RefusesSizesThatAreNegativeToSomebody) {
+  EXPECT_FALSE(Decode(BodyDecoder::Chunked(), "7fffffffffffffff\r\nx", 1).refused);
+  for (const char* bad : {"8000000000000000\r\nx", "FFFFFFFFFFFFFFFF\r\nx", "00000000000000001\r\nx"}) {
+    EXPECT_TRUE(Decode(BodyDecoder::Chunked(), bad, 1).refused) << bad;
+  }
+}
+
+TEST(BodyDecoder, RefusesTrailersThatDecideHowAMessageIsRead) {
+  for (const char* name : {"Content-Length", "transfer-encoding", "Host", "TE", "Keep-Alive", "Proxy-Connection",
+                           "Content_Length", "X-Forwarded-For", "Forwarded", "Set-Cookie"}) {
+    EXPECT_TRUE(Decode(BodyDecoder::Chunked(), Concat("0\r\n", name, ": 1\r\n\r\n"), 100).refused) << name;
+  }
+  for (const char* name : {"X-Checksum", "Server-Timing", "grpc-status"}) {
+    EXPECT_TRUE(Decode(BodyDecoder::Chunked(), Concat("0\r\n", name, ": 1\r\n\r\n"), 100).done) << name;
+  }
+}
+
 TEST(HeadScanner, FindsTheEndHoweverTheHeadArrives) {
   const std::string head = "GET / HTTP/1.1\r\nHost: a\r\nX: \tb\xc3\xa4\r\n\r\n";
   const std::string wire = head + "rest\r\n\r\n";
@@ -154,6 +188,96 @@ TEST(ParseRequestHead, ExpectationsNeedABodyAndHttp11) {
   EXPECT_FALSE(old.expect_continue);
 }
 
+TEST(ParseRequestHead, ExpectationsAreAList) {
+  for (const char* known : {"100-continue", "100-Continue", "100-continue, 100-continue", "100-continue,"}) {
+    RequestHead head;
+    EXPECT_FALSE(ParseRequestHead(
+        Concat("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: ", known, "\r\n\r\n"), &head))
+        << known;
+    EXPECT_TRUE(head.expect_continue) << known;
+  }
+  RequestHead none;
+  EXPECT_FALSE(ParseRequestHead("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect:\r\n\r\n", &none));
+  EXPECT_FALSE(none.expect_continue);
+  for (const char* unknown : {"100-continue, foo", "foo,100-continue", "100-continue foo", "100"}) {
+    RequestHead head;
+    EXPECT_EQ(ParseRequestHead(
+                  Concat("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: ", unknown, "\r\n\r\n"), &head)
+                  .reason,
+              Reason::kExpectationFailed)
+        << unknown;
+  }
+}
+
+TEST(ParseRequestHead, ReadsLaterMinorVersionsAsTheOneItKnows) {
+  for (const char* version : {"1.2", "1.9"}) {
+    const std::string text =
+        Concat("PUT /a?b HTTP/", version, "\r\nHost: c\r\nX-Y: z\r\nContent-Length: 3\r\nConnection: close\r\n\r\n");
+    RequestHead head;
+    ASSERT_FALSE(ParseRequestHead(text, &head)) << version;
+    EXPECT_EQ(head.minor_version, 1);
+    EXPECT_EQ(head.method, "PUT");
+    EXPECT_EQ(head.target, "/a?b");
+    EXPECT_EQ(head.path, "/a");
+    EXPECT_EQ(head.host, "c");
+    EXPECT_EQ(head.length, 3u);
+    EXPECT_EQ(head.fields.size(), 4u);
+    EXPECT_TRUE(head.close);
+    EXPECT_EQ(head.bytes, text.size());
+    // Views of the head itself.
+    EXPECT_EQ(head.method.data(), text.data());
+    EXPECT_EQ(head.target.data(), text.data() + 4);
+  }
+  RequestHead old;
+  EXPECT_EQ(ParseRequestHead("GET / HTTP/2.0\r\nHost: a\r\n\r\n", &old).reason, Reason::kHttpVersion);
+  for (const char* bad : {"GET / HTTP/1.10", "GET / HTTP/1.", "GET / HTTP/1.x", "GET /  HTTP/1.2", "GET HTTP/1.2",
+                          "GET /\xff\x01 HTTP/1.2", " HTTP/1.2", "GET / HTTP/01.2", "GET / HTTP/1.2 "}) {
+    RequestHead head;
+    EXPECT_EQ(ParseRequestHead(Concat(bad, "\r\nHost: a\r\n\r\n"), &head).reason, Reason::kBadRequest) << bad;
+  }
+  RequestHead no_host;
+  EXPECT_EQ(ParseRequestHead("GET / HTTP/1.2\r\n\r\n", &no_host).reason, Reason::kBadRequest);
+}
+
+TEST(ParseRequestHead, RefusesLengthsThatAreNegativeToSomebody) {
+  RequestHead most;
+  EXPECT_FALSE(ParseRequestHead("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775807\r\n\r\n", &most));
+  RequestHead more;
+  EXPECT_TRUE(ParseRequestHead("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775808\r\n\r\n", &more));
+}
+
+TEST(ParseRequestHead, BoundsMethods) {
+  RequestHead known;
+  EXPECT_FALSE(ParseRequestHead(std::string(kMethodBytesMax, 'M') + " / HTTP/1.1\r\nHost: a\r\n\r\n", &known));
+  RequestHead endless;
+  EXPECT_EQ(ParseRequestHead(std::string(kMethodBytesMax + 1, 'M') + " / HTTP/1.1\r\nHost: a\r\n\r\n", &endless).reason,
+            Reason::kNotImplemented);
+}
+
+TEST(ParseResponseHead, ReadsAStatusLineThatEndsBehindItsCode) {
+  const std::string text = "HTTP/1.1 200\r\nContent-Length: 3\r\n\r\n";
+  ResponseHead head;
+  ASSERT_FALSE(ParseResponseHead(text, &head));
+  EXPECT_EQ(head.status, 200);
+  EXPECT_EQ(head.phrase, "");
+  EXPECT_EQ(head.length, 3u);
+  EXPECT_EQ(head.fields.size(), 1u);
+  EXPECT_EQ(head.bytes, text.size());
+  ResponseHead later;
+  ASSERT_FALSE(ParseResponseHead("HTTP/1.3 404 Not Here\r\n\r\n", &later));
+  EXPECT_EQ(later.phrase, "Not Here");
+  EXPECT_EQ(later.minor_version, 1);
+  ResponseHead old;
+  ASSERT_FALSE(ParseResponseHead("HTTP/1.0 204\r\n\r\n", &old));
+  EXPECT_EQ(old.minor_version, 0);
+  for (const char* bad :
+       {"HTTP/1.1 20", "HTTP/1.1 2000", "HTTP/1.1", "HTTP/1.1  200", "HTTP/1.1 200\tOK", "HTTP/1.1 -20", "HTTP/2.0 200",
+        "HTTP/1.x 200", "HTTP/1.1 000 None", "HTTP/1.1 600", "HTTP/1.10 200"}) {
+    ResponseHead refused;
+    EXPECT_TRUE(ParseResponseHead(Concat(bad, "\r\nA: b\r\n\r\n"), &refused)) << bad;
+  }
+}
+
 TEST(ParseResponseHead, TakesAHeadApart) {
   ResponseHead head;
   ASSERT_FALSE(
@@ -178,9 +302,12 @@ TEST(ClassifyField, KnowsNamesInAnyCaseAndTheirLookalikes) {
 }
 
 TEST(IsValidHost, AcceptsHostsAndNothingElse) {
-  for (const char* good : {"a", "api.example.com", "a:80", "10.0.0.1:8080", "[::1]", "[::1]:80", "a_b", "a."})
+  for (const char* good : {"a", "api.example.com", "a:80", "10.0.0.1:8080", "[::1]", "[::1]:80", "[::ffff:1.2.3.4]",
+                           "[2001:db8:ffff:ffff:ffff:ffff:255.255.255.255]", "a_b", "a.", "a:"})
     EXPECT_TRUE(IsValidHost(good)) << good;
-  for (const char* bad : {"", ":80", "u@a", "a/b", "a:99999", "a:8x", "[::1", "[]", "[::1]x", "a b", "a,b", "a?b"}) {
+  for (const char* bad :
+       {"", ":80", "u@a", "a/b", "a:99999", "a:8x", "[::1", "[]", "[::1]x", "a b", "a,b", "a?b", "[::::]", "[1.2.3.4]",
+        "[::1%25lo]", "[1]", "[v1.a]", "[0000:0000:0000:0000:0000:0000:0000:0000:0000:0000:1]"}) {
     EXPECT_FALSE(IsValidHost(bad)) << bad;
   }
 }
