@@ -256,6 +256,15 @@ class Parser final : public http::basic_parser<isRequest> {
   void on_finish_impl(error_code& ec) override { ec = {}; }
 };
 
+// Whether a first line is a request's or an answer's at all. One that isn't need not be waited for: of HTTP/0.9, or of
+// another protocol, nothing may follow that would end the head.
+bool NamesHttp(std::string_view line) {
+  constexpr std::string_view kName = "HTTP/";
+  constexpr size_t kVersionBytes = 8;  // "HTTP/1.1"
+  return line.starts_with(kName) ||
+         (line.size() > kVersionBytes && line.substr(line.size() - kVersionBytes, kName.size()) == kName);
+}
+
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
 // A start line that has to be read although Beast refuses it, as Beast reads it: of a later minor version than it knows
@@ -512,8 +521,9 @@ HeadScanner::Result HeadScanner::Scan(const char* data, size_t size) {
         }
         if (data[i + 1] != '\n') return Refuse("a bare CR in the head");
         position_ = i + 2;
-        line_seen_ = true;
         if (i == line_start_) return Result::kComplete;
+        if (!line_seen_ && !NamesHttp({data, i})) return Refuse("the first line names no version of HTTP");
+        line_seen_ = true;
         line_start_ = position_;
         break;
       case '\n':

@@ -105,6 +105,7 @@ struct HeadError {
 };
 
 // Finds the end of a head in bytes that arrive bit by bit; sees each byte once. Start with a fresh one for each head.
+// Refuses a first line that is none of HTTP/x.y as soon as it is there: what follows it may never come.
 class HeadScanner {
  public:
   enum class Result : uint8_t { kMore, kComplete, kRefused };

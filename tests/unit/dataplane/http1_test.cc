@@ -152,6 +152,23 @@ TEST(HeadScanner, RefusesWhatIsReadDifferentlyHoweverItArrives) {
   }
 }
 
+TEST(HeadScanner, RefusesOtherProtocolsWithTheirFirstLine) {
+  const auto scan = [](std::string_view line) {
+    HeadScanner scanner;
+    return scanner.Scan(line.data(), line.size());
+  };
+  for (const char* line :
+       {"GET / HTTP/1.1\r\n", "GET / HTTP/2.0\r\n", "HTTP/1.1 200\r\n", "HTTP/1.0 404 Not Here\r\n"}) {
+    EXPECT_EQ(scan(line), HeadScanner::Result::kMore) << line;
+  }
+  for (const char* line :
+       {"GET /\r\n", "GET / http/1.1\r\n", "GET / HTTP/1.1 \r\n", "HELO a\r\n", "SSH-2.0-x\r\n", "HTTP\r\n"}) {
+    EXPECT_EQ(scan(line), HeadScanner::Result::kRefused) << line;
+    EXPECT_EQ(scan(std::string_view(line).substr(0, std::string_view(line).size() - 1)), HeadScanner::Result::kMore);
+  }
+  EXPECT_EQ(scan("\r\n"), HeadScanner::Result::kComplete);
+}
+
 TEST(ParseRequestHead, TakesAHeadApart) {
   RequestHead head;
   const std::string text =
