@@ -73,6 +73,10 @@ bool BufferPool::Grow(Buffer* buffer, size_t bytes) {
   return true;
 }
 
+void BufferPool::Shrink(Buffer* buffer) {
+  if (IndexOf(buffer->size()) < IndexOf(buffer->capacity())) (void)Grow(buffer, buffer->size());  // else it stays
+}
+
 void BufferPool::Release(char* data, size_t capacity) {
   const size_t index = IndexOf(capacity);
   Count(-static_cast<int64_t>(capacity));

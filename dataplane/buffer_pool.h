@@ -90,8 +90,9 @@ class BufferPool {
  public:
   static constexpr size_t kSmall = 16 * 1024;   // a head, a small answer
   static constexpr size_t kLarge = 256 * 1024;  // a body that flows
-  static constexpr std::array<size_t, 4> kSizes = {kSmall, 64 * 1024, kLarge, 1024 * 1024};
-  static constexpr std::array<size_t, 4> kKeptMax = {256, 16, 8, 1};  // free blocks kept of each size
+  // The first two are for heads that wait: for the rest of them, or, where the budget is scarce, for their answer.
+  static constexpr std::array<size_t, 6> kSizes = {1024, 4 * 1024, kSmall, 64 * 1024, kLarge, 1024 * 1024};
+  static constexpr std::array<size_t, 6> kKeptMax = {256, 256, 256, 16, 8, 1};  // free blocks kept of each size
 
   // Tells `metrics` what is handed out (WorkerGauge::kBufferBytes); may be null.
   explicit BufferPool(BufferBudget* budget, WorkerShard* metrics = nullptr) : budget_(budget), metrics_(metrics) {}
@@ -111,6 +112,11 @@ class BufferPool {
   static size_t LargerForFlow(size_t capacity) { return capacity < kLarge ? capacity * 4 : capacity; }
   // Moves what `buffer` holds into a block of at least `bytes`. False (and nothing changed) where the budget is spent.
   bool Grow(Buffer* buffer, size_t bytes);
+  // Moves what `buffer` holds into the smallest block that holds it; nothing where that is no smaller, or not to be
+  // had.
+  void Shrink(Buffer* buffer);
+  // Whether what waits had better hold little.
+  bool scarce() const { return budget_->scarce(); }
 
  private:
   friend class Buffer;

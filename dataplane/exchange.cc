@@ -160,6 +160,8 @@ Task<bool> Exchange::ReadHead() {
       co_return false;
     }
     if (deadline == TimePoint{}) deadline = started_ + options_.header_timeout;
+    // A head that comes slowly holds no more than there is of it, lest slow clients take what others need.
+    worker_->buffers().Shrink(&input);
     const Wait wait = co_await client_->socket.Readable(deadline);
     if (wait == Wait::kTimeout) {
       reason_ = Reason::kRequestTimeout;
@@ -172,6 +174,8 @@ Task<bool> Exchange::ReadHead() {
   }
   state_.emplace(worker_->state());
   if (reason_ == Reason::kNone) {
+    // Where room is scarce, so does a request that may have to wait for its answer.
+    if (worker_->buffers().scarce()) worker_->buffers().Shrink(&input);
     const std::string_view head(input.data() + skipped, scanner.head_bytes());
     const http1::HeadError error = http1::ParseRequestHead(head, &head_);
     input_used_ = skipped + scanner.head_bytes();

@@ -41,7 +41,7 @@ DataPlane::DataPlane(Options options) {
   std::vector<std::string> argv = {BinaryPath("gateway-dataplane"), "--config",
                                    directory_.Write("gateway.yaml", config)};
   AddSets(options.sets, &argv);
-  process_ = std::make_unique<Process>(argv);
+  process_ = std::make_unique<Process>(Process::Options{.argv = std::move(argv), .env = std::move(options.env)});
   const bool ready = WaitFor(
       [&] {
         if (!process_->running()) return true;

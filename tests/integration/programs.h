@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nlohmann/json.hpp"
@@ -27,6 +28,7 @@ class DataPlane {
     std::vector<std::string> sets = {};  // "server.idle_timeout=1s"
     std::string cache_dir = {};
     std::string proxy_protocol = {};  // of its listener
+    std::vector<std::pair<std::string, std::string>> env = {};  // on top of the test's own
     bool wait_ready = true;
   };
   explicit DataPlane(Options options);

@@ -1,0 +1,193 @@
+// More than it can do: what is in trouble is refused in time, what is not goes on, memory stays within bounds, and
+// afterwards all is as before. tools/soak --overload has the large figures.
+#include <sys/resource.h>
+
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/text.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fixtures/scripted_upstream.h"
+#include "tests/fixtures/wait_for.h"
+#include "tests/integration/programs.h"
+
+namespace gateway::fixtures {
+namespace {
+
+constexpr int kBudgetKib = 1024;  // the least there may be: 64 blocks of 16 KiB
+
+// One data plane with the smallest buffer budget, a service in trouble at /victim and one that is well at /well.
+class Overload : public ::testing::Test {
+ protected:
+  void StartWith(const std::string& victim_address, std::string_view victim_fields = "",
+                 std::vector<std::string> sets = {}) {
+    DataPlane::Options options;
+    options.policy = Concat("kind: Service\nname: victim\nstatic: [{ address: \"", victim_address, "\" }]\n",
+                            victim_fields, "\n---\nkind: Service\nname: well\nstatic: [{ address: \"", well_.address(),
+                            "\" }]\n---\nkind: Route\nname: victim\nmatch: { path: { prefix: /victim } }\n",
+                            "service: victim\n---\nkind: Route\nname: well\nmatch: { path: { prefix: /well } }\n",
+                            "service: well\n");
+    options.workers = 1;
+    options.sets = std::move(sets);
+    options.sets.push_back(Concat("server.buffer_budget=", kBudgetKib, "KiB"));
+    gateway_ = std::make_unique<DataPlane>(std::move(options));
+  }
+
+  // On a connection of its own.
+  int StatusOf(std::string_view target) {
+    const auto response = Fetch(gateway_->port(), "GET", target);
+    return response.ok() ? response->status : 0;
+  }
+
+  std::vector<std::unique_ptr<RawClient>> Clients(int count, const std::string& request) {
+    std::vector<std::unique_ptr<RawClient>> clients;
+    for (int i = 0; i < count; ++i) {
+      clients.push_back(std::make_unique<RawClient>(gateway_->port()));
+      EXPECT_TRUE(clients.back()->Send(request).ok());
+    }
+    return clients;
+  }
+
+  [[nodiscard]] bool WaitForGauge(const std::string& gauge, double value) {
+    return WaitFor([&] { return gateway_->Metric(gauge) == value; });
+  }
+
+  int64_t RssKib() const {
+    std::ifstream status(Concat("/proc/", gateway_->process().pid(), "/status"));
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with("VmRSS:")) return std::stoll(line.substr(6));
+    }
+    return -1;
+  }
+
+  ScriptedUpstream well_{Ok("well")};
+  std::unique_ptr<DataPlane> gateway_;
+};
+
+TEST_F(Overload, SlowHeadsHoldWhatTheyHaveSentAndNoMore) {
+  StartWith(well_.address());
+  // Five times as many as there are blocks for heads that come whole.
+  auto clients = Clients(320, "GET /well HTTP/1.1\r\nHost: a\r\nX-Slow");
+  ASSERT_TRUE(WaitForGauge("gateway_connections", 320));
+  ASSERT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") >= 320 * 1024; }));
+  EXPECT_LE(gateway_->Metric("gateway_buffer_bytes"), 320 * 1024 + 64 * 1024);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(StatusOf("/well"), 200);
+  // They are served when they have come to an end, at last.
+  for (const auto& client : clients) {
+    ASSERT_TRUE(client->Send(": 1\r\n\r\n").ok());
+    const auto response = client->ReadResponse();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 200);
+  }
+  clients.clear();
+  EXPECT_TRUE(WaitForGauge("gateway_connections", 0));
+  EXPECT_TRUE(WaitForGauge("gateway_buffer_bytes", 0));
+}
+
+TEST_F(Overload, RequestsThatWaitForASilentServiceLeaveRoomForOthers) {
+  ScriptedUpstream silent([](UpstreamConnection&) {}, {.accepting = false});
+  StartWith(silent.address(), "timeouts: { response: 4s }");
+  auto clients = Clients(320, "GET /victim HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(WaitForGauge("gateway_requests_in_flight", 320));
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(StatusOf("/well"), 200);
+  EXPECT_LE(gateway_->Metric("gateway_buffer_bytes"), kBudgetKib * 1024);
+  for (const auto& client : clients) {
+    const auto response = client->ReadResponse();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 504);
+  }
+  clients.clear();
+  EXPECT_TRUE(WaitForGauge("gateway_connections", 0));
+  EXPECT_TRUE(WaitForGauge("gateway_buffer_bytes", 0));
+  EXPECT_EQ(StatusOf("/well"), 200);
+}
+
+TEST_F(Overload, ClientsThatDoNotReadTakeNoMoreThanTheBudget) {
+  // Each is owed far more than its socket and the gateway's take.
+  ScriptedUpstream generous([answer = MakeResponse(200, std::string(8 << 20, 'x'))](UpstreamConnection& connection) {
+    while (connection.ReadRequest() && connection.Send(answer)) {
+    }
+  });
+  StartWith(generous.address());
+  const int64_t before_kib = RssKib();
+  auto clients = Clients(48, "GET /victim HTTP/1.1\r\nHost: a\r\n\r\n");
+  ASSERT_TRUE(generous.WaitForRequests(48));
+  for (int i = 0; i < 20; ++i) {
+    const int status = StatusOf("/well");
+    EXPECT_TRUE(status == 200 || status == 503) << status;
+    EXPECT_LE(gateway_->Metric("gateway_buffer_bytes"), kBudgetKib * 1024);
+  }
+  EXPECT_LE(RssKib(), before_kib + kBudgetKib + 8 * 1024);
+  clients.clear();
+  EXPECT_TRUE(WaitForGauge("gateway_connections", 0));
+  EXPECT_TRUE(WaitForGauge("gateway_buffer_bytes", 0));
+  EXPECT_EQ(StatusOf("/well"), 200);
+}
+
+TEST_F(Overload, OutOfDescriptorsServesWhatItHasAndAcceptsAgain) {
+  StartWith(well_.address());
+  RawClient kept(gateway_->port());
+  ASSERT_TRUE(kept.Request("GET", "/well").ok());  // opens the connection to the service, too
+  rlimit before{};
+  const pid_t pid = gateway_->process().pid();
+  ASSERT_EQ(prlimit(pid, RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit few{40, before.rlim_max};  // (its soft limit alone: it does not raise that again)
+  ASSERT_EQ(prlimit(pid, RLIMIT_NOFILE, &few, nullptr), 0);
+
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (int i = 0; i < 60; ++i) clients.push_back(std::make_unique<RawClient>(gateway_->port()));
+  ASSERT_TRUE(gateway_->process().WaitForLine("cannot accept connections").has_value());
+  for (int i = 0; i < 20; ++i) {
+    const auto response = kept.Request("GET", "/well");
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 200);
+  }
+  // Those who go make room for those who wait, without anybody's help.
+  for (int i = 0; i < 40; ++i) clients[static_cast<size_t>(i)].reset();
+  for (size_t i = 40; i < clients.size(); ++i) {
+    const auto response = clients[i]->Request("GET", "/well");
+    ASSERT_TRUE(response.ok()) << i << ": " << response.status();
+    EXPECT_EQ(response->status, 200) << i;
+  }
+  clients.clear();
+  EXPECT_EQ(StatusOf("/well"), 200);
+}
+
+TEST_F(Overload, LargeBodiesStreamThroughLittleMemory) {
+  constexpr size_t kPieceBytes = 1 << 20;
+  constexpr int kPieces = 256;
+  ScriptedUpstream echo([](UpstreamConnection& connection) {
+    const auto request = connection.ReadHead();
+    if (!request ||
+        !connection.Send(Concat("HTTP/1.1 200 OK\r\nContent-Length: ", kPieces * kPieceBytes, "\r\n\r\n"))) {
+      return;
+    }
+    for (int i = 0; i < kPieces; ++i) {
+      const auto piece = connection.stream().ReadExactly(kPieceBytes, Timeout(30'000));
+      if (!piece.ok() || !connection.Send(*piece)) return;
+    }
+  });
+  StartWith(echo.address());
+  const int64_t before_kib = RssKib();
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(
+      client.Send(Concat("POST /victim HTTP/1.1\r\nHost: a\r\nContent-Length: ", kPieces * kPieceBytes, "\r\n\r\n"))
+          .ok());
+  const std::string piece(kPieceBytes, 'x');
+  const auto head = ReadMessageHead(client);
+  ASSERT_TRUE(head.ok()) << head.status();
+  for (int i = 0; i < kPieces; ++i) {
+    ASSERT_TRUE(client.Send(piece, Timeout(30'000)).ok());
+    const auto back = client.ReadExactly(kPieceBytes, Timeout(30'000));
+    ASSERT_TRUE(back.ok()) << i << ": " << back.status();
+    ASSERT_EQ(*back == piece, true) << i;
+  }
+  EXPECT_LE(RssKib(), before_kib + kBudgetKib + 4 * 1024);
+  EXPECT_TRUE(WaitForGauge("gateway_buffer_bytes", 0));
+}
+
+}  // namespace
+}  // namespace gateway::fixtures
