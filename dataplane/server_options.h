@@ -46,6 +46,7 @@ struct ServerOptions {
   bool log_requests = true;
   int64_t max_connections = 50'000;
   size_t max_header_bytes = 64 * 1024;
+  std::chrono::milliseconds watchdog_timeout{5'000};
   AddressSet trusted_proxies;
 
   static absl::StatusOr<ServerOptions> From(const v1::Bootstrap& bootstrap);
