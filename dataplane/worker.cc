@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -17,6 +18,7 @@ namespace {
 constexpr std::chrono::milliseconds kAcceptRetry{100};  // after running out of descriptors
 constexpr std::chrono::seconds kAcceptErrorLogInterval{1};
 constexpr int kAcceptsPerTurnMax = 256;  // then those who are connected have their turn
+constexpr std::chrono::milliseconds kBeatMax{1000};
 
 constexpr std::string_view kTooManyConnections =
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 83\r\n"
@@ -28,11 +30,11 @@ constexpr std::string_view kTooManyConnections =
 
 struct Worker::Listener {
   Worker* worker;
-  int fd;
+  ListeningSocket socket;
   IoSlot* slot = nullptr;
 };
 
-Worker::Worker(int index, const Shared& shared, const std::vector<int>& listeners, WorkerShard* metrics,
+Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocket>& listeners, WorkerShard* metrics,
                AccessLogBuffer* log, std::shared_ptr<const ServingState> state)
     : index_(index),
       shared_(shared),
@@ -45,24 +47,43 @@ Worker::Worker(int index, const Shared& shared, const std::vector<int>& listener
       state_(new LocalState{std::move(state), 1}),
       flush_timer_(&loop_, &Worker::OnFlush, this),
       accept_timer_(&loop_, &Worker::OnAcceptRetry, this),
-      idle_timer_(&loop_, &Worker::OnIdleGrace, this) {
-  for (const int fd : listeners) listeners_.push_back(std::make_unique<Listener>(Listener{this, fd}));
+      idle_timer_(&loop_, &Worker::OnIdleGrace, this),
+      beat_timer_(&loop_, &Worker::OnBeat, this) {
+  for (const ListeningSocket& each : listeners) listeners_.push_back(std::make_unique<Listener>(Listener{this, each}));
 }
 
 Worker::~Worker() {
   Stop();
-  CloseListeners();
+  for (const auto& listener : listeners_) close(listener->socket.fd);
   if (--state_->references == 0) delete state_;
 }
 
 void Worker::Start() {
   thread_ = std::thread([this] {
     (void)pthread_setname_np(pthread_self(), ("worker-" + std::to_string(index_)).c_str());  // for people only
+    OnBeat(this);
+    loop_.Run();
+  });
+}
+
+void Worker::Listen(std::function<void()> done) {
+  loop_.Post([this, done = std::move(done)] {
     for (const auto& listener : listeners_) {
-      listener->slot = loop_.Add(listener->fd, &Worker::OnAcceptable, listener.get());
+      const ListeningSocket& socket = listener->socket;
+      if (socket.listening || listen(socket.fd, kListenBacklog) == 0) {
+        listener->slot = loop_.AddListener(socket.fd, socket.shared, &Worker::OnAcceptable, listener.get());
+      }
       if (listener->slot == nullptr) spdlog::error("worker {} cannot listen: {}", index_, std::strerror(errno));
     }
-    loop_.Run();
+    done();
+  });
+}
+
+void Worker::AcceptLast(const ListeningSocket& socket) {
+  loop_.Post([this, socket] {
+    Listener listener{this, socket};
+    Accept(&listener, true);
+    close(socket.fd);
   });
 }
 
@@ -82,13 +103,16 @@ void Worker::Install(std::shared_ptr<const ServingState> state, std::function<vo
   });
 }
 
+void Worker::AnnounceEnd() {
+  loop_.Post([this] { draining_ = true; });
+}
+
 void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> done) {
   loop_.Post([this, idle_grace, done = std::move(done)]() mutable {
     draining_ = true;
     idle_grace_ = idle_grace;
     drained_ = std::move(done);
-    for (const auto& listener : listeners_) Accept(listener.get());
-    CloseListeners();
+    EndListening();
     idle_timer_.Arm(loop_.now() + idle_grace);
     CheckDrained();
   });
@@ -108,10 +132,15 @@ void Worker::CheckDrained() {
   std::exchange(drained_, nullptr)();
 }
 
-void Worker::CloseListeners() {
+void Worker::EndListening() {
   for (const auto& listener : listeners_) {
-    if (listener->slot != nullptr) loop_.Release(listener->slot);
-    close(listener->fd);
+    if (listener->slot != nullptr) {
+      // First out of epoll: a connection that comes after the last one that is accepted here has to wake somebody else
+      // who has this socket.
+      loop_.RemoveListener(listener->socket.fd, listener->slot);
+      Accept(listener.get(), true);
+    }
+    close(listener->socket.fd);
   }
   listeners_.clear();
 }
@@ -126,15 +155,16 @@ void Worker::OnAcceptRetry(void* self) {
   for (const auto& listener : worker->listeners_) worker->Accept(listener.get());
 }
 
-void Worker::Accept(Listener* listener) {
+void Worker::Accept(Listener* listener, bool all) {
   for (int accepted = 0;; ++accepted) {
-    if (accepted >= kAcceptsPerTurnMax && !draining_) {
+    if (accepted >= kAcceptsPerTurnMax && !all) {
       accept_timer_.Arm(loop_.now());
       return;
     }
     sockaddr_storage peer{};
     socklen_t length = sizeof peer;
-    const int fd = accept4(listener->fd, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    const int fd =
+        accept4(listener->socket.fd, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
       metrics_->Add(WorkerGauge::kClientConnectionsTotal, 1);
       if (shared_.counters->connections.load(std::memory_order_relaxed) >= options().max_connections) {
@@ -216,6 +246,11 @@ void Worker::LogWritten() {
   if (flush_armed_) return;
   flush_armed_ = true;
   flush_timer_.Arm(loop_.now() + AccessLog::kFlushInterval);
+}
+
+void Worker::OnBeat(void* self) {
+  auto* worker = static_cast<Worker*>(self);
+  worker->beat_timer_.Arm(worker->loop_.now() + std::min(kBeatMax, worker->options().watchdog_timeout / 4));
 }
 
 void Worker::OnFlush(void* self) {
