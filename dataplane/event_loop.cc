@@ -206,6 +206,14 @@ IoSlot* EventLoop::AddWith(uint32_t events, int fd, void (*on_events)(void*, uin
   return slot;
 }
 
+bool EventLoop::RequeueListener(int fd, IoSlot* slot) {
+  (void)epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);  // EPOLLEXCLUSIVE goes with no EPOLL_CTL_MOD
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET | EPOLLEXCLUSIVE;
+  event.data.ptr = slot;
+  return epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
 void EventLoop::RemoveListener(int fd, IoSlot* slot) {
   (void)epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);  // fails only where it was never added
   Release(slot);

@@ -88,6 +88,9 @@ class EventLoop {
   // A listening socket: connections to accept are its only events. `shared`: other loops, or other processes, have the
   // same socket; one of those that wait is woken for each connection, not all.
   IoSlot* AddListener(int fd, bool shared, void (*on_events)(void*, uint32_t), void* owner);
+  // Puts this loop behind the others that wait for the same socket: the kernel wakes the first of them. False: it is
+  // lost to this loop (errno).
+  bool RequeueListener(int fd, IoSlot* slot);
   // Closing would not do: the socket lives on where another process has it, and with it what epoll knows.
   void RemoveListener(int fd, IoSlot* slot);
 

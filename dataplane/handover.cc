@@ -259,7 +259,7 @@ HandoverServer::~HandoverServer() {
     (void)!write(stop_, &one, sizeof one);  // never full
     thread_.join();
     struct stat there {};
-    if (lstat(options_.path.c_str(), &there) == 0 && there.st_dev == device_ && there.st_ino == inode_) {
+    if (!succeeded_ && lstat(options_.path.c_str(), &there) == 0 && there.st_dev == device_ && there.st_ino == inode_) {
       (void)unlink(options_.path.c_str());  // one that stays is found stale by the next process
     }
   }
@@ -346,6 +346,7 @@ bool HandoverServer::Serve(int peer) {
     case Wake::kStop:
       // It is not said that nothing is under way: this process must not claim its name back now.
       spdlog::info("hand-over: this process ends before process {} serves, which has its sockets", who->pid);
+      succeeded_ = true;
       return false;
     case Wake::kTimeout:
       (void)SendMessage(peer, Refusal("it took too long"));  // or it sees the end
@@ -368,6 +369,7 @@ bool HandoverServer::Serve(int peer) {
   if (const absl::Status status = SendMessage(peer, draining); !status.ok())
     return go_on(std::string(status.message()));
   spdlog::info("hand-over: process {} serves", who->pid);
+  succeeded_ = true;
   options_.taken(message->name);
   return true;
 }

@@ -89,8 +89,8 @@ class HandoverServer {
   };
   // Binds beside `path` and renames over it. An error where something else than a socket is there.
   static absl::StatusOr<std::unique_ptr<HandoverServer>> Start(Options options);
-  // Ends the thread, and a hand-over that is under way: the other process finds itself alone. Removes the path where it
-  // is still this one's.
+  // Ends the thread, and a hand-over that is under way: the other process finds itself alone. Removes the path, unless
+  // another process is about to take it.
   ~HandoverServer();
   HandoverServer(const HandoverServer&) = delete;
   HandoverServer& operator=(const HandoverServer&) = delete;
@@ -109,6 +109,7 @@ class HandoverServer {
   int stop_ = -1;  // eventfd
   dev_t device_ = 0;
   ino_t inode_ = 0;
+  bool succeeded_ = false;  // by a process that puts its own socket at the path; the thread's, while it runs
   std::thread thread_;
 };
 

@@ -55,9 +55,10 @@ struct ListenerSet {
 //
 // What was `passed` comes first, and is owned from here on. A socket whose address is configured takes the place of a
 // bind; systemd's are used whether configured or not, and where they come without server.listeners nothing else is.
-// Several sockets of one address are spread over the workers. Where there are more workers than sockets, systemd's are
-// shared, and to those of a hand-over further ones are bound. While a hand-over is under way, what is bound here does
-// not listen yet: until somebody accepts, a connection in its queue would wait, and be lost if this process ended.
+// Several sockets of one address are spread over the workers. Where there are more workers than sockets, they take
+// turns at systemd's, and to those of a hand-over further ones are bound. While a hand-over is under way, what is bound
+// here does not listen yet: until somebody accepts, a connection in its queue would wait, and be lost if this process
+// ended.
 absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int workers,
                                           std::vector<PassedSocket> passed = {});
 

@@ -147,7 +147,11 @@ void Worker::EndListening() {
 
 void Worker::OnAcceptable(void* listener, uint32_t) {
   auto* self = static_cast<Listener*>(listener);
-  self->worker->Accept(self);
+  Worker* const worker = self->worker;
+  // Else the same worker would be woken for every connection that comes while all of them wait.
+  if (worker->Accept(self) && self->socket.shared && !worker->loop_.RequeueListener(self->socket.fd, self->slot)) {
+    spdlog::error("worker {} cannot listen: {}", worker->index_, std::strerror(errno));
+  }
 }
 
 void Worker::OnAcceptRetry(void* self) {
@@ -155,11 +159,11 @@ void Worker::OnAcceptRetry(void* self) {
   for (const auto& listener : worker->listeners_) worker->Accept(listener.get());
 }
 
-void Worker::Accept(Listener* listener, bool all) {
+bool Worker::Accept(Listener* listener, bool all) {
   for (int accepted = 0;; ++accepted) {
     if (accepted >= kAcceptsPerTurnMax && !all) {
       accept_timer_.Arm(loop_.now());
-      return;
+      return false;
     }
     sockaddr_storage peer{};
     socklen_t length = sizeof peer;
@@ -185,7 +189,7 @@ void Worker::Accept(Listener* listener, bool all) {
       }
       continue;
     }
-    if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
     if (errno == EINTR || errno == ECONNABORTED) continue;
     metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
     // Out of descriptors: what is connected is served on; said once a second, not once a try.
@@ -194,7 +198,7 @@ void Worker::Accept(Listener* listener, bool all) {
       spdlog::error("worker {} cannot accept connections: {}", index_, std::strerror(errno));
     }
     accept_timer_.Arm(loop_.now() + kAcceptRetry);
-    return;
+    return false;
   }
 }
 

@@ -110,8 +110,8 @@ class Worker {
  private:
   struct Listener;
   static void OnAcceptable(void* listener, uint32_t events);
-  // Until the queue is empty; not `all`: until others should have their turn.
-  void Accept(Listener* listener, bool all = false);
+  // Until the queue is empty (true); not `all`: or others should have their turn.
+  bool Accept(Listener* listener, bool all = false);
   void EndListening();
   void CheckDrained();
   static void OnFlush(void* self);
