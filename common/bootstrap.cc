@@ -67,6 +67,8 @@ using google::protobuf::Message;
 constexpr size_t kFileBytesMax = 1u << 20;  // a bootstrap file; thousands of times what one needs
 constexpr uint32_t kWorkersMax = 1024;
 constexpr size_t kDataPlaneNameMax = 128;
+// Of a Unix socket's address 107 bytes can be used; it is bound under a longer name first.
+constexpr size_t kHandoverPathMax = 90;
 
 const v1::FieldRules& RulesOf(const FieldDescriptor* field) { return field->options().GetExtension(v1::rules); }
 
@@ -401,6 +403,10 @@ class Loader {
     if (text != "auto" && (!number || workers < 1 || workers > kWorkersMax)) {
       KeyProblem("server.workers",
                  fmt::format("expected auto, or a number from 1 to {}, found {}", kWorkersMax, QuoteForMessage(text)));
+    }
+    if (server.handover().size() > kHandoverPathMax) {
+      KeyProblem("server.handover", fmt::format("expected a path of at most {} bytes, found one of {}",
+                                                kHandoverPathMax, server.handover().size()));
     }
     for (int i = 0; i < server.trusted_proxies_size(); ++i) {
       if (IsCidr(server.trusted_proxies(i))) continue;

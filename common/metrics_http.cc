@@ -1,7 +1,12 @@
 #include "common/metrics_http.h"
 
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <array>
+#include <cerrno>
 #include <chrono>
+#include <future>
 #include <map>
 #include <optional>
 #include <string_view>
@@ -11,6 +16,7 @@
 #include "boost/asio/io_context.hpp"
 #include "boost/asio/ip/tcp.hpp"
 #include "boost/asio/ip/v6_only.hpp"
+#include "boost/asio/post.hpp"
 #include "boost/asio/steady_timer.hpp"
 #include "boost/beast/core/bind_handler.hpp"
 #include "boost/beast/core/flat_buffer.hpp"
@@ -52,8 +58,12 @@ HttpReply ErrorReply(http::status status, std::string_view message) {
 // pending operation, of which there is always exactly one.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(tcp::socket socket, const Handlers& handlers, int* connections)
-      : stream_(std::move(socket)), handlers_(handlers), connections_(connections), buffer_(kHeadBytesMax * 2) {
+  Connection(tcp::socket socket, const Handlers& handlers, int* connections, const bool* ending)
+      : stream_(std::move(socket)),
+        handlers_(handlers),
+        connections_(connections),
+        ending_(ending),
+        buffer_(kHeadBytesMax * 2) {
     ++*connections_;
   }
   ~Connection() { --*connections_; }
@@ -85,7 +95,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void Answer() {
     const auto& request = parser_->get();
-    keep_ = request.keep_alive();
+    keep_ = request.keep_alive() && !*ending_;
     std::string_view target(request.target().data(), request.target().size());
     target = target.substr(0, target.find('?'));
     bool head = request.method() == http::verb::head;
@@ -154,6 +164,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   beast::tcp_stream stream_;
   const Handlers& handlers_;
   int* connections_;
+  const bool* ending_;
   beast::flat_buffer buffer_;
   std::optional<http::request_parser<http::empty_body>> parser_;
   bool keep_ = true;
@@ -168,11 +179,21 @@ struct MetricsHttp::Impl {
   // Declared first, destroyed last: the connections that `io` still holds count themselves out and use `handlers`.
   Handlers handlers;
   int connections = 0;  // the server's thread only
+  bool ending = false;  // the same
   asio::io_context io{1};
   tcp::acceptor acceptor{io};
   asio::steady_timer pause{io};
   uint16_t port = 0;
   std::thread thread;
+
+  void StopListening() {
+    ending = true;
+    pause.cancel();
+    error_code error;
+    // Not close: that leaves it to the socket's end to take it out of epoll, and another process may keep it alive.
+    const int fd = acceptor.release(error);
+    if (!error) ::close(fd);
+  }
 
   void Accept() {
     acceptor.async_accept([this](error_code error, tcp::socket socket) {
@@ -180,15 +201,15 @@ struct MetricsHttp::Impl {
       if (error) {
         pause.expires_after(kAcceptPause);
         pause.async_wait([this](error_code aborted) {
-          if (!aborted) Accept();
+          if (!aborted && !ending) Accept();
         });
         return;
       }
       // One more is closed at once: whoever holds 64 connections here is not a scraper.
       if (connections < kConnectionsMax) {
-        std::make_shared<Connection>(std::move(socket), handlers, &connections)->Read();
+        std::make_shared<Connection>(std::move(socket), handlers, &connections, &ending)->Read();
       }
-      Accept();
+      if (!ending) Accept();
     });
   }
 };
@@ -219,6 +240,24 @@ absl::StatusOr<std::unique_ptr<MetricsHttp>> MetricsHttp::Listen(const std::stri
   return std::unique_ptr<MetricsHttp>(new MetricsHttp(std::move(impl)));
 }
 
+absl::StatusOr<std::unique_ptr<MetricsHttp>> MetricsHttp::Adopt(int fd) {
+  auto impl = std::make_unique<Impl>();
+  sockaddr_storage address{};
+  socklen_t length = sizeof address;
+  error_code error;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    error = error_code(errno, boost::system::system_category());
+  } else {
+    impl->acceptor.assign(address.ss_family == AF_INET6 ? tcp::v6() : tcp::v4(), fd, error);
+  }
+  if (error) {
+    ::close(fd);
+    return absl::UnavailableError(fmt::format("metrics listener: cannot take over a socket: {}", error.message()));
+  }
+  impl->port = impl->acceptor.local_endpoint(error).port();
+  return std::unique_ptr<MetricsHttp>(new MetricsHttp(std::move(impl)));
+}
+
 void MetricsHttp::Handle(const std::string& path, Handler handler) { impl_->handlers[path] = std::move(handler); }
 
 void MetricsHttp::Start() {
@@ -227,5 +266,23 @@ void MetricsHttp::Start() {
 }
 
 uint16_t MetricsHttp::port() const { return impl_->port; }
+
+std::string MetricsHttp::address() const {
+  error_code error;
+  const tcp::endpoint at = impl_->acceptor.local_endpoint(error);
+  const std::string ip = at.address().to_string();
+  return at.address().is_v6() ? fmt::format("[{}]:{}", ip, at.port()) : fmt::format("{}:{}", ip, at.port());
+}
+
+int MetricsHttp::fd() const { return impl_->acceptor.native_handle(); }
+
+void MetricsHttp::StopListening() {
+  std::promise<void> done;
+  asio::post(impl_->io, [&] {
+    impl_->StopListening();
+    done.set_value();
+  });
+  done.get_future().wait();
+}
 
 }  // namespace gateway

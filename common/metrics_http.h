@@ -26,11 +26,19 @@ class MetricsHttp {
 
   // Binds at once (port 0: any); the thread starts with Start.
   static absl::StatusOr<std::unique_ptr<MetricsHttp>> Listen(const std::string& host, uint16_t port);
+  // On a listening TCP socket that somebody else has bound; takes it over.
+  static absl::StatusOr<std::unique_ptr<MetricsHttp>> Adopt(int fd);
   ~MetricsHttp();  // ends the thread
 
   void Handle(const std::string& path, Handler handler);  // before Start
   void Start();
   uint16_t port() const;
+  std::string address() const;  // "127.0.0.1:9090", "[::1]:9090"
+  // The listening socket, for whoever takes it over; it stays this object's.
+  int fd() const;
+  // Accepts nobody any more, without ending the socket where another process has it too; kept connections end with
+  // their next answer. After Start; returns when it is so.
+  void StopListening();
 
  private:
   struct Impl;

@@ -28,24 +28,16 @@ HttpReply ReadyReply(bool has_configuration, bool draining) {
   return reply;
 }
 
-absl::StatusOr<std::unique_ptr<AdminHttp>> AdminHttp::Listen(const std::string& host, uint16_t port,
-                                                             const MetricsRegistry* registry,
-                                                             std::function<bool()> configured,
-                                                             std::function<bool()> draining) {
-  absl::StatusOr<std::unique_ptr<MetricsHttp>> server = MetricsHttp::Listen(host, port);
-  if (!server.ok()) return server.status();
-  (*server)->Handle("/metrics", [registry] { return MetricsReply(*registry); });
-  (*server)->Handle("/health", [] { return HealthReply(std::chrono::system_clock::now()); });
-  (*server)->Handle("/ready", [configured = std::move(configured), draining = std::move(draining)] {
+AdminHttp::AdminHttp(std::unique_ptr<MetricsHttp> server, const MetricsRegistry* registry,
+                     std::function<bool()> configured, std::function<bool()> draining)
+    : server_(std::move(server)) {
+  server_->Handle("/metrics", [registry] { return MetricsReply(*registry); });
+  server_->Handle("/health", [] { return HealthReply(std::chrono::system_clock::now()); });
+  server_->Handle("/ready", [configured = std::move(configured), draining = std::move(draining)] {
     return ReadyReply(configured(), draining());
   });
-  return std::unique_ptr<AdminHttp>(new AdminHttp(*std::move(server)));
 }
 
-AdminHttp::AdminHttp(std::unique_ptr<MetricsHttp> server) : server_(std::move(server)) {}
-
 void AdminHttp::Start() { server_->Start(); }
-
-uint16_t AdminHttp::port() const { return server_->port(); }
 
 }  // namespace gateway::dataplane

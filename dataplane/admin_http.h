@@ -21,16 +21,16 @@ namespace gateway::dataplane {
 //   /ready    200 {"status":"ready"}; 503 {"status":"draining"} or {"status":"no configuration"}
 class AdminHttp {
  public:
-  // Binds at once; answers from Start on.
-  static absl::StatusOr<std::unique_ptr<AdminHttp>> Listen(const std::string& host, uint16_t port,
-                                                           const MetricsRegistry* registry,
-                                                           std::function<bool()> configured,
-                                                           std::function<bool()> draining);
+  // Answers from Start on. `server`: MetricsHttp::Listen's or Adopt's.
+  AdminHttp(std::unique_ptr<MetricsHttp> server, const MetricsRegistry* registry, std::function<bool()> configured,
+            std::function<bool()> draining);
   void Start();
-  uint16_t port() const;
+  uint16_t port() const { return server_->port(); }
+  std::string address() const { return server_->address(); }
+  int fd() const { return server_->fd(); }
+  void StopListening() { server_->StopListening(); }
 
  private:
-  explicit AdminHttp(std::unique_ptr<MetricsHttp> server);
   std::unique_ptr<MetricsHttp> server_;
 };
 

@@ -139,6 +139,8 @@ struct Inbox {
   std::deque<v1::ControlPlaneMessage> messages ABSL_GUARDED_BY(mutex);  // at most kUnreadMessagesMax
   std::optional<grpc::Status> stream_end ABSL_GUARDED_BY(mutex);
   uint64_t installed ABSL_GUARDED_BY(mutex) = 0;  // the newest state that every worker serves
+  bool stand_by ABSL_GUARDED_BY(mutex) = false;
+  bool goodbye ABSL_GUARDED_BY(mutex) = true;
   bool stop ABSL_GUARDED_BY(mutex) = false;
   SteadyTime stop_by ABSL_GUARDED_BY(mutex);
 };
@@ -439,14 +441,17 @@ struct ConfigClient::Impl {
     while (true) {
       v1::ControlPlaneMessage message;
       std::optional<grpc::Status> end;
-      bool stop = false, received = false;
+      bool stop = false, goodbye = true, received = false;
       {
         const auto awake = [this]() ABSL_SHARED_LOCKS_REQUIRED(inbox->mutex) {
-          return inbox->stop || !inbox->messages.empty() || inbox->stream_end.has_value();
+          return inbox->stop || !inbox->messages.empty() || inbox->stream_end.has_value() ||
+                 inbox->stand_by != standing_by;
         };
         absl::MutexLock lock(&inbox->mutex);
         inbox->mutex.AwaitWithDeadline(absl::Condition(&awake), absl::Now() + absl::FromChrono(UntilNextTimer()));
         stop = inbox->stop;
+        goodbye = inbox->goodbye;
+        standing_by = inbox->stand_by;
         if (!inbox->messages.empty()) {
           message = std::move(inbox->messages.front());
           inbox->messages.pop_front();
@@ -455,7 +460,12 @@ struct ConfigClient::Impl {
           end = std::exchange(inbox->stream_end, std::nullopt);
         }
       }
-      if (stop) break;
+      if (stop) {
+        if (goodbye) SayGoodbye();
+        EndStream();
+        if (goodbye && cache != nullptr) SaveCache();
+        return;
+      }
       if (received) {
         OnMessage(std::move(message));
       } else if (end) {
@@ -463,14 +473,11 @@ struct ConfigClient::Impl {
       }
       RunTimers();
     }
-    SayGoodbye();
-    EndStream();
-    if (cache != nullptr) SaveCache();
   }
 
   SteadyClock::duration UntilNextTimer() const {
     SteadyTime next = SteadyTime::max();
-    if (stream == nullptr && reconnect_at) next = std::min(next, *reconnect_at);
+    if (stream == nullptr && reconnect_at && !standing_by) next = std::min(next, *reconnect_at);
     if (stream != nullptr && !welcomed) next = std::min(next, stream_begin + kWelcomeWait);
     if (names_hosts) next = std::min(next, resolve_at);
     if (!retired.empty()) next = std::min(next, sweep_at);
@@ -481,7 +488,7 @@ struct ConfigClient::Impl {
 
   void RunTimers() {
     const SteadyTime now = SteadyClock::now();
-    if (stream == nullptr && reconnect_at && now >= *reconnect_at) BeginStream();
+    if (stream == nullptr && reconnect_at && !standing_by && now >= *reconnect_at) BeginStream();
     if (stream != nullptr && !welcomed && now >= stream_begin + kWelcomeWait) {
       BreakStream(fmt::format("no answer within {} s", kWelcomeWait.count()));
     }
@@ -548,7 +555,11 @@ struct ConfigClient::Impl {
     if (control_plane == 0) delay = ReconnectDelay(attempt++, random);
     reconnect_at = SteadyClock::now() + delay;
     // Told once each time that it goes away, not once for each try.
-    if (was_welcomed || !away_told) {
+    if (standing_by) {
+      spdlog::info(
+          "configuration: the stream from the control plane {} has ended ({}), and is left to the next process",
+          address, why);
+    } else if (was_welcomed || !away_told) {
       spdlog::warn("configuration: no stream from the control plane {}: {}; serving what is known", address, why);
       away_told = true;
     } else {
@@ -773,6 +784,7 @@ struct ConfigClient::Impl {
 
   // Start's, then the configuration thread's.
   v1::Hello hello;  // says what is applied
+  const std::string name = hello.name();
   ResourceSet resources;
   std::shared_ptr<const Snapshot> snapshot;
   bool has_policy = false;
@@ -783,6 +795,7 @@ struct ConfigClient::Impl {
   bool names_hosts = false;
   bool policy_unsaved = false, endpoints_unsaved = false;
   bool welcomed = false, away_told = false;
+  bool standing_by = false;
   int control_plane = 0;  // index of the one that is tried
   int attempt = 0;
   absl::BitGen random;
@@ -820,12 +833,13 @@ absl::Status ConfigClient::Start() {
   return absl::OkStatus();
 }
 
-void ConfigClient::Stop(std::chrono::milliseconds timeout) {
+void ConfigClient::Stop(std::chrono::milliseconds timeout, Goodbye goodbye) {
   if (!impl_->thread.joinable()) return;
   const SteadyTime deadline = SteadyClock::now() + timeout;
   {
     absl::MutexLock lock(&impl_->inbox->mutex);
     impl_->inbox->stop = true;
+    impl_->inbox->goodbye = goodbye == Goodbye::kSaid;
     impl_->inbox->stop_by = deadline;
   }
   {
@@ -839,6 +853,13 @@ void ConfigClient::Stop(std::chrono::milliseconds timeout) {
   }
   impl_->thread.join();
 }
+
+void ConfigClient::StandBy(bool on) {
+  absl::MutexLock lock(&impl_->inbox->mutex);
+  impl_->inbox->stand_by = on;
+}
+
+const std::string& ConfigClient::name() const { return impl_->name; }
 
 bool ConfigClient::ready() const {
   absl::MutexLock lock(&impl_->stats_mutex);

@@ -51,9 +51,19 @@ class ConfigClient {
   // policy files, all problems in its message, one a line.
   absl::Status Start();
 
-  // Says goodbye, so that Consul forgets this instance, waits until the control plane has heard, and ends the thread;
-  // returns within `timeout` (and the time of a name look-up that is under way).
-  void Stop(std::chrono::milliseconds timeout);
+  // kSaid: so that Consul forgets this instance. kNone: another process of the same name goes on in its place; then the
+  // cache is the other's, too.
+  enum class Goodbye { kSaid, kNone };
+  // Says goodbye, waits until the control plane has heard, and ends the thread; returns within `timeout` (and the time
+  // of a name look-up that is under way).
+  void Stop(std::chrono::milliseconds timeout, Goodbye goodbye = Goodbye::kSaid);
+
+  // While it is on, a stream that ends is not begun anew: another process of this name is about to take its place, and
+  // two that replace each other's streams would never end. Thread-safe.
+  void StandBy(bool on);
+
+  // Of this data plane, as the control plane knows it.
+  const std::string& name() const;
 
   // A policy is being served: /ready. Thread-safe.
   bool ready() const;

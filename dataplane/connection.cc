@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <span>
@@ -132,9 +133,8 @@ Task<void> ClientConnection::Serve() {
       in_a_row = 0;
       idle_ = true;
       // A new connection has as long for its first byte as for a whole head.
-      const auto patience = worker_->draining() ? worker_->idle_grace()
-                            : first             ? worker_->options().header_timeout
-                                                : worker_->options().idle_timeout;
+      const auto patience =
+          std::min(worker_->idle_grace(), first ? worker_->options().header_timeout : worker_->options().idle_timeout);
       const Wait wait = co_await socket.Readable(loop.now() + patience);
       idle_ = false;
       if (wait != Wait::kReady) co_return;

@@ -59,6 +59,7 @@ EventLoop::~EventLoop() {
 void EventLoop::ReadClock() {
   now_ = std::chrono::steady_clock::now();
   wall_now_ = std::chrono::system_clock::now();
+  turned_.store(now_.time_since_epoch().count(), std::memory_order_relaxed);
 }
 
 uint64_t EventLoop::TickOf(TimePoint t) const {
@@ -175,6 +176,15 @@ void EventLoop::Post(std::function<void()> work) {
 }
 
 IoSlot* EventLoop::Add(int fd, void (*on_events)(void*, uint32_t), void* owner) {
+  return AddWith(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, fd, on_events, owner);
+}
+
+IoSlot* EventLoop::AddListener(int fd, bool shared, void (*on_events)(void*, uint32_t), void* owner) {
+  // EPOLLEXCLUSIVE goes with EPOLLIN and EPOLLOUT alone (epoll_ctl(2)).
+  return AddWith(EPOLLIN | EPOLLET | (shared ? static_cast<uint32_t>(EPOLLEXCLUSIVE) : 0u), fd, on_events, owner);
+}
+
+IoSlot* EventLoop::AddWith(uint32_t events, int fd, void (*on_events)(void*, uint32_t), void* owner) {
   IoSlot* slot;
   if (free_slots_.empty()) {
     slots_.push_back(std::make_unique<IoSlot>());
@@ -186,7 +196,7 @@ IoSlot* EventLoop::Add(int fd, void (*on_events)(void*, uint32_t), void* owner) 
   slot->on_events = on_events;
   slot->owner = owner;
   epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  event.events = events;
   event.data.ptr = slot;
   if (epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) != 0) {
     slot->owner = nullptr;
@@ -194,6 +204,19 @@ IoSlot* EventLoop::Add(int fd, void (*on_events)(void*, uint32_t), void* owner) 
     return nullptr;
   }
   return slot;
+}
+
+bool EventLoop::RequeueListener(int fd, IoSlot* slot) {
+  (void)epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);  // EPOLLEXCLUSIVE goes with no EPOLL_CTL_MOD
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET | EPOLLEXCLUSIVE;
+  event.data.ptr = slot;
+  return epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+void EventLoop::RemoveListener(int fd, IoSlot* slot) {
+  (void)epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);  // fails only where it was never added
+  Release(slot);
 }
 
 void EventLoop::Release(IoSlot* slot) {

@@ -78,11 +78,21 @@ class EventLoop {
   // Of this turn. `now` before Run is the construction's.
   TimePoint now() const { return now_; }
   std::chrono::system_clock::time_point wall_now() const { return wall_now_; }
+  // When the newest turn began. Any thread.
+  TimePoint last_turn() const { return TimePoint(TimePoint::duration(turned_.load(std::memory_order_relaxed))); }
 
   // Edge-triggered, both directions, until the descriptor is closed. Null: out of memory or descriptors (errno).
   IoSlot* Add(int fd, void (*on_events)(void*, uint32_t), void* owner);
   // The owner hears nothing any more; it closes the descriptor itself.
   void Release(IoSlot* slot);
+  // A listening socket: connections to accept are its only events. `shared`: other loops, or other processes, have the
+  // same socket; one of those that wait is woken for each connection, not all.
+  IoSlot* AddListener(int fd, bool shared, void (*on_events)(void*, uint32_t), void* owner);
+  // Puts this loop behind the others that wait for the same socket: the kernel wakes the first of them. False: it is
+  // lost to this loop (errno).
+  bool RequeueListener(int fd, IoSlot* slot);
+  // Closing would not do: the socket lives on where another process has it, and with it what epoll knows.
+  void RemoveListener(int fd, IoSlot* slot);
 
  private:
   friend class Timer;
@@ -96,6 +106,7 @@ class EventLoop {
   int SleepMillis() const;
   void ReadClock();
   void RunPosted();
+  IoSlot* AddWith(uint32_t events, int fd, void (*on_events)(void*, uint32_t), void* owner);
 
   int epoll_ = -1;
   int wake_ = -1;  // eventfd
@@ -115,6 +126,7 @@ class EventLoop {
   absl::Mutex mutex_;
   std::vector<std::function<void()>> posted_ ABSL_GUARDED_BY(mutex_);
   std::atomic<bool> stopped_{false};
+  std::atomic<TimePoint::rep> turned_{0};
 };
 
 // Awaited by a coroutine that would otherwise never wait: it goes on at the end of this turn.

@@ -1,14 +1,14 @@
 // gateway-dataplane: the proxy. Wires listeners, workers, configuration and the metrics port; waits for signals.
 #include <signal.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,11 +20,14 @@
 #include "dataplane/access_log.h"
 #include "dataplane/admin_http.h"
 #include "dataplane/config_client.h"
+#include "dataplane/handover.h"
 #include "dataplane/listener.h"
 #include "dataplane/metrics.h"
 #include "dataplane/runtime_metrics.h"
 #include "dataplane/server_options.h"
 #include "dataplane/serving_state.h"
+#include "dataplane/socket.h"
+#include "dataplane/watchdog.h"
 #include "dataplane/worker.h"
 
 namespace gateway::dataplane {
@@ -33,7 +36,10 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kGoodbyeTimeout{1000};
-constexpr milliseconds kIdleGraceMax{1000};  // of connections between two requests, once draining began
+constexpr milliseconds kIdleGraceMax{1000};  // of connections between two requests, once nobody new is accepted
+constexpr milliseconds kWatchInterval{250};
+constexpr milliseconds kReadyInterval{10};  // between two looks whether there is something to serve
+constexpr milliseconds kCatchUpWait{5000};
 
 // Calls `all_done` when it has been called as often as there are workers.
 std::function<void()> AfterAll(size_t count, std::function<void()> all_done) {
@@ -56,16 +62,98 @@ void RaiseDescriptorLimit() {
   (void)setrlimit(RLIMIT_NOFILE, &limit);  // what there was will do
 }
 
-// Waits for the next of `signals`, at most until `deadline`; 0: the deadline came first.
-int AwaitSignal(const sigset_t& signals, std::chrono::steady_clock::time_point deadline) {
-  for (;;) {
-    const auto left = deadline - std::chrono::steady_clock::now();
-    if (left <= left.zero()) return 0;
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
-    const timespec wait{std::min<time_t>(seconds.count(), 3600), static_cast<long>((left - seconds).count())};
-    const int signal = sigtimedwait(&signals, nullptr, &wait);
-    if (signal > 0) return signal;
+// What the main thread does once everything runs: it waits, takes signals, and looks after the workers.
+class Vigil {
+ public:
+  enum class End { kDone, kDeadline, kSignal };
+
+  // Blocks its signals, in every thread that is started from here on.
+  Vigil() : self_(pthread_self()) {
+    sigemptyset(&signals_);
+    for (const int each : {SIGTERM, SIGINT, SIGUSR1, kWake}) sigaddset(&signals_, each);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+    std::signal(SIGPIPE, SIG_IGN);
   }
+
+  void LookAfter(const std::vector<std::unique_ptr<Worker>>* workers, Watchdog* watchdog, AccessLog* log) {
+    workers_ = workers;
+    watchdog_ = watchdog;
+    log_ = log;
+  }
+
+  // Until `done` (asked after each Wake, and every `interval` at least) or a signal to end.
+  End Until(TimePoint deadline, const std::function<bool()>& done, milliseconds interval = kWatchInterval) {
+    for (;;) {
+      if (done()) return End::kDone;
+      const TimePoint now = std::chrono::steady_clock::now();
+      if (now >= deadline) return End::kDeadline;
+      const auto wait = std::min<TimePoint::duration>(deadline - now, interval);
+      const timespec left{0, static_cast<long>(std::chrono::nanoseconds(wait).count())};  // below a second
+      const int signal = sigtimedwait(&signals_, nullptr, &left);
+      Watch();
+      if (signal == SIGUSR1 && log_ != nullptr) log_->Reopen();
+      if (signal == SIGTERM || signal == SIGINT) return End::kSignal;
+    }
+  }
+  // Any thread.
+  void Wake() { pthread_kill(self_, kWake); }
+
+  // From here on a signal ends the process at once: with the default action it needs nobody to wait for it. SIGUSR1
+  // stays blocked: its default action would end the process too.
+  void LetSignalsEnd() {
+    sigset_t ending;
+    sigemptyset(&ending);
+    for (const int each : {SIGTERM, SIGINT}) {
+      std::signal(each, SIG_DFL);
+      sigaddset(&ending, each);
+      sigdelset(&signals_, each);
+    }
+    pthread_sigmask(SIG_UNBLOCK, &ending, nullptr);
+  }
+
+ private:
+  static constexpr int kWake = SIGUSR2;
+
+  void Watch() {
+    if (workers_ == nullptr) return;
+    turns_.clear();
+    for (const auto& worker : *workers_) turns_.push_back(worker->loop().last_turn());
+    for (const Watchdog::Change& each : watchdog_->Check(std::chrono::steady_clock::now(), turns_)) {
+      if (each.stalled) {
+        spdlog::error("worker {} stands still: its loop has not turned for {} ms", each.worker, each.standing.count());
+      } else {
+        spdlog::warn("worker {} turns its loop again, after {} ms", each.worker, each.standing.count());
+      }
+    }
+  }
+
+  const pthread_t self_;
+  sigset_t signals_;
+  const std::vector<std::unique_ptr<Worker>>* workers_ = nullptr;
+  Watchdog* watchdog_ = nullptr;
+  AccessLog* log_ = nullptr;
+  std::vector<TimePoint> turns_;
+};
+
+// The metrics port's server: on the predecessor's socket where that is at the configured address.
+absl::StatusOr<std::unique_ptr<MetricsHttp>> OpenMetrics(const v1::MetricsSection& metrics, Predecessor* predecessor) {
+  const std::string host = metrics.host() == "localhost" ? "127.0.0.1" : metrics.host();
+  int fd = -1;
+  if (predecessor != nullptr) {
+    in6_addr configured, bound;
+    const bool literal = ParseIp(host, &configured);
+    for (const PassedSocket& each : predecessor->TakeMetrics()) {
+      const bool wanted = literal && ParseIp(IpText(each.address), &bound) &&
+                          std::memcmp(&configured, &bound, sizeof bound) == 0 &&
+                          (metrics.port() == 0 || metrics.port() == PortOf(each.address));
+      if (wanted && fd < 0) {
+        fd = each.fd;
+      } else {
+        close(each.fd);
+      }
+    }
+  }
+  return fd >= 0 ? MetricsHttp::Adopt(fd) : MetricsHttp::Listen(host, static_cast<uint16_t>(metrics.port()));
 }
 
 int Run(int argc, char** argv) {
@@ -75,12 +163,7 @@ int Run(int argc, char** argv) {
   const v1::Bootstrap& config = arguments.config;
   InitLogging(config.logging(), "gateway-dataplane");
 
-  // Every thread inherits the mask; only this one waits for signals.
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int each : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals, each);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
+  Vigil vigil;
   RaiseDescriptorLimit();
 
   const auto options = ServerOptions::From(config);
@@ -89,7 +172,27 @@ int Run(int argc, char** argv) {
     return 2;
   }
   const int worker_count = WorkerCount(config.server());
-  auto listeners = OpenListeners(config.server(), worker_count);
+  auto passed = TakeSystemdSockets();
+  if (!passed.ok()) {
+    spdlog::critical("{}", std::string(passed.status().message()));
+    return 1;
+  }
+  for (const PassedSocket& each : *passed) spdlog::info("systemd passed a socket at {}", AddressText(each.address));
+  std::unique_ptr<Predecessor> predecessor;
+  if (!config.server().handover().empty()) {
+    auto found = Predecessor::Find(config.server().handover());
+    if (!found.ok()) {
+      spdlog::critical("{}", std::string(found.status().message()));
+      return 1;
+    }
+    predecessor = *std::move(found);
+  }
+  if (predecessor != nullptr) {
+    const std::vector<PassedSocket> sockets = predecessor->TakeMain();
+    spdlog::info("hand-over: process {} hands over {} sockets", predecessor->pid(), sockets.size());
+    passed->insert(passed->end(), sockets.begin(), sockets.end());
+  }
+  auto listeners = OpenListeners(config.server(), worker_count, *std::move(passed));
   if (!listeners.ok()) {
     spdlog::critical("{}", std::string(listeners.status().message()));
     return 1;
@@ -135,14 +238,13 @@ int Run(int argc, char** argv) {
   std::unique_ptr<ConfigClient> client;
   std::unique_ptr<AdminHttp> admin;
   if (config.metrics().enabled()) {
-    auto listening = AdminHttp::Listen(
-        config.metrics().host(), static_cast<uint16_t>(config.metrics().port()), &metrics,
-        [&client] { return client->ready(); }, [&draining] { return draining.load(); });
-    if (!listening.ok()) {
-      spdlog::critical("{}", std::string(listening.status().message()));
+    auto opened = OpenMetrics(config.metrics(), predecessor.get());
+    if (!opened.ok()) {
+      spdlog::critical("{}", std::string(opened.status().message()));
       return 1;
     }
-    admin = *std::move(listening);
+    admin = std::make_unique<AdminHttp>(
+        *std::move(opened), &metrics, [&client] { return client->ready(); }, [&draining] { return draining.load(); });
   }
   // Consul's check asks the main port where that answers /health, else the metrics port.
   client_options.health_port = config.server().builtin_routes() || !admin ? listeners->port : admin->port();
@@ -153,51 +255,138 @@ int Run(int argc, char** argv) {
   metrics.AddSource([&client] { return client->Families(); });
   metrics.AddSource([&runtime, &log] { return RuntimeFamilies(runtime, log.get()); });
   metrics.AddSource([] { return ProcessFamilies("dataplane"); });
+  Watchdog watchdog(workers.size(), options->watchdog_timeout, kWatchInterval);
+  metrics.AddSource([&watchdog] { return watchdog.Families(); });
 
   for (const auto& worker : workers) worker->Start();
+  vigil.LookAfter(&workers, &watchdog, log.get());
   if (const absl::Status status = client->Start(); !status.ok()) {
     spdlog::critical("{}", std::string(status.message()));
     return 1;
   }
+  const auto now = [] { return std::chrono::steady_clock::now(); };
+  if (predecessor != nullptr) {
+    // Nothing is accepted before there is something to serve. A cache may be older than what the predecessor serves:
+    // the control plane has a moment to say what is new.
+    const TimePoint caught_up = now() + kCatchUpWait;
+    const auto ready = [&] {
+      return client->ready() && (client->revision() >= predecessor->revision() || now() >= caught_up);
+    };
+    const Vigil::End end = vigil.Until(now() + kSuccessorPatience, ready, kReadyInterval);
+    if (end != Vigil::End::kDone && (end == Vigil::End::kSignal || predecessor->there())) {
+      spdlog::critical("hand-over: this process {}; process {} serves on",
+                       end == Vigil::End::kSignal ? "was told to end" : "has no configuration to serve",
+                       predecessor->pid());
+      spdlog::default_logger()->flush();
+      _exit(1);
+    }
+  }
+  std::atomic<bool> accepting{false};
+  const auto each_accepting = AfterAll(workers.size(), [&] {
+    accepting = true;
+    vigil.Wake();
+  });
+  for (const auto& worker : workers) worker->Listen(each_accepting);
   if (admin) admin->Start();
   std::string where;
   for (const std::string& address : listeners->addresses) where += (where.empty() ? "" : ", ") + address;
   spdlog::info("gateway-dataplane {} serves on {} with {} workers; metrics on {}", kVersion, where, worker_count,
                admin ? Concat(config.metrics().host(), ":", admin->port()) : "no port");
 
-  constexpr auto kForEver = std::chrono::hours(24 * 365);
-  for (;;) {
-    const int signal = AwaitSignal(signals, std::chrono::steady_clock::now() + kForEver);
-    if (signal == SIGUSR1 && log) log->Reopen();
-    if (signal == SIGTERM || signal == SIGINT) break;
+  // What makes it end.
+  enum class Cause { kSignal, kSuccessor, kRefused } cause = Cause::kSignal;
+  if (predecessor != nullptr) {
+    (void)vigil.Until(now() + kGoodbyeTimeout, [&] { return accepting.load(); });
+    const absl::Status status = predecessor->Succeed(client->name());
+    if (status.ok()) {
+      spdlog::info("hand-over: process {} drains, this one has its place", predecessor->pid());
+    } else if (absl::IsFailedPrecondition(status)) {
+      spdlog::critical("hand-over: {}", std::string(status.message()));
+      cause = Cause::kRefused;
+    } else {
+      spdlog::warn("hand-over: no word from process {} ({}): this one goes on alone", predecessor->pid(),
+                   std::string(status.message()));
+    }
+    for (const ListeningSocket& each : listeners->leaving) workers[0]->AcceptLast(each);
+    predecessor.reset();
   }
 
-  // Drain: out of Consul first, then no new connections, then what is in flight.
-  draining = true;
-  const auto drain_timeout = ToMillis(config.server().drain_timeout());
-  const auto deadline = std::chrono::steady_clock::now() + drain_timeout;
-  spdlog::info("draining: new connections are refused, {} ms for what is in flight", drain_timeout.count());
-  // A second signal ends the process at once: with the default action it needs nobody to wait for it.
-  // SIGUSR1 stays blocked: its default action would end the process too.
-  std::signal(SIGTERM, SIG_DFL);
-  std::signal(SIGINT, SIG_DFL);
-  sigdelset(&signals, SIGUSR1);
-  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-  client->Stop(std::min(kGoodbyeTimeout, drain_timeout));
-  std::mutex mutex;
-  std::condition_variable all_drained;
-  bool drained = false;
-  const auto each_drained = AfterAll(workers.size(), [&] {
-    const std::lock_guard lock(mutex);
-    drained = true;
-    all_drained.notify_all();
-  });
-  for (const auto& worker : workers) worker->Drain(std::min(kIdleGraceMax, drain_timeout / 4), each_drained);
-  {
-    std::unique_lock lock(mutex);
-    if (!all_drained.wait_until(lock, deadline, [&] { return drained; })) {
-      spdlog::warn("{} connections were still open after drain_timeout", counts.connections.load());
+  std::atomic<bool> taken{false};
+  std::string successor;  // its name; written before `taken`
+  std::unique_ptr<HandoverServer> handover;
+  if (!config.server().handover().empty() && cause != Cause::kRefused) {
+    HandoverServer::Options handing;
+    handing.path = config.server().handover();
+    for (const PassedSocket& each : listeners->sockets) {
+      handing.sockets.push_back(
+          {each.systemd ? SocketRole::kSystemd : SocketRole::kMain, each.fd, AddressText(each.address)});
     }
+    if (admin) handing.sockets.push_back({SocketRole::kMetrics, admin->fd(), admin->address()});
+    handing.revision = [&client] { return client->revision(); };
+    handing.under_way = [&client](bool on) { client->StandBy(on); };
+    handing.taken = [&](const std::string& name) {
+      successor = name;
+      taken = true;
+      vigil.Wake();
+    };
+    auto started = HandoverServer::Start(std::move(handing));
+    if (started.ok()) {
+      handover = *std::move(started);
+    } else {
+      spdlog::error("hand-over: {}; the next process can't take over", std::string(started.status().message()));
+    }
+  }
+
+  if (cause != Cause::kRefused) {
+    for (Vigil::End end = Vigil::End::kDeadline; end == Vigil::End::kDeadline;) {
+      end = vigil.Until(now() + std::chrono::hours(24), [&] { return taken.load(); });
+    }
+  }
+  handover.reset();  // a hand-over that is under way comes to nothing, unless it has been taken by now
+  if (taken) cause = Cause::kSuccessor;
+
+  // Drain. Told by a signal: out of Consul and out of /ready first, and on with the service while that gets about; then
+  // no new connections, then what is in flight. Where another process has the sockets, nobody has to be told.
+  const auto drain_delay = cause == Cause::kSignal ? ToMillis(config.server().drain_delay()) : milliseconds(0);
+  const auto drain_timeout = ToMillis(config.server().drain_timeout());
+  const TimePoint delayed_until = now() + drain_delay;
+  if (cause == Cause::kSignal) {
+    draining = true;
+    vigil.LetSignalsEnd();
+    spdlog::info("draining: {} ms more for new connections, then {} ms for what is in flight", drain_delay.count(),
+                 drain_timeout.count());
+  } else {
+    if (admin) admin->StopListening();
+    spdlog::info("draining: no new connections, {} ms for what is in flight", drain_timeout.count());
+  }
+  std::atomic<bool> drained{false};
+  const auto each_drained = AfterAll(workers.size(), [&] {
+    drained = true;
+    vigil.Wake();
+  });
+  const auto drain = [&](milliseconds idle_grace) {
+    for (const auto& worker : workers) worker->Drain(idle_grace, each_drained);
+  };
+  if (cause == Cause::kSignal) {
+    for (const auto& worker : workers) worker->AnnounceEnd();
+    client->Stop(std::min(kGoodbyeTimeout, drain_delay + drain_timeout));
+    (void)vigil.Until(delayed_until, [] { return false; });
+    drain(std::min(kIdleGraceMax, drain_timeout / 4));
+  } else {
+    // Idle connections lose nothing by waiting for their next answer.
+    drain(drain_timeout);
+    // The instance goes on under its name, or it is gone.
+    const bool renamed = cause == Cause::kSuccessor && successor != client->name();
+    client->Stop(kGoodbyeTimeout, renamed ? ConfigClient::Goodbye::kSaid : ConfigClient::Goodbye::kNone);
+  }
+  const TimePoint deadline = now() + drain_timeout;
+  Vigil::End end = vigil.Until(deadline, [&] { return drained.load(); });
+  if (end == Vigil::End::kSignal) {  // one that was not the cause: it drains already
+    vigil.LetSignalsEnd();
+    end = vigil.Until(deadline, [&] { return drained.load(); });
+  }
+  if (end == Vigil::End::kDeadline) {
+    spdlog::warn("{} connections were still open after drain_timeout", counts.connections.load());
   }
   for (const auto& worker : workers) worker->Stop();
   admin.reset();
@@ -206,7 +395,7 @@ int Run(int argc, char** argv) {
   spdlog::info("ended");
   spdlog::default_logger()->flush();
   // Connections that did not end in time are coroutines in mid-step: the process's end is theirs.
-  _exit(0);
+  _exit(cause == Cause::kRefused ? 1 : 0);
 }
 
 }  // namespace

@@ -63,6 +63,7 @@ absl::StatusOr<ServerOptions> ServerOptions::From(const v1::Bootstrap& bootstrap
   options.read_timeout = ToMillis(server.read_timeout());
   options.write_timeout = ToMillis(server.write_timeout());
   options.idle_timeout = ToMillis(server.idle_timeout());
+  options.watchdog_timeout = ToMillis(server.watchdog_timeout());
   options.builtin_routes = server.builtin_routes();
   options.metrics_on_main_port = bootstrap.metrics().main_port();
   options.error_details = server.error_details();

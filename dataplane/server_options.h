@@ -47,6 +47,7 @@ struct ServerOptions {
   int64_t max_connections = 50'000;
   int64_t max_connections_per_address = 25'000;
   size_t max_header_bytes = 64 * 1024;
+  std::chrono::milliseconds watchdog_timeout{5'000};
   AddressSet trusted_proxies;
 
   static absl::StatusOr<ServerOptions> From(const v1::Bootstrap& bootstrap);

@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -17,6 +18,7 @@ namespace {
 constexpr std::chrono::milliseconds kAcceptRetry{100};  // after running out of descriptors
 constexpr std::chrono::seconds kWarnInterval{1};
 constexpr int kAcceptsPerTurnMax = 256;  // then those who are connected have their turn
+constexpr std::chrono::milliseconds kBeatMax{1000};
 
 }  // namespace
 
@@ -39,24 +41,43 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
       state_(new LocalState{std::move(state), 1}),
       flush_timer_(&loop_, &Worker::OnFlush, this),
       accept_timer_(&loop_, &Worker::OnAcceptRetry, this),
-      idle_timer_(&loop_, &Worker::OnIdleGrace, this) {
+      idle_timer_(&loop_, &Worker::OnIdleGrace, this),
+      beat_timer_(&loop_, &Worker::OnBeat, this) {
   for (const ListeningSocket& each : listeners) listeners_.push_back(std::make_unique<Listener>(Listener{this, each}));
 }
 
 Worker::~Worker() {
   Stop();
-  CloseListeners();
+  for (const auto& listener : listeners_) close(listener->socket.fd);
   if (--state_->references == 0) delete state_;
 }
 
 void Worker::Start() {
   thread_ = std::thread([this] {
     (void)pthread_setname_np(pthread_self(), ("worker-" + std::to_string(index_)).c_str());  // for people only
+    OnBeat(this);
+    loop_.Run();
+  });
+}
+
+void Worker::Listen(std::function<void()> done) {
+  loop_.Post([this, done = std::move(done)] {
     for (const auto& listener : listeners_) {
-      listener->slot = loop_.Add(listener->socket.fd, &Worker::OnAcceptable, listener.get());
+      const ListeningSocket& socket = listener->socket;
+      if (socket.listening || listen(socket.fd, kListenBacklog) == 0) {
+        listener->slot = loop_.AddListener(socket.fd, socket.shared, &Worker::OnAcceptable, listener.get());
+      }
       if (listener->slot == nullptr) spdlog::error("worker {} cannot listen: {}", index_, std::strerror(errno));
     }
-    loop_.Run();
+    done();
+  });
+}
+
+void Worker::AcceptLast(const ListeningSocket& socket) {
+  loop_.Post([this, socket] {
+    Listener listener{this, socket};
+    Accept(&listener, true);
+    close(socket.fd);
   });
 }
 
@@ -76,13 +97,16 @@ void Worker::Install(std::shared_ptr<const ServingState> state, std::function<vo
   });
 }
 
+void Worker::AnnounceEnd() {
+  loop_.Post([this] { draining_ = true; });
+}
+
 void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> done) {
   loop_.Post([this, idle_grace, done = std::move(done)]() mutable {
     draining_ = true;
     idle_grace_ = idle_grace;
     drained_ = std::move(done);
-    for (const auto& listener : listeners_) Accept(listener.get());
-    CloseListeners();
+    EndListening();
     idle_timer_.Arm(loop_.now() + idle_grace);
     CheckDrained();
   });
@@ -102,9 +126,14 @@ void Worker::CheckDrained() {
   std::exchange(drained_, nullptr)();
 }
 
-void Worker::CloseListeners() {
+void Worker::EndListening() {
   for (const auto& listener : listeners_) {
-    if (listener->slot != nullptr) loop_.Release(listener->slot);
+    if (listener->slot != nullptr) {
+      // First out of epoll: a connection that comes after the last one that is accepted here has to wake somebody else
+      // who has this socket.
+      loop_.RemoveListener(listener->socket.fd, listener->slot);
+      Accept(listener.get(), true);
+    }
     close(listener->socket.fd);
   }
   listeners_.clear();
@@ -112,7 +141,11 @@ void Worker::CloseListeners() {
 
 void Worker::OnAcceptable(void* listener, uint32_t) {
   auto* self = static_cast<Listener*>(listener);
-  self->worker->Accept(self);
+  Worker* const worker = self->worker;
+  // Else the same worker would be woken for every connection that comes while all of them wait.
+  if (worker->Accept(self) && self->socket.shared && !worker->loop_.RequeueListener(self->socket.fd, self->slot)) {
+    spdlog::error("worker {} cannot listen: {}", worker->index_, std::strerror(errno));
+  }
 }
 
 void Worker::OnAcceptRetry(void* self) {
@@ -120,11 +153,11 @@ void Worker::OnAcceptRetry(void* self) {
   for (const auto& listener : worker->listeners_) worker->Accept(listener.get());
 }
 
-void Worker::Accept(Listener* listener) {
+bool Worker::Accept(Listener* listener, bool all) {
   for (int accepted = 0;; ++accepted) {
-    if (accepted >= kAcceptsPerTurnMax && !draining_) {
+    if (accepted >= kAcceptsPerTurnMax && !all) {
       accept_timer_.Arm(loop_.now());
-      return;
+      return false;
     }
     sockaddr_storage peer{};
     socklen_t length = sizeof peer;
@@ -144,13 +177,13 @@ void Worker::Accept(Listener* listener) {
       }
       continue;
     }
-    if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
     if (errno == EINTR || errno == ECONNABORTED) continue;
     metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
     // Out of descriptors: what is connected is served on; said once a second, not once a try.
     if (MayWarn()) spdlog::error("worker {} cannot accept connections: {}", index_, std::strerror(errno));
     accept_timer_.Arm(loop_.now() + kAcceptRetry);
-    return;
+    return false;
   }
 }
 
@@ -220,6 +253,11 @@ void Worker::LogWritten() {
   if (flush_armed_) return;
   flush_armed_ = true;
   flush_timer_.Arm(loop_.now() + AccessLog::kFlushInterval);
+}
+
+void Worker::OnBeat(void* self) {
+  auto* worker = static_cast<Worker*>(self);
+  worker->beat_timer_.Arm(worker->loop_.now() + std::min(kBeatMax, worker->options().watchdog_timeout / 4));
 }
 
 void Worker::OnFlush(void* self) {

@@ -57,22 +57,29 @@ class Worker {
     std::function<std::string()> metrics_page;
   };
 
-  // Takes over `listeners` (bound, listening, non-blocking).
+  // Takes over `listeners`.
   Worker(int index, const Shared& shared, const std::vector<ListeningSocket>& listeners, WorkerShard* metrics,
          AccessLogBuffer* log, std::shared_ptr<const ServingState> state);
   ~Worker();
 
   void Start();
+  // Accepts connections from now on, then calls `done` on the worker. Any thread.
+  void Listen(std::function<void()> done);
+  // Takes over a socket of nobody's: accepts what waits in it, and closes it. Any thread.
+  void AcceptLast(const ListeningSocket& socket);
   // Serves from `state` from the next request on, then calls `done` on the worker. Any thread.
   void Install(std::shared_ptr<const ServingState> state, std::function<void()> done);
-  // Accepts what waits in the queues, then nothing more; answers what is in flight with Connection: close; idle
-  // connections end after `idle_grace`. Calls `done` on the worker when no connection is left. Any thread.
+  // From now on every answer ends its connection. New ones are still accepted, idle ones stay. Any thread.
+  void AnnounceEnd();
+  // The same, and: accepts what waits in the queues, then nothing more; idle connections end after `idle_grace`. Calls
+  // `done` on the worker when no connection is left. Any thread.
   void Drain(std::chrono::milliseconds idle_grace, std::function<void()> done);
   // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
   void Stop();
 
   // For connections and exchanges, on the worker.
   EventLoop& loop() { return loop_; }
+  const EventLoop& loop() const { return loop_; }
   BufferPool& buffers() { return buffers_; }
   UpstreamPool& pool() { return pool_; }
   WorkerShard& metrics() { return *metrics_; }
@@ -82,7 +89,7 @@ class Worker {
   absl::InsecureBitGen& random() { return random_; }
   LocalState* state() { return state_; }
   bool draining() const { return draining_; }
-  // How long a connection that was not told to end may stay idle while draining.
+  // How long a connection may stay idle at most: it ends while draining.
   std::chrono::milliseconds idle_grace() const { return idle_grace_; }
   // "Mon, 23 Nov 2026 15:04:05 GMT", of this second.
   std::string_view HttpDate();
@@ -102,13 +109,15 @@ class Worker {
  private:
   struct Listener;
   static void OnAcceptable(void* listener, uint32_t events);
-  void Accept(Listener* listener);
+  // Until the queue is empty (true); not `all`: or others should have their turn.
+  bool Accept(Listener* listener, bool all = false);
+  void EndListening();
   void RefuseConnection(int fd);
-  void CloseListeners();
   void CheckDrained();
   static void OnFlush(void* self);
   static void OnAcceptRetry(void* self);
   static void OnIdleGrace(void* self);
+  static void OnBeat(void* self);
 
   const int index_;
   const Shared shared_;
@@ -126,12 +135,13 @@ class Worker {
   ClientConnection* connections_ = nullptr;  // a list through themselves
   size_t connection_count_ = 0;
   bool draining_ = false;
-  std::chrono::milliseconds idle_grace_{0};
+  std::chrono::milliseconds idle_grace_ = std::chrono::hours(24 * 365);
   std::function<void()> drained_;
   Timer flush_timer_;
   bool flush_armed_ = false;
   Timer accept_timer_;
   Timer idle_timer_;
+  Timer beat_timer_;  // the loop turns now and then, also with nothing to do: the watchdog looks
   TimePoint warned_at_{};
   int64_t date_second_ = -1;
   char date_[32];

@@ -20,16 +20,16 @@ void AddSets(const std::vector<std::string>& sets, std::vector<std::string>* arg
 }  // namespace
 
 DataPlane::DataPlane(Options options) {
-  const auto ports = FreePorts(2);
-  port_ = ports[0];
-  metrics_port_ = ports[1];
-  std::string listeners;
+  port_ = options.port != 0 ? options.port : FreePort();
+  metrics_port_ = options.metrics_port != 0 ? options.metrics_port : FreePort();
+  std::string config = Concat("server:\n  port: ", port_, "\n  workers: ", options.workers, "\n  drain_delay: 0s\n");
+  if (!options.listeners.empty()) config += "  listeners:\n";
+  for (const std::string& each : options.listeners) Append(&config, "    - { address: \"", each, "\" }\n");
   if (!options.proxy_protocol.empty()) {
-    listeners =
-        Concat(", listeners: [{ address: \"127.0.0.1:", port_, "\", proxy_protocol: ", options.proxy_protocol, " }]");
+    Append(&config, "  listeners: [{ address: \"127.0.0.1:", port_, "\", proxy_protocol: ", options.proxy_protocol,
+           " }]\n");
   }
-  std::string config = Concat("server: { port: ", port_, ", workers: ", options.workers, listeners,
-                              " }\nmetrics: { port: ", metrics_port_, " }\ndata_plane:\n  name: ", options.name, "\n");
+  Append(&config, "metrics: { port: ", metrics_port_, " }\ndata_plane:\n  name: ", options.name, "\n");
   if (!options.policy.empty()) {
     Append(&config, "  policy_files: [\"", directory_.Write("policy.yaml", options.policy), "\"]\n");
   } else {
@@ -41,14 +41,18 @@ DataPlane::DataPlane(Options options) {
   std::vector<std::string> argv = {BinaryPath("gateway-dataplane"), "--config",
                                    directory_.Write("gateway.yaml", config)};
   AddSets(options.sets, &argv);
-  process_ = std::make_unique<Process>(Process::Options{.argv = std::move(argv), .env = std::move(options.env)});
-  const bool ready = WaitFor(
-      [&] {
-        if (!process_->running()) return true;
-        const auto response = Fetch(metrics_port_, "GET", options.wait_ready ? "/ready" : "/health");
-        return response.ok() && response->status == 200;
-      },
-      Timeout(30'000));
+  process_ = std::make_unique<Process>(
+      Process::Options{.argv = std::move(argv), .env = std::move(options.env), .listen_sockets = options.sockets});
+  const bool ready = !options.wait_line.empty()
+                         ? process_->WaitForLine(options.wait_line, Timeout(30'000)).has_value()
+                         : WaitFor(
+                               [&] {
+                                 if (!process_->running()) return true;
+                                 const auto response =
+                                     Fetch(metrics_port_, "GET", options.wait_ready ? "/ready" : "/health");
+                                 return response.ok() && response->status == 200;
+                               },
+                               Timeout(30'000));
   if (!ready || !process_->running())
     throw std::runtime_error("the data plane did not become ready: " + process_->output());
 }

@@ -27,9 +27,14 @@ class DataPlane {
     int workers = 2;
     std::vector<std::string> sets = {};  // "server.idle_timeout=1s"
     std::string cache_dir = {};
-    std::string proxy_protocol = {};  // of its listener
+    std::string proxy_protocol = {};                            // of its listener
     std::vector<std::pair<std::string, std::string>> env = {};  // on top of the test's own
     bool wait_ready = true;
+    uint16_t port = 0, metrics_port = 0;      // 0: free ones
+    std::vector<std::string> listeners = {};  // addresses; none: all interfaces at `port`
+    std::vector<int> sockets = {};            // passed to it as systemd does
+    // What its log says once it is there, in place of asking its metrics port: where another process still answers.
+    std::string wait_line = {};
   };
   explicit DataPlane(Options options);
 

@@ -91,6 +91,9 @@ TEST_F(BootstrapTest, EveryKeyOfThePolicyPageIsKnown) {
   max_header_bytes: 64KiB
   buffer_budget: 512MiB
   encoded_slashes: keep
+  drain_delay: 3s
+  handover: /run/gateway/handover
+  watchdog_timeout: 5s
 access_log: { path: "-" }
 metrics: { host: 127.0.0.1, main_port: false }
 control_plane: { admin_listen: "127.0.0.1:7400", stream_listen: "127.0.0.1:7401", database: gateway.db, metrics_port: 9091, insecure: false }
@@ -123,6 +126,12 @@ TEST_F(BootstrapTest, DefaultsAreFilledInEverywhereButForTheRateLimit) {
   EXPECT_TRUE(config.data_plane().has_cache_dir());
   EXPECT_THAT(loaded.origins, Contains(std::pair<std::string, std::string>("rate_limit.enabled", "absent")));
   EXPECT_THAT(LoadBootstrap(Write("# nothing\n"), {}, {}).problems, IsEmpty());
+}
+
+TEST_F(BootstrapTest, TheHandoverPathFitsAUnixSocket) {
+  EXPECT_THAT(Problems("server: { handover: " + std::string(90, 'a') + " }\n"), IsEmpty());
+  EXPECT_THAT(Problems("server: { handover: " + std::string(91, 'a') + " }\n"),
+              ElementsAre("gateway.yaml:1:11: server.handover: expected a path of at most 90 bytes, found one of 91"));
 }
 
 TEST_F(BootstrapTest, RateLimitThatIsThereHasItsDefaults) {

@@ -191,5 +191,39 @@ TEST(MetricsHttp, TakenPortAndBadHostAreErrors) {
   EXPECT_TRUE(MetricsHttp::Listen("localhost", 0).ok());
 }
 
+TEST(MetricsHttpHandover, TheSocketServesOnInWhoeverTookIt) {
+  auto old = std::move(MetricsHttp::Listen("127.0.0.1", 0)).value();
+  old->Handle("/who", [] { return HttpReply{.body = "old"}; });
+  old->Start();
+  Client kept(old->port());
+  ASSERT_TRUE(kept.Send("GET /who HTTP/1.1\r\nHost: a\r\n\r\n"));
+  EXPECT_THAT(kept.Read("old"), Not(HasSubstr("Connection: close")));
+
+  auto next = std::move(MetricsHttp::Adopt(dup(old->fd()))).value();
+  EXPECT_EQ(next->port(), old->port());
+  EXPECT_EQ(next->address(), old->address());
+  next->Handle("/who", [] { return HttpReply{.body = "next"}; });
+  old->StopListening();
+  Client waiting(next->port());  // in the queue of a socket that nobody accepts from for the moment
+  ASSERT_TRUE(waiting.connected());
+  ASSERT_TRUE(waiting.Send("GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+  next->Start();
+  EXPECT_THAT(waiting.Read(), EndsWith("next"));
+  // Who was connected before is answered once more.
+  ASSERT_TRUE(kept.Send("GET /who HTTP/1.1\r\nHost: a\r\n\r\n"));
+  const std::string last = kept.Read();
+  EXPECT_THAT(last, HasSubstr("Connection: close"));
+  EXPECT_THAT(last, EndsWith("old"));
+  for (int i = 0; i < 20; ++i) {
+    Client client(next->port());
+    ASSERT_TRUE(client.Send("GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+    EXPECT_THAT(client.Read(), EndsWith("next"));
+  }
+  old.reset();
+  Client client(next->port());
+  ASSERT_TRUE(client.Send("GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+  EXPECT_THAT(client.Read(), EndsWith("next"));
+}
+
 }  // namespace
 }  // namespace gateway

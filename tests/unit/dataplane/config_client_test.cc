@@ -510,6 +510,35 @@ TEST(ConfigClient, StopSaysGoodbye) {
   EXPECT_TRUE(dp.workers.state());  // the workers serve on
 }
 
+TEST(ConfigClient, WhileStandingByAStreamThatEndedIsNotBegunAnew) {
+  FakeControlPlane plane;
+  DataPlane dp({plane.address()});
+  ASSERT_TRUE(dp.client->Start().ok());
+  const auto stream = plane.NextStream();
+  ASSERT_TRUE(stream);
+  ASSERT_TRUE(WaitFor([&] { return dp.client->connected(); }));
+  dp.client->StandBy(true);
+  Acked(*stream, PolicyMessage(kEpoch, 0, 1, WithBuiltins({})));  // the stream that there is goes on
+  stream->Drop();
+  EXPECT_FALSE(plane.NextStream(500ms));  // a first try comes within 100 ms
+  dp.client->StandBy(false);
+  const auto next = plane.NextStream();
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->hello().revision(), 1u);
+}
+
+TEST(ConfigClient, StopWithoutAGoodbyeSaysNothing) {
+  FakeControlPlane plane;
+  DataPlane dp({plane.address()});
+  ASSERT_TRUE(dp.client->Start().ok());
+  const auto stream = plane.NextStream();
+  ASSERT_TRUE(stream);
+  ASSERT_TRUE(WaitFor([&] { return dp.client->connected(); }));
+  dp.client->Stop(10s, ConfigClient::Goodbye::kNone);
+  EXPECT_TRUE(stream->WaitForEnd());
+  EXPECT_FALSE(stream->HasNext());
+}
+
 TEST(ConfigClient, StopDoesNotWaitForAControlPlaneThatHangs) {
   FakeControlPlane plane({.port = 0, .ends_at_goodbye = false});
   DataPlane dp({plane.address()});
