@@ -33,6 +33,9 @@ void AppendAddressKey(const in6_addr& address, std::string* key) {
   key->push_back(v4 ? '4' : '6');
 }
 
+// Where no route was looked for: CONNECT and TRACE are served by none.
+constexpr const char* kServedMethods = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 int64_t CeilSeconds(milliseconds time) { return std::max<int64_t>(1, (time.count() + 999) / 1000); }
 
 std::string NowRfc3339(std::chrono::system_clock::time_point now) {
@@ -567,6 +570,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   request_sent_ = loop().now();
   if (!body_.done()) {
     upload_ = Upload::kRunning;
+    continue_awaited_ = head_.expect_continue && buffered_body_.empty();
     upload->emplace(UploadBody(upstream));
     (*upload)->Start();
   }
@@ -603,6 +607,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
             }
           }
         }
+        if (answer.status == 100) continue_awaited_ = false;
         input.Consume(scanner.head_bytes());
         scanner = {};
         answer.Clear();
@@ -657,9 +662,10 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   co_return co_await RelayAnswer(upstream, &answer);
 }
 
-// When the answer's head has to be there. While the request is still on its way no clock runs against the endpoint.
+// When the answer's head has to be there. While the request is still on its way no clock runs against the endpoint,
+// unless it is the endpoint's leave that the client waits for.
 TimePoint Exchange::AnswerDeadline() const {
-  if (upload_ == Upload::kRunning) return ends_at_;
+  if (upload_ == Upload::kRunning && !continue_awaited_) return ends_at_;
   milliseconds patience = service_->policy->response_timeout;
   if (service_->breaker != nullptr) patience = std::min(patience, service_->policy->breaker->timeout);
   return std::min({request_sent_ + patience, request_complete_ + match_.route->timeout, ends_at_});
@@ -718,7 +724,7 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
   } else if (reason == Reason::kBreakerOpen) {
     Append(&fields, "Retry-After: ", CeilSeconds(retry_after_), "\r\n");
   } else if (reason == Reason::kMethodNotAllowed) {
-    fields += "Allow: ";
+    fields += match_.allowed_methods.empty() ? kServedMethods : "Allow: ";
     for (size_t i = 0; i < match_.allowed_methods.size(); ++i) {
       Append(&fields, i == 0 ? "" : ", ", match_.allowed_methods[i]);
     }

@@ -154,9 +154,10 @@ class Exchange {
   bool replayable_ = false;         // all of it is in buffered_body_, and can be sent again
   Upload upload_ = Upload::kComplete;
   bool stop_upload_ = false;
-  TimePoint request_sent_;      // all of it, in this attempt
-  TimePoint request_complete_;  // all of it had come from the client
-  Buffer next_input_;           // read behind a chunked body
+  bool continue_awaited_ = false;  // the client waits for a 100 before it sends its body
+  TimePoint request_sent_;         // all of it, in this attempt
+  TimePoint request_complete_;     // all of it had come from the client
+  Buffer next_input_;              // read behind a chunked body
   const char* body_detail_ = "";
 
   // Its answer.

@@ -51,7 +51,9 @@ std::string Exchange::ForwardedForValue() const {
   std::string value;
   if (client_->peer_trusted) {
     for (size_t i = 0; i < head_.fields.size(); ++i) {
-      if (head_.kinds[i] == FieldKind::kForwardedFor) Append(&value, head_.fields[i].value, ", ");
+      if (head_.kinds[i] == FieldKind::kForwardedFor && !head_.fields[i].value.empty()) {
+        Append(&value, head_.fields[i].value, ", ");
+      }
     }
   }
   value += client_->peer_ip;

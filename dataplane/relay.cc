@@ -101,6 +101,10 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       co_return wait == Wait::kTimeout ? Upload::kClientTimeout : Upload::kClientClosed;
     }
     this_turn += moved;
+    if (continue_awaited_) {
+      continue_awaited_ = false;  // it did not wait
+      to.ExtendRead(ends_at_);
+    }
     const auto result = body_.Decode(buffer.data(), moved);
     bytes_in_ += result.consumed;
     if (result.refused) {
@@ -165,7 +169,10 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
     attempt.reason = Reason::kOverloaded;
     co_return attempt;
   }
-  const bool upstream_persists = answer->Persistent() && !body.until_close();
+  // An endpoint that sends the body it announces, although there must be none, would answer somebody else's request
+  // with it: no connection that such an answer came on is used again.
+  const bool body_announced = bodyless && (answer->chunked || answer->length > 0);
+  const bool upstream_persists = answer->Persistent() && !body.until_close() && !body_announced;
   const size_t answer_bytes = answer->bytes;
   status_ = answer->status;
   answer_started_ = true;
@@ -211,6 +218,7 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
     }
     input.Consume(piece.consumed);
     if (last) {
+      if (!input.empty()) worker_->pool().Distrust(upstream->endpoint.get());
       attempt.reusable = upstream_persists && input.empty() && upload_ == Upload::kComplete;
       co_return attempt;
     }

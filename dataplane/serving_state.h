@@ -39,6 +39,9 @@ struct Endpoint {
   uint64_t id = 0;  // unique for the life of the process: the key of the workers' connection pools
   // The newest bind that named it; a worker closes the idle connections of those that fell behind.
   std::atomic<uint64_t> bound_generation{0};
+  // Until when none of its connections is kept for reuse: it has said something that nobody asked for, so what comes
+  // first on a kept connection need not be the answer (steady clock, nanoseconds).
+  std::atomic<int64_t> distrusted_until{0};
 };
 
 // Survives a change of the service's policy and of its endpoints. One for each Service, and one for each service of

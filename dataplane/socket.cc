@@ -176,6 +176,11 @@ bool Socket::ProbeQuiet() {
   return true;
 }
 
+bool Socket::HasBytes() const {
+  char byte;
+  return recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 void Socket::Cancel() {
   cancelled_ = true;
   Interrupt();

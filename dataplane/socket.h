@@ -69,6 +69,8 @@ class Socket {
   bool Quiet() { return readable_ ? ProbeQuiet() : !peer_ended_ && !broken_; }
   // The same, asked of the kernel.
   bool ProbeQuiet();
+  // Whether bytes wait to be read; asks the kernel, reads nothing.
+  bool HasBytes() const;
 
   // Ends the waits of now, not those of later.
   void Interrupt();

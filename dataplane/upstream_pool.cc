@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "spdlog/spdlog.h"
+
 namespace gateway::dataplane {
 
 UpstreamConnection::UpstreamConnection(EventLoop* loop, std::shared_ptr<Endpoint> to, WorkerShard* metrics)
@@ -41,7 +43,20 @@ std::unique_ptr<UpstreamConnection> UpstreamPool::Connect(const std::shared_ptr<
   return connection;
 }
 
+void UpstreamPool::Distrust(Endpoint* endpoint) {
+  const int64_t until = (loop_->now() + kDistrust).time_since_epoch().count();
+  const int64_t before = endpoint->distrusted_until.exchange(until, std::memory_order_relaxed);
+  if (before >= loop_->now().time_since_epoch().count()) return;
+  spdlog::warn("endpoint {} sent bytes that belong to no answer: its connections are not reused for {} s",
+               endpoint->name, kDistrust.count());
+}
+
 void UpstreamPool::Keep(std::unique_ptr<UpstreamConnection> connection, std::chrono::milliseconds idle_timeout) {
+  if (!connection->socket.Quiet() && connection->socket.HasBytes()) Distrust(connection->endpoint.get());
+  if (connection->endpoint->distrusted_until.load(std::memory_order_relaxed) >
+      loop_->now().time_since_epoch().count()) {
+    return;
+  }
   if (!connection->socket.open() || connection->socket.cancelled() || connection->socket.broken() ||
       connection->socket.peer_ended() || !connection->input.empty() || !connection->socket.Quiet()) {
     return;
@@ -59,6 +74,7 @@ void UpstreamPool::Keep(std::unique_ptr<UpstreamConnection> connection, std::chr
 
 void UpstreamPool::OnIdleEvent(void* self) {
   auto* connection = static_cast<UpstreamConnection*>(self);
+  if (connection->socket.HasBytes()) connection->pool_->Distrust(connection->endpoint.get());
   connection->pool_->Remove(connection);
 }
 

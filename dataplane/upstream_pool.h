@@ -41,6 +41,8 @@ class UpstreamConnection {
 class UpstreamPool {
  public:
   static constexpr size_t kIdlePerEndpointMax = 1024;
+  // How long no connection of an endpoint is kept that has said something out of turn.
+  static constexpr std::chrono::seconds kDistrust{60};
 
   UpstreamPool(EventLoop* loop, WorkerShard* metrics) : loop_(loop), metrics_(metrics) {}
   ~UpstreamPool();
@@ -50,8 +52,12 @@ class UpstreamPool {
   std::unique_ptr<UpstreamConnection> Take(const Endpoint& endpoint, bool probe);
   // A new one that is connecting; null: refused at once, or out of descriptors (errno says).
   std::unique_ptr<UpstreamConnection> Connect(const std::shared_ptr<Endpoint>& endpoint);
-  // Keeps a connection whose answer has been read to its end.
+  // Keeps a connection whose answer has been read to its end. Not where more came behind that, nor for kDistrust after
+  // that: bytes that come late would be taken for the next request's answer.
   void Keep(std::unique_ptr<UpstreamConnection> connection, std::chrono::milliseconds idle_timeout);
+
+  // It has sent bytes that belong to no answer.
+  void Distrust(Endpoint* endpoint);
 
   // Closes the idle connections to endpoints that no bind since `generation` has named.
   void CloseUnbound(uint64_t generation);

@@ -347,9 +347,10 @@ HeadError ReadTarget(RequestHead* out, const std::optional<std::string_view>& ho
     out->host = authority;
     rest = end == std::string_view::npos ? std::string_view() : rest.substr(end);
     if (rest.empty() || rest[0] != '/') {
-      // "http://host?x": an empty path, which is "/" (RFC 9110, section 4.2.3).
+      // "http://host?x": an empty path, which is "/" (RFC 9110, section 4.2.3), but for OPTIONS (RFC 9112, section
+      // 3.2.4).
       if (!rest.empty() && rest[0] == '#') return {Reason::kBadRequest, "a fragment in the target"};
-      out->path = "/";
+      out->path = rest.empty() && out->method == "OPTIONS" ? "*" : "/";
       out->has_query = !rest.empty();
       if (out->has_query) out->query = rest.substr(1);
       if (out->query.find('#') != std::string_view::npos) return {Reason::kBadRequest, "a fragment in the target"};

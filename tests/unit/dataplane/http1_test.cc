@@ -205,6 +205,19 @@ TEST(ParseRequestHead, ExpectationsNeedABodyAndHttp11) {
   EXPECT_FALSE(old.expect_continue);
 }
 
+TEST(ParseRequestHead, OptionsOfABareAuthorityIsForTheServer) {
+  RequestHead head;
+  ASSERT_FALSE(ParseRequestHead("OPTIONS http://b.example HTTP/1.1\r\nHost: a\r\n\r\n", &head));
+  EXPECT_EQ(head.path, "*");
+  EXPECT_EQ(head.host, "b.example");
+  RequestHead with_query;
+  ASSERT_FALSE(ParseRequestHead("OPTIONS http://b.example?x HTTP/1.1\r\nHost: a\r\n\r\n", &with_query));
+  EXPECT_EQ(with_query.path, "/");
+  RequestHead get;
+  ASSERT_FALSE(ParseRequestHead("GET http://b.example HTTP/1.1\r\nHost: a\r\n\r\n", &get));
+  EXPECT_EQ(get.path, "/");
+}
+
 TEST(ParseRequestHead, ExpectationsAreAList) {
   for (const char* known : {"100-continue", "100-Continue", "100-continue, 100-continue", "100-continue,"}) {
     RequestHead head;
