@@ -3,8 +3,8 @@
 # -v rows="..." -v spread_max=PERCENT -v facts='"key": value, ...' -v json=FILE.
 #
 # A ratio is taken in each round, against the better (by median) of the others, so that what slows a whole round down falls
-# out. Its verdict: `too noisy to tell` where their spread is above spread_max, unless three rounds or more are all on one
-# side of the target.
+# out. Its verdict: `too noisy to tell` where their spread is above spread_max, unless all are on one side of the target
+# (where they are but two: by as much).
 
 BEGIN { FS = "\t" }
 $3 > 0 {
@@ -29,7 +29,7 @@ function spread(key, column,   m) { # percent
   m = median(key, column)
   return m > 0 ? (v[count[key]] - v[1]) / m * 100 : 0
 }
-function judge(row, limit, name, others,   i, n, list, best, m, mkey, okey, key, verdict, cost) {
+function judge(row, limit, name, others,   i, n, list, best, m, mkey, okey, key, verdict, cost, margin) {
   mkey = row SUBSEP name
   if (!(mkey in count)) return
   n = split(others, list, ",")
@@ -50,7 +50,9 @@ function judge(row, limit, name, others,   i, n, list, best, m, mkey, okey, key,
   m = median(key, 4)
   cost = spread(key, 4)
   verdict = m <= limit ? "reached" : "missed"
-  if (cost > spread_max && (count[key] < 3 || (v[1] <= limit && v[count[key]] > limit))) verdict = "too noisy to tell"
+  # (v is sorted: the rounds are all on one side, and where they are but two, clearly so)
+  margin = count[key] < 3 ? spread_max / 100 : 0
+  if (cost > spread_max && v[count[key]] > limit * (1 - margin) && v[1] <= limit * (1 + margin)) verdict = "too noisy to tell"
   printf "%-13s %-12s %10.2f %6.0f%%   target <= %.2f of %s: %s\n", "", name, m, cost, limit, best, verdict
   printf "%s\n    {\"who\": \"%s\", \"of\": \"%s\", \"ratio\": %.3f, \"spread_percent\": %.1f, \"target\": %.2f, \"verdict\": \"%s\"}", \
     (judged++ ? "," : ""), name, best, m, cost, limit, verdict > json
