@@ -32,6 +32,7 @@ using Kind = HandoverMessage::Kind;
 constexpr std::string_view kProtocol = "gateway-handover";
 constexpr int kBacklog = 8;
 constexpr milliseconds kStepPatience = Predecessor::kStepPatience;
+constexpr milliseconds kDismissPatience{1'000};  // for whoever is refused to read why
 
 constexpr std::array<std::pair<Kind, std::string_view>, 5> kKinds = {{{Kind::kTake, "take"},
                                                                       {Kind::kSockets, "sockets"},
@@ -165,6 +166,20 @@ milliseconds Until(SteadyClock::time_point deadline) {
   return std::max(milliseconds(0), std::chrono::ceil<milliseconds>(deadline - SteadyClock::now()));
 }
 
+// Says why, and waits for the other's end: closed with something unread, the connection would be reset, and the reason
+// lost.
+void Dismiss(int peer, std::string_view reason) {
+  if (!SendMessage(peer, Refusal(reason)).ok()) return;  // it is gone
+  const auto deadline = SteadyClock::now() + kDismissPatience;
+  for (;;) {
+    pollfd polled{peer, POLLIN, 0};
+    const int ready = poll(&polled, 1, static_cast<int>(Until(deadline).count()));
+    if (ready == 0) return;
+    char dropped;
+    if (ready > 0 && recv(peer, &dropped, sizeof dropped, MSG_DONTWAIT) <= 0) return;
+  }
+}
+
 }  // namespace
 
 std::string FormatHandoverMessage(const HandoverMessage& message) {
@@ -286,7 +301,7 @@ void HandoverServer::RefuseOthers() {
   const int other = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (other < 0) return;
   spdlog::warn("hand-over: a second process that asks for one is refused");
-  (void)SendMessage(other, Refusal("another hand-over is under way"));  // or it sees the end
+  Dismiss(other, "another hand-over is under way");
   close(other);
 }
 
@@ -324,7 +339,7 @@ absl::Status HandoverServer::SendSockets(int peer) {
 bool HandoverServer::Serve(int peer) {
   const auto refuse = [peer](std::string_view reason) {
     spdlog::warn("hand-over: refused: {}", reason);
-    (void)SendMessage(peer, Refusal(reason));  // or it sees the end
+    Dismiss(peer, reason);
     return false;
   };
   const auto who = CheckPeer(peer);
@@ -349,19 +364,18 @@ bool HandoverServer::Serve(int peer) {
       succeeded_ = true;
       return false;
     case Wake::kTimeout:
-      (void)SendMessage(peer, Refusal("it took too long"));  // or it sees the end
+      Dismiss(peer, "it took too long");
       return go_on(Concat("it does not serve after ", options_.patience.count(), " ms"));
     case Wake::kPeer:
       break;
   }
   message = ReceiveMessage(peer, nullptr);
   if (!message.ok()) {
-    if (!absl::IsUnavailable(message.status()))
-      (void)SendMessage(peer, Refusal(std::string(message.status().message())));
+    if (!absl::IsUnavailable(message.status())) Dismiss(peer, std::string(message.status().message()));
     return go_on(std::string(message.status().message()));
   }
   if (message->kind != Kind::kServing) {
-    (void)SendMessage(peer, Refusal("'serving' was expected"));  // or it sees the end
+    Dismiss(peer, "'serving' was expected");
     return go_on("it says something else than 'serving'");
   }
   HandoverMessage draining;

@@ -74,14 +74,15 @@ class Workers : public ::testing::Test {
 
 TEST_F(Workers, TakeTurnsAtASocketThatTheyShare) {
   Listen();
-  for (int i = 0; i < 20; ++i) {
-    RawClient client(port_);
-    const auto response = client.Request("GET", "/");  // one after the other: both wait each time
-    ASSERT_TRUE(response.ok()) << response.status();
+  // One after the other, with nothing else to do: both wait. (On a busy machine a worker may not wait yet when its turn
+  // comes, and loses it.)
+  std::vector<RawClient> clients;
+  for (int i = 0; i < 40; ++i) {
+    clients.emplace_back(port_);
+    ASSERT_TRUE(WaitFor([&] { return accepted(0) + accepted(1) == i + 1; }));
   }
-  EXPECT_EQ(accepted(0) + accepted(1), 20);
-  EXPECT_GE(accepted(0), 5);
-  EXPECT_GE(accepted(1), 5);
+  EXPECT_GE(accepted(0), 8);
+  EXPECT_GE(accepted(1), 8);
 }
 
 TEST_F(Workers, AcceptNothingBeforeTheyAreTold) {
