@@ -1,5 +1,7 @@
-# Included by the tsan preset: makes absl::Mutex known to ThreadSanitizer in everything that is linked (absl_mutex.cc).
-add_library(gateway_tsan_mutex OBJECT ${CMAKE_CURRENT_LIST_DIR}/absl_mutex.cc)
+# Included by the tsan preset: makes absl::Mutex known to ThreadSanitizer in everything that is linked (absl_mutex.cc), and
+# the order of gRPC's calls too (grpc_calls.cc), and leaves out what the libraries without it do among themselves (options.cc).
+add_library(gateway_tsan_mutex OBJECT ${CMAKE_CURRENT_LIST_DIR}/absl_mutex.cc ${CMAKE_CURRENT_LIST_DIR}/grpc_calls.cc
+  ${CMAKE_CURRENT_LIST_DIR}/options.cc)
 target_link_libraries(gateway_tsan_mutex PRIVATE absl::synchronization)
 foreach(symbol
     _ZN4absl7debian35Mutex4LockEv
@@ -16,3 +18,4 @@ foreach(symbol
   add_link_options(-Wl,--wrap=${symbol})
 endforeach()
 link_libraries($<TARGET_OBJECTS:gateway_tsan_mutex>)
+include_directories(BEFORE SYSTEM ${CMAKE_CURRENT_LIST_DIR}/include)
