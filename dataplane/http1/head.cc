@@ -14,15 +14,8 @@
 #include <optional>
 #include <string>
 
-#include "boost/asio/buffer.hpp"
-#include "boost/beast/http/basic_parser.hpp"
-#include "common/text.h"
-
 namespace gateway::dataplane::http1 {
 namespace {
-
-namespace http = boost::beast::http;
-using boost::beast::error_code;
 
 constexpr std::array<bool, 256> MakeTokenTable() {
   std::array<bool, 256> table{};
@@ -33,8 +26,6 @@ constexpr std::array<bool, 256> MakeTokenTable() {
   return table;
 }
 constexpr auto kToken = MakeTokenTable();
-
-constexpr size_t kPhraseAt = std::string_view("HTTP/1.1 200 ").size();  // in a status line
 
 constexpr char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
@@ -194,6 +185,7 @@ struct FieldSink {
       } else if (EqualsIgnoreCase(option, "upgrade")) {
         head->upgrade = true;
       } else {
+        if (!IsToken(option)) return Refuse(Reason::kBadRequest, "Connection names what is no field");
         if (head->nominated.size() >= kNominatedMax)
           return Refuse(Reason::kBadRequest, "Connection names too many fields");
         head->nominated.push_back(option);
@@ -207,55 +199,6 @@ struct FieldSink {
   }
 };
 
-template <bool isRequest>
-class Parser final : public http::basic_parser<isRequest> {
- public:
-  explicit Parser(Head* head) : sink_{head, {}, {}} {
-    this->header_limit(static_cast<std::uint32_t>(-1));  // the scanner's caller has its own
-    this->body_limit(boost::none);
-  }
-
-  // Views of the start line.
-  std::string_view method, target, phrase;
-  int status = 0;
-  FieldSink sink_;
-
- private:
-  using beast_view = boost::beast::string_view;
-  static std::string_view View(beast_view v) { return {v.data(), v.size()}; }
-
-  void on_request_impl(http::verb, beast_view method_text, beast_view target_text, int version,
-                       error_code& ec) override {
-    method = View(method_text);
-    target = View(target_text);
-    sink_.head->minor_version = version % 10;
-    ec = {};
-  }
-  void on_response_impl(int code, beast_view reason, int version, error_code& ec) override {
-    status = code;
-    phrase = View(reason);
-    sink_.head->minor_version = version % 10;
-    ec = {};
-  }
-  void on_field_impl(http::field, beast_view name, beast_view value, error_code& ec) override {
-    sink_.Add(View(name), View(value));
-    ec = {};
-    if (sink_.error) ec = http::error::bad_field;
-  }
-  void on_header_impl(error_code& ec) override { ec = {}; }
-  void on_body_init_impl(boost::optional<std::uint64_t> const&, error_code& ec) override { ec = {}; }
-  std::size_t on_body_impl(beast_view body, error_code& ec) override {
-    ec = {};
-    return body.size();
-  }
-  void on_chunk_header_impl(std::uint64_t, beast_view, error_code& ec) override { ec = {}; }
-  std::size_t on_chunk_body_impl(std::uint64_t, beast_view body, error_code& ec) override {
-    ec = {};
-    return body.size();
-  }
-  void on_finish_impl(error_code& ec) override { ec = {}; }
-};
-
 // Whether a first line is a request's or an answer's at all. One that isn't need not be waited for: of HTTP/0.9, or of
 // another protocol, nothing may follow that would end the head.
 bool NamesHttp(std::string_view line) {
@@ -267,35 +210,73 @@ bool NamesHttp(std::string_view line) {
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
-// A start line that has to be read although Beast refuses it, as Beast reads it: of a later minor version than it knows
-// (RFC 9110, section 2.5: taken for the latest known), or a status line that ends behind its code (without the space
-// that RFC 9112, section 4, wants; many servers leave it out). Empty: neither. Off the usual path, so it may allocate.
-std::string MendRequestLine(std::string_view head) {
-  const std::string_view line = head.substr(0, head.find('\r'));
-  if (line.size() < 9) return {};
-  const std::string_view version = line.substr(line.size() - 9);
-  if (!version.starts_with(" HTTP/1.") || version[8] < '2' || version[8] > '9') return {};
-  return Concat(line.substr(0, line.size() - 1), "1\r\n");
+// Of "HTTP/1.x": 0 or 1, as later versions are read (RFC 9110, section 2.5); -1: another version, or none.
+int MinorVersionOf(std::string_view version) {
+  if (version.size() != 8 || !version.starts_with("HTTP/1.") || !IsDigit(version[7])) return -1;
+  return version[7] == '0' ? 0 : 1;
 }
 
-std::string MendStatusLine(std::string_view head) {
-  const std::string_view line = head.substr(0, head.find('\r'));
-  if (line.size() < 12 || !line.starts_with("HTTP/1.") || !IsDigit(line[7])) return {};
-  return Concat("HTTP/1.", line[7] == '0' ? "0" : "1", line.substr(8), line.size() == 12 ? " \r\n" : "\r\n");
+// method SP target SP version (RFC 9112, section 3). False: it is no such line of HTTP/1.x.
+bool ReadRequestLine(std::string_view line, RequestHead* out) {
+  const auto no_method = [](char c) { return !kToken[static_cast<unsigned char>(c)]; };
+  const size_t method = static_cast<size_t>(std::find_if(line.begin(), line.end(), no_method) - line.begin());
+  if (method == 0 || method >= line.size() || line[method] != ' ') return false;
+  const auto no_target = [](char c) { return static_cast<unsigned char>(c) <= ' ' || c == 0x7f; };
+  const auto begin = line.begin() + static_cast<std::ptrdiff_t>(method) + 1;
+  const size_t target = static_cast<size_t>(std::find_if(begin, line.end(), no_target) - begin);
+  const size_t end = method + 1 + target;
+  if (target == 0 || end >= line.size() || line[end] != ' ') return false;
+  const int minor = MinorVersionOf(line.substr(end + 1));
+  if (minor < 0) return false;
+  out->minor_version = minor;
+  out->method = line.substr(0, method);
+  out->target = line.substr(method + 1, target);
+  return true;
 }
 
-// `line` instead of the one that `head` begins with.
-template <bool isRequest>
-void PutMended(std::string_view line, std::string_view head, Parser<isRequest>* parser, error_code* ec) {
-  parser->put(boost::asio::const_buffer(line.data(), line.size()), *ec);
-  if (*ec != http::error::need_more) return;
-  head.remove_prefix(head.find('\n') + 1);
-  parser->put(boost::asio::const_buffer(head.data(), head.size()), *ec);
+// version SP code SP [phrase] (RFC 9112, section 4); the second space may be missing with the phrase, as many servers
+// have it.
+bool ReadStatusLine(std::string_view line, ResponseHead* out) {
+  constexpr size_t kCodeAt = std::string_view("HTTP/1.1 ").size();
+  constexpr size_t kCodeEnd = kCodeAt + 3;
+  if (line.size() < kCodeEnd || line[kCodeAt - 1] != ' ') return false;
+  out->minor_version = MinorVersionOf(line.substr(0, kCodeAt - 1));
+  if (out->minor_version < 0) return false;
+  int status = 0;
+  for (const char c : line.substr(kCodeAt, 3)) {
+    if (!IsDigit(c)) return false;
+    status = status * 10 + (c - '0');
+  }
+  out->status = status;
+  out->phrase = {};
+  if (line.size() == kCodeEnd) return true;
+  if (line[kCodeEnd] != ' ') return false;
+  out->phrase = line.substr(kCodeEnd + 1);
+  return true;
 }
 
-// What is wrong with a request whose first line Beast refused.
-HeadError DiagnoseRequestLine(std::string_view head, RequestHead* out) {
-  const std::string_view line = head.substr(0, head.find('\r'));
+// The lines behind the first one (RFC 9112, section 5). The scanner has seen every byte of them: they end in CRLF, none
+// is folded, and the only control byte is the tab.
+void ReadFields(std::string_view lines, FieldSink* sink) {
+  const char* at = lines.data();
+  const char* const end = at + lines.size();
+  while (at < end && *at != '\r') {
+    const char* const name = at;
+    while (at < end && kToken[static_cast<unsigned char>(*at)]) ++at;
+    const std::string_view name_view(name, static_cast<size_t>(at - name));
+    const auto* const stop = static_cast<const char*>(std::memchr(at, '\r', static_cast<size_t>(end - at)));
+    // White space in front of the colon is refused with everything else that is no token (section 5.1).
+    if (name_view.empty() || stop == nullptr || *at != ':') {
+      return sink->Refuse(Reason::kBadRequest, "an invalid field in the head");
+    }
+    sink->Add(name_view, Trim({at + 1, static_cast<size_t>(stop - at - 1)}));
+    if (sink->error) return;
+    at = stop + 2;
+  }
+}
+
+// What is wrong with a request whose first line could not be read.
+HeadError DiagnoseRequestLine(std::string_view line, RequestHead* out) {
   const size_t space = line.find(' ');
   if (space == 0 || space == std::string_view::npos || !IsToken(line.substr(0, space))) {
     return {Reason::kBadRequest, "the request line has no valid method"};
@@ -382,40 +363,6 @@ HeadError ReadExpectations(RequestHead* out) {
       out->expect_continue = out->minor_version > 0 && out->HasBody();
     }
   }
-  return {};
-}
-
-HeadError FinishRequestHead(std::string_view head, Parser<true>& parser, const error_code& ec, RequestHead* out) {
-  out->method = parser.method;
-  out->target = parser.target;
-  out->bytes = head.size();
-  if (parser.sink_.error) return parser.sink_.error;
-  if (out->method.size() > kMethodBytesMax) return {Reason::kNotImplemented, "the method is too long"};
-  if (out->target.size() > kTargetBytesMax) return {Reason::kTargetTooLong, "the target is too long"};
-  if (ec || !parser.is_header_done()) {
-    if (ec == http::error::bad_transfer_encoding || ec == http::error::bad_content_length ||
-        ec == http::error::multiple_content_length) {
-      return {Reason::kBadRequest, "conflicting or invalid body lengths"};
-    }
-    return {Reason::kBadRequest, "an invalid field in the head"};
-  }
-  parser.sink_.Finish();
-  if (parser.sink_.error) return parser.sink_.error;
-  if (out->method == "CONNECT" || out->method == "TRACE")
-    return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
-  if (const HeadError error = ReadTarget(out, parser.sink_.host)) return error;
-  return ReadExpectations(out);
-}
-
-HeadError FinishResponseHead(std::string_view head, Parser<false>& parser, const error_code& ec, ResponseHead* out) {
-  out->status = parser.status;
-  out->phrase = parser.phrase;
-  out->bytes = head.size();
-  if (parser.sink_.error) return {Reason::kUpstreamInvalid, parser.sink_.error.detail};
-  if (ec || !parser.is_header_done()) return {Reason::kUpstreamInvalid, "the answer's head is not HTTP/1.x"};
-  parser.sink_.Finish();
-  if (parser.sink_.error) return {Reason::kUpstreamInvalid, parser.sink_.error.detail};
-  if (out->status < 100 || out->status > 599) return {Reason::kUpstreamInvalid, "the answer's status is none"};
   return {};
 }
 
@@ -536,30 +483,31 @@ HeadScanner::Result HeadScanner::Scan(const char* data, size_t size) {
 }
 
 HeadError ParseRequestHead(std::string_view head, RequestHead* out) {
-  Parser<true> parser(out);
-  error_code ec;
-  parser.put(boost::asio::const_buffer(head.data(), head.size()), ec);
-  if (!parser.target.empty()) return FinishRequestHead(head, parser, ec, out);
-  const std::string line = MendRequestLine(head);
-  Parser<true> mended(out);
-  if (!line.empty()) PutMended(line, head, &mended, &ec);
-  if (mended.target.empty()) return DiagnoseRequestLine(head, out);
-  mended.method = head.substr(0, mended.method.size());
-  mended.target = head.substr(mended.method.size() + 1, mended.target.size());
-  return FinishRequestHead(head, mended, ec, out);
+  const std::string_view line = head.substr(0, head.find('\r'));
+  out->bytes = head.size();
+  if (!ReadRequestLine(line, out)) return DiagnoseRequestLine(line, out);
+  if (out->method.size() > kMethodBytesMax) return {Reason::kNotImplemented, "the method is too long"};
+  if (out->target.size() > kTargetBytesMax) return {Reason::kTargetTooLong, "the target is too long"};
+  FieldSink sink{out, {}, {}};
+  ReadFields(head.substr(std::min(line.size() + 2, head.size())), &sink);
+  sink.Finish();
+  if (sink.error) return sink.error;
+  if (out->method == "CONNECT" || out->method == "TRACE")
+    return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
+  if (const HeadError error = ReadTarget(out, sink.host)) return error;
+  return ReadExpectations(out);
 }
 
 HeadError ParseResponseHead(std::string_view head, ResponseHead* out) {
-  Parser<false> parser(out);
-  error_code ec;
-  parser.put(boost::asio::const_buffer(head.data(), head.size()), ec);
-  if (parser.phrase.data() != nullptr) return FinishResponseHead(head, parser, ec, out);
-  const std::string line = MendStatusLine(head);
-  Parser<false> mended(out);
-  if (!line.empty()) PutMended(line, head, &mended, &ec);
-  if (mended.phrase.data() != nullptr)
-    mended.phrase = head.substr(std::min(kPhraseAt, head.find('\r')), mended.phrase.size());
-  return FinishResponseHead(head, mended, ec, out);
+  const std::string_view line = head.substr(0, head.find('\r'));
+  out->bytes = head.size();
+  if (!ReadStatusLine(line, out)) return {Reason::kUpstreamInvalid, "the answer's head is not HTTP/1.x"};
+  FieldSink sink{out, {}, {}};
+  ReadFields(head.substr(std::min(line.size() + 2, head.size())), &sink);
+  sink.Finish();
+  if (sink.error) return {Reason::kUpstreamInvalid, sink.error.detail};
+  if (out->status < 100 || out->status > 599) return {Reason::kUpstreamInvalid, "the answer's status is none"};
+  return {};
 }
 
 }  // namespace gateway::dataplane::http1

@@ -1,8 +1,8 @@
 // Heads of HTTP/1.1 messages: found, checked and taken apart in place (RFC 9112, RFC 9110).
 //
-// Boost.Beast's basic_parser takes the head apart; in front of it HeadScanner refuses what servers are known to read
-// differently (bare LF, bare CR, obs-fold, control bytes), behind it the framing rules here are stricter than the RFC
-// allows recipients to be.
+// HeadScanner refuses what servers are known to read differently (bare LF, bare CR, obs-fold, control bytes); what it
+// lets through is taken apart line by line, under framing rules that are stricter than the RFC allows recipients to be.
+// Every head that is accepted here Boost.Beast's parser reads the same way: tests/fuzz/*_differential_fuzz.cc.
 #ifndef GATEWAY_DATAPLANE_HTTP1_HEAD_H_
 #define GATEWAY_DATAPLANE_HTTP1_HEAD_H_
 
