@@ -278,9 +278,10 @@ TEST(ParseRequestHead, RefusesLengthsThatAreNegativeToSomebody) {
 
 TEST(ParseRequestHead, BoundsMethods) {
   RequestHead known;
-  EXPECT_FALSE(ParseRequestHead(std::string(kMethodBytesMax, 'M') + " / HTTP/1.1\r\nHost: a\r\n\r\n", &known));
+  EXPECT_FALSE(ParseRequestHead(Concat(std::string(kMethodBytesMax, 'M'), " / HTTP/1.1\r\nHost: a\r\n\r\n"), &known));
   RequestHead endless;
-  EXPECT_EQ(ParseRequestHead(std::string(kMethodBytesMax + 1, 'M') + " / HTTP/1.1\r\nHost: a\r\n\r\n", &endless).reason,
+  EXPECT_EQ(ParseRequestHead(Concat(std::string(kMethodBytesMax + 1, 'M'), " / HTTP/1.1\r\nHost: a\r\n\r\n"), &endless)
+                .reason,
             Reason::kNotImplemented);
 }
 
