@@ -92,7 +92,7 @@ class BufferPool {
   static constexpr size_t kLarge = 256 * 1024;  // a body that flows
   // The first two are for heads that wait: for the rest of them, or, where the budget is scarce, for their answer.
   static constexpr std::array<size_t, 6> kSizes = {1024, 4 * 1024, kSmall, 64 * 1024, kLarge, 1024 * 1024};
-  static constexpr std::array<size_t, 6> kKeptMax = {256, 256, 256, 16, 8, 1};  // free blocks kept of each size
+  static constexpr std::array<size_t, 6> kKeptMax = {256, 256, 1024, 16, 8, 1};  // free blocks kept of each size
 
   // Tells `metrics` what is handed out (WorkerGauge::kBufferBytes); may be null.
   explicit BufferPool(BufferBudget* budget, WorkerShard* metrics = nullptr) : budget_(budget), metrics_(metrics) {}

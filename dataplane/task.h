@@ -22,8 +22,8 @@ class FramePool {
 
  private:
   static constexpr size_t kClassBytes = 256;
-  static constexpr size_t kClasses = 64;           // frames of up to 16 KiB
-  static constexpr size_t kFreePerClassMax = 512;  // more go back to the allocator
+  static constexpr size_t kClasses = 64;            // frames of up to 16 KiB
+  static constexpr size_t kFreePerClassMax = 2048;  // more go back to the allocator
   struct Lists;
   static Lists& Of();
 };

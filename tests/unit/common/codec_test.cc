@@ -493,9 +493,12 @@ class Generator {
           entry->GetReflection()->SetString(entry, field->message_type()->map_value(), Text());
         }
       } else if (field->is_repeated()) {
-        for (size_t count = 1 + Below(7); count > 0; --count) {
+        const auto count_max = rules.has_max() ? std::min<size_t>(7, static_cast<size_t>(rules.max())) : size_t{7};
+        for (size_t count = 1 + Below(static_cast<int>(count_max)); count > 0; --count) {
           if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
             reflection->AddString(message, field, Text());
+          } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_ENUM) {
+            reflection->AddEnumValue(message, field, AnyOf(field->enum_type()));
           } else {
             Fill(reflection->AddMessage(message, field));
           }
@@ -507,6 +510,9 @@ class Generator {
   }
 
  private:
+  int AnyOf(const google::protobuf::EnumDescriptor* type) {
+    return 1 + static_cast<int>(Below(type->value_count() - 1));
+  }
   void FillOne(Message* message, const FieldDescriptor* field, const v1::FieldRules& rules) {
     const auto* reflection = message->GetReflection();
     auto number = [&] {
@@ -526,7 +532,7 @@ class Generator {
         reflection->SetBool(message, field, Below(2) == 0);
         break;
       case FieldDescriptor::CPPTYPE_ENUM:
-        reflection->SetEnumValue(message, field, 1 + static_cast<int>(Below(field->enum_type()->value_count() - 1)));
+        reflection->SetEnumValue(message, field, AnyOf(field->enum_type()));
         break;
       case FieldDescriptor::CPPTYPE_INT32:
         reflection->SetInt32(message, field, static_cast<int32_t>(number()) - 1000);
