@@ -59,10 +59,6 @@ absl::Status CheckJwks(std::string_view json);
 // 20 us (RSA, Ed25519, P-256) to 1 ms (P-521). Thread-safe.
 bool VerifySignature(const Jwk& key, JwsAlgorithm algorithm, std::string_view input, std::string_view signature);
 
-// RFC 4648, section 5, without padding; nothing for other characters, padding, or bits left over that are not zero.
-std::optional<std::string> DecodeBase64Url(std::string_view text);
-std::string EncodeBase64Url(std::string_view bytes);
-
 // A JWS in compact serialisation, taken apart but not verified. Views point into the token.
 struct CompactJws {
   static constexpr size_t kTextBytesMax = 16 * 1024;
