@@ -44,6 +44,20 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
   }
   std::vector<MetricFamily> families = {std::move(state), std::move(in_flight), std::move(opened),
                                         std::move(keys),  std::move(evicted),   std::move(overflowed)};
+  MetricFamily in_use{
+      "gateway_service_in_use", "Connections of a service with limits that are in use", MetricType::Gauge, {}};
+  MetricFamily pending{
+      "gateway_service_pending", "Requests that wait for a connection of their service", MetricType::Gauge, {}};
+  MetricFamily refused{
+      "gateway_service_refused_total", "Requests beyond the limits of their service", MetricType::Counter, {}};
+  for (const RuntimeState::BulkheadRow& row : runtime.Bulkheads()) {
+    AddRow(&in_use, "service", row.service, row.view.in_use);
+    AddRow(&pending, "service", row.service, row.view.pending);
+    AddRow(&refused, "service", row.service, static_cast<double>(row.view.refused));
+  }
+  families.push_back(std::move(in_use));
+  families.push_back(std::move(pending));
+  families.push_back(std::move(refused));
   if (log != nullptr) {
     MetricFamily dropped{"gateway_access_log_dropped_lines_total",
                          "Lines that were lost to a slow reader or an error",

@@ -169,6 +169,7 @@ struct RuntimeState::Impl {
   struct Rows {
     std::vector<std::pair<std::string, std::shared_ptr<CircuitBreaker>>> breakers;  // sorted by service
     std::vector<std::pair<std::string, std::shared_ptr<SlidingWindowLimiter>>> limiters;
+    std::vector<std::pair<std::string, std::shared_ptr<Bulkhead>>> bulkheads;
   };
   mutable absl::Mutex mutex;
   Rows rows ABSL_GUARDED_BY(mutex);
@@ -434,9 +435,13 @@ void RuntimeState::Impl::PublishRows() {
   Rows fresh;
   for (const auto& [key, kept] : breakers) fresh.breakers.emplace_back(kept.value.service, kept.value.breaker);
   for (const auto& [name, kept] : limiters) fresh.limiters.emplace_back(name, kept.value.limiter);
+  for (const auto& [key, kept] : runtimes) {
+    if (kept.value->bulkhead != nullptr) fresh.bulkheads.emplace_back(kept.value->name, kept.value->bulkhead);
+  }
   const auto by_name = [](const auto& a, const auto& b) { return a.first < b.first; };
   std::sort(fresh.breakers.begin(), fresh.breakers.end(), by_name);
   std::sort(fresh.limiters.begin(), fresh.limiters.end(), by_name);
+  std::sort(fresh.bulkheads.begin(), fresh.bulkheads.end(), by_name);
   absl::MutexLock lock(&mutex);
   std::swap(rows, fresh);
 }
@@ -522,6 +527,13 @@ std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) cons
     sum.failures += view.failures;
     sum.opened += view.opened;
   }
+  return result;
+}
+
+std::vector<RuntimeState::BulkheadRow> RuntimeState::Bulkheads() const {
+  std::vector<BulkheadRow> result;
+  absl::MutexLock lock(&impl_->mutex);
+  for (const auto& [service, bulkhead] : impl_->rows.bulkheads) result.push_back({service, bulkhead->view()});
   return result;
 }
 

@@ -158,6 +158,11 @@ class RuntimeState {
     SlidingWindowLimiter::Stats stats;
   };
   std::vector<LimitRow> Limits() const;
+  struct BulkheadRow {
+    std::string service;
+    Bulkhead::View view;
+  };
+  std::vector<BulkheadRow> Bulkheads() const;
 
  private:
   struct Impl;
