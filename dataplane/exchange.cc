@@ -439,8 +439,6 @@ Reason Exchange::FindEndpoints() const {
 
 // Chooses endpoints until one has answered, or nothing is left to try.
 Task<void> Exchange::Forward() {
-  ServiceRuntime& runtime = *service_->runtime;
-  std::vector<bool> excluded;
   Attempt attempt;
   attempt.reason = Reason::kNoHealthyEndpoint;
   bool fresh = false;  // a kept connection had ended: now only a new one will do
@@ -451,20 +449,15 @@ Task<void> Exchange::Forward() {
       attempt.reason = Reason::kClientClosed;
       break;
     }
-    if (!fresh) {
-      const int index = excluded.empty() ? service_->balancer->Pick(runtime.cursor, worker_->random())
-                                         : service_->balancer->PickExcept(runtime.cursor, worker_->random(), excluded);
-      if (index == Balancer::kNone) break;
-      endpoint_ = service_->endpoints[static_cast<size_t>(index)];
-    }
+    if (!fresh && !PickEndpoint()) break;
     std::unique_ptr<UpstreamConnection> upstream = co_await ConnectTo(endpoint_, fresh, &attempt);
     if (upstream == nullptr) {
+      ReportEndpoint(0, attempt.reason);
       // Nothing was sent: another endpoint may have it, at once. A connection that timed out has used up its patience.
       if (attempt.reason != Reason::kUpstreamConnectFailed || ++connects_failed >= kConnectAttemptsMax) break;
-      excluded.resize(service_->endpoints.size());
-      for (size_t i = 0; i < excluded.size(); ++i) excluded[i] = excluded[i] || service_->endpoints[i] == endpoint_;
+      tried_.push_back(endpoint_index_);
       fresh = false;
-      if (std::all_of(excluded.begin(), excluded.end(), [](bool each) { return each; })) break;
+      if (tried_.size() >= service_->endpoints.size()) break;
       worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
       continue;
     }
@@ -474,6 +467,7 @@ Task<void> Exchange::Forward() {
       worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
       continue;
     }
+    if (attempt.reason != Reason::kNone && !attempt.stale) ReportEndpoint(0, attempt.reason);
     if (attempt.reusable) worker_->pool().Keep(std::move(upstream), service_->policy->idle_timeout);
     break;
   }
@@ -701,6 +695,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   answer_head_read_ = true;
   upstream_duration_ = loop().now() - attempt_started_;
   if (permit_) permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now());
+  ReportEndpoint(answer.status, Reason::kNone);
   if (answer.status == 101) co_return co_await Tunnel(upstream, &answer);
   co_return co_await RelayAnswer(upstream, &answer);
 }

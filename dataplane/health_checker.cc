@@ -18,6 +18,7 @@
 #include "common/text.h"
 #include "dataplane/event_loop.h"
 #include "dataplane/http1/head.h"
+#include "dataplane/policy/health_tracker.h"
 #include "dataplane/socket.h"
 #include "dataplane/task.h"
 #include "spdlog/spdlog.h"
@@ -26,13 +27,19 @@ namespace gateway::dataplane {
 
 using std::chrono::milliseconds;
 
+namespace {
+
+HealthTracker::Options ThresholdsOf(const HealthCheckPolicy& policy) { return {policy.healthy, policy.unhealthy}; }
+
+}  // namespace
+
 struct HealthChecker::Impl {
   // One target's. Lives until it is followed no longer and its check has ended.
   struct Check {
     Check(Impl* impl, HealthTarget target)
         : impl(impl),
           target(std::move(target)),
-          tracker(this->target.options->thresholds),
+          tracker(ThresholdsOf(*this->target.policy)),
           timer(&impl->loop, OnDue, this) {}
     Impl* const impl;
     HealthTarget target;
@@ -91,7 +98,7 @@ struct HealthChecker::Impl {
       ended.push_back(check);  // freed by who comes next: this frame may be in one of its callbacks
     } else {
       Record(check, failure);
-      const auto interval = check->target.options->interval;
+      const auto interval = check->target.policy->interval;
       const double share = check->made == 1 ? absl::Uniform(random, 0.0, 1.0) : absl::Uniform(random, 0.9, 1.1);
       check->timer.Arm(loop.now() + std::chrono::duration_cast<TimePoint::duration>(interval * share));
     }
@@ -136,13 +143,13 @@ struct HealthChecker::Impl {
   // Nothing: it passed; else why not.
   Task<std::optional<std::string>> Probe(Check* check) {
     // By value: a new set may change the check while this waits.
-    const std::shared_ptr<const HealthCheckOptions> options = check->target.options;
-    const TimePoint deadline = loop.now() + options->timeout;
+    const std::shared_ptr<const HealthCheckPolicy> policy = check->target.policy;
+    const TimePoint deadline = loop.now() + policy->timeout;
     sockaddr_storage address = check->target.address;
-    if (options->port != 0) {
+    if (policy->port != 0) {
       auto& port = address.ss_family == AF_INET ? reinterpret_cast<sockaddr_in&>(address).sin_port
                                                 : reinterpret_cast<sockaddr_in6&>(address).sin6_port;
-      port = htons(options->port);
+      port = htons(policy->port);
     }
     Socket socket(&loop);
     if (!socket.StartConnect(reinterpret_cast<const sockaddr*>(&address), check->target.address_length)) {
@@ -159,14 +166,14 @@ struct HealthChecker::Impl {
       co_return std::string(error == ECONNREFUSED ? "connection refused" : strerror(error));
     }
     if (connected != Wait::kReady) co_return std::string("connection refused");
-    if (options->tcp) co_return std::nullopt;
+    if (policy->tcp) co_return std::nullopt;
 
     const std::string request = Concat(
-        "GET ", options->path, " HTTP/1.1\r\nHost: ", options->host.empty() ? check->target.endpoint : options->host,
+        "GET ", policy->path, " HTTP/1.1\r\nHost: ", policy->host.empty() ? check->target.endpoint : policy->host,
         "\r\nUser-Agent: gateway-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n");
     std::array<iovec, 1> parts = {{{const_cast<char*>(request.data()), request.size()}}};
     uint64_t sent = 0;
-    const Io written = co_await socket.WriteRest(parts, options->timeout, &sent, deadline);
+    const Io written = co_await socket.WriteRest(parts, policy->timeout, &sent, deadline);
     if (written == Io::kAgain) co_return std::string("no answer in time");
     std::string answer;
     http1::HeadScanner scanner;
@@ -195,10 +202,10 @@ struct HealthChecker::Impl {
           co_return std::string("the answer is not HTTP");
         }
         if (head.status >= 200) {
-          const int status = head.status;
+          const auto status = static_cast<uint32_t>(head.status);
+          const auto& expected = policy->statuses;
           const bool passes =
-              std::any_of(options->statuses.begin(), options->statuses.end(),
-                          [status](const auto& range) { return range.first <= status && status <= range.second; });
+              expected.empty() ? status < 300 : std::find(expected.begin(), expected.end(), status) != expected.end();
           if (passes) co_return std::nullopt;
           co_return Concat("status ", status);
         }
@@ -218,8 +225,8 @@ struct HealthChecker::Impl {
       if (const auto found = checks.find(key); found != checks.end()) {
         std::unique_ptr<Check> check = std::move(found->second);
         checks.erase(found);
-        if (!(*check->target.options == *target.options)) {
-          check->tracker.Reconfigure(target.options->thresholds);
+        if (!(*check->target.policy == *target.policy)) {
+          check->tracker.Reconfigure(ThresholdsOf(*target.policy));
           check->target = std::move(target);
           if (!check->running) check->timer.Arm(loop.now());  // what it asks may be something else
         }

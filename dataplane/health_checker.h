@@ -9,25 +9,12 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "common/policy.h"
 #include "dataplane/policy/endpoint_state.h"
-#include "dataplane/policy/health_tracker.h"
 
 namespace gateway::dataplane {
-
-struct HealthCheckOptions {
-  bool tcp = false;  // an established connection is enough; else an HTTP GET
-  std::string path = "/";
-  std::string host = {};                                     // empty: the endpoint's address
-  std::vector<std::pair<int, int>> statuses = {{200, 299}};  // that pass, first to last
-  uint16_t port = 0;                                         // 0: the endpoint's own
-  std::chrono::milliseconds interval{10'000};                // from a check's end to the next one, +- 10 %
-  std::chrono::milliseconds timeout{1000};                   // of a whole check
-  HealthTracker::Options thresholds = {};
-  friend bool operator==(const HealthCheckOptions&, const HealthCheckOptions&) = default;
-};
 
 // One endpoint of one service.
 struct HealthTarget {
@@ -36,7 +23,7 @@ struct HealthTarget {
   sockaddr_storage address{};
   socklen_t address_length = 0;
   std::shared_ptr<EndpointState> state;
-  std::shared_ptr<const HealthCheckOptions> options;
+  std::shared_ptr<const HealthCheckPolicy> policy;
 };
 using HealthTargets = std::vector<HealthTarget>;
 
@@ -55,7 +42,7 @@ class HealthChecker {
   HealthChecker(const HealthChecker&) = delete;
   HealthChecker& operator=(const HealthChecker&) = delete;
 
-  // From now on these are checked. What is known of those that were checked before is kept, also with other options;
+  // From now on these are checked. What is known of those that were checked before is kept, also under another policy;
   // one that is checked no longer counts as healthy. Any thread.
   void Follow(HealthTargets targets);
 

@@ -264,12 +264,8 @@ struct HostResolver::Impl {
       }
       for (const std::string& host : due) channel.Ask(host);
       if (std::exchange(changed, false)) {
-        std::function<void()> tell;
-        {
-          absl::MutexLock lock(&mutex);
-          tell = on_change;
-        }
-        if (tell) tell();
+        absl::MutexLock lock(&call_mutex);
+        if (on_change) on_change();
       }
       // A full house waits for answers, not for those whose turn has come.
       if (channel.running() >= kLookupsMax) next = Now() + seconds(1);
@@ -280,8 +276,9 @@ struct HostResolver::Impl {
   }
 
   const std::string servers;
+  absl::Mutex call_mutex;  // held while it is called, so that nobody is called after it was replaced
+  std::function<void()> on_change ABSL_GUARDED_BY(call_mutex);
   absl::Mutex mutex;
-  std::function<void()> on_change ABSL_GUARDED_BY(mutex);
   HostTable table ABSL_GUARDED_BY(mutex);
   bool stop ABSL_GUARDED_BY(mutex) = false;
   int wake = -1;       // eventfd
@@ -306,7 +303,7 @@ HostResolver::~HostResolver() {
 }
 
 void HostResolver::set_on_change(std::function<void()> on_change) {
-  absl::MutexLock lock(&impl_->mutex);
+  absl::MutexLock lock(&impl_->call_mutex);
   impl_->on_change = std::move(on_change);
 }
 

@@ -67,7 +67,8 @@ class HostResolver {
 
   struct Options {
     std::string servers = {};  // "127.0.0.1:5353"; empty: the system's
-    // A host has other addresses than before. Called on the resolver's thread, which it should not keep.
+    // A host has other addresses than before. Called on the resolver's thread, which it should not keep, and not after
+    // set_on_change has put another in its place.
     std::function<void()> on_change = {};
   };
   explicit HostResolver(Options options);

@@ -176,7 +176,7 @@ void EndpointBalancer::Refresh() const {
   if (zoned_ && serving[0] == 0) {
     share = 0;
   } else if (zoned_ && serving[1] > 0) {
-    share = std::min<uint64_t>(kWhole, kWhole * serving[0] / weight[0] * options_.zone_overprovision_percent / 100);
+    share = std::min<uint64_t>(kWhole, kWhole * serving[0] / weight[0] * 100 / std::max(options_.zone_min_percent, 1U));
   }
   uint32_t count[2] = {0, 0};
   for (const uint32_t index : schedule_) {

@@ -50,10 +50,10 @@ class EndpointBalancer {
     std::chrono::nanoseconds decay = std::chrono::seconds(10);  // of kPeakEwma
     // Of kRingHash: no endpoint has more than this share of the average in flight (by weight). 0: no bound.
     uint32_t load_bound_percent = 125;
-    // Requests stay with members that are local while enough of them are usable: `zone_overprovision_percent` of the
-    // usable share of their weight goes there (140: all, while 71 % are usable), the rest to the others.
+    // Requests stay with members that are local while this share of them is usable (by weight). Below that as much of
+    // it as is usable: with 70 and half of them usable, 50/70 of the requests, and the others get the rest.
     bool prefer_local = false;
-    uint32_t zone_overprovision_percent = 140;
+    uint32_t zone_min_percent = 70;
   };
 
   struct Member {
@@ -61,6 +61,7 @@ class EndpointBalancer {
     uint32_t weight = 1;    // 0: never chosen
     uint64_t identity = 0;  // a stable hash of its address, the same in every process
     bool local = false;     // in the gateway's own zone
+    friend bool operator==(const Member&, const Member&) = default;
   };
 
   struct PickInput {
