@@ -457,8 +457,6 @@ Reason Exchange::FindEndpoints() const {
 
 // Chooses endpoints until one has answered, or nothing is left to try.
 Task<void> Exchange::Forward() {
-  ServiceRuntime& runtime = *service_->runtime;
-  std::vector<bool> excluded;
   Attempt attempt;
   attempt.reason = Reason::kNoHealthyEndpoint;
   bool fresh = false;  // a kept connection had ended: now only a new one will do
@@ -469,16 +467,11 @@ Task<void> Exchange::Forward() {
       attempt.reason = Reason::kClientClosed;
       break;
     }
-    if (!fresh) {
-      int index = excluded.empty() ? service_->balancer->Pick(runtime.cursor, worker_->random())
-                                   : service_->balancer->PickExcept(runtime.cursor, worker_->random(), excluded);
-      if (index == Balancer::kNone && retries_ > 0) {
-        // There is no other: then the same again.
-        excluded.clear();
-        index = service_->balancer->Pick(runtime.cursor, worker_->random());
-      }
-      if (index == Balancer::kNone) break;
-      endpoint_ = service_->endpoints[static_cast<size_t>(index)];
+    if (!fresh && !PickEndpoint()) {
+      if (retries_ == 0) break;
+      // There is no other: then the same again.
+      tried_.clear();
+      if (!PickEndpoint()) break;
     }
     std::unique_ptr<UpstreamConnection> upstream = co_await ConnectTo(endpoint_, fresh, &attempt);
     bool at_once = false;
@@ -491,13 +484,15 @@ Task<void> Exchange::Forward() {
       }
       if (attempt.reusable) worker_->pool().Keep(std::move(upstream), service_->policy->idle_timeout);
       if (attempt.reason == Reason::kNone) break;
+      if (!attempt.stale) ReportEndpoint(0, attempt.reason);
     } else {
+      ReportEndpoint(0, attempt.reason);
       // Nothing was sent: another endpoint may have it, at once. A connection that timed out has used up its patience.
       at_once = attempt.reason == Reason::kUpstreamConnectFailed && ++connects_failed < kConnectAttemptsMax;
     }
-    excluded.resize(service_->endpoints.size());
-    for (size_t i = 0; i < excluded.size(); ++i) excluded[i] = excluded[i] || service_->endpoints[i] == endpoint_;
-    if (std::all_of(excluded.begin(), excluded.end(), [](bool each) { return each; })) at_once = false;
+    tried_.push_back(endpoint_index_);
+    in_flight_ = {};
+    if (tried_.size() >= service_->endpoints.size()) at_once = false;
     if (!at_once) {
       ReportFailure(attempt);
       if (!attempt.retried) attempt.retried = !attempt.answered && PrepareRetry(attempt.reason, 0);
@@ -745,6 +740,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   if (permit_) {
     permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now(), upstream_duration_);
   }
+  ReportEndpoint(answer.status, Reason::kNone);
   if (KeepsRetrying() && answer.status < 600 && retry_->statuses.test(static_cast<size_t>(answer.status)) &&
       PrepareRetry(Reason::kNone, answer.status)) {
     // Nobody sees this answer. Its connection is good for another one only where all of it is here already.

@@ -93,6 +93,13 @@ class Exchange {
   Task<void> Reply(int status, std::string_view body, std::string_view fields = {});
   void Record();
 
+  // exchange_balance.cc: the endpoints.
+  bool PickEndpoint();
+  void ReportEndpoint(int status, Reason reason);
+  std::optional<uint64_t> HashOf(const HashOnPolicy& on) const;
+  std::string_view CookieOf(std::string_view name) const;
+  void AppendSessionCookie(std::string* out) const;
+
   // retry.cc: what a service's Retry, its limits and a route's mirrors ask for.
   Task<Reason> EnterBulkhead();
   Task<Reason> BufferBody(uint64_t bytes_max);
@@ -190,6 +197,11 @@ class Exchange {
   const char* detail_ = "";
   bool aborted_ = false;
   std::shared_ptr<Endpoint> endpoint_;
+  uint32_t endpoint_index_ = 0;             // of endpoint_, in service_->endpoints
+  absl::InlinedVector<uint32_t, 8> tried_;  // the same, of those that are not to be picked again
+  InFlight in_flight_;                      // where the balancer counts
+  bool endpoint_reported_ = true;           // of this attempt
+  bool sets_session_ = false;               // the answer brings a cookie
   TimePoint attempt_started_;
   TimePoint ends_at_ = TimePoint::max();  // by the route's max_duration
   TimePoint tunnel_active_;               // bytes moved, in either direction

@@ -184,7 +184,12 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
 }
 
 bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, bool with_length, Buffer* out) {
-  if (!MakeRoom(&worker_->buffers(), out, 2 * answer.bytes + kOwnFieldsBytesMax)) return false;
+  // An endpoint that fails is none to come back to.
+  std::string session;
+  if (sets_session_ && (answer.status == 101 || (answer.status >= 200 && answer.status < 500))) {
+    AppendSessionCookie(&session);
+  }
+  if (!MakeRoom(&worker_->buffers(), out, 2 * answer.bytes + session.size() + kOwnFieldsBytesMax)) return false;
   HeadWriter writer(out);
   writer << "HTTP/1.1 " << static_cast<uint64_t>(answer.status) << " " << answer.phrase << "\r\n";
   bool dated = false;
@@ -208,6 +213,7 @@ bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, 
     }
     writer.Field(field.name, field.value);
   }
+  writer << session;
   if (answer.status == 101) {
     writer.Field("X-Request-Id", request_id_);
     writer << kChangeToWebSocket;

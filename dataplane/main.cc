@@ -213,7 +213,9 @@ int Run(int argc, char** argv) {
   }
 
   MetricsRegistry metrics(worker_count);
-  RuntimeState runtime(&metrics);
+  RuntimeState::Options runtime_options;
+  runtime_options.zone = config.data_plane().zone();
+  RuntimeState runtime(&metrics, std::move(runtime_options));
   const std::vector<v1::Resource> builtins = BuiltinResources(BuiltinLimitOf(config));
   std::vector<const v1::Resource*> builtin_pointers;
   builtin_pointers.reserve(builtins.size());
@@ -257,6 +259,7 @@ int Run(int argc, char** argv) {
     const auto each_done = AfterAll(workers.size(), std::move(done));
     for (const auto& worker : workers) worker->Install(state, each_done);
   });
+  runtime.OnHostsChanged([&client] { client->Rebind(); });
   metrics.AddSource([&client] { return client->Families(); });
   metrics.AddSource([&runtime, &log] { return RuntimeFamilies(runtime, log.get()); });
   metrics.AddSource([] { return ProcessFamilies("dataplane"); });
@@ -395,6 +398,7 @@ int Run(int argc, char** argv) {
   }
   for (const auto& worker : workers) worker->Stop();
   admin.reset();
+  runtime.OnHostsChanged(nullptr);
   client.reset();  // writes what the cache has not seen yet
   log.reset();
   spdlog::info("ended");

@@ -10,15 +10,21 @@ using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 
-void AddRow(MetricFamily* family, std::string label, std::string name, double value) {
+void AddRow(MetricFamily* family, std::vector<ClientMetric::Label> labels, double value) {
   ClientMetric metric;
-  if (!label.empty()) metric.label = {{std::move(label), std::move(name)}};
+  metric.label = std::move(labels);
   if (family->type == MetricType::Counter) {
     metric.counter.value = value;
   } else {
     metric.gauge.value = value;
   }
   family->metric.push_back(std::move(metric));
+}
+
+void AddRow(MetricFamily* family, std::string label, std::string name, double value) {
+  std::vector<ClientMetric::Label> labels;
+  if (!label.empty()) labels.push_back({std::move(label), std::move(name)});
+  AddRow(family, std::move(labels), value);
 }
 
 }  // namespace
@@ -42,8 +48,28 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
     AddRow(&evicted, "limit", row.name, static_cast<double>(row.stats.evicted));
     AddRow(&overflowed, "limit", row.name, static_cast<double>(row.stats.overflowed));
   }
-  std::vector<MetricFamily> families = {std::move(state), std::move(in_flight), std::move(opened),
-                                        std::move(keys),  std::move(evicted),   std::move(overflowed)};
+  MetricFamily excluded{"gateway_endpoint_excluded",
+                        "Endpoints that get no requests though their service has them",
+                        MetricType::Gauge,
+                        {}};
+  MetricFamily ejections{
+      "gateway_outlier_ejections_total", "How often an endpoint was taken out", MetricType::Counter, {}};
+  MetricFamily checks{"gateway_health_checks_total", "Active checks made", MetricType::Counter, {}};
+  MetricFamily panic{"gateway_service_panic",
+                     "1 while too few endpoints are usable and exclusions are ignored",
+                     MetricType::Gauge,
+                     {}};
+  for (const RuntimeState::HealthRow& row : runtime.Health()) {
+    AddRow(&excluded, {{"service", row.service}, {"reason", "unhealthy"}}, static_cast<double>(row.unhealthy));
+    AddRow(&excluded, {{"service", row.service}, {"reason", "ejected"}}, static_cast<double>(row.ejected));
+    AddRow(&ejections, "service", row.service, static_cast<double>(row.ejections));
+    AddRow(&checks, {{"service", row.service}, {"result", "passed"}}, static_cast<double>(row.checks_passed));
+    AddRow(&checks, {{"service", row.service}, {"result", "failed"}}, static_cast<double>(row.checks_failed));
+    AddRow(&panic, "service", row.service, row.panicking ? 1 : 0);
+  }
+  std::vector<MetricFamily> families = {
+      std::move(state),      std::move(in_flight), std::move(opened),    std::move(keys),   std::move(evicted),
+      std::move(overflowed), std::move(excluded),  std::move(ejections), std::move(checks), std::move(panic)};
   MetricFamily in_use{
       "gateway_service_in_use", "Connections of a service with limits that are in use", MetricType::Gauge, {}};
   MetricFamily pending{
