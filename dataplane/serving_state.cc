@@ -125,7 +125,7 @@ struct KeptBreaker {
 
 struct KeptLimiter {
   RateLimitPolicy policy;
-  std::shared_ptr<SlidingWindowLimiter> limiter;
+  std::shared_ptr<RateLimiter> limiter;
 };
 
 struct Host {
@@ -168,7 +168,7 @@ struct RuntimeState::Impl {
 
   struct Rows {
     std::vector<std::pair<std::string, std::shared_ptr<CircuitBreaker>>> breakers;  // sorted by service
-    std::vector<std::pair<std::string, std::shared_ptr<SlidingWindowLimiter>>> limiters;
+    std::vector<std::pair<std::string, std::shared_ptr<RateLimiter>>> limiters;
   };
   mutable absl::Mutex mutex;
   Rows rows ABSL_GUARDED_BY(mutex);
@@ -176,7 +176,7 @@ struct RuntimeState::Impl {
   std::shared_ptr<ServiceRuntime> FindRuntime(const std::string& key, std::string_view name);
   std::shared_ptr<CircuitBreaker> FindBreaker(std::string_view key, std::string_view service,
                                               const BreakerPolicy& policy);
-  std::shared_ptr<SlidingWindowLimiter> FindLimiter(const RateLimitPolicy& policy);
+  std::shared_ptr<RateLimiter> FindLimiter(const RateLimitPolicy& policy);
   std::shared_ptr<Endpoint> FindEndpoint(const sockaddr_storage& address, socklen_t length);
   const std::vector<std::string>& FindAddresses(const std::string& host);
   void CollectCandidates(const ServicePolicy& policy, const v1::EndpointSet* set);
@@ -216,14 +216,14 @@ std::shared_ptr<CircuitBreaker> RuntimeState::Impl::FindBreaker(std::string_view
   return kept.breaker;
 }
 
-std::shared_ptr<SlidingWindowLimiter> RuntimeState::Impl::FindLimiter(const RateLimitPolicy& policy) {
+std::shared_ptr<RateLimiter> RuntimeState::Impl::FindLimiter(const RateLimitPolicy& policy) {
   Kept<KeptLimiter>& kept = limiters[policy.name];
   kept.generation = generation;
-  SlidingWindowLimiter::Options options;
+  RateLimiter::Options options;
   options.requests = policy.requests;
   options.window = policy.window;
   if (kept.value.limiter == nullptr) {
-    kept.value.limiter = std::make_shared<SlidingWindowLimiter>(options);
+    kept.value.limiter = std::make_shared<RateLimiter>(options);
   } else if (kept.value.policy.requests != policy.requests || kept.value.policy.window != policy.window) {
     kept.value.limiter->Reconfigure(options, clock());
   }

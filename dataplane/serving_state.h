@@ -92,7 +92,7 @@ struct BoundRoute {
 
 struct BoundLimit {
   const RateLimitPolicy* policy = nullptr;
-  std::shared_ptr<SlidingWindowLimiter> limiter;
+  std::shared_ptr<RateLimiter> limiter;
 };
 
 struct ServingState {
@@ -150,7 +150,7 @@ class RuntimeState {
   std::vector<BreakerRow> Breakers(TimePoint now) const;
   struct LimitRow {
     std::string name;
-    SlidingWindowLimiter::Stats stats;
+    RateLimiter::Stats stats;
   };
   std::vector<LimitRow> Limits() const;
 
