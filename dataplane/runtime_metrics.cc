@@ -37,13 +37,27 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
       "gateway_rate_limit_evicted_total", "Recovered buckets that were dropped", MetricType::Counter, {}};
   MetricFamily overflowed{
       "gateway_rate_limit_overflowed_total", "Requests counted in a limit's overflow bucket", MetricType::Counter, {}};
+  MetricFamily limited{"gateway_rate_limit_requests_total",
+                       "What limits decided: allowed, refused, or would have refused (a shadow). Of several that are "
+                       "checked together, those that would have allowed what another one refused count nothing",
+                       MetricType::Counter,
+                       {}};
+  const auto add_result = [&limited](const std::string& limit, const char* result, uint64_t count) {
+    ClientMetric metric;
+    metric.label = {{"limit", limit}, {"result", result}};
+    metric.counter.value = static_cast<double>(count);
+    limited.metric.push_back(std::move(metric));
+  };
   for (const RuntimeState::LimitRow& row : runtime.Limits()) {
+    add_result(row.name, "allowed", row.stats.allowed);
+    add_result(row.name, "refused", row.stats.refused);
+    add_result(row.name, "shadow_refused", row.stats.shadow_refused);
     AddRow(&keys, "limit", row.name, static_cast<double>(row.stats.keys));
     AddRow(&evicted, "limit", row.name, static_cast<double>(row.stats.evicted));
     AddRow(&overflowed, "limit", row.name, static_cast<double>(row.stats.overflowed));
   }
-  std::vector<MetricFamily> families = {std::move(state), std::move(in_flight), std::move(opened),
-                                        std::move(keys),  std::move(evicted),   std::move(overflowed)};
+  std::vector<MetricFamily> families = {std::move(state),   std::move(in_flight),  std::move(opened), std::move(keys),
+                                        std::move(evicted), std::move(overflowed), std::move(limited)};
   if (log != nullptr) {
     MetricFamily dropped{"gateway_access_log_dropped_lines_total",
                          "Lines that were lost to a slow reader or an error",

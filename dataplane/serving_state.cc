@@ -144,6 +144,17 @@ struct KeptService {
 
 }  // namespace
 
+LimitAlgorithm AlgorithmOf(v1::RateLimit::Algorithm algorithm) {
+  switch (algorithm) {
+    case v1::RateLimit::TOKEN_BUCKET:
+      return LimitAlgorithm::kTokenBucket;
+    case v1::RateLimit::FIXED_WINDOW:
+      return LimitAlgorithm::kFixedWindow;
+    default:
+      return LimitAlgorithm::kSlidingWindow;
+  }
+}
+
 std::string KeyOfSet(std::string_view datacenter, std::string_view service) {
   return Concatenate({datacenter, "/", service});
 }
@@ -152,6 +163,7 @@ struct RuntimeState::Impl {
   MetricsRegistry* metrics;
   Resolver resolver;
   std::function<TimePoint()> clock;
+  std::chrono::nanoseconds wall_offset{0};  // of the wall clock against `clock`, when this was made
 
   uint64_t generation = 0;
   uint64_t next_endpoint_id = 1;
@@ -222,9 +234,13 @@ std::shared_ptr<RateLimiter> RuntimeState::Impl::FindLimiter(const RateLimitPoli
   RateLimiter::Options options;
   options.requests = policy.requests;
   options.window = policy.window;
+  options.burst = policy.burst;
+  options.wall_offset = wall_offset;
+  options.algorithm = AlgorithmOf(policy.algorithm);
   if (kept.value.limiter == nullptr) {
     kept.value.limiter = std::make_shared<RateLimiter>(options);
-  } else if (kept.value.policy.requests != policy.requests || kept.value.policy.window != policy.window) {
+  } else if (kept.value.policy.requests != policy.requests || kept.value.policy.window != policy.window ||
+             kept.value.policy.burst != policy.burst || kept.value.policy.algorithm != policy.algorithm) {
     kept.value.limiter->Reconfigure(options, clock());
   }
   kept.value.policy = policy;
@@ -435,6 +451,7 @@ void RuntimeState::Impl::PublishRows() {
 RuntimeState::RuntimeState(MetricsRegistry* metrics, Resolver resolver, std::function<TimePoint()> clock)
     : impl_(std::make_unique<Impl>()) {
   impl_->clock = std::move(clock);
+  impl_->wall_offset = std::chrono::system_clock::now().time_since_epoch() - impl_->clock().time_since_epoch();
   impl_->metrics = metrics;
   impl_->resolver = resolver ? std::move(resolver) : Resolver(ResolveHost);
 }
@@ -463,6 +480,13 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   for (const std::unique_ptr<const RoutePolicy>& route : policy.routes()) {
     BoundRoute& bound = state->routes[route->index];
     bound.policy = route.get();
+    const auto asks_redis = [&policy](const std::vector<uint32_t>& limits) {
+      return std::any_of(limits.begin(), limits.end(), [&policy](uint32_t limit) {
+        return policy.rate_limits()[limit].scope == v1::RateLimit::REDIS;
+      });
+    };
+    bound.limits_ask_redis = asks_redis(route->rate_limits);
+    bound.identity_limits_ask_redis = asks_redis(route->identity_limits);
     if (route->consul_service != nullptr) {
       impl.BindDynamic(*route, table, &bound);
     } else if (same_snapshot) {
@@ -476,6 +500,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
 
   for (const RateLimitPolicy& limit : policy.rate_limits()) {
     state->limits.push_back({&limit, impl.FindLimiter(limit)});
+    state->asks_redis = state->asks_redis || limit.scope == v1::RateLimit::REDIS;
   }
 
   absl::erase_if(impl.endpoints, [&](const auto& entry) {

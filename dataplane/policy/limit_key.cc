@@ -17,14 +17,15 @@ void AppendKeyAddress(const in6_addr& address, std::string* key) {
   AppendKeyPart({reinterpret_cast<const char*>(address.s6_addr) + (v4 ? 12 : 0), size_t{v4 ? 4u : 8u}}, key);
 }
 
-void BoundKey(std::string* key) {
-  if (key->size() <= kLimitKeyBytesMax) return;
+void BoundKey(std::string* key, size_t from, size_t bytes_max) {
+  if (key->size() - from <= bytes_max) return;
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
-  if (EVP_Digest(key->data(), key->size(), digest, &size, EVP_sha256(), nullptr) == 1) {
-    key->assign(reinterpret_cast<const char*>(digest), size);
+  if (EVP_Digest(key->data() + from, key->size() - from, digest, &size, EVP_sha256(), nullptr) == 1) {
+    key->resize(from);
+    key->append(reinterpret_cast<const char*>(digest), size);
   } else {
-    key->resize(kLimitKeyBytesMax);  // out of memory: rather one bucket for several than a longer key
+    key->resize(from + bytes_max);  // out of memory: rather one bucket for several than a longer key
   }
 }
 

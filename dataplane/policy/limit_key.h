@@ -19,8 +19,8 @@ void AppendKeyPart(std::string_view part, std::string* key);
 // The same for a client's address: all of IPv4, the /64 of IPv6 (a household's or a machine's, RFC 6177).
 void AppendKeyAddress(const in6_addr& address, std::string* key);
 
-// Of the finished key: SHA-256, where it is longer than kLimitKeyBytesMax.
-void BoundKey(std::string* key);
+// Of the finished key, which begins at `from`: SHA-256, where it is longer than `bytes_max`.
+void BoundKey(std::string* key, size_t from = 0, size_t bytes_max = kLimitKeyBytesMax);
 
 }  // namespace gateway::dataplane
 

@@ -122,7 +122,9 @@ class Window {
         entries_.erase(entries_.begin(), entries_.begin() + begin_);
         begin_ = 0;
       } else {
-        entries_.reserve(std::max(std::min(entries_.capacity() * 2, kEntryRoomMax), entries_.size() + 1));
+        // Once all exact moments are there, more come so seldom that each would be an allocation in a warm process.
+        const size_t doubled = entries_.capacity() * 2;
+        entries_.reserve(std::min(doubled == kExactMomentsMax ? doubled * 3 / 2 : doubled, kEntryRoomMax));
       }
     }
     entries_.push_back({now_ns, count});
