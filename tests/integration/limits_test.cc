@@ -91,7 +91,10 @@ TEST(Limits, HeadersTellOfTheTightestToTheSecond) {
   EXPECT_EQ(Number(first, "RateLimit-Limit"), 3);
   EXPECT_EQ(Number(first, "RateLimit-Remaining"), 2);
   EXPECT_EQ(Number(first, "RateLimit-Reset"), 60);
-  EXPECT_EQ(first.Fields("RateLimit-Limit").size(), 1u);
+  const auto told = std::count_if(first.fields.begin(), first.fields.end(), [](const auto& field) {
+    return field.first.starts_with("RateLimit-") || field.first.starts_with("ratelimit-");
+  });
+  EXPECT_EQ(told, 3) << "each once";
   EXPECT_EQ(first.Field("Retry-After"), std::nullopt);
   EXPECT_EQ(get("/svc/a").status, 200);
   EXPECT_EQ(get("/svc/a").status, 200);
@@ -256,7 +259,9 @@ TEST(RedisLimits, SeveralDataPlanesShareOneLimitExactly) {
     ASSERT_TRUE(next.ok());
     if (next->status == 200) {
       EXPECT_EQ(Number(*next, "RateLimit-Remaining"), 59);
-      if (algorithm == "sliding_window") EXPECT_EQ(Number(*next, "RateLimit-Reset"), 86'400);
+      if (algorithm == "sliding_window") {
+        EXPECT_EQ(Number(*next, "RateLimit-Reset"), 86'400);
+      }
     }
   }
 }
@@ -266,14 +271,17 @@ TEST(RedisLimits, WhatRedisRefusesIsGivenBackHere) {
   ScriptedUpstream upstream(Ok("x"));
   const std::string policy =
       Concat(PolicyYaml(upstream, "shared, own",
-                        LimitYaml("shared", "key: [path]\nlimit: { requests: 2, window: 24h }\nscope: redis") +
+                        LimitYaml("shared",
+                                  "key: [path]\nlimit: { requests: 2, window: 24h }\nscope: redis\n"
+                                  "on_unavailable: deny") +
                             LimitYaml("own", "limit: { requests: 10, window: 24h }")));
   DataPlane gateway({.policy = policy, .sets = RedisSets(redis)});
   ASSERT_TRUE(WaitFor([&] { return gateway.Metric("gateway_redis_up") == 2; }));
-  for (int i = 0; i < 30; ++i) (void)StatusOf(gateway, "/svc/a");
   int served = 0;
+  for (int i = 0; i < 30; ++i) served += StatusOf(gateway, "/svc/a") == 200 ? 1 : 0;
+  EXPECT_LE(served, 2);
   for (int i = 0; i < 20; ++i) served += StatusOf(gateway, Concat("/svc/b", i)) == 200 ? 1 : 0;
-  EXPECT_EQ(served, 8);
+  EXPECT_EQ(served, 10);
 }
 
 TEST(RedisLimits, WhileRedisIsAwayEachDoesAsItsPolicySays) {
