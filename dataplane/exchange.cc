@@ -797,7 +797,15 @@ void Exchange::Record() {
   if (service_ == nullptr && service_metrics_ == MetricsRegistry::kBuiltinService) record.service = "gateway";
   if (match_.route != nullptr) record.route = match_.route->name;
   if (endpoint_ != nullptr) record.endpoint = endpoint_->name;
-  record.policy = policy_.empty() ? shadow_policy_ : policy_;
+  record.policy = policy_;
+  if (!shadow_refusals_.empty() && policy_.empty()) {
+    std::string& names = worker_->scratch();
+    names.clear();
+    for (const RateLimitPolicy* limit : shadow_refusals_) {
+      Append(&names, names.empty() ? "" : ", ", "RateLimit/", limit->name, " (shadow)");
+    }
+    record.policy = names;
+  }
   record.status = status_;
   record.reason = reason_;
   record.detail = detail_;

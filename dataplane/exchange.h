@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/container/inlined_vector.h"
 #include "common/snapshot.h"
 #include "dataplane/access_log.h"
 #include "dataplane/buffer_pool.h"
@@ -160,7 +161,7 @@ class Exchange {
   // Of the limits that are enforced, the tightest so far (null: there was none), and what it said.
   const RateLimitPolicy* limit_policy_ = nullptr;
   RateLimitDecision limit_;
-  std::string shadow_policy_;  // limits that would have refused
+  absl::InlinedVector<const RateLimitPolicy*, 2> shadow_refusals_;  // of limits that only would have
   CircuitBreaker::Permit permit_;
   std::chrono::milliseconds retry_after_{0};
 

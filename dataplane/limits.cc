@@ -74,8 +74,7 @@ void Exchange::AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) c
 
 void Exchange::NoteLimit(const RateLimitPolicy& limit, const RateLimitDecision& decision) {
   if (IsShadow(limit)) {
-    if (decision.allowed) return;
-    Append(&shadow_policy_, shadow_policy_.empty() ? "" : ", ", "RateLimit/", limit.name, " (shadow)");
+    if (!decision.allowed) shadow_refusals_.push_back(&limit);
     return;
   }
   if (limit_policy_ != nullptr && !IsTighter(decision, limit_)) return;

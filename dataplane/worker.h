@@ -57,7 +57,7 @@ class Worker {
     // Answers /metrics on the main port; may be null.
     std::function<std::string()> metrics_page;
     // For limits of scope redis; a null directory: there is no Redis, their on_unavailable holds.
-    RedisStore::Options redis;
+    RedisStore::Options redis = {};
     RedisDirectory* redis_directory = nullptr;
   };
 
