@@ -107,6 +107,10 @@ class Worker {
   // Scratch for one step without a wait in it.
   std::string& scratch() { return scratch_; }
 
+  // Copies of requests that are under way (mirror.h), at most kMirrorsMax.
+  static constexpr int kMirrorsMax = 256;
+  int mirrors = 0;
+
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
   void Unregister(ClientConnection* connection);
