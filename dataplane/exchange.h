@@ -4,14 +4,17 @@
 #ifndef GATEWAY_DATAPLANE_EXCHANGE_H_
 #define GATEWAY_DATAPLANE_EXCHANGE_H_
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
+#include "absl/container/inlined_vector.h"
 #include "common/snapshot.h"
 #include "dataplane/access_log.h"
 #include "dataplane/buffer_pool.h"
@@ -25,6 +28,9 @@
 #include "dataplane/worker.h"
 
 namespace gateway::dataplane {
+
+// Retry-After and RateLimit-Reset: whole seconds, after which what was promised holds.
+inline int64_t CeilSeconds(std::chrono::milliseconds time) { return std::max<int64_t>(1, (time.count() + 999) / 1000); }
 
 // One request and its answer. Lives in its connection's coroutine; holds the state that it started with until it ends.
 class Exchange {
@@ -76,8 +82,13 @@ class Exchange {
   Task<bool> AnswerBuiltin();  // /health and the like; false: not one of them
   Reason MatchRoute();
   void ChooseService();
-  Reason AdmitByLimits(const std::vector<uint32_t>& limits);
-  bool CheckLimit(const BoundLimit& limit, bool consume);
+  // limits.cc: those of one stage, together.
+  Reason AdmitByLimits(std::span<const uint32_t> limits);
+  Task<Reason> AdmitWithRedis(std::span<const uint32_t> limits);  // where one of them is counted there
+  void AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) const;
+  std::string_view ClaimOf(std::string_view name) const;
+  void NoteLimit(const RateLimitPolicy& limit, const RateLimitDecision& decision);
+  void AppendLimitFields(std::string* fields) const;
   Task<void> Redirect(const RedirectPolicy& redirect);
   Task<void> Respond(const RespondPolicy& respond);
   Reason FindEndpoints() const;
@@ -165,7 +176,10 @@ class Exchange {
   uint32_t service_metrics_ = MetricsRegistry::kUnknownService;
   std::string policy_;         // whose decision a refusal was
   std::string_view consumer_;  // who was authenticated; empty: nobody
+  // Of the limits that are enforced, the tightest so far (null: there was none), and what it said.
+  const RateLimitPolicy* limit_policy_ = nullptr;
   RateLimitDecision limit_;
+  absl::InlinedVector<const RateLimitPolicy*, 2> shadow_refusals_;  // of limits that only would have
   CircuitBreaker::Permit permit_;
   Bulkhead::Place place_;
   const RetryPolicy* retry_ = nullptr;  // null: an attempt that fails is not made again

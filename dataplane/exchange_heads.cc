@@ -45,6 +45,13 @@ bool MakeRoom(BufferPool* pool, Buffer* out, size_t bytes) {
   return out->room() >= bytes || (bytes <= BufferPool::kSizes.back() && pool->Grow(out, bytes));
 }
 
+// What a service says of limits of its own gives way to ours: two values of one field are none.
+bool IsLimitField(std::string_view name) {
+  if (name.size() < 15 || (name[0] | 0x20) != 'r') return false;
+  return http1::EqualsIgnoreCase(name, "RateLimit-Limit") || http1::EqualsIgnoreCase(name, "RateLimit-Remaining") ||
+         http1::EqualsIgnoreCase(name, "RateLimit-Reset");
+}
+
 }  // namespace
 
 void Exchange::AppendText(const TextTemplate& text, std::string* out) const {
@@ -208,6 +215,7 @@ bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, 
         dated = true;
         break;
       default:
+        if (limit_policy_ != nullptr && IsLimitField(answer.fields[i].name)) continue;
         if (!answer.nominated.empty() && answer.Nominates(field.name)) continue;
         break;
     }
@@ -220,6 +228,10 @@ bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, 
   } else if (answer.status >= 200) {
     if (!dated) writer.Field("Date", worker_->HttpDate());
     writer.Field("X-Request-Id", request_id_);
+    if (limit_policy_ != nullptr) {
+      writer << "RateLimit-Limit: " << limit_.limit << "\r\nRateLimit-Remaining: " << limit_.remaining
+             << "\r\nRateLimit-Reset: " << static_cast<uint64_t>(CeilSeconds(limit_.reset)) << "\r\n";
+    }
     if (options_.error_details) {
       writer << "X-Gateway-Revision: " << (*state_)->snapshot->revision() << "\r\n";
       writer.Field("X-Gateway-Route", match_.route->name);

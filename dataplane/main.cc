@@ -230,6 +230,12 @@ int Run(int argc, char** argv) {
   shared.budget = &budget;
   shared.counts = &counts;
   shared.metrics_page = [&metrics] { return MetricsReply(metrics).body; };
+  std::unique_ptr<RedisDirectory> redis_directory;
+  if (const auto redis = ParseHostPort(config.redis().address()); redis.ok()) {
+    redis_directory = std::make_unique<RedisDirectory>(redis->host, redis->port);
+    shared.redis_directory = redis_directory.get();
+    shared.redis = {config.redis().username(), config.redis().password(), config.redis().db()};
+  }
   std::vector<std::unique_ptr<Worker>> workers;
   workers.reserve(static_cast<size_t>(worker_count));
   for (int i = 0; i < worker_count; ++i) {
@@ -263,6 +269,13 @@ int Run(int argc, char** argv) {
   metrics.AddSource([&client] { return client->Families(); });
   metrics.AddSource([&runtime, &log] { return RuntimeFamilies(runtime, log.get()); });
   metrics.AddSource([] { return ProcessFamilies("dataplane"); });
+  metrics.AddSource([&workers] {
+    std::vector<const RedisStore*> stores;
+    for (const auto& worker : workers) {
+      if (worker->redis() != nullptr) stores.push_back(worker->redis());
+    }
+    return RedisFamilies(stores);
+  });
   Watchdog watchdog(workers.size(), options->watchdog_timeout, kWatchInterval);
   metrics.AddSource([&watchdog] { return watchdog.Families(); });
 

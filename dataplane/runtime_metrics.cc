@@ -43,7 +43,21 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
       "gateway_rate_limit_evicted_total", "Recovered buckets that were dropped", MetricType::Counter, {}};
   MetricFamily overflowed{
       "gateway_rate_limit_overflowed_total", "Requests counted in a limit's overflow bucket", MetricType::Counter, {}};
+  MetricFamily limited{"gateway_rate_limit_requests_total",
+                       "What limits decided: allowed, refused, or would have refused (a shadow). Of several that are "
+                       "checked together, those that would have allowed what another one refused count nothing",
+                       MetricType::Counter,
+                       {}};
+  const auto add_result = [&limited](const std::string& limit, const char* result, uint64_t count) {
+    ClientMetric metric;
+    metric.label = {{"limit", limit}, {"result", result}};
+    metric.counter.value = static_cast<double>(count);
+    limited.metric.push_back(std::move(metric));
+  };
   for (const RuntimeState::LimitRow& row : runtime.Limits()) {
+    add_result(row.name, "allowed", row.stats.allowed);
+    add_result(row.name, "refused", row.stats.refused);
+    add_result(row.name, "shadow_refused", row.stats.shadow_refused);
     AddRow(&keys, "limit", row.name, static_cast<double>(row.stats.keys));
     AddRow(&evicted, "limit", row.name, static_cast<double>(row.stats.evicted));
     AddRow(&overflowed, "limit", row.name, static_cast<double>(row.stats.overflowed));
@@ -81,6 +95,7 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
     AddRow(&pending, "service", row.service, row.view.pending);
     AddRow(&refused, "service", row.service, static_cast<double>(row.view.refused));
   }
+  families.push_back(std::move(limited));
   families.push_back(std::move(in_use));
   families.push_back(std::move(pending));
   families.push_back(std::move(refused));

@@ -121,7 +121,7 @@ struct KeptBreaker {
 
 struct KeptLimiter {
   RateLimitPolicy policy;
-  std::shared_ptr<SlidingWindowLimiter> limiter;
+  std::shared_ptr<RateLimiter> limiter;
 };
 
 // The newest BoundService of one name, and what it was made of.
@@ -214,15 +214,31 @@ bool SameValue(const std::shared_ptr<const T>& a, const std::shared_ptr<const T>
 
 }  // namespace
 
+LimitAlgorithm AlgorithmOf(v1::RateLimit::Algorithm algorithm) {
+  switch (algorithm) {
+    case v1::RateLimit::TOKEN_BUCKET:
+      return LimitAlgorithm::kTokenBucket;
+    case v1::RateLimit::FIXED_WINDOW:
+      return LimitAlgorithm::kFixedWindow;
+    default:
+      return LimitAlgorithm::kSlidingWindow;
+  }
+}
+
 std::string KeyOfSet(std::string_view datacenter, std::string_view service) {
   return Concatenate({datacenter, "/", service});
 }
 
 struct RuntimeState::Impl {
-  Impl(MetricsRegistry* metrics, Options options) : metrics(metrics), options(std::move(options)), resolver({}) {}
+  Impl(MetricsRegistry* metrics, Options options)
+      : metrics(metrics),
+        options(std::move(options)),
+        wall_offset(std::chrono::system_clock::now().time_since_epoch() - this->options.clock().time_since_epoch()),
+        resolver({}) {}
 
   MetricsRegistry* const metrics;
   const Options options;
+  const std::chrono::nanoseconds wall_offset;  // of the wall clock against `clock`, when this was made
 
   uint64_t generation = 0;
   uint64_t next_endpoint_id = 1;
@@ -240,7 +256,7 @@ struct RuntimeState::Impl {
 
   struct Rows {
     std::vector<std::pair<std::string, std::shared_ptr<CircuitBreaker>>> breakers;  // sorted by service
-    std::vector<std::pair<std::string, std::shared_ptr<SlidingWindowLimiter>>> limiters;
+    std::vector<std::pair<std::string, std::shared_ptr<RateLimiter>>> limiters;
     std::vector<std::pair<std::string, std::shared_ptr<Bulkhead>>> bulkheads;
     std::vector<std::pair<std::string, std::shared_ptr<OutlierEjector>>> ejectors;           // by the service's name
     std::vector<std::pair<std::string, std::shared_ptr<const EndpointBalancer>>> balancers;  // of services with either
@@ -255,7 +271,7 @@ struct RuntimeState::Impl {
   std::shared_ptr<ServiceRuntime> FindRuntime(const std::string& key, std::string_view name);
   std::shared_ptr<CircuitBreaker> FindBreaker(std::string_view key, std::string_view service,
                                               const BreakerPolicy& policy);
-  std::shared_ptr<SlidingWindowLimiter> FindLimiter(const RateLimitPolicy& policy);
+  std::shared_ptr<RateLimiter> FindLimiter(const RateLimitPolicy& policy);
   std::shared_ptr<Endpoint> FindEndpoint(const sockaddr_storage& address, socklen_t length);
   std::shared_ptr<const std::vector<std::string>> FindAddresses(const std::string& host);
   void NameHosts(const Snapshot& policy, const EndpointTable& table);
@@ -299,15 +315,19 @@ std::shared_ptr<CircuitBreaker> RuntimeState::Impl::FindBreaker(std::string_view
   return kept.breaker;
 }
 
-std::shared_ptr<SlidingWindowLimiter> RuntimeState::Impl::FindLimiter(const RateLimitPolicy& policy) {
+std::shared_ptr<RateLimiter> RuntimeState::Impl::FindLimiter(const RateLimitPolicy& policy) {
   Kept<KeptLimiter>& kept = limiters[policy.name];
   kept.generation = generation;
-  SlidingWindowLimiter::Options options;
+  RateLimiter::Options options;
   options.requests = policy.requests;
   options.window = policy.window;
+  options.burst = policy.burst;
+  options.wall_offset = wall_offset;
+  options.algorithm = AlgorithmOf(policy.algorithm);
   if (kept.value.limiter == nullptr) {
-    kept.value.limiter = std::make_shared<SlidingWindowLimiter>(options);
-  } else if (kept.value.policy.requests != policy.requests || kept.value.policy.window != policy.window) {
+    kept.value.limiter = std::make_shared<RateLimiter>(options);
+  } else if (kept.value.policy.requests != policy.requests || kept.value.policy.window != policy.window ||
+             kept.value.policy.burst != policy.burst || kept.value.policy.algorithm != policy.algorithm) {
     kept.value.limiter->Reconfigure(options, this->options.clock());
   }
   kept.value.policy = policy;
@@ -666,6 +686,13 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   for (const std::unique_ptr<const RoutePolicy>& route : policy.routes()) {
     BoundRoute& bound = state->routes[route->index];
     bound.policy = route.get();
+    const auto asks_redis = [&policy](const std::vector<uint32_t>& limits) {
+      return std::any_of(limits.begin(), limits.end(), [&policy](uint32_t limit) {
+        return policy.rate_limits()[limit].scope == v1::RateLimit::REDIS;
+      });
+    };
+    bound.limits_ask_redis = asks_redis(route->rate_limits);
+    bound.identity_limits_ask_redis = asks_redis(route->identity_limits);
     if (route->consul_service != nullptr) {
       impl.BindDynamic(*route, table, &bound);
     } else if (same_snapshot) {
@@ -679,6 +706,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
 
   for (const RateLimitPolicy& limit : policy.rate_limits()) {
     state->limits.push_back({&limit, impl.FindLimiter(limit)});
+    state->asks_redis = state->asks_redis || limit.scope == v1::RateLimit::REDIS;
   }
 
   absl::erase_if(impl.endpoints, [&](const auto& entry) {

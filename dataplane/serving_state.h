@@ -98,6 +98,9 @@ struct BoundRoute {
   std::vector<uint32_t> series;
   // With consul_service: of requests that name none of `dynamic`, {service="unknown", path=this route's pattern}.
   uint32_t unknown_series = MetricsRegistry::kNoRouteSeries;
+  // Whether one of its limits is counted in Redis, of those before authentication and of those behind it.
+  bool limits_ask_redis = false;
+  bool identity_limits_ask_redis = false;
   // With consul_service: by the name in Consul. Holds what Consul lists and the route allows.
   struct Dynamic {
     std::shared_ptr<const BoundService> service;
@@ -106,9 +109,13 @@ struct BoundRoute {
   absl::flat_hash_map<std::string, Dynamic, StringHash, std::equal_to<>> dynamic;
 };
 
+LimitAlgorithm AlgorithmOf(v1::RateLimit::Algorithm algorithm);
+
 struct BoundLimit {
   const RateLimitPolicy* policy = nullptr;
-  std::shared_ptr<SlidingWindowLimiter> limiter;
+  // Counts for this data plane: always with scope data_plane; with another while that scope is not to be had
+  // (last_share). Its statistics are those of the limit, whoever decides.
+  std::shared_ptr<RateLimiter> limiter;
 };
 
 struct ServingState {
@@ -120,6 +127,7 @@ struct ServingState {
   std::vector<std::shared_ptr<const BoundService>> services;  // by Snapshot::services() index
   std::vector<BoundRoute> routes;                             // by RoutePolicy::index
   std::vector<BoundLimit> limits;                             // by Snapshot::rate_limits() index
+  bool asks_redis = false;                                    // one of them is counted in Redis
 };
 
 // Everything that Consul said, as the data plane has it.
@@ -170,7 +178,7 @@ class RuntimeState {
   std::vector<BreakerRow> Breakers(TimePoint now) const;
   struct LimitRow {
     std::string name;
-    SlidingWindowLimiter::Stats stats;
+    RateLimiter::Stats stats;
   };
   std::vector<LimitRow> Limits() const;
   struct BulkheadRow {

@@ -366,6 +366,21 @@ TEST_F(RuntimeStateTest, LimitersSurviveAChangeOfTheirSettings) {
   EXPECT_TRUE(listed);
 }
 
+TEST_F(RuntimeStateTest, AnotherAlgorithmCountsWhatWasAdmittedBefore) {
+  const auto limit = [](const std::string& algorithm) {
+    return "rate_limit { name: 'r' algorithm: " + algorithm + " limit { requests: 3 window { seconds: 60 } } }";
+  };
+  const std::string route = "route { name: 'a' match { path { prefix: '/' } } service: 'a' rate_limits: 'r' }";
+  const auto first = Bind({Static("a", {"10.0.0.1:1"}), route, limit("SLIDING_WINDOW")});
+  EXPECT_TRUE(first->limits.at(0).limiter->Admit("k", kNow).allowed);
+  EXPECT_TRUE(first->limits.at(0).limiter->Admit("k", kNow).allowed);
+  const auto second = Bind({Static("a", {"10.0.0.1:1"}), route, limit("TOKEN_BUCKET")});
+  EXPECT_TRUE(second->limits.at(0).limiter->Admit("k", kNow).allowed);
+  const RateLimitDecision refused = second->limits.at(0).limiter->Admit("k", kNow);
+  EXPECT_FALSE(refused.allowed);
+  EXPECT_EQ(refused.reset, std::chrono::seconds(20)) << "a token bucket's";
+}
+
 TEST_F(RuntimeStateTest, WhatDidNotChangeIsShared) {
   EndpointTable table = Known();
   Put(table, "a", {{"10.0.0.1"}});
