@@ -188,6 +188,7 @@ Task<bool> Exchange::ReadHead() {
       detail_ = error.detail;
     } else {
       head_parsed_ = true;
+      RemoveIdentityFields();
     }
   } else {
     bytes_in_ = input.size();
@@ -259,6 +260,10 @@ Task<void> Exchange::Handle() {
   if (!answers_here) ChooseService();
   if (const Reason reason = AdmitByLimits(route.rate_limits); reason != Reason::kNone)
     co_return co_await Refuse(reason);
+  if (route_->auth != nullptr) {
+    const Reason reason = co_await Authenticate();
+    if (reason != Reason::kNone) co_return co_await Refuse(reason, detail_);
+  }
   if (const Reason reason = AdmitByLimits(route.identity_limits); reason != Reason::kNone) {
     co_return co_await Refuse(reason);
   }
@@ -361,6 +366,8 @@ bool Exchange::CheckLimit(const BoundLimit& limit, bool consume) {
   for (const LimitKey& part : limit.policy->keys) {
     if (part.kind == LimitKey::Kind::kClientIp) AppendAddressKey(client_address_, &key);
     if (part.kind == LimitKey::Kind::kPath) key.append(path_);
+    if (part.kind == LimitKey::Kind::kConsumer) key.append(consumer_);
+    if (part.kind == LimitKey::Kind::kClaim) key.append(FindClaim(part.name));
     key.push_back('\n');  // in no normalised path
   }
   const RateLimitDecision decision =
@@ -766,6 +773,10 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
            "\r\nRateLimit-Remaining: ", limit_.remaining, "\r\nRateLimit-Reset: ", CeilSeconds(limit_.reset), "\r\n");
   } else if (reason == Reason::kBreakerOpen) {
     Append(&fields, "Retry-After: ", CeilSeconds(retry_after_), "\r\n");
+  } else if (route_ != nullptr && route_->auth != nullptr &&
+             (reason == Reason::kUnauthenticated ||
+              (reason == Reason::kForbidden && token_refusal_ == JwtRefusal::kClaims))) {
+    AppendChallenges(&fields);
   } else if (reason == Reason::kMethodNotAllowed) {
     fields += match_.allowed_methods.empty() ? kServedMethods : "Allow: ";
     for (size_t i = 0; i < match_.allowed_methods.size(); ++i) {
@@ -822,6 +833,7 @@ void Exchange::Record() {
   if (service_ == nullptr && service_metrics_ == MetricsRegistry::kBuiltinService) record.service = "gateway";
   if (match_.route != nullptr) record.route = match_.route->name;
   if (endpoint_ != nullptr) record.endpoint = endpoint_->name;
+  record.consumer = consumer_;
   record.policy = policy_;
   record.status = status_;
   record.reason = reason_;

@@ -163,7 +163,6 @@ void KeyFetcher::Impl::Work() {
       entry.fetching = true;
       entry.wanted = false;
       entry.fetched = options.clock();
-      ++entry.fetches;
     }
     const TimePoint begin = options.clock();
     Take(url, options.fetch(url, options.timeout), begin);
@@ -178,6 +177,7 @@ void KeyFetcher::Impl::Take(const std::string& url, absl::StatusOr<std::string> 
     if (stopped) return;
     Entry& entry = entries[url];
     entry.fetching = false;
+    ++entry.fetches;
     const std::shared_ptr<KeySource> source = entry.source.lock();
     if (keys.ok()) {
       entry.retry = milliseconds(0);

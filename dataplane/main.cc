@@ -223,7 +223,9 @@ int Run(int argc, char** argv) {
 
   BufferBudget budget(config.server().buffer_budget());
   ConnectionCounts counts;
+  Authentication authentication({});
   Worker::Shared shared;
+  shared.authentication = &authentication;
   shared.options = &*options;
   shared.budget = &budget;
   shared.counts = &counts;
@@ -259,6 +261,7 @@ int Run(int argc, char** argv) {
   });
   metrics.AddSource([&client] { return client->Families(); });
   metrics.AddSource([&runtime, &log] { return RuntimeFamilies(runtime, log.get()); });
+  metrics.AddSource([&authentication] { return PasswordFamilies(authentication.passwords); });
   metrics.AddSource([] { return ProcessFamilies("dataplane"); });
   Watchdog watchdog(workers.size(), options->watchdog_timeout, kWatchInterval);
   metrics.AddSource([&watchdog] { return watchdog.Families(); });

@@ -94,6 +94,13 @@ std::optional<PasswordPool::Answer> PasswordPool::Check(const Digest& key,
   return std::nullopt;
 }
 
+bool PasswordPool::Remembers(const Digest& key, TimePoint now) {
+  absl::MutexLock lock(&impl_->mutex);
+  if (impl_->successes.Find(key, 0, now) == nullptr) return false;
+  ++impl_->stats.remembered;
+  return true;
+}
+
 void PasswordPool::Impl::Work() {
   for (;;) {
     std::shared_ptr<Job> job;

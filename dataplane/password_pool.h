@@ -39,6 +39,9 @@ class PasswordPool {
   std::optional<Answer> Check(const Digest& key, const std::shared_ptr<const PasswordHash>& hash, std::string password,
                               bool decoy, TimePoint now, std::function<void(Answer)> done);
 
+  // Whether `key` is a success that is remembered: then there is nothing to check.
+  bool Remembers(const Digest& key, TimePoint now);
+
   struct Stats {
     uint64_t checks = 0;      // run
     uint64_t remembered = 0;  // answered at once

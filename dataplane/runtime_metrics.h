@@ -10,8 +10,13 @@
 
 namespace gateway::dataplane {
 
-// gateway_breaker_*{service}, gateway_rate_limit_*{limit}, gateway_access_log_*. `log` may be null. Thread-safe.
+// gateway_breaker_*{service}, gateway_rate_limit_*{limit}, gateway_auth_total{auth,result}, gateway_jwks_*{url},
+// gateway_access_log_*. `log` may be null. Thread-safe.
 std::vector<prometheus::MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const AccessLog* log);
+
+// gateway_password_checks_total{result}, gateway_password_checks_queued; nothing while no password was ever checked.
+// Thread-safe.
+std::vector<prometheus::MetricFamily> PasswordFamilies(const PasswordPool& passwords);
 
 }  // namespace gateway::dataplane
 

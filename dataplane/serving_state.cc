@@ -161,6 +161,9 @@ struct RuntimeState::Impl {
   KeptMap<KeptLimiter> limiters;  // by the RateLimit's name
   KeptMap<KeptService> services;  // by the runtime's name; of a "consul:" one, with the route's name
   KeptMap<Host> hosts;
+  KeptMap<std::shared_ptr<AuthRuntime>> auths;      // by the Auth's name
+  KeptMap<std::shared_ptr<KeySource>> inline_keys;  // by the digest of the set's text
+  std::unique_ptr<KeyFetcher> fetcher;
   std::shared_ptr<const ServingState> previous;
   std::vector<Candidate> candidates;  // of the service at hand; kept for its memory
   TimePoint::duration resolving{};    // in this bind
@@ -169,6 +172,7 @@ struct RuntimeState::Impl {
   struct Rows {
     std::vector<std::pair<std::string, std::shared_ptr<CircuitBreaker>>> breakers;  // sorted by service
     std::vector<std::pair<std::string, std::shared_ptr<SlidingWindowLimiter>>> limiters;
+    std::vector<std::shared_ptr<const AuthRuntime>> auths;
   };
   mutable absl::Mutex mutex;
   Rows rows ABSL_GUARDED_BY(mutex);
@@ -186,6 +190,8 @@ struct RuntimeState::Impl {
                                                   std::shared_ptr<CircuitBreaker> breaker, Discovery discovery);
   std::shared_ptr<const BoundService> BindNamed(const ServicePolicy& policy, const EndpointTable& table);
   void BindDynamic(const RoutePolicy& route, const EndpointTable& table, BoundRoute* bound);
+  std::shared_ptr<const BoundAuth> BindAuth(const std::shared_ptr<const AuthPolicy>& policy);
+  std::shared_ptr<KeySource> FindKeys(const AuthMethodPolicy& method);
   void PublishRows();
 };
 
@@ -421,8 +427,66 @@ void RuntimeState::Impl::BindDynamic(const RoutePolicy& route, const EndpointTab
   }
 }
 
+std::shared_ptr<KeySource> RuntimeState::Impl::FindKeys(const AuthMethodPolicy& method) {
+  if (!method.jwks_url.empty()) return fetcher->Find(method.jwks_url, method.jwks_refresh);
+  Kept<std::shared_ptr<KeySource>>& kept = inline_keys[Hex(Sha256(method.jwks_inline))];
+  kept.generation = generation;
+  if (kept.value == nullptr) {
+    absl::StatusOr<JwkSet> keys = ParseJwks(method.jwks_inline);
+    // (The snapshot was checked.) An empty set lets nobody in.
+    kept.value = std::make_shared<KeySource>(std::make_shared<const JwkSet>(keys.ok() ? *std::move(keys) : JwkSet()));
+  }
+  return kept.value;
+}
+
+std::shared_ptr<const BoundAuth> RuntimeState::Impl::BindAuth(const std::shared_ptr<const AuthPolicy>& policy) {
+  auto bound = std::make_shared<BoundAuth>();
+  bound->policy = policy;
+  bound->fetcher = fetcher.get();
+  Kept<std::shared_ptr<AuthRuntime>>& runtime = auths[policy->name];
+  runtime.generation = generation;
+  if (runtime.value == nullptr) runtime.value = std::make_shared<AuthRuntime>(policy->name);
+  bound->runtime = runtime.value;
+  for (const auto kind :
+       {AuthMethodPolicy::Kind::kApiKey, AuthMethodPolicy::Kind::kJwt, AuthMethodPolicy::Kind::kBasic}) {
+    for (const AuthMethodPolicy& method : policy->methods) {
+      if (method.kind != kind) continue;
+      BoundAuthMethod& made = bound->methods.emplace_back();
+      made.policy = &method;
+      made.folded_header = method.header;
+      for (char& c : made.folded_header) c = c == '_' ? '-' : c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+      if (kind == AuthMethodPolicy::Kind::kBasic) bound->takes_basic = true;
+      if (kind != AuthMethodPolicy::Kind::kJwt) continue;
+      made.rules.issuer = method.issuer;
+      made.rules.audiences = method.audiences;
+      made.rules.require = method.require;
+      made.rules.leeway = std::chrono::duration_cast<std::chrono::seconds>(method.leeway);
+      made.rules.groups_claim = method.groups_claim;
+      made.keys = FindKeys(method);
+      std::string meaning;
+      const auto add = [&meaning](std::string_view part) {
+        meaning.append(std::to_string(part.size())).append(":").append(part);
+      };
+      for (const std::string& part : {method.issuer, method.jwks_url, method.jwks_inline, method.groups_claim,
+                                      method.consumer_claim, std::to_string(method.leeway.count())}) {
+        add(part);
+      }
+      for (const std::string& audience : method.audiences) add(audience);
+      add("");
+      for (const auto& [claim, value] : method.require) {
+        add(claim);
+        add(value);
+      }
+      made.meaning = Sha256(meaning);
+    }
+  }
+  return bound;
+}
+
 void RuntimeState::Impl::PublishRows() {
   Rows fresh;
+  for (const auto& [name, kept] : auths) fresh.auths.push_back(kept.value);
+  std::sort(fresh.auths.begin(), fresh.auths.end(), [](const auto& a, const auto& b) { return a->name() < b->name(); });
   for (const auto& [key, kept] : breakers) fresh.breakers.emplace_back(kept.value.service, kept.value.breaker);
   for (const auto& [name, kept] : limiters) fresh.limiters.emplace_back(name, kept.value.limiter);
   const auto by_name = [](const auto& a, const auto& b) { return a.first < b.first; };
@@ -432,8 +496,10 @@ void RuntimeState::Impl::PublishRows() {
   std::swap(rows, fresh);
 }
 
-RuntimeState::RuntimeState(MetricsRegistry* metrics, Resolver resolver, std::function<TimePoint()> clock)
+RuntimeState::RuntimeState(MetricsRegistry* metrics, Resolver resolver, std::function<TimePoint()> clock,
+                           KeyFetcher::Options keys)
     : impl_(std::make_unique<Impl>()) {
+  impl_->fetcher = std::make_unique<KeyFetcher>(std::move(keys));
   impl_->clock = std::move(clock);
   impl_->metrics = metrics;
   impl_->resolver = resolver ? std::move(resolver) : Resolver(ResolveHost);
@@ -459,10 +525,18 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   for (const ServicePolicy& service : policy.services()) state->services.push_back(impl.BindNamed(service, table));
 
   const bool same_snapshot = impl.previous != nullptr && impl.previous->snapshot == state->snapshot;
+  state->identity_fields = IdentityFields(policy.identity_fields());
+  absl::flat_hash_map<const AuthPolicy*, const BoundAuth*> auths;
+  state->auths.reserve(policy.auths().size());
+  for (const std::shared_ptr<const AuthPolicy>& auth : policy.auths()) {
+    state->auths.push_back(impl.BindAuth(auth));
+    auths.emplace(auth.get(), state->auths.back().get());
+  }
   state->routes.resize(policy.routes().size());
   for (const std::unique_ptr<const RoutePolicy>& route : policy.routes()) {
     BoundRoute& bound = state->routes[route->index];
     bound.policy = route.get();
+    if (route->auth != nullptr) bound.auth = auths.at(route->auth.get());
     if (route->consul_service != nullptr) {
       impl.BindDynamic(*route, table, &bound);
     } else if (same_snapshot) {
@@ -486,6 +560,8 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   DropOlder(impl.limiters, impl.generation);
   DropOlder(impl.services, impl.generation);
   DropOlder(impl.hosts, impl.generation);
+  DropOlder(impl.auths, impl.generation);
+  DropOlder(impl.inline_keys, impl.generation);
   if (impl.hosts_refused > 0) {
     spdlog::warn("{} endpoints are left out: there are more than {} host names", impl.hosts_refused, kHostsMax);
   }
@@ -522,5 +598,12 @@ std::vector<RuntimeState::LimitRow> RuntimeState::Limits() const {
   for (const auto& [name, limiter] : impl_->rows.limiters) result.push_back({name, limiter->stats()});
   return result;
 }
+
+std::vector<std::shared_ptr<const AuthRuntime>> RuntimeState::Auths() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->rows.auths;
+}
+
+KeyFetcher& RuntimeState::keys() const { return *impl_->fetcher; }
 
 }  // namespace gateway::dataplane

@@ -23,6 +23,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "common/snapshot.h"
+#include "dataplane/auth.h"
 #include "dataplane/metrics.h"
 #include "dataplane/policy/balancer.h"
 #include "dataplane/policy/circuit_breaker.h"
@@ -78,6 +79,7 @@ struct StringHash {
 
 struct BoundRoute {
   const RoutePolicy* policy = nullptr;
+  const BoundAuth* auth = nullptr;  // in ServingState::auths; null: none
   // Series of api_requests_total for (service, this route's pattern), one for each split target.
   std::vector<uint32_t> series;
   // With consul_service: of requests that name none of `dynamic`, {service="unknown", path=this route's pattern}.
@@ -104,6 +106,8 @@ struct ServingState {
   std::vector<std::shared_ptr<const BoundService>> services;  // by Snapshot::services() index
   std::vector<BoundRoute> routes;                             // by RoutePolicy::index
   std::vector<BoundLimit> limits;                             // by Snapshot::rate_limits() index
+  std::vector<std::shared_ptr<const BoundAuth>> auths;        // by Snapshot::auths() index
+  IdentityFields identity_fields;
 };
 
 // Everything that Consul said, as the data plane has it.
@@ -132,7 +136,8 @@ class RuntimeState {
 
   // `clock` is replaceable for tests, too.
   explicit RuntimeState(MetricsRegistry* metrics, Resolver resolver = nullptr,
-                        std::function<TimePoint()> clock = std::chrono::steady_clock::now);
+                        std::function<TimePoint()> clock = std::chrono::steady_clock::now,
+                        KeyFetcher::Options keys = {});
   ~RuntimeState();
 
   // A new state of `snapshot` and `table`. Runtimes, breakers, limiters and endpoints with the names that they had are
@@ -153,6 +158,10 @@ class RuntimeState {
     SlidingWindowLimiter::Stats stats;
   };
   std::vector<LimitRow> Limits() const;
+  std::vector<std::shared_ptr<const AuthRuntime>> Auths() const;  // sorted by name
+
+  // Keys of issuers. Thread-safe. Stop it before the workers that wait for it are destroyed.
+  KeyFetcher& keys() const;
 
  private:
   struct Impl;

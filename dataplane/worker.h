@@ -55,6 +55,8 @@ class Worker {
     ConnectionCounts* counts;
     // Answers /metrics on the main port; may be null.
     std::function<std::string()> metrics_page;
+    // Needed where a route asks who calls; else may be null.
+    Authentication* authentication = nullptr;
   };
 
   // Takes over `listeners`.
@@ -101,6 +103,10 @@ class Worker {
   bool MayWarn();
   // Scratch for one step without a wait in it.
   std::string& scratch() { return scratch_; }
+  // The same, for field lines beside what is in scratch().
+  std::string& field_scratch() { return field_scratch_; }
+  TokenCache& tokens() { return tokens_; }
+  int index() const { return index_; }
 
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
@@ -130,6 +136,8 @@ class Worker {
   uint64_t id_prefix_;
   uint64_t id_counter_;
   std::string scratch_;
+  std::string field_scratch_;
+  TokenCache tokens_{{}};
   LocalState* state_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   ClientConnection* connections_ = nullptr;  // a list through themselves

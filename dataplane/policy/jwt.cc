@@ -67,6 +67,27 @@ std::optional<double> NumericDate(const json& claim) {
 
 double SecondsOf(WallTime time) { return std::chrono::duration<double>(time.time_since_epoch()).count(); }
 
+std::vector<std::string> GroupsOf(const json& claim) {
+  std::vector<std::string> groups;
+  const auto add = [&groups](std::string_view group) {
+    if (group.empty() || group.size() > kClaimBytesMax || !IsPrintable(group)) return;
+    // They are told to services with commas between them.
+    if (group.find(',') == std::string_view::npos && groups.size() < kJwtGroupsMax) groups.emplace_back(group);
+  };
+  if (claim.is_array()) {
+    for (const json& element : claim) {
+      if (element.is_string()) add(element.get_ref<const std::string&>());
+    }
+  } else if (claim.is_string()) {
+    for (std::string_view rest = claim.get_ref<const std::string&>(); !rest.empty();) {
+      const size_t space = std::min(rest.find(' '), rest.size());
+      add(rest.substr(0, space));
+      rest.remove_prefix(std::min(space + 1, rest.size()));
+    }
+  }
+  return groups;
+}
+
 JwtVerdict Refused(JwtRefusal refusal) { return {refusal, {}}; }
 
 }  // namespace
@@ -79,6 +100,7 @@ std::string_view JwtClaims::Find(std::string_view name) const {
 
 size_t JwtClaims::bytes() const {
   size_t bytes = sizeof *this;
+  for (const std::string& group : groups) bytes += sizeof group + group.size();
   for (const auto& [name, value] : claims) bytes += sizeof(claims[0]) + name.size() + value.size();
   return bytes;
 }
@@ -148,6 +170,11 @@ JwtVerdict CheckJwtClaims(std::string_view payload, const JwtRules& rules, WallT
   JwtVerdict verdict;
   for (const auto& [name, claim] : claims->items()) {  // in the order of their names
     if (std::optional<std::string> text = TextOf(claim)) verdict.claims.claims.emplace_back(name, *std::move(text));
+  }
+  if (!rules.groups_claim.empty()) {
+    if (const auto claim = claims->find(rules.groups_claim); claim != claims->end()) {
+      verdict.claims.groups = GroupsOf(*claim);
+    }
   }
   verdict.claims.expires =
       WallTime(std::chrono::duration_cast<WallTime::duration>(std::chrono::duration<double>(*expires + leeway)));

@@ -24,13 +24,16 @@ struct JwtRules {
   std::vector<std::pair<std::string, std::string>> require;
   std::vector<JwsAlgorithm> algorithms;  // empty: all that are accepted
   std::chrono::seconds leeway{60};       // how far two clocks may differ: exp, nbf, iat
+  std::string groups_claim;              // empty: none
 };
 
 // What a verified token says. Claims are top-level ones that are a text, a number or a boolean (as JSON writes it), or
 // a list of texts (joined by spaces); others, and those with control characters, are left out.
 struct JwtClaims {
   std::vector<std::pair<std::string, std::string>> claims;  // sorted by name
-  WallTime expires;                                         // from then on it is refused: exp and the leeway
+  // Of rules.groups_claim: the elements of a list, or the words of a text; none with a comma or a control character.
+  std::vector<std::string> groups;
+  WallTime expires;  // from then on it is refused: exp and the leeway
 
   // Empty where the token has no such claim.
   std::string_view Find(std::string_view name) const;
@@ -56,6 +59,8 @@ struct JwtVerdict {
   JwtRefusal refusal = JwtRefusal::kNone;
   JwtClaims claims;  // where there is no refusal
 };
+
+inline constexpr size_t kJwtGroupsMax = 256;  // of a token; more are left out
 
 // Keys that are tried for a token without a kid, or whose kid no key has while keys without one are there.
 inline constexpr size_t kJwtKeysTriedMax = 4;
