@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "common/path.h"
 #include "common/text.h"
+#include "dataplane/alarm.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -87,6 +88,7 @@ Task<bool> Exchange::Run() {
   }
   client_->socket.CancelOnReset(nullptr);
   permit_ = {};
+  place_.Leave();
   worker_->metrics().Add(WorkerGauge::kInFlight, -1);
   Record();
   co_return true;
@@ -270,12 +272,28 @@ Task<void> Exchange::Handle() {
   if (route.redirect != nullptr) co_return co_await Redirect(*route.redirect);
   if (route.respond != nullptr) co_return co_await Respond(*route.respond);
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
+  if (service_->bulkhead != nullptr) {
+    if (const Reason reason = co_await EnterBulkhead(); reason != Reason::kNone) co_return co_await Refuse(reason);
+  }
   if (service_->breaker != nullptr) {
     const BreakerVerdict verdict = service_->breaker->Acquire(loop().now(), &permit_);
     if (verdict != BreakerVerdict::kAllowed) {
       policy_ = Concat("CircuitBreaker/", service_->policy->breaker->name);
       if (verdict == BreakerVerdict::kOpen) retry_after_ = service_->breaker->RetryAfter(loop().now());
       co_return co_await Refuse(verdict == BreakerVerdict::kOpen ? Reason::kBreakerOpen : Reason::kConcurrencyLimit);
+    }
+  }
+  mirrors_ = !route.mirrors.empty();
+  const RetryPolicy* const retry = service_->policy->retry.get();
+  if (retry != nullptr) {
+    service_->runtime->retry_budget.OnRequest(loop().now());
+    if (!upgrading_ && std::binary_search(retry->methods.begin(), retry->methods.end(), head_.method)) {
+      if (!body_.done() && !head_.expect_continue) {
+        if (const Reason reason = co_await BufferBody(retry->max_body_bytes); reason != Reason::kNone) {
+          co_return co_await Refuse(reason, body_detail_);
+        }
+      }
+      retry_ = retry;
     }
   }
   co_await Forward();
@@ -459,38 +477,49 @@ Task<void> Exchange::Forward() {
       break;
     }
     if (!fresh) {
-      const int index = excluded.empty() ? service_->balancer->Pick(runtime.cursor, worker_->random())
-                                         : service_->balancer->PickExcept(runtime.cursor, worker_->random(), excluded);
+      int index = excluded.empty() ? service_->balancer->Pick(runtime.cursor, worker_->random())
+                                   : service_->balancer->PickExcept(runtime.cursor, worker_->random(), excluded);
+      if (index == Balancer::kNone && retries_ > 0) {
+        // There is no other: then the same again.
+        excluded.clear();
+        index = service_->balancer->Pick(runtime.cursor, worker_->random());
+      }
       if (index == Balancer::kNone) break;
       endpoint_ = service_->endpoints[static_cast<size_t>(index)];
     }
     std::unique_ptr<UpstreamConnection> upstream = co_await ConnectTo(endpoint_, fresh, &attempt);
-    if (upstream == nullptr) {
+    bool at_once = false;
+    if (upstream != nullptr) {
+      attempt = co_await TryEndpoint(upstream.get());
+      if (attempt.stale && !fresh && MayRepeat(attempt)) {
+        fresh = true;
+        worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
+        continue;
+      }
+      if (attempt.reusable) worker_->pool().Keep(std::move(upstream), service_->policy->idle_timeout);
+      if (attempt.reason == Reason::kNone) break;
+    } else {
       // Nothing was sent: another endpoint may have it, at once. A connection that timed out has used up its patience.
-      if (attempt.reason != Reason::kUpstreamConnectFailed || ++connects_failed >= kConnectAttemptsMax) break;
-      excluded.resize(service_->endpoints.size());
-      for (size_t i = 0; i < excluded.size(); ++i) excluded[i] = excluded[i] || service_->endpoints[i] == endpoint_;
-      fresh = false;
-      if (std::all_of(excluded.begin(), excluded.end(), [](bool each) { return each; })) break;
-      worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
-      continue;
+      at_once = attempt.reason == Reason::kUpstreamConnectFailed && ++connects_failed < kConnectAttemptsMax;
     }
-    attempt = co_await TryEndpoint(upstream.get());
-    if (attempt.stale && !fresh && MayRepeat(attempt)) {
-      fresh = true;
-      worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
-      continue;
+    excluded.resize(service_->endpoints.size());
+    for (size_t i = 0; i < excluded.size(); ++i) excluded[i] = excluded[i] || service_->endpoints[i] == endpoint_;
+    if (std::all_of(excluded.begin(), excluded.end(), [](bool each) { return each; })) at_once = false;
+    if (!at_once) {
+      ReportFailure(attempt);
+      if (!attempt.retried) attempt.retried = !attempt.answered && PrepareRetry(attempt.reason, 0);
+      if (!attempt.retried) break;
+      upstream = nullptr;
+      if (retry_delay_.count() > 0) {
+        Alarm alarm(&loop());
+        co_await alarm.Until(loop().now() + retry_delay_);
+      }
     }
-    if (attempt.reusable) worker_->pool().Keep(std::move(upstream), service_->policy->idle_timeout);
-    break;
+    fresh = false;
+    worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
   }
   if (attempt.reason == Reason::kNone) co_return;
-  if (permit_) {
-    // Whose fault it was: the service's, but for what the client or its policy did.
-    const bool blameless = attempt.reason == Reason::kClientClosed || attempt.reason == Reason::kRequestTimeout ||
-                           attempt.reason == Reason::kBadRequest || attempt.reason == Reason::kOverloaded;
-    permit_.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now());
-  }
+  ReportFailure(attempt);
   if (attempt.answered) {
     reason_ = attempt.reason;
     detail_ = attempt.detail;
@@ -504,6 +533,15 @@ Task<void> Exchange::Forward() {
     co_return;
   }
   co_await Refuse(attempt.reason, attempt.detail);
+}
+
+// Whose fault it was: the service's, but for what the client or its policy did. The first word on an attempt counts.
+void Exchange::ReportFailure(const Attempt& attempt) {
+  if (!permit_) return;
+  const bool blameless = attempt.reason == Reason::kClientClosed || attempt.reason == Reason::kRequestTimeout ||
+                         attempt.reason == Reason::kBadRequest || attempt.reason == Reason::kOverloaded ||
+                         attempt.reason == Reason::kBodyTooLarge;
+  permit_.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now(), loop().now() - attempt_started_);
 }
 
 bool Exchange::MayRepeat(const Attempt& attempt) const {
@@ -575,7 +613,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   Attempt attempt;
   {
     Buffer out = worker_->buffers().Acquire(BufferPool::kSmall);
-    if (!out || !BuildUpstreamHead(*upstream, &out)) {
+    if (!out || !BuildUpstreamHead(*upstream->endpoint, std::nullopt, &out)) {
       attempt.reason = Reason::kOverloaded;
       co_return attempt;
     }
@@ -618,6 +656,10 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     // An endpoint that takes no more may have answered already: what it said is read first.
   }
   request_sent_ = loop().now();
+  if (mirrors_) {
+    CopyForMirrors(buffered_body_);
+    if (body_.done()) StartMirrors();
+  }
   if (!body_.done()) {
     upload_ = Upload::kRunning;
     continue_awaited_ = head_.expect_continue && buffered_body_.empty();
@@ -707,7 +749,22 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   }
   answer_head_read_ = true;
   upstream_duration_ = loop().now() - attempt_started_;
-  if (permit_) permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now());
+  if (permit_) {
+    permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now(), upstream_duration_);
+  }
+  if (KeepsRetrying() && answer.status < 600 && retry_->statuses.test(static_cast<size_t>(answer.status)) &&
+      PrepareRetry(Reason::kNone, answer.status)) {
+    // Nobody sees this answer. Its connection is good for another one only where all of it is here already.
+    answer_head_read_ = false;
+    attempt.retried = true;
+    attempt.reason = Reason::kNoHealthyEndpoint;  // if there is no other to ask
+    const size_t rest = input.size() - scanner.head_bytes();
+    if (head_.method != "HEAD" && answer.has_length && answer.length == rest && answer.Persistent()) {
+      input.Reset();
+      attempt.reusable = true;
+    }
+    co_return attempt;
+  }
   if (answer.status == 101) co_return co_await Tunnel(upstream, &answer);
   co_return co_await RelayAnswer(upstream, &answer);
 }
@@ -718,6 +775,9 @@ TimePoint Exchange::AnswerDeadline() const {
   if (upload_ == Upload::kRunning && !continue_awaited_) return ends_at_;
   milliseconds patience = service_->policy->response_timeout;
   if (service_->breaker != nullptr) patience = std::min(patience, service_->policy->breaker->timeout);
+  if (retry_ != nullptr && retry_->per_try_timeout.count() > 0) {
+    patience = std::min(patience, retry_->per_try_timeout);
+  }
   return std::min({request_sent_ + patience, request_complete_ + match_.route->timeout, ends_at_});
 }
 

@@ -52,6 +52,7 @@ class Exchange {
     bool stale = false;     // a kept connection that had ended before any byte of an answer
     bool reusable = false;  // the connection can carry another exchange
     bool sent = false;      // bytes of the request may have reached the endpoint
+    bool retried = false;   // it is to be made again: PrepareRetry has said so
   };
   // How the request's body got on.
   enum class Upload : uint8_t {
@@ -87,12 +88,22 @@ class Exchange {
   Task<Attempt> TryEndpoint(UpstreamConnection* upstream);
   Task<Attempt> Converse(UpstreamConnection* upstream, std::optional<Task<void>>* upload);
   bool MayRepeat(const Attempt& attempt) const;
+  void ReportFailure(const Attempt& attempt);
   Task<void> Refuse(Reason reason, const char* detail = "");
   Task<void> Reply(int status, std::string_view body, std::string_view fields = {});
   void Record();
 
+  // retry.cc: what a service's Retry, its limits and a route's mirrors ask for.
+  Task<Reason> EnterBulkhead();
+  Task<Reason> BufferBody(uint64_t bytes_max);
+  bool PrepareRetry(Reason reason, int status);
+  bool KeepsRetrying() const { return retry_ != nullptr && retries_ < retry_->attempts; }
+  void CopyForMirrors(std::string_view payload);
+  void StartMirrors();
+
   // exchange_heads.cc: heads as they are sent on.
-  bool BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out);
+  // `copy_bytes`: for a mirror, whose body is whole and so long.
+  bool BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t> copy_bytes, Buffer* out);
   bool BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, bool with_length, Buffer* out);
   std::string ForwardedForValue() const;
   void AppendText(const TextTemplate& text, std::string* out) const;
@@ -166,13 +177,20 @@ class Exchange {
   JwtRefusal token_refusal_ = JwtRefusal::kNone;
   RateLimitDecision limit_;
   CircuitBreaker::Permit permit_;
+  Bulkhead::Place place_;
+  const RetryPolicy* retry_ = nullptr;  // null: an attempt that fails is not made again
+  uint32_t retries_ = 0;                // made by it
+  std::chrono::milliseconds retry_delay_{0};
   std::chrono::milliseconds retry_after_{0};
 
   // Its body.
   http1::BodyDecoder body_ = http1::BodyDecoder::None();
   std::string_view buffered_body_;  // decoded, in the client's input, behind the head
   size_t input_used_ = 0;           // of the client's input: the head and what was decoded
+  Buffer body_room_;                // where buffered_body_ is, if not there
   bool replayable_ = false;         // all of it is in buffered_body_, and can be sent again
+  bool mirrors_ = false;            // copies are still to be sent, of mirror_body_
+  std::string mirror_body_;
   Upload upload_ = Upload::kComplete;
   bool stop_upload_ = false;
   bool continue_awaited_ = false;  // the client waits for a 100 before it sends its body

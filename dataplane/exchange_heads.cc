@@ -94,7 +94,7 @@ std::string Exchange::ForwardedForValue() const {
   return value;
 }
 
-bool Exchange::BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out) {
+bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t> copy_bytes, Buffer* out) {
   const RoutePolicy& route = *match_.route;
   std::string_view path = path_;
   if (route.rewrites) {
@@ -105,7 +105,7 @@ bool Exchange::BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out
   }
   std::string_view host = route.rewrite_host;
   if (host.empty()) host = head_.host;
-  if (host.empty()) host = upstream.endpoint->name;
+  if (host.empty()) host = endpoint.name;
   const BoundAuth* const auth = route_->auth;
   std::string& told = worker_->field_scratch();
   told.clear();
@@ -142,7 +142,7 @@ bool Exchange::BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out
         forwarded_for_kept = trusted;
         continue;
       case FieldKind::kExpect:
-        if (!head_.expect_continue) continue;
+        if (!head_.expect_continue || copy_bytes) continue;
         break;
       case FieldKind::kForwardedProto:
         if (!trusted || proto_sent) continue;
@@ -173,6 +173,13 @@ bool Exchange::BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out
   writer.Field("X-Request-Id", request_id_);
   writer.Field("Via", head_.minor_version == 0 ? "1.0 gateway" : "1.1 gateway");
   writer << told;
+  if (service_->policy->retry != nullptr) writer << "X-Gateway-Attempt: " << uint64_t{retries_} + 1 << "\r\n";
+  if (copy_bytes) {
+    writer << "X-Gateway-Mirror: 1\r\n";
+    if (head_.HasBody()) writer << "Content-Length: " << *copy_bytes << "\r\n";
+    writer << "\r\n";
+    return true;
+  }
   if (upgrading_) writer << kChangeToWebSocket;
   if (head_.chunked) {
     writer << "Transfer-Encoding: chunked\r\n";

@@ -42,7 +42,10 @@ enum class WorkerGauge : uint8_t {
   kUpgraded,          // gauge: connections that have changed their protocol
   kUpgradedTotal,
   kConnectionsRefusedTotal,  // by max_connections or max_connections_per_address
-  kRetriesTotal,             // on a fresh connection after a stale one, or on another endpoint after a refused connect
+  kRetriesTotal,             // on a fresh connection after a stale one, on another endpoint, or by a Retry policy
+  kRetriesOverBudgetTotal,   // that a Retry policy would have made
+  kMirroredTotal,
+  kMirrorsDroppedTotal,  // copies that were not sent: too many at once, or a body too long
   kCount,
 };
 

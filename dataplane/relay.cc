@@ -127,6 +127,10 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       body_detail_ = body_.detail();
       co_return Upload::kRefused;
     }
+    if (mirrors_) {
+      CopyForMirrors({buffer.data(), result.payload});
+      if (body_.done()) StartMirrors();
+    }
     Parts parts;
     if (head_.chunked) {
       parts.AddChunk({buffer.data(), result.payload}, body_.done());

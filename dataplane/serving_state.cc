@@ -363,6 +363,15 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindService(const std::s
   }
   bound->runtime = std::move(runtime);
   bound->breaker = std::move(breaker);
+  if (policy.limits != nullptr) {
+    std::shared_ptr<Bulkhead>& bulkhead = bound->runtime->bulkhead;
+    if (bulkhead == nullptr) {
+      bulkhead = std::make_shared<Bulkhead>(*policy.limits);
+    } else if (kept.bound == nullptr || kept.bound->policy != &policy) {
+      bulkhead->Reconfigure(*policy.limits);
+    }
+    bound->bulkhead = bulkhead;
+  }
   bound->discovery = discovery;
   const bool same = kept.bound != nullptr && kept.bound->policy == bound->policy &&
                     kept.bound->runtime == bound->runtime && kept.bound->breaker == bound->breaker &&

@@ -26,8 +26,10 @@
 #include "dataplane/auth.h"
 #include "dataplane/metrics.h"
 #include "dataplane/policy/balancer.h"
+#include "dataplane/policy/bulkhead.h"
 #include "dataplane/policy/circuit_breaker.h"
 #include "dataplane/policy/rate_limiter.h"
+#include "dataplane/policy/retry_budget.h"
 #include "gateway/v1/config_stream.pb.h"
 
 namespace gateway::dataplane {
@@ -51,6 +53,8 @@ struct ServiceRuntime {
   std::string name;
   std::atomic<uint64_t> cursor{0};
   uint32_t metrics_service = 0;  // MetricsRegistry's id
+  RetryBudget retry_budget;
+  std::shared_ptr<Bulkhead> bulkhead;  // the configuration thread's; null: there never was one
 };
 
 enum class Discovery : uint8_t {
@@ -64,6 +68,7 @@ struct BoundService {
   const ServicePolicy* policy = nullptr;  // in the snapshot
   std::shared_ptr<ServiceRuntime> runtime;
   std::shared_ptr<CircuitBreaker> breaker;  // null: none; survives a change of its settings
+  std::shared_ptr<Bulkhead> bulkhead;       // null: none; the same
   Discovery discovery = Discovery::kKnown;
   std::vector<std::shared_ptr<Endpoint>> endpoints;  // the serving ones
   std::shared_ptr<const Balancer> balancer;          // over `endpoints`; null where there are none

@@ -108,6 +108,10 @@ class Worker {
   TokenCache& tokens() { return tokens_; }
   int index() const { return index_; }
 
+  // Copies of requests that are under way (mirror.h), at most kMirrorsMax.
+  static constexpr int kMirrorsMax = 256;
+  int mirrors = 0;
+
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
   void Unregister(ClientConnection* connection);

@@ -10,8 +10,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 TEST(Resource, KindsAreThoseOfTheSchemaInItsOrder) {
-  EXPECT_THAT(ResourceKinds(), ElementsAre("Service", "Route", "RateLimit", "CircuitBreaker", "Defaults", "Retry", "Auth", "Consumer", "Cors",
-                                           "IpAccess"));
+  EXPECT_THAT(ResourceKinds(), ElementsAre("Service", "Route", "RateLimit", "CircuitBreaker", "Defaults", "Retry",
+                                           "Auth", "Consumer", "Cors", "IpAccess"));
 }
 
 TEST(Resource, CanonicalKindTakesCasePluralsAndShortNames) {

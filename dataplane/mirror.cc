@@ -1,0 +1,114 @@
+#include "dataplane/mirror.h"
+
+#include <algorithm>
+#include <array>
+#include <exception>
+#include <utility>
+
+#include "dataplane/http1/body.h"
+#include "dataplane/http1/head.h"
+#include "spdlog/spdlog.h"
+
+namespace gateway::dataplane {
+namespace {
+
+constexpr int kInterimAnswersMax = 16;
+
+// Reads one answer to its end. False: the connection is of no further use.
+Task<bool> DiscardAnswer(Worker* worker, UpstreamConnection* upstream, bool head_only, TimePoint until) {
+  Buffer& input = upstream->input;
+  http1::HeadScanner scanner;
+  http1::ResponseHead head;
+  auto body = http1::BodyDecoder::None();
+  bool in_body = false;
+  for (int interim = 0;;) {
+    if (!in_body && !input.empty()) {
+      const auto result = scanner.Scan(input.data(), input.size());
+      if (result == http1::HeadScanner::Result::kRefused) co_return false;
+      if (result == http1::HeadScanner::Result::kComplete) {
+        head.Clear();
+        if (http1::ParseResponseHead({input.data(), scanner.head_bytes()}, &head) || head.status == 101)
+          co_return false;
+        const bool last = head.status >= 200;
+        const bool bodyless = head_only || head.status == 204 || head.status == 304;
+        if (bodyless && (head.chunked || head.length > 0) && !head_only) co_return false;
+        if (last && !bodyless) {
+          if (!head.chunked && !head.has_length) co_return false;  // it ends with its connection
+          body = head.chunked ? http1::BodyDecoder::Chunked() : http1::BodyDecoder::Length(head.length);
+        }
+        const bool persistent = head.Persistent();
+        input.Consume(scanner.head_bytes());
+        scanner = {};
+        if (!last) {
+          if (++interim > kInterimAnswersMax) co_return false;
+          continue;
+        }
+        if (!persistent) co_return false;
+        in_body = true;
+      }
+    }
+    if (in_body) {
+      const auto result = body.Decode(input.data(), input.size());
+      if (result.refused) co_return false;
+      input.Consume(result.consumed);
+      if (body.done()) co_return input.empty();
+    }
+    if (!input) input = worker->buffers().Acquire(BufferPool::kSmall);
+    if (!input) co_return false;
+    if (input.room() == 0) {
+      input.Compact();
+      if (input.room() == 0 && (in_body || !worker->buffers().Grow(&input, input.capacity() * 2))) co_return false;
+    }
+    size_t moved = 0;
+    const Io io = upstream->socket.Read(input.space(), input.room(), &moved);
+    if (io == Io::kDone) {
+      input.Filled(moved);
+      continue;
+    }
+    if (io != Io::kAgain || co_await upstream->socket.Readable(until) != Wait::kReady) co_return false;
+  }
+}
+
+Task<void> Converse(Worker* worker, const BoundService& service, const std::shared_ptr<Endpoint>& endpoint,
+                    std::string request, bool head_only) {
+  std::unique_ptr<UpstreamConnection> upstream = worker->pool().Take(*endpoint, true);
+  if (upstream == nullptr) {
+    upstream = worker->pool().Connect(endpoint);
+    if (upstream == nullptr) co_return;
+    const TimePoint patience = worker->loop().now() + service.policy->connect_timeout;
+    if (co_await upstream->socket.Writable(patience) != Wait::kReady || upstream->socket.ConnectError() != 0) co_return;
+  }
+  std::array<iovec, 1> part = {{{request.data(), request.size()}}};
+  uint64_t sent = 0;
+  const TimePoint until = worker->loop().now() + service.policy->response_timeout;
+  if (co_await upstream->socket.WriteRest(part, service.policy->response_timeout, &sent, until) != Io::kDone) co_return;
+  request = {};
+  if (!co_await DiscardAnswer(worker, upstream.get(), head_only, until)) co_return;
+  upstream->input.Reset();
+  worker->pool().Keep(std::move(upstream), service.policy->idle_timeout);
+}
+
+Detached Run(Worker* worker, std::shared_ptr<const BoundService> service, std::shared_ptr<Endpoint> endpoint,
+             std::string request, bool head_only) {
+  ++worker->mirrors;
+  try {
+    co_await Converse(worker, *service, endpoint, std::move(request), head_only);
+  } catch (const std::exception& error) {
+    spdlog::error("a mirrored request failed: {}", error.what());
+  }
+  --worker->mirrors;
+}
+
+}  // namespace
+
+std::shared_ptr<Endpoint> PickMirror(const BoundService& service, Worker* worker) {
+  const int index = service.balancer->Pick(service.runtime->cursor, worker->random());
+  return index == Balancer::kNone ? nullptr : service.endpoints[static_cast<size_t>(index)];
+}
+
+void SendMirror(Worker* worker, std::shared_ptr<const BoundService> service, std::shared_ptr<Endpoint> endpoint,
+                std::string request, bool head_only) {
+  Run(worker, std::move(service), std::move(endpoint), std::move(request), head_only);
+}
+
+}  // namespace gateway::dataplane
