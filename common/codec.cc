@@ -16,6 +16,8 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "common/jwk.h"
+#include "common/redaction.h"
 #include "common/resource.h"
 #include "gateway/v1/rules.pb.h"
 #include "google/protobuf/duration.pb.h"
@@ -602,7 +604,12 @@ std::string EncodeScalar(const Message& message, const FieldDescriptor* field, i
   const Reflection* r = message.GetReflection();
   const v1::FieldRules& rules = RulesOf(field);
   bool list = index >= 0;
-  if (rules.secret()) return std::string(kRedacted);
+  if (rules.secret()) {
+    // Policy's are hashes, and a fingerprint says whether they are the same; the bootstrap's may be short and guessed
+    // by it.
+    if (field->file() != v1::Resource::descriptor()->file()) return std::string(kRedacted);
+    return YamlScalar(RedactedText(list ? r->GetRepeatedString(message, field, index) : r->GetString(message, field)));
+  }
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_STRING: {
       std::string text = list ? r->GetRepeatedString(message, field, index) : r->GetString(message, field);
@@ -908,6 +915,46 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
   return documents;
 }
 
+// Puts the text of every `jwks.file` into `inline`. A relative path is relative to the document's file.
+static void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<PolicyProblem>* problems) {
+  if (!document->resource.has_auth()) return;
+  v1::Auth* auth = document->resource.mutable_auth();
+  for (int i = 0; i < auth->methods_size(); ++i) {
+    if (!auth->methods(i).has_jwt() || auth->methods(i).jwt().jwks().source_case() != v1::Jwks::kFile) continue;
+    v1::Jwks* jwks = auth->mutable_methods(i)->mutable_jwt()->mutable_jwks();
+    std::filesystem::path path = jwks->file();
+    if (path.is_relative() && file != "-") path = std::filesystem::path(file).parent_path() / path;
+    const std::string field = fmt::format("methods[{}].jwt.jwks.file", i);
+    const auto refuse = [&](std::string message) {
+      YamlPosition position = document->position;
+      if (const auto found = document->sources.find(field); found != document->sources.end()) position = found->second;
+      problems->push_back({document->file, position, KeyOf(document->resource).ToString(), field, std::move(message)});
+    };
+    errno = 0;
+    std::string text;
+    std::error_code error;
+    // A pipe could be waited for without end.
+    if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
+      refuse(fmt::format("{} is no file", QuoteForMessage(path.string())));
+      continue;
+    }
+    std::ifstream in(path, std::ios::binary);
+    text.resize(JwkSet::kTextBytesMax + 1);
+    if (in) in.read(text.data(), static_cast<std::streamsize>(text.size()));
+    if (!in && !in.eof()) {
+      refuse(fmt::format("{} cannot be read: {}", QuoteForMessage(path.string()),
+                         std::generic_category().message(errno == 0 ? EIO : errno)));
+      continue;
+    }
+    text.resize(static_cast<size_t>(in.gcount()));
+    if (absl::Status status = CheckJwks(text); !status.ok()) {
+      refuse(fmt::format("{}: {}", QuoteForMessage(path.string()), std::string(status.message())));
+      continue;
+    }
+    jwks->set_inline_(std::move(text));
+  }
+}
+
 std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
                                             std::vector<PolicyProblem>* problems) {
   std::vector<std::string> files;
@@ -956,6 +1003,7 @@ std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& path
             {shown, document.position, key.ToString(), "", fmt::format("is given twice; first at {}", first->second)});
         continue;
       }
+      InlineFiles(file, &document, problems);
       documents.push_back(std::move(document));
     }
   }

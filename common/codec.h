@@ -38,10 +38,12 @@ void DecodeYaml(const YamlNode& node, google::protobuf::Message* message, std::v
 // The checks of the rules alone (ranges, lengths, required), on a message that did not come from YAML.
 void CheckRules(const google::protobuf::Message& message, std::vector<FieldProblem>* problems);
 
-// Block YAML, fields in the order of their numbers, absent ones left out, secrets as "redacted". `indent` in spaces.
+// Block YAML, fields in the order of their numbers, absent ones left out, secrets as "redacted" (those of
+// policy with a fingerprint behind it: redaction.h). `indent` in spaces.
 std::string EncodeYaml(const google::protobuf::Message& message, int indent = 0);
 
-// A policy resource as a document: "kind: Route\nname: ...". EncodeResource then ParsePolicy is the identity.
+// A policy resource as a document: "kind: Route\nname: ...". EncodeResource then ParsePolicy is the identity, but for
+// secrets.
 std::string EncodeResource(const v1::Resource& resource);
 // The same as JSON, one object, the same names and spellings as the YAML.
 std::string EncodeResourceJson(const v1::Resource& resource);
@@ -71,7 +73,8 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
                                         std::vector<PolicyProblem>* problems);
 
 // Reads files and directories (*.yaml, *.yml, sorted, recursively, without hidden ones; at most 10,000 files) and "-"
-// (standard input). The same resource twice is a problem.
+// (standard input). The same resource twice is a problem. What documents name as files (`jwks.file`, relative to the
+// document) is read and put into them.
 std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
                                             std::vector<PolicyProblem>* problems);
 

@@ -761,8 +761,8 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
         CheckJwt(report, field + ".jwt", method.jwt());
         break;
       case v1::AuthMethod::kBasic:
-        if (method.basic().realm().size() > 256 || method.basic().realm().find('"') != std::string::npos) {
-          report.Add(field + ".basic.realm", "is longer than 256 bytes, or has a quote");
+        if (method.basic().realm().size() > 256 || method.basic().realm().find_first_of("\"\\") != std::string::npos) {
+          report.Add(field + ".basic.realm", "is longer than 256 bytes, or has a quote or a backslash");
         }
         report.AddIfBad(field + ".basic.realm", ParseText(method.basic().realm(), {}, true, 256).status());
         break;
@@ -773,10 +773,23 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
   }
   const v1::AuthForward& forward = auth.forward();
   CheckEnum(report, "forward.credentials", forward.credentials(), v1::AuthForward::Credentials_IsValid);
-  if (!forward.consumer().empty()) CheckFieldName(report, "forward.consumer", forward.consumer());
-  if (!forward.groups().empty()) CheckFieldName(report, "forward.groups", forward.groups());
+  // A client's own fields of these names are removed everywhere, so none that clients need can be among them.
+  const auto check_forwarded = [&](const std::string& field, const std::string& name) {
+    CheckFieldName(report, field, name);
+    const std::string lower = absl::AsciiStrToLower(name);
+    const bool is_key = std::any_of(auth.methods().begin(), auth.methods().end(), [&](const v1::AuthMethod& method) {
+      const std::string& header = method.api_key().header();
+      return method.has_api_key() && lower == absl::AsciiStrToLower(header.empty() ? "X-API-Key" : header);
+    });
+    if (is_key || lower == "authorization" || lower == "cookie" || lower == "x-request-id" || lower == "forwarded" ||
+        lower.starts_with("x-forwarded-") || lower.starts_with("x-gateway-")) {
+      report.Add(field, fmt::format("{} is what requests need for other things", QuoteForMessage(name)));
+    }
+  };
+  if (!forward.consumer().empty()) check_forwarded("forward.consumer", forward.consumer());
+  if (!forward.groups().empty()) check_forwarded("forward.groups", forward.groups());
   for (const auto& [name, claim] : forward.claims()) {
-    CheckFieldName(report, fmt::format("forward.claims.{}", name), name);
+    check_forwarded(fmt::format("forward.claims.{}", name), name);
     if (claim.empty()) report.Add(fmt::format("forward.claims.{}", name), "names no claim");
   }
 }

@@ -14,6 +14,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/bootstrap.h"
+#include "common/redaction.h"
+#include "common/resource.h"
 #include "common/version.h"
 #include "controlplane/config_service.h"
 #include "controlplane/grpc_status.h"
@@ -34,6 +36,9 @@ void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
 
 void FillStored(const ResourceRecord& record, v1::StoredResource* out) {
   *out->mutable_resource() = *record.resource;
+  if (google::protobuf::Message* body = MutableBodyOf(out->mutable_resource(), KeyOf(*record.resource).kind)) {
+    RedactSecrets(body);
+  }
   out->set_revision(record.revision);
   SetTime(record.changed_at, out->mutable_changed_at());
   out->set_built_in(record.built_in);

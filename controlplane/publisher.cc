@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/redaction.h"
 #include "controlplane/grpc_status.h"
 #include "google/protobuf/descriptor.h"
 #include "spdlog/spdlog.h"
@@ -292,17 +293,19 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
   const std::shared_ptr<const PolicyState> before = current();
   Proposal proposal{*before->resources, {}};
   v1::ApplyResponse response;
-  for (const v1::Resource& resource : request.resources()) {
+  for (v1::Resource resource : request.resources()) {
     const ResourceKey key = KeyOf(resource);
     if (key.kind.empty()) continue;
     auto it = before->resources->find(key);
+    // What `get` printed as redacted stays as it is.
+    RestoreSecrets(it == before->resources->end() ? nullptr : it->second.resource.get(), &resource, &mistakes);
     // Applying what `get` prints changes nothing, also where that is a built-in.
     const v1::Change::Op op = it == before->resources->end()         ? v1::Change::CREATED
                               : Same(*it->second.resource, resource) ? v1::Change::UNCHANGED
                                                                      : v1::Change::UPDATED;
     *response.add_changes() = ChangeOf(key, op);
     if (op != v1::Change::UNCHANGED) {
-      Put(key, std::make_shared<const v1::Resource>(resource), false, op, &proposal);
+      Put(key, std::make_shared<const v1::Resource>(std::move(resource)), false, op, &proposal);
     }
   }
   if (!mistakes.empty()) {
@@ -311,7 +314,11 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
     for (const auto& [key, record] : proposal.resources) resources.push_back(record.resource.get());
     for (v1::PolicyError& error :
          CompileSnapshot(resources, {store_->epoch(), before->revision + 1, options_.own_service}).errors) {
-      mistakes.push_back(std::move(error));
+      // A secret that could not be put back is no hash either: once is enough.
+      const bool told = std::any_of(mistakes.begin(), mistakes.end(), [&error](const v1::PolicyError& other) {
+        return other.kind() == error.kind() && other.name() == error.name() && other.field() == error.field();
+      });
+      if (!told) mistakes.push_back(std::move(error));
     }
     return Count(PolicyError("the policy is not valid, nothing was changed", mistakes));
   }

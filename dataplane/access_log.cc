@@ -244,6 +244,8 @@ void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Escaped(record.path, kPathBytesMax);
   out->Literal("\",\"client_ip\":\"");
   out->Escaped(record.client_ip, kNameBytesMax);
+  out->Literal("\",\"consumer\":\"");
+  out->Escaped(record.consumer, kNameBytesMax);
   out->Literal("\",\"user_agent\":\"");
   out->Escaped(record.user_agent, kUserAgentBytesMax);
   out->Literal("\",\"status\":");
@@ -301,6 +303,7 @@ void AppendText(const RequestRecord& record, SecondText* seconds, Cursor* out) {
     out->Literal(name);
     out->Escaped(value, bytes_max);
   };
+  field(" consumer=", record.consumer, kNameBytesMax);
   field(" reason=", InfoOf(record.reason).word, kNameBytesMax);
   field(" policy=", record.policy, kNameBytesMax);
   field(" service=", record.service, kNameBytesMax);
@@ -338,8 +341,9 @@ size_t LineBytesMax(const RequestRecord& record) {
              (std::min(record.path.size(), kPathBytesMax) + std::min(record.user_agent.size(), kUserAgentBytesMax) +
               std::min(record.detail.size(), kDetailBytesMax) + std::min(record.endpoint.size(), kEndpointBytesMax) +
               std::min(record.client_ip.size(), kNameBytesMax) + std::min(record.request_id.size(), kNameBytesMax) +
-              std::min(record.service.size(), kNameBytesMax) + std::min(record.route.size(), kNameBytesMax) +
-              std::min(record.policy.size(), kNameBytesMax) + std::min(record.method.size(), kMethodBytesMax));
+              std::min(record.consumer.size(), kNameBytesMax) + std::min(record.service.size(), kNameBytesMax) +
+              std::min(record.route.size(), kNameBytesMax) + std::min(record.policy.size(), kNameBytesMax) +
+              std::min(record.method.size(), kMethodBytesMax));
 }
 
 struct Lines {

@@ -22,6 +22,7 @@ struct RequestRecord {
   std::string_view method, path;               // path: as the client sent it, with the query; at most 8 KiB are logged
   std::string_view client_ip, user_agent, request_id;
   std::string_view service, route, endpoint;  // empty: none
+  std::string_view consumer;                  // who was authenticated
   std::string_view policy;                    // "RateLimit/per-client": whose decision it was
   int status = 0;
   Reason reason = Reason::kNone;

@@ -181,6 +181,7 @@ Task<bool> Exchange::ReadHead() {
       detail_ = error.detail;
     } else {
       head_parsed_ = true;
+      RemoveIdentityFields();
     }
   } else {
     bytes_in_ = input.size();
@@ -250,19 +251,23 @@ Task<void> Exchange::Handle() {
   const RoutePolicy& route = *match_.route;
   const bool answers_here = route.redirect != nullptr || route.respond != nullptr;
   if (!answers_here) ChooseService();
-  Reason limited = Reason::kNone;
+  Reason refused = Reason::kNone;
   if (route_->limits_ask_redis) {
-    limited = co_await AdmitWithRedis(route.rate_limits);
+    refused = co_await AdmitWithRedis(route.rate_limits);
   } else {
-    limited = AdmitByLimits(route.rate_limits);
+    refused = AdmitByLimits(route.rate_limits);
   }
-  if (limited != Reason::kNone) co_return co_await Refuse(limited);
+  if (refused != Reason::kNone) co_return co_await Refuse(refused);
+  if (route_->auth != nullptr) {
+    refused = co_await Authenticate();
+    if (refused != Reason::kNone) co_return co_await Refuse(refused, detail_);
+  }
   if (route_->identity_limits_ask_redis) {
-    limited = co_await AdmitWithRedis(route.identity_limits);
+    refused = co_await AdmitWithRedis(route.identity_limits);
   } else {
-    limited = AdmitByLimits(route.identity_limits);
+    refused = AdmitByLimits(route.identity_limits);
   }
-  if (limited != Reason::kNone) co_return co_await Refuse(limited);
+  if (refused != Reason::kNone) co_return co_await Refuse(refused);
   if (route.redirect != nullptr) co_return co_await Redirect(*route.redirect);
   if (route.respond != nullptr) co_return co_await Respond(*route.respond);
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
@@ -796,6 +801,10 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
     Append(&fields, "Retry-After: ", CeilSeconds(limit_.reset), "\r\n");
   } else if (reason == Reason::kBreakerOpen) {
     Append(&fields, "Retry-After: ", CeilSeconds(retry_after_), "\r\n");
+  } else if (route_ != nullptr && route_->auth != nullptr &&
+             (reason == Reason::kUnauthenticated ||
+              (reason == Reason::kForbidden && token_refusal_ == JwtRefusal::kClaims))) {
+    AppendChallenges(&fields);
   } else if (reason == Reason::kMethodNotAllowed) {
     fields += match_.allowed_methods.empty() ? kServedMethods : "Allow: ";
     for (size_t i = 0; i < match_.allowed_methods.size(); ++i) {
@@ -853,6 +862,7 @@ void Exchange::Record() {
   if (service_ == nullptr && service_metrics_ == MetricsRegistry::kBuiltinService) record.service = "gateway";
   if (match_.route != nullptr) record.route = match_.route->name;
   if (endpoint_ != nullptr) record.endpoint = endpoint_->name;
+  record.consumer = consumer_;
   record.policy = policy_;
   if (!shadow_refusals_.empty() && policy_.empty()) {
     std::string& names = worker_->scratch();

@@ -86,7 +86,6 @@ class Exchange {
   Reason AdmitByLimits(std::span<const uint32_t> limits);
   Task<Reason> AdmitWithRedis(std::span<const uint32_t> limits);  // where one of them is counted there
   void AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) const;
-  std::string_view ClaimOf(std::string_view name) const;
   void NoteLimit(const RateLimitPolicy& limit, const RateLimitDecision& decision);
   void AppendLimitFields(std::string* fields) const;
   Task<void> Redirect(const RedirectPolicy& redirect);
@@ -125,6 +124,20 @@ class Exchange {
   bool BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, bool with_length, Buffer* out);
   std::string ForwardedForValue() const;
   void AppendText(const TextTemplate& text, std::string* out) const;
+
+  // authenticate.cc: who calls.
+  void RemoveIdentityFields();
+  Task<Reason> Authenticate();
+  Task<std::shared_ptr<const VerifiedToken>> VerifyToken(const BoundAuthMethod& method, std::string_view text,
+                                                         JwtRefusal* refusal);
+  Task<PasswordPool::Answer> CheckPassword(std::string_view credentials, const ConsumerPolicy** caller);
+  const ConsumerPolicy* FindConsumerOf(const AuthMethodPolicy& method, const VerifiedToken& token);
+  std::string_view FindSingleField(std::string_view name) const;
+  std::string_view FindClaim(std::string_view name) const;  // of a verified token; empty: none
+  bool IsAllowed(const AuthPolicy& auth) const;
+  bool IsSpentCredential(const FieldView& field) const;
+  void AppendChallenges(std::string* fields) const;
+  void AppendForwarded(std::string* fields) const;
 
   // relay.cc: bodies.
   void TakeBufferedBody();
@@ -174,8 +187,11 @@ class Exchange {
   std::shared_ptr<const BoundService> dynamic_;
   uint32_t series_ = MetricsRegistry::kNoRouteSeries;
   uint32_t service_metrics_ = MetricsRegistry::kUnknownService;
-  std::string policy_;         // whose decision a refusal was
-  std::string_view consumer_;  // who was authenticated; empty: nobody
+  std::string policy_;                          // whose decision a refusal was
+  std::string_view consumer_;                   // who was authenticated; empty: nobody
+  const ConsumerPolicy* caller_ = nullptr;      // in the snapshot; null: nobody that it has
+  std::shared_ptr<const VerifiedToken> token_;  // null: none
+  JwtRefusal token_refusal_ = JwtRefusal::kNone;
   // Of the limits that are enforced, the tightest so far (null: there was none), and what it said.
   const RateLimitPolicy* limit_policy_ = nullptr;
   RateLimitDecision limit_;

@@ -113,8 +113,13 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
   std::string_view host = route.rewrite_host;
   if (host.empty()) host = head_.host;
   if (host.empty()) host = endpoint.name;
+  const BoundAuth* const auth = route_->auth;
+  std::string& told = worker_->field_scratch();
+  told.clear();
+  if (auth != nullptr) AppendForwarded(&told);
   // X-Forwarded-For of a trusted peer is at most what its head held.
-  if (!MakeRoom(&worker_->buffers(), out, 2 * head_.bytes + path.size() + host.size() + kOwnFieldsBytesMax))
+  if (!MakeRoom(&worker_->buffers(), out,
+                2 * head_.bytes + path.size() + host.size() + told.size() + kOwnFieldsBytesMax))
     return false;
 
   HeadWriter writer(out);
@@ -128,6 +133,7 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
   bool forwarded_for_kept = false;
   for (size_t i = 0; i < head_.fields.size(); ++i) {
     const FieldView& field = head_.fields[i];
+    if (auth != nullptr && IsSpentCredential(field)) continue;
     switch (head_.kinds[i]) {
       case FieldKind::kHost:
       case FieldKind::kConnection:
@@ -173,6 +179,7 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
   if (!host_sent && !head_.host.empty()) writer.Field("X-Forwarded-Host", head_.host);
   writer.Field("X-Request-Id", request_id_);
   writer.Field("Via", head_.minor_version == 0 ? "1.0 gateway" : "1.1 gateway");
+  writer << told;
   if (service_->policy->retry != nullptr) writer << "X-Gateway-Attempt: " << uint64_t{retries_} + 1 << "\r\n";
   if (copy_bytes) {
     writer << "X-Gateway-Mirror: 1\r\n";

@@ -26,9 +26,6 @@ bool IsShadow(const RateLimitPolicy& policy) { return policy.mode == v1::RateLim
 
 }  // namespace
 
-// Of a verified token; empty where nobody was authenticated by one, or it says nothing of it.
-std::string_view Exchange::ClaimOf(std::string_view) const { return {}; }
-
 void Exchange::AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) const {
   const size_t from = keys->size();
   bool names_header = false;
@@ -63,7 +60,7 @@ void Exchange::AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) c
         AppendKeyPart(consumer_, keys);
         break;
       case LimitKey::Kind::kClaim:
-        AppendKeyPart(ClaimOf(part.name), keys);
+        AppendKeyPart(FindClaim(part.name), keys);
         break;
     }
   }

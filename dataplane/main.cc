@@ -225,7 +225,9 @@ int Run(int argc, char** argv) {
 
   BufferBudget budget(config.server().buffer_budget());
   ConnectionCounts counts;
+  Authentication authentication({});
   Worker::Shared shared;
+  shared.authentication = &authentication;
   shared.options = &*options;
   shared.budget = &budget;
   shared.counts = &counts;
@@ -268,6 +270,7 @@ int Run(int argc, char** argv) {
   runtime.OnHostsChanged([&client] { client->Rebind(); });
   metrics.AddSource([&client] { return client->Families(); });
   metrics.AddSource([&runtime, &log] { return RuntimeFamilies(runtime, log.get()); });
+  metrics.AddSource([&authentication] { return PasswordFamilies(authentication.passwords); });
   metrics.AddSource([] { return ProcessFamilies("dataplane"); });
   metrics.AddSource([&workers] {
     std::vector<const RedisStore*> stores;

@@ -1,5 +1,6 @@
 #include "dataplane/runtime_metrics.h"
 
+#include <array>
 #include <string>
 #include <utility>
 
@@ -99,6 +100,31 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
   families.push_back(std::move(in_use));
   families.push_back(std::move(pending));
   families.push_back(std::move(refused));
+  MetricFamily auths{"gateway_auth_total", "Requests on routes with an Auth, by how it ended", MetricType::Counter, {}};
+  constexpr std::array<const char*, kAuthResultCount> kResults = {"allowed", "unauthenticated", "forbidden",
+                                                                  "overloaded"};
+  for (const auto& auth : runtime.Auths()) {
+    for (size_t i = 0; i < kAuthResultCount; ++i) {
+      ClientMetric metric;
+      metric.label = {{"auth", auth->name()}, {"result", kResults[i]}};
+      metric.counter.value = static_cast<double>(auth->Sum(static_cast<AuthResult>(i)));
+      auths.metric.push_back(std::move(metric));
+    }
+  }
+  MetricFamily fetches{"gateway_jwks_fetches_total", "Fetches of a key set", MetricType::Counter, {}};
+  MetricFamily ages{"gateway_jwks_age_seconds", "Since the newest good fetch of a key set", MetricType::Gauge, {}};
+  for (const KeyFetcher::Row& row : runtime.keys().Rows()) {
+    for (const bool failed : {false, true}) {
+      ClientMetric metric;
+      metric.label = {{"url", row.url}, {"result", failed ? "failure" : "success"}};
+      metric.counter.value = static_cast<double>(failed ? row.failures : row.fetches - row.failures);
+      fetches.metric.push_back(std::move(metric));
+    }
+    if (row.has_keys) AddRow(&ages, "url", row.url, row.age_seconds);
+  }
+  for (MetricFamily* family : {&auths, &fetches, &ages}) {
+    if (!family->metric.empty()) families.push_back(std::move(*family));
+  }
   if (log != nullptr) {
     MetricFamily dropped{"gateway_access_log_dropped_lines_total",
                          "Lines that were lost to a slow reader or an error",
@@ -112,6 +138,21 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
     families.push_back(std::move(errors));
   }
   return families;
+}
+
+std::vector<MetricFamily> PasswordFamilies(const PasswordPool& passwords) {
+  const PasswordPool::Stats stats = passwords.stats();
+  if (stats.checks + stats.remembered + stats.overloaded == 0) return {};
+  MetricFamily checks{"gateway_password_checks_total",
+                      "Passwords: checked against their hash, remembered from before, or refused by a full queue",
+                      MetricType::Counter,
+                      {}};
+  AddRow(&checks, "result", "checked", static_cast<double>(stats.checks));
+  AddRow(&checks, "result", "remembered", static_cast<double>(stats.remembered));
+  AddRow(&checks, "result", "overloaded", static_cast<double>(stats.overloaded));
+  MetricFamily queued{"gateway_password_checks_queued", "Passwords that wait to be checked", MetricType::Gauge, {}};
+  AddRow(&queued, "", "", static_cast<double>(stats.queued));
+  return {std::move(checks), std::move(queued)};
 }
 
 }  // namespace gateway::dataplane

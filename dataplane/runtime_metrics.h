@@ -10,10 +10,15 @@
 
 namespace gateway::dataplane {
 
-// gateway_breaker_*{service}, gateway_rate_limit_*{limit}, gateway_endpoint_excluded{service,reason},
-// gateway_outlier_ejections_total{service}, gateway_health_checks_total{service,result},
-// gateway_service_panic{service}, gateway_access_log_*. `log` may be null. Thread-safe.
+// gateway_breaker_*{service}, gateway_rate_limit_*{limit}, gateway_auth_total{auth,result}, gateway_jwks_*{url},
+// gateway_endpoint_excluded{service,reason}, gateway_outlier_ejections_total{service},
+// gateway_health_checks_total{service,result}, gateway_service_*{service}, gateway_access_log_*. `log` may be null.
+// Thread-safe.
 std::vector<prometheus::MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const AccessLog* log);
+
+// gateway_password_checks_total{result}, gateway_password_checks_queued; nothing while no password was ever checked.
+// Thread-safe.
+std::vector<prometheus::MetricFamily> PasswordFamilies(const PasswordPool& passwords);
 
 }  // namespace gateway::dataplane
 

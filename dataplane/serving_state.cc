@@ -247,8 +247,11 @@ struct RuntimeState::Impl {
   KeptMap<KeptBreaker> breakers;  // by the runtime's name; of a "consul:" one, with the breaker's own name
   KeptMap<KeptLimiter> limiters;  // by the RateLimit's name
   KeptMap<KeptService> services;  // by the runtime's name; of a "consul:" one, with the route's name
-  TimePoint host_deadline{};      // of this bind
-  bool health_changed = false;    // in this bind: other endpoints to check, or other checks
+  KeptMap<std::shared_ptr<AuthRuntime>> auths;      // by the Auth's name
+  KeptMap<std::shared_ptr<KeySource>> inline_keys;  // by the digest of the set's text
+  std::unique_ptr<KeyFetcher> fetcher;
+  TimePoint host_deadline{};    // of this bind
+  bool health_changed = false;  // in this bind: other endpoints to check, or other checks
   const std::string own_key = RandomKey();
   std::string session_key;  // of this bind
   std::shared_ptr<const ServingState> previous;
@@ -260,6 +263,7 @@ struct RuntimeState::Impl {
     std::vector<std::pair<std::string, std::shared_ptr<Bulkhead>>> bulkheads;
     std::vector<std::pair<std::string, std::shared_ptr<OutlierEjector>>> ejectors;           // by the service's name
     std::vector<std::pair<std::string, std::shared_ptr<const EndpointBalancer>>> balancers;  // of services with either
+    std::vector<std::shared_ptr<const AuthRuntime>> auths;
   };
   mutable absl::Mutex mutex;
   Rows rows ABSL_GUARDED_BY(mutex);
@@ -285,6 +289,8 @@ struct RuntimeState::Impl {
                                                   std::shared_ptr<CircuitBreaker> breaker, Discovery discovery);
   std::shared_ptr<const BoundService> BindNamed(const ServicePolicy& policy, const EndpointTable& table);
   void BindDynamic(const RoutePolicy& route, const EndpointTable& table, BoundRoute* bound);
+  std::shared_ptr<const BoundAuth> BindAuth(const std::shared_ptr<const AuthPolicy>& policy);
+  std::shared_ptr<KeySource> FindKeys(const AuthMethodPolicy& method);
   void PublishRows();
 };
 
@@ -633,8 +639,66 @@ void RuntimeState::Impl::BindDynamic(const RoutePolicy& route, const EndpointTab
   }
 }
 
+std::shared_ptr<KeySource> RuntimeState::Impl::FindKeys(const AuthMethodPolicy& method) {
+  if (!method.jwks_url.empty()) return fetcher->Find(method.jwks_url, method.jwks_refresh);
+  Kept<std::shared_ptr<KeySource>>& kept = inline_keys[Hex(Sha256(method.jwks_inline))];
+  kept.generation = generation;
+  if (kept.value == nullptr) {
+    absl::StatusOr<JwkSet> keys = ParseJwks(method.jwks_inline);
+    // (The snapshot was checked.) An empty set lets nobody in.
+    kept.value = std::make_shared<KeySource>(std::make_shared<const JwkSet>(keys.ok() ? *std::move(keys) : JwkSet()));
+  }
+  return kept.value;
+}
+
+std::shared_ptr<const BoundAuth> RuntimeState::Impl::BindAuth(const std::shared_ptr<const AuthPolicy>& policy) {
+  auto bound = std::make_shared<BoundAuth>();
+  bound->policy = policy;
+  bound->fetcher = fetcher.get();
+  Kept<std::shared_ptr<AuthRuntime>>& runtime = auths[policy->name];
+  runtime.generation = generation;
+  if (runtime.value == nullptr) runtime.value = std::make_shared<AuthRuntime>(policy->name);
+  bound->runtime = runtime.value;
+  for (const auto kind :
+       {AuthMethodPolicy::Kind::kApiKey, AuthMethodPolicy::Kind::kJwt, AuthMethodPolicy::Kind::kBasic}) {
+    for (const AuthMethodPolicy& method : policy->methods) {
+      if (method.kind != kind) continue;
+      BoundAuthMethod& made = bound->methods.emplace_back();
+      made.policy = &method;
+      made.folded_header = method.header;
+      for (char& c : made.folded_header) c = c == '_' ? '-' : c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+      if (kind == AuthMethodPolicy::Kind::kBasic) bound->takes_basic = true;
+      if (kind != AuthMethodPolicy::Kind::kJwt) continue;
+      made.rules.issuer = method.issuer;
+      made.rules.audiences = method.audiences;
+      made.rules.require = method.require;
+      made.rules.leeway = std::chrono::duration_cast<std::chrono::seconds>(method.leeway);
+      made.rules.groups_claim = method.groups_claim;
+      made.keys = FindKeys(method);
+      std::string meaning;
+      const auto add = [&meaning](std::string_view part) {
+        meaning.append(std::to_string(part.size())).append(":").append(part);
+      };
+      for (const std::string& part : {method.issuer, method.jwks_url, method.jwks_inline, method.groups_claim,
+                                      method.consumer_claim, std::to_string(method.leeway.count())}) {
+        add(part);
+      }
+      for (const std::string& audience : method.audiences) add(audience);
+      add("");
+      for (const auto& [claim, value] : method.require) {
+        add(claim);
+        add(value);
+      }
+      made.meaning = Sha256(meaning);
+    }
+  }
+  return bound;
+}
+
 void RuntimeState::Impl::PublishRows() {
   Rows fresh;
+  for (const auto& [name, kept] : auths) fresh.auths.push_back(kept.value);
+  std::sort(fresh.auths.begin(), fresh.auths.end(), [](const auto& a, const auto& b) { return a->name() < b->name(); });
   for (const auto& [key, kept] : breakers) fresh.breakers.emplace_back(kept.value.service, kept.value.breaker);
   for (const auto& [name, kept] : limiters) fresh.limiters.emplace_back(name, kept.value.limiter);
   for (const auto& [key, kept] : runtimes) {
@@ -657,7 +721,9 @@ void RuntimeState::Impl::PublishRows() {
 }
 
 RuntimeState::RuntimeState(MetricsRegistry* metrics, Options options)
-    : impl_(std::make_unique<Impl>(metrics, std::move(options))) {}
+    : impl_(std::make_unique<Impl>(metrics, std::move(options))) {
+  impl_->fetcher = std::make_unique<KeyFetcher>(impl_->options.keys);
+}
 
 RuntimeState::~RuntimeState() = default;
 
@@ -682,6 +748,13 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   for (const ServicePolicy& service : policy.services()) state->services.push_back(impl.BindNamed(service, table));
 
   const bool same_snapshot = impl.previous != nullptr && impl.previous->snapshot == state->snapshot;
+  state->identity_fields = IdentityFields(policy.identity_fields());
+  absl::flat_hash_map<const AuthPolicy*, const BoundAuth*> auths;
+  state->auths.reserve(policy.auths().size());
+  for (const std::shared_ptr<const AuthPolicy>& auth : policy.auths()) {
+    state->auths.push_back(impl.BindAuth(auth));
+    auths.emplace(auth.get(), state->auths.back().get());
+  }
   state->routes.resize(policy.routes().size());
   for (const std::unique_ptr<const RoutePolicy>& route : policy.routes()) {
     BoundRoute& bound = state->routes[route->index];
@@ -693,6 +766,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
     };
     bound.limits_ask_redis = asks_redis(route->rate_limits);
     bound.identity_limits_ask_redis = asks_redis(route->identity_limits);
+    if (route->auth != nullptr) bound.auth = auths.at(route->auth.get());
     if (route->consul_service != nullptr) {
       impl.BindDynamic(*route, table, &bound);
     } else if (same_snapshot) {
@@ -718,6 +792,8 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   const size_t services_before = impl.services.size();
   DropOlder(impl.services, impl.generation);
   if (impl.services.size() != services_before) impl.health_changed = true;
+  DropOlder(impl.auths, impl.generation);
+  DropOlder(impl.inline_keys, impl.generation);
   impl.PublishRows();
   impl.FollowHealth();
   impl.previous = state;
@@ -812,5 +888,11 @@ std::vector<RuntimeState::HealthRow> RuntimeState::Health() const {
   }
   return result;
 }
+std::vector<std::shared_ptr<const AuthRuntime>> RuntimeState::Auths() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->rows.auths;
+}
+
+KeyFetcher& RuntimeState::keys() const { return *impl_->fetcher; }
 
 }  // namespace gateway::dataplane

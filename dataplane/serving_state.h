@@ -23,6 +23,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "common/snapshot.h"
+#include "dataplane/auth.h"
 #include "dataplane/metrics.h"
 #include "dataplane/policy/bulkhead.h"
 #include "dataplane/policy/circuit_breaker.h"
@@ -94,6 +95,7 @@ struct BoundService {
 
 struct BoundRoute {
   const RoutePolicy* policy = nullptr;
+  const BoundAuth* auth = nullptr;  // in ServingState::auths; null: none
   // Series of api_requests_total for (service, this route's pattern), one for each split target.
   std::vector<uint32_t> series;
   // With consul_service: of requests that name none of `dynamic`, {service="unknown", path=this route's pattern}.
@@ -128,6 +130,8 @@ struct ServingState {
   std::vector<BoundRoute> routes;                             // by RoutePolicy::index
   std::vector<BoundLimit> limits;                             // by Snapshot::rate_limits() index
   bool asks_redis = false;                                    // one of them is counted in Redis
+  std::vector<std::shared_ptr<const BoundAuth>> auths;        // by Snapshot::auths() index
+  IdentityFields identity_fields;
 };
 
 // Everything that Consul said, as the data plane has it.
@@ -154,6 +158,7 @@ class RuntimeState {
     std::function<TimePoint()> clock = std::chrono::steady_clock::now;
     // For tests, in place of the look-ups: the addresses of a host, or null.
     std::function<std::shared_ptr<const std::vector<std::string>>(const std::string& host)> find_host = {};
+    KeyFetcher::Options keys = {};
   };
   RuntimeState(MetricsRegistry* metrics, Options options);
   explicit RuntimeState(MetricsRegistry* metrics) : RuntimeState(metrics, Options()) {}
@@ -205,6 +210,10 @@ class RuntimeState {
     bool panicking = false;  // too few are usable: exclusions are ignored
   };
   std::vector<HealthRow> Health() const;
+  std::vector<std::shared_ptr<const AuthRuntime>> Auths() const;  // sorted by name
+
+  // Keys of issuers. Thread-safe. Stop it before the workers that wait for it are destroyed.
+  KeyFetcher& keys() const;
 
  private:
   struct Impl;

@@ -59,6 +59,8 @@ class Worker {
     // For limits of scope redis; a null directory: there is no Redis, their on_unavailable holds.
     RedisStore::Options redis = {};
     RedisDirectory* redis_directory = nullptr;
+    // Needed where a route asks who calls; else may be null.
+    Authentication* authentication = nullptr;
   };
 
   // Takes over `listeners`.
@@ -106,6 +108,10 @@ class Worker {
   bool MayWarn();
   // Scratch for one step without a wait in it.
   std::string& scratch() { return scratch_; }
+  // The same, for field lines beside what is in scratch().
+  std::string& field_scratch() { return field_scratch_; }
+  TokenCache& tokens() { return tokens_; }
+  int index() const { return index_; }
 
   // Copies of requests that are under way (mirror.h), at most kMirrorsMax.
   static constexpr int kMirrorsMax = 256;
@@ -140,6 +146,8 @@ class Worker {
   uint64_t id_prefix_;
   uint64_t id_counter_;
   std::string scratch_;
+  std::string field_scratch_;
+  TokenCache tokens_{{}};
   LocalState* state_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   ClientConnection* connections_ = nullptr;  // a list through themselves

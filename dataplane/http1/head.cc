@@ -55,16 +55,6 @@ size_t FindControl(const char* data, size_t from, size_t size) {
   return size;
 }
 
-// `name` in lower case with '_' as '-', compared with lower-case `known`.
-bool EqualsFolded(std::string_view name, std::string_view known) {
-  if (name.size() != known.size()) return false;
-  for (size_t i = 0; i < name.size(); ++i) {
-    const char c = name[i] == '_' ? '-' : Lower(name[i]);
-    if (c != known[i]) return false;
-  }
-  return true;
-}
-
 bool StartsWithFolded(std::string_view name, std::string_view known) {
   return name.size() >= known.size() && EqualsFolded(name.substr(0, known.size()), known);
 }
@@ -116,6 +106,7 @@ FieldKind ClassifyFolded(std::string_view name) {
       if (is("x-real-ip")) return FieldKind::kForwardedOther;
       if (is("x-request-id")) return FieldKind::kRequestId;
       if (StartsWithFolded(name, "x-gateway-")) return FieldKind::kGateway;
+      if (is("x-consumer") || StartsWithFolded(name, "x-consumer-")) return FieldKind::kIdentity;
       break;
     default:
       break;
@@ -415,6 +406,15 @@ bool IsValidHost(std::string_view host) {
     port = port * 10 + static_cast<uint32_t>(c - '0');
   }
   return port <= 65535;
+}
+
+bool EqualsFolded(std::string_view name, std::string_view known) {
+  if (name.size() != known.size()) return false;
+  for (size_t i = 0; i < name.size(); ++i) {
+    const char c = name[i] == '_' ? '-' : Lower(name[i]);
+    if (c != known[i]) return false;
+  }
+  return true;
 }
 
 FieldKind ClassifyField(std::string_view name) {

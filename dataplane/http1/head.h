@@ -41,7 +41,8 @@ enum class FieldKind : uint8_t {
   kVia,
   kDate,
   kUserAgent,
-  kGateway,  // X-Gateway-*: ours alone
+  kGateway,   // X-Gateway-*: ours alone
+  kIdentity,  // X-Consumer, X-Consumer-*: who calls, as only the gateway may say
 };
 FieldKind ClassifyField(std::string_view name);
 
@@ -140,6 +141,9 @@ bool IsToken(std::string_view text);
 bool IsIdempotent(std::string_view method);
 
 bool EqualsIgnoreCase(std::string_view a, std::string_view b);
+// `name` in lower case and with '-' for each '_' is `known`, which is lower case: what services that know fields by
+// variables (CGI, WSGI) can't tell apart.
+bool EqualsFolded(std::string_view name, std::string_view known);
 
 }  // namespace gateway::dataplane::http1
 

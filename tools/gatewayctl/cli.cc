@@ -126,6 +126,21 @@ class CommandTree {
         ->required()
         ->type_name("SERVICE");
 
+    CLI::App* hash =
+        Add("hash", "Read a secret from standard input and print the hash that goes into a Consumer", ctl::Hash, R"(
+  openssl rand -hex 24 | tee key.txt | gatewayctl hash api-key
+  printf %s "$PASSWORD" | gatewayctl hash password --method argon2id)");
+    hash->add_option("WHAT", options->secret_kind,
+                     "Of an API key: credentials.api_key_sha256; of a password: basic.password_hash")
+        ->required()
+        ->check(Among({"api-key", "password"}))
+        ->type_name("api-key|password");
+    hash->add_option("--method", options->hash_method,
+                     "Of a password: scrypt (32 MiB, RFC 7914) or argon2id (19 MiB, RFC 9106)")
+        ->check(Among({"scrypt", "argon2id"}))
+        ->capture_default_str()
+        ->type_name("METHOD");
+
     Add("version", "Tell this program's version and the server's", ctl::Version, R"(
   gatewayctl version --client)")
         ->add_flag("--client", options->client_only, "Only this program's, without asking the server");

@@ -40,6 +40,8 @@ struct Options {
   bool exit_code = false;
   bool client_only = false;
   std::string shell;
+  std::string secret_kind;             // of hash: api-key | password
+  std::string hash_method = "scrypt";  // of a password: scrypt | argon2id
 };
 
 // One run of one command.
@@ -82,6 +84,9 @@ ExitCode DataPlanes(Session& session);
 ExitCode Services(Session& session);
 ExitCode Endpoints(Session& session);
 ExitCode Version(Session& session);
+
+// secret_commands.cc: what goes into a Consumer; asks no server.
+ExitCode Hash(Session& session);
 
 }  // namespace gateway::ctl
 

@@ -1,0 +1,143 @@
+#include "dataplane/key_source.h"
+
+#include <atomic>
+#include <mutex>
+
+#include "common/text.h"
+#include "gtest/gtest.h"
+#include "tests/fixtures/token_signer.h"
+#include "tests/fixtures/wait_for.h"
+
+namespace gateway::dataplane {
+namespace {
+
+using namespace std::chrono_literals;
+using fixtures::TokenSigner;
+using fixtures::WaitFor;
+
+// An issuer that the test scripts, and its clock.
+struct Issuer {
+  std::mutex mutex;
+  absl::StatusOr<std::string> answer = absl::UnavailableError("refused");
+  std::atomic<int> asked{0};
+  std::atomic<int64_t> now_ms{1'000'000};
+
+  KeyFetcher::Options Options() {
+    KeyFetcher::Options options;
+    options.fetch = [this](const std::string&, std::chrono::milliseconds) {
+      std::lock_guard lock(mutex);
+      ++asked;
+      return answer;
+    };
+    options.clock = [this] { return TimePoint(std::chrono::milliseconds(now_ms)); };
+    return options;
+  }
+  void Publish(absl::StatusOr<std::string> text) {
+    std::lock_guard lock(mutex);
+    answer = std::move(text);
+  }
+  void Pass(std::chrono::milliseconds time) { now_ms += time.count(); }
+};
+
+constexpr const char* kUrl = "https://id.example.com/keys";
+
+TEST(KeyFetcher, FetchesAtOnceAndByItsInterval) {
+  Issuer issuer;
+  const TokenSigner a(JwsAlgorithm::kEdDsa, "a");
+  const TokenSigner b(JwsAlgorithm::kEdDsa, "b");
+  issuer.Publish(a.Jwks());
+  KeyFetcher fetcher(issuer.Options());
+  const auto source = fetcher.Find(kUrl, 10min);
+  EXPECT_EQ(fetcher.Find(kUrl, 10min), source);
+  ASSERT_TRUE(WaitFor([&] { return source->generation() != 0; }));
+  EXPECT_EQ(source->keys()->keys.at(0).kid, "a");
+  const uint64_t generation = source->generation();
+  // The same keys again are no news: what they verified stays.
+  issuer.Pass(10min);
+  ASSERT_TRUE(WaitFor([&] { return issuer.asked == 2; }));
+  issuer.Publish(b.Jwks());
+  issuer.Pass(10min);
+  ASSERT_TRUE(WaitFor([&] { return issuer.asked == 3; }));
+  ASSERT_TRUE(WaitFor([&] { return source->generation() != generation; }));
+  EXPECT_EQ(source->keys()->keys.at(0).kid, "b");
+}
+
+TEST(KeyFetcher, KeepsTheLastGoodKeys) {
+  Issuer issuer;
+  const TokenSigner a(JwsAlgorithm::kEdDsa, "a");
+  issuer.Publish(a.Jwks());
+  KeyFetcher fetcher(issuer.Options());
+  const auto source = fetcher.Find(kUrl, 10min);
+  ASSERT_TRUE(WaitFor([&] { return source->generation() != 0; }));
+  const uint64_t generation = source->generation();
+  int asked = 1;
+  for (const absl::StatusOr<std::string>& bad :
+       {absl::StatusOr<std::string>(absl::UnavailableError("down")), absl::StatusOr<std::string>("<html>"),
+        absl::StatusOr<std::string>(R"({"keys":[]})"),
+        absl::StatusOr<std::string>(R"({"keys":[{"kty":"oct","k":"c2VjcmV0"}]})")}) {
+    issuer.Publish(bad);
+    issuer.Pass(10min);
+    ++asked;
+    ASSERT_TRUE(WaitFor(
+        [&] { return issuer.asked == asked && fetcher.Rows()[0].failures == static_cast<uint64_t>(asked - 1); }));
+    EXPECT_EQ(source->generation(), generation);
+    EXPECT_EQ(source->keys()->keys.size(), 1u);
+  }
+}
+
+TEST(KeyFetcher, RetriesAFailureSoonAndThenLessOften) {
+  Issuer issuer;
+  KeyFetcher fetcher(issuer.Options());
+  const auto source = fetcher.Find(kUrl, 10min);
+  int asked = 1;
+  for (const auto pause : {1000ms, 2000ms, 4000ms, 8000ms, 16000ms, 32000ms, 60000ms, 60000ms}) {
+    const auto failed = [&] { return fetcher.Rows()[0].failures == static_cast<uint64_t>(asked); };
+    ASSERT_TRUE(WaitFor(failed));
+    issuer.Pass(pause - 1ms);
+    (void)fetcher.Find(kUrl, 10min);  // makes it look at the clock
+    EXPECT_EQ(issuer.asked, asked);
+    issuer.Pass(1ms);
+    ++asked;
+  }
+  EXPECT_EQ(source->generation(), 0u);
+  EXPECT_EQ(source->keys(), nullptr);
+}
+
+// Any number of tokens with kids that nobody knows: one fetch each half minute.
+TEST(KeyFetcher, UnknownKeysAreNoStampede) {
+  Issuer issuer;
+  const TokenSigner a(JwsAlgorithm::kEdDsa, "a");
+  issuer.Publish(a.Jwks());
+  KeyFetcher fetcher(issuer.Options());
+  const auto source = fetcher.Find(kUrl, 10min);
+  ASSERT_TRUE(WaitFor([&] { return source->generation() != 0; }));
+  std::atomic<int> done{0};
+  const auto refresh = [&] { return fetcher.Refresh(*source, [&done] { ++done; }); };
+  for (int i = 0; i < 1000; ++i) EXPECT_FALSE(refresh());
+  issuer.Pass(30s);
+  int waiting = 0;
+  for (int i = 0; i < 1000; ++i) waiting += refresh() ? 1 : 0;
+  EXPECT_GE(waiting, 1);
+  EXPECT_TRUE(WaitFor([&] { return done == waiting; }));
+  EXPECT_EQ(issuer.asked, 2);
+  for (int i = 0; i < 1000; ++i) EXPECT_FALSE(refresh());
+  EXPECT_EQ(issuer.asked, 2);
+}
+
+TEST(KeyFetcher, ForgetsWhatNobodyHolds) {
+  Issuer issuer;
+  KeyFetcher fetcher(issuer.Options());
+  auto source = fetcher.Find(kUrl, 10min);
+  ASSERT_TRUE(WaitFor([&] { return issuer.asked == 1; }));
+  source = nullptr;
+  EXPECT_TRUE(WaitFor([&] { return fetcher.Rows().empty(); }));
+}
+
+TEST(FetchUrl, RefusesOtherProtocols) {
+  for (const char* url : {"file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://127.0.0.1/", "x", ""}) {
+    EXPECT_FALSE(FetchUrl(url, 1s).ok()) << url;
+  }
+}
+
+}  // namespace
+}  // namespace gateway::dataplane
