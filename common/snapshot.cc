@@ -1,6 +1,7 @@
 #include "common/snapshot.h"
 
 #include <algorithm>
+#include <array>
 #include <tuple>
 #include <utility>
 
@@ -48,6 +49,14 @@ bool MatchesGlob(std::string_view pattern, std::string_view text) {
   }
   while (p < pattern.size() && pattern[p] == '*') ++p;
   return p == pattern.size();
+}
+
+// Fields that proxies tell the client's address in; `name` is in lower case.
+bool NamesClientAddress(std::string_view name) {
+  static constexpr std::array<std::string_view, 9> kNames = {
+      "x-forwarded-for", "forwarded",        "x-real-ip",           "x-client-ip",     "true-client-ip",
+      "client-ip",       "cf-connecting-ip", "x-cluster-client-ip", "fastly-client-ip"};
+  return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 
 void ReadTimeouts(const v1::Timeouts& timeouts, ServicePolicy* policy) {
@@ -469,6 +478,14 @@ class SnapshotCompiler {
       if (limit.scope() != v1::RateLimit::SCOPE_UNSPECIFIED) policy.scope = limit.scope();
       if (limit.on_unavailable() != v1::RateLimit::ON_UNAVAILABLE_UNSPECIFIED) {
         policy.on_unavailable = limit.on_unavailable();
+      }
+      for (const LimitKey& key : policy.keys) {
+        if (key.kind != LimitKey::Kind::kHeader || !NamesClientAddress(key.name)) continue;
+        result_.warnings.push_back(
+            fmt::format("RateLimit/{}: any client can write {} as it likes, and so be in another bucket with each "
+                        "request; client_ip "
+                        "takes the address from it where server.trusted_proxies says whom to believe",
+                        limit.name(), key.name));
       }
       policy.mode = limit.mode() == v1::RateLimit::SHADOW ? v1::RateLimit::SHADOW : v1::RateLimit::ENFORCE;
     }

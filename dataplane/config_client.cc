@@ -51,7 +51,6 @@ constexpr size_t kUnreadMessagesMax = 2;          // the rest waits in the strea
 constexpr int kRejectionsMax = 1000;              // in a NACK
 constexpr size_t kLoggedProblemsMax = 20;
 constexpr auto kCacheInterval = 1s;     // between two writes of the cache
-constexpr auto kResolveInterval = 30s;  // between two looks at host names
 constexpr auto kSweepInterval = 200ms;  // between two looks for states that no worker holds any more
 constexpr size_t kRetiredStatesMax = 1024;
 constexpr auto kInstallPatience = 10s;  // before a worker that has not taken a state is told in the log
@@ -65,12 +64,6 @@ std::string HostName() {
   std::array<char, HOST_NAME_MAX + 1> name{};
   if (gethostname(name.data(), name.size() - 1) != 0) return "dataplane";
   return name.data();
-}
-
-bool IsAddress(const std::string& host) {
-  std::array<unsigned char, sizeof(in6_addr)> address;
-  return inet_pton(AF_INET, host.c_str(), address.data()) == 1 ||
-         inet_pton(AF_INET6, host.c_str(), address.data()) == 1;
 }
 
 v1::Hello HelloOf(const ConfigClientOptions& options) {
@@ -140,6 +133,7 @@ struct Inbox {
   std::optional<grpc::Status> stream_end ABSL_GUARDED_BY(mutex);
   uint64_t installed ABSL_GUARDED_BY(mutex) = 0;  // the newest state that every worker serves
   bool stand_by ABSL_GUARDED_BY(mutex) = false;
+  bool rebind ABSL_GUARDED_BY(mutex) = false;
   bool goodbye ABSL_GUARDED_BY(mutex) = true;
   bool stop ABSL_GUARDED_BY(mutex) = false;
   SteadyTime stop_by ABSL_GUARDED_BY(mutex);
@@ -386,8 +380,6 @@ struct ConfigClient::Impl {
       if (retired.size() > kRetiredStatesMax) retired.pop_front();
     }
     current = runtime->Bind(snapshot, endpoints, has_policy);
-    names_hosts = NamesHosts();
-    resolve_at = SteadyClock::now() + kResolveInterval;
     install(current, [inbox = inbox, number = ++installs] {
       absl::MutexLock lock(&inbox->mutex);
       inbox->installed = std::max(inbox->installed, number);
@@ -419,20 +411,6 @@ struct ConfigClient::Impl {
     return AwaitInstall();
   }
 
-  bool NamesHosts() const {
-    for (const ServicePolicy& service : snapshot->services()) {
-      for (const StaticAddress& address : service.addresses) {
-        if (!IsAddress(address.host)) return true;
-      }
-    }
-    for (const auto& [key, set] : endpoints.sets) {
-      for (const v1::Instance& instance : set.instances()) {
-        if (!IsAddress(instance.address())) return true;
-      }
-    }
-    return false;
-  }
-
   // ---- The thread.
 
   void Run() {
@@ -441,17 +419,18 @@ struct ConfigClient::Impl {
     while (true) {
       v1::ControlPlaneMessage message;
       std::optional<grpc::Status> end;
-      bool stop = false, goodbye = true, received = false;
+      bool stop = false, goodbye = true, received = false, rebind = false;
       {
         const auto awake = [this]() ABSL_SHARED_LOCKS_REQUIRED(inbox->mutex) {
           return inbox->stop || !inbox->messages.empty() || inbox->stream_end.has_value() ||
-                 inbox->stand_by != standing_by;
+                 inbox->stand_by != standing_by || inbox->rebind;
         };
         absl::MutexLock lock(&inbox->mutex);
         inbox->mutex.AwaitWithDeadline(absl::Condition(&awake), absl::Now() + absl::FromChrono(UntilNextTimer()));
         stop = inbox->stop;
         goodbye = inbox->goodbye;
         standing_by = inbox->stand_by;
+        rebind = std::exchange(inbox->rebind, false);
         if (!inbox->messages.empty()) {
           message = std::move(inbox->messages.front());
           inbox->messages.pop_front();
@@ -471,6 +450,7 @@ struct ConfigClient::Impl {
       } else if (end) {
         OnStreamEnd(*end);
       }
+      if (rebind) Install();
       RunTimers();
     }
   }
@@ -479,7 +459,6 @@ struct ConfigClient::Impl {
     SteadyTime next = SteadyTime::max();
     if (stream == nullptr && reconnect_at && !standing_by) next = std::min(next, *reconnect_at);
     if (stream != nullptr && !welcomed) next = std::min(next, stream_begin + kWelcomeWait);
-    if (names_hosts) next = std::min(next, resolve_at);
     if (!retired.empty()) next = std::min(next, sweep_at);
     if (policy_unsaved || endpoints_unsaved) next = std::min(next, cache_at);
     if (next == SteadyTime::max()) return 1h;
@@ -492,7 +471,6 @@ struct ConfigClient::Impl {
     if (stream != nullptr && !welcomed && now >= stream_begin + kWelcomeWait) {
       BreakStream(fmt::format("no answer within {} s", kWelcomeWait.count()));
     }
-    if (names_hosts && now >= resolve_at) Install();
     if (!retired.empty() && now >= sweep_at) {
       sweep_at = now + kSweepInterval;
       // Only this thread's reference is left, so nobody can take another: it is freed here, not by a worker.
@@ -792,7 +770,6 @@ struct ConfigClient::Impl {
   std::shared_ptr<const ServingState> current;
   std::deque<std::shared_ptr<const ServingState>> retired;  // until the workers have let go of them
   uint64_t installs = 0;
-  bool names_hosts = false;
   bool policy_unsaved = false, endpoints_unsaved = false;
   bool welcomed = false, away_told = false;
   bool standing_by = false;
@@ -801,7 +778,7 @@ struct ConfigClient::Impl {
   absl::BitGen random;
   ChunkStage<v1::PolicyUpdate> policy_stage;
   ChunkStage<v1::EndpointsUpdate> endpoints_stage;
-  SteadyTime stream_begin{}, resolve_at{}, sweep_at{}, cache_at{};
+  SteadyTime stream_begin{}, sweep_at{}, cache_at{};
   std::optional<SteadyTime> reconnect_at;
 
   mutable absl::Mutex stats_mutex;
@@ -857,6 +834,11 @@ void ConfigClient::Stop(std::chrono::milliseconds timeout, Goodbye goodbye) {
 void ConfigClient::StandBy(bool on) {
   absl::MutexLock lock(&impl_->inbox->mutex);
   impl_->inbox->stand_by = on;
+}
+
+void ConfigClient::Rebind() {
+  absl::MutexLock lock(&impl_->inbox->mutex);
+  impl_->inbox->rebind = true;
 }
 
 const std::string& ConfigClient::name() const { return impl_->name; }

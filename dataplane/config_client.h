@@ -62,6 +62,9 @@ class ConfigClient {
   // two that replace each other's streams would never end. Thread-safe.
   void StandBy(bool on);
 
+  // Binds what is applied anew: hosts that it names have other addresses. Returns at once. Thread-safe.
+  void Rebind();
+
   // Of this data plane, as the control plane knows it.
   const std::string& name() const;
 

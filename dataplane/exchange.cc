@@ -27,17 +27,8 @@ bool IsUsableRequestId(std::string_view id) {
   });
 }
 
-// The bucket of an address: all of IPv4, the /64 of IPv6 (a household's or a machine's, RFC 6177).
-void AppendAddressKey(const in6_addr& address, std::string* key) {
-  const bool v4 = IN6_IS_ADDR_V4MAPPED(&address);
-  key->append(reinterpret_cast<const char*>(address.s6_addr) + (v4 ? 12 : 0), v4 ? 4 : 8);
-  key->push_back(v4 ? '4' : '6');
-}
-
 // Where no route was looked for: CONNECT and TRACE are served by none.
 constexpr const char* kServedMethods = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-
-int64_t CeilSeconds(milliseconds time) { return std::max<int64_t>(1, (time.count() + 999) / 1000); }
 
 std::string NowRfc3339(std::chrono::system_clock::time_point now) {
   return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::FromChrono(now), absl::UTCTimeZone());
@@ -260,15 +251,23 @@ Task<void> Exchange::Handle() {
   const RoutePolicy& route = *match_.route;
   const bool answers_here = route.redirect != nullptr || route.respond != nullptr;
   if (!answers_here) ChooseService();
-  if (const Reason reason = AdmitByLimits(route.rate_limits); reason != Reason::kNone)
-    co_return co_await Refuse(reason);
+  Reason limited = Reason::kNone;
+  if (route_->limits_ask_redis) {
+    limited = co_await AdmitWithRedis(route.rate_limits);
+  } else {
+    limited = AdmitByLimits(route.rate_limits);
+  }
+  if (limited != Reason::kNone) co_return co_await Refuse(limited);
   if (route_->auth != nullptr) {
     const Reason reason = co_await Authenticate();
     if (reason != Reason::kNone) co_return co_await Refuse(reason, detail_);
   }
-  if (const Reason reason = AdmitByLimits(route.identity_limits); reason != Reason::kNone) {
-    co_return co_await Refuse(reason);
+  if (route_->identity_limits_ask_redis) {
+    limited = co_await AdmitWithRedis(route.identity_limits);
+  } else {
+    limited = AdmitByLimits(route.identity_limits);
   }
+  if (limited != Reason::kNone) co_return co_await Refuse(limited);
   if (route.redirect != nullptr) co_return co_await Redirect(*route.redirect);
   if (route.respond != nullptr) co_return co_await Respond(*route.respond);
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
@@ -333,10 +332,19 @@ Task<bool> Exchange::AnswerBuiltin() {
                             : MetricsRegistry::kMetricsSeries;
   if (is_limit_test) {
     const ServingState& state = **state_;
-    const int limit = state.snapshot->builtin_rate_limit();
-    if (limit >= 0 && !CheckLimit(state.limits[static_cast<size_t>(limit)], true)) {
-      co_await Refuse(Reason::kRateLimited);
-      co_return true;
+    if (const int limit = state.snapshot->builtin_rate_limit(); limit >= 0) {
+      const auto index = static_cast<uint32_t>(limit);
+      const std::span<const uint32_t> limits(&index, 1);
+      Reason reason;
+      if (state.limits[index].policy->scope == v1::RateLimit::REDIS) {
+        reason = co_await AdmitWithRedis(limits);
+      } else {
+        reason = AdmitByLimits(limits);
+      }
+      if (reason != Reason::kNone) {
+        co_await Refuse(reason);
+        co_return true;
+      }
     }
     co_await Reply(200,
                    Concat(R"({"message": "Rate limit test successful", "time": ")", NowRfc3339(started_wall_), "\"}"));
@@ -376,41 +384,6 @@ void Exchange::ChooseService() {
     series_ = route_->series[target];
   }
   service_metrics_ = service_->runtime->metrics_service;
-}
-
-bool Exchange::CheckLimit(const BoundLimit& limit, bool consume) {
-  std::string& key = worker_->scratch();
-  key.clear();
-  for (const LimitKey& part : limit.policy->keys) {
-    if (part.kind == LimitKey::Kind::kClientIp) AppendAddressKey(client_address_, &key);
-    if (part.kind == LimitKey::Kind::kPath) key.append(path_);
-    if (part.kind == LimitKey::Kind::kConsumer) key.append(consumer_);
-    if (part.kind == LimitKey::Kind::kClaim) key.append(FindClaim(part.name));
-    key.push_back('\n');  // in no normalised path
-  }
-  const RateLimitDecision decision =
-      consume ? limit.limiter->Admit(key, loop().now()) : limit.limiter->Peek(key, loop().now());
-  if (decision.allowed || limit.policy->mode == v1::RateLimit::SHADOW) {
-    if (!decision.allowed) policy_ = Concat("RateLimit/", limit.policy->name, " (shadow)");
-    return true;
-  }
-  limit_ = decision;
-  policy_ = Concat("RateLimit/", limit.policy->name);
-  return false;
-}
-
-Reason Exchange::AdmitByLimits(const std::vector<uint32_t>& limits) {
-  const ServingState& state = **state_;
-  // Of several, none is consumed where one refuses: first all are asked, then all are told.
-  if (limits.size() > 1) {
-    for (const uint32_t limit : limits) {
-      if (!CheckLimit(state.limits[limit], false)) return Reason::kRateLimited;
-    }
-  }
-  for (const uint32_t limit : limits) {
-    if (!CheckLimit(state.limits[limit], true)) return Reason::kRateLimited;
-  }
-  return Reason::kNone;
 }
 
 // 3xx with a Location made of the request's own parts where policy names none.
@@ -464,8 +437,6 @@ Reason Exchange::FindEndpoints() const {
 
 // Chooses endpoints until one has answered, or nothing is left to try.
 Task<void> Exchange::Forward() {
-  ServiceRuntime& runtime = *service_->runtime;
-  std::vector<bool> excluded;
   Attempt attempt;
   attempt.reason = Reason::kNoHealthyEndpoint;
   bool fresh = false;  // a kept connection had ended: now only a new one will do
@@ -476,16 +447,11 @@ Task<void> Exchange::Forward() {
       attempt.reason = Reason::kClientClosed;
       break;
     }
-    if (!fresh) {
-      int index = excluded.empty() ? service_->balancer->Pick(runtime.cursor, worker_->random())
-                                   : service_->balancer->PickExcept(runtime.cursor, worker_->random(), excluded);
-      if (index == Balancer::kNone && retries_ > 0) {
-        // There is no other: then the same again.
-        excluded.clear();
-        index = service_->balancer->Pick(runtime.cursor, worker_->random());
-      }
-      if (index == Balancer::kNone) break;
-      endpoint_ = service_->endpoints[static_cast<size_t>(index)];
+    if (!fresh && !PickEndpoint()) {
+      if (retries_ == 0) break;
+      // There is no other: then the same again.
+      tried_.clear();
+      if (!PickEndpoint()) break;
     }
     std::unique_ptr<UpstreamConnection> upstream = co_await ConnectTo(endpoint_, fresh, &attempt);
     bool at_once = false;
@@ -498,13 +464,15 @@ Task<void> Exchange::Forward() {
       }
       if (attempt.reusable) worker_->pool().Keep(std::move(upstream), service_->policy->idle_timeout);
       if (attempt.reason == Reason::kNone) break;
+      if (!attempt.stale) ReportEndpoint(0, attempt.reason);
     } else {
+      ReportEndpoint(0, attempt.reason);
       // Nothing was sent: another endpoint may have it, at once. A connection that timed out has used up its patience.
       at_once = attempt.reason == Reason::kUpstreamConnectFailed && ++connects_failed < kConnectAttemptsMax;
     }
-    excluded.resize(service_->endpoints.size());
-    for (size_t i = 0; i < excluded.size(); ++i) excluded[i] = excluded[i] || service_->endpoints[i] == endpoint_;
-    if (std::all_of(excluded.begin(), excluded.end(), [](bool each) { return each; })) at_once = false;
+    tried_.push_back(endpoint_index_);
+    in_flight_ = {};
+    if (tried_.size() >= service_->endpoints.size()) at_once = false;
     if (!at_once) {
       ReportFailure(attempt);
       if (!attempt.retried) attempt.retried = !attempt.answered && PrepareRetry(attempt.reason, 0);
@@ -752,6 +720,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   if (permit_) {
     permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now(), upstream_duration_);
   }
+  ReportEndpoint(answer.status, Reason::kNone);
   if (KeepsRetrying() && answer.status < 600 && retry_->statuses.test(static_cast<size_t>(answer.status)) &&
       PrepareRetry(Reason::kNone, answer.status)) {
     // Nobody sees this answer. Its connection is good for another one only where all of it is here already.
@@ -829,8 +798,7 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
   body += "}";
   std::string fields = Concat("X-Gateway-Reason: ", info.word, "\r\n");
   if (reason == Reason::kRateLimited) {
-    Append(&fields, "Retry-After: ", CeilSeconds(limit_.reset), "\r\nRateLimit-Limit: ", limit_.limit,
-           "\r\nRateLimit-Remaining: ", limit_.remaining, "\r\nRateLimit-Reset: ", CeilSeconds(limit_.reset), "\r\n");
+    Append(&fields, "Retry-After: ", CeilSeconds(limit_.reset), "\r\n");
   } else if (reason == Reason::kBreakerOpen) {
     Append(&fields, "Retry-After: ", CeilSeconds(retry_after_), "\r\n");
   } else if (route_ != nullptr && route_->auth != nullptr &&
@@ -855,6 +823,7 @@ Task<void> Exchange::Reply(int status, std::string_view body, std::string_view f
   std::string head = Concat("HTTP/1.1 ", status, " ", StatusPhrase(status), "\r\nDate: ", worker_->HttpDate(),
                             "\r\nContent-Length: ", body.size(), "\r\nX-Request-Id: ", request_id_, "\r\n", fields);
   if (fields.find("Content-Type: ") == std::string_view::npos) head += "Content-Type: application/json\r\n";
+  if (limit_policy_ != nullptr) AppendLimitFields(&head);
   if (options_.error_details) Append(&head, "X-Gateway-Revision: ", (*state_)->snapshot->revision(), "\r\n");
   if (client_->ending()) {
     head += "Connection: close\r\n";
@@ -895,6 +864,14 @@ void Exchange::Record() {
   if (endpoint_ != nullptr) record.endpoint = endpoint_->name;
   record.consumer = consumer_;
   record.policy = policy_;
+  if (!shadow_refusals_.empty() && policy_.empty()) {
+    std::string& names = worker_->scratch();
+    names.clear();
+    for (const RateLimitPolicy* limit : shadow_refusals_) {
+      Append(&names, names.empty() ? "" : ", ", "RateLimit/", limit->name, " (shadow)");
+    }
+    record.policy = names;
+  }
   record.status = status_;
   record.reason = reason_;
   record.detail = detail_;

@@ -4,14 +4,17 @@
 #ifndef GATEWAY_DATAPLANE_EXCHANGE_H_
 #define GATEWAY_DATAPLANE_EXCHANGE_H_
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
+#include "absl/container/inlined_vector.h"
 #include "common/snapshot.h"
 #include "dataplane/access_log.h"
 #include "dataplane/buffer_pool.h"
@@ -25,6 +28,9 @@
 #include "dataplane/worker.h"
 
 namespace gateway::dataplane {
+
+// Retry-After and RateLimit-Reset: whole seconds, after which what was promised holds.
+inline int64_t CeilSeconds(std::chrono::milliseconds time) { return std::max<int64_t>(1, (time.count() + 999) / 1000); }
 
 // One request and its answer. Lives in its connection's coroutine; holds the state that it started with until it ends.
 class Exchange {
@@ -76,8 +82,13 @@ class Exchange {
   Task<bool> AnswerBuiltin();  // /health and the like; false: not one of them
   Reason MatchRoute();
   void ChooseService();
-  Reason AdmitByLimits(const std::vector<uint32_t>& limits);
-  bool CheckLimit(const BoundLimit& limit, bool consume);
+  // limits.cc: those of one stage, together.
+  Reason AdmitByLimits(std::span<const uint32_t> limits);
+  Task<Reason> AdmitWithRedis(std::span<const uint32_t> limits);  // where one of them is counted there
+  void AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) const;
+  std::string_view ClaimOf(std::string_view name) const;
+  void NoteLimit(const RateLimitPolicy& limit, const RateLimitDecision& decision);
+  void AppendLimitFields(std::string* fields) const;
   Task<void> Redirect(const RedirectPolicy& redirect);
   Task<void> Respond(const RespondPolicy& respond);
   Reason FindEndpoints() const;
@@ -92,6 +103,13 @@ class Exchange {
   Task<void> Refuse(Reason reason, const char* detail = "");
   Task<void> Reply(int status, std::string_view body, std::string_view fields = {});
   void Record();
+
+  // exchange_balance.cc: the endpoints.
+  bool PickEndpoint();
+  void ReportEndpoint(int status, Reason reason);
+  std::optional<uint64_t> HashOf(const HashOnPolicy& on) const;
+  std::string_view CookieOf(std::string_view name) const;
+  void AppendSessionCookie(std::string* out) const;
 
   // retry.cc: what a service's Retry, its limits and a route's mirrors ask for.
   Task<Reason> EnterBulkhead();
@@ -116,7 +134,6 @@ class Exchange {
   Task<PasswordPool::Answer> CheckPassword(std::string_view credentials, const ConsumerPolicy** caller);
   const ConsumerPolicy* FindConsumerOf(const AuthMethodPolicy& method, const VerifiedToken& token);
   std::string_view FindSingleField(std::string_view name) const;
-  std::string_view FindClaim(std::string_view name) const;  // of a verified token; empty: none
   bool IsAllowed(const AuthPolicy& auth) const;
   bool IsSpentCredential(const FieldView& field) const;
   void AppendChallenges(std::string* fields) const;
@@ -175,7 +192,10 @@ class Exchange {
   const ConsumerPolicy* caller_ = nullptr;      // in the snapshot; null: nobody that it has
   std::shared_ptr<const VerifiedToken> token_;  // null: none
   JwtRefusal token_refusal_ = JwtRefusal::kNone;
+  // Of the limits that are enforced, the tightest so far (null: there was none), and what it said.
+  const RateLimitPolicy* limit_policy_ = nullptr;
   RateLimitDecision limit_;
+  absl::InlinedVector<const RateLimitPolicy*, 2> shadow_refusals_;  // of limits that only would have
   CircuitBreaker::Permit permit_;
   Bulkhead::Place place_;
   const RetryPolicy* retry_ = nullptr;  // null: an attempt that fails is not made again
@@ -207,6 +227,11 @@ class Exchange {
   const char* detail_ = "";
   bool aborted_ = false;
   std::shared_ptr<Endpoint> endpoint_;
+  uint32_t endpoint_index_ = 0;             // of endpoint_, in service_->endpoints
+  absl::InlinedVector<uint32_t, 8> tried_;  // the same, of those that are not to be picked again
+  InFlight in_flight_;                      // where the balancer counts
+  bool endpoint_reported_ = true;           // of this attempt
+  bool sets_session_ = false;               // the answer brings a cookie
   TimePoint attempt_started_;
   TimePoint ends_at_ = TimePoint::max();  // by the route's max_duration
   TimePoint tunnel_active_;               // bytes moved, in either direction

@@ -45,6 +45,13 @@ bool MakeRoom(BufferPool* pool, Buffer* out, size_t bytes) {
   return out->room() >= bytes || (bytes <= BufferPool::kSizes.back() && pool->Grow(out, bytes));
 }
 
+// What a service says of limits of its own gives way to ours: two values of one field are none.
+bool IsLimitField(std::string_view name) {
+  if (name.size() < 15 || (name[0] | 0x20) != 'r') return false;
+  return http1::EqualsIgnoreCase(name, "RateLimit-Limit") || http1::EqualsIgnoreCase(name, "RateLimit-Remaining") ||
+         http1::EqualsIgnoreCase(name, "RateLimit-Reset");
+}
+
 }  // namespace
 
 void Exchange::AppendText(const TextTemplate& text, std::string* out) const {
@@ -191,7 +198,12 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
 }
 
 bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, bool with_length, Buffer* out) {
-  if (!MakeRoom(&worker_->buffers(), out, 2 * answer.bytes + kOwnFieldsBytesMax)) return false;
+  // An endpoint that fails is none to come back to.
+  std::string session;
+  if (sets_session_ && (answer.status == 101 || (answer.status >= 200 && answer.status < 500))) {
+    AppendSessionCookie(&session);
+  }
+  if (!MakeRoom(&worker_->buffers(), out, 2 * answer.bytes + session.size() + kOwnFieldsBytesMax)) return false;
   HeadWriter writer(out);
   writer << "HTTP/1.1 " << static_cast<uint64_t>(answer.status) << " " << answer.phrase << "\r\n";
   bool dated = false;
@@ -210,17 +222,23 @@ bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, 
         dated = true;
         break;
       default:
+        if (limit_policy_ != nullptr && IsLimitField(answer.fields[i].name)) continue;
         if (!answer.nominated.empty() && answer.Nominates(field.name)) continue;
         break;
     }
     writer.Field(field.name, field.value);
   }
+  writer << session;
   if (answer.status == 101) {
     writer.Field("X-Request-Id", request_id_);
     writer << kChangeToWebSocket;
   } else if (answer.status >= 200) {
     if (!dated) writer.Field("Date", worker_->HttpDate());
     writer.Field("X-Request-Id", request_id_);
+    if (limit_policy_ != nullptr) {
+      writer << "RateLimit-Limit: " << limit_.limit << "\r\nRateLimit-Remaining: " << limit_.remaining
+             << "\r\nRateLimit-Reset: " << static_cast<uint64_t>(CeilSeconds(limit_.reset)) << "\r\n";
+    }
     if (options_.error_details) {
       writer << "X-Gateway-Revision: " << (*state_)->snapshot->revision() << "\r\n";
       writer.Field("X-Gateway-Route", match_.route->name);

@@ -213,7 +213,9 @@ int Run(int argc, char** argv) {
   }
 
   MetricsRegistry metrics(worker_count);
-  RuntimeState runtime(&metrics);
+  RuntimeState::Options runtime_options;
+  runtime_options.zone = config.data_plane().zone();
+  RuntimeState runtime(&metrics, std::move(runtime_options));
   const std::vector<v1::Resource> builtins = BuiltinResources(BuiltinLimitOf(config));
   std::vector<const v1::Resource*> builtin_pointers;
   builtin_pointers.reserve(builtins.size());
@@ -230,6 +232,12 @@ int Run(int argc, char** argv) {
   shared.budget = &budget;
   shared.counts = &counts;
   shared.metrics_page = [&metrics] { return MetricsReply(metrics).body; };
+  std::unique_ptr<RedisDirectory> redis_directory;
+  if (const auto redis = ParseHostPort(config.redis().address()); redis.ok()) {
+    redis_directory = std::make_unique<RedisDirectory>(redis->host, redis->port);
+    shared.redis_directory = redis_directory.get();
+    shared.redis = {config.redis().username(), config.redis().password(), config.redis().db()};
+  }
   std::vector<std::unique_ptr<Worker>> workers;
   workers.reserve(static_cast<size_t>(worker_count));
   for (int i = 0; i < worker_count; ++i) {
@@ -259,10 +267,18 @@ int Run(int argc, char** argv) {
     const auto each_done = AfterAll(workers.size(), std::move(done));
     for (const auto& worker : workers) worker->Install(state, each_done);
   });
+  runtime.OnHostsChanged([&client] { client->Rebind(); });
   metrics.AddSource([&client] { return client->Families(); });
   metrics.AddSource([&runtime, &log] { return RuntimeFamilies(runtime, log.get()); });
   metrics.AddSource([&authentication] { return PasswordFamilies(authentication.passwords); });
   metrics.AddSource([] { return ProcessFamilies("dataplane"); });
+  metrics.AddSource([&workers] {
+    std::vector<const RedisStore*> stores;
+    for (const auto& worker : workers) {
+      if (worker->redis() != nullptr) stores.push_back(worker->redis());
+    }
+    return RedisFamilies(stores);
+  });
   Watchdog watchdog(workers.size(), options->watchdog_timeout, kWatchInterval);
   metrics.AddSource([&watchdog] { return watchdog.Families(); });
 
@@ -398,6 +414,7 @@ int Run(int argc, char** argv) {
   }
   for (const auto& worker : workers) worker->Stop();
   admin.reset();
+  runtime.OnHostsChanged(nullptr);
   client.reset();  // writes what the cache has not seen yet
   log.reset();
   spdlog::info("ended");

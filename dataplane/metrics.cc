@@ -113,6 +113,10 @@ constexpr std::array<GaugeInfo, static_cast<size_t>(WorkerGauge::kCount)> kGauge
     {"gateway_connections_refused_total", MetricType::Counter,
      "Connections refused by max_connections or max_connections_per_address."},
     {"gateway_retries_total", MetricType::Counter, "Requests sent again, on another connection or endpoint."},
+    {"gateway_retries_over_budget_total", MetricType::Counter, "Retries that their budget did not allow."},
+    {"gateway_mirrored_total", MetricType::Counter, "Copies of requests that were sent."},
+    {"gateway_mirrors_dropped_total", MetricType::Counter,
+     "Copies that were not sent: no endpoint, too many under way, or too long a body."},
 }};
 
 MetricFamily FamilyOf(const char* name, const char* help, MetricType type) {

@@ -102,8 +102,9 @@ Detached Run(Worker* worker, std::shared_ptr<const BoundService> service, std::s
 }  // namespace
 
 std::shared_ptr<Endpoint> PickMirror(const BoundService& service, Worker* worker) {
-  const int index = service.balancer->Pick(service.runtime->cursor, worker->random());
-  return index == Balancer::kNone ? nullptr : service.endpoints[static_cast<size_t>(index)];
+  const int index =
+      service.balancer->Pick(service.runtime->cursor, {.random = worker->random(), .now = worker->loop().now()});
+  return index == EndpointBalancer::kNone ? nullptr : service.endpoints[static_cast<size_t>(index)];
 }
 
 void SendMirror(Worker* worker, std::shared_ptr<const BoundService> service, std::shared_ptr<Endpoint> endpoint,

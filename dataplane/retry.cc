@@ -104,7 +104,7 @@ Task<Reason> Exchange::BufferBody(uint64_t bytes_max) {
 // Whether an attempt that ended with `reason`, or (kNone) with an answer of `status`, is made again after retry_delay_.
 // Then the breaker has let it in, and the budget has been charged.
 bool Exchange::PrepareRetry(Reason reason, int status) {
-  if (!KeepsRetrying() || !replayable_) return false;
+  if (!KeepsRetrying() || !replayable_ || buffered_body_.size() > retry_->max_body_bytes) return false;
   switch (reason) {
     case Reason::kNone:
       if (!retry_->statuses.test(static_cast<size_t>(status))) return false;

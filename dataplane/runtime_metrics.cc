@@ -11,15 +11,21 @@ using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 
-void AddRow(MetricFamily* family, std::string label, std::string name, double value) {
+void AddRow(MetricFamily* family, std::vector<ClientMetric::Label> labels, double value) {
   ClientMetric metric;
-  if (!label.empty()) metric.label = {{std::move(label), std::move(name)}};
+  metric.label = std::move(labels);
   if (family->type == MetricType::Counter) {
     metric.counter.value = value;
   } else {
     metric.gauge.value = value;
   }
   family->metric.push_back(std::move(metric));
+}
+
+void AddRow(MetricFamily* family, std::string label, std::string name, double value) {
+  std::vector<ClientMetric::Label> labels;
+  if (!label.empty()) labels.push_back({std::move(label), std::move(name)});
+  AddRow(family, std::move(labels), value);
 }
 
 }  // namespace
@@ -38,7 +44,21 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
       "gateway_rate_limit_evicted_total", "Recovered buckets that were dropped", MetricType::Counter, {}};
   MetricFamily overflowed{
       "gateway_rate_limit_overflowed_total", "Requests counted in a limit's overflow bucket", MetricType::Counter, {}};
+  MetricFamily limited{"gateway_rate_limit_requests_total",
+                       "What limits decided: allowed, refused, or would have refused (a shadow). Of several that are "
+                       "checked together, those that would have allowed what another one refused count nothing",
+                       MetricType::Counter,
+                       {}};
+  const auto add_result = [&limited](const std::string& limit, const char* result, uint64_t count) {
+    ClientMetric metric;
+    metric.label = {{"limit", limit}, {"result", result}};
+    metric.counter.value = static_cast<double>(count);
+    limited.metric.push_back(std::move(metric));
+  };
   for (const RuntimeState::LimitRow& row : runtime.Limits()) {
+    add_result(row.name, "allowed", row.stats.allowed);
+    add_result(row.name, "refused", row.stats.refused);
+    add_result(row.name, "shadow_refused", row.stats.shadow_refused);
     AddRow(&keys, "limit", row.name, static_cast<double>(row.stats.keys));
     AddRow(&evicted, "limit", row.name, static_cast<double>(row.stats.evicted));
     AddRow(&overflowed, "limit", row.name, static_cast<double>(row.stats.overflowed));
@@ -65,8 +85,43 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
     }
     if (row.has_keys) AddRow(&ages, "url", row.url, row.age_seconds);
   }
-  std::vector<MetricFamily> families = {std::move(state), std::move(in_flight), std::move(opened),
-                                        std::move(keys),  std::move(evicted),   std::move(overflowed)};
+  MetricFamily excluded{"gateway_endpoint_excluded",
+                        "Endpoints that get no requests though their service has them",
+                        MetricType::Gauge,
+                        {}};
+  MetricFamily ejections{
+      "gateway_outlier_ejections_total", "How often an endpoint was taken out", MetricType::Counter, {}};
+  MetricFamily checks{"gateway_health_checks_total", "Active checks made", MetricType::Counter, {}};
+  MetricFamily panic{"gateway_service_panic",
+                     "1 while too few endpoints are usable and exclusions are ignored",
+                     MetricType::Gauge,
+                     {}};
+  for (const RuntimeState::HealthRow& row : runtime.Health()) {
+    AddRow(&excluded, {{"service", row.service}, {"reason", "unhealthy"}}, static_cast<double>(row.unhealthy));
+    AddRow(&excluded, {{"service", row.service}, {"reason", "ejected"}}, static_cast<double>(row.ejected));
+    AddRow(&ejections, "service", row.service, static_cast<double>(row.ejections));
+    AddRow(&checks, {{"service", row.service}, {"result", "passed"}}, static_cast<double>(row.checks_passed));
+    AddRow(&checks, {{"service", row.service}, {"result", "failed"}}, static_cast<double>(row.checks_failed));
+    AddRow(&panic, "service", row.service, row.panicking ? 1 : 0);
+  }
+  std::vector<MetricFamily> families = {
+      std::move(state),      std::move(in_flight), std::move(opened),    std::move(keys),   std::move(evicted),
+      std::move(overflowed), std::move(excluded),  std::move(ejections), std::move(checks), std::move(panic)};
+  MetricFamily in_use{
+      "gateway_service_in_use", "Connections of a service with limits that are in use", MetricType::Gauge, {}};
+  MetricFamily pending{
+      "gateway_service_pending", "Requests that wait for a connection of their service", MetricType::Gauge, {}};
+  MetricFamily refused{
+      "gateway_service_refused_total", "Requests beyond the limits of their service", MetricType::Counter, {}};
+  for (const RuntimeState::BulkheadRow& row : runtime.Bulkheads()) {
+    AddRow(&in_use, "service", row.service, row.view.in_use);
+    AddRow(&pending, "service", row.service, row.view.pending);
+    AddRow(&refused, "service", row.service, static_cast<double>(row.view.refused));
+  }
+  families.push_back(std::move(limited));
+  families.push_back(std::move(in_use));
+  families.push_back(std::move(pending));
+  families.push_back(std::move(refused));
   for (MetricFamily* family : {&auths, &fetches, &ages}) {
     if (!family->metric.empty()) families.push_back(std::move(*family));
   }

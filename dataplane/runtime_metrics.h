@@ -1,4 +1,4 @@
-// Breakers, limits and the access log as metric families.
+// Breakers, limits, the endpoints' health and the access log as metric families.
 #ifndef GATEWAY_DATAPLANE_RUNTIME_METRICS_H_
 #define GATEWAY_DATAPLANE_RUNTIME_METRICS_H_
 
@@ -10,8 +10,10 @@
 
 namespace gateway::dataplane {
 
-// gateway_breaker_*{service}, gateway_rate_limit_*{limit}, gateway_auth_total{auth,result}, gateway_jwks_*{url},
-// gateway_access_log_*. `log` may be null. Thread-safe.
+// gateway_breaker_*{service}, gateway_rate_limit_*{limit}, gateway_endpoint_excluded{service,reason},
+// gateway_outlier_ejections_total{service}, gateway_health_checks_total{service,result},
+// gateway_service_panic{service}, gateway_auth_total{auth,result}, gateway_jwks_*{url}, gateway_access_log_*. `log` may
+// be null. Thread-safe.
 std::vector<prometheus::MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const AccessLog* log);
 
 // gateway_password_checks_total{result}, gateway_password_checks_queued; nothing while no password was ever checked.

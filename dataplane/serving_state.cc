@@ -1,15 +1,24 @@
 #include "dataplane/serving_state.h"
 
 #include <arpa/inet.h>
-#include <netdb.h>
 #include <netinet/in.h>
+#include <sys/random.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
-#include <optional>
+#include <map>
+#include <system_error>
+#include <tuple>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
+#include "common/digest.h"
+#include "common/hash.h"
+#include "common/text.h"
+#include "dataplane/health_checker.h"
+#include "dataplane/host_resolver.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -30,6 +39,7 @@ struct Candidate {
   std::string host;
   uint16_t port = 0;
   uint32_t weight = 0;
+  bool local = false;  // in this data plane's zone
   friend bool operator==(const Candidate&, const Candidate&) = default;
 };
 
@@ -65,24 +75,10 @@ std::string NameOf(const sockaddr_storage& address) {
   return "[" + std::string(text) + "]:" + std::to_string(ntohs(v6.sin6_port));
 }
 
-absl::StatusOr<std::vector<std::string>> ResolveHost(const std::string& host) {
-  addrinfo hints{};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_ADDRCONFIG;
-  addrinfo* list = nullptr;
-  if (const int error = getaddrinfo(host.c_str(), nullptr, &hints, &list); error != 0) {
-    return absl::UnavailableError(gai_strerror(error));
-  }
-  std::vector<std::string> v4, v6;
-  for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
-    char text[NI_MAXHOST];
-    if (getnameinfo(entry->ai_addr, entry->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST) != 0) continue;
-    (entry->ai_family == AF_INET ? v4 : v6).emplace_back(text);
-  }
-  freeaddrinfo(list);
-  // `localhost` and many names have an IPv6 address that nothing listens on.
-  return v4.empty() ? v6 : v4;
+bool IsLiteral(const std::string& host) {
+  sockaddr_storage address;
+  socklen_t length;
+  return ParseLiteral(host, 0, &address, &length);
 }
 
 bool HasTags(const v1::Instance& instance, const std::vector<std::string>& tags) {
@@ -125,12 +121,7 @@ struct KeptBreaker {
 
 struct KeptLimiter {
   RateLimitPolicy policy;
-  std::shared_ptr<SlidingWindowLimiter> limiter;
-};
-
-struct Host {
-  std::vector<std::string> addresses;  // the last good ones, sorted
-  std::optional<TimePoint> asked;
+  std::shared_ptr<RateLimiter> limiter;
 };
 
 // The newest BoundService of one name, and what it was made of.
@@ -138,20 +129,116 @@ struct KeptService {
   std::vector<Candidate> candidates;
   bool names_hosts = false;  // then the same candidates may be other endpoints
   BalancePolicy balance;
-  std::vector<uint32_t> weights;  // of bound->endpoints
+  std::string session_key;
+  std::shared_ptr<const HealthCheckPolicy> health_check;
+  std::shared_ptr<const OutlierPolicy> outlier;
+  std::shared_ptr<OutlierEjector> ejector;
+  std::shared_ptr<EndpointGroup> group = std::make_shared<EndpointGroup>();
   std::shared_ptr<const BoundService> bound;
 };
 
+Balance BalanceOf(v1::LoadBalancer::Policy policy) {
+  switch (policy) {
+    case v1::LoadBalancer::RANDOM:
+      return Balance::kRandom;
+    case v1::LoadBalancer::WEIGHTED:
+      return Balance::kWeighted;
+    case v1::LoadBalancer::LEAST_REQUEST:
+      return Balance::kLeastRequest;
+    case v1::LoadBalancer::PEAK_EWMA:
+      return Balance::kPeakEwma;
+    case v1::LoadBalancer::RING_HASH:
+      return Balance::kRingHash;
+    case v1::LoadBalancer::MAGLEV:
+      return Balance::kMaglev;
+    default:
+      return Balance::kRoundRobin;
+  }
+}
+
+EndpointBalancer::Options OptionsOf(const BalancePolicy& policy) {
+  EndpointBalancer::Options options;
+  options.balance = BalanceOf(policy.policy);
+  options.panic_percent = policy.panic_percent;
+  options.slow_start = policy.slow_start;
+  options.load_bound_percent = policy.hash_balance_percent;
+  options.prefer_local = policy.prefer_zone;
+  options.zone_min_percent = policy.zone_min_percent;
+  return options;
+}
+
+OutlierEjector::Options OptionsOf(const OutlierPolicy& policy) {
+  OutlierEjector::Options options;
+  options.consecutive_failures = policy.consecutive_failures;
+  options.consecutive_gateway_failures = policy.consecutive_gateway_failures;
+  options.stdev_factor = policy.by_success_rate ? policy.deviations : 0;
+  options.hosts_min = policy.min_endpoints;
+  options.volume_min = policy.min_requests;
+  options.interval = policy.interval;
+  options.base_time = policy.base_time;
+  options.max_time = policy.max_time;
+  options.max_percent = policy.max_percent;
+  return options;
+}
+
+std::string ReasonOf(const OutlierEjector::Row& row, TimePoint now) {
+  const auto left = std::max<int64_t>(0, std::chrono::ceil<std::chrono::seconds>(row.until - now).count());
+  std::string text;
+  switch (row.cause) {
+    case OutlierEjector::Cause::kFailures:
+      text = Concat("ejected: ", row.count, " failures in a row");
+      break;
+    case OutlierEjector::Cause::kGatewayFailures:
+      text = Concat("ejected: ", row.count, " gateway failures in a row");
+      break;
+    case OutlierEjector::Cause::kSuccessRate:
+      text = Concat("ejected: ", row.count, "% of its requests succeeded, far below the others");
+      break;
+  }
+  return Concat(text, ", ", left, "s left");
+}
+
+std::string RandomKey() {
+  std::string key(32, '\0');
+  // Never short for so few bytes, and fails on no kernel that this runs on (getrandom(2)).
+  if (getrandom(key.data(), key.size(), 0) != static_cast<ssize_t>(key.size())) {
+    throw std::system_error(errno, std::generic_category(), "getrandom");
+  }
+  return key;
+}
+
+template <typename T>
+bool SameValue(const std::shared_ptr<const T>& a, const std::shared_ptr<const T>& b) {
+  return a == b || (a != nullptr && b != nullptr && *a == *b);
+}
+
 }  // namespace
+
+LimitAlgorithm AlgorithmOf(v1::RateLimit::Algorithm algorithm) {
+  switch (algorithm) {
+    case v1::RateLimit::TOKEN_BUCKET:
+      return LimitAlgorithm::kTokenBucket;
+    case v1::RateLimit::FIXED_WINDOW:
+      return LimitAlgorithm::kFixedWindow;
+    default:
+      return LimitAlgorithm::kSlidingWindow;
+  }
+}
 
 std::string KeyOfSet(std::string_view datacenter, std::string_view service) {
   return Concatenate({datacenter, "/", service});
 }
 
 struct RuntimeState::Impl {
-  MetricsRegistry* metrics;
-  Resolver resolver;
-  std::function<TimePoint()> clock;
+  Impl(MetricsRegistry* metrics, Options options)
+      : metrics(metrics),
+        options(std::move(options)),
+        wall_offset(std::chrono::system_clock::now().time_since_epoch() - this->options.clock().time_since_epoch()),
+        resolver({}) {}
+
+  MetricsRegistry* const metrics;
+  const Options options;
+  const std::chrono::nanoseconds wall_offset;  // of the wall clock against `clock`, when this was made
 
   uint64_t generation = 0;
   uint64_t next_endpoint_id = 1;
@@ -160,31 +247,43 @@ struct RuntimeState::Impl {
   KeptMap<KeptBreaker> breakers;  // by the runtime's name; of a "consul:" one, with the breaker's own name
   KeptMap<KeptLimiter> limiters;  // by the RateLimit's name
   KeptMap<KeptService> services;  // by the runtime's name; of a "consul:" one, with the route's name
-  KeptMap<Host> hosts;
   KeptMap<std::shared_ptr<AuthRuntime>> auths;      // by the Auth's name
   KeptMap<std::shared_ptr<KeySource>> inline_keys;  // by the digest of the set's text
-  std::unique_ptr<KeyFetcher> fetcher;
+  std::unique_ptr<KeyFetcher> fetcher = std::make_unique<KeyFetcher>(KeyFetcher::Options());
+  TimePoint host_deadline{};    // of this bind
+  bool health_changed = false;  // in this bind: other endpoints to check, or other checks
+  const std::string own_key = RandomKey();
+  std::string session_key;  // of this bind
   std::shared_ptr<const ServingState> previous;
   std::vector<Candidate> candidates;  // of the service at hand; kept for its memory
-  TimePoint::duration resolving{};    // in this bind
-  size_t hosts_refused = 0;           // in this bind
 
   struct Rows {
     std::vector<std::pair<std::string, std::shared_ptr<CircuitBreaker>>> breakers;  // sorted by service
-    std::vector<std::pair<std::string, std::shared_ptr<SlidingWindowLimiter>>> limiters;
     std::vector<std::shared_ptr<const AuthRuntime>> auths;
+    std::vector<std::pair<std::string, std::shared_ptr<RateLimiter>>> limiters;
+    std::vector<std::pair<std::string, std::shared_ptr<Bulkhead>>> bulkheads;
+    std::vector<std::pair<std::string, std::shared_ptr<OutlierEjector>>> ejectors;           // by the service's name
+    std::vector<std::pair<std::string, std::shared_ptr<const EndpointBalancer>>> balancers;  // of services with either
   };
   mutable absl::Mutex mutex;
   Rows rows ABSL_GUARDED_BY(mutex);
 
+  // Last: their threads end before what they call goes.
+  HostResolver resolver;
+  std::unique_ptr<HealthChecker> checker ABSL_GUARDED_BY(mutex);  // made with the first service that needs one
+
   std::shared_ptr<ServiceRuntime> FindRuntime(const std::string& key, std::string_view name);
   std::shared_ptr<CircuitBreaker> FindBreaker(std::string_view key, std::string_view service,
                                               const BreakerPolicy& policy);
-  std::shared_ptr<SlidingWindowLimiter> FindLimiter(const RateLimitPolicy& policy);
+  std::shared_ptr<RateLimiter> FindLimiter(const RateLimitPolicy& policy);
   std::shared_ptr<Endpoint> FindEndpoint(const sockaddr_storage& address, socklen_t length);
-  const std::vector<std::string>& FindAddresses(const std::string& host);
+  std::shared_ptr<const std::vector<std::string>> FindAddresses(const std::string& host);
+  void NameHosts(const Snapshot& policy, const EndpointTable& table);
   void CollectCandidates(const ServicePolicy& policy, const v1::EndpointSet* set);
   void FindEndpoints(KeptService& kept, BoundService* bound);
+  void BindHealth(KeptService& kept, BoundService* bound);
+  void FollowHealth();
+  void Tick(TimePoint now);
   std::shared_ptr<const BoundService> BindService(const std::string& key, const ServicePolicy& policy,
                                                   std::shared_ptr<ServiceRuntime> runtime,
                                                   std::shared_ptr<CircuitBreaker> breaker, Discovery discovery);
@@ -222,16 +321,20 @@ std::shared_ptr<CircuitBreaker> RuntimeState::Impl::FindBreaker(std::string_view
   return kept.breaker;
 }
 
-std::shared_ptr<SlidingWindowLimiter> RuntimeState::Impl::FindLimiter(const RateLimitPolicy& policy) {
+std::shared_ptr<RateLimiter> RuntimeState::Impl::FindLimiter(const RateLimitPolicy& policy) {
   Kept<KeptLimiter>& kept = limiters[policy.name];
   kept.generation = generation;
-  SlidingWindowLimiter::Options options;
+  RateLimiter::Options options;
   options.requests = policy.requests;
   options.window = policy.window;
+  options.burst = policy.burst;
+  options.wall_offset = wall_offset;
+  options.algorithm = AlgorithmOf(policy.algorithm);
   if (kept.value.limiter == nullptr) {
-    kept.value.limiter = std::make_shared<SlidingWindowLimiter>(options);
-  } else if (kept.value.policy.requests != policy.requests || kept.value.policy.window != policy.window) {
-    kept.value.limiter->Reconfigure(options, clock());
+    kept.value.limiter = std::make_shared<RateLimiter>(options);
+  } else if (kept.value.policy.requests != policy.requests || kept.value.policy.window != policy.window ||
+             kept.value.policy.burst != policy.burst || kept.value.policy.algorithm != policy.algorithm) {
+    kept.value.limiter->Reconfigure(options, this->options.clock());
   }
   kept.value.policy = policy;
   return kept.value.limiter;
@@ -250,67 +353,63 @@ std::shared_ptr<Endpoint> RuntimeState::Impl::FindEndpoint(const sockaddr_storag
   return endpoint;
 }
 
-// Of a host that is no literal.
-const std::vector<std::string>& RuntimeState::Impl::FindAddresses(const std::string& host) {
-  static const std::vector<std::string> none;
-  auto found = hosts.find(host);
-  if (found == hosts.end()) {
-    if (hosts.size() >= kHostsMax) {
-      ++hosts_refused;
-      return none;
+// Tells the resolver every host that is named, so that new ones are looked up at the same time.
+void RuntimeState::Impl::NameHosts(const Snapshot& policy, const EndpointTable& table) {
+  if (options.find_host) return;
+  absl::flat_hash_set<std::string> hosts;
+  for (const ServicePolicy& service : policy.services()) {
+    for (const StaticAddress& address : service.addresses) {
+      if (!IsLiteral(address.host)) hosts.insert(address.host);
     }
-    found = hosts.emplace(host, Kept<Host>()).first;
   }
-  Host& entry = found->second.value;
-  found->second.generation = generation;
-  const TimePoint begin = clock();
-  if ((entry.asked && begin - *entry.asked < kResolvePause) || resolving >= kResolveTimeMax) return entry.addresses;
-  absl::StatusOr<std::vector<std::string>> addresses = resolver(host);
-  entry.asked = clock();
-  resolving += *entry.asked - begin;
-  if (addresses.ok() && !addresses->empty()) {
-    // Sorted, since resolvers rotate their answers and a new order is no news.
-    std::sort(addresses->begin(), addresses->end());
-    if (addresses->size() > kHostAddressesMax) addresses->resize(kHostAddressesMax);
-    entry.addresses = *std::move(addresses);
-  } else {
-    spdlog::warn("host '{}' cannot be resolved ({}); {}", host,
-                 addresses.ok() ? "no address" : std::string(addresses.status().message()),
-                 entry.addresses.empty() ? "it has no endpoints" : "its last addresses stay");
+  for (const auto& [key, set] : table.sets) {
+    for (const v1::Instance& instance : set.instances()) {
+      if (!instance.address().empty() && !IsLiteral(instance.address())) hosts.insert(instance.address());
+    }
   }
-  return entry.addresses;
+  host_deadline = std::chrono::steady_clock::now() + kHostWait;
+  if (!resolver.Name(hosts)) {
+    spdlog::warn("endpoints are left out: there are more than {} host names", HostTable::kHostsMax);
+  }
+}
+
+// Of a host that is no literal.
+std::shared_ptr<const std::vector<std::string>> RuntimeState::Impl::FindAddresses(const std::string& host) {
+  return options.find_host ? options.find_host(host) : resolver.Find(host, host_deadline);
 }
 
 void RuntimeState::Impl::CollectCandidates(const ServicePolicy& policy, const v1::EndpointSet* set) {
   size_t count = 0;
   // Assigned in place, so that a bind without news allocates nothing for them.
-  const auto add = [&](const std::string& host, uint16_t port, uint32_t weight) {
+  const auto add = [&](const std::string& host, uint16_t port, uint32_t weight, const std::string& zone) {
     if (count == candidates.size()) candidates.emplace_back();
     Candidate& candidate = candidates[count++];
     candidate.host = host;
     candidate.port = port;
     candidate.weight = weight;
+    candidate.local = !zone.empty() && zone == options.zone;
   };
   if (!policy.from_consul) {
     for (const StaticAddress& address : policy.addresses) {
-      if (address.weight > 0) add(address.host, address.port, address.weight);
+      if (address.weight > 0) add(address.host, address.port, address.weight, address.zone);
     }
   } else if (set != nullptr) {
     for (const v1::Instance& instance : set->instances()) {
       if (Serves(instance, policy.tags)) {
-        add(instance.address(), static_cast<uint16_t>(instance.port()), instance.weight());
+        add(instance.address(), static_cast<uint16_t>(instance.port()), instance.weight(), instance.zone());
       }
     }
   }
   candidates.resize(count);
 }
 
-// Fills in `bound` the endpoints and the balancer of `candidates`; keeps those of kept.bound that are the same.
+// Fills in `bound` the endpoints and the balancer of `candidates`; keeps those of kept.bound that are the same, and
+// what is remembered of each endpoint.
 void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
-  std::vector<uint32_t> weights;
+  std::vector<EndpointBalancer::Member> members;
   absl::flat_hash_map<const Endpoint*, size_t> seen;
   bool names_hosts = false;
-  const auto add = [&](const std::string& host, uint16_t port, uint32_t weight) {
+  const auto add = [&](const std::string& host, uint16_t port, const Candidate& candidate) {
     sockaddr_storage address;
     socklen_t length;
     if (!ParseLiteral(host, port, &address, &length)) return false;
@@ -318,28 +417,129 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
     // Named twice: one endpoint with both weights, else a retry elsewhere could come back to it.
     const auto [at, added] = seen.emplace(endpoint.get(), bound->endpoints.size());
     if (added) {
+      EndpointBalancer::Member member;
+      member.weight = candidate.weight;
+      member.identity = StableHash(endpoint->name);
+      member.local = candidate.local;
+      members.push_back(std::move(member));
       bound->endpoints.push_back(std::move(endpoint));
-      weights.push_back(weight);
     } else {
-      weights[at->second] = static_cast<uint32_t>(std::min<uint64_t>(uint64_t{weights[at->second]} + weight, ~0u));
+      uint32_t& weight = members[at->second].weight;
+      weight = static_cast<uint32_t>(std::min<uint64_t>(uint64_t{weight} + candidate.weight, ~0u));
     }
     return true;
   };
   for (const Candidate& candidate : candidates) {
-    if (add(candidate.host, candidate.port, candidate.weight)) continue;
+    if (add(candidate.host, candidate.port, candidate)) continue;
     names_hosts = true;
-    for (const std::string& address : FindAddresses(candidate.host)) add(address, candidate.port, candidate.weight);
+    const auto addresses = FindAddresses(candidate.host);
+    if (addresses == nullptr) continue;
+    for (const std::string& address : *addresses) add(address, candidate.port, candidate);
+  }
+  absl::flat_hash_map<const Endpoint*, std::shared_ptr<EndpointState>> known;
+  const EndpointBalancer* before = kept.bound != nullptr ? kept.bound->balancer.get() : nullptr;
+  if (before != nullptr) {
+    known.reserve(before->members().size());
+    for (size_t i = 0; i < before->members().size(); ++i) {
+      known.emplace(kept.bound->endpoints[i].get(), before->members()[i].state);
+    }
+  }
+  // Those that a service begins with are no newcomers among others.
+  const int64_t since =
+      before == nullptr
+          ? EndpointState::kAlways
+          : std::chrono::duration_cast<std::chrono::nanoseconds>(options.clock().time_since_epoch()).count();
+  for (size_t i = 0; i < members.size(); ++i) {
+    const auto found = known.find(bound->endpoints[i].get());
+    members[i].state = found != known.end() ? found->second : std::make_shared<EndpointState>(kept.group, since);
   }
   if (!bound->endpoints.empty()) {
-    const bool same = kept.bound != nullptr && kept.bound->balancer != nullptr &&
-                      kept.balance == bound->policy->balance && kept.weights == weights;
-    bound->balancer =
-        same ? kept.bound->balancer : std::make_shared<const Balancer>(bound->policy->balance.policy, weights);
+    const bool same = before != nullptr && kept.balance == bound->policy->balance && before->members() == members;
+    bound->balancer = same ? kept.bound->balancer
+                           : std::make_shared<const EndpointBalancer>(OptionsOf(bound->policy->balance), kept.group,
+                                                                      std::move(members));
+  }
+  if (!bound->policy->balance.session_cookie.empty()) {
+    auto sessions = std::make_shared<SessionTable>();
+    const KeyedDigest digest(session_key);
+    for (const std::shared_ptr<Endpoint>& endpoint : bound->endpoints) {
+      std::string value = Hex(digest.Of({bound->policy->balance.session_cookie, endpoint->name})).substr(0, 32);
+      sessions->indices.emplace(value, static_cast<uint32_t>(sessions->values.size()));
+      sessions->values.push_back(std::move(value));
+    }
+    bound->sessions = std::move(sessions);
   }
   kept.candidates = candidates;
   kept.names_hosts = names_hosts;
   kept.balance = bound->policy->balance;
-  kept.weights = std::move(weights);
+  kept.session_key = session_key;
+}
+
+// What watches the endpoints, as policy asks for it now.
+void RuntimeState::Impl::BindHealth(KeptService& kept, BoundService* bound) {
+  const bool same_balancer = kept.bound != nullptr && kept.bound->balancer == bound->balancer;
+  if (!SameValue(kept.health_check, bound->policy->health_check) ||
+      (!same_balancer && (kept.health_check != nullptr || bound->policy->health_check != nullptr))) {
+    health_changed = true;
+  }
+  kept.health_check = bound->policy->health_check;
+  const std::shared_ptr<const OutlierPolicy>& outlier = bound->policy->outlier;
+  if (outlier == nullptr) {
+    if (kept.ejector != nullptr) kept.ejector->ReleaseAll(options.clock());
+    kept.ejector = nullptr;
+  } else if (kept.ejector == nullptr) {
+    kept.ejector = std::make_shared<OutlierEjector>(OptionsOf(*outlier));
+    health_changed = true;
+  } else if (!SameValue(kept.outlier, outlier)) {
+    kept.ejector->Reconfigure(OptionsOf(*outlier));
+  }
+  const bool fresh = kept.outlier == nullptr && outlier != nullptr;
+  kept.outlier = outlier;
+  if (kept.ejector != nullptr && (fresh || !same_balancer)) {
+    std::vector<OutlierEjector::Member> members;
+    members.reserve(bound->endpoints.size());
+    for (size_t i = 0; i < bound->endpoints.size(); ++i) {
+      members.push_back({bound->endpoints[i]->name, bound->balancer->members()[i].state});
+    }
+    kept.ejector->SetMembers(members);
+  }
+  bound->ejector = kept.ejector;
+}
+
+// Tells the health checker whom to check, where that has changed.
+void RuntimeState::Impl::FollowHealth() {
+  if (!std::exchange(health_changed, false)) return;
+  HealthTargets targets;
+  bool any_ejector = false;
+  for (const auto& [key, kept] : services) {
+    const KeptService& service = kept.value;
+    any_ejector = any_ejector || service.ejector != nullptr;
+    if (service.health_check == nullptr) continue;
+    for (size_t i = 0; i < service.bound->endpoints.size(); ++i) {
+      const Endpoint& endpoint = *service.bound->endpoints[i];
+      targets.push_back({service.bound->runtime->name, endpoint.name, endpoint.address, endpoint.address_length,
+                         service.bound->balancer->members()[i].state, service.health_check});
+    }
+  }
+  HealthChecker* follower = nullptr;
+  {
+    absl::MutexLock lock(&mutex);
+    if (checker == nullptr && (any_ejector || !targets.empty())) {
+      checker = std::make_unique<HealthChecker>([this](TimePoint now) { Tick(now); });
+    }
+    follower = checker.get();
+  }
+  if (follower != nullptr) follower->Follow(std::move(targets));
+}
+
+// On the health checker's thread.
+void RuntimeState::Impl::Tick(TimePoint now) {
+  std::vector<std::pair<std::string, std::shared_ptr<OutlierEjector>>> ejectors;
+  {
+    absl::MutexLock lock(&mutex);
+    ejectors = rows.ejectors;
+  }
+  for (const auto& [service, ejector] : ejectors) (void)ejector->Tick(now);
 }
 
 // Of `candidates`. Requires: CollectCandidates was called for this service.
@@ -352,9 +552,11 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindService(const std::s
   KeptService& kept = entry.value;
   auto bound = std::make_shared<BoundService>();
   bound->policy = &policy;
-  if (kept.bound != nullptr && !kept.names_hosts && kept.balance == policy.balance && kept.candidates == candidates) {
+  if (kept.bound != nullptr && !kept.names_hosts && kept.balance == policy.balance && kept.session_key == session_key &&
+      kept.candidates == candidates) {
     bound->endpoints = kept.bound->endpoints;
     bound->balancer = kept.bound->balancer;
+    bound->sessions = kept.bound->sessions;
   } else {
     FindEndpoints(kept, bound.get());
   }
@@ -373,10 +575,11 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindService(const std::s
     bound->bulkhead = bulkhead;
   }
   bound->discovery = discovery;
+  BindHealth(kept, bound.get());
   const bool same = kept.bound != nullptr && kept.bound->policy == bound->policy &&
-                    kept.bound->runtime == bound->runtime && kept.bound->breaker == bound->breaker &&
-                    kept.bound->discovery == discovery && kept.bound->balancer == bound->balancer &&
-                    kept.bound->endpoints == bound->endpoints;
+                    kept.bound->ejector == bound->ejector && kept.bound->runtime == bound->runtime &&
+                    kept.bound->breaker == bound->breaker && kept.bound->discovery == discovery &&
+                    kept.bound->balancer == bound->balancer && kept.bound->endpoints == bound->endpoints;
   if (!same) kept.bound = std::move(bound);
   return kept.bound;
 }
@@ -498,30 +701,36 @@ void RuntimeState::Impl::PublishRows() {
   std::sort(fresh.auths.begin(), fresh.auths.end(), [](const auto& a, const auto& b) { return a->name() < b->name(); });
   for (const auto& [key, kept] : breakers) fresh.breakers.emplace_back(kept.value.service, kept.value.breaker);
   for (const auto& [name, kept] : limiters) fresh.limiters.emplace_back(name, kept.value.limiter);
+  for (const auto& [key, kept] : runtimes) {
+    if (kept.value->bulkhead != nullptr) fresh.bulkheads.emplace_back(kept.value->name, kept.value->bulkhead);
+  }
+  for (const auto& [key, kept] : services) {
+    const KeptService& service = kept.value;
+    const std::string& name = service.bound->runtime->name;
+    if (service.ejector != nullptr) fresh.ejectors.emplace_back(name, service.ejector);
+    if (service.bound->balancer != nullptr && (service.ejector != nullptr || service.health_check != nullptr)) {
+      fresh.balancers.emplace_back(name, service.bound->balancer);
+    }
+  }
   const auto by_name = [](const auto& a, const auto& b) { return a.first < b.first; };
   std::sort(fresh.breakers.begin(), fresh.breakers.end(), by_name);
   std::sort(fresh.limiters.begin(), fresh.limiters.end(), by_name);
+  std::sort(fresh.bulkheads.begin(), fresh.bulkheads.end(), by_name);
   absl::MutexLock lock(&mutex);
   std::swap(rows, fresh);
 }
 
-RuntimeState::RuntimeState(MetricsRegistry* metrics, Resolver resolver, std::function<TimePoint()> clock,
-                           KeyFetcher::Options keys)
-    : impl_(std::make_unique<Impl>()) {
-  impl_->fetcher = std::make_unique<KeyFetcher>(std::move(keys));
-  impl_->clock = std::move(clock);
-  impl_->metrics = metrics;
-  impl_->resolver = resolver ? std::move(resolver) : Resolver(ResolveHost);
-}
+RuntimeState::RuntimeState(MetricsRegistry* metrics, Options options)
+    : impl_(std::make_unique<Impl>(metrics, std::move(options))) {}
 
 RuntimeState::~RuntimeState() = default;
+
+void RuntimeState::OnHostsChanged(std::function<void()> call) { impl_->resolver.set_on_change(std::move(call)); }
 
 std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Snapshot> snapshot,
                                                        const EndpointTable& table, bool has_policy) {
   Impl& impl = *impl_;
   ++impl.generation;
-  impl.resolving = {};
-  impl.hosts_refused = 0;
   auto state = std::make_shared<ServingState>();
   state->snapshot = snapshot != nullptr ? std::move(snapshot) : CompileSnapshot({}, CompileOptions()).snapshot;
   state->generation = impl.generation;
@@ -529,6 +738,9 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   state->has_policy = has_policy;
   state->catalog_known = table.catalog_known;
   const Snapshot& policy = *state->snapshot;
+  // The epoch is known to the data planes of one control plane, and to no client. Alone there is nobody to agree with.
+  impl.session_key = policy.epoch().empty() ? impl.own_key : policy.epoch();
+  impl.NameHosts(policy, table);
 
   state->services.reserve(policy.services().size());
   for (const ServicePolicy& service : policy.services()) state->services.push_back(impl.BindNamed(service, table));
@@ -546,6 +758,13 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
     BoundRoute& bound = state->routes[route->index];
     bound.policy = route.get();
     if (route->auth != nullptr) bound.auth = auths.at(route->auth.get());
+    const auto asks_redis = [&policy](const std::vector<uint32_t>& limits) {
+      return std::any_of(limits.begin(), limits.end(), [&policy](uint32_t limit) {
+        return policy.rate_limits()[limit].scope == v1::RateLimit::REDIS;
+      });
+    };
+    bound.limits_ask_redis = asks_redis(route->rate_limits);
+    bound.identity_limits_ask_redis = asks_redis(route->identity_limits);
     if (route->consul_service != nullptr) {
       impl.BindDynamic(*route, table, &bound);
     } else if (same_snapshot) {
@@ -559,6 +778,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
 
   for (const RateLimitPolicy& limit : policy.rate_limits()) {
     state->limits.push_back({&limit, impl.FindLimiter(limit)});
+    state->asks_redis = state->asks_redis || limit.scope == v1::RateLimit::REDIS;
   }
 
   absl::erase_if(impl.endpoints, [&](const auto& entry) {
@@ -567,14 +787,13 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   DropOlder(impl.runtimes, impl.generation);
   DropOlder(impl.breakers, impl.generation);
   DropOlder(impl.limiters, impl.generation);
+  const size_t services_before = impl.services.size();
   DropOlder(impl.services, impl.generation);
-  DropOlder(impl.hosts, impl.generation);
   DropOlder(impl.auths, impl.generation);
   DropOlder(impl.inline_keys, impl.generation);
-  if (impl.hosts_refused > 0) {
-    spdlog::warn("{} endpoints are left out: there are more than {} host names", impl.hosts_refused, kHostsMax);
-  }
+  if (impl.services.size() != services_before) impl.health_changed = true;
   impl.PublishRows();
+  impl.FollowHealth();
   impl.previous = state;
   return state;
 }
@@ -601,6 +820,13 @@ std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) cons
   return result;
 }
 
+std::vector<RuntimeState::BulkheadRow> RuntimeState::Bulkheads() const {
+  std::vector<BulkheadRow> result;
+  absl::MutexLock lock(&impl_->mutex);
+  for (const auto& [service, bulkhead] : impl_->rows.bulkheads) result.push_back({service, bulkhead->view()});
+  return result;
+}
+
 std::vector<RuntimeState::LimitRow> RuntimeState::Limits() const {
   std::vector<LimitRow> result;
   absl::MutexLock lock(&impl_->mutex);
@@ -614,5 +840,58 @@ std::vector<std::shared_ptr<const AuthRuntime>> RuntimeState::Auths() const {
 }
 
 KeyFetcher& RuntimeState::keys() const { return *impl_->fetcher; }
+
+std::vector<RuntimeState::ExclusionRow> RuntimeState::Exclusions(TimePoint now) const {
+  std::vector<ExclusionRow> result;
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    for (const auto& [service, ejector] : impl_->rows.ejectors) {
+      for (const OutlierEjector::Row& row : ejector->Ejected()) {
+        result.push_back({service, row.endpoint, Exclusion::kEjected, ReasonOf(row, now)});
+      }
+    }
+    if (impl_->checker != nullptr) {
+      for (HealthChecker::Row& row : impl_->checker->Unhealthy()) {
+        result.push_back({std::move(row.service), std::move(row.endpoint), Exclusion::kUnhealthy,
+                          Concat("active check failed: ", row.failure)});
+      }
+    }
+  }
+  std::sort(result.begin(), result.end(), [](const ExclusionRow& a, const ExclusionRow& b) {
+    return std::tie(a.service, a.endpoint, a.by, a.reason) < std::tie(b.service, b.endpoint, b.by, b.reason);
+  });
+  return result;
+}
+
+std::vector<RuntimeState::HealthRow> RuntimeState::Health() const {
+  // Services of Consul may be reached by several routes with settings of their own: one row for all.
+  std::map<std::string, HealthRow> by_service;
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    for (const auto& [service, balancer] : impl_->rows.balancers) {
+      HealthRow& row = by_service[service];
+      row.panicking = row.panicking || balancer->panicking();
+    }
+    for (const auto& [service, ejector] : impl_->rows.ejectors) {
+      HealthRow& row = by_service[service];
+      row.ejected += ejector->Ejected().size();
+      row.ejections += ejector->ejections();
+    }
+    if (impl_->checker != nullptr) {
+      for (const HealthChecker::Row& each : impl_->checker->Unhealthy()) ++by_service[each.service].unhealthy;
+      for (const HealthChecker::Count& each : impl_->checker->Counts()) {
+        by_service[each.service].checks_passed += each.passed;
+        by_service[each.service].checks_failed += each.failed;
+      }
+    }
+  }
+  std::vector<HealthRow> result;
+  result.reserve(by_service.size());
+  for (auto& [service, row] : by_service) {
+    row.service = service;
+    result.push_back(std::move(row));
+  }
+  return result;
+}
 
 }  // namespace gateway::dataplane

@@ -25,9 +25,10 @@
 #include "common/snapshot.h"
 #include "dataplane/auth.h"
 #include "dataplane/metrics.h"
-#include "dataplane/policy/balancer.h"
 #include "dataplane/policy/bulkhead.h"
 #include "dataplane/policy/circuit_breaker.h"
+#include "dataplane/policy/endpoint_balancer.h"
+#include "dataplane/policy/outlier_ejector.h"
 #include "dataplane/policy/rate_limiter.h"
 #include "dataplane/policy/retry_budget.h"
 #include "gateway/v1/config_stream.pb.h"
@@ -63,6 +64,21 @@ enum class Discovery : uint8_t {
   kUnavailable,     // never read: 503 discovery_unavailable
 };
 
+// Debian's Abseil has a string_view of its own, so its maps do not look up std::string_view by themselves.
+struct StringHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view text) const {
+    return absl::Hash<absl::string_view>()(absl::string_view(text.data(), text.size()));
+  }
+};
+
+// What a session's cookie names an endpoint by: a digest under a key of the fleet's, so that a session holds at every
+// data plane of a control plane and after a restart, and the cookie tells nobody an address.
+struct SessionTable {
+  std::vector<std::string> values;                                                  // by index into the endpoints
+  absl::flat_hash_map<std::string, uint32_t, StringHash, std::equal_to<>> indices;  // by value
+};
+
 // A service ready for requests. Where nothing about it changed, successive states share it.
 struct BoundService {
   const ServicePolicy* policy = nullptr;  // in the snapshot
@@ -71,15 +87,10 @@ struct BoundService {
   std::shared_ptr<Bulkhead> bulkhead;       // null: none; the same
   Discovery discovery = Discovery::kKnown;
   std::vector<std::shared_ptr<Endpoint>> endpoints;  // the serving ones
-  std::shared_ptr<const Balancer> balancer;          // over `endpoints`; null where there are none
-};
-
-// Debian's Abseil has a string_view of its own, so its maps do not look up std::string_view by themselves.
-struct StringHash {
-  using is_transparent = void;
-  size_t operator()(std::string_view text) const {
-    return absl::Hash<absl::string_view>()(absl::string_view(text.data(), text.size()));
-  }
+  // Over `endpoints`, with what this service remembers of each; null where there are none.
+  std::shared_ptr<const EndpointBalancer> balancer;
+  std::shared_ptr<OutlierEjector> ejector;       // null: none
+  std::shared_ptr<const SessionTable> sessions;  // null: no session cookie
 };
 
 struct BoundRoute {
@@ -89,6 +100,9 @@ struct BoundRoute {
   std::vector<uint32_t> series;
   // With consul_service: of requests that name none of `dynamic`, {service="unknown", path=this route's pattern}.
   uint32_t unknown_series = MetricsRegistry::kNoRouteSeries;
+  // Whether one of its limits is counted in Redis, of those before authentication and of those behind it.
+  bool limits_ask_redis = false;
+  bool identity_limits_ask_redis = false;
   // With consul_service: by the name in Consul. Holds what Consul lists and the route allows.
   struct Dynamic {
     std::shared_ptr<const BoundService> service;
@@ -97,9 +111,13 @@ struct BoundRoute {
   absl::flat_hash_map<std::string, Dynamic, StringHash, std::equal_to<>> dynamic;
 };
 
+LimitAlgorithm AlgorithmOf(v1::RateLimit::Algorithm algorithm);
+
 struct BoundLimit {
   const RateLimitPolicy* policy = nullptr;
-  std::shared_ptr<SlidingWindowLimiter> limiter;
+  // Counts for this data plane: always with scope data_plane; with another while that scope is not to be had
+  // (last_share). Its statistics are those of the limit, whoever decides.
+  std::shared_ptr<RateLimiter> limiter;
 };
 
 struct ServingState {
@@ -113,6 +131,7 @@ struct ServingState {
   std::vector<BoundLimit> limits;                             // by Snapshot::rate_limits() index
   std::vector<std::shared_ptr<const BoundAuth>> auths;        // by Snapshot::auths() index
   IdentityFields identity_fields;
+  bool asks_redis = false;  // one of them is counted in Redis
 };
 
 // Everything that Consul said, as the data plane has it.
@@ -125,25 +144,28 @@ struct EndpointTable {
 // "datacenter/service"; the agent's own datacenter is "".
 std::string KeyOfSet(std::string_view datacenter, std::string_view service);
 
-// Owns what survives a swap. Lives on the configuration thread (Bind); what it hands out is shared.
+// Owns what survives a swap, and the threads that look after endpoints: one that checks them actively, one that looks
+// up host names; each begins with the first one that there is. Lives on the configuration thread (Bind); what it hands
+// out is shared.
 class RuntimeState {
  public:
-  // Gives the IP literals of a host that is none itself; called by Bind, may block. For tests replaceable (default:
-  // getaddrinfo; of a host that has both, the IPv4 addresses). Empty address list: failed.
-  using Resolver = std::function<absl::StatusOr<std::vector<std::string>>(const std::string& host)>;
+  // How long a Bind waits, in all, for the first answers on hosts that were never asked for: with them it is whole at
+  // once. All others are looked up in the background.
+  static constexpr std::chrono::milliseconds kHostWait{500};
 
-  // Bounds on host names. A host is asked for by a Bind, but not sooner after the last time than kResolvePause; when
-  // that fails, its last good addresses stay. Past kResolveTimeMax a Bind asks for no further hosts.
-  static constexpr size_t kHostsMax = 10'000;
-  static constexpr size_t kHostAddressesMax = 64;
-  static constexpr std::chrono::seconds kResolvePause{3};
-  static constexpr std::chrono::seconds kResolveTimeMax{10};
-
-  // `clock` is replaceable for tests, too.
-  explicit RuntimeState(MetricsRegistry* metrics, Resolver resolver = nullptr,
-                        std::function<TimePoint()> clock = std::chrono::steady_clock::now,
-                        KeyFetcher::Options keys = {});
+  struct Options {
+    std::string zone = {};  // this data plane's own
+    std::function<TimePoint()> clock = std::chrono::steady_clock::now;
+    // For tests, in place of the look-ups: the addresses of a host, or null.
+    std::function<std::shared_ptr<const std::vector<std::string>>(const std::string& host)> find_host = {};
+  };
+  RuntimeState(MetricsRegistry* metrics, Options options);
+  explicit RuntimeState(MetricsRegistry* metrics) : RuntimeState(metrics, Options()) {}
   ~RuntimeState();
+
+  // Called (on a thread of the state's own) when hosts have other addresses than the last Bind found: it is time for
+  // another one.
+  void OnHostsChanged(std::function<void()> call);
 
   // A new state of `snapshot` and `table`. Runtimes, breakers, limiters and endpoints with the names that they had are
   // the ones that they were; those that nothing names any more are dropped (their in-flight users keep them).
@@ -160,13 +182,37 @@ class RuntimeState {
   std::vector<BreakerRow> Breakers(TimePoint now) const;
   struct LimitRow {
     std::string name;
-    SlidingWindowLimiter::Stats stats;
+    RateLimiter::Stats stats;
   };
   std::vector<LimitRow> Limits() const;
   std::vector<std::shared_ptr<const AuthRuntime>> Auths() const;  // sorted by name
 
   // Keys of issuers. Thread-safe. Stop it before the workers that wait for it are destroyed.
   KeyFetcher& keys() const;
+  struct BulkheadRow {
+    std::string service;
+    Bulkhead::View view;
+  };
+  std::vector<BulkheadRow> Bulkheads() const;
+
+  // The endpoints that get no requests though their service has them, and why: "active check failed: connection
+  // refused", "ejected: 5 failures in a row, 28s left". By service and endpoint. Thread-safe.
+  struct ExclusionRow {
+    std::string service;
+    std::string endpoint;
+    Exclusion by = Exclusion::kUnhealthy;
+    std::string reason;
+  };
+  std::vector<ExclusionRow> Exclusions(TimePoint now) const;
+  // One row for each service that has checks or ejection. Thread-safe.
+  struct HealthRow {
+    std::string service;
+    size_t unhealthy = 0, ejected = 0;  // endpoints
+    uint64_t ejections = 0;
+    uint64_t checks_passed = 0, checks_failed = 0;
+    bool panicking = false;  // too few are usable: exclusions are ignored
+  };
+  std::vector<HealthRow> Health() const;
 
  private:
   struct Impl;

@@ -36,6 +36,9 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
       metrics_(metrics),
       log_(log),
       pool_(&loop_, metrics),
+      redis_(shared.redis_directory == nullptr
+                 ? nullptr
+                 : std::make_unique<RedisStore>(&loop_, shared.redis, shared.redis_directory)),
       id_prefix_(absl::Uniform<uint64_t>(random_)),
       id_counter_(absl::Uniform<uint64_t>(random_)),
       state_(new LocalState{std::move(state), 1}),
@@ -91,6 +94,7 @@ void Worker::Stop() {
 void Worker::Install(std::shared_ptr<const ServingState> state, std::function<void()> done) {
   loop_.Post([this, state = std::move(state), done = std::move(done)]() mutable {
     pool_.CloseUnbound(state->generation);
+    if (state->asks_redis && redis_ != nullptr) redis_->Prepare();
     LocalState* const old = std::exchange(state_, new LocalState{std::move(state), 1});
     if (--old->references == 0) delete old;
     done();

@@ -18,6 +18,7 @@
 #include "dataplane/event_loop.h"
 #include "dataplane/listener.h"
 #include "dataplane/metrics.h"
+#include "dataplane/redis_store.h"
 #include "dataplane/server_options.h"
 #include "dataplane/serving_state.h"
 #include "dataplane/upstream_pool.h"
@@ -57,6 +58,9 @@ class Worker {
     std::function<std::string()> metrics_page;
     // Needed where a route asks who calls; else may be null.
     Authentication* authentication = nullptr;
+    // For limits of scope redis; a null directory: there is no Redis, their on_unavailable holds.
+    RedisStore::Options redis = {};
+    RedisDirectory* redis_directory = nullptr;
   };
 
   // Takes over `listeners`.
@@ -84,6 +88,7 @@ class Worker {
   const EventLoop& loop() const { return loop_; }
   BufferPool& buffers() { return buffers_; }
   UpstreamPool& pool() { return pool_; }
+  RedisStore* redis() { return redis_.get(); }  // null: there is none
   WorkerShard& metrics() { return *metrics_; }
   AccessLogBuffer* log() { return log_; }
   const ServerOptions& options() const { return *shared_.options; }
@@ -136,6 +141,7 @@ class Worker {
   WorkerShard* const metrics_;
   AccessLogBuffer* const log_;
   UpstreamPool pool_;
+  const std::unique_ptr<RedisStore> redis_;
   absl::InsecureBitGen random_;
   uint64_t id_prefix_;
   uint64_t id_counter_;

@@ -53,10 +53,10 @@ class CountsPage {
   AllocationCounts* counts_;
 };
 
-// A data plane of one worker with everything on that a request can meet: two limits, a breaker, a split over two
-// services of two endpoints each, details in answers, metrics, a JSON log to a file.
-// The windows are long: a limit remembers each key by up to 256 ticks of its window, and while a key is new, that
-// memory doubles now and then (2, 4, ... 256); then it is warm too.
+// A data plane of one worker with everything on that a request can meet: four limits (one of them a shadow that would
+// refuse), a breaker, a split over two services of two endpoints each, details in answers, metrics, a JSON log to a
+// file. The windows are long: a limit remembers the moments of a key's first requests one by one, and while a key is
+// new, that memory doubles now and then; after 64 of them it is warm too.
 class WarmPath : public ::testing::Test {
  protected:
   static constexpr int kWarmUp = 200;
@@ -79,8 +79,13 @@ class WarmPath : public ::testing::Test {
         "kind: CircuitBreaker\nname: guard\ntimeout: 10s\nmax_concurrent_requests: 100\n---\n"
         "kind: RateLimit\nname: by-client\nkey: [client_ip]\nlimit: { requests: 1000000, window: 1h }\n---\n"
         "kind: RateLimit\nname: by-path\nkey: [path]\nlimit: { requests: 1000000, window: 1h }\n---\n"
+        "kind: RateLimit\nname: by-route\nkey: [route, service, host]\nalgorithm: token_bucket\n"
+        "limit: { requests: 1000000, window: 1h, burst: 2000000 }\n---\n"
+        "kind: RateLimit\nname: by-header-tried\nkey: [\"header:User-Agent\"]\nalgorithm: fixed_window\nmode: shadow\n"
+        "limit: { requests: 1, window: 1h }\n---\n"
         "kind: RateLimit\nname: tight\nkey: [client_ip]\nlimit: { requests: 1, window: 1h }\n---\n"
-        "kind: Route\nname: svc\nmatch: { path: { prefix: /svc } }\nrate_limits: [by-client, by-path]\n"
+        "kind: Route\nname: svc\nmatch: { path: { prefix: /svc } }\nrate_limits: [by-client, by-path, by-route, "
+        "by-header-tried]\n"
         "split: [{ service: one, weight: 1 }, { service: two, weight: 1 }]\n---\n"
         "kind: Route\nname: template\nmatch: { path: { template: \"/orders/{id}/items\" } }\nservice: one\n"
         "rate_limits: [by-client]\n---\n"

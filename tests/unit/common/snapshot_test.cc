@@ -457,5 +457,14 @@ TEST(ConsulServicePolicy, ReachesNothingUnlessAllowed) {
   EXPECT_FALSE(policy.Allows("consul"));
 }
 
+TEST(CompileSnapshot, AHeaderThatAnyClientWritesIsNoGoodKeyForItsAddress) {
+  const CompileResult result = CompileWithBuiltins(
+      "kind: RateLimit\nname: naive\nkey: [\"header:X-Forwarded-For\"]\nlimit: { requests: 1, window: 1s }\n"
+      "---\nkind: RateLimit\nname: fine\nkey: [\"header:X-Tenant\", client_ip]\nlimit: { requests: 1, window: 1s }\n");
+  EXPECT_THAT(Texts(result.errors), IsEmpty());
+  EXPECT_THAT(result.warnings, ElementsAre(testing::AllOf(HasSubstr("RateLimit/naive"), HasSubstr("x-forwarded-for"),
+                                                          HasSubstr("client_ip"))));
+}
+
 }  // namespace
 }  // namespace gateway
