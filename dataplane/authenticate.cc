@@ -69,7 +69,7 @@ bool Exchange::IsAllowed(const AuthPolicy& auth) const {
   return token_ != nullptr && any_allowed(token_->claims.groups);
 }
 
-std::string_view Exchange::FindClaim(std::string_view name) const {
+std::string_view Exchange::ClaimOf(std::string_view name) const {
   return token_ == nullptr ? std::string_view() : token_->claims.Find(name);
 }
 
@@ -274,7 +274,7 @@ void Exchange::AppendForwarded(std::string* fields) const {
     if (any) fields->append("\r\n");
   }
   for (const auto& [name, claim] : auth.forward_claims) {
-    if (const std::string_view value = FindClaim(claim); !value.empty()) Append(fields, name, ": ", value, "\r\n");
+    if (const std::string_view value = ClaimOf(claim); !value.empty()) Append(fields, name, ": ", value, "\r\n");
   }
 }
 

@@ -133,7 +133,6 @@ class Exchange {
   Task<PasswordPool::Answer> CheckPassword(std::string_view credentials, const ConsumerPolicy** caller);
   const ConsumerPolicy* FindConsumerOf(const AuthMethodPolicy& method, const VerifiedToken& token);
   std::string_view FindSingleField(std::string_view name) const;
-  std::string_view FindClaim(std::string_view name) const;  // of a verified token; empty: none
   bool IsAllowed(const AuthPolicy& auth) const;
   bool IsSpentCredential(const FieldView& field) const;
   void AppendChallenges(std::string* fields) const;

@@ -11,13 +11,16 @@
 #include <system_error>
 #include <vector>
 
+#include "common/digest.h"
 #include "common/text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 #include "spdlog/fmt/fmt.h"
 #include "tests/allocation/counts.h"
 #include "tests/fixtures/scripted_upstream.h"
 #include "tests/fixtures/temp_dir.h"
+#include "tests/fixtures/token_signer.h"
 #include "tests/fixtures/wait_for.h"
 #include "tests/integration/programs.h"
 
@@ -86,7 +89,17 @@ class WarmPath : public ::testing::Test {
         "split: [{ service: one, weight: 1 }, { service: two, weight: 1 }]\n---\n"
         "kind: Route\nname: template\nmatch: { path: { template: \"/orders/{id}/items\" } }\nservice: one\n"
         "rate_limits: [by-client]\n---\n"
-        "kind: Route\nname: tight\nmatch: { path: { prefix: /tight } }\nservice: one\nrate_limits: [tight]\n";
+        "kind: Route\nname: tight\nmatch: { path: { prefix: /tight } }\nservice: one\nrate_limits: [tight]\n---\n"
+        "kind: Route\nname: partners\nmatch: { path: { prefix: /partners } }\nservice: one\nauth: partners\n"
+        "rate_limits: [by-client, by-consumer]\n---\n"
+        "kind: RateLimit\nname: by-consumer\nkey: [consumer, claim:sub]\nlimit: { requests: 1000000, window: 1h "
+        "}\n---\n"
+        "kind: Auth\nname: partners\nforward: { consumer: X-Consumer, groups: X-Groups, claims: { X-Sub: sub } }\n"
+        "allow: { groups: [partners] }\n";
+    Append(&policy, "methods: [{ api_key: {} }, { jwt: { issuer: \"https://id.example.com\", jwks: { inline: ",
+           nlohmann::json(signer_.Jwks()).dump(), " } } }]\n---\nkind: Consumer\nname: acme\ngroups: [partners]\n",
+           "credentials: [{ api_key_sha256: \"", Hex(Sha256("key-of-acme")),
+           "\" }, { jwt: { issuer: \"https://id.example.com\", subject: acme-7 } }]\n");
     DataPlane::Options options;
     options.policy = policy;
     options.workers = 1;
@@ -156,6 +169,7 @@ class WarmPath : public ::testing::Test {
     return text;
   }
 
+  const TokenSigner signer_{JwsAlgorithm::kEs256};
   TempDir directory_;
   CountsPage counts_;
   std::vector<std::unique_ptr<ScriptedUpstream>> upstreams_;
@@ -196,6 +210,20 @@ TEST_F(WarmPath, TwentyFieldsAllocateNothing) {
 
 TEST_F(WarmPath, ChunkedAnswerAllocatesNothing) {
   EXPECT_EQ(AllocationsOf("GET /svc/chunked HTTP/1.1\r\nHost: api.example\r\n\r\n"), 0u) << Stacks();
+}
+
+TEST_F(WarmPath, AnApiKeyAllocatesNothing) {
+  EXPECT_EQ(AllocationsOf("GET /partners HTTP/1.1\r\nHost: api.example\r\nX-API-Key: key-of-acme\r\n\r\n"), 0u)
+      << Stacks();
+}
+
+TEST_F(WarmPath, AKnownTokenAllocatesNothing) {
+  const std::string token =
+      signer_.Sign(R"({"iss":"https://id.example.com","sub":"acme-7","exp":4102444800,"scope":"a b c"})");
+  EXPECT_EQ(
+      AllocationsOf(Concat("GET /partners HTTP/1.1\r\nHost: api.example\r\nAuthorization: Bearer ", token, "\r\n\r\n")),
+      0u)
+      << Stacks();
 }
 
 // Rows that are known, not promised: what the less usual costs.
