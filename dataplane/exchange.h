@@ -20,6 +20,8 @@
 #include "dataplane/http1/body.h"
 #include "dataplane/http1/head.h"
 #include "dataplane/policy/circuit_breaker.h"
+#include "dataplane/policy/cors.h"
+#include "dataplane/policy/transform.h"
 #include "dataplane/serving_state.h"
 #include "dataplane/upstream_pool.h"
 #include "dataplane/worker.h"
@@ -60,6 +62,7 @@ class Exchange {
     kClientClosed,
     kClientTimeout,
     kRefused,         // its framing is wrong
+    kTooLarge,        // past what its route allows
     kUpstreamFailed,  // the endpoint takes no more; its answer may still come
     kUpstreamTimeout,
     kOverloaded,  // no buffer is to be had
@@ -77,8 +80,6 @@ class Exchange {
   void ChooseService();
   Reason AdmitByLimits(const std::vector<uint32_t>& limits);
   bool CheckLimit(const BoundLimit& limit, bool consume);
-  Task<void> Redirect(const RedirectPolicy& redirect);
-  Task<void> Respond(const RespondPolicy& respond);
   Reason FindEndpoints() const;
   Task<void> Handle();
   Task<void> Forward();
@@ -88,14 +89,29 @@ class Exchange {
   Task<Attempt> Converse(UpstreamConnection* upstream, std::optional<Task<void>>* upload);
   bool MayRepeat(const Attempt& attempt) const;
   Task<void> Refuse(Reason reason, const char* detail = "");
-  Task<void> Reply(int status, std::string_view body, std::string_view fields = {});
+  // `content_type` may be empty: there is none.
+  Task<void> Reply(int status, std::string_view body, std::string_view fields = {},
+                   std::string_view content_type = "application/json");
   void Record();
+
+  // exchange_edge.cc: what is decided and answered before a service is asked.
+  bool MayAccess(const AccessPolicy& access);
+  bool FindPreflightRoute();  // of the request that the preflight is for; false: there is none with a Cors
+  Task<void> AnswerPreflight(const CorsPolicy& cors);
+  bool IsBodyTooLarge() const;
+  bool RewriteByRegex();  // false: it made what is no path
+  Task<void> Redirect(const RedirectPolicy& redirect);
+  Task<void> Respond(const RespondPolicy& respond);
+  TextValues Values() const;
+  std::string_view RequestScheme() const;
+  // Of an answer of our own that carries them out: null for refusals and preflights.
+  const FieldEditsPolicy* AnswerEdits() const;
+  void AppendCorsFields(std::string* fields) const;
 
   // exchange_heads.cc: heads as they are sent on.
   bool BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out);
   bool BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, bool with_length, Buffer* out);
   std::string ForwardedForValue() const;
-  void AppendText(const TextTemplate& text, std::string* out) const;
 
   // relay.cc: bodies.
   void TakeBufferedBody();
@@ -131,9 +147,11 @@ class Exchange {
   std::string_view client_ip_;
   in6_addr client_address_{};
   char host_room_[256];
-  std::string_view host_;    // lower case, no port
-  std::string normal_room_;  // where the path was not in normal form
-  std::string_view path_;    // normalised
+  std::string_view host_;               // lower case, no port
+  std::string normal_room_;             // where the path was not in normal form
+  std::string_view path_;               // normalised
+  std::string rewritten_;               // where the route rewrites by regex
+  std::optional<Preflight> preflight_;  // and its route has a Cors
 
   bool upgrading_ = false;  // it asks for WebSocket, and its route allows that
   std::string kept_room_;   // what is left of a head whose buffer was given back
@@ -156,6 +174,7 @@ class Exchange {
   std::string_view buffered_body_;  // decoded, in the client's input, behind the head
   size_t input_used_ = 0;           // of the client's input: the head and what was decoded
   bool replayable_ = false;         // all of it is in buffered_body_, and can be sent again
+  uint64_t body_bytes_ = 0;         // of it, without framing, so far
   Upload upload_ = Upload::kComplete;
   bool stop_upload_ = false;
   bool continue_awaited_ = false;  // the client waits for a 100 before it sends its body

@@ -11,6 +11,8 @@ namespace {
 constexpr std::array<ReasonInfo, kReasonCount> kReasons = {{
     {0, "", ""},
     {400, "bad_request", "Bad request"},
+    {401, "unauthenticated", "Authentication required"},
+    {403, "forbidden", "Forbidden"},
     {404, "no_route", "No route matches"},
     {404, "unknown_service", "No service instances found"},
     {405, "method_not_allowed", "Method not allowed"},

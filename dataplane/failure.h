@@ -11,6 +11,8 @@ namespace gateway::dataplane {
 enum class Reason : uint8_t {
   kNone,  // the service answered
   kBadRequest,
+  kUnauthenticated,
+  kForbidden,
   kNoRoute,
   kUnknownService,
   kMethodNotAllowed,

@@ -52,11 +52,24 @@ bool AllowsOrigin(const CorsPolicy& cors, std::string_view origin) {
   });
 }
 
+char* CorsGrant::Write(char* at) const {
+  const auto put = [&at](std::string_view text) { at = std::copy(text.begin(), text.end(), at); };
+  if (allow_origin.empty()) return at;
+  put("Access-Control-Allow-Origin: ");
+  put(allow_origin);
+  if (credentials) put("\r\nAccess-Control-Allow-Credentials: true");
+  if (!expose_headers.empty()) {
+    put("\r\nAccess-Control-Expose-Headers: ");
+    put(expose_headers);
+  }
+  put("\r\n");
+  return at;
+}
+
 void CorsGrant::AppendTo(std::string* fields) const {
-  if (allow_origin.empty()) return;
-  Append(fields, "Access-Control-Allow-Origin: ", allow_origin, "\r\n");
-  if (credentials) *fields += "Access-Control-Allow-Credentials: true\r\n";
-  if (!expose_headers.empty()) Append(fields, "Access-Control-Expose-Headers: ", expose_headers, "\r\n");
+  const size_t size = fields->size();
+  fields->resize(size + bytes());
+  fields->resize(static_cast<size_t>(Write(fields->data() + size) - fields->data()));
 }
 
 CorsGrant GrantFor(const CorsPolicy& cors, std::optional<std::string_view> origin) {

@@ -34,9 +34,10 @@ struct CorsGrant {
   std::string_view allow_origin;  // empty: nothing is granted
   bool credentials = false;
   std::string_view expose_headers;  // empty: no such field
-  // An upper bound of AppendTo.
+  // An upper bound of what Write needs.
   size_t bytes() const { return 128 + allow_origin.size() + expose_headers.size(); }
-  // Whole lines.
+  // Whole lines; nothing where nothing is granted. Gives the end.
+  char* Write(char* at) const;
   void AppendTo(std::string* fields) const;
 };
 CorsGrant GrantFor(const CorsPolicy& cors, std::optional<std::string_view> origin);
