@@ -101,6 +101,7 @@ absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<
     }
   }
   TextTemplate pieces;
+  size_t variables_used = 0;
   std::string literal;
   while (!text.empty()) {
     if (text.starts_with("$${")) {
@@ -119,6 +120,9 @@ absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<
     }
     const std::string_view word = text.substr(2, end - 2);
     text.remove_prefix(end + 1);
+    if (++variables_used > kTextVariablesMax) {
+      return absl::InvalidArgumentError(fmt::format("has more than {} variables", kTextVariablesMax));
+    }
     TextPiece piece;
     const auto known =
         std::find_if(kWords.begin(), kWords.end(), [word](const auto& each) { return each.first == word; });
@@ -861,6 +865,9 @@ void CheckCors(const Report& report, const v1::Cors& cors) {
   check("methods", cors.methods());
   check("headers", cors.headers());
   check("expose_headers", cors.expose_headers());
+  if (cors.credentials() && cors.expose_headers_size() > 0 && cors.expose_headers(0) == "*") {
+    report.Add("expose_headers[0]", "'*' means nothing to a browser with credentials; name the fields");
+  }
 }
 
 void CheckAccess(const Report& report, const v1::IpAccess& access) {

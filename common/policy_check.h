@@ -19,6 +19,7 @@ inline constexpr std::string_view kNone = "none";  // as a reference: nothing, n
 inline constexpr std::string_view kDefaultName = "default";
 inline constexpr size_t kRespondBodyBytesMax = 64 * 1024;
 inline constexpr size_t kFieldValueBytesMax = 4096;
+inline constexpr size_t kTextVariablesMax = 32;  // of one text: a long path is not to become many
 inline constexpr size_t kConsumersMax = 100'000;
 
 // Collects what is wrong with one resource.

@@ -197,9 +197,19 @@ bool Snapshot::Rewrite(const RouteMatch& m, std::string_view path, std::string* 
     AppendPath(m, m.route->rewrite, m.route->rewrite_is_prefix, path, out);
     return true;
   }
+  if (path == "*") {  // of OPTIONS: no path, so there is nothing to replace
+    out->push_back('*');
+    return true;
+  }
   std::string text(path);
   re2::RE2::GlobalReplace(&text, *m.route->rewrite_regex, m.route->rewrite_substitution);
-  if (!IsNormalPath(text)) return false;
+  if (text.empty()) text = "/";
+  // What took "//" or a dot segment into being is not resolved: a client that makes one (/.x./ where x is taken out)
+  // would leave where the route's operator meant it to stay.
+  if (!IsNormalPath(text)) {
+    std::string normal;
+    if (NormalizePath(text, false, &normal) != PathError::kNone || normal != text) return false;
+  }
   out->append(text);
   return true;
 }

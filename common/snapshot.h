@@ -68,7 +68,7 @@ class Snapshot {
   void Match(const MatchInput& in, RouteMatch* out) const;
 
   // The upstream's path for a match of `route`, appended to `out` (without the query). Requires: m.route != nullptr and
-  // m.route->rewrites. False where a regex made of it what is no path (in normal form, beginning with a slash).
+  // m.route->rewrites. False where a regex made of it what is no path in normal form; an empty one is "/".
   static bool Rewrite(const RouteMatch& m, std::string_view path, std::string* out);
   // The path that `pieces` make of a match (RoutePolicy::rewrite, RedirectPolicy::rewrite), appended to `out`.
   static void AppendPath(const RouteMatch& m, const std::vector<RewritePiece>& pieces, bool is_prefix,

@@ -11,6 +11,7 @@
 #include "common/path.h"
 #include "common/text.h"
 #include "dataplane/alarm.h"
+#include "dataplane/policy/hash_on.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -249,8 +250,8 @@ Task<void> Exchange::Handle() {
   upgrading_ = match_.route->websocket && head_.upgrade && head_.method == "GET" && head_.minor_version > 0 &&
                !head_.HasBody() && head_.NamesWebSocket();
   const RoutePolicy& route = *match_.route;
-  const bool answers_here = route.redirect != nullptr || route.respond != nullptr;
-  if (!answers_here) ChooseService();
+  ChooseService();
+  if (route.access != nullptr && !MayAccess(*route.access)) co_return co_await Refuse(Reason::kForbidden);
   Reason refused = Reason::kNone;
   if (route_->limits_ask_redis) {
     refused = co_await AdmitWithRedis(route.rate_limits);
@@ -258,6 +259,8 @@ Task<void> Exchange::Handle() {
     refused = AdmitByLimits(route.rate_limits);
   }
   if (refused != Reason::kNone) co_return co_await Refuse(refused);
+  // Browsers send it without credentials, so it needs none; it counts against the limits like what it asks for.
+  if (preflight_) co_return co_await AnswerPreflight(*route.cors);
   if (route_->auth != nullptr) {
     refused = co_await Authenticate();
     if (refused != Reason::kNone) co_return co_await Refuse(refused, detail_);
@@ -268,8 +271,12 @@ Task<void> Exchange::Handle() {
     refused = AdmitByLimits(route.identity_limits);
   }
   if (refused != Reason::kNone) co_return co_await Refuse(refused);
+  if (route.bounds_body && IsBodyTooLarge()) co_return co_await Refuse(Reason::kBodyTooLarge);
   if (route.redirect != nullptr) co_return co_await Redirect(*route.redirect);
   if (route.respond != nullptr) co_return co_await Respond(*route.respond);
+  if (route.rewrite_regex != nullptr && !RewriteByRegex()) {
+    co_return co_await Refuse(Reason::kInternal, "rewrite.regex made what is no path");
+  }
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
   if (service_->bulkhead != nullptr) {
     if (const Reason reason = co_await EnterBulkhead(); reason != Reason::kNone) co_return co_await Refuse(reason);
@@ -351,16 +358,19 @@ Task<bool> Exchange::AnswerBuiltin() {
   } else if (is_health) {
     co_await Reply(200, Concat(R"({"status": "healthy", "time": ")", NowRfc3339(started_wall_), "\"}"));
   } else {
-    co_await Reply(200, worker_->shared().metrics_page(), "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n");
+    co_await Reply(200, worker_->shared().metrics_page(), {}, "text/plain; version=0.0.4; charset=utf-8");
   }
   co_return true;
 }
 
 Reason Exchange::MatchRoute() {
   const ServingState& state = **state_;
+  preflight_ = ReadPreflight(head_.method, {head_.fields.data(), head_.fields.size()});
+  if (preflight_ && FindPreflightRoute()) return Reason::kNone;
   state.snapshot->Match({head_.method, host_, path_, head_.query, {head_.fields.data(), head_.fields.size()}}, &match_);
   if (match_.route == nullptr) return match_.method_not_allowed ? Reason::kMethodNotAllowed : Reason::kNoRoute;
   route_ = &state.routes[match_.route->index];
+  if (match_.route->cors == nullptr) preflight_.reset();  // the service's to answer
   return Reason::kNone;
 }
 
@@ -374,52 +384,26 @@ void Exchange::ChooseService() {
     dynamic_ = found->second.service;
     service_ = dynamic_.get();
     series_ = found->second.series;
+  } else if (policy.redirect != nullptr || policy.respond != nullptr) {
+    series_ = route_->series[0];
+    service_metrics_ = MetricsRegistry::kBuiltinService;
+    return;
   } else {
     size_t target = 0;
     if (policy.split.size() > 1) {
-      const uint32_t draw = absl::Uniform<uint32_t>(worker_->random(), 0, policy.split_total);
-      while (draw >= policy.split[target].upto) ++target;
+      const std::optional<uint64_t> hash =
+          HashOf(policy.split_on, {head_.fields.data(), head_.fields.size()}, client_address_, path_);
+      if (hash) {
+        target = ChooseTarget(policy.split, (*state_)->snapshot->services(), *hash);
+      } else {
+        const uint32_t draw = absl::Uniform<uint32_t>(worker_->random(), 0, policy.split_total);
+        while (draw >= policy.split[target].upto) ++target;
+      }
     }
     service_ = (*state_)->services[policy.split[target].service].get();
     series_ = route_->series[target];
   }
   service_metrics_ = service_->runtime->metrics_service;
-}
-
-// 3xx with a Location made of the request's own parts where policy names none.
-Task<void> Exchange::Redirect(const RedirectPolicy& redirect) {
-  std::string fields = "Location: ";
-  if (!redirect.scheme.empty() || !redirect.host.empty()) {
-    Append(&fields, redirect.scheme.empty() ? "http" : redirect.scheme, "://",
-           redirect.host.empty() ? head_.host : std::string_view(redirect.host));
-  }
-  const size_t path_begin = fields.size();
-  if (!redirect.path.empty()) {
-    fields += redirect.path;
-  } else if (!redirect.rewrite.empty()) {
-    Snapshot::AppendPath(match_, redirect.rewrite, redirect.rewrite_is_prefix, path_, &fields);
-  } else {
-    fields += path_;
-  }
-  // "//x" would name a host (RFC 3986, section 4.2).
-  if (fields.compare(path_begin, 2, "//") == 0) fields.erase(path_begin, 1);
-  if (head_.has_query && !redirect.strip_query) {
-    Append(&fields, redirect.path.find('?') == std::string::npos ? "?" : "&", head_.query);
-  }
-  fields += "\r\n";
-  co_await Reply(redirect.status, "", fields);
-}
-
-Task<void> Exchange::Respond(const RespondPolicy& respond) {
-  std::string fields = Concat("Content-Type: ", respond.content_type, "\r\n");
-  for (const FieldEdit& header : respond.headers) {
-    Append(&fields, header.name, ": ");
-    AppendText(header.value, &fields);
-    fields += "\r\n";
-  }
-  std::string body;
-  AppendText(respond.body, &body);
-  co_await Reply(respond.status, body, fields);
 }
 
 Reason Exchange::FindEndpoints() const {
@@ -768,6 +752,9 @@ Exchange::Attempt Exchange::EndOfWait(Wait wait) const {
       attempt.reason = Reason::kBadRequest;
       attempt.detail = body_detail_;
       break;
+    case Upload::kTooLarge:
+      attempt.reason = Reason::kBodyTooLarge;
+      break;
     case Upload::kUpstreamTimeout:
       attempt.reason = Reason::kUpstreamTimeout;
       attempt.detail = "the endpoint did not take the body in time";
@@ -815,15 +802,31 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
   co_await Reply(info.status, body, fields);
 }
 
-Task<void> Exchange::Reply(int status, std::string_view body, std::string_view fields) {
+Task<void> Exchange::Reply(int status, std::string_view body, std::string_view fields, std::string_view content_type) {
   status_ = status;
   // A body that is not all here is never read as a request, nor waited for.
-  if (!head_parsed_ || !body_.done() || upload_ == Upload::kRefused || worker_->draining()) client_->EndAfterThis();
+  const bool broken_off = upload_ == Upload::kRefused || upload_ == Upload::kTooLarge;
+  if (!head_parsed_ || !body_.done() || broken_off || worker_->draining()) client_->EndAfterThis();
   if (!head_.Persistent()) client_->EndAsAsked();
-  std::string head = Concat("HTTP/1.1 ", status, " ", StatusPhrase(status), "\r\nDate: ", worker_->HttpDate(),
-                            "\r\nContent-Length: ", body.size(), "\r\nX-Request-Id: ", request_id_, "\r\n", fields);
-  if (fields.find("Content-Type: ") == std::string_view::npos) head += "Content-Type: application/json\r\n";
+  std::string head = Concat("HTTP/1.1 ", status, " ", StatusPhrase(status), "\r\n");
+  const FieldEditsPolicy* const edits = AnswerEdits();
+  const auto add = [&](std::string_view name, auto value) {
+    if (edits == nullptr || !Replaces(*edits, name)) Append(&head, name, ": ", value, "\r\n");
+  };
+  add("Date", worker_->HttpDate());
+  // Neither has a body, nor a length (RFC 9110, section 8.6).
+  if (status != 204 && status != 304) Append(&head, "Content-Length: ", body.size(), "\r\n");
+  add("X-Request-Id", request_id_);
+  head += fields;
+  if (!content_type.empty()) add("Content-Type", content_type);
+  AppendCorsFields(&head);
   if (limit_policy_ != nullptr) AppendLimitFields(&head);
+  if (edits != nullptr) {
+    const TextValues values = Values();
+    const size_t size = head.size();
+    head.resize(size + AddedFieldBytesMax(*edits, values));
+    head.resize(static_cast<size_t>(WriteAddedFields(*edits, values, head.data() + size) - head.data()));
+  }
   if (options_.error_details) Append(&head, "X-Gateway-Revision: ", (*state_)->snapshot->revision(), "\r\n");
   if (client_->ending()) {
     head += "Connection: close\r\n";

@@ -23,6 +23,8 @@
 #include "dataplane/http1/body.h"
 #include "dataplane/http1/head.h"
 #include "dataplane/policy/circuit_breaker.h"
+#include "dataplane/policy/cors.h"
+#include "dataplane/policy/transform.h"
 #include "dataplane/serving_state.h"
 #include "dataplane/upstream_pool.h"
 #include "dataplane/worker.h"
@@ -67,6 +69,7 @@ class Exchange {
     kClientClosed,
     kClientTimeout,
     kRefused,         // its framing is wrong
+    kTooLarge,        // past what its route allows
     kUpstreamFailed,  // the endpoint takes no more; its answer may still come
     kUpstreamTimeout,
     kOverloaded,  // no buffer is to be had
@@ -88,8 +91,6 @@ class Exchange {
   void AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) const;
   void NoteLimit(const RateLimitPolicy& limit, const RateLimitDecision& decision);
   void AppendLimitFields(std::string* fields) const;
-  Task<void> Redirect(const RedirectPolicy& redirect);
-  Task<void> Respond(const RespondPolicy& respond);
   Reason FindEndpoints() const;
   Task<void> Handle();
   Task<void> Forward();
@@ -100,14 +101,14 @@ class Exchange {
   bool MayRepeat(const Attempt& attempt) const;
   void ReportFailure(const Attempt& attempt);
   Task<void> Refuse(Reason reason, const char* detail = "");
-  Task<void> Reply(int status, std::string_view body, std::string_view fields = {});
+  // `content_type` may be empty: there is none.
+  Task<void> Reply(int status, std::string_view body, std::string_view fields = {},
+                   std::string_view content_type = "application/json");
   void Record();
 
   // exchange_balance.cc: the endpoints.
   bool PickEndpoint();
   void ReportEndpoint(int status, Reason reason);
-  std::optional<uint64_t> HashOf(const HashOnPolicy& on) const;
-  std::string_view CookieOf(std::string_view name) const;
   void AppendSessionCookie(std::string* out) const;
 
   // retry.cc: what a service's Retry, its limits and a route's mirrors ask for.
@@ -117,13 +118,25 @@ class Exchange {
   bool KeepsRetrying() const { return retry_ != nullptr && retries_ < retry_->attempts; }
   void CopyForMirrors(std::string_view payload);
   void StartMirrors();
+  // exchange_edge.cc: what is decided and answered before a service is asked.
+  bool MayAccess(const AccessPolicy& access);
+  bool FindPreflightRoute();  // of the request that the preflight is for; false: there is none with a Cors
+  Task<void> AnswerPreflight(const CorsPolicy& cors);
+  bool IsBodyTooLarge() const;
+  bool RewriteByRegex();  // false: it made what is no path
+  Task<void> Redirect(const RedirectPolicy& redirect);
+  Task<void> Respond(const RespondPolicy& respond);
+  TextValues Values() const;
+  std::string_view RequestScheme() const;
+  // Of an answer of our own that carries them out: null for refusals and preflights.
+  const FieldEditsPolicy* AnswerEdits() const;
+  void AppendCorsFields(std::string* fields) const;
 
   // exchange_heads.cc: heads as they are sent on.
   // `copy_bytes`: for a mirror, whose body is whole and so long.
   bool BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t> copy_bytes, Buffer* out);
   bool BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, bool with_length, Buffer* out);
   std::string ForwardedForValue() const;
-  void AppendText(const TextTemplate& text, std::string* out) const;
 
   // authenticate.cc: who calls.
   void RemoveIdentityFields();
@@ -133,6 +146,7 @@ class Exchange {
   Task<PasswordPool::Answer> CheckPassword(std::string_view credentials, const ConsumerPolicy** caller);
   const ConsumerPolicy* FindConsumerOf(const AuthMethodPolicy& method, const VerifiedToken& token);
   std::string_view FindSingleField(std::string_view name) const;
+  std::string_view ClaimOf(std::string_view name) const;  // of a verified token; empty: none
   bool IsAllowed(const AuthPolicy& auth) const;
   bool IsSpentCredential(const FieldView& field) const;
   void AppendChallenges(std::string* fields) const;
@@ -172,9 +186,11 @@ class Exchange {
   std::string_view client_ip_;
   in6_addr client_address_{};
   char host_room_[256];
-  std::string_view host_;    // lower case, no port
-  std::string normal_room_;  // where the path was not in normal form
-  std::string_view path_;    // normalised
+  std::string_view host_;               // lower case, no port
+  std::string normal_room_;             // where the path was not in normal form
+  std::string_view path_;               // normalised
+  std::string rewritten_;               // where the route rewrites by regex
+  std::optional<Preflight> preflight_;  // and its route has a Cors
 
   bool upgrading_ = false;  // it asks for WebSocket, and its route allows that
   std::string kept_room_;   // what is left of a head whose buffer was given back
@@ -210,6 +226,7 @@ class Exchange {
   bool replayable_ = false;         // all of it is in buffered_body_, and can be sent again
   bool mirrors_ = false;            // copies are still to be sent, of mirror_body_
   std::string mirror_body_;
+  uint64_t body_bytes_ = 0;  // of it, without framing, so far
   Upload upload_ = Upload::kComplete;
   bool stop_upload_ = false;
   bool continue_awaited_ = false;  // the client waits for a 100 before it sends its body

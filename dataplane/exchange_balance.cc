@@ -2,10 +2,9 @@
 #include <algorithm>
 #include <string>
 
-#include "absl/strings/match.h"
-#include "common/hash.h"
 #include "common/text.h"
 #include "dataplane/exchange.h"
+#include "dataplane/policy/hash_on.h"
 
 namespace gateway::dataplane {
 namespace {
@@ -13,59 +12,7 @@ namespace {
 // What a failed attempt counts as at least, so that an endpoint that fails at once does not look fast.
 constexpr std::chrono::seconds kFailureLatency{1};
 
-// Of a Cookie field (RFC 6265, section 5.4: pairs with "; " between them); null where it is not there.
-std::string_view CookieIn(std::string_view field, std::string_view name) {
-  while (!field.empty()) {
-    const size_t end = std::min(field.find(';'), field.size());
-    std::string_view pair = field.substr(0, end);
-    field.remove_prefix(std::min(end + 1, field.size()));
-    pair.remove_prefix(std::min(pair.find_first_not_of(" \t"), pair.size()));
-    if (pair.size() > name.size() && pair[name.size()] == '=' && pair.substr(0, name.size()) == name) {
-      std::string_view value = pair.substr(name.size() + 1);
-      while (!value.empty() && (value.back() == ' ' || value.back() == '\t')) value.remove_suffix(1);
-      if (value.size() >= 2 && value.front() == '"' && value.back() == '"') value = value.substr(1, value.size() - 2);
-      return value;
-    }
-  }
-  return {};
-}
-
 }  // namespace
-
-// The first one of this name; empty: there is none.
-std::string_view Exchange::CookieOf(std::string_view name) const {
-  for (const FieldView& field : head_.fields) {
-    if (!absl::EqualsIgnoreCase(AbslView(field.name), "cookie")) continue;
-    if (const std::string_view value = CookieIn(field.value, name); !value.empty()) return value;
-  }
-  return {};
-}
-
-// Nothing where the request lacks what is hashed.
-std::optional<uint64_t> Exchange::HashOf(const HashOnPolicy& on) const {
-  std::string_view bytes;
-  switch (on.kind) {
-    case HashOnPolicy::Kind::kNothing:
-      break;
-    case HashOnPolicy::Kind::kHeader:
-      for (const FieldView& field : head_.fields) {
-        if (!bytes.empty() || !absl::EqualsIgnoreCase(AbslView(field.name), AbslView(on.name))) continue;
-        bytes = field.value;
-      }
-      break;
-    case HashOnPolicy::Kind::kCookie:
-      bytes = CookieOf(on.name);
-      break;
-    case HashOnPolicy::Kind::kClientIp:
-      bytes = {reinterpret_cast<const char*>(client_address_.s6_addr), sizeof client_address_.s6_addr};
-      break;
-    case HashOnPolicy::Kind::kPath:
-      bytes = path_;
-      break;
-  }
-  if (bytes.empty()) return std::nullopt;
-  return StableHash(bytes);
-}
 
 // The session's endpoint where it may have the request, else the balancer's choice, none of `tried_`. False: there is
 // none.
@@ -74,7 +21,8 @@ bool Exchange::PickEndpoint() {
   in_flight_ = {};
   int index = EndpointBalancer::kNone;
   if (service_->sessions != nullptr) {
-    const auto found = service_->sessions->indices.find(CookieOf(service_->policy->balance.session_cookie));
+    const auto found = service_->sessions->indices.find(
+        FindCookie({head_.fields.data(), head_.fields.size()}, service_->policy->balance.session_cookie));
     if (found != service_->sessions->indices.end() && balancer.Usable(found->second) &&
         std::find(tried_.begin(), tried_.end(), found->second) == tried_.end()) {
       index = static_cast<int>(found->second);
@@ -82,10 +30,12 @@ bool Exchange::PickEndpoint() {
     sets_session_ = index == EndpointBalancer::kNone;
   }
   if (index == EndpointBalancer::kNone) {
-    index = balancer.Pick(service_->runtime->cursor, {.random = worker_->random(),
-                                                      .now = loop().now(),
-                                                      .hash = HashOf(service_->policy->balance.hash_on),
-                                                      .tried = {tried_.data(), tried_.size()}});
+    index = balancer.Pick(service_->runtime->cursor,
+                          {.random = worker_->random(),
+                           .now = loop().now(),
+                           .hash = HashOf(service_->policy->balance.hash_on, {head_.fields.data(), head_.fields.size()},
+                                          client_address_, path_),
+                           .tried = {tried_.data(), tried_.size()}});
   }
   if (index == EndpointBalancer::kNone) return false;
   endpoint_index_ = static_cast<uint32_t>(index);

@@ -30,6 +30,9 @@ class HeadWriter {
     return *this;
   }
   void Field(std::string_view name, std::string_view value) { *this << name << ": " << value << "\r\n"; }
+  // Where others write; MoveTo says how far they came.
+  char* at() const { return at_; }
+  void MoveTo(char* end) { at_ = end; }
 
  private:
   Buffer* out_;
@@ -54,40 +57,6 @@ bool IsLimitField(std::string_view name) {
 
 }  // namespace
 
-void Exchange::AppendText(const TextTemplate& text, std::string* out) const {
-  for (const TextPiece& piece : text) {
-    switch (piece.kind) {
-      case TextPiece::Kind::kLiteral:
-        out->append(piece.literal);
-        break;
-      case TextPiece::Kind::kClientIp:
-        out->append(client_ip_);
-        break;
-      case TextPiece::Kind::kRequestId:
-        out->append(request_id_);
-        break;
-      case TextPiece::Kind::kConsumer:
-        out->append(consumer_);
-        break;
-      case TextPiece::Kind::kHost:
-        out->append(host_);
-        break;
-      case TextPiece::Kind::kPath:
-        out->append(path_);
-        break;
-      case TextPiece::Kind::kMethod:
-        out->append(head_.method);
-        break;
-      case TextPiece::Kind::kRoute:
-        out->append(match_.route->name);
-        break;
-      case TextPiece::Kind::kPathVariable:
-        out->append(match_.variables[static_cast<size_t>(piece.variable)]);
-        break;
-    }
-  }
-}
-
 std::string Exchange::ForwardedForValue() const {
   std::string value;
   if (client_->peer_trusted) {
@@ -104,11 +73,13 @@ std::string Exchange::ForwardedForValue() const {
 bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t> copy_bytes, Buffer* out) {
   const RoutePolicy& route = *match_.route;
   std::string_view path = path_;
-  if (route.rewrites) {
+  if (route.rewrite_regex != nullptr) {
+    path = rewritten_;
+  } else if (route.rewrites) {
     std::string& rewritten = worker_->scratch();
     rewritten.clear();
-    // A regex that makes no path of it: the service sees it as it came.
-    if (Snapshot::Rewrite(match_, path_, &rewritten)) path = rewritten;
+    Snapshot::Rewrite(match_, path_, &rewritten);
+    path = rewritten;
   }
   std::string_view host = route.rewrite_host;
   if (host.empty()) host = head_.host;
@@ -117,14 +88,32 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
   std::string& told = worker_->field_scratch();
   told.clear();
   if (auth != nullptr) AppendForwarded(&told);
+  const FieldEditsPolicy* const edits = route.request_headers.get();
+  const FieldEditsPolicy* const query_edits = route.request_query.get();
+  TextValues values;
+  size_t edited_bytes = told.size();
+  if (edits != nullptr || query_edits != nullptr) {
+    values = Values();
+    if (edits != nullptr) edited_bytes += AddedFieldBytesMax(*edits, values);
+    if (query_edits != nullptr) edited_bytes += EditedQueryBytesMax(head_.query, *query_edits, values);
+  }
+  const auto stays = [edits](std::string_view name) { return edits == nullptr || !Replaces(*edits, name); };
   // X-Forwarded-For of a trusted peer is at most what its head held.
   if (!MakeRoom(&worker_->buffers(), out,
-                2 * head_.bytes + path.size() + host.size() + told.size() + kOwnFieldsBytesMax))
+                2 * head_.bytes + path.size() + host.size() + edited_bytes + kOwnFieldsBytesMax)) {
     return false;
+  }
 
   HeadWriter writer(out);
   writer << head_.method << " " << path;
-  if (head_.has_query) writer << "?" << head_.query;
+  if (query_edits != nullptr) {
+    char* const question = writer.at();
+    writer << "?";
+    char* const end = WriteEditedQuery(head_.query, *query_edits, values, writer.at());
+    writer.MoveTo(end == question + 1 ? question : end);
+  } else if (head_.has_query) {
+    writer << "?" << head_.query;
+  }
   writer << " HTTP/1.1\r\n";
   writer.Field("Host", host);
   const bool trusted = client_->peer_trusted;
@@ -168,16 +157,19 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
         if (!head_.nominated.empty() && head_.Nominates(field.name)) continue;
         break;
     }
-    writer.Field(field.name, field.value);
+    if (stays(field.name)) writer.Field(field.name, field.value);
   }
-  if (forwarded_for_kept) {
-    writer.Field("X-Forwarded-For", ForwardedForValue());
-  } else {
-    writer.Field("X-Forwarded-For", client_->peer_ip);
+  if (stays("X-Forwarded-For")) {
+    if (forwarded_for_kept) {
+      writer.Field("X-Forwarded-For", ForwardedForValue());
+    } else {
+      writer.Field("X-Forwarded-For", client_->peer_ip);
+    }
   }
-  if (!proto_sent) writer.Field("X-Forwarded-Proto", "http");
-  if (!host_sent && !head_.host.empty()) writer.Field("X-Forwarded-Host", head_.host);
-  writer.Field("X-Request-Id", request_id_);
+  if (!proto_sent && stays("X-Forwarded-Proto")) writer.Field("X-Forwarded-Proto", "http");
+  if (!host_sent && !head_.host.empty() && stays("X-Forwarded-Host")) writer.Field("X-Forwarded-Host", head_.host);
+  if (stays("X-Request-Id")) writer.Field("X-Request-Id", request_id_);
+  if (edits != nullptr) writer.MoveTo(WriteAddedFields(*edits, values, writer.at()));
   writer.Field("Via", head_.minor_version == 0 ? "1.0 gateway" : "1.1 gateway");
   writer << told;
   if (service_->policy->retry != nullptr) writer << "X-Gateway-Attempt: " << uint64_t{retries_} + 1 << "\r\n";
@@ -203,10 +195,26 @@ bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, 
   if (sets_session_ && (answer.status == 101 || (answer.status >= 200 && answer.status < 500))) {
     AppendSessionCookie(&session);
   }
-  if (!MakeRoom(&worker_->buffers(), out, 2 * answer.bytes + session.size() + kOwnFieldsBytesMax)) return false;
+  // What policy does to an answer it does to the final one.
+  const FieldEditsPolicy* const edits = answer.status >= 200 ? match_.route->response_headers.get() : nullptr;
+  const CorsPolicy* const cors = answer.status >= 200 ? match_.route->cors.get() : nullptr;
+  TextValues values;
+  CorsGrant grant;
+  size_t edited_bytes = session.size();
+  if (edits != nullptr) {
+    values = Values();
+    edited_bytes += AddedFieldBytesMax(*edits, values);
+  }
+  if (cors != nullptr) {
+    grant = GrantFor(*cors, FindOrigin({head_.fields.data(), head_.fields.size()}));
+    edited_bytes += grant.bytes();
+  }
+  const auto stays = [edits](std::string_view name) { return edits == nullptr || !Replaces(*edits, name); };
+  if (!MakeRoom(&worker_->buffers(), out, 2 * answer.bytes + edited_bytes + kOwnFieldsBytesMax)) return false;
   HeadWriter writer(out);
   writer << "HTTP/1.1 " << static_cast<uint64_t>(answer.status) << " " << answer.phrase << "\r\n";
   bool dated = false;
+  bool varies = cors == nullptr;  // as it has to
   for (size_t i = 0; i < answer.fields.size(); ++i) {
     const FieldView& field = answer.fields[i];
     switch (answer.kinds[i]) {
@@ -226,19 +234,30 @@ bool Exchange::BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, 
         if (!answer.nominated.empty() && answer.Nominates(field.name)) continue;
         break;
     }
+    if (!stays(field.name) || (cors != nullptr && IsCorsField(field.name))) continue;
+    if (!varies && http1::EqualsIgnoreCase(field.name, "vary")) {
+      writer << field.name << ": " << field.value;
+      if (!VariesByOrigin(field.value)) writer << (field.value.empty() ? "" : ", ") << kCorsVary;
+      writer << "\r\n";
+      varies = true;
+      continue;
+    }
     writer.Field(field.name, field.value);
   }
   writer << session;
+  if (!varies) writer.Field("Vary", kCorsVary);
+  if (!grant.allow_origin.empty()) writer.MoveTo(grant.Write(writer.at()));
   if (answer.status == 101) {
     writer.Field("X-Request-Id", request_id_);
     writer << kChangeToWebSocket;
   } else if (answer.status >= 200) {
-    if (!dated) writer.Field("Date", worker_->HttpDate());
-    writer.Field("X-Request-Id", request_id_);
+    if (!dated && stays("Date")) writer.Field("Date", worker_->HttpDate());
+    if (stays("X-Request-Id")) writer.Field("X-Request-Id", request_id_);
     if (limit_policy_ != nullptr) {
       writer << "RateLimit-Limit: " << limit_.limit << "\r\nRateLimit-Remaining: " << limit_.remaining
              << "\r\nRateLimit-Reset: " << static_cast<uint64_t>(CeilSeconds(limit_.reset)) << "\r\n";
     }
+    if (edits != nullptr) writer.MoveTo(WriteAddedFields(*edits, values, writer.at()));
     if (options_.error_details) {
       writer << "X-Gateway-Revision: " << (*state_)->snapshot->revision() << "\r\n";
       writer.Field("X-Gateway-Route", match_.route->name);

@@ -60,7 +60,7 @@ void Exchange::AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) c
         AppendKeyPart(consumer_, keys);
         break;
       case LimitKey::Kind::kClaim:
-        AppendKeyPart(FindClaim(part.name), keys);
+        AppendKeyPart(ClaimOf(part.name), keys);
         break;
     }
   }

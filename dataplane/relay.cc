@@ -63,6 +63,7 @@ void Exchange::TakeBufferedBody() {
   input_used_ += result.consumed;
   bytes_in_ += result.consumed;
   buffered_body_ = {data, result.payload};
+  body_bytes_ = result.payload;
   replayable_ = body_.done();
   if (result.refused) {
     upload_ = Upload::kRefused;
@@ -127,6 +128,8 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       body_detail_ = body_.detail();
       co_return Upload::kRefused;
     }
+    body_bytes_ += result.payload;
+    if (match_.route->bounds_body && body_bytes_ > match_.route->max_body_bytes) co_return Upload::kTooLarge;
     if (mirrors_) {
       CopyForMirrors({buffer.data(), result.payload});
       if (body_.done()) StartMirrors();

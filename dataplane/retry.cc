@@ -94,6 +94,11 @@ Task<Reason> Exchange::BufferBody(uint64_t bytes_max) {
       }
     }
     body_room_.Filled(result.payload);
+    body_bytes_ += result.payload;
+    if (match_.route->bounds_body && body_bytes_ > match_.route->max_body_bytes) {
+      upload_ = Upload::kTooLarge;
+      co_return Reason::kBodyTooLarge;
+    }
   }
   buffered_body_ = {body_room_.data(), body_room_.size()};
   replayable_ = body_.done() && body_room_.size() <= bytes_max;

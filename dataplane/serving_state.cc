@@ -771,6 +771,8 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
       impl.BindDynamic(*route, table, &bound);
     } else if (same_snapshot) {
       bound.series = impl.previous->routes[route->index].series;
+    } else if (route->redirect != nullptr || route->respond != nullptr) {
+      bound.series.push_back(impl.metrics->RegisterSeries("gateway", LabelOf(*route)));
     } else {
       for (const SplitTarget& target : route->split) {
         bound.series.push_back(impl.metrics->RegisterSeries(policy.services()[target.service].name, LabelOf(*route)));

@@ -96,7 +96,8 @@ struct BoundService {
 struct BoundRoute {
   const RoutePolicy* policy = nullptr;
   const BoundAuth* auth = nullptr;  // in ServingState::auths; null: none
-  // Series of api_requests_total for (service, this route's pattern), one for each split target.
+  // Series of api_requests_total for (service, this route's pattern), one for each split target; with redirect or
+  // respond one, of service "gateway".
   std::vector<uint32_t> series;
   // With consul_service: of requests that name none of `dynamic`, {service="unknown", path=this route's pattern}.
   uint32_t unknown_series = MetricsRegistry::kNoRouteSeries;

@@ -89,6 +89,14 @@ class WarmPath : public ::testing::Test {
         "split: [{ service: one, weight: 1 }, { service: two, weight: 1 }]\n---\n"
         "kind: Route\nname: template\nmatch: { path: { template: \"/orders/{id}/items\" } }\nservice: one\n"
         "rate_limits: [by-client]\n---\n"
+        "kind: IpAccess\nname: here\nallow: [127.0.0.0/8]\ndeny: [127.0.0.2]\n---\n"
+        "kind: Cors\nname: web\norigins: [\"https://app.example\"]\ncredentials: true\n---\n"
+        "kind: Route\nname: edge\nmatch: { path: { template: \"/edge/{tenant}/**\" } }\n"
+        "split: [{ service: one, weight: 1 }, { service: two, weight: 1 }]\nsplit_on: { cookie: sid }\n"
+        "access: here\ncors: web\nbody: { max_bytes: 1KiB }\n"
+        "request_headers: { remove: [X-Debug], set: { X-Tenant: \"${path.tenant} of ${host} at ${client_ip}\" } }\n"
+        "request_query: { remove: [debug], set: { tenant: \"${path.tenant}\" } }\n"
+        "response_headers: { remove: [Server], set: { X-Route: \"${route} for ${request_id}\" } }\n---\n"
         "kind: Route\nname: tight\nmatch: { path: { prefix: /tight } }\nservice: one\nrate_limits: [tight]\n---\n"
         "kind: Route\nname: partners\nmatch: { path: { prefix: /partners } }\nservice: one\nauth: partners\n"
         "rate_limits: [by-client, by-consumer]\n---\n"
@@ -206,6 +214,15 @@ TEST_F(WarmPath, TwentyFieldsAllocateNothing) {
   std::string request = "GET /svc/small HTTP/1.1\r\nHost: api.example\r\n";
   for (int i = 1; i < 20; ++i) Append(&request, "X-Field-", i, ": a value as long as such values are, ", i, "\r\n");
   EXPECT_EQ(AllocationsOf(request + "\r\n"), 0u) << Stacks();
+}
+
+// Access by address, CORS, a bound on the body, a split with memory, edits of fields and query: all at once.
+TEST_F(WarmPath, EdgePolicyAllocatesNothing) {
+  EXPECT_EQ(AllocationsOf("POST /edge/acme/orders?id=17&debug=1 HTTP/1.1\r\nHost: api.example\r\nX-Debug: 1\r\n"
+                          "Origin: https://app.example\r\nCookie: theme=dark; sid=a-session-of-some-length\r\n"
+                          "Content-Length: 13\r\n\r\n{\"order\": 17}"),
+            0u)
+      << Stacks();
 }
 
 TEST_F(WarmPath, ChunkedAnswerAllocatesNothing) {

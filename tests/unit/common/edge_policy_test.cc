@@ -1,0 +1,89 @@
+// What a policy of the edge may say, and what a regex makes of a path.
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/policy_check.h"
+#include "common/snapshot.h"
+#include "gtest/gtest.h"
+
+namespace gateway {
+namespace {
+
+// Of one resource, "field: message" each.
+std::vector<std::string> ErrorsOf(const v1::Resource& resource) {
+  std::vector<v1::PolicyError> errors;
+  CheckResource(resource, &errors);
+  std::vector<std::string> texts;
+  for (const v1::PolicyError& error : errors) texts.push_back(error.field() + ": " + error.message());
+  return texts;
+}
+
+TEST(CheckCors, StarsNeverGoWithCredentials) {
+  v1::Resource resource;
+  v1::Cors& cors = *resource.mutable_cors();
+  cors.set_name("web");
+  cors.add_origins("https://app.example.com");
+  cors.add_expose_headers("*");
+  EXPECT_TRUE(ErrorsOf(resource).empty());
+  cors.set_credentials(true);
+  EXPECT_EQ(ErrorsOf(resource).size(), 1u);
+  cors.clear_expose_headers();
+  EXPECT_TRUE(ErrorsOf(resource).empty());
+  cors.set_origins(0, "*");
+  EXPECT_EQ(ErrorsOf(resource).size(), 1u);
+}
+
+TEST(ParseText, BoundsHowOftenAVariableIsUsed) {
+  std::string text;
+  for (size_t i = 0; i < kTextVariablesMax; ++i) text += "${path}";
+  EXPECT_TRUE(ParseText(text, {}, true, kFieldValueBytesMax).ok());
+  EXPECT_FALSE(ParseText(text + "${path}", {}, true, kFieldValueBytesMax).ok());
+}
+
+// What a route with this rewrite makes of `path`; nothing where that is no path.
+std::optional<std::string> Rewritten(std::string_view pattern, std::string_view substitution, std::string_view path) {
+  v1::Resource service, route;
+  service.mutable_service()->set_name("s");
+  service.mutable_service()->add_static_()->set_address("127.0.0.1:1");
+  route.mutable_route()->set_name("r");
+  route.mutable_route()->mutable_match();
+  route.mutable_route()->set_service("s");
+  v1::RegexRewrite& regex = *route.mutable_route()->mutable_rewrite()->mutable_regex();
+  regex.set_pattern(std::string(pattern));
+  regex.set_substitution(std::string(substitution));
+  const std::vector<const v1::Resource*> set = {&service, &route};
+  const CompileResult result = CompileSnapshot(set, {});
+  if (result.snapshot == nullptr) {
+    ADD_FAILURE() << "does not compile";
+    return std::nullopt;
+  }
+  RouteMatch match;
+  result.snapshot->Match({.method = "GET", .host = "a", .path = path, .query = "", .fields = {}}, &match);
+  std::string out;
+  return Snapshot::Rewrite(match, path, &out) ? std::optional(out) : std::nullopt;
+}
+
+TEST(RegexRewrite, ReplacesEveryMatch) {
+  EXPECT_EQ(Rewritten("^/v[0-9]+/(.*)$", "/\\1", "/v12/a/b"), "/a/b");
+  EXPECT_EQ(Rewritten("o", "0", "/foo"), "/f00");
+  EXPECT_EQ(Rewritten("nothing", "x", "/a"), "/a");
+  EXPECT_EQ(Rewritten("^/api", "", "/api"), "/");
+  EXPECT_EQ(Rewritten(".*", "x", "*"), "*");
+}
+
+TEST(RegexRewrite, PathsWithEscapesAreRewrittenToo) {
+  EXPECT_EQ(Rewritten("^/svc", "/v2", "/svc/a%20b%2Fc"), "/v2/a%20b%2Fc");
+}
+
+TEST(RegexRewrite, WhatIsNoPathInNormalFormIsNone) {
+  EXPECT_EQ(Rewritten("x", "", "/.x./secret"), std::nullopt);
+  EXPECT_EQ(Rewritten("x", "", "/a/.x./secret"), std::nullopt);
+  EXPECT_EQ(Rewritten("x", "", "/a/%2x0b"), std::nullopt);  // an escape put together from two ends
+  EXPECT_EQ(Rewritten("x", "", "/a/x/b"), std::nullopt);
+  EXPECT_EQ(Rewritten("^/", "", "/a"), std::nullopt);
+}
+
+}  // namespace
+}  // namespace gateway
