@@ -44,7 +44,7 @@ std::string Squeeze(std::string_view word) {
 }
 
 // The short names, beside the kind itself and its plural.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kShortNames = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kShortNames = {{
     {"svc", "Service"},
     {"rt", "Route"},
     {"rl", "RateLimit"},
@@ -53,6 +53,10 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kShortNam
     {"breaker", "CircuitBreaker"},
     {"def", "Defaults"},
     {"default", "Defaults"},
+    {"con", "Consumer"},
+    {"user", "Consumer"},
+    {"access", "IpAccess"},
+    {"ip", "IpAccess"},
 }};
 
 bool IsPluralOf(std::string_view word, std::string_view singular) {
@@ -111,6 +115,16 @@ const google::protobuf::Map<std::string, std::string>& LabelsOf(const v1::Resour
       return resource.circuit_breaker().labels();
     case v1::Resource::kDefaults:
       return resource.defaults().labels();
+    case v1::Resource::kRetry:
+      return resource.retry().labels();
+    case v1::Resource::kAuth:
+      return resource.auth().labels();
+    case v1::Resource::kConsumer:
+      return resource.consumer().labels();
+    case v1::Resource::kCors:
+      return resource.cors().labels();
+    case v1::Resource::kIpAccess:
+      return resource.ip_access().labels();
     case v1::Resource::KIND_NOT_SET:
       break;
   }

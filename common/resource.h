@@ -12,7 +12,7 @@
 namespace gateway {
 
 // The policy language's version, sent in every hello and update. A data plane never ACKs an update of a higher one.
-inline constexpr uint32_t kSchemaVersion = 1;
+inline constexpr uint32_t kSchemaVersion = 2;
 
 struct ResourceKey {
   std::string kind;  // "Route"

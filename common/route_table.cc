@@ -9,6 +9,7 @@
 
 #include "absl/strings/ascii.h"
 #include "common/path.h"
+#include "common/text.h"
 #include "common/yaml.h"
 #include "re2/re2.h"
 #include "spdlog/fmt/fmt.h"
@@ -27,13 +28,6 @@ int HexValue(char c) {
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
   return -1;
 }
-
-bool IsTokenByte(char c) {
-  return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
-         std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
-}
-
-bool IsToken(std::string_view text) { return !text.empty() && std::all_of(text.begin(), text.end(), IsTokenByte); }
 
 bool HasControl(std::string_view text) {
   return std::any_of(text.begin(), text.end(),

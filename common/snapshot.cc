@@ -1,283 +1,29 @@
 #include "common/snapshot.h"
 
 #include <algorithm>
-#include <limits>
-#include <set>
 #include <tuple>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "common/bootstrap.h"
 #include "common/codec.h"
+#include "common/path.h"
+#include "common/policy_check.h"
 #include "common/resource.h"
 #include "common/route_table.h"
+#include "common/text.h"
 #include "common/yaml.h"
+#include "re2/re2.h"
 #include "spdlog/fmt/fmt.h"
 
 namespace gateway {
 namespace {
 
-constexpr std::string_view kNone = "none";
-constexpr std::string_view kDefaultName = "default";
-constexpr int kStaticEndpointsMax = 10'000;  // of one service
-constexpr int kTagsMax = 64;
-constexpr int kLabelsMax = 64;
-constexpr size_t kLabelBytesMax = 256;  // a key or a value
-constexpr size_t kDescriptionBytesMax = 4096;
-constexpr size_t kConsulNameBytesMax = 256;
 constexpr Millis kRouteTimeout{30'000};  // where neither the route nor Defaults names one
 // Each costs a pass over all names; a set with more wrong references than this has one cause, and the first show it.
 constexpr int kSuggestionsMax = 50;
-
-// Collects what is wrong with one resource.
-class Report {
- public:
-  Report(const ResourceKey& key, std::vector<v1::PolicyError>* errors) : key_(key), errors_(errors) {}
-
-  void Add(std::string_view field, std::string_view message) const {
-    v1::PolicyError& error = errors_->emplace_back();
-    error.set_kind(key_.kind);
-    error.set_name(key_.name);
-    error.set_field(std::string(field));
-    error.set_message(std::string(message));
-  }
-  void AddIfBad(std::string_view field, const absl::Status& status) const {
-    if (!status.ok()) Add(field, std::string(status.message()));
-  }
-
- private:
-  const ResourceKey& key_;
-  std::vector<v1::PolicyError>* errors_;
-};
-
-std::string At(std::string_view list, int index, std::string_view field = "") {
-  return fmt::format("{}[{}]{}", list, index, field);
-}
-
-// A name of Consul's, a tag or a pattern of names: Consul itself takes nearly everything.
-void CheckConsulText(const Report& report, const std::string& field, std::string_view text) {
-  if (text.empty()) {
-    report.Add(field, "is empty");
-  } else if (text.size() > kConsulNameBytesMax) {
-    report.Add(field, fmt::format("is longer than {} bytes", kConsulNameBytesMax));
-  } else if (!std::all_of(text.begin(), text.end(),
-                          [](char c) { return absl::ascii_isgraph(static_cast<unsigned char>(c)); })) {
-    report.Add(field, "has a space, a control byte or a byte beyond ASCII");
-  }
-}
-
-void CheckTags(const Report& report, const std::string& field,
-               const google::protobuf::RepeatedPtrField<std::string>& tags) {
-  if (tags.size() > kTagsMax) report.Add(field, fmt::format("has {} tags; at most {}", tags.size(), kTagsMax));
-  for (int i = 0; i < tags.size(); ++i) CheckConsulText(report, At(field, i), tags[i]);
-}
-
-template <typename Enum>
-void CheckEnum(const Report& report, std::string_view field, Enum value, bool (*is_valid)(int)) {
-  if (!is_valid(value))
-    report.Add(field, fmt::format("is {}, which this version does not know", static_cast<int>(value)));
-}
-
-void CheckEnvelope(const Report& report, const google::protobuf::Map<std::string, std::string>& labels,
-                   const std::string& description) {
-  if (labels.size() > kLabelsMax)
-    report.Add("labels", fmt::format("has {} entries; at most {}", labels.size(), kLabelsMax));
-  for (const auto& [key, value] : labels) {
-    if (key.empty()) report.Add("labels", "has an empty key");
-    if (key.size() > kLabelBytesMax || value.size() > kLabelBytesMax) {
-      report.Add(fmt::format("labels.{}", key.substr(0, kLabelBytesMax)),
-                 fmt::format("is longer than {} bytes", kLabelBytesMax));
-    }
-  }
-  if (description.size() > kDescriptionBytesMax) {
-    report.Add("description", fmt::format("is longer than {} bytes", kDescriptionBytesMax));
-  }
-}
-
-void CheckBalancer(const Report& report, const std::string& field, const v1::LoadBalancer& balancer) {
-  CheckEnum(report, field + ".policy", balancer.policy(), v1::LoadBalancer::Policy_IsValid);
-}
-
-void CheckService(const Report& report, const v1::Service& service) {
-  if (service.has_consul() == (service.static__size() > 0)) {
-    report.Add("", service.has_consul() ? "has both consul and static; exactly one says where its endpoints are"
-                                        : "needs one of consul and static, which says where its endpoints are");
-  }
-  if (service.has_consul()) {
-    const v1::ConsulSource& consul = service.consul();
-    // An empty name is reported by the rules.
-    if (!consul.service().empty()) CheckConsulText(report, "consul.service", consul.service());
-    if (!consul.datacenter().empty()) CheckConsulText(report, "consul.datacenter", consul.datacenter());
-    CheckTags(report, "consul.tags", consul.tags());
-    CheckEnum(report, "consul.on_suspect", consul.on_suspect(), v1::ConsulSource::OnSuspect_IsValid);
-  }
-  if (service.static__size() > kStaticEndpointsMax) {
-    report.Add("static", fmt::format("has {} endpoints; at most {}", service.static__size(), kStaticEndpointsMax));
-  }
-  absl::flat_hash_map<std::string, int> seen;
-  for (int i = 0; i < service.static__size(); ++i) {
-    const v1::StaticEndpoint& endpoint = service.static_(i);
-    const std::string field = At("static", i, ".address");
-    if (endpoint.address().empty()) continue;  // reported by the rules
-    absl::StatusOr<HostPort> address = ParseHostPort(endpoint.address());
-    if (!address.ok()) {
-      report.Add(field, std::string(address.status().message()));
-      continue;
-    }
-    if (address->port == 0)
-      report.Add(field, fmt::format("{} has port 0; expected 1 to 65535", QuoteForMessage(endpoint.address())));
-    auto [it, inserted] = seen.try_emplace(fmt::format("{} {}", address->host, address->port), i);
-    if (!inserted) {
-      report.Add(field, fmt::format("{} is static[{}] already", QuoteForMessage(endpoint.address()), it->second));
-    }
-  }
-  CheckBalancer(report, "load_balancer", service.load_balancer());
-}
-
-void CheckRewrite(const Report& report, const v1::Route& route) {
-  const v1::Rewrite& rewrite = route.rewrite();
-  const v1::PathMatch& path = route.match().path();
-  if (!rewrite.prefix().empty() && !rewrite.template_().empty()) {
-    report.Add("rewrite", "has both prefix and template; at most one says what the service sees");
-  }
-  if (rewrite.prefix().empty() && rewrite.template_().empty() && rewrite.host().empty()) {
-    report.Add("rewrite", "is empty; expected prefix, template or host");
-  }
-  if (!rewrite.prefix().empty()) {
-    report.AddIfBad("rewrite.prefix", CheckPathPattern(rewrite.prefix()));
-    if (!path.has_prefix() && !path.has_template_()) {
-      report.Add("rewrite.prefix", "needs a match.path.prefix or a match.path.template, whose beginning it replaces");
-    }
-  }
-  if (!rewrite.template_().empty()) {
-    absl::StatusOr<std::vector<TemplateSegment>> segments = ParseTemplate(rewrite.template_());
-    if (!segments.ok()) {
-      report.Add("rewrite.template", std::string(segments.status().message()));
-      return;
-    }
-    std::vector<TemplateSegment> known;
-    if (path.has_template_()) {
-      absl::StatusOr<std::vector<TemplateSegment>> own = ParseTemplate(path.template_());
-      if (!own.ok()) return;  // reported with the match
-      known = *std::move(own);
-    }
-    for (const TemplateSegment& segment : *segments) {
-      if (segment.kind == TemplateSegment::Kind::kLiteral) continue;
-      const bool found = std::any_of(known.begin(), known.end(), [&segment](const TemplateSegment& k) {
-        return k.kind == segment.kind && k.text == segment.text;
-      });
-      if (found) continue;
-      report.Add("rewrite.template",
-                 segment.kind == TemplateSegment::Kind::kRest
-                     ? "has **, but match.path has no template that ends in **"
-                     : fmt::format("variable {} is not in match.path.template", QuoteForMessage(segment.text)));
-    }
-  }
-  if (!rewrite.host().empty()) {
-    std::string_view host = rewrite.host();
-    const size_t colon = host.rfind(':');
-    if (colon != std::string_view::npos && host.back() != ']') {
-      absl::StatusOr<HostPort> address = ParseHostPort(host);
-      if (!address.ok()) {
-        report.Add("rewrite.host", std::string(address.status().message()));
-        return;
-      }
-      host = host.substr(0, colon);
-    }
-    report.AddIfBad("rewrite.host", CheckHost(absl::AsciiStrToLower(std::string(host))));
-  }
-}
-
-void CheckConsulServiceRoute(const Report& report, const v1::Route& route) {
-  const v1::ConsulServiceRoute& config = route.consul_service();
-  const v1::PathMatch& path = route.match().path();
-  if (!path.has_template_()) {
-    report.Add("consul_service.from", "needs a match.path.template with the variable that holds the service's name");
-  } else if (!config.from().empty()) {
-    absl::StatusOr<std::vector<TemplateSegment>> segments = ParseTemplate(path.template_());
-    if (segments.ok() && std::none_of(segments->begin(), segments->end(), [&config](const TemplateSegment& segment) {
-          return segment.kind == TemplateSegment::Kind::kVariable && segment.text == config.from();
-        })) {
-      report.Add("consul_service.from",
-                 fmt::format("variable {} is not in match.path.template", QuoteForMessage(config.from())));
-    }
-  }
-  for (int i = 0; i < config.allow_size(); ++i) {
-    CheckConsulText(report, At("consul_service.allow", i), config.allow(i));
-  }
-  for (int i = 0; i < config.deny_size(); ++i) {
-    CheckConsulText(report, At("consul_service.deny", i), config.deny(i));
-  }
-  CheckTags(report, "consul_service.tags", config.tags());
-  CheckBalancer(report, "consul_service.template.load_balancer", config.template_().load_balancer());
-  CheckEnum(report, "consul_service.template.on_suspect", config.template_().on_suspect(),
-            v1::ConsulSource::OnSuspect_IsValid);
-}
-
-void CheckLimitList(const Report& report, const google::protobuf::RepeatedPtrField<std::string>& names) {
-  for (int i = 0; i < names.size(); ++i) {
-    if (names[i] == kNone && names.size() > 1) {
-      report.Add(At("rate_limits", i), "'none' stands alone");
-    } else if (std::find(names.begin(), names.begin() + i, names[i]) != names.begin() + i) {
-      report.Add(At("rate_limits", i), fmt::format("{} comes twice", QuoteForMessage(names[i])));
-    }
-  }
-}
-
-void CheckRoute(const Report& report, const v1::Route& route) {
-  CheckRouteMatch(route.match(), [&report](const std::string& field, const std::string& message) {
-    report.Add(fmt::format("match.{}", field), message);
-  });
-  const int targets = static_cast<int>(!route.service().empty()) + static_cast<int>(route.split_size() > 0) +
-                      static_cast<int>(route.has_consul_service());
-  if (targets != 1) {
-    report.Add("", fmt::format("{}exactly one of service, split and consul_service is needed",
-                               targets == 0 ? "leads nowhere; " : "leads to several places; "));
-  }
-  if (route.split_size() > 0) {
-    uint64_t total = 0;
-    std::set<std::string_view> seen;
-    for (int i = 0; i < route.split_size(); ++i) {
-      const v1::WeightedService& target = route.split(i);
-      total += target.has_weight() ? target.weight() : 1;
-      if (!target.service().empty() && !seen.insert(target.service()).second) {
-        report.Add(At("split", i, ".service"), fmt::format("{} comes twice", QuoteForMessage(target.service())));
-      }
-    }
-    if (total == 0) report.Add("split", "has no weight above 0");
-    if (total > std::numeric_limits<uint32_t>::max()) report.Add("split", "has weights whose sum is beyond 4294967295");
-  }
-  if (route.has_consul_service()) CheckConsulServiceRoute(report, route);
-  if (route.has_rewrite()) CheckRewrite(report, route);
-  CheckLimitList(report, route.rate_limits());
-  for (int i = 0; i < route.upgrades_size(); ++i) {
-    CheckEnum(report, At("upgrades", i), route.upgrades(i), v1::Route::Upgrade_IsValid);
-    if (route.upgrades(i) == v1::Route::UPGRADE_UNSPECIFIED) report.Add(At("upgrades", i), "names no protocol");
-  }
-}
-
-std::optional<LimitKey> LimitKeyOf(std::string_view name) {
-  if (name == "client_ip") return LimitKey::kClientIp;
-  if (name == "path") return LimitKey::kPath;
-  return std::nullopt;
-}
-
-void CheckRateLimit(const Report& report, const v1::RateLimit& limit) {
-  for (int i = 0; i < limit.key_size(); ++i) {
-    if (!LimitKeyOf(limit.key(i)).has_value()) {
-      const std::string near = NearestName(limit.key(i), {"client_ip", "path"});
-      report.Add(At("key", i), fmt::format("{} is no key; {}", QuoteForMessage(limit.key(i)),
-                                           near.empty() ? "expected client_ip or path"
-                                                        : fmt::format("did you mean {}?", QuoteForMessage(near))));
-    } else if (std::find(limit.key().begin(), limit.key().begin() + i, limit.key(i)) != limit.key().begin() + i) {
-      report.Add(At("key", i), fmt::format("{} comes twice", QuoteForMessage(limit.key(i))));
-    }
-  }
-  CheckEnum(report, "algorithm", limit.algorithm(), v1::RateLimit::Algorithm_IsValid);
-  CheckEnum(report, "scope", limit.scope(), v1::RateLimit::Scope_IsValid);
-  CheckEnum(report, "mode", limit.mode(), v1::RateLimit::Mode_IsValid);
-}
 
 // Whether `text` is `pattern`, where each '*' stands for any bytes. Without case: Consul serves its DNS so.
 bool MatchesGlob(std::string_view pattern, std::string_view text) {
@@ -310,22 +56,99 @@ void ReadTimeouts(const v1::Timeouts& timeouts, ServicePolicy* policy) {
   if (timeouts.has_idle()) policy->idle_timeout = ToMillis(timeouts.idle());
 }
 
-v1::LoadBalancer::Policy BalanceOf(const v1::LoadBalancer& balancer) {
-  return balancer.policy() == v1::LoadBalancer::POLICY_UNSPECIFIED ? v1::LoadBalancer::ROUND_ROBIN : balancer.policy();
+HashOnPolicy BuildHashOn(const v1::HashOn& on) {
+  HashOnPolicy policy;
+  switch (on.on_case()) {
+    case v1::HashOn::kHeader:
+      policy.kind = HashOnPolicy::Kind::kHeader;
+      policy.name = absl::AsciiStrToLower(on.header());
+      break;
+    case v1::HashOn::kCookie:
+      policy.kind = HashOnPolicy::Kind::kCookie;
+      policy.name = on.cookie();
+      break;
+    case v1::HashOn::kClientIp:
+      policy.kind = HashOnPolicy::Kind::kClientIp;
+      break;
+    case v1::HashOn::kPath:
+      policy.kind = HashOnPolicy::Kind::kPath;
+      break;
+    case v1::HashOn::ON_NOT_SET:
+      break;
+  }
+  return policy;
+}
+
+BalancePolicy BuildBalance(const v1::LoadBalancer& balancer) {
+  BalancePolicy policy;
+  if (balancer.policy() != v1::LoadBalancer::POLICY_UNSPECIFIED) policy.policy = balancer.policy();
+  if (policy.policy == v1::LoadBalancer::RING_HASH || policy.policy == v1::LoadBalancer::MAGLEV) {
+    policy.hash_on = BuildHashOn(balancer.hash_on());
+    if (policy.hash_on.kind == HashOnPolicy::Kind::kNothing) policy.hash_on.kind = HashOnPolicy::Kind::kClientIp;
+  }
+  if (balancer.has_session()) {
+    policy.session_cookie = balancer.session().cookie();
+    if (!balancer.session().path().empty()) policy.session_path = balancer.session().path();
+    if (balancer.session().has_ttl()) {
+      policy.session_ttl = std::chrono::duration_cast<std::chrono::seconds>(ToMillis(balancer.session().ttl()));
+    }
+  }
+  if (balancer.has_slow_start()) policy.slow_start = ToMillis(balancer.slow_start());
+  if (balancer.has_panic_percent()) policy.panic_percent = balancer.panic_percent();
+  policy.prefer_zone = balancer.zones() == v1::LoadBalancer::PREFER;
+  if (balancer.has_zone_min_percent()) policy.zone_min_percent = balancer.zone_min_percent();
+  if (balancer.has_hash_balance_percent()) policy.hash_balance_percent = balancer.hash_balance_percent();
+  return policy;
+}
+
+// Of a Service, or of a consul_service route's template.
+template <typename Body>
+void ReadHealth(const Body& body, ServicePolicy* service) {
+  if (body.has_health_check()) {
+    const v1::HealthCheck& check = body.health_check();
+    auto policy = std::make_shared<HealthCheckPolicy>();
+    policy->tcp = check.type() == v1::HealthCheck::TCP;
+    if (!check.path().empty()) policy->path = check.path();
+    if (check.has_interval()) policy->interval = ToMillis(check.interval());
+    if (check.has_timeout()) policy->timeout = ToMillis(check.timeout());
+    if (check.has_healthy()) policy->healthy = check.healthy();
+    if (check.has_unhealthy()) policy->unhealthy = check.unhealthy();
+    policy->statuses.assign(check.statuses().begin(), check.statuses().end());
+    policy->host = check.host();
+    policy->port = static_cast<uint16_t>(check.port());
+    service->health_check = std::move(policy);
+  }
+  if (body.has_outlier_ejection()) {
+    const v1::OutlierEjection& outlier = body.outlier_ejection();
+    auto policy = std::make_shared<OutlierPolicy>();
+    if (outlier.has_consecutive_failures()) policy->consecutive_failures = outlier.consecutive_failures();
+    policy->consecutive_gateway_failures = outlier.consecutive_gateway_failures();
+    if (outlier.has_base_time()) policy->base_time = ToMillis(outlier.base_time());
+    if (outlier.has_max_time()) policy->max_time = ToMillis(outlier.max_time());
+    policy->max_time = std::max(policy->max_time, policy->base_time);
+    if (outlier.has_max_percent()) policy->max_percent = outlier.max_percent();
+    if (outlier.has_success_rate()) {
+      const v1::OutlierEjection::SuccessRate& rate = outlier.success_rate();
+      policy->by_success_rate = true;
+      if (rate.has_interval()) policy->interval = ToMillis(rate.interval());
+      if (rate.has_min_endpoints()) policy->min_endpoints = rate.min_endpoints();
+      if (rate.has_min_requests()) policy->min_requests = rate.min_requests();
+      if (rate.has_deviations()) policy->deviations = rate.deviations();
+    }
+    service->outlier = std::move(policy);
+  }
+  if (body.has_limits()) {
+    auto policy = std::make_shared<ServiceLimitsPolicy>();
+    policy->connections = body.limits().connections();
+    if (body.limits().has_pending()) policy->pending = body.limits().pending();
+    if (body.limits().has_pending_timeout()) policy->pending_timeout = ToMillis(body.limits().pending_timeout());
+    policy->requests = body.limits().requests();
+    service->limits = std::move(policy);
+  }
 }
 
 v1::ConsulSource::OnSuspect OnSuspectOf(v1::ConsulSource::OnSuspect on_suspect) {
   return on_suspect == v1::ConsulSource::ON_SUSPECT_UNSPECIFIED ? v1::ConsulSource::KEEP : on_suspect;
-}
-
-// The names in the order of RouteMatch::variables; ** is "". Requires: a valid template.
-std::vector<std::string> VariablesOf(std::string_view path_template) {
-  std::vector<std::string> names;
-  std::vector<TemplateSegment> segments = ParseTemplate(path_template).value();
-  for (TemplateSegment& segment : segments) {
-    if (segment.kind != TemplateSegment::Kind::kLiteral) names.push_back(std::move(segment.text));
-  }
-  return names;
 }
 
 std::vector<std::string> SortedTags(const google::protobuf::RepeatedPtrField<std::string>& tags) {
@@ -336,47 +159,6 @@ std::vector<std::string> SortedTags(const google::protobuf::RepeatedPtrField<std
 }
 
 }  // namespace
-
-void CheckResource(const v1::Resource& resource, std::vector<v1::PolicyError>* errors) {
-  const ResourceKey key = KeyOf(resource);
-  const Report report(key, errors);
-  const google::protobuf::Message* body = BodyOf(resource);
-  if (body == nullptr) {
-    report.Add("kind", "is missing, or one that this version does not know");
-    return;
-  }
-  report.AddIfBad("name", CheckName(key.name));
-  std::vector<FieldProblem> problems;
-  CheckRules(*body, &problems);
-  for (const FieldProblem& problem : problems) report.Add(problem.field, problem.message);
-
-  switch (resource.kind_case()) {
-    case v1::Resource::kService:
-      CheckEnvelope(report, resource.service().labels(), resource.service().description());
-      CheckService(report, resource.service());
-      break;
-    case v1::Resource::kRoute:
-      CheckEnvelope(report, resource.route().labels(), resource.route().description());
-      CheckRoute(report, resource.route());
-      break;
-    case v1::Resource::kRateLimit:
-      CheckEnvelope(report, resource.rate_limit().labels(), resource.rate_limit().description());
-      CheckRateLimit(report, resource.rate_limit());
-      break;
-    case v1::Resource::kCircuitBreaker:
-      CheckEnvelope(report, resource.circuit_breaker().labels(), resource.circuit_breaker().description());
-      break;
-    case v1::Resource::kDefaults:
-      CheckEnvelope(report, resource.defaults().labels(), resource.defaults().description());
-      if (key.name != kDefaultName) {
-        report.Add("name", fmt::format("{}: there is one Defaults, named 'default'", QuoteForMessage(key.name)));
-      }
-      CheckLimitList(report, resource.defaults().rate_limits());
-      break;
-    case v1::Resource::KIND_NOT_SET:
-      break;
-  }
-}
 
 bool ConsulServicePolicy::Allows(std::string_view name) const {
   const std::string lower = absl::AsciiStrToLower(std::string(name));
@@ -390,14 +172,27 @@ Snapshot::~Snapshot() = default;
 
 void Snapshot::Match(const MatchInput& in, RouteMatch* out) const { table_->Match(in, out); }
 
-void Snapshot::Rewrite(const RouteMatch& m, std::string_view path, std::string* out) {
+void Snapshot::AppendPath(const RouteMatch& m, const std::vector<RewritePiece>& pieces, bool is_prefix,
+                          std::string_view path, std::string* out) {
   const size_t base = out->size();
-  for (const RewritePiece& piece : m.route->rewrite) {
+  for (const RewritePiece& piece : pieces) {
     out->append(piece.variable < 0 ? std::string_view(piece.literal)
                                    : m.variables[static_cast<size_t>(piece.variable)]);
   }
-  if (m.route->rewrite_is_prefix) out->append(path.substr(m.prefix_length));
+  if (is_prefix) out->append(path.substr(m.prefix_length));
   if (out->size() == base) out->push_back('/');
+}
+
+bool Snapshot::Rewrite(const RouteMatch& m, std::string_view path, std::string* out) {
+  if (m.route->rewrite_regex == nullptr) {
+    AppendPath(m, m.route->rewrite, m.route->rewrite_is_prefix, path, out);
+    return true;
+  }
+  std::string text(path);
+  re2::RE2::GlobalReplace(&text, *m.route->rewrite_regex, m.route->rewrite_substitution);
+  if (!IsNormalPath(text)) return false;
+  out->append(text);
+  return true;
 }
 
 // One compilation: indexes the set, checks it, and builds the snapshot if nothing is wrong.
@@ -413,6 +208,7 @@ class SnapshotCompiler {
     }
     CheckReferences();
     CheckRegexBudget();
+    BuildConsumers();
     if (result_.errors.empty()) {
       Build();
       result_.snapshot = std::move(snapshot_);
@@ -469,6 +265,16 @@ class SnapshotCompiler {
         return IndexBody(&rate_limits_, resource.rate_limit(), resource);
       case v1::Resource::kCircuitBreaker:
         return IndexBody(&breakers_, resource.circuit_breaker(), resource);
+      case v1::Resource::kRetry:
+        return IndexBody(&retries_, resource.retry(), resource);
+      case v1::Resource::kAuth:
+        return IndexBody(&auths_, resource.auth(), resource);
+      case v1::Resource::kConsumer:
+        return IndexBody(&consumers_, resource.consumer(), resource);
+      case v1::Resource::kCors:
+        return IndexBody(&cors_, resource.cors(), resource);
+      case v1::Resource::kIpAccess:
+        return IndexBody(&accesses_, resource.ip_access(), resource);
       case v1::Resource::kDefaults:
         // Another name than `default` is an error already.
         if (resource.defaults().name() == kDefaultName) defaults_ = &resource.defaults();
@@ -495,8 +301,27 @@ class SnapshotCompiler {
     }
   }
 
-  void CheckBreakerReference(const Report& report, const std::string& field, const std::string& name) {
-    if (name != kNone) CheckReference(report, field, "circuit breaker", name, breakers_);
+  // `none` is a reference to nothing.
+  template <typename Body>
+  void CheckOptionalReference(const Report& report, const std::string& field, std::string_view noun,
+                              const std::string& name, const Kind<Body>& kind) {
+    if (name != kNone) CheckReference(report, field, noun, name, kind);
+  }
+
+  // Of a Service, or of a consul_service route's template.
+  template <typename Body>
+  void CheckServiceReferences(const Report& report, const std::string& base, const Body& body) {
+    CheckOptionalReference(report, base + "circuit_breaker", "circuit breaker", body.circuit_breaker(), breakers_);
+    CheckOptionalReference(report, base + "retry", "retry", body.retry(), retries_);
+  }
+
+  // Of a Route, or of Defaults.
+  template <typename Body>
+  void CheckRouteReferences(const Report& report, const Body& body) {
+    CheckOptionalReference(report, "auth", "auth", body.auth(), auths_);
+    CheckOptionalReference(report, "cors", "cors", body.cors(), cors_);
+    CheckOptionalReference(report, "access", "IP access", body.access(), accesses_);
+    CheckLimitReferences(report, body.rate_limits());
   }
 
   void CheckReferences() {
@@ -504,25 +329,87 @@ class SnapshotCompiler {
     routes_.Sort();
     rate_limits_.Sort();
     breakers_.Sort();
+    retries_.Sort();
+    auths_.Sort();
+    consumers_.Sort();
+    cors_.Sort();
+    accesses_.Sort();
     for (const v1::Resource* resource : resources_) {
       const ResourceKey key = KeyOf(*resource);
       const Report report(key, &result_.errors);
       if (resource->has_service()) {
-        CheckBreakerReference(report, "circuit_breaker", resource->service().circuit_breaker());
+        CheckServiceReferences(report, "", resource->service());
       } else if (resource->has_route()) {
         const v1::Route& route = resource->route();
         CheckReference(report, "service", "service", route.service(), services_);
         for (int i = 0; i < route.split_size(); ++i) {
           CheckReference(report, At("split", i, ".service"), "service", route.split(i).service(), services_);
         }
-        CheckBreakerReference(report, "consul_service.template.circuit_breaker",
-                              route.consul_service().template_().circuit_breaker());
-        CheckLimitReferences(report, route.rate_limits());
+        for (int i = 0; i < route.mirror_size(); ++i) {
+          CheckReference(report, At("mirror", i, ".service"), "service", route.mirror(i).service(), services_);
+        }
+        CheckServiceReferences(report, "consul_service.template.", route.consul_service().template_());
+        CheckRouteReferences(report, route);
       } else if (resource->has_defaults()) {
-        CheckBreakerReference(report, "circuit_breaker", resource->defaults().circuit_breaker());
-        CheckLimitReferences(report, resource->defaults().rate_limits());
+        CheckServiceReferences(report, "", resource->defaults());
+        CheckRouteReferences(report, resource->defaults());
+      } else if (resource->has_auth()) {
+        for (int i = 0; i < resource->auth().allow().consumers_size(); ++i) {
+          CheckReference(report, At("allow.consumers", i), "consumer", resource->auth().allow().consumers(i),
+                         consumers_);
+        }
       }
     }
+    if (consumers_.sorted.size() > kConsumersMax) {
+      const ResourceKey key{"Consumer", std::string(consumers_.sorted.back().first)};
+      Report(key, &result_.errors).Add("", fmt::format("is one consumer too many: at most {}", kConsumersMax));
+    }
+  }
+
+  // What consumers show, each thing once. Reports what two of them share.
+  void BuildConsumers() {
+    auto table = std::make_shared<ConsumerTable>();
+    for (const auto& [name, consumer] : consumers_.sorted) {
+      const auto index = static_cast<uint32_t>(table->consumers.size());
+      ConsumerPolicy& policy = table->consumers.emplace_back();
+      policy.name = consumer->name();
+      policy.groups.assign(consumer->groups().begin(), consumer->groups().end());
+      std::sort(policy.groups.begin(), policy.groups.end());
+      table->by_name.emplace(policy.name, index);
+      const ResourceKey key{"Consumer", policy.name};
+      const Report report(key, &result_.errors);
+      for (int i = 0; i < consumer->credentials_size(); ++i) {
+        const v1::Credential& credential = consumer->credentials(i);
+        const auto told = [&](uint32_t other, std::string_view what) {
+          report.Add(At("credentials", i),
+                     fmt::format("has the same {} as Consumer/{}", what, table->consumers[other].name));
+        };
+        switch (credential.credential_case()) {
+          case v1::Credential::kApiKeySha256: {
+            const auto [at, added] =
+                table->by_key_digest.emplace(absl::HexStringToBytes(credential.api_key_sha256()), index);
+            if (!added) told(at->second, "API key");
+            break;
+          }
+          case v1::Credential::kBasic: {
+            const auto [at, added] = table->by_username.emplace(
+                credential.basic().username(),
+                ConsumerTable::Password{.consumer = index, .hash = credential.basic().password_hash()});
+            if (!added) told(at->second.consumer, "user name");
+            break;
+          }
+          case v1::Credential::kJwt: {
+            const auto [at, added] =
+                table->by_subject.emplace(Concat(credential.jwt().issuer(), "\n", credential.jwt().subject()), index);
+            if (!added) told(at->second, "subject");
+            break;
+          }
+          case v1::Credential::CREDENTIAL_NOT_SET:
+            break;
+        }
+      }
+    }
+    consumer_table_ = std::move(table);
   }
 
   void CheckRegexBudget() {
@@ -544,6 +431,12 @@ class SnapshotCompiler {
     snapshot_->revision_ = options_.revision;
     BuildRateLimits();
     for (const auto& [name, breaker] : breakers_.sorted) breaker_policies_.push_back(BuildBreaker(*breaker));
+    for (const auto& [name, retry] : retries_.sorted) retry_policies_.push_back(BuildRetry(*retry));
+    for (const auto& [name, auth] : auths_.sorted) snapshot_->auths_.push_back(BuildAuth(*auth));
+    for (const auto& [name, cors] : cors_.sorted) cors_policies_.push_back(BuildCors(*cors));
+    for (const auto& [name, access] : accesses_.sorted) access_policies_.push_back(BuildAccess(*access));
+    snapshot_->consumers_ = std::move(consumer_table_);
+    BuildIdentityFields();
     for (const auto& [name, service] : services_.sorted) snapshot_->services_.push_back(BuildService(*service));
     std::vector<RouteTable::Entry> entries;
     entries.reserve(routes_.sorted.size());
@@ -566,9 +459,17 @@ class SnapshotCompiler {
       if (limit.name() == kDefaultName) snapshot_->builtin_rate_limit_ = limit_indices_[i];
       RateLimitPolicy& policy = snapshot_->rate_limits_.emplace_back();
       policy.name = limit.name();
-      for (const std::string& key : limit.key()) policy.keys.push_back(*LimitKeyOf(key));
+      for (const std::string& key : limit.key()) policy.keys.push_back(ParseLimitKey(key).value());
+      policy.needs_identity =
+          std::any_of(policy.keys.begin(), policy.keys.end(), [](const LimitKey& key) { return key.NeedsIdentity(); });
       policy.requests = limit.limit().requests();
       policy.window = ToMillis(limit.limit().window());
+      policy.burst = limit.limit().has_burst() ? limit.limit().burst() : policy.requests;
+      if (limit.algorithm() != v1::RateLimit::ALGORITHM_UNSPECIFIED) policy.algorithm = limit.algorithm();
+      if (limit.scope() != v1::RateLimit::SCOPE_UNSPECIFIED) policy.scope = limit.scope();
+      if (limit.on_unavailable() != v1::RateLimit::ON_UNAVAILABLE_UNSPECIFIED) {
+        policy.on_unavailable = limit.on_unavailable();
+      }
       policy.mode = limit.mode() == v1::RateLimit::SHADOW ? v1::RateLimit::SHADOW : v1::RateLimit::ENFORCE;
     }
   }
@@ -581,15 +482,159 @@ class SnapshotCompiler {
     if (breaker.has_request_volume_threshold()) policy->request_volume_threshold = breaker.request_volume_threshold();
     if (breaker.has_sleep_window()) policy->sleep_window = ToMillis(breaker.sleep_window());
     if (breaker.has_error_percent_threshold()) policy->error_percent_threshold = breaker.error_percent_threshold();
+    policy->max_sleep_window =
+        breaker.has_max_sleep_window() ? ToMillis(breaker.max_sleep_window()) : policy->sleep_window;
+    if (breaker.has_slow_call_duration()) policy->slow_call_duration = ToMillis(breaker.slow_call_duration());
+    if (breaker.has_slow_call_percent_threshold()) {
+      policy->slow_call_percent_threshold = breaker.slow_call_percent_threshold();
+    }
+    if (breaker.has_probes()) policy->probes = breaker.probes();
+    policy->force = breaker.force();
     return policy;
   }
 
-  // `name` as a service has it: empty is what Defaults says.
-  std::shared_ptr<const BreakerPolicy> BreakerOf(const std::string& name) const {
-    const std::string& effective = name.empty() && defaults_ != nullptr ? defaults_->circuit_breaker() : name;
-    if (effective.empty() || effective == kNone) return nullptr;
-    return breaker_policies_[breakers_.index.at(effective)];
+  static std::shared_ptr<const RetryPolicy> BuildRetry(const v1::Retry& retry) {
+    auto policy = std::make_shared<RetryPolicy>();
+    policy->name = retry.name();
+    if (retry.has_attempts()) policy->attempts = retry.attempts();
+    for (const std::string& condition : retry.conditions()) AddRetryCondition(condition, policy.get());
+    if (retry.conditions().empty()) {
+      for (const std::string_view condition : {"connect_failure", "reset", "502", "503", "504"}) {
+        AddRetryCondition(condition, policy.get());
+      }
+    }
+    policy->methods.assign(retry.methods().begin(), retry.methods().end());
+    if (policy->methods.empty()) policy->methods = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"};
+    std::sort(policy->methods.begin(), policy->methods.end());
+    if (retry.has_per_try_timeout()) policy->per_try_timeout = ToMillis(retry.per_try_timeout());
+    if (retry.backoff().has_base()) policy->backoff_base = ToMillis(retry.backoff().base());
+    if (retry.backoff().has_max()) policy->backoff_max = ToMillis(retry.backoff().max());
+    policy->backoff_max = std::max(policy->backoff_max, policy->backoff_base);
+    if (retry.budget().has_percent()) policy->budget_percent = retry.budget().percent();
+    if (retry.budget().has_min_per_second()) policy->budget_min_per_second = retry.budget().min_per_second();
+    if (retry.has_max_body_bytes()) policy->max_body_bytes = retry.max_body_bytes();
+    return policy;
   }
+
+  static std::shared_ptr<const AuthPolicy> BuildAuth(const v1::Auth& auth) {
+    auto policy = std::make_shared<AuthPolicy>();
+    policy->name = auth.name();
+    for (const v1::AuthMethod& method : auth.methods()) {
+      AuthMethodPolicy& built = policy->methods.emplace_back();
+      if (method.has_api_key()) {
+        built.kind = AuthMethodPolicy::Kind::kApiKey;
+        built.header = method.api_key().header().empty() ? "X-API-Key" : method.api_key().header();
+      } else if (method.has_basic()) {
+        built.kind = AuthMethodPolicy::Kind::kBasic;
+        built.realm = method.basic().realm().empty() ? "gateway" : method.basic().realm();
+      } else {
+        const v1::JwtAuth& jwt = method.jwt();
+        built.kind = AuthMethodPolicy::Kind::kJwt;
+        built.issuer = jwt.issuer();
+        built.audiences.assign(jwt.audiences().begin(), jwt.audiences().end());
+        built.jwks_inline = jwt.jwks().inline_();
+        built.jwks_url = jwt.jwks().url();
+        if (jwt.jwks().has_refresh()) built.jwks_refresh = ToMillis(jwt.jwks().refresh());
+        built.require.assign(jwt.require().begin(), jwt.require().end());
+        std::sort(built.require.begin(), built.require.end());
+        if (jwt.has_leeway()) built.leeway = ToMillis(jwt.leeway());
+        built.groups_claim = jwt.groups_claim().empty() ? "groups" : jwt.groups_claim();
+        built.consumer_claim = jwt.consumer_claim().empty() ? "sub" : jwt.consumer_claim();
+      }
+    }
+    policy->allow_groups.assign(auth.allow().groups().begin(), auth.allow().groups().end());
+    policy->allow_consumers.assign(auth.allow().consumers().begin(), auth.allow().consumers().end());
+    std::sort(policy->allow_groups.begin(), policy->allow_groups.end());
+    std::sort(policy->allow_consumers.begin(), policy->allow_consumers.end());
+    policy->forward_consumer = auth.forward().consumer();
+    policy->forward_groups = auth.forward().groups();
+    policy->forward_claims.assign(auth.forward().claims().begin(), auth.forward().claims().end());
+    std::sort(policy->forward_claims.begin(), policy->forward_claims.end());
+    policy->keep_credentials = auth.forward().credentials() == v1::AuthForward::KEEP;
+    return policy;
+  }
+
+  void BuildIdentityFields() {
+    std::vector<std::string>& fields = snapshot_->identity_fields_;
+    const auto add = [&fields](const std::string& name) {
+      if (!name.empty()) fields.push_back(absl::AsciiStrToLower(name));
+    };
+    for (const std::shared_ptr<const AuthPolicy>& auth : snapshot_->auths_) {
+      add(auth->forward_consumer);
+      add(auth->forward_groups);
+      for (const auto& [field, claim] : auth->forward_claims) add(field);
+    }
+    std::sort(fields.begin(), fields.end());
+    fields.erase(std::unique(fields.begin(), fields.end()), fields.end());
+  }
+
+  static std::shared_ptr<const CorsPolicy> BuildCors(const v1::Cors& cors) {
+    auto policy = std::make_shared<CorsPolicy>();
+    policy->name = cors.name();
+    for (const std::string& text : cors.origins()) {
+      if (text == "*") {
+        policy->any_origin = true;
+        continue;
+      }
+      Origin origin = ParseOrigin(text).value();
+      if (origin.wildcard) {
+        policy->wildcards.emplace_back(std::move(origin.scheme), std::move(origin.host));
+      } else {
+        policy->origins.push_back(origin.scheme + origin.host);
+      }
+    }
+    std::sort(policy->origins.begin(), policy->origins.end());
+    for (const std::string& method : cors.methods()) {
+      if (method == "*") policy->any_method = true;
+      policy->methods.push_back(method);
+    }
+    if (policy->methods.empty()) policy->methods = {"GET", "HEAD", "POST"};
+    for (const std::string& header : cors.headers()) {
+      if (header == "*") policy->any_header = true;
+      policy->headers.push_back(absl::AsciiStrToLower(header));
+    }
+    for (const std::string& header : cors.expose_headers()) {
+      Append(&policy->expose_headers, policy->expose_headers.empty() ? "" : ", ", header);
+    }
+    policy->credentials = cors.credentials();
+    if (cors.has_max_age()) {
+      policy->max_age = std::chrono::duration_cast<std::chrono::seconds>(ToMillis(cors.max_age()));
+    }
+    return policy;
+  }
+
+  static std::shared_ptr<const AccessPolicy> BuildAccess(const v1::IpAccess& access) {
+    auto policy = std::make_shared<AccessPolicy>();
+    policy->name = access.name();
+    // Checked before: none fails.
+    for (const std::string& block : access.allow()) policy->allow.Add(block).IgnoreError();
+    for (const std::string& block : access.deny()) policy->deny.Add(block).IgnoreError();
+    policy->allow.Seal();
+    policy->deny.Seal();
+    return policy;
+  }
+
+  // What `name` refers to, or where it is empty what Defaults does; null for neither, and for `none`.
+  template <typename Body, typename Policy>
+  static std::shared_ptr<const Policy> Referred(const std::string& name, const std::string& by_default,
+                                                const Kind<Body>& kind,
+                                                const std::vector<std::shared_ptr<const Policy>>& policies) {
+    const std::string& effective = name.empty() ? by_default : name;
+    if (effective.empty() || effective == kNone) return nullptr;
+    return policies[kind.index.at(effective)];
+  }
+
+  // Of a Service, or of a consul_service route's template.
+  template <typename Body>
+  void ReadServicePolicies(const Body& body, ServicePolicy* policy) const {
+    policy->balance = BuildBalance(body.load_balancer());
+    ReadTimeouts(body.timeouts(), policy);
+    policy->breaker = Referred(body.circuit_breaker(), Default().circuit_breaker(), breakers_, breaker_policies_);
+    policy->retry = Referred(body.retry(), Default().retry(), retries_, retry_policies_);
+    ReadHealth(body, policy);
+  }
+
+  const v1::Defaults& Default() const { return defaults_ != nullptr ? *defaults_ : v1::Defaults::default_instance(); }
 
   ServicePolicy BuildService(const v1::Service& service) const {
     ServicePolicy policy;
@@ -608,13 +653,58 @@ class SnapshotCompiler {
                                   .weight = endpoint.has_weight() ? endpoint.weight() : 1,
                                   .zone = endpoint.zone()});
     }
-    policy.balance = BalanceOf(service.load_balancer());
-    ReadTimeouts(service.timeouts(), &policy);
-    policy.breaker = BreakerOf(service.circuit_breaker());
+    ReadServicePolicies(service, &policy);
     return policy;
   }
 
-  std::unique_ptr<RoutePolicy> BuildRoute(const v1::Route& route) const {
+  static std::vector<FieldEdit> BuildEdits(const google::protobuf::Map<std::string, std::string>& map,
+                                           const std::vector<std::string>& variables) {
+    std::vector<FieldEdit> edits;
+    for (const auto& [name, value] : map) {
+      edits.push_back({.name = name, .value = ParseText(value, variables, true, kFieldValueBytesMax).value()});
+    }
+    // A map has no order; the file's is lost, so it is the names'.
+    std::sort(edits.begin(), edits.end(), [](const FieldEdit& a, const FieldEdit& b) { return a.name < b.name; });
+    return edits;
+  }
+
+  static std::unique_ptr<const FieldEditsPolicy> BuildFieldEdits(const v1::FieldEdits& edits,
+                                                                 const std::vector<std::string>& variables) {
+    auto policy = std::make_unique<FieldEditsPolicy>();
+    policy->remove.assign(edits.remove().begin(), edits.remove().end());
+    policy->set = BuildEdits(edits.set(), variables);
+    policy->add = BuildEdits(edits.add(), variables);
+    if (policy->empty()) return nullptr;
+    return policy;
+  }
+
+  static std::unique_ptr<const RedirectPolicy> BuildRedirect(const v1::Redirect& redirect,
+                                                             const std::vector<std::string>& variables) {
+    auto policy = std::make_unique<RedirectPolicy>();
+    if (redirect.has_status()) policy->status = static_cast<int>(redirect.status());
+    policy->scheme = redirect.scheme();
+    policy->host = redirect.host();
+    policy->path = redirect.path();
+    if (!redirect.prefix().empty()) {
+      policy->rewrite_is_prefix = true;
+      policy->rewrite = PrefixPieces(redirect.prefix());
+    }
+    if (!redirect.template_().empty()) policy->rewrite = TemplatePieces(redirect.template_(), variables);
+    policy->strip_query = redirect.strip_query();
+    return policy;
+  }
+
+  static std::unique_ptr<const RespondPolicy> BuildRespond(const v1::Respond& respond,
+                                                           const std::vector<std::string>& variables) {
+    auto policy = std::make_unique<RespondPolicy>();
+    if (respond.has_status()) policy->status = static_cast<int>(respond.status());
+    policy->body = ParseText(respond.body(), variables, false, kRespondBodyBytesMax).value();
+    policy->content_type = respond.content_type().empty() ? "text/plain; charset=utf-8" : respond.content_type();
+    policy->headers = BuildEdits(respond.headers(), variables);
+    return policy;
+  }
+
+  std::unique_ptr<RoutePolicy> BuildRoute(const v1::Route& route) {
     auto policy = std::make_unique<RoutePolicy>();
     policy->name = route.name();
     std::vector<std::string> variables;
@@ -628,7 +718,7 @@ class SnapshotCompiler {
         break;
       case v1::PathMatch::kTemplate:
         policy->pattern = path.template_();
-        variables = VariablesOf(path.template_());
+        variables = VariablesOf(path);
         break;
       case v1::PathMatch::kRegex:
         policy->pattern = path.regex();
@@ -661,57 +751,95 @@ class SnapshotCompiler {
       service.from_consul = true;
       service.tags = SortedTags(config.tags());
       service.on_suspect = OnSuspectOf(config.template_().on_suspect());
-      service.balance = BalanceOf(config.template_().load_balancer());
-      ReadTimeouts(config.template_().timeouts(), &service);
-      service.breaker = BreakerOf(config.template_().circuit_breaker());
+      ReadServicePolicies(config.template_(), &service);
       policy->consul_service = std::move(consul_service);
     }
 
-    BuildRewrite(route.rewrite(), variable_index, policy.get());
+    if (route.has_split_on()) policy->split_on = BuildHashOn(route.split_on());
+    if (route.has_redirect()) policy->redirect = BuildRedirect(route.redirect(), variables);
+    if (route.has_respond()) policy->respond = BuildRespond(route.respond(), variables);
+    policy->request_headers = BuildFieldEdits(route.request_headers(), variables);
+    policy->response_headers = BuildFieldEdits(route.response_headers(), variables);
+    policy->request_query = BuildFieldEdits(route.request_query(), variables);
+    for (const v1::Mirror& mirror : route.mirror()) {
+      const double percent = mirror.has_percent() ? mirror.percent() : 100;
+      policy->mirrors.push_back({.service = services_.index.at(mirror.service()),
+                                 .per_million = static_cast<uint32_t>(percent * 10'000 + 0.5)});
+    }
+    policy->access = Referred(route.access(), Default().access(), accesses_, access_policies_);
+    policy->cors = Referred(route.cors(), Default().cors(), cors_, cors_policies_);
+    policy->auth = Referred(route.auth(), Default().auth(), auths_, snapshot_->auths_);
+    const v1::BodyLimits& body = route.has_body() ? route.body() : Default().body();
+    policy->bounds_body = body.has_max_bytes();
+    policy->max_body_bytes = body.max_bytes();
+
+    BuildRewrite(route.rewrite(), variables, policy.get());
     policy->timeout = kRouteTimeout;
     if (route.has_timeout()) {
       policy->timeout = ToMillis(route.timeout());
-    } else if (defaults_ != nullptr && defaults_->has_timeout()) {
-      policy->timeout = ToMillis(defaults_->timeout());
+    } else if (Default().has_timeout()) {
+      policy->timeout = ToMillis(Default().timeout());
     }
     if (route.has_max_duration()) policy->max_duration = ToMillis(route.max_duration());
     if (route.has_upgrade_idle_timeout()) policy->upgrade_idle_timeout = ToMillis(route.upgrade_idle_timeout());
     policy->websocket = std::find(route.upgrades().begin(), route.upgrades().end(),
                                   static_cast<int>(v1::Route::WEBSOCKET)) != route.upgrades().end();
-    const auto* limits = &route.rate_limits();
-    if (limits->empty() && defaults_ != nullptr) limits = &defaults_->rate_limits();
-    for (const std::string& name : *limits) {
+    for (const std::string& name : route.rate_limits().empty() ? Default().rate_limits() : route.rate_limits()) {
       if (name == kNone) continue;
       const int index = limit_indices_[rate_limits_.index.at(name)];
-      if (index >= 0) policy->rate_limits.push_back(static_cast<uint32_t>(index));
+      if (index < 0) continue;
+      const bool needs_identity = snapshot_->rate_limits_[static_cast<size_t>(index)].needs_identity;
+      (needs_identity ? policy->identity_limits : policy->rate_limits).push_back(static_cast<uint32_t>(index));
+      if (needs_identity && policy->auth == nullptr) {
+        result_.warnings.push_back(fmt::format(
+            "Route/{}: RateLimit/{} counts by consumer or claim, but the route has no auth: all of its requests share "
+            "one bucket",
+            route.name(), name));
+      }
     }
     return policy;
   }
 
-  template <typename VariableIndex>
-  static void BuildRewrite(const v1::Rewrite& rewrite, const VariableIndex& variable_index, RoutePolicy* policy) {
+  static std::vector<RewritePiece> PrefixPieces(std::string_view prefix) {
+    if (prefix.ends_with('/')) prefix.remove_suffix(1);  // the rest begins with its own, or is nothing
+    return {{.literal = std::string(prefix), .variable = -1}};
+  }
+
+  static std::vector<RewritePiece> TemplatePieces(const std::string& text, const std::vector<std::string>& variables) {
+    std::vector<RewritePiece> pieces;
+    std::string literal;
+    const std::vector<TemplateSegment> segments = ParseTemplate(text).value();
+    for (const TemplateSegment& segment : segments) {
+      if (segment.kind != TemplateSegment::Kind::kRest) literal += '/';  // ** has its own, or is nothing
+      if (segment.kind == TemplateSegment::Kind::kLiteral) {
+        literal += segment.text;
+        continue;
+      }
+      if (!literal.empty()) pieces.push_back({.literal = std::exchange(literal, {}), .variable = -1});
+      const auto at = std::find(variables.begin(), variables.end(), segment.text) - variables.begin();
+      pieces.push_back({.literal = {}, .variable = static_cast<int>(at)});
+    }
+    if (!literal.empty()) pieces.push_back({.literal = std::move(literal), .variable = -1});
+    return pieces;
+  }
+
+  static void BuildRewrite(const v1::Rewrite& rewrite, const std::vector<std::string>& variables, RoutePolicy* policy) {
     policy->rewrite_host = rewrite.host();
     if (!rewrite.prefix().empty()) {
       policy->rewrites = true;
       policy->rewrite_is_prefix = true;
-      std::string_view prefix = rewrite.prefix();
-      if (prefix.ends_with('/')) prefix.remove_suffix(1);  // the rest begins with its own, or is nothing
-      policy->rewrite.push_back({.literal = std::string(prefix), .variable = -1});
+      policy->rewrite = PrefixPieces(rewrite.prefix());
     }
     if (!rewrite.template_().empty()) {
       policy->rewrites = true;
-      std::string literal;
-      const std::vector<TemplateSegment> segments = ParseTemplate(rewrite.template_()).value();
-      for (const TemplateSegment& segment : segments) {
-        if (segment.kind != TemplateSegment::Kind::kRest) literal += '/';  // ** has its own, or is nothing
-        if (segment.kind == TemplateSegment::Kind::kLiteral) {
-          literal += segment.text;
-          continue;
-        }
-        if (!literal.empty()) policy->rewrite.push_back({.literal = std::exchange(literal, {}), .variable = -1});
-        policy->rewrite.push_back({.literal = {}, .variable = variable_index(segment.text)});
-      }
-      if (!literal.empty()) policy->rewrite.push_back({.literal = std::move(literal), .variable = -1});
+      policy->rewrite = TemplatePieces(rewrite.template_(), variables);
+    }
+    if (rewrite.has_regex()) {
+      policy->rewrites = true;
+      re2::RE2::Options options(re2::RE2::Quiet);
+      options.set_max_mem(kRegexMemoryBytesMax);
+      policy->rewrite_regex = std::make_shared<const re2::RE2>(rewrite.regex().pattern(), options);
+      policy->rewrite_substitution = rewrite.regex().substitution();
     }
   }
 
@@ -723,11 +851,21 @@ class SnapshotCompiler {
   Kind<v1::Route> routes_;
   Kind<v1::RateLimit> rate_limits_;
   Kind<v1::CircuitBreaker> breakers_;
+  Kind<v1::Retry> retries_;
+  Kind<v1::Auth> auths_;
+  Kind<v1::Consumer> consumers_;
+  Kind<v1::Cors> cors_;
+  Kind<v1::IpAccess> accesses_;
   const v1::Defaults* defaults_ = nullptr;
 
   std::shared_ptr<Snapshot> snapshot_;
   std::vector<int> limit_indices_;  // by position in rate_limits_.sorted: in Snapshot::rate_limits(), or -1: disabled
-  std::vector<std::shared_ptr<const BreakerPolicy>> breaker_policies_;  // by position in breakers_.sorted
+  // By position in the `sorted` of their kind.
+  std::vector<std::shared_ptr<const BreakerPolicy>> breaker_policies_;
+  std::vector<std::shared_ptr<const RetryPolicy>> retry_policies_;
+  std::vector<std::shared_ptr<const CorsPolicy>> cors_policies_;
+  std::vector<std::shared_ptr<const AccessPolicy>> access_policies_;
+  std::shared_ptr<const ConsumerTable> consumer_table_;
 };
 
 CompileResult CompileSnapshot(std::span<const v1::Resource* const> resources, const CompileOptions& options) {

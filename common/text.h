@@ -3,6 +3,7 @@
 #ifndef GATEWAY_COMMON_TEXT_H_
 #define GATEWAY_COMMON_TEXT_H_
 
+#include <algorithm>
 #include <charconv>
 #include <concepts>
 #include <string>
@@ -34,6 +35,14 @@ std::string Concat(const Pieces&... pieces) {
   std::string out;
   Append(&out, pieces...);
   return out;
+}
+
+// A token (RFC 9110, section 5.6.2): a method, a field's name, a cookie's name.
+inline bool IsToken(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+           std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
+  });
 }
 
 }  // namespace gateway

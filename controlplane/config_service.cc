@@ -205,6 +205,8 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
           service_->options_.said_goodbye(name_);
         }
         return absl::OkStatus();
+      case v1::DataPlaneMessage::kReport:
+        return absl::OkStatus();
       case v1::DataPlaneMessage::kHello:
         return absl::InvalidArgumentError("a second hello");
       case v1::DataPlaneMessage::MESSAGE_NOT_SET:

@@ -254,8 +254,16 @@ Task<void> Exchange::Handle() {
   // Only a GET of HTTP/1.1 without a body (RFC 6455, section 4.1); anything else is served without the change.
   upgrading_ = match_.route->websocket && head_.upgrade && head_.method == "GET" && head_.minor_version > 0 &&
                !head_.HasBody() && head_.NamesWebSocket();
-  ChooseService();
-  if (const Reason reason = AdmitByLimits(); reason != Reason::kNone) co_return co_await Refuse(reason);
+  const RoutePolicy& route = *match_.route;
+  const bool answers_here = route.redirect != nullptr || route.respond != nullptr;
+  if (!answers_here) ChooseService();
+  if (const Reason reason = AdmitByLimits(route.rate_limits); reason != Reason::kNone)
+    co_return co_await Refuse(reason);
+  if (const Reason reason = AdmitByLimits(route.identity_limits); reason != Reason::kNone) {
+    co_return co_await Refuse(reason);
+  }
+  if (route.redirect != nullptr) co_return co_await Redirect(*route.redirect);
+  if (route.respond != nullptr) co_return co_await Respond(*route.respond);
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
   if (service_->breaker != nullptr) {
     const BreakerVerdict verdict = service_->breaker->Acquire(loop().now(), &permit_);
@@ -350,9 +358,9 @@ void Exchange::ChooseService() {
 bool Exchange::CheckLimit(const BoundLimit& limit, bool consume) {
   std::string& key = worker_->scratch();
   key.clear();
-  for (const LimitKey part : limit.policy->keys) {
-    if (part == LimitKey::kClientIp) AppendAddressKey(client_address_, &key);
-    if (part == LimitKey::kPath) key.append(path_);
+  for (const LimitKey& part : limit.policy->keys) {
+    if (part.kind == LimitKey::Kind::kClientIp) AppendAddressKey(client_address_, &key);
+    if (part.kind == LimitKey::Kind::kPath) key.append(path_);
     key.push_back('\n');  // in no normalised path
   }
   const RateLimitDecision decision =
@@ -366,9 +374,8 @@ bool Exchange::CheckLimit(const BoundLimit& limit, bool consume) {
   return false;
 }
 
-Reason Exchange::AdmitByLimits() {
+Reason Exchange::AdmitByLimits(const std::vector<uint32_t>& limits) {
   const ServingState& state = **state_;
-  const std::vector<uint32_t>& limits = match_.route->rate_limits;
   // Of several, none is consumed where one refuses: first all are asked, then all are told.
   if (limits.size() > 1) {
     for (const uint32_t limit : limits) {
@@ -379,6 +386,42 @@ Reason Exchange::AdmitByLimits() {
     if (!CheckLimit(state.limits[limit], true)) return Reason::kRateLimited;
   }
   return Reason::kNone;
+}
+
+// 3xx with a Location made of the request's own parts where policy names none.
+Task<void> Exchange::Redirect(const RedirectPolicy& redirect) {
+  std::string fields = "Location: ";
+  if (!redirect.scheme.empty() || !redirect.host.empty()) {
+    Append(&fields, redirect.scheme.empty() ? "http" : redirect.scheme, "://",
+           redirect.host.empty() ? head_.host : std::string_view(redirect.host));
+  }
+  const size_t path_begin = fields.size();
+  if (!redirect.path.empty()) {
+    fields += redirect.path;
+  } else if (!redirect.rewrite.empty()) {
+    Snapshot::AppendPath(match_, redirect.rewrite, redirect.rewrite_is_prefix, path_, &fields);
+  } else {
+    fields += path_;
+  }
+  // "//x" would name a host (RFC 3986, section 4.2).
+  if (fields.compare(path_begin, 2, "//") == 0) fields.erase(path_begin, 1);
+  if (head_.has_query && !redirect.strip_query) {
+    Append(&fields, redirect.path.find('?') == std::string::npos ? "?" : "&", head_.query);
+  }
+  fields += "\r\n";
+  co_await Reply(redirect.status, "", fields);
+}
+
+Task<void> Exchange::Respond(const RespondPolicy& respond) {
+  std::string fields = Concat("Content-Type: ", respond.content_type, "\r\n");
+  for (const FieldEdit& header : respond.headers) {
+    Append(&fields, header.name, ": ");
+    AppendText(header.value, &fields);
+    fields += "\r\n";
+  }
+  std::string body;
+  AppendText(respond.body, &body);
+  co_await Reply(respond.status, body, fields);
 }
 
 Reason Exchange::FindEndpoints() const {

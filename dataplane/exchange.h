@@ -75,8 +75,10 @@ class Exchange {
   Task<bool> AnswerBuiltin();  // /health and the like; false: not one of them
   Reason MatchRoute();
   void ChooseService();
-  Reason AdmitByLimits();
+  Reason AdmitByLimits(const std::vector<uint32_t>& limits);
   bool CheckLimit(const BoundLimit& limit, bool consume);
+  Task<void> Redirect(const RedirectPolicy& redirect);
+  Task<void> Respond(const RespondPolicy& respond);
   Reason FindEndpoints() const;
   Task<void> Handle();
   Task<void> Forward();
@@ -93,6 +95,7 @@ class Exchange {
   bool BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out);
   bool BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, bool with_length, Buffer* out);
   std::string ForwardedForValue() const;
+  void AppendText(const TextTemplate& text, std::string* out) const;
 
   // relay.cc: bodies.
   void TakeBufferedBody();
@@ -142,7 +145,8 @@ class Exchange {
   std::shared_ptr<const BoundService> dynamic_;
   uint32_t series_ = MetricsRegistry::kNoRouteSeries;
   uint32_t service_metrics_ = MetricsRegistry::kUnknownService;
-  std::string policy_;  // whose decision a refusal was
+  std::string policy_;         // whose decision a refusal was
+  std::string_view consumer_;  // who was authenticated; empty: nobody
   RateLimitDecision limit_;
   CircuitBreaker::Permit permit_;
   std::chrono::milliseconds retry_after_{0};

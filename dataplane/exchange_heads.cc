@@ -47,6 +47,40 @@ bool MakeRoom(BufferPool* pool, Buffer* out, size_t bytes) {
 
 }  // namespace
 
+void Exchange::AppendText(const TextTemplate& text, std::string* out) const {
+  for (const TextPiece& piece : text) {
+    switch (piece.kind) {
+      case TextPiece::Kind::kLiteral:
+        out->append(piece.literal);
+        break;
+      case TextPiece::Kind::kClientIp:
+        out->append(client_ip_);
+        break;
+      case TextPiece::Kind::kRequestId:
+        out->append(request_id_);
+        break;
+      case TextPiece::Kind::kConsumer:
+        out->append(consumer_);
+        break;
+      case TextPiece::Kind::kHost:
+        out->append(host_);
+        break;
+      case TextPiece::Kind::kPath:
+        out->append(path_);
+        break;
+      case TextPiece::Kind::kMethod:
+        out->append(head_.method);
+        break;
+      case TextPiece::Kind::kRoute:
+        out->append(match_.route->name);
+        break;
+      case TextPiece::Kind::kPathVariable:
+        out->append(match_.variables[static_cast<size_t>(piece.variable)]);
+        break;
+    }
+  }
+}
+
 std::string Exchange::ForwardedForValue() const {
   std::string value;
   if (client_->peer_trusted) {
@@ -66,8 +100,8 @@ bool Exchange::BuildUpstreamHead(const UpstreamConnection& upstream, Buffer* out
   if (route.rewrites) {
     std::string& rewritten = worker_->scratch();
     rewritten.clear();
-    Snapshot::Rewrite(match_, path_, &rewritten);
-    path = rewritten;
+    // A regex that makes no path of it: the service sees it as it came.
+    if (Snapshot::Rewrite(match_, path_, &rewritten)) path = rewritten;
   }
   std::string_view host = route.rewrite_host;
   if (host.empty()) host = head_.host;

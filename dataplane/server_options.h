@@ -2,8 +2,6 @@
 #ifndef GATEWAY_DATAPLANE_SERVER_OPTIONS_H_
 #define GATEWAY_DATAPLANE_SERVER_OPTIONS_H_
 
-#include <netinet/in.h>
-
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -12,27 +10,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/address_set.h"
 #include "gateway/v1/bootstrap.pb.h"
 
 namespace gateway::dataplane {
-
-// A set of addresses in CIDR notation; IPv4-mapped IPv6 counts as IPv4.
-class AddressSet {
- public:
-  absl::Status Add(std::string_view cidr);       // "10.0.0.0/8", "2001:db8::/32", "192.0.2.1"
-  bool Contains(const in6_addr& address) const;  // IPv4 as IPv4-mapped
-  bool empty() const { return blocks_.empty(); }
-
- private:
-  struct Block {
-    in6_addr network;
-    int bits;
-  };
-  std::vector<Block> blocks_;
-};
-
-// `text` as an IPv6 address, IPv4 mapped; false where it is no literal.
-bool ParseIp(std::string_view text, in6_addr* out);
 
 struct ServerOptions {
   std::chrono::milliseconds header_timeout{10'000};

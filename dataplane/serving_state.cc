@@ -137,7 +137,7 @@ struct Host {
 struct KeptService {
   std::vector<Candidate> candidates;
   bool names_hosts = false;  // then the same candidates may be other endpoints
-  v1::LoadBalancer::Policy balance = v1::LoadBalancer::POLICY_UNSPECIFIED;
+  BalancePolicy balance;
   std::vector<uint32_t> weights;  // of bound->endpoints
   std::shared_ptr<const BoundService> bound;
 };
@@ -327,7 +327,8 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
   if (!bound->endpoints.empty()) {
     const bool same = kept.bound != nullptr && kept.bound->balancer != nullptr &&
                       kept.balance == bound->policy->balance && kept.weights == weights;
-    bound->balancer = same ? kept.bound->balancer : std::make_shared<const Balancer>(bound->policy->balance, weights);
+    bound->balancer =
+        same ? kept.bound->balancer : std::make_shared<const Balancer>(bound->policy->balance.policy, weights);
   }
   kept.candidates = candidates;
   kept.names_hosts = names_hosts;

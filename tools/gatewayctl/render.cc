@@ -104,6 +104,12 @@ std::string Percent(double share) {
 std::string RouteTo(const v1::Route& route) {
   if (route.has_consul_service()) return absl::StrCat("consul {", route.consul_service().from(), "}");
   if (!route.service().empty()) return route.service();
+  if (route.has_redirect()) {
+    return absl::StrCat("redirect ", route.redirect().has_status() ? route.redirect().status() : 308);
+  }
+  if (route.has_respond()) {
+    return absl::StrCat("respond ", route.respond().has_status() ? route.respond().status() : 200);
+  }
   std::vector<std::string> shares;
   for (const auto& [service, share] : TargetsOf(route)) shares.push_back(absl::StrCat(service, " ", Percent(share)));
   return JoinSome(shares);
@@ -137,12 +143,26 @@ std::string ModeOf(const v1::RateLimit& limit) {
 
 uint32_t ValueOr(bool given, uint32_t value, uint32_t absent) { return given ? value : absent; }
 
+// "api_key, jwt".
+std::string AuthMethodsText(const v1::Auth& auth) {
+  std::vector<std::string> words;
+  for (const v1::AuthMethod& method : auth.methods()) {
+    words.push_back(method.has_api_key() ? "api_key" : method.has_jwt() ? "jwt" : "basic");
+  }
+  return absl::StrJoin(words, ", ");
+}
+
 // A kind's own columns, between the name and the revision.
 std::vector<std::string> Headings(const std::string& kind) {
   if (kind == "Service") return {"ENDPOINTS", "BALANCER", "BREAKER"};
   if (kind == "Route") return {"HOSTS", "METHODS", "PATH", "TO", "PRIORITY"};
   if (kind == "RateLimit") return {"LIMIT", "KEY", "MODE"};
   if (kind == "CircuitBreaker") return {"TIMEOUT", "CONCURRENT", "VOLUME", "ERRORS", "SLEEP"};
+  if (kind == "Retry") return {"ATTEMPTS", "CONDITIONS", "METHODS", "BUDGET"};
+  if (kind == "Auth") return {"METHODS", "GROUPS", "CONSUMERS"};
+  if (kind == "Consumer") return {"GROUPS", "CREDENTIALS"};
+  if (kind == "Cors") return {"ORIGINS", "METHODS", "CREDENTIALS"};
+  if (kind == "IpAccess") return {"ALLOW", "DENY"};
   if (kind == "Defaults") return {"RATE LIMITS", "BREAKER", "TIMEOUT"};
   return {"SUMMARY"};
 }
@@ -171,6 +191,31 @@ std::vector<std::string> Cells(const v1::Resource& resource) {
               absl::StrCat(ValueOr(b.has_error_percent_threshold(), b.error_percent_threshold(), 50), "%"),
               DurationOr(b.has_sleep_window(), b.sleep_window(), "5s")};
     }
+    case v1::Resource::kRetry: {
+      const v1::Retry& r = resource.retry();
+      return {absl::StrCat(ValueOr(r.has_attempts(), r.attempts(), 1)),
+              r.conditions().empty() ? "connect_failure, reset, 502, 503, 504" : absl::StrJoin(r.conditions(), ", "),
+              r.methods().empty() ? "GET, HEAD, PUT, DELETE, OPTIONS" : absl::StrJoin(r.methods(), ", "),
+              absl::StrCat(ValueOr(r.budget().has_percent(), r.budget().percent(), 20), "%")};
+    }
+    case v1::Resource::kAuth: {
+      const v1::Auth& a = resource.auth();
+      return {AuthMethodsText(a), a.allow().groups().empty() ? "any" : JoinSome(a.allow().groups()),
+              a.allow().consumers().empty() ? "any" : JoinSome(a.allow().consumers())};
+    }
+    case v1::Resource::kConsumer: {
+      const v1::Consumer& c = resource.consumer();
+      return {JoinSome(c.groups()), absl::StrCat(c.credentials_size())};
+    }
+    case v1::Resource::kCors: {
+      const v1::Cors& c = resource.cors();
+      return {JoinSome(c.origins()), c.methods().empty() ? "GET, HEAD, POST" : absl::StrJoin(c.methods(), ", "),
+              c.credentials() ? "yes" : "no"};
+    }
+    case v1::Resource::kIpAccess: {
+      const v1::IpAccess& a = resource.ip_access();
+      return {a.allow().empty() ? "any" : JoinSome(a.allow()), a.deny().empty() ? kNone : JoinSome(a.deny())};
+    }
     case v1::Resource::kDefaults: {
       const v1::Defaults& d = resource.defaults();
       return {JoinSome(d.rate_limits()), d.circuit_breaker(), DurationOr(d.has_timeout(), d.timeout(), "30s")};
@@ -196,6 +241,26 @@ std::string Summary(const v1::Resource& resource) {
     case v1::Resource::kCircuitBreaker: {
       const std::vector<std::string> cells = Cells(resource);
       return absl::StrCat("opens at ", cells[3], " of ", cells[2], " or more, for ", cells[4]);
+    }
+    case v1::Resource::kRetry: {
+      const std::vector<std::string> cells = Cells(resource);
+      return absl::StrCat(cells[0], " more on ", cells[1], "; budget ", cells[3]);
+    }
+    case v1::Resource::kAuth: {
+      const std::vector<std::string> cells = Cells(resource);
+      return absl::StrCat(cells[0], "; groups: ", cells[1], "; consumers: ", cells[2]);
+    }
+    case v1::Resource::kConsumer: {
+      const std::vector<std::string> cells = Cells(resource);
+      return absl::StrCat("groups: ", cells[0].empty() ? kNone : cells[0], "; ", cells[1], " credentials");
+    }
+    case v1::Resource::kCors: {
+      const std::vector<std::string> cells = Cells(resource);
+      return absl::StrCat(cells[0], ": ", cells[1]);
+    }
+    case v1::Resource::kIpAccess: {
+      const std::vector<std::string> cells = Cells(resource);
+      return absl::StrCat("allow: ", cells[0], "; deny: ", cells[1]);
     }
     case v1::Resource::kDefaults: {
       const v1::Defaults& d = resource.defaults();

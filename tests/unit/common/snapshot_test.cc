@@ -327,7 +327,7 @@ TEST(CompileSnapshot, FillsDefaultsIn) {
   EXPECT_EQ(unbroken.breaker, nullptr);
   EXPECT_EQ(unbroken.connect_timeout, Millis(1000));
   EXPECT_EQ(unbroken.on_suspect, v1::ConsulSource::KEEP);
-  EXPECT_EQ(unbroken.balance, v1::LoadBalancer::ROUND_ROBIN);
+  EXPECT_EQ(unbroken.balance.policy, v1::LoadBalancer::ROUND_ROBIN);
 
   ASSERT_EQ(snapshot.rate_limits().size(), 2u) << "a disabled limit is none";
   EXPECT_EQ(snapshot.rate_limits()[0].name, "default");
@@ -357,7 +357,7 @@ TEST(CompileSnapshot, BuiltinsAloneCompile) {
   const RateLimitPolicy& limit = result.snapshot->rate_limits()[0];
   EXPECT_EQ(limit.requests, 5u);
   EXPECT_EQ(limit.window, Millis(1500));
-  EXPECT_THAT(limit.keys, ElementsAre(LimitKey::kClientIp, LimitKey::kPath));
+  EXPECT_THAT(limit.keys, ElementsAre(LimitKey{LimitKey::Kind::kClientIp, ""}, LimitKey{LimitKey::Kind::kPath, ""}));
 
   result = CompileWithBuiltins("", std::nullopt);
   ASSERT_NE(result.snapshot, nullptr);

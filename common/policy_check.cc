@@ -1,0 +1,924 @@
+#include "common/policy_check.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <set>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "common/bootstrap.h"
+#include "common/codec.h"
+#include "common/jwk.h"
+#include "common/password.h"
+#include "common/route_table.h"
+#include "common/text.h"
+#include "common/yaml.h"
+#include "re2/re2.h"
+#include "spdlog/fmt/fmt.h"
+
+namespace gateway {
+
+void Report::Add(std::string_view field, std::string_view message) const {
+  v1::PolicyError& error = errors_->emplace_back();
+  error.set_kind(key_.kind);
+  error.set_name(key_.name);
+  error.set_field(std::string(field));
+  error.set_message(std::string(message));
+}
+
+void Report::AddIfBad(std::string_view field, const absl::Status& status) const {
+  if (!status.ok()) Add(field, std::string(status.message()));
+}
+
+std::string At(std::string_view list, int index, std::string_view field) {
+  return fmt::format("{}[{}]{}", list, index, field);
+}
+
+absl::StatusOr<LimitKey> ParseLimitKey(std::string_view text) {
+  using Kind = LimitKey::Kind;
+  static constexpr std::array<std::pair<std::string_view, Kind>, 6> kWords = {{{"client_ip", Kind::kClientIp},
+                                                                               {"path", Kind::kPath},
+                                                                               {"host", Kind::kHost},
+                                                                               {"route", Kind::kRoute},
+                                                                               {"service", Kind::kService},
+                                                                               {"consumer", Kind::kConsumer}}};
+  for (const auto& [word, kind] : kWords) {
+    if (text == word) return LimitKey{.kind = kind, .name = {}};
+  }
+  if (text.starts_with("header:")) {
+    const std::string name = absl::AsciiStrToLower(std::string(text.substr(7)));
+    if (!IsToken(name)) {
+      return absl::InvalidArgumentError(
+          fmt::format("{} names no header; expected header:X-Tenant", QuoteForMessage(text)));
+    }
+    return LimitKey{.kind = Kind::kHeader, .name = name};
+  }
+  if (text.starts_with("claim:")) {
+    if (text.size() == 6 || text.size() > 128) {
+      return absl::InvalidArgumentError(fmt::format("{} names no claim; expected claim:sub", QuoteForMessage(text)));
+    }
+    return LimitKey{.kind = Kind::kClaim, .name = std::string(text.substr(6))};
+  }
+  const std::string near = NearestName(text, {"client_ip", "path", "host", "route", "service", "consumer"});
+  return absl::InvalidArgumentError(
+      fmt::format("{} is no key; {}", QuoteForMessage(text),
+                  near.empty() ? "expected client_ip, path, header:NAME, host, route, service, consumer or claim:NAME"
+                               : fmt::format("did you mean {}?", QuoteForMessage(near))));
+}
+
+std::vector<std::string> VariablesOf(const v1::PathMatch& path) {
+  std::vector<std::string> names;
+  if (!path.has_template_()) return names;
+  absl::StatusOr<std::vector<TemplateSegment>> segments = ParseTemplate(path.template_());
+  if (!segments.ok()) return names;
+  for (TemplateSegment& segment : *segments) {
+    if (segment.kind != TemplateSegment::Kind::kLiteral) names.push_back(std::move(segment.text));
+  }
+  return names;
+}
+
+absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<std::string>& variables, bool one_line,
+                                       size_t bytes_max) {
+  using Kind = TextPiece::Kind;
+  static constexpr std::array<std::pair<std::string_view, Kind>, 7> kWords = {{{"client_ip", Kind::kClientIp},
+                                                                               {"request_id", Kind::kRequestId},
+                                                                               {"consumer", Kind::kConsumer},
+                                                                               {"host", Kind::kHost},
+                                                                               {"path", Kind::kPath},
+                                                                               {"method", Kind::kMethod},
+                                                                               {"route", Kind::kRoute}}};
+  if (text.size() > bytes_max) {
+    return absl::InvalidArgumentError(fmt::format("has {} bytes; at most {}", text.size(), bytes_max));
+  }
+  if (one_line) {
+    for (const char c : text) {
+      if ((static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f) {
+        return absl::InvalidArgumentError("has a line break or another control byte");
+      }
+    }
+  }
+  TextTemplate pieces;
+  std::string literal;
+  while (!text.empty()) {
+    if (text.starts_with("$${")) {
+      literal += "${";
+      text.remove_prefix(3);
+      continue;
+    }
+    if (!text.starts_with("${")) {
+      literal += text.front();
+      text.remove_prefix(1);
+      continue;
+    }
+    const size_t end = text.find('}');
+    if (end == std::string_view::npos) {
+      return absl::InvalidArgumentError("has a ${ without its }; $${ is a ${ that is meant");
+    }
+    const std::string_view word = text.substr(2, end - 2);
+    text.remove_prefix(end + 1);
+    TextPiece piece;
+    const auto known =
+        std::find_if(kWords.begin(), kWords.end(), [word](const auto& each) { return each.first == word; });
+    if (known != kWords.end()) {
+      piece.kind = known->second;
+    } else if (word.starts_with("path.")) {
+      const auto found = std::find(variables.begin(), variables.end(), word.substr(5));
+      if (found == variables.end() || word.size() == 5) {
+        return absl::InvalidArgumentError(
+            fmt::format("variable {} is not in match.path.template", QuoteForMessage(word.substr(5))));
+      }
+      piece.kind = Kind::kPathVariable;
+      piece.variable = static_cast<int>(found - variables.begin());
+    } else {
+      return absl::InvalidArgumentError(fmt::format(
+          "{} is no variable; expected client_ip, request_id, consumer, host, path, method, route or path.NAME",
+          QuoteForMessage(word)));
+    }
+    if (!literal.empty()) pieces.push_back({.kind = Kind::kLiteral, .literal = std::exchange(literal, {})});
+    pieces.push_back(std::move(piece));
+  }
+  if (!literal.empty()) pieces.push_back({.kind = Kind::kLiteral, .literal = std::move(literal)});
+  return pieces;
+}
+
+absl::StatusOr<Origin> ParseOrigin(std::string_view text) {
+  Origin origin;
+  const auto bad = [text](std::string_view why) {
+    return absl::InvalidArgumentError(fmt::format(
+        "{} {}; expected an origin like https://app.example.com or https://*.example.com", QuoteForMessage(text), why));
+  };
+  const size_t colon = text.find("://");
+  if (colon == std::string_view::npos || colon == 0) return bad("has no scheme");
+  origin.scheme = absl::AsciiStrToLower(std::string(text.substr(0, colon + 3)));
+  if (!std::all_of(origin.scheme.begin(), origin.scheme.end() - 3, [](char c) {
+        return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '+' || c == '-' || c == '.';
+      })) {
+    return bad("has a bad scheme");
+  }
+  std::string rest = absl::AsciiStrToLower(std::string(text.substr(colon + 3)));
+  if (rest.find('/') != std::string::npos) return bad("has a path; browsers send none");
+  if (rest.starts_with("*.")) {
+    origin.wildcard = true;
+    rest.erase(0, 2);
+  }
+  std::string host = rest;
+  std::string port;
+  if (const size_t at = rest.rfind(':'); at != std::string::npos && rest.back() != ']') {
+    host = rest.substr(0, at);
+    port = rest.substr(at + 1);
+    int number = 0;
+    if (!absl::SimpleAtoi(port, &number) || number < 1 || number > 65535) return bad("has a bad port");
+    if ((origin.scheme == "https://" && number == 443) || (origin.scheme == "http://" && number == 80)) port.clear();
+  }
+  if (absl::Status status = CheckHost(host); !status.ok()) return bad(std::string(status.message()));
+  origin.host = Concat(origin.wildcard ? "." : "", host, port.empty() ? "" : ":", port);
+  return origin;
+}
+
+bool AddRetryCondition(std::string_view text, RetryPolicy* policy) {
+  if (text == "connect_failure") {
+    policy->on_connect_failure = true;
+  } else if (text == "reset") {
+    policy->on_reset = true;
+  } else if (text == "timeout") {
+    policy->on_timeout = true;
+  } else if (text == "5xx") {
+    for (size_t status = 500; status < policy->statuses.size(); ++status) policy->statuses.set(status);
+    policy->on_reset = policy->on_timeout = policy->on_connect_failure = true;
+  } else {
+    int status = 0;
+    if (text.size() != 3 || !absl::SimpleAtoi(AbslView(text), &status) || status < 400 || status > 599) return false;
+    policy->statuses.set(static_cast<size_t>(status));
+  }
+  return true;
+}
+
+namespace {
+
+constexpr int kStaticEndpointsMax = 10'000;  // of one service
+constexpr int kTagsMax = 64;
+constexpr int kLabelsMax = 64;
+constexpr size_t kLabelBytesMax = 256;  // a key or a value
+constexpr size_t kDescriptionBytesMax = 4096;
+constexpr size_t kConsulNameBytesMax = 256;
+
+// A name of Consul's, a tag or a pattern of names: Consul itself takes nearly everything.
+void CheckConsulText(const Report& report, const std::string& field, std::string_view text) {
+  if (text.empty()) {
+    report.Add(field, "is empty");
+  } else if (text.size() > kConsulNameBytesMax) {
+    report.Add(field, fmt::format("is longer than {} bytes", kConsulNameBytesMax));
+  } else if (!std::all_of(text.begin(), text.end(),
+                          [](char c) { return absl::ascii_isgraph(static_cast<unsigned char>(c)); })) {
+    report.Add(field, "has a space, a control byte or a byte beyond ASCII");
+  }
+}
+
+void CheckTags(const Report& report, const std::string& field,
+               const google::protobuf::RepeatedPtrField<std::string>& tags) {
+  if (tags.size() > kTagsMax) report.Add(field, fmt::format("has {} tags; at most {}", tags.size(), kTagsMax));
+  for (int i = 0; i < tags.size(); ++i) CheckConsulText(report, At(field, i), tags[i]);
+}
+
+template <typename Enum>
+void CheckEnum(const Report& report, std::string_view field, Enum value, bool (*is_valid)(int)) {
+  if (!is_valid(value))
+    report.Add(field, fmt::format("is {}, which this version does not know", static_cast<int>(value)));
+}
+
+void CheckEnvelope(const Report& report, const google::protobuf::Map<std::string, std::string>& labels,
+                   const std::string& description) {
+  if (labels.size() > kLabelsMax)
+    report.Add("labels", fmt::format("has {} entries; at most {}", labels.size(), kLabelsMax));
+  for (const auto& [key, value] : labels) {
+    if (key.empty()) report.Add("labels", "has an empty key");
+    if (key.size() > kLabelBytesMax || value.size() > kLabelBytesMax) {
+      report.Add(fmt::format("labels.{}", key.substr(0, kLabelBytesMax)),
+                 fmt::format("is longer than {} bytes", kLabelBytesMax));
+    }
+  }
+  if (description.size() > kDescriptionBytesMax) {
+    report.Add("description", fmt::format("is longer than {} bytes", kDescriptionBytesMax));
+  }
+}
+
+// Fields that frame a message or belong to one connection: written by the gateway alone.
+bool IsReservedField(std::string_view name) {
+  static constexpr std::array<std::string_view, 14> kReserved = {"connection",
+                                                                 "content-length",
+                                                                 "expect",
+                                                                 "host",
+                                                                 "http2-settings",
+                                                                 "keep-alive",
+                                                                 "proxy-authenticate",
+                                                                 "proxy-connection",
+                                                                 "proxy-authorization",
+                                                                 "te",
+                                                                 "trailer",
+                                                                 "transfer-encoding",
+                                                                 "upgrade",
+                                                                 "via"};
+  const std::string lower = absl::AsciiStrToLower(std::string(name));
+  return std::find(kReserved.begin(), kReserved.end(), lower) != kReserved.end();
+}
+
+// The name of a header that policy writes or takes away.
+void CheckFieldName(const Report& report, const std::string& field, std::string_view name) {
+  if (!IsToken(name) || name.size() > 256) {
+    report.Add(field, fmt::format("{} is no field name", QuoteForMessage(name)));
+  } else if (IsReservedField(name)) {
+    report.Add(field, fmt::format("{} is the gateway's own to write{}", QuoteForMessage(name),
+                                  absl::AsciiStrToLower(std::string(name)) == "host" ? "; see rewrite.host" : ""));
+  }
+}
+
+void CheckHeaderMap(const Report& report, const std::string& field,
+                    const google::protobuf::Map<std::string, std::string>& map,
+                    const std::vector<std::string>& variables) {
+  if (map.size() > 64) report.Add(field, fmt::format("has {} entries; at most 64", map.size()));
+  std::set<std::string> seen;
+  for (const auto& [name, value] : map) {
+    const std::string at = fmt::format("{}.{}", field, name);
+    CheckFieldName(report, at, name);
+    if (!seen.insert(absl::AsciiStrToLower(name)).second) report.Add(at, "comes twice, in another case");
+    report.AddIfBad(at, ParseText(value, variables, true, kFieldValueBytesMax).status());
+  }
+}
+
+void CheckFieldEdits(const Report& report, const std::string& field, const v1::FieldEdits& edits,
+                     const std::vector<std::string>& variables) {
+  CheckHeaderMap(report, field + ".set", edits.set(), variables);
+  CheckHeaderMap(report, field + ".add", edits.add(), variables);
+  for (int i = 0; i < edits.remove_size(); ++i) CheckFieldName(report, At(field + ".remove", i), edits.remove(i));
+}
+
+void CheckQueryEdits(const Report& report, const v1::FieldEdits& edits, const std::vector<std::string>& variables) {
+  const auto check = [&](const std::string& field, const auto& map) {
+    if (map.size() > 64) report.Add(field, fmt::format("has {} entries; at most 64", map.size()));
+    for (const auto& [name, value] : map) {
+      const std::string at = fmt::format("{}.{}", field, name);
+      if (name.empty() || name.size() > 256) report.Add(at, "is no name of a query's");
+      report.AddIfBad(at, ParseText(value, variables, true, kFieldValueBytesMax).status());
+    }
+  };
+  check("request_query.set", edits.set());
+  check("request_query.add", edits.add());
+  for (int i = 0; i < edits.remove_size(); ++i) {
+    if (edits.remove(i).empty()) report.Add(At("request_query.remove", i), "is empty");
+  }
+}
+
+void CheckHashOn(const Report& report, const std::string& field, const v1::HashOn& on) {
+  switch (on.on_case()) {
+    case v1::HashOn::kHeader:
+      if (!IsToken(on.header())) {
+        report.Add(field + ".header", fmt::format("{} is no field name", QuoteForMessage(on.header())));
+      }
+      break;
+    case v1::HashOn::kCookie:
+      if (!IsToken(on.cookie())) {
+        report.Add(field + ".cookie", fmt::format("{} is no cookie's name", QuoteForMessage(on.cookie())));
+      }
+      break;
+    case v1::HashOn::ON_NOT_SET:
+      report.Add(field, "is empty; expected header, cookie, client_ip or path");
+      break;
+    default:
+      break;
+  }
+}
+
+// "example.com", "example.com:8443", "[::1]:80".
+void CheckHostWithPort(const Report& report, const std::string& field, std::string_view host) {
+  const size_t colon = host.rfind(':');
+  if (colon != std::string_view::npos && host.back() != ']') {
+    absl::StatusOr<HostPort> address = ParseHostPort(host);
+    if (!address.ok()) {
+      report.Add(field, std::string(address.status().message()));
+      return;
+    }
+    host = host.substr(0, colon);
+  }
+  report.AddIfBad(field, CheckHost(absl::AsciiStrToLower(std::string(host))));
+}
+
+// Whether `path` can stand in a request line: no space, no control byte, nothing beyond ASCII.
+bool IsTargetText(std::string_view path) {
+  return std::all_of(path.begin(), path.end(),
+                     [](char c) { return absl::ascii_isgraph(static_cast<unsigned char>(c)); });
+}
+
+void CheckBalancer(const Report& report, const std::string& field, const v1::LoadBalancer& balancer) {
+  CheckEnum(report, field + ".policy", balancer.policy(), v1::LoadBalancer::Policy_IsValid);
+  CheckEnum(report, field + ".zones", balancer.zones(), v1::LoadBalancer::Zones_IsValid);
+  const bool hashes = balancer.policy() == v1::LoadBalancer::RING_HASH || balancer.policy() == v1::LoadBalancer::MAGLEV;
+  if (balancer.has_hash_on()) {
+    CheckHashOn(report, field + ".hash_on", balancer.hash_on());
+    if (!hashes) report.Add(field + ".hash_on", "means something with ring_hash and maglev only");
+  }
+  if (balancer.has_hash_balance_percent() && balancer.policy() != v1::LoadBalancer::RING_HASH) {
+    report.Add(field + ".hash_balance_percent", "means something with ring_hash only");
+  }
+  if (balancer.has_zone_min_percent() && balancer.zones() != v1::LoadBalancer::PREFER) {
+    report.Add(field + ".zone_min_percent", "means something with zones: prefer only");
+  }
+  if (balancer.has_session()) {
+    const v1::SessionCookie& session = balancer.session();
+    if (!session.cookie().empty() && !IsToken(session.cookie())) {
+      report.Add(field + ".session.cookie", fmt::format("{} is no cookie's name", QuoteForMessage(session.cookie())));
+    }
+    if (!session.path().empty() &&
+        (session.path()[0] != '/' || !IsTargetText(session.path()) || session.path().find(';') != std::string::npos)) {
+      report.Add(field + ".session.path", fmt::format("{} is no path", QuoteForMessage(session.path())));
+    }
+  }
+}
+
+void CheckHealthCheck(const Report& report, const std::string& field, const v1::HealthCheck& check) {
+  CheckEnum(report, field + ".type", check.type(), v1::HealthCheck::Type_IsValid);
+  if (check.type() == v1::HealthCheck::TCP &&
+      (!check.path().empty() || !check.host().empty() || check.statuses_size() > 0)) {
+    report.Add(field, "of type tcp has no path, host or statuses");
+  }
+  if (!check.path().empty() && (check.path()[0] != '/' || !IsTargetText(check.path()) || check.path().size() > 2048)) {
+    report.Add(field + ".path", fmt::format("{} is no path; expected one like /health", QuoteForMessage(check.path())));
+  }
+  for (int i = 0; i < check.statuses_size(); ++i) {
+    if (check.statuses(i) < 200 || check.statuses(i) > 599) {
+      report.Add(At(field + ".statuses", i), fmt::format("is {}; expected 200 to 599", check.statuses(i)));
+    }
+  }
+  if (!check.host().empty()) CheckHostWithPort(report, field + ".host", check.host());
+}
+
+void CheckOutlier(const Report& report, const std::string& field, const v1::OutlierEjection& outlier) {
+  if (outlier.has_max_time() && outlier.has_base_time() &&
+      ToMillis(outlier.max_time()) < ToMillis(outlier.base_time())) {
+    report.Add(field + ".max_time", "is shorter than base_time");
+  }
+}
+
+void CheckService(const Report& report, const v1::Service& service) {
+  if (service.has_consul() == (service.static__size() > 0)) {
+    report.Add("", service.has_consul() ? "has both consul and static; exactly one says where its endpoints are"
+                                        : "needs one of consul and static, which says where its endpoints are");
+  }
+  if (service.has_consul()) {
+    const v1::ConsulSource& consul = service.consul();
+    // An empty name is reported by the rules.
+    if (!consul.service().empty()) CheckConsulText(report, "consul.service", consul.service());
+    if (!consul.datacenter().empty()) CheckConsulText(report, "consul.datacenter", consul.datacenter());
+    CheckTags(report, "consul.tags", consul.tags());
+    CheckEnum(report, "consul.on_suspect", consul.on_suspect(), v1::ConsulSource::OnSuspect_IsValid);
+  }
+  if (service.static__size() > kStaticEndpointsMax) {
+    report.Add("static", fmt::format("has {} endpoints; at most {}", service.static__size(), kStaticEndpointsMax));
+  }
+  absl::flat_hash_map<std::string, int> seen;
+  for (int i = 0; i < service.static__size(); ++i) {
+    const v1::StaticEndpoint& endpoint = service.static_(i);
+    const std::string field = At("static", i, ".address");
+    if (endpoint.address().empty()) continue;  // reported by the rules
+    absl::StatusOr<HostPort> address = ParseHostPort(endpoint.address());
+    if (!address.ok()) {
+      report.Add(field, std::string(address.status().message()));
+      continue;
+    }
+    if (address->port == 0)
+      report.Add(field, fmt::format("{} has port 0; expected 1 to 65535", QuoteForMessage(endpoint.address())));
+    auto [it, inserted] = seen.try_emplace(fmt::format("{} {}", address->host, address->port), i);
+    if (!inserted) {
+      report.Add(field, fmt::format("{} is static[{}] already", QuoteForMessage(endpoint.address()), it->second));
+    }
+  }
+  CheckBalancer(report, "load_balancer", service.load_balancer());
+  if (service.has_health_check()) CheckHealthCheck(report, "health_check", service.health_check());
+  if (service.has_outlier_ejection()) CheckOutlier(report, "outlier_ejection", service.outlier_ejection());
+}
+
+// A path template of ours that takes its variables from the route's own.
+void CheckPathTemplate(const Report& report, const std::string& field, const std::string& text,
+                       const v1::PathMatch& path) {
+  absl::StatusOr<std::vector<TemplateSegment>> segments = ParseTemplate(text);
+  if (!segments.ok()) {
+    report.Add(field, std::string(segments.status().message()));
+    return;
+  }
+  std::vector<TemplateSegment> known;
+  if (path.has_template_()) {
+    absl::StatusOr<std::vector<TemplateSegment>> own = ParseTemplate(path.template_());
+    if (!own.ok()) return;  // reported with the match
+    known = *std::move(own);
+  }
+  for (const TemplateSegment& segment : *segments) {
+    if (segment.kind == TemplateSegment::Kind::kLiteral) continue;
+    const bool found = std::any_of(known.begin(), known.end(), [&segment](const TemplateSegment& k) {
+      return k.kind == segment.kind && k.text == segment.text;
+    });
+    if (found) continue;
+    report.Add(field, segment.kind == TemplateSegment::Kind::kRest
+                          ? "has **, but match.path has no template that ends in **"
+                          : fmt::format("variable {} is not in match.path.template", QuoteForMessage(segment.text)));
+  }
+}
+
+void CheckRewrite(const Report& report, const v1::Route& route) {
+  const v1::Rewrite& rewrite = route.rewrite();
+  const v1::PathMatch& path = route.match().path();
+  const int paths = static_cast<int>(!rewrite.prefix().empty()) + static_cast<int>(!rewrite.template_().empty()) +
+                    static_cast<int>(rewrite.has_regex());
+  if (paths > 1)
+    report.Add("rewrite", "has more than one of prefix, template and regex, which say what the service sees");
+  if (paths == 0 && rewrite.host().empty()) {
+    report.Add("rewrite", "is empty; expected prefix, template, regex or host");
+  }
+  if (!rewrite.prefix().empty()) {
+    report.AddIfBad("rewrite.prefix", CheckPathPattern(rewrite.prefix()));
+    if (!path.has_prefix() && !path.has_template_()) {
+      report.Add("rewrite.prefix", "needs a match.path.prefix or a match.path.template, whose beginning it replaces");
+    }
+  }
+  if (!rewrite.template_().empty()) {
+    CheckPathTemplate(report, "rewrite.template", rewrite.template_(), path);
+  }
+  if (rewrite.has_regex()) {
+    const re2::RE2 pattern(rewrite.regex().pattern(), re2::RE2::Quiet);
+    std::string why;
+    if (!pattern.ok()) {
+      report.Add("rewrite.regex.pattern", fmt::format("is no regex: {}", pattern.error()));
+    } else if (!pattern.CheckRewriteString(rewrite.regex().substitution(), &why)) {
+      report.Add("rewrite.regex.substitution", why);
+    }
+    if (rewrite.regex().pattern().size() > kRegexBytesMax || rewrite.regex().substitution().size() > kRegexBytesMax) {
+      report.Add("rewrite.regex", fmt::format("is longer than {} bytes", kRegexBytesMax));
+    }
+    if (!IsTargetText(rewrite.regex().substitution())) {
+      report.Add("rewrite.regex.substitution", "has a space, a control byte or a byte beyond ASCII");
+    }
+  }
+  if (!rewrite.host().empty()) CheckHostWithPort(report, "rewrite.host", rewrite.host());
+}
+
+void CheckConsulServiceRoute(const Report& report, const v1::Route& route) {
+  const v1::ConsulServiceRoute& config = route.consul_service();
+  const v1::PathMatch& path = route.match().path();
+  if (!path.has_template_()) {
+    report.Add("consul_service.from", "needs a match.path.template with the variable that holds the service's name");
+  } else if (!config.from().empty()) {
+    absl::StatusOr<std::vector<TemplateSegment>> segments = ParseTemplate(path.template_());
+    if (segments.ok() && std::none_of(segments->begin(), segments->end(), [&config](const TemplateSegment& segment) {
+          return segment.kind == TemplateSegment::Kind::kVariable && segment.text == config.from();
+        })) {
+      report.Add("consul_service.from",
+                 fmt::format("variable {} is not in match.path.template", QuoteForMessage(config.from())));
+    }
+  }
+  for (int i = 0; i < config.allow_size(); ++i) {
+    CheckConsulText(report, At("consul_service.allow", i), config.allow(i));
+  }
+  for (int i = 0; i < config.deny_size(); ++i) {
+    CheckConsulText(report, At("consul_service.deny", i), config.deny(i));
+  }
+  CheckTags(report, "consul_service.tags", config.tags());
+  CheckBalancer(report, "consul_service.template.load_balancer", config.template_().load_balancer());
+  if (config.template_().has_health_check()) {
+    CheckHealthCheck(report, "consul_service.template.health_check", config.template_().health_check());
+  }
+  if (config.template_().has_outlier_ejection()) {
+    CheckOutlier(report, "consul_service.template.outlier_ejection", config.template_().outlier_ejection());
+  }
+  CheckEnum(report, "consul_service.template.on_suspect", config.template_().on_suspect(),
+            v1::ConsulSource::OnSuspect_IsValid);
+}
+
+void CheckLimitList(const Report& report, const google::protobuf::RepeatedPtrField<std::string>& names) {
+  for (int i = 0; i < names.size(); ++i) {
+    if (names[i] == kNone && names.size() > 1) {
+      report.Add(At("rate_limits", i), "'none' stands alone");
+    } else if (std::find(names.begin(), names.begin() + i, names[i]) != names.begin() + i) {
+      report.Add(At("rate_limits", i), fmt::format("{} comes twice", QuoteForMessage(names[i])));
+    }
+  }
+}
+
+void CheckRedirect(const Report& report, const v1::Route& route) {
+  const v1::Redirect& redirect = route.redirect();
+  const v1::PathMatch& path = route.match().path();
+  const uint32_t status = redirect.has_status() ? redirect.status() : 308;
+  if (status != 301 && status != 302 && status != 303 && status != 307 && status != 308) {
+    report.Add("redirect.status", fmt::format("is {}; expected 301, 302, 303, 307 or 308", status));
+  }
+  if (!redirect.scheme().empty() && redirect.scheme() != "http" && redirect.scheme() != "https") {
+    report.Add("redirect.scheme", fmt::format("is {}; expected http or https", QuoteForMessage(redirect.scheme())));
+  }
+  if (!redirect.host().empty()) CheckHostWithPort(report, "redirect.host", redirect.host());
+  const int paths = static_cast<int>(!redirect.path().empty()) + static_cast<int>(!redirect.prefix().empty()) +
+                    static_cast<int>(!redirect.template_().empty());
+  if (paths > 1) report.Add("redirect", "has more than one of path, prefix and template");
+  if (paths == 0 && redirect.host().empty() && redirect.scheme().empty()) {
+    report.Add("redirect", "leads back to where it came from; expected scheme, host, path, prefix or template");
+  }
+  if (!redirect.path().empty() && (redirect.path()[0] != '/' || redirect.path().starts_with("//") ||
+                                   !IsTargetText(redirect.path()) || redirect.path().size() > 4096)) {
+    report.Add("redirect.path", fmt::format("{} is no path", QuoteForMessage(redirect.path())));
+  }
+  if (!redirect.prefix().empty()) {
+    report.AddIfBad("redirect.prefix", CheckPathPattern(redirect.prefix()));
+    if (!path.has_prefix() && !path.has_template_()) {
+      report.Add("redirect.prefix", "needs a match.path.prefix or a match.path.template, whose beginning it replaces");
+    }
+  }
+  if (!redirect.template_().empty()) CheckPathTemplate(report, "redirect.template", redirect.template_(), path);
+}
+
+void CheckRespond(const Report& report, const v1::Route& route) {
+  const v1::Respond& respond = route.respond();
+  const std::vector<std::string> variables = VariablesOf(route.match().path());
+  const uint32_t status = respond.has_status() ? respond.status() : 200;
+  if ((status == 204 || status == 205 || status == 304) && !respond.body().empty()) {
+    report.Add("respond.body", fmt::format("has no place in a {}", status));
+  }
+  report.AddIfBad("respond.body", ParseText(respond.body(), variables, false, kRespondBodyBytesMax).status());
+  report.AddIfBad("respond.content_type", ParseText(respond.content_type(), {}, true, 256).status());
+  CheckHeaderMap(report, "respond.headers", respond.headers(), variables);
+  for (const auto& [name, value] : respond.headers()) {
+    if (absl::AsciiStrToLower(name) == "content-type") {
+      report.Add(fmt::format("respond.headers.{}", name), "has a field of its own: respond.content_type");
+    }
+  }
+}
+
+void CheckRoute(const Report& report, const v1::Route& route) {
+  CheckRouteMatch(route.match(), [&report](const std::string& field, const std::string& message) {
+    report.Add(fmt::format("match.{}", field), message);
+  });
+  const int targets = static_cast<int>(!route.service().empty()) + static_cast<int>(route.split_size() > 0) +
+                      static_cast<int>(route.has_consul_service()) + static_cast<int>(route.has_redirect()) +
+                      static_cast<int>(route.has_respond());
+  if (targets != 1) {
+    report.Add("", fmt::format("{}exactly one of service, split, consul_service, redirect and respond is needed",
+                               targets == 0 ? "leads nowhere; " : "leads to several places; "));
+  }
+  if (route.split_size() > 0) {
+    uint64_t total = 0;
+    std::set<std::string_view> seen;
+    for (int i = 0; i < route.split_size(); ++i) {
+      const v1::WeightedService& target = route.split(i);
+      total += target.has_weight() ? target.weight() : 1;
+      if (!target.service().empty() && !seen.insert(target.service()).second) {
+        report.Add(At("split", i, ".service"), fmt::format("{} comes twice", QuoteForMessage(target.service())));
+      }
+    }
+    if (total == 0) report.Add("split", "has no weight above 0");
+    if (total > std::numeric_limits<uint32_t>::max()) report.Add("split", "has weights whose sum is beyond 4294967295");
+  }
+  if (route.has_consul_service()) CheckConsulServiceRoute(report, route);
+  if (route.has_rewrite()) CheckRewrite(report, route);
+  if (route.has_redirect()) CheckRedirect(report, route);
+  if (route.has_respond()) CheckRespond(report, route);
+  if (route.has_redirect() || route.has_respond()) {
+    const std::string_view what = route.has_redirect() ? "redirect" : "respond";
+    const auto refuse = [&](bool given, std::string_view field) {
+      if (given) report.Add(field, fmt::format("means nothing beside {}", what));
+    };
+    refuse(route.has_rewrite(), "rewrite");
+    refuse(route.mirror_size() > 0, "mirror");
+    refuse(route.upgrades_size() > 0, "upgrades");
+    refuse(route.has_request_headers(), "request_headers");
+    refuse(route.has_request_query(), "request_query");
+  }
+  if (route.has_split_on()) {
+    CheckHashOn(report, "split_on", route.split_on());
+    if (route.split_size() == 0) report.Add("split_on", "needs a split");
+  }
+  const std::vector<std::string> variables = VariablesOf(route.match().path());
+  CheckFieldEdits(report, "request_headers", route.request_headers(), variables);
+  CheckFieldEdits(report, "response_headers", route.response_headers(), variables);
+  CheckQueryEdits(report, route.request_query(), variables);
+  CheckLimitList(report, route.rate_limits());
+  for (int i = 0; i < route.upgrades_size(); ++i) {
+    CheckEnum(report, At("upgrades", i), route.upgrades(i), v1::Route::Upgrade_IsValid);
+    if (route.upgrades(i) == v1::Route::UPGRADE_UNSPECIFIED) report.Add(At("upgrades", i), "names no protocol");
+  }
+}
+
+void CheckRateLimit(const Report& report, const v1::RateLimit& limit) {
+  for (int i = 0; i < limit.key_size(); ++i) {
+    if (absl::Status status = ParseLimitKey(limit.key(i)).status(); !status.ok()) {
+      report.AddIfBad(At("key", i), status);
+    } else if (std::find(limit.key().begin(), limit.key().begin() + i, limit.key(i)) != limit.key().begin() + i) {
+      report.Add(At("key", i), fmt::format("{} comes twice", QuoteForMessage(limit.key(i))));
+    }
+  }
+  CheckEnum(report, "algorithm", limit.algorithm(), v1::RateLimit::Algorithm_IsValid);
+  CheckEnum(report, "scope", limit.scope(), v1::RateLimit::Scope_IsValid);
+  CheckEnum(report, "mode", limit.mode(), v1::RateLimit::Mode_IsValid);
+  CheckEnum(report, "on_unavailable", limit.on_unavailable(), v1::RateLimit::OnUnavailable_IsValid);
+  const bool shared = limit.scope() == v1::RateLimit::FLEET || limit.scope() == v1::RateLimit::REDIS;
+  if (limit.limit().has_burst() && limit.algorithm() != v1::RateLimit::TOKEN_BUCKET &&
+      limit.scope() != v1::RateLimit::FLEET) {
+    report.Add("limit.burst", "means something with algorithm: token_bucket, or with scope: fleet, only");
+  }
+  if (limit.on_unavailable() != v1::RateLimit::ON_UNAVAILABLE_UNSPECIFIED && !shared) {
+    report.Add("on_unavailable", "means something with scope: fleet or redis only");
+  }
+}
+
+void CheckBreaker(const Report& report, const v1::CircuitBreaker& breaker) {
+  CheckEnum(report, "force", breaker.force(), v1::CircuitBreaker::Force_IsValid);
+  const Millis sleep = breaker.has_sleep_window() ? ToMillis(breaker.sleep_window()) : Millis(5000);
+  if (breaker.has_max_sleep_window() && ToMillis(breaker.max_sleep_window()) < sleep) {
+    report.Add("max_sleep_window", fmt::format("is shorter than sleep_window ({} ms)", sleep.count()));
+  }
+  if (breaker.has_slow_call_percent_threshold() && !breaker.has_slow_call_duration()) {
+    report.Add("slow_call_percent_threshold", "needs slow_call_duration, which says what is slow");
+  }
+}
+
+void CheckRetry(const Report& report, const v1::Retry& retry) {
+  RetryPolicy scratch;
+  for (int i = 0; i < retry.conditions_size(); ++i) {
+    if (!AddRetryCondition(retry.conditions(i), &scratch)) {
+      const std::string near = NearestName(retry.conditions(i), {"connect_failure", "reset", "timeout", "5xx"});
+      report.Add(At("conditions", i),
+                 fmt::format("{} is no condition; {}", QuoteForMessage(retry.conditions(i)),
+                             near.empty() ? "expected connect_failure, reset, timeout, 5xx, or a status from 400 to 599"
+                                          : fmt::format("did you mean {}?", QuoteForMessage(near))));
+    }
+  }
+  for (int i = 0; i < retry.methods_size(); ++i) {
+    if (!IsToken(retry.methods(i)) || retry.methods(i).size() > 32) {
+      report.Add(At("methods", i), fmt::format("{} is no method", QuoteForMessage(retry.methods(i))));
+    }
+  }
+  if (retry.backoff().has_base() && retry.backoff().has_max() &&
+      ToMillis(retry.backoff().max()) < ToMillis(retry.backoff().base())) {
+    report.Add("backoff.max", "is shorter than base");
+  }
+}
+
+void CheckJwt(const Report& report, const std::string& field, const v1::JwtAuth& jwt) {
+  const v1::Jwks& jwks = jwt.jwks();
+  switch (jwks.source_case()) {
+    case v1::Jwks::kFile:
+      report.Add(field + ".jwks.file", "is read by gatewayctl, which puts its text in `inline`; send that");
+      break;
+    case v1::Jwks::kInline:
+      report.AddIfBad(field + ".jwks.inline", CheckJwks(jwks.inline_()));
+      if (jwks.has_refresh()) report.Add(field + ".jwks.refresh", "means something with url only");
+      break;
+    case v1::Jwks::kUrl: {
+      const std::string& url = jwks.url();
+      const bool loopback =
+          url.starts_with("http://127.0.0.1") || url.starts_with("http://[::1]") || url.starts_with("http://localhost");
+      const size_t after = url.find("://") == std::string::npos ? 0 : url.find("://") + 3;
+      if ((!url.starts_with("https://") && !loopback) || !IsTargetText(url) || url.size() > 2048 ||
+          url.find('@') != std::string::npos || after >= url.size()) {
+        report.Add(field + ".jwks.url", fmt::format("{} is no URL to get keys from; expected https://... without a "
+                                                    "user's name (http:// of this host only)",
+                                                    QuoteForMessage(url)));
+      } else if (loopback) {
+        const std::string_view host = std::string_view(url).substr(7);
+        const std::string_view name = host.substr(0, host.find_first_of("/?#"));
+        if (!ParseHostPort(name).ok() && name != "127.0.0.1" && name != "localhost" && name != "[::1]") {
+          report.Add(field + ".jwks.url", fmt::format("{}: plain http is for this host only", QuoteForMessage(url)));
+        } else {
+          const std::string_view bare =
+              name[0] == '[' ? name.substr(0, name.find(']') + 1) : name.substr(0, name.find(':'));
+          if (bare != "127.0.0.1" && bare != "localhost" && bare != "[::1]") {
+            report.Add(field + ".jwks.url", fmt::format("{}: plain http is for this host only", QuoteForMessage(url)));
+          }
+        }
+      }
+      break;
+    }
+    case v1::Jwks::SOURCE_NOT_SET:
+      report.Add(field + ".jwks", "needs one of file, inline and url");
+      break;
+  }
+  for (int i = 0; i < jwt.audiences_size(); ++i) {
+    if (jwt.audiences(i).empty()) report.Add(At(field + ".audiences", i), "is empty");
+  }
+  for (const auto& [claim, value] : jwt.require()) {
+    if (claim.empty() || value.empty()) report.Add(field + ".require", "has an empty claim or value");
+  }
+}
+
+void CheckAuth(const Report& report, const v1::Auth& auth) {
+  for (int i = 0; i < auth.methods_size(); ++i) {
+    const v1::AuthMethod& method = auth.methods(i);
+    const std::string field = At("methods", i);
+    switch (method.method_case()) {
+      case v1::AuthMethod::kApiKey:
+        if (!method.api_key().header().empty()) {
+          CheckFieldName(report, field + ".api_key.header", method.api_key().header());
+        }
+        break;
+      case v1::AuthMethod::kJwt:
+        CheckJwt(report, field + ".jwt", method.jwt());
+        break;
+      case v1::AuthMethod::kBasic:
+        if (method.basic().realm().size() > 256 || method.basic().realm().find('"') != std::string::npos) {
+          report.Add(field + ".basic.realm", "is longer than 256 bytes, or has a quote");
+        }
+        report.AddIfBad(field + ".basic.realm", ParseText(method.basic().realm(), {}, true, 256).status());
+        break;
+      case v1::AuthMethod::METHOD_NOT_SET:
+        report.Add(field, "is empty; expected api_key, jwt or basic");
+        break;
+    }
+  }
+  const v1::AuthForward& forward = auth.forward();
+  CheckEnum(report, "forward.credentials", forward.credentials(), v1::AuthForward::Credentials_IsValid);
+  if (!forward.consumer().empty()) CheckFieldName(report, "forward.consumer", forward.consumer());
+  if (!forward.groups().empty()) CheckFieldName(report, "forward.groups", forward.groups());
+  for (const auto& [name, claim] : forward.claims()) {
+    CheckFieldName(report, fmt::format("forward.claims.{}", name), name);
+    if (claim.empty()) report.Add(fmt::format("forward.claims.{}", name), "names no claim");
+  }
+}
+
+void CheckConsumer(const Report& report, const v1::Consumer& consumer) {
+  for (int i = 0; i < consumer.groups_size(); ++i) {
+    const std::string& group = consumer.groups(i);
+    if (group.empty() || group.size() > 128 || !IsTargetText(group) || group.find(',') != std::string::npos) {
+      report.Add(At("groups", i), fmt::format("{} is no name of a group's", QuoteForMessage(group)));
+    }
+  }
+  for (int i = 0; i < consumer.credentials_size(); ++i) {
+    const v1::Credential& credential = consumer.credentials(i);
+    const std::string field = At("credentials", i);
+    switch (credential.credential_case()) {
+      case v1::Credential::kApiKeySha256: {
+        const std::string& digest = credential.api_key_sha256();
+        if (digest.size() != 64 || !std::all_of(digest.begin(), digest.end(), [](char c) {
+              return absl::ascii_isxdigit(static_cast<unsigned char>(c));
+            })) {
+          report.Add(field + ".api_key_sha256",
+                     "is no SHA-256 in hexadecimal (64 digits); `gatewayctl hash api-key` makes one of a key");
+        }
+        break;
+      }
+      case v1::Credential::kBasic: {
+        const std::string& user = credential.basic().username();
+        if (user.size() > 256 || user.find(':') != std::string::npos ||
+            std::any_of(user.begin(), user.end(),
+                        [](char c) { return absl::ascii_iscntrl(static_cast<unsigned char>(c)); })) {
+          report.Add(field + ".basic.username",
+                     "is longer than 256 bytes, or has a colon or a control byte (RFC 7617)");
+        }
+        if (!credential.basic().password_hash().empty()) {
+          report.AddIfBad(field + ".basic.password_hash", CheckPasswordHash(credential.basic().password_hash()));
+        }
+        break;
+      }
+      case v1::Credential::kJwt:
+        break;
+      case v1::Credential::CREDENTIAL_NOT_SET:
+        report.Add(field, "is empty; expected api_key_sha256, basic or jwt");
+        break;
+    }
+  }
+}
+
+void CheckCors(const Report& report, const v1::Cors& cors) {
+  for (int i = 0; i < cors.origins_size(); ++i) {
+    if (cors.origins(i) == "*") {
+      if (cors.origins_size() > 1) report.Add(At("origins", i), "'*' stands alone");
+      if (cors.credentials()) report.Add(At("origins", i), "'*' never goes with credentials; name the origins");
+      continue;
+    }
+    if (cors.origins(i) == "null") {
+      report.Add(At("origins", i), "'null' is what any sandboxed page sends; it cannot be let in by name");
+      continue;
+    }
+    report.AddIfBad(At("origins", i), ParseOrigin(cors.origins(i)).status());
+  }
+  const auto check = [&report](const std::string& field, const google::protobuf::RepeatedPtrField<std::string>& names) {
+    for (int i = 0; i < names.size(); ++i) {
+      if (names[i] == "*" ? names.size() > 1 : !IsToken(names[i])) {
+        report.Add(At(field, i),
+                   names[i] == "*" ? "'*' stands alone" : fmt::format("{} is no name", QuoteForMessage(names[i])));
+      }
+    }
+  };
+  check("methods", cors.methods());
+  check("headers", cors.headers());
+  check("expose_headers", cors.expose_headers());
+}
+
+void CheckAccess(const Report& report, const v1::IpAccess& access) {
+  if (access.allow_size() == 0 && access.deny_size() == 0) report.Add("", "has neither allow nor deny");
+  AddressSet scratch;
+  for (int i = 0; i < access.allow_size(); ++i) report.AddIfBad(At("allow", i), scratch.Add(access.allow(i)));
+  for (int i = 0; i < access.deny_size(); ++i) report.AddIfBad(At("deny", i), scratch.Add(access.deny(i)));
+}
+
+}  // namespace
+
+void CheckResource(const v1::Resource& resource, std::vector<v1::PolicyError>* errors) {
+  const ResourceKey key = KeyOf(resource);
+  const Report report(key, errors);
+  const google::protobuf::Message* body = BodyOf(resource);
+  if (body == nullptr) {
+    report.Add("kind", "is missing, or one that this version does not know");
+    return;
+  }
+  report.AddIfBad("name", CheckName(key.name));
+  std::vector<FieldProblem> problems;
+  CheckRules(*body, &problems);
+  for (const FieldProblem& problem : problems) report.Add(problem.field, problem.message);
+
+  switch (resource.kind_case()) {
+    case v1::Resource::kService:
+      CheckEnvelope(report, resource.service().labels(), resource.service().description());
+      CheckService(report, resource.service());
+      break;
+    case v1::Resource::kRoute:
+      CheckEnvelope(report, resource.route().labels(), resource.route().description());
+      CheckRoute(report, resource.route());
+      break;
+    case v1::Resource::kRateLimit:
+      CheckEnvelope(report, resource.rate_limit().labels(), resource.rate_limit().description());
+      CheckRateLimit(report, resource.rate_limit());
+      break;
+    case v1::Resource::kCircuitBreaker:
+      CheckEnvelope(report, resource.circuit_breaker().labels(), resource.circuit_breaker().description());
+      CheckBreaker(report, resource.circuit_breaker());
+      break;
+    case v1::Resource::kRetry:
+      CheckEnvelope(report, resource.retry().labels(), resource.retry().description());
+      CheckRetry(report, resource.retry());
+      break;
+    case v1::Resource::kAuth:
+      CheckEnvelope(report, resource.auth().labels(), resource.auth().description());
+      CheckAuth(report, resource.auth());
+      break;
+    case v1::Resource::kConsumer:
+      CheckEnvelope(report, resource.consumer().labels(), resource.consumer().description());
+      CheckConsumer(report, resource.consumer());
+      break;
+    case v1::Resource::kCors:
+      CheckEnvelope(report, resource.cors().labels(), resource.cors().description());
+      CheckCors(report, resource.cors());
+      break;
+    case v1::Resource::kIpAccess:
+      CheckEnvelope(report, resource.ip_access().labels(), resource.ip_access().description());
+      CheckAccess(report, resource.ip_access());
+      break;
+    case v1::Resource::kDefaults:
+      CheckEnvelope(report, resource.defaults().labels(), resource.defaults().description());
+      if (key.name != kDefaultName) {
+        report.Add("name", fmt::format("{}: there is one Defaults, named 'default'", QuoteForMessage(key.name)));
+      }
+      CheckLimitList(report, resource.defaults().rate_limits());
+      break;
+    case v1::Resource::KIND_NOT_SET:
+      break;
+  }
+}
+
+}  // namespace gateway
