@@ -53,7 +53,7 @@ struct BreakerPolicy {
   uint32_t max_concurrent_requests = 100;
   uint32_t request_volume_threshold = 20;
   Millis sleep_window{5000};
-  Millis max_sleep_window{5000};  // never below sleep_window; equal: it does not grow
+  Millis max_sleep_window{0};  // not above sleep_window: it does not grow
   uint32_t error_percent_threshold = 50;
   Millis slow_call_duration{0};  // 0: none is slow
   uint32_t slow_call_percent_threshold = 100;

@@ -10,6 +10,8 @@ int64_t SecondOf(TimePoint now) { return std::chrono::floor<std::chrono::seconds
 // A probe older than this is given up.
 Millis ProbePatience(const BreakerPolicy& policy) { return std::max(policy.sleep_window, policy.timeout); }
 
+Millis LongestSleep(const BreakerPolicy& policy) { return std::max(policy.sleep_window, policy.max_sleep_window); }
+
 }  // namespace
 
 CircuitBreaker::Permit::Permit(Permit&& other) noexcept
@@ -40,29 +42,38 @@ void CircuitBreaker::Permit::Release() {
   breaker_ = nullptr;
 }
 
-void CircuitBreaker::Permit::Report(Outcome outcome, TimePoint now) {
+void CircuitBreaker::Permit::Report(Outcome outcome, TimePoint now, std::chrono::nanoseconds latency) {
   if (breaker_ == nullptr || reported_) return;
   reported_ = true;
-  breaker_->Settle(probe_, generation_, outcome, now);
+  breaker_->Settle(probe_, generation_, outcome, latency, now);
 }
 
 BreakerVerdict CircuitBreaker::Acquire(TimePoint now, Permit* permit) {
   Permit replaced;  // declared before the lock: what `permit` held may be this breaker's, and reports after it
   absl::MutexLock lock(&mutex_);
-  // With time alone, successes may have left the window that failures are still in.
-  if (state_ == BreakerState::kClosed) OpenIfFailing(now);
+  if (policy_.force == v1::CircuitBreaker::OPEN) return BreakerVerdict::kOpen;
   bool probe = false;
-  if (state_ == BreakerState::kOpen) {
-    if (now - opened_at_ < policy_.sleep_window) return BreakerVerdict::kOpen;
-    probe = true;
-  } else if (state_ == BreakerState::kHalfOpen) {
-    if (now - probe_at_ < ProbePatience(policy_)) return BreakerVerdict::kOpen;
-    probe = true;
+  if (policy_.force != v1::CircuitBreaker::CLOSED) {
+    // With time alone, successes may have left the window that failures are still in.
+    if (state_ == BreakerState::kClosed) OpenIfFailing(now);
+    if (state_ == BreakerState::kOpen) {
+      if (now - opened_at_ < sleep_) return BreakerVerdict::kOpen;
+      probe = true;
+    } else if (state_ == BreakerState::kHalfOpen) {
+      const bool given_up = now - probe_at_ >= ProbePatience(policy_);
+      if (probes_sent_ >= policy_.probes && !given_up) return BreakerVerdict::kOpen;
+      if (given_up) state_ = BreakerState::kOpen;  // and half-open anew, below
+      probe = true;
+    }
   }
   if (in_flight_ >= policy_.max_concurrent_requests) return BreakerVerdict::kTooMany;
   if (probe) {
-    state_ = BreakerState::kHalfOpen;
-    ++generation_;
+    if (state_ == BreakerState::kOpen) {
+      state_ = BreakerState::kHalfOpen;
+      ++generation_;
+      probes_sent_ = probes_succeeded_ = 0;
+    }
+    ++probes_sent_;
     probe_at_ = now;
   }
   ++in_flight_;
@@ -79,45 +90,55 @@ void CircuitBreaker::Leave() {
   --in_flight_;
 }
 
-void CircuitBreaker::Settle(bool probe, uint64_t generation, Outcome outcome, TimePoint now) {
+void CircuitBreaker::Settle(bool probe, uint64_t generation, Outcome outcome, std::chrono::nanoseconds latency,
+                            TimePoint now) {
   absl::MutexLock lock(&mutex_);
   // Let through before the last change of state: it tells nothing about now.
   if (generation != generation_) return;
-  if (probe) {
-    ++generation_;
-    switch (outcome) {
-      case Outcome::kSuccess:
-        state_ = BreakerState::kClosed;
-        std::fill(std::begin(buckets_), std::end(buckets_), Bucket());
-        break;
-      case Outcome::kFailure:
-        state_ = BreakerState::kOpen;
-        opened_at_ = now;
-        ++opened_;
-        break;
-      case Outcome::kCancelled:
-        state_ = BreakerState::kOpen;  // since opened_at_, as before: the next request is the probe instead
-        break;
-    }
-    return;
-  }
+  const bool slow = policy_.slow_call_duration.count() > 0 && latency >= policy_.slow_call_duration;
+  if (probe) return SettleProbe(outcome, slow, now);
   if (outcome == Outcome::kCancelled) return;
   Bucket& bucket = buckets_[SecondOf(now) % kBuckets];
   // A worker's `now` may be a little behind another's: then the request counts in the newer second.
-  if (bucket.second < SecondOf(now)) bucket = {SecondOf(now), 0, 0};
+  if (bucket.second < SecondOf(now)) bucket = {SecondOf(now), 0, 0, 0};
   ++bucket.requests;
   if (outcome == Outcome::kFailure) ++bucket.failures;
-  OpenIfFailing(now);
+  if (slow) ++bucket.slow;
+  if (policy_.force == v1::CircuitBreaker::FORCE_UNSPECIFIED) OpenIfFailing(now);
+}
+
+void CircuitBreaker::SettleProbe(Outcome outcome, bool slow, TimePoint now) {
+  if (outcome == Outcome::kCancelled) {
+    --probes_sent_;  // the next request is a probe in its place
+    return;
+  }
+  if (outcome == Outcome::kSuccess && !slow) {
+    if (++probes_succeeded_ < policy_.probes) return;
+    ++generation_;
+    state_ = BreakerState::kClosed;
+    sleep_ = policy_.sleep_window;
+    std::fill(std::begin(buckets_), std::end(buckets_), Bucket());
+    return;
+  }
+  ++generation_;
+  state_ = BreakerState::kOpen;
+  opened_at_ = now;
+  ++opened_;
+  sleep_ = std::clamp(sleep_ * 2, policy_.sleep_window, LongestSleep(policy_));
 }
 
 void CircuitBreaker::OpenIfFailing(TimePoint now) {
   const Bucket sum = Sum(now);
   if (sum.requests < policy_.request_volume_threshold) return;
-  if (uint64_t{sum.failures} * 100 < uint64_t{policy_.error_percent_threshold} * sum.requests) return;
+  const bool failing = uint64_t{sum.failures} * 100 >= uint64_t{policy_.error_percent_threshold} * sum.requests;
+  const bool slow = policy_.slow_call_duration.count() > 0 &&
+                    uint64_t{sum.slow} * 100 >= uint64_t{policy_.slow_call_percent_threshold} * sum.requests;
+  if (!failing && !slow) return;
   state_ = BreakerState::kOpen;
   ++generation_;
   opened_at_ = now;
   ++opened_;
+  sleep_ = policy_.sleep_window;
 }
 
 CircuitBreaker::Bucket CircuitBreaker::Sum(TimePoint now) const {
@@ -127,6 +148,7 @@ CircuitBreaker::Bucket CircuitBreaker::Sum(TimePoint now) const {
     if (bucket.second < oldest) continue;
     sum.requests += bucket.requests;
     sum.failures += bucket.failures;
+    sum.slow += bucket.slow;
   }
   return sum;
 }
@@ -134,19 +156,25 @@ CircuitBreaker::Bucket CircuitBreaker::Sum(TimePoint now) const {
 void CircuitBreaker::Reconfigure(const BreakerPolicy& policy) {
   absl::MutexLock lock(&mutex_);
   policy_ = policy;
+  sleep_ = std::clamp(sleep_, policy.sleep_window, LongestSleep(policy));
 }
 
 CircuitBreaker::View CircuitBreaker::view(TimePoint now) const {
   absl::MutexLock lock(&mutex_);
   const Bucket sum = Sum(now);
-  return {state_, in_flight_, sum.requests, sum.failures, opened_};
+  View view{state_, in_flight_, sum.requests, sum.failures, sum.slow, opened_, false};
+  if (policy_.force != v1::CircuitBreaker::FORCE_UNSPECIFIED) {
+    view.forced = true;
+    view.state = policy_.force == v1::CircuitBreaker::OPEN ? BreakerState::kOpen : BreakerState::kClosed;
+  }
+  return view;
 }
 
 std::chrono::milliseconds CircuitBreaker::RetryAfter(TimePoint now) const {
   absl::MutexLock lock(&mutex_);
+  if (policy_.force == v1::CircuitBreaker::OPEN) return policy_.sleep_window;
   if (state_ == BreakerState::kClosed) return Millis(0);
-  const TimePoint probe =
-      state_ == BreakerState::kOpen ? opened_at_ + policy_.sleep_window : probe_at_ + ProbePatience(policy_);
+  const TimePoint probe = state_ == BreakerState::kOpen ? opened_at_ + sleep_ : probe_at_ + ProbePatience(policy_);
   return std::max(Millis(0), std::chrono::ceil<Millis>(probe - now));
 }
 

@@ -20,6 +20,10 @@ enum class BreakerVerdict : uint8_t { kAllowed, kOpen, kTooMany };
 enum class Outcome : uint8_t { kSuccess, kFailure, kCancelled };
 
 // Thread-safe; never reads a clock.
+// More than Hystrix: slow answers open it as failures do; several probes at once, all of which have to succeed; a sleep
+// window that doubles with each probe that fails (policy.max_sleep_window), and is short again after a success; an
+// operator's `force`.
+//
 // Differs from hystrix-go on purpose: a probe that never ends is replaced after max(sleep window, timeout); a success
 // of a request from before the breaker opened does not close it; rejections are not errors; concurrency counts only
 // what was let through.
@@ -36,8 +40,8 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
     ~Permit();
     explicit operator bool() const { return breaker_ != nullptr; }
     bool reported() const { return reported_; }
-    // The first report counts; later ones do nothing.
-    void Report(Outcome outcome, TimePoint now);
+    // The first report counts; later ones do nothing. `latency`: of the attempt, to the head of its answer.
+    void Report(Outcome outcome, TimePoint now, std::chrono::nanoseconds latency = {});
 
    private:
     friend class CircuitBreaker;
@@ -48,7 +52,7 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
     void Release();
   };
 
-  explicit CircuitBreaker(const BreakerPolicy& policy) : policy_(policy) {}
+  explicit CircuitBreaker(const BreakerPolicy& policy) : policy_(policy), sleep_(policy.sleep_window) {}
 
   // On kAllowed, `permit` holds the request's place.
   BreakerVerdict Acquire(TimePoint now, Permit* permit);
@@ -59,21 +63,23 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
   struct View {
     BreakerState state = BreakerState::kClosed;
     uint32_t in_flight = 0;
-    uint32_t requests = 0, failures = 0;  // in the rolling window
-    uint64_t opened = 0;                  // times
+    uint32_t requests = 0, failures = 0, slow = 0;  // in the rolling window
+    uint64_t opened = 0;                            // times
+    bool forced = false;                            // `state` is an operator's word
   };
   View view(TimePoint now) const;
-  // Until the next probe; 0 where closed. For Retry-After.
+  // Until the next probe; 0 where closed; the sleep window where it is forced open. For Retry-After.
   std::chrono::milliseconds RetryAfter(TimePoint now) const;
 
  private:
   struct Bucket {
     int64_t second = -1;
-    uint32_t requests = 0, failures = 0;
+    uint32_t requests = 0, failures = 0, slow = 0;
   };
   static constexpr int kBuckets = 10;  // of one second each, as Hystrix has it
 
-  void Settle(bool probe, uint64_t generation, Outcome outcome, TimePoint now);
+  void Settle(bool probe, uint64_t generation, Outcome outcome, std::chrono::nanoseconds latency, TimePoint now);
+  void SettleProbe(Outcome outcome, bool slow, TimePoint now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Leave();
   void OpenIfFailing(TimePoint now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Bucket Sum(TimePoint now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // of the rolling window
@@ -85,6 +91,9 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;  // rises with every change of state and every new probe
   TimePoint opened_at_ ABSL_GUARDED_BY(mutex_){};
+  Millis sleep_ ABSL_GUARDED_BY(mutex_){};            // the window of this time
+  uint32_t probes_sent_ ABSL_GUARDED_BY(mutex_) = 0;  // of this time half-open, less those that came to nothing
+  uint32_t probes_succeeded_ ABSL_GUARDED_BY(mutex_) = 0;
   TimePoint probe_at_ ABSL_GUARDED_BY(mutex_){};
   uint64_t opened_ ABSL_GUARDED_BY(mutex_) = 0;
 };

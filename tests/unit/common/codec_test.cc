@@ -214,7 +214,7 @@ just text
           "policy.yaml:13:7: RateLimit: name: 'Bad_Name' is not a name: expected a lower-case letter or a digit "
           "at its beginning and end",
           "policy.yaml:18:1: kind: is required; expected one of: Service, Route, RateLimit, CircuitBreaker, "
-          "Defaults",
+          "Defaults, Retry, Auth, Consumer, Cors, IpAccess",
           "policy.yaml:20:1: expected a document with kind and name, found 'just text'"));
 }
 
@@ -539,6 +539,12 @@ class Generator {
         break;
       case FieldDescriptor::CPPTYPE_UINT32:
         reflection->SetUInt32(message, field, static_cast<uint32_t>(number()));
+        break;
+      case FieldDescriptor::CPPTYPE_UINT64:
+        reflection->SetUInt64(message, field, static_cast<uint64_t>(number()));
+        break;
+      case FieldDescriptor::CPPTYPE_DOUBLE:
+        reflection->SetDouble(message, field, std::floor(number()));
         break;
       case FieldDescriptor::CPPTYPE_MESSAGE: {
         Message* child = reflection->MutableMessage(message, field);

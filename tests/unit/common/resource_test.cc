@@ -10,7 +10,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 TEST(Resource, KindsAreThoseOfTheSchemaInItsOrder) {
-  EXPECT_THAT(ResourceKinds(), ElementsAre("Service", "Route", "RateLimit", "CircuitBreaker", "Defaults"));
+  EXPECT_THAT(ResourceKinds(), ElementsAre("Service", "Route", "RateLimit", "CircuitBreaker", "Defaults", "Retry",
+                                           "Auth", "Consumer", "Cors", "IpAccess"));
 }
 
 TEST(Resource, CanonicalKindTakesCasePluralsAndShortNames) {
@@ -57,7 +58,7 @@ TEST(Resource, EveryKindHasKeyLabelsAndBody) {
   EXPECT_EQ(KeyOf(nothing), ResourceKey());
   EXPECT_EQ(BodyOf(nothing), nullptr);
   EXPECT_TRUE(LabelsOf(nothing).empty());
-  EXPECT_EQ(MutableBodyOf(&nothing, "Cors"), nullptr);
+  EXPECT_EQ(MutableBodyOf(&nothing, "Certificate"), nullptr);
   EXPECT_EQ(BodyOf(nothing), nullptr);
 }
 

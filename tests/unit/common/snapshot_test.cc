@@ -100,10 +100,13 @@ rate_limits: [per-clients]
 }
 
 TEST(CompileSnapshot, ARouteLeadsToExactlyOnePlace) {
-  EXPECT_THAT(RouteErrors("match: {}"),
-              ElementsAre(": leads nowhere; exactly one of service, split and consul_service is needed"));
-  EXPECT_THAT(RouteErrors("match: {}, service: orders, split: [{ service: orders }]"),
-              ElementsAre(": leads to several places; exactly one of service, split and consul_service is needed"));
+  EXPECT_THAT(
+      RouteErrors("match: {}"),
+      ElementsAre(": leads nowhere; exactly one of service, split, consul_service, redirect and respond is needed"));
+  EXPECT_THAT(
+      RouteErrors("match: {}, service: orders, split: [{ service: orders }]"),
+      ElementsAre(
+          ": leads to several places; exactly one of service, split, consul_service, redirect and respond is needed"));
   EXPECT_THAT(RouteErrors("match: {}, service: none"), ElementsAre(HasSubstr("service 'none' is not defined")));
   EXPECT_THAT(RouteErrors("match: {}, split: [{ service: orders, weight: 0 }]"),
               ElementsAre("split: has no weight above 0"));
@@ -204,7 +207,8 @@ TEST(CompileSnapshot, ChecksRewrites) {
   EXPECT_THAT(rewrite_errors("exact: /a", "template: /b"), IsEmpty());
   EXPECT_THAT(rewrite_errors("exact: /a", "prefix: /b"),
               ElementsAre(HasSubstr("rewrite.prefix: needs a match.path.prefix")));
-  EXPECT_THAT(rewrite_errors("prefix: /a", "prefix: /b, template: /c"), ElementsAre(HasSubstr("rewrite: has both")));
+  EXPECT_THAT(rewrite_errors("prefix: /a", "prefix: /b, template: /c"),
+              ElementsAre(HasSubstr("rewrite: has more than one of")));
   EXPECT_THAT(rewrite_errors("prefix: /a", ""), ElementsAre(HasSubstr("rewrite: is empty")));
   EXPECT_THAT(rewrite_errors("prefix: /a", "prefix: b"), ElementsAre(HasSubstr("rewrite.prefix: 'b' does not begin")));
   EXPECT_THAT(rewrite_errors("template: '/a/{id}'", "template: '/b/{ids}/**'"),

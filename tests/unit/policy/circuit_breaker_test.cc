@@ -310,5 +310,120 @@ TEST(CircuitBreaker, OnlyOneOfManyThreadsProbes) {
   EXPECT_EQ(allowed, 1);
 }
 
+TEST(CircuitBreaker, SlowAnswersOpenIt) {
+  BreakerPolicy policy = Policy({.request_volume_threshold = 4});
+  policy.slow_call_duration = 200ms;
+  policy.slow_call_percent_threshold = 50;
+  auto breaker = std::make_shared<CircuitBreaker>(policy);
+  Admit(*breaker, kStart).Report(Outcome::kSuccess, kStart, 199ms);
+  Admit(*breaker, kStart).Report(Outcome::kSuccess, kStart, 199ms);
+  Admit(*breaker, kStart).Report(Outcome::kSuccess, kStart, 200ms);
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kClosed);
+  Admit(*breaker, kStart).Report(Outcome::kSuccess, kStart, 5s);
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kOpen);
+  EXPECT_EQ(breaker->view(kStart).slow, 2u);
+  EXPECT_EQ(breaker->view(kStart).failures, 0u);
+  // A slow probe proves nothing.
+  Admit(*breaker, kStart + 5s).Report(Outcome::kSuccess, kStart + 5s, 300ms);
+  EXPECT_EQ(breaker->view(kStart + 5s).state, BreakerState::kOpen);
+  Admit(*breaker, kStart + 10s).Report(Outcome::kSuccess, kStart + 10s, 1ms);
+  EXPECT_EQ(breaker->view(kStart + 10s).state, BreakerState::kClosed);
+}
+
+// An open breaker with `policy`, since kStart.
+std::shared_ptr<CircuitBreaker> Opened(BreakerPolicy policy) {
+  policy.request_volume_threshold = 1;
+  auto breaker = std::make_shared<CircuitBreaker>(policy);
+  Admit(*breaker, kStart).Report(Outcome::kFailure, kStart);
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kOpen);
+  return breaker;
+}
+
+TEST(CircuitBreaker, AllOfSeveralProbesHaveToSucceed) {
+  BreakerPolicy policy = Policy({});
+  policy.probes = 3;
+  auto breaker = Opened(policy);
+  TimePoint now = kStart + 5s;
+  std::vector<Permit> probes(3);
+  for (Permit& probe : probes) ASSERT_EQ(breaker->Acquire(now, &probe), BreakerVerdict::kAllowed);
+  Permit more;
+  EXPECT_EQ(breaker->Acquire(now, &more), BreakerVerdict::kOpen);
+  probes[0].Report(Outcome::kSuccess, now);
+  probes[1].Report(Outcome::kSuccess, now);
+  EXPECT_EQ(breaker->view(now).state, BreakerState::kHalfOpen);
+  // One that comes to nothing is replaced.
+  probes[2].Report(Outcome::kCancelled, now);
+  ASSERT_EQ(breaker->Acquire(now, &more), BreakerVerdict::kAllowed);
+  more.Report(Outcome::kSuccess, now);
+  EXPECT_EQ(breaker->view(now).state, BreakerState::kClosed);
+
+  breaker = Opened(policy);
+  for (Permit& probe : probes) ASSERT_EQ(breaker->Acquire(now, &probe), BreakerVerdict::kAllowed);
+  probes[0].Report(Outcome::kSuccess, now);
+  probes[1].Report(Outcome::kFailure, now);
+  EXPECT_EQ(breaker->view(now).state, BreakerState::kOpen);
+  probes[2].Report(Outcome::kSuccess, now);
+  EXPECT_EQ(breaker->view(now).state, BreakerState::kOpen) << "a probe of the time before tells nothing";
+}
+
+TEST(CircuitBreaker, ProbesThatNeverEndAreReplacedAllTogether) {
+  BreakerPolicy policy = Policy({});
+  policy.probes = 2;
+  auto breaker = Opened(policy);
+  std::vector<Permit> lost(2), fresh(2);
+  for (Permit& probe : lost) ASSERT_EQ(breaker->Acquire(kStart + 5s, &probe), BreakerVerdict::kAllowed);
+  EXPECT_EQ(breaker->Acquire(kStart + 9s, &fresh[0]), BreakerVerdict::kOpen);
+  for (Permit& probe : fresh) ASSERT_EQ(breaker->Acquire(kStart + 10s, &probe), BreakerVerdict::kAllowed);
+  lost[0].Report(Outcome::kFailure, kStart + 10s);
+  fresh[0].Report(Outcome::kSuccess, kStart + 10s);
+  fresh[1].Report(Outcome::kSuccess, kStart + 10s);
+  EXPECT_EQ(breaker->view(kStart + 10s).state, BreakerState::kClosed);
+}
+
+TEST(CircuitBreaker, TheSleepWindowGrowsWithEachProbeThatFailsAndIsShortAgainAfterwards) {
+  BreakerPolicy policy = Policy({});
+  policy.max_sleep_window = 15s;
+  auto breaker = Opened(policy);
+  TimePoint now = kStart;
+  Permit probe;
+  for (const Millis window : {5s, 10s, 15s, 15s}) {
+    EXPECT_EQ(breaker->RetryAfter(now), window);
+    EXPECT_EQ(breaker->Acquire(now + window - 1ms, &probe), BreakerVerdict::kOpen);
+    now += window;
+    ASSERT_EQ(breaker->Acquire(now, &probe), BreakerVerdict::kAllowed);
+    probe.Report(Outcome::kFailure, now);
+    probe = Permit();
+  }
+  now += 15s;
+  Admit(*breaker, now).Report(Outcome::kSuccess, now);
+  Admit(*breaker, now).Report(Outcome::kFailure, now);
+  EXPECT_EQ(breaker->view(now).state, BreakerState::kOpen);
+  EXPECT_EQ(breaker->RetryAfter(now), Millis(5s));
+}
+
+TEST(CircuitBreaker, AnOperatorsWordGoesBeforeItsOwn) {
+  BreakerPolicy policy = Policy({.max_concurrent_requests = 1, .request_volume_threshold = 1});
+  policy.force = v1::CircuitBreaker::OPEN;
+  auto breaker = std::make_shared<CircuitBreaker>(policy);
+  Permit permit;
+  EXPECT_EQ(breaker->Acquire(kStart, &permit), BreakerVerdict::kOpen);
+  EXPECT_EQ(breaker->Acquire(kStart + 1h, &permit), BreakerVerdict::kOpen) << "no probe either";
+  EXPECT_TRUE(breaker->view(kStart).forced);
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kOpen);
+
+  policy.force = v1::CircuitBreaker::CLOSED;
+  breaker->Reconfigure(policy);
+  for (int i = 0; i < 10; ++i) Admit(*breaker, kStart).Report(Outcome::kFailure, kStart);
+  EXPECT_EQ(breaker->view(kStart).state, BreakerState::kClosed);
+  ASSERT_EQ(breaker->Acquire(kStart, &permit), BreakerVerdict::kAllowed);
+  Permit second;
+  EXPECT_EQ(breaker->Acquire(kStart, &second), BreakerVerdict::kTooMany) << "concurrency is bounded still";
+  permit = Permit();
+
+  policy.force = v1::CircuitBreaker::FORCE_UNSPECIFIED;
+  breaker->Reconfigure(policy);
+  EXPECT_EQ(breaker->Acquire(kStart, &permit), BreakerVerdict::kOpen) << "the failures of meanwhile count";
+}
+
 }  // namespace
 }  // namespace gateway::dataplane
