@@ -50,6 +50,7 @@ struct KeyGrant {
   std::chrono::milliseconds wait{};     // until the fleet has a token again; 0: it has
   std::chrono::milliseconds full_in{};  // until nothing counts any more
   uint64_t available = 0;               // tokens that nobody holds
+  bool unknown = false;                 // no such key on this stream: it is to be named again
   float share = 0;                      // tokens a second for this data plane while the control plane is away
 };
 

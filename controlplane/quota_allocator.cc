@@ -9,7 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
-#include "absl/strings/string_view.h"
+#include "common/text.h"
 
 namespace gateway::controlplane {
 namespace {
@@ -281,7 +281,7 @@ struct Limit {
 
 struct Plane {
   std::string name;
-  std::string instance;
+  std::string key;      // of Impl::planes: two processes of one name (a hand-over) are two
   uint64_t stream = 0;  // 0: gone
   int64_t gone_ns = 0;
   bool leases_ended = false;
@@ -500,7 +500,7 @@ struct QuotaAllocator::Impl {
       if (now_ns - plane->gone_ns >= nanoseconds(kGoneKept).count() || gone.size() > kGoneMax) {
         Forget(plane, now_ns);
         gone.erase(gone.begin() + static_cast<ptrdiff_t>(i));
-        planes.erase(std::string(plane->name));
+        planes.erase(std::string(plane->key));
       } else {
         ++i;
       }
@@ -576,19 +576,19 @@ void QuotaAllocator::SetLimits(const std::map<std::string, FleetLimit>& limits, 
 }
 
 QuotaAllocator::StreamId QuotaAllocator::Attach(std::string_view name, std::string_view instance, TimePoint now) {
-  const int64_t now_ns = Ns(now);
-  std::unique_ptr<Plane>& plane = impl_->planes[std::string(name)];
+  (void)now;
+  std::string key = Concat(name, "\n", instance);
+  std::unique_ptr<Plane>& plane = impl_->planes[key];
   if (plane == nullptr) {
     plane = std::make_unique<Plane>();
     plane->name = name;
+    plane->key = std::move(key);
   }
   if (plane->stream != 0) {
     impl_->streams.erase(plane->stream);
   } else {
     std::erase(impl_->gone, plane.get());
   }
-  if (plane->instance != instance) impl_->Forget(plane.get(), now_ns);
-  plane->instance = instance;
   plane->leases_ended = false;
   for (auto& [id, holder] : plane->holders) holder->told = false;
   plane->stream = ++impl_->streams_ever;

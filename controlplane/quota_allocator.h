@@ -50,8 +50,8 @@ class QuotaAllocator {
   // The limits of scope `fleet`, by name. What changes keeps its counts; what is gone is forgotten.
   void SetLimits(const std::map<std::string, FleetLimit>& limits, TimePoint now);
 
-  // A data plane's stream. A later one of the same name takes the place of the earlier, whose id means nothing then.
-  // With the same instance it goes on where that one ended.
+  // A data plane's stream. A later one of the same name and process takes the place of the earlier, whose id means
+  // nothing then, and goes on where that one ended.
   StreamId Attach(std::string_view name, std::string_view instance, TimePoint now);
   // What the data plane holds stays leased for one lease TTL, and counts as used then.
   void Detach(StreamId stream, TimePoint now);

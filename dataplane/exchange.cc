@@ -363,8 +363,10 @@ bool Exchange::CheckLimit(const BoundLimit& limit, bool consume) {
     if (part.kind == LimitKey::Kind::kPath) key.append(path_);
     key.push_back('\n');  // in no normalised path
   }
-  const RateLimitDecision decision =
-      consume ? limit.limiter->Admit(key, loop().now()) : limit.limiter->Peek(key, loop().now());
+  const auto decide = [&](auto& limiter) {
+    return consume ? limiter.Admit(key, loop().now()) : limiter.Peek(key, loop().now());
+  };
+  const RateLimitDecision decision = limit.leases != nullptr ? decide(*limit.leases) : decide(*limit.limiter);
   if (decision.allowed || limit.policy->mode == v1::RateLimit::SHADOW) {
     if (!decision.allowed) policy_ = Concat("RateLimit/", limit.policy->name, " (shadow)");
     return true;

@@ -24,6 +24,7 @@
 #include "dataplane/handover.h"
 #include "dataplane/listener.h"
 #include "dataplane/metrics.h"
+#include "dataplane/quota_client.h"
 #include "dataplane/runtime_metrics.h"
 #include "dataplane/server_options.h"
 #include "dataplane/serving_state.h"
@@ -260,6 +261,16 @@ int Run(int argc, char** argv) {
   metrics.AddSource([&client] { return client->Families(); });
   metrics.AddSource([&runtime, &log] { return RuntimeFamilies(runtime, log.get()); });
   metrics.AddSource([] { return ProcessFamilies("dataplane"); });
+  QuotaClientOptions quota_options;
+  quota_options.name = client->name();
+  if (config.data_plane().policy_files_size() == 0) {
+    quota_options.control_planes = {config.data_plane().control_planes().begin(),
+                                    config.data_plane().control_planes().end()};
+  }
+  quota_options.tables = [&runtime] { return runtime.Leases(); };
+  quota_options.link = runtime.lease_link();
+  QuotaClient quota(std::move(quota_options));
+  metrics.AddSource([&quota] { return quota.Families(); });
   Watchdog watchdog(workers.size(), options->watchdog_timeout, kWatchInterval);
   metrics.AddSource([&watchdog] { return watchdog.Families(); });
 
@@ -269,6 +280,7 @@ int Run(int argc, char** argv) {
     spdlog::critical("{}", std::string(status.message()));
     return 1;
   }
+  quota.Start();
   const auto now = [] { return std::chrono::steady_clock::now(); };
   if (predecessor != nullptr) {
     // Nothing is accepted before there is something to serve. A cache may be older than what the predecessor serves:
@@ -395,6 +407,7 @@ int Run(int argc, char** argv) {
   }
   for (const auto& worker : workers) worker->Stop();
   admin.reset();
+  quota.Stop();
   client.reset();  // writes what the cache has not seen yet
   log.reset();
   spdlog::info("ended");

@@ -128,6 +128,11 @@ struct KeptLimiter {
   std::shared_ptr<SlidingWindowLimiter> limiter;
 };
 
+struct KeptLeases {
+  RateLimitPolicy policy;
+  std::shared_ptr<LeaseTable> table;
+};
+
 struct Host {
   std::vector<std::string> addresses;  // the last good ones, sorted
   std::optional<TimePoint> asked;
@@ -159,6 +164,7 @@ struct RuntimeState::Impl {
   KeptMap<std::shared_ptr<ServiceRuntime>> runtimes;                      // by the Service's name, or "consul:NAME"
   KeptMap<KeptBreaker> breakers;  // by the runtime's name; of a "consul:" one, with the breaker's own name
   KeptMap<KeptLimiter> limiters;  // by the RateLimit's name
+  KeptMap<KeptLeases> leases;     // likewise, of those of scope fleet
   KeptMap<KeptService> services;  // by the runtime's name; of a "consul:" one, with the route's name
   KeptMap<Host> hosts;
   std::shared_ptr<const ServingState> previous;
@@ -167,9 +173,16 @@ struct RuntimeState::Impl {
   size_t hosts_refused = 0;           // in this bind
 
   struct Rows {
-    std::vector<std::pair<std::string, std::shared_ptr<CircuitBreaker>>> breakers;  // sorted by service
+    struct Breaker {
+      std::string first;  // the service
+      std::string policy;
+      std::shared_ptr<CircuitBreaker> breaker;
+    };
+    std::vector<Breaker> breakers;  // sorted by service
     std::vector<std::pair<std::string, std::shared_ptr<SlidingWindowLimiter>>> limiters;
+    std::vector<std::pair<std::string, std::shared_ptr<LeaseTable>>> leases;
   };
+  const std::shared_ptr<LeaseLink> lease_link = std::make_shared<LeaseLink>();
   mutable absl::Mutex mutex;
   Rows rows ABSL_GUARDED_BY(mutex);
 
@@ -177,6 +190,7 @@ struct RuntimeState::Impl {
   std::shared_ptr<CircuitBreaker> FindBreaker(std::string_view key, std::string_view service,
                                               const BreakerPolicy& policy);
   std::shared_ptr<SlidingWindowLimiter> FindLimiter(const RateLimitPolicy& policy);
+  std::shared_ptr<LeaseTable> FindLeases(const RateLimitPolicy& policy);
   std::shared_ptr<Endpoint> FindEndpoint(const sockaddr_storage& address, socklen_t length);
   const std::vector<std::string>& FindAddresses(const std::string& host);
   void CollectCandidates(const ServicePolicy& policy, const v1::EndpointSet* set);
@@ -229,6 +243,35 @@ std::shared_ptr<SlidingWindowLimiter> RuntimeState::Impl::FindLimiter(const Rate
   }
   kept.value.policy = policy;
   return kept.value.limiter;
+}
+
+std::shared_ptr<LeaseTable> RuntimeState::Impl::FindLeases(const RateLimitPolicy& policy) {
+  if (policy.scope != v1::RateLimit::FLEET || policy.mode == v1::RateLimit::DISABLED) return nullptr;
+  Kept<KeptLeases>& kept = leases[policy.name];
+  kept.generation = generation;
+  LeaseTable::Options options;
+  options.limit.requests = policy.requests;
+  options.limit.window = policy.window;
+  options.limit.burst = policy.burst;
+  if (policy.algorithm == v1::RateLimit::TOKEN_BUCKET) options.limit.algorithm = FleetAlgorithm::kTokenBucket;
+  if (policy.algorithm == v1::RateLimit::FIXED_WINDOW) options.limit.algorithm = FleetAlgorithm::kFixedWindow;
+  switch (policy.on_unavailable) {
+    case v1::RateLimit::ALLOW:
+      options.on_unavailable = LeaseTable::OnUnavailable::kAllow;
+      break;
+    case v1::RateLimit::DENY:
+      options.on_unavailable = LeaseTable::OnUnavailable::kDeny;
+      break;
+    default:
+      options.on_unavailable = LeaseTable::OnUnavailable::kLastShare;
+  }
+  if (kept.value.table == nullptr) {
+    kept.value.table = std::make_shared<LeaseTable>(options, lease_link, clock());
+  } else if (!(kept.value.policy == policy)) {
+    kept.value.table->Reconfigure(options, clock());
+  }
+  kept.value.policy = policy;
+  return kept.value.table;
 }
 
 std::shared_ptr<Endpoint> RuntimeState::Impl::FindEndpoint(const sockaddr_storage& address, socklen_t length) {
@@ -423,13 +466,22 @@ void RuntimeState::Impl::BindDynamic(const RoutePolicy& route, const EndpointTab
 
 void RuntimeState::Impl::PublishRows() {
   Rows fresh;
-  for (const auto& [key, kept] : breakers) fresh.breakers.emplace_back(kept.value.service, kept.value.breaker);
+  for (const auto& [key, kept] : breakers)
+    fresh.breakers.push_back({kept.value.service, kept.value.policy.name, kept.value.breaker});
   for (const auto& [name, kept] : limiters) fresh.limiters.emplace_back(name, kept.value.limiter);
+  for (const auto& [name, kept] : leases) fresh.leases.emplace_back(name, kept.value.table);
   const auto by_name = [](const auto& a, const auto& b) { return a.first < b.first; };
   std::sort(fresh.breakers.begin(), fresh.breakers.end(), by_name);
   std::sort(fresh.limiters.begin(), fresh.limiters.end(), by_name);
-  absl::MutexLock lock(&mutex);
-  std::swap(rows, fresh);
+  std::sort(fresh.leases.begin(), fresh.leases.end(), by_name);
+  bool wanted;
+  {
+    absl::MutexLock lock(&mutex);
+    wanted = fresh.leases != rows.leases;
+    std::swap(rows, fresh);
+  }
+  // Whoever talks to the control plane shall have a stream before the first request asks.
+  if (wanted) lease_link->Wake();
 }
 
 RuntimeState::RuntimeState(MetricsRegistry* metrics, Resolver resolver, std::function<TimePoint()> clock)
@@ -475,7 +527,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   }
 
   for (const RateLimitPolicy& limit : policy.rate_limits()) {
-    state->limits.push_back({&limit, impl.FindLimiter(limit)});
+    state->limits.push_back({&limit, impl.FindLimiter(limit), impl.FindLeases(limit)});
   }
 
   absl::erase_if(impl.endpoints, [&](const auto& entry) {
@@ -484,6 +536,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   DropOlder(impl.runtimes, impl.generation);
   DropOlder(impl.breakers, impl.generation);
   DropOlder(impl.limiters, impl.generation);
+  DropOlder(impl.leases, impl.generation);
   DropOlder(impl.services, impl.generation);
   DropOlder(impl.hosts, impl.generation);
   if (impl.hosts_refused > 0) {
@@ -497,10 +550,10 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
 std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) const {
   std::vector<BreakerRow> result;
   absl::MutexLock lock(&impl_->mutex);
-  for (const auto& [service, breaker] : impl_->rows.breakers) {
+  for (const auto& [service, policy, breaker] : impl_->rows.breakers) {
     const CircuitBreaker::View view = breaker->view(now);
     if (result.empty() || result.back().service != service) {
-      result.push_back({service, view});
+      result.push_back({service, policy, view});
       continue;
     }
     CircuitBreaker::View& sum = result.back().view;
@@ -511,6 +564,8 @@ std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) cons
     sum.in_flight += view.in_flight;
     sum.requests += view.requests;
     sum.failures += view.failures;
+    sum.slow += view.slow;
+    sum.forced = sum.forced || view.forced;
     sum.opened += view.opened;
   }
   return result;
@@ -519,8 +574,23 @@ std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) cons
 std::vector<RuntimeState::LimitRow> RuntimeState::Limits() const {
   std::vector<LimitRow> result;
   absl::MutexLock lock(&impl_->mutex);
-  for (const auto& [name, limiter] : impl_->rows.limiters) result.push_back({name, limiter->stats()});
+  for (const auto& [name, limiter] : impl_->rows.limiters) {
+    std::shared_ptr<const LeaseTable> leases;
+    for (const auto& [other, table] : impl_->rows.leases) {
+      if (other == name) leases = table;
+    }
+    result.push_back({name, limiter->stats(), std::move(leases)});
+  }
   return result;
 }
+
+std::vector<std::pair<std::string, std::shared_ptr<LeaseTable>>> RuntimeState::Leases() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->rows.leases;
+}
+
+const std::shared_ptr<LeaseLink>& RuntimeState::lease_link() const { return impl_->lease_link; }
+
+std::vector<RuntimeState::Exclusion> RuntimeState::Exclusions(TimePoint) const { return {}; }
 
 }  // namespace gateway::dataplane

@@ -16,6 +16,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -26,6 +27,7 @@
 #include "dataplane/metrics.h"
 #include "dataplane/policy/balancer.h"
 #include "dataplane/policy/circuit_breaker.h"
+#include "dataplane/policy/lease_bucket.h"
 #include "dataplane/policy/rate_limiter.h"
 #include "gateway/v1/config_stream.pb.h"
 
@@ -93,6 +95,7 @@ struct BoundRoute {
 struct BoundLimit {
   const RateLimitPolicy* policy = nullptr;
   std::shared_ptr<SlidingWindowLimiter> limiter;
+  std::shared_ptr<LeaseTable> leases;  // of scope fleet: it decides in place of `limiter`; else null
 };
 
 struct ServingState {
@@ -145,14 +148,28 @@ class RuntimeState {
   // Thread-safe.
   struct BreakerRow {
     std::string service;
+    std::string breaker;  // the policy's name
     CircuitBreaker::View view;
   };
   std::vector<BreakerRow> Breakers(TimePoint now) const;
   struct LimitRow {
     std::string name;
     SlidingWindowLimiter::Stats stats;
+    std::shared_ptr<const LeaseTable> leases;  // of scope fleet, else null
   };
   std::vector<LimitRow> Limits() const;
+  // The limits of scope fleet in use, by name. Thread-safe.
+  std::vector<std::pair<std::string, std::shared_ptr<LeaseTable>>> Leases() const;
+  // What their tables know of the control plane. Never null.
+  const std::shared_ptr<LeaseLink>& lease_link() const;
+
+  // Endpoints that get no requests though their service has them, and why; by service, then endpoint. Thread-safe.
+  struct Exclusion {
+    std::string service;
+    std::string endpoint;
+    std::string reason;
+  };
+  std::vector<Exclusion> Exclusions(TimePoint now) const;
 
  private:
   struct Impl;

@@ -19,6 +19,7 @@ using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
 constexpr int kShardBits = 4;
+constexpr int kTableShift = 44;  // an id: which table, which of its keys, in which shard
 constexpr size_t kShards = 1 << kShardBits;
 // A target is this much of what a key uses between two grants.
 constexpr double kTargetFactor = 1.5;
@@ -49,38 +50,53 @@ int64_t Ns(TimePoint now) { return std::max<int64_t>(0, nanoseconds(now.time_sin
 
 milliseconds CeilMs(int64_t ns) { return std::chrono::ceil<milliseconds>(nanoseconds(std::max<int64_t>(0, ns))); }
 
-// About how many requests the last window saw: this window's, and of the one before the part that still counts.
+// When the requests of the last window were let through, by sixteenths of it.
 class RecentUse {
  public:
   void Add(int64_t now_ns, int64_t window_ns) {
-    if (first_ns_ == 0) first_ns_ = now_ns;
     Advance(now_ns, window_ns);
-    ++current_;
+    ++counts_[static_cast<size_t>(slot_ % kSlots)];
   }
-  uint64_t Count(int64_t now_ns, int64_t window_ns) {
+  // Of the oldest sixteenth, the part that is still in the window.
+  double Count(int64_t now_ns, int64_t window_ns) {
     Advance(now_ns, window_ns);
-    const double left = 1 - static_cast<double>(now_ns - begin_ns_) / static_cast<double>(window_ns);
-    return current_ + static_cast<uint64_t>(std::ceil(static_cast<double>(before_) * std::clamp(left, 0.0, 1.0)));
+    double count = 0;
+    for (const uint32_t each : counts_) count += each;
+    const double gone = static_cast<double>(now_ns % SlotNs(window_ns)) / static_cast<double>(SlotNs(window_ns));
+    return count - gone * counts_[static_cast<size_t>((slot_ + 1) % kSlots)];
   }
-  int64_t Span(int64_t now_ns, int64_t window_ns) const {
-    return first_ns_ == 0 ? 0 : std::clamp<int64_t>(now_ns - first_ns_, 0, window_ns);
+  // Twice their mean age: as if they had come evenly over that time.
+  int64_t Span(int64_t now_ns, int64_t window_ns) {
+    Advance(now_ns, window_ns);
+    double count = 0, age = 0;
+    for (int64_t back = 0; back < kSlots; ++back) {
+      const double each = counts_[static_cast<size_t>((slot_ - back + kSlots) % kSlots)];
+      // The middle of the slot; of the last one that which has been of it.
+      const int64_t middle = back == 0 ? (now_ns % SlotNs(window_ns)) / 2
+                                       : now_ns % SlotNs(window_ns) + (2 * back - 1) * SlotNs(window_ns) / 2;
+      count += each;
+      age += each * static_cast<double>(middle);
+    }
+    return count == 0 ? 0 : std::min(window_ns, static_cast<int64_t>(2 * age / count));
   }
 
  private:
+  // One more than fits, for the part of the oldest.
+  static constexpr int64_t kSlots = 17;
+
+  static int64_t SlotNs(int64_t window_ns) { return std::max<int64_t>(1, window_ns / (kSlots - 1)); }
+
   void Advance(int64_t now_ns, int64_t window_ns) {
-    if (now_ns - begin_ns_ < window_ns) return;
-    if (now_ns - begin_ns_ >= 2 * window_ns) {
-      before_ = 0;
-      if (current_ == 0 || now_ns - begin_ns_ >= 3 * window_ns) first_ns_ = now_ns;
-    } else {
-      before_ = current_;
+    const int64_t slot = now_ns / SlotNs(window_ns);
+    if (slot <= slot_) return;
+    for (int64_t each = std::max(slot_ + 1, slot - kSlots + 1); each <= slot; ++each) {
+      counts_[static_cast<size_t>(each % kSlots)] = 0;
     }
-    current_ = 0;
-    begin_ns_ = now_ns - (begin_ns_ == 0 ? 0 : (now_ns - begin_ns_) % window_ns);
+    slot_ = slot;
   }
 
-  uint64_t current_ = 0, before_ = 0;
-  int64_t begin_ns_ = 0, first_ns_ = 0;
+  std::array<uint32_t, kSlots> counts_{};
+  int64_t slot_ = 0;
 };
 
 struct Entry {
@@ -103,6 +119,7 @@ struct Entry {
   double rate = 0;
   uint32_t asked_for = 0;  // requests since the last Collect, refused ones included
   uint32_t refused = 0;    // likewise
+  uint32_t refunded = 0;   // used, and not needed: the next ones use nothing
   int64_t collected_ns = 0;
   int64_t last_used_ns = 0;  // asked for
   RecentUse recent;
@@ -120,7 +137,8 @@ struct Entry {
   int64_t share_ns = 0;  // 0: not in use
 
   int64_t Balance() const {
-    return static_cast<int64_t>(granted) - static_cast<int64_t>(returned) - static_cast<int64_t>(used - used_before);
+    return static_cast<int64_t>(granted) - static_cast<int64_t>(returned) - static_cast<int64_t>(used - used_before) +
+           static_cast<int64_t>(refunded);
   }
 };
 
@@ -139,13 +157,16 @@ struct alignas(64) ShardState {
 
 struct LeaseTable::Impl {
   Impl(const Options& given, std::shared_ptr<LeaseLink> shared, TimePoint now)
-      : link(std::move(shared)), created_ns(Ns(now)) {
+      : link(std::move(shared)),
+        created_ns(Ns(now)),
+        first_id((link->tables.fetch_add(1, std::memory_order_relaxed) + 1) << kTableShift) {
     Set(given);
   }
 
   void Set(const Options& given) {
     requests.store(given.limit.requests, std::memory_order_relaxed);
     window_ns.store(std::max<int64_t>(1'000'000, nanoseconds(given.limit.window).count()), std::memory_order_relaxed);
+    windowed.store(given.limit.algorithm != FleetAlgorithm::kTokenBucket, std::memory_order_relaxed);
     on_unavailable.store(given.on_unavailable, std::memory_order_relaxed);
     keys_max.store(given.keys_max, std::memory_order_relaxed);
   }
@@ -167,19 +188,22 @@ struct LeaseTable::Impl {
   RateLimitDecision DecideByShare(Entry& entry, int64_t now_ns, bool consume) const;
   RateLimitDecision Count(std::string_view key, TimePoint now, bool consume);
   void Spend(Entry& entry, int64_t now_ns) const {
+    if (entry.refunded > 0) {
+      --entry.refunded;
+      return;
+    }
     ++entry.used;
     entry.recent.Add(now_ns, Window());
-  }
-  void Wake() const {
-    if (link->wake && !link->woken.exchange(true, std::memory_order_acq_rel)) link->wake();
   }
   // Says whether there is something to tell, and makes it.
   bool MakeDemand(Entry& entry, int64_t now_ns, uint64_t stream, bool up, KeyDemand* demand) const;
 
   const std::shared_ptr<LeaseLink> link;
   const int64_t created_ns;
+  const uint64_t first_id;
   std::atomic<uint32_t> requests{0};
   std::atomic<int64_t> window_ns{0};
+  std::atomic<bool> windowed{true};
   std::atomic<OnUnavailable> on_unavailable{OnUnavailable::kLastShare};
   std::atomic<size_t> keys_max{0};
 
@@ -187,7 +211,7 @@ struct LeaseTable::Impl {
   std::atomic<size_t> keys{0};
   std::atomic<size_t> live{0};
   std::atomic<uint64_t> evicted{0};
-  mutable std::atomic<uint64_t> overflowed{0}, overdrawn{0}, by_share{0};
+  mutable std::atomic<uint64_t> overflowed{0}, overdrawn{0}, by_share{0}, allowed{0}, refused{0};
   size_t first_shard = 0;  // of the next Collect
 };
 
@@ -225,6 +249,11 @@ RateLimitDecision LeaseTable::Impl::DecideByShare(Entry& entry, int64_t now_ns, 
     entry.share_ns = now_ns;
   }
   decision.allowed = entry.share_level >= 1;
+  if (decision.allowed && windowed.load(std::memory_order_relaxed)) {
+    // What was let through before the control plane went still counts, also where it all came at once.
+    const double recent = entry.recent.Count(now_ns, Window());
+    decision.allowed = recent < std::max(1.0, share * static_cast<double>(Window()) / 1e9);
+  }
   if (decision.allowed) {
     decision.remaining = static_cast<uint32_t>(entry.share_level - 1);
     decision.reset = CeilMs(static_cast<int64_t>((most - entry.share_level + 1) / share * 1e9));
@@ -233,7 +262,7 @@ RateLimitDecision LeaseTable::Impl::DecideByShare(Entry& entry, int64_t now_ns, 
       Spend(entry, now_ns);
     }
   } else {
-    decision.reset = CeilMs(static_cast<int64_t>((1 - entry.share_level) / share * 1e9));
+    decision.reset = CeilMs(static_cast<int64_t>(std::max(1 - entry.share_level, 1.0) / share * 1e9));
   }
   return decision;
 }
@@ -263,20 +292,23 @@ RateLimitDecision LeaseTable::Impl::Decide(Entry& entry, int64_t now_ns, bool co
   } else {
     FleetLimit limit;
     limit.requests = decision.limit;
-    const int64_t ahead = entry.answered ? -balance : static_cast<int64_t>(entry.used - entry.used_at_begin);
-    overdraws = ahead < OverdraftOf(limit, link->data_planes.load(std::memory_order_relaxed));
+    const int64_t ahead =
+        entry.answered ? -balance
+                       : static_cast<int64_t>(entry.used - entry.used_at_begin) - static_cast<int64_t>(entry.refunded);
+    int64_t most = OverdraftOf(limit, link->data_planes.load(std::memory_order_relaxed));
+    // Never more than was there to lease.
+    if (entry.answered) most = std::min(most, static_cast<int64_t>(entry.available));
+    overdraws = ahead < most;
     decision.allowed = overdraws;
   }
   if (decision.allowed) {
-    const uint64_t left = entry.answered ? entry.available + static_cast<uint64_t>(std::max<int64_t>(0, balance - 1))
-                                         : decision.limit - std::min<uint64_t>(decision.limit, entry.used + 1);
-    decision.remaining = static_cast<uint32_t>(std::min<uint64_t>(left, decision.limit - 1));
+    const int64_t left = (entry.answered ? static_cast<int64_t>(entry.available) + balance
+                                         : decision.limit - static_cast<int64_t>(entry.used)) -
+                         1;
+    decision.remaining = static_cast<uint32_t>(std::clamp<int64_t>(left, 0, decision.limit - 1));
     decision.reset = entry.full_at_ns > now_ns ? CeilMs(entry.full_at_ns - now_ns) : CeilMs(Window());
     if (consume) {
-      if (overdraws) {
-        overdrawn.fetch_add(1, std::memory_order_relaxed);
-        if (entry.available > 0) --entry.available;  // it will have been counted there by the next grant
-      }
+      if (overdraws) overdrawn.fetch_add(1, std::memory_order_relaxed);
       Spend(entry, now_ns);
     }
   } else {
@@ -311,7 +343,7 @@ RateLimitDecision LeaseTable::Impl::Count(std::string_view key, TimePoint now, b
         shard.live.emplace_back();
         const auto added = std::prev(shard.live.end());
         added->key = key;
-        added->id = (++shard.ids << kShardBits) | number;
+        added->id = first_id | (++shard.ids << kShardBits) | number;
         added->live = true;
         added->shared = key == kSharedKey;
         live.fetch_add(1, std::memory_order_relaxed);
@@ -323,6 +355,7 @@ RateLimitDecision LeaseTable::Impl::Count(std::string_view key, TimePoint now, b
     Entry& entry = *found->second;
     decision = Decide(entry, now_ns, consume);
     if (consume) {
+      (decision.allowed ? allowed : refused).fetch_add(1, std::memory_order_relaxed);
       ++entry.asked_for;
       if (!decision.allowed) ++entry.refused;
       entry.last_used_ns = now_ns;
@@ -338,7 +371,7 @@ RateLimitDecision LeaseTable::Impl::Count(std::string_view key, TimePoint now, b
       }
     }
   }
-  if (wake) Wake();
+  if (wake) link->Wake();
   return decision;
 }
 
@@ -372,7 +405,7 @@ bool LeaseTable::Impl::MakeDemand(Entry& entry, int64_t now_ns, uint64_t stream,
     entry.named = true;
     demand->first = true;
     demand->key = entry.key;
-    demand->recent = entry.recent.Count(now_ns, Window());
+    demand->recent = static_cast<uint64_t>(std::ceil(entry.recent.Count(now_ns, Window())));
     demand->recent_span = CeilMs(entry.recent.Span(now_ns, Window()));
     entry.used_before = entry.used;
   } else {
@@ -397,6 +430,20 @@ LeaseTable::~LeaseTable() = default;
 RateLimitDecision LeaseTable::Admit(std::string_view key, TimePoint now) { return impl_->Count(key, now, true); }
 RateLimitDecision LeaseTable::Peek(std::string_view key, TimePoint now) { return impl_->Count(key, now, false); }
 
+void LeaseTable::Refund(std::string_view key) {
+  const size_t hash = KeyHash()(key);
+  ShardState& shard = impl_->shards[hash >> (8 * sizeof hash - kShardBits)];
+  absl::MutexLock lock(&shard.mutex);
+  auto found = shard.by_key.find(key, hash);
+  if (found == shard.by_key.end()) found = shard.by_key.find(kSharedKey);
+  if (found == shard.by_key.end()) return;
+  Entry& entry = *found->second;
+  if (entry.share_ns != 0) entry.share_level += 1;
+  ++entry.refunded;
+  impl_->allowed.fetch_sub(1, std::memory_order_relaxed);
+  impl_->refused.fetch_add(1, std::memory_order_relaxed);
+}
+
 void LeaseTable::Reconfigure(const Options& options, TimePoint now) {
   (void)now;  // what is held is the control plane's to change
   impl_->Set(options);
@@ -416,7 +463,7 @@ bool LeaseTable::Collect(TimePoint now, size_t max, std::vector<KeyDemand>* dema
       shard.stream_seen = stream;
       for (auto it = shard.idle.begin(); it != shard.idle.end();) {
         const auto entry = it++;
-        if (entry->recent.Count(now_ns, impl.Window()) == 0) continue;
+        if (entry->recent.Count(now_ns, impl.Window()) <= 0) continue;
         entry->live = true;
         impl.live.fetch_add(1, std::memory_order_relaxed);
         shard.live.splice(shard.live.end(), shard.idle, entry);
@@ -473,6 +520,16 @@ void LeaseTable::OnGrant(const KeyGrant& grant, TimePoint now) {
   const auto found = shard.by_id.find(grant.id);
   if (found == shard.by_id.end()) return;
   Entry& entry = *found->second;
+  if (grant.unknown) {
+    entry.named = entry.answered = false;
+    entry.granted = entry.returned = 0;
+    entry.used_at_begin = entry.used_before = entry.used;
+    if (entry.share < 0) {
+      entry.share =
+          impl_->PerSecond() / std::max<uint32_t>(1, impl_->link->data_planes.load(std::memory_order_relaxed));
+    }
+    return;
+  }
   if (!entry.named || entry.stream != impl_->link->stream.load(std::memory_order_acquire)) return;
   entry.answered = true;
   entry.granted = std::max(entry.granted, grant.granted);
@@ -494,8 +551,12 @@ LeaseTable::Stats LeaseTable::stats() const {
   stats.evicted = impl_->evicted.load(std::memory_order_relaxed);
   stats.overflowed = impl_->overflowed.load(std::memory_order_relaxed);
   stats.overdrawn = impl_->overdrawn.load(std::memory_order_relaxed);
+  stats.allowed = impl_->allowed.load(std::memory_order_relaxed);
+  stats.refused = impl_->refused.load(std::memory_order_relaxed);
   stats.by_share = impl_->by_share.load(std::memory_order_relaxed);
   return stats;
 }
+
+bool LeaseTable::unavailable(TimePoint now) const { return !impl_->Heard(Ns(now)); }
 
 }  // namespace gateway::dataplane

@@ -25,10 +25,15 @@ struct LeaseLink {
   std::atomic<uint32_t> data_planes{1};
   std::atomic<int64_t> tick_ns{20'000'000};
   std::atomic<int64_t> round_trip_ns{1'000'000};
+  std::atomic<uint64_t> tables{0};  // made so far: the ids of no two of them are the same
 
-  // Called by a worker, at most once between two calls of Listen: a key needs tokens before the next tick.
+  // Called by a worker, at most once between two calls of Listen: a key needs tokens before the next tick. Set before
+  // any worker runs; outlives them.
   std::function<void()> wake;
   std::atomic<bool> woken{false};
+  void Wake() {
+    if (wake && !woken.exchange(true, std::memory_order_acq_rel)) wake();
+  }
   // The thread that talks is about to look at every table.
   void Listen() { woken.store(false, std::memory_order_release); }
 };
@@ -59,6 +64,8 @@ class LeaseTable {
   // As SlidingWindowLimiter's. Allocates nothing for a known key.
   RateLimitDecision Admit(std::string_view key, TimePoint now);
   RateLimitDecision Peek(std::string_view key, TimePoint now);
+  // Gives back a request that Admit let through and something else refused.
+  void Refund(std::string_view key);
   void Reconfigure(const Options& options, TimePoint now);
 
   // How many requests a key may be ahead of its grants, in a fleet of so many: a 20th of the limit over all of them;
@@ -80,9 +87,13 @@ class LeaseTable {
     uint64_t evicted = 0;
     uint64_t overflowed = 0;  // requests that were counted in the shared bucket
     uint64_t overdrawn = 0;   // requests let through ahead of a grant
-    uint64_t by_share = 0;    // requests decided while the control plane was away
+    uint64_t by_share = 0;    // requests decided without the control plane
+    uint64_t allowed = 0;
+    uint64_t refused = 0;
   };
   Stats stats() const;
+  // Its lease is void: on_unavailable holds.
+  bool unavailable(TimePoint now) const;
 
  private:
   struct Impl;

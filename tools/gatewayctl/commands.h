@@ -39,6 +39,7 @@ struct Options {
   bool all = false;
   bool exit_code = false;
   bool client_only = false;
+  bool effective = false;
   std::string shell;
 };
 
@@ -81,6 +82,8 @@ ExitCode AwaitEverywhere(Session& session, uint64_t revision, Json* json);
 ExitCode DataPlanes(Session& session);
 ExitCode Services(Session& session);
 ExitCode Endpoints(Session& session);
+ExitCode Breakers(Session& session);
+ExitCode Limits(Session& session);
 ExitCode Version(Session& session);
 
 }  // namespace gateway::ctl

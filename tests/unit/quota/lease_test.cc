@@ -243,6 +243,42 @@ TEST(LeaseTable, AdmitsAnUnknownKeyFromTheOverdraftAndRepaysIt) {
   EXPECT_EQ(refused.reset, 99ms);
 }
 
+TEST(LeaseTable, NeverOverdrawsMoreThanThereWasToLease) {
+  Table t(Limit(3, 1h), 1);
+  t.Connect(kBegin);
+  EXPECT_EQ(t.Admitted(1, kBegin), 1);
+  KeyGrant grant;
+  grant.id = t.One(kBegin).id;
+  grant.granted = 1;
+  grant.available = 1;
+  t.table->OnGrant(grant, kBegin);
+  EXPECT_EQ(t.table->Peek("k", kBegin).remaining, 1u);
+  EXPECT_EQ(t.Admitted(5, kBegin), 2);
+}
+
+TEST(LeaseTable, ARefundedRequestUsesNothing) {
+  Table t(Limit(1000), 10);
+  t.Connect(kBegin);
+  EXPECT_EQ(t.Admitted(5, kBegin), 5);
+  EXPECT_EQ(t.Admitted(1, kBegin), 0);
+  t.table->Refund("k");
+  EXPECT_EQ(t.Admitted(2, kBegin), 1);
+  EXPECT_EQ(t.One(kBegin).used, 5u);
+}
+
+TEST(LeaseTable, AKeyThatTheControlPlaneDoesNotKnowIsNamedAgain) {
+  Table t(Limit(1000), 10);
+  t.Connect(kBegin);
+  EXPECT_EQ(t.Admitted(1, kBegin), 1);
+  KeyGrant grant;
+  grant.id = t.One(kBegin).id;
+  grant.unknown = true;
+  t.table->OnGrant(grant, kBegin);
+  (void)t.Admitted(1, kBegin);  // from here on tokens of its part are saved up
+  EXPECT_EQ(t.Admitted(1, kBegin + 1s), 1) << "at its part of the limit in the meantime";
+  EXPECT_TRUE(t.One(kBegin + 1s).first);
+}
+
 TEST(LeaseTable, PeekConsumesNothing) {
   Table t(Limit(1000), 10);
   t.Connect(kBegin);

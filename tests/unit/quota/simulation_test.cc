@@ -315,7 +315,8 @@ TEST_P(FleetLimits, AreNearlyThoseOfOneExactLimiter) {
                  planes, name.c_str(), load, 100 * over, 100 * refused, static_cast<double>(fleet.messages) / 8);
         }
         EXPECT_LE(over, 0.07);
-        EXPECT_LE(refused, load > 1 ? 0.01 : 0.07);
+        // Of fifty, a twentieth of a second passes until the moved load is everywhere known: a little more.
+        EXPECT_LE(refused, load < 1 ? 0.07 : planes <= 10 ? 0.01 : 0.0125);
         if (load > 1)
           worst_over = std::max(worst_over, over), worst_refused = std::max(worst_refused, refused);
         else
@@ -343,21 +344,25 @@ FleetLimit ThousandASecond() {
 TEST(FleetLimitsWithoutControlPlane, GoOnAtTheLastSharesAndReturnWithoutABurst) {
   SCOPED_TRACE(testing::Message() << "seed " << Seed());
   const Pattern& zipf = Patterns().at("zipf");
-  Fleet fleet(10, ThousandASecond(), Seed());
-  fleet.time.RunUntil(fleet.time.now() + 300ms);
-  fleet.Offer(2000, zipf, fleet.time.now() + 3s);
-  fleet.StopControlPlane();
-  const size_t before = fleet.admitted.size();
-  fleet.Offer(2000, zipf, fleet.time.now() + 5s);
-  const size_t away = fleet.admitted.size() - before;
-  fleet.StartControlPlane(fleet.names());
-  fleet.Offer(2000, zipf, fleet.time.now() + 4s);
-  const size_t back = fleet.admitted.size() - before - away;
-  const size_t most = Fleet::MostInWindow(fleet.admitted, 1s);
-  printf("away: %zu in 5 s; back: %zu in 4 s; at most %zu in a second\n", away, back, most);
-  EXPECT_NEAR(static_cast<double>(away), 5000, 500);
-  EXPECT_NEAR(static_cast<double>(back), 4000, 400);
-  EXPECT_LE(most, 1120u);
+  // At any moment of a window whose requests all come in its first half.
+  for (const auto phase : {0ms, 250ms, 500ms, 750ms}) {
+    Fleet fleet(10, ThousandASecond(), Seed());
+    fleet.time.RunUntil(fleet.time.now() + 300ms);
+    fleet.Offer(2000, zipf, fleet.time.now() + 3s + phase);
+    fleet.StopControlPlane();
+    const size_t before = fleet.admitted.size();
+    fleet.Offer(2000, zipf, fleet.time.now() + 5s);
+    const size_t away = fleet.admitted.size() - before;
+    fleet.StartControlPlane(fleet.names());
+    fleet.Offer(2000, zipf, fleet.time.now() + 4s);
+    const size_t back = fleet.admitted.size() - before - away;
+    const size_t most = Fleet::MostInWindow(fleet.admitted, 1s);
+    printf("away: %zu in 5 s; back: %zu in 4 s; at most %zu in a second\n", away, back, most);
+    EXPECT_NEAR(static_cast<double>(away), 4700, 500);
+    EXPECT_NEAR(static_cast<double>(back), 4000, 500);
+    // Each knows only its own part of the window in which the control plane went.
+    EXPECT_LE(most, 1200u);
+  }
 }
 
 TEST(FleetLimitsWithoutControlPlane, AllowOrDenyOnceALeaseIsVoid) {
