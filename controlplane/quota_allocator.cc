@@ -292,7 +292,7 @@ struct Plane {
 
 struct QuotaAllocator::Impl {
   Impl(Options given, TimePoint now)
-      : options(std::move(given)), settled_by_ns(Ns(now) + nanoseconds(kLeaseTtl).count()) {
+      : options(std::move(given)), settled_by_ns(Ns(now) + nanoseconds(kReturnWait).count()) {
     expected.insert(options.expected.begin(), options.expected.end());
   }
 
@@ -638,7 +638,10 @@ void QuotaAllocator::Collect(TimePoint now, bool tick, const Sink& sink) {
 }
 
 milliseconds QuotaAllocator::tick() const { return impl_->Tick(); }
-uint32_t QuotaAllocator::data_planes() const { return static_cast<uint32_t>(impl_->streams.size()); }
+uint32_t QuotaAllocator::data_planes() const {
+  const size_t expected = impl_->settled ? 0 : impl_->options.expected.size();
+  return static_cast<uint32_t>(std::max(impl_->streams.size(), expected));
+}
 bool QuotaAllocator::settled() const { return impl_->settled; }
 
 QuotaAllocator::Stats QuotaAllocator::stats() const {

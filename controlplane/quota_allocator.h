@@ -25,7 +25,7 @@ namespace gateway::controlplane {
 // Where there is enough, a demand is answered at once; where there is not, all of one tick share it in proportion.
 //
 // After a restart the counts are gone, so nothing is leased until every data plane that is expected back has told what
-// it let through of late, or one lease TTL is over.
+// it let through of late, or kReturnWait is over. Until then each goes on at its last share.
 //
 // Not thread-safe; never reads a clock: callers pass `now`, and it never goes back.
 class QuotaAllocator {
@@ -37,6 +37,8 @@ class QuotaAllocator {
   // that demands and grants are on their way.
   static constexpr double kEarlyShare = 0.035;
   static constexpr double kTicksLeased = 3;
+  // Longer than the longest pause between two tries of a data plane, hung connections included.
+  static constexpr std::chrono::seconds kReturnWait{10};
 
   struct Options {
     size_t keys_max = 200'000;          // past it, new keys of a limit share one count
@@ -67,6 +69,7 @@ class QuotaAllocator {
 
   // Between two ticks: N / 5000 s, 20 ms to 500 ms, so that the messages a second of a large fleet are bounded.
   std::chrono::milliseconds tick() const;
+  // With a stream, or, until settled, expected to have one.
   uint32_t data_planes() const;
   bool settled() const;
 

@@ -36,6 +36,8 @@ constexpr auto kIdleInterval = 1s;
 constexpr int kWokenTicks = 4;
 constexpr auto kWelcomeWait = 5s;
 constexpr auto kStableStream = 5s;
+// Tries are at most 800 ms apart: the shares that were leased last get old.
+constexpr int kAttemptMax = 3;
 constexpr auto kRoundTripMin = 100us;
 constexpr auto kRoundTripMax = 200ms;
 constexpr size_t kKeyBytesMax = 32;  // longer ones are told by their digest
@@ -326,7 +328,7 @@ struct QuotaClient::Impl {
     EndStream();
     control_plane = was_up ? 0 : (control_plane + 1) % options.control_planes.size();
     milliseconds delay{0};
-    if (control_plane == 0) delay = ReconnectDelay(attempt++, random);
+    if (control_plane == 0) delay = ReconnectDelay(std::min(attempt++, kAttemptMax), random);
     reconnect_at = SteadyClock::now() + delay;
     if (was_up || !away_told) {
       spdlog::warn("quota: no leases from the control plane {}: {}; limits of the fleet go on without", address, why);

@@ -277,11 +277,19 @@ RateLimitDecision LeaseTable::Impl::Decide(Entry& entry, int64_t now_ns, bool co
     entry.granted = entry.returned = 0;
     entry.used_at_begin = entry.used_before = entry.used;
   }
-  if (!up || (!entry.answered && entry.share >= 0)) return DecideByShare(entry, now_ns, consume);
-  entry.share_ns = 0;
-
   RateLimitDecision decision;
   decision.limit = requests.load(std::memory_order_relaxed);
+  if (!up || (!entry.answered && entry.share >= 0)) return DecideByShare(entry, now_ns, consume);
+  FleetLimit limit;
+  limit.requests = decision.limit;
+  int64_t overdraft = OverdraftOf(limit, link->data_planes.load(std::memory_order_relaxed));
+  const int64_t ahead =
+      entry.answered ? -entry.Balance()
+                     : static_cast<int64_t>(entry.used - entry.used_at_begin) - static_cast<int64_t>(entry.refunded);
+  // A control plane that has come back does not answer before everyone has.
+  if (!entry.answered && ahead >= overdraft) return DecideByShare(entry, now_ns, consume);
+  entry.share_ns = 0;
+
   const int64_t balance = entry.Balance();
   const bool scarce = entry.scarce && now_ns < entry.scarce_until_ns;
   bool overdraws = false;
@@ -290,15 +298,9 @@ RateLimitDecision LeaseTable::Impl::Decide(Entry& entry, int64_t now_ns, bool co
   } else if (scarce) {
     decision.allowed = false;
   } else {
-    FleetLimit limit;
-    limit.requests = decision.limit;
-    const int64_t ahead =
-        entry.answered ? -balance
-                       : static_cast<int64_t>(entry.used - entry.used_at_begin) - static_cast<int64_t>(entry.refunded);
-    int64_t most = OverdraftOf(limit, link->data_planes.load(std::memory_order_relaxed));
     // Never more than was there to lease.
-    if (entry.answered) most = std::min(most, static_cast<int64_t>(entry.available));
-    overdraws = ahead < most;
+    if (entry.answered) overdraft = std::min(overdraft, static_cast<int64_t>(entry.available));
+    overdraws = ahead < overdraft;
     decision.allowed = overdraws;
   }
   if (decision.allowed) {

@@ -97,7 +97,7 @@ TEST(QuotaAllocator, CountsWhatAGoneDataPlaneHeldAsUsed) {
   EXPECT_EQ(a.Collect(kBegin + 64s, other).at(0).granted, 10u);
 }
 
-TEST(QuotaAllocator, WaitsForThoseExpectedBackOrOneLeaseTtl) {
+TEST(QuotaAllocator, WaitsForThoseExpectedBackButNotForEver) {
   QuotaAllocator::Options options;
   options.expected = {"a", "b"};
   {
@@ -106,14 +106,15 @@ TEST(QuotaAllocator, WaitsForThoseExpectedBackOrOneLeaseTtl) {
     ASSERT_TRUE(a.quota.OnDemand(stream, "l", Demand(0, 10, true), kBegin));
     a.quota.OnToldAll(stream, kBegin);
     EXPECT_TRUE(a.Collect(kBegin + 100ms, stream).empty());
+    EXPECT_EQ(a.quota.data_planes(), 2u);
     a.quota.OnToldAll(a.quota.Attach("b", "1", kBegin), kBegin + 200ms);
     EXPECT_EQ(a.Collect(kBegin + 200ms, stream).size(), 1u);
   }
   Allocator a(Limit(100), options);
   const auto stream = a.quota.Attach("a", "1", kBegin);
   ASSERT_TRUE(a.quota.OnDemand(stream, "l", Demand(0, 10, true), kBegin));
-  EXPECT_TRUE(a.Collect(kBegin + kLeaseTtl - 1ms, stream).empty());
-  EXPECT_EQ(a.Collect(kBegin + kLeaseTtl, stream).size(), 1u);
+  EXPECT_TRUE(a.Collect(kBegin + QuotaAllocator::kReturnWait - 1ms, stream).empty());
+  EXPECT_EQ(a.Collect(kBegin + QuotaAllocator::kReturnWait, stream).size(), 1u);
 }
 
 TEST(QuotaAllocator, AdoptsWhatWasLetThroughBeforeARestart) {

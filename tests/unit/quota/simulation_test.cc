@@ -108,14 +108,15 @@ class Fleet {
     }
   }
 
-  void StartControlPlane(std::vector<std::string> expected) {
+  void StartControlPlane(std::vector<std::string> expected, milliseconds connect_within = 200ms) {
+    connect_within_ = connect_within;
     QuotaAllocator::Options options;
     options.expected = std::move(expected);
     allocator_ = std::make_unique<QuotaAllocator>(options, time.now());
     allocator_->SetLimits({{kLimit, limit_}}, time.now());
     ++life_;
     for (auto& plane : planes_)
-      time.At(time.now() + Uniform(1ms, 200ms), [this, p = plane.get(), l = life_] {
+      time.At(time.now() + Uniform(1ms, connect_within_), [this, p = plane.get(), l = life_] {
         if (l == life_) Connect(p);
       });
     Tick(life_);
@@ -268,6 +269,7 @@ class Fleet {
   std::mt19937_64 random_;
   std::unique_ptr<QuotaAllocator> allocator_;
   uint64_t life_ = 0;
+  milliseconds connect_within_{200};
   std::vector<std::unique_ptr<Plane>> planes_;
   std::deque<TimePoint> window_;
   double level_ = 0;
@@ -353,7 +355,7 @@ TEST(FleetLimitsWithoutControlPlane, GoOnAtTheLastSharesAndReturnWithoutABurst) 
     const size_t before = fleet.admitted.size();
     fleet.Offer(2000, zipf, fleet.time.now() + 5s);
     const size_t away = fleet.admitted.size() - before;
-    fleet.StartControlPlane(fleet.names());
+    fleet.StartControlPlane(fleet.names(), 2500ms);
     fleet.Offer(2000, zipf, fleet.time.now() + 4s);
     const size_t back = fleet.admitted.size() - before - away;
     const size_t most = Fleet::MostInWindow(fleet.admitted, 1s);
