@@ -5,6 +5,7 @@
 #include <deque>
 #include <mutex>
 #include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -501,10 +502,65 @@ grpc::ServerUnaryReactor* AdminService::ListDataPlanes(grpc::CallbackServerConte
   return Now(context, absl::OkStatus());
 }
 
+// What data planes leave out of `service` (empty: of all): a Service's name, or that of a service of Consul.
+void AdminService::FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const {
+  for (const auto& [data_plane, report] : hub_->Reports()) {
+    for (const v1::ExcludedEndpoint& endpoint : report->excluded()) {
+      if (!service.empty() && endpoint.service() != service) continue;
+      v1::Exclusion* exclusion = response->add_excluded();
+      exclusion->set_data_plane(data_plane);
+      *exclusion->mutable_endpoint() = endpoint;
+    }
+  }
+  std::sort(response->mutable_excluded()->begin(), response->mutable_excluded()->end(),
+            [](const v1::Exclusion& a, const v1::Exclusion& b) {
+              return std::tie(a.endpoint().service(), a.endpoint().endpoint(), a.data_plane()) <
+                     std::tie(b.endpoint().service(), b.endpoint().endpoint(), b.data_plane());
+            });
+}
+
+grpc::ServerUnaryReactor* AdminService::ListBreakers(grpc::CallbackServerContext* context,
+                                                     const v1::ListBreakersRequest* request,
+                                                     v1::ListBreakersResponse* response) {
+  for (const auto& [data_plane, report] : hub_->Reports()) {
+    for (const v1::BreakerReport& breaker : report->breakers()) {
+      if (!request->service().empty() && breaker.service() != request->service()) continue;
+      v1::DataPlaneBreaker* row = response->add_breakers();
+      row->set_data_plane(data_plane);
+      *row->mutable_breaker() = breaker;
+    }
+  }
+  std::sort(response->mutable_breakers()->begin(), response->mutable_breakers()->end(),
+            [](const v1::DataPlaneBreaker& a, const v1::DataPlaneBreaker& b) {
+              return std::tie(a.breaker().service(), a.data_plane(), a.breaker().breaker()) <
+                     std::tie(b.breaker().service(), b.data_plane(), b.breaker().breaker());
+            });
+  return Now(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* AdminService::ListLimits(grpc::CallbackServerContext* context,
+                                                   const v1::ListLimitsRequest* request,
+                                                   v1::ListLimitsResponse* response) {
+  for (const auto& [data_plane, report] : hub_->Reports()) {
+    for (const v1::LimitReport& limit : report->limits()) {
+      if (!request->name().empty() && limit.name() != request->name()) continue;
+      v1::DataPlaneLimit* row = response->add_limits();
+      row->set_data_plane(data_plane);
+      *row->mutable_limit() = limit;
+    }
+  }
+  std::sort(response->mutable_limits()->begin(), response->mutable_limits()->end(),
+            [](const v1::DataPlaneLimit& a, const v1::DataPlaneLimit& b) {
+              return std::tie(a.limit().name(), a.data_plane()) < std::tie(b.limit().name(), b.data_plane());
+            });
+  return Now(context, absl::OkStatus());
+}
+
 absl::Status AdminService::FillEndpoints(const v1::ListEndpointsRequest& request,
                                          v1::ListEndpointsResponse* response) const {
   const std::shared_ptr<const PolicyState> state = publisher_->current();
   const std::shared_ptr<const EndpointCatalog> catalog = hub_->endpoints();
+  FillExclusions(request.service(), response);
   if (catalog != nullptr) {
     response->set_version(catalog->version);
     response->set_consul_reachable(catalog->reachable);

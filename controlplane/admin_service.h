@@ -60,6 +60,10 @@ class AdminService final : public v1::Admin::CallbackService {
                                                          const v1::RolloutRequest* request) override;
   grpc::ServerUnaryReactor* ListEndpoints(grpc::CallbackServerContext* context, const v1::ListEndpointsRequest* request,
                                           v1::ListEndpointsResponse* response) override;
+  grpc::ServerUnaryReactor* ListBreakers(grpc::CallbackServerContext* context, const v1::ListBreakersRequest* request,
+                                         v1::ListBreakersResponse* response) override;
+  grpc::ServerUnaryReactor* ListLimits(grpc::CallbackServerContext* context, const v1::ListLimitsRequest* request,
+                                       v1::ListLimitsResponse* response) override;
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context, const v1::GetServerInfoRequest* request,
                                           v1::GetServerInfoResponse* response) override;
 
@@ -79,6 +83,7 @@ class AdminService final : public v1::Admin::CallbackService {
 
   absl::Status FillList(const v1::ListRequest& request, v1::ListResponse* response) const;
   absl::Status FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const;
+  void FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const;
   absl::Status FillEndpoints(const v1::ListEndpointsRequest& request, v1::ListEndpointsResponse* response) const;
 
   Publisher* const publisher_;

@@ -206,6 +206,7 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
         }
         return absl::OkStatus();
       case v1::DataPlaneMessage::kReport:
+        service_->hub_->OnReport(session_, message.report());
         return absl::OkStatus();
       case v1::DataPlaneMessage::kHello:
         return absl::InvalidArgumentError("a second hello");

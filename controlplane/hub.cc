@@ -153,11 +153,12 @@ class Hub::Session {
 struct Hub::Entry {
   v1::DataPlaneState state;
   absl::Time since;
-  absl::Time applied_at;             // of applied_revision
-  std::string applied_epoch;         // that applied_revision belongs to
-  uint64_t acked = 0;                // the last revision that was acknowledged on this stream
-  bool lost = false;                 // gone, without a goodbye
-  std::shared_ptr<Session> session;  // null: gone
+  absl::Time applied_at;                     // of applied_revision
+  std::string applied_epoch;                 // that applied_revision belongs to
+  uint64_t acked = 0;                        // the last revision that was acknowledged on this stream
+  bool lost = false;                         // gone, without a goodbye
+  std::shared_ptr<Session> session;          // null: gone
+  std::shared_ptr<const v1::Report> report;  // null: none on this stream
 };
 
 Hub::Hub(HubOptions options) : options_(std::move(options)), endpoints_epoch_(NewEpoch()) {
@@ -280,6 +281,7 @@ std::shared_ptr<Hub::Session> Hub::Attach(const v1::Hello& hello, const std::str
     Entry& entry = entries_[hello.name()];
     if (entry.session != nullptr) replaced = entry.session->sink.lock();
     entry.session = session;
+    entry.report = nullptr;
     entry.since = now;
     entry.lost = false;
     entry.acked = 0;
@@ -319,6 +321,7 @@ std::shared_ptr<Hub::Session> Hub::Attach(const v1::Hello& hello, const std::str
     }
     v1::ControlPlaneMessage message;
     message.mutable_welcome()->set_control_plane_version(kVersion);
+    message.mutable_welcome()->set_takes_reports(true);
     if (policy_ != nullptr) {
       message.mutable_welcome()->set_epoch(policy_->epoch);
       message.mutable_welcome()->set_revision(policy_->revision);
@@ -338,6 +341,7 @@ bool Hub::Detach(const std::shared_ptr<Session>& session, bool said_goodbye) {
     auto it = entries_.find(session->name);
     if (it == entries_.end() || it->second.session != session) return false;
     it->second.session = nullptr;
+    it->second.report = nullptr;
     it->second.lost = !said_goodbye;
     members_changed_ = true;
     it->second.since = options_.now();
@@ -484,6 +488,31 @@ absl::Status Hub::OnNack(const std::shared_ptr<Session>& session, const v1::Nack
   }
   ledger_.Notify();
   return absl::OkStatus();
+}
+
+void Hub::OnReport(const std::shared_ptr<Session>& session, v1::Report report) {
+  const auto cut = [](auto* entries) {
+    if (entries->size() > kReportEntriesMax) {
+      entries->DeleteSubrange(kReportEntriesMax, entries->size() - kReportEntriesMax);
+    }
+  };
+  cut(report.mutable_breakers());
+  cut(report.mutable_excluded());
+  cut(report.mutable_limits());
+  auto kept = std::make_shared<const v1::Report>(std::move(report));
+  std::lock_guard lock(mu_);
+  auto it = entries_.find(session->name);
+  if (it == entries_.end() || it->second.session != session) return;  // replaced
+  it->second.report.swap(kept);
+}
+
+std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Hub::Reports() const {
+  std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> reports;
+  std::lock_guard lock(mu_);
+  for (const auto& [name, entry] : entries_) {
+    if (entry.report != nullptr) reports.emplace_back(name, entry.report);
+  }
+  return reports;
 }
 
 std::vector<v1::DataPlaneState> Hub::DataPlanes() const {

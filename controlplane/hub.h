@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -104,9 +105,14 @@ class Hub {
   // InvalidArgument where it answers no update that is in flight.
   absl::Status OnAck(const std::shared_ptr<Session>& session, const v1::Ack& ack);
   absl::Status OnNack(const std::shared_ptr<Session>& session, const v1::Nack& nack);
+  // Keeps the newest of each data plane, until it is gone. Lists are cut at kReportEntriesMax.
+  void OnReport(const std::shared_ptr<Session>& session, v1::Report report);
+  static constexpr int kReportEntriesMax = 10'000;
 
   // By name; also those that are gone, for a while.
   std::vector<v1::DataPlaneState> DataPlanes() const;
+  // The newest report of each that is connected, by name.
+  std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Reports() const;
   // Who serves `revision` (committed at `committed_at`), of those who are there or expected back; at most
   // kPendingListedMax are listed as pending.
   static constexpr int kPendingListedMax = 100;

@@ -81,7 +81,8 @@ void AddProcess(Families* families) {
 
 }  // namespace
 
-std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, bool consul) {
+std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, const QuotaService& quota,
+                          bool consul) {
   Families families;
   const std::shared_ptr<const PolicyState> state = publisher.current();
   const HubCounts counts = hub.counts();
@@ -123,6 +124,20 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
   families.Counter("gateway_controlplane_streams_refused_total", "Streams beyond the limit.", config.streams_refused());
   families.Gauge("gateway_controlplane_endpoints_version", "The version of the endpoints from Consul.",
                  static_cast<double>(counts.endpoints_version));
+  const QuotaService::Stats leases = quota.stats();
+  families.Gauge("gateway_controlplane_quota_streams", "Data planes with a lease stream.",
+                 static_cast<double>(leases.streams));
+  families.Gauge("gateway_controlplane_quota_keys", "Keys of fleet-wide limits that are counted.",
+                 static_cast<double>(leases.quota.keys));
+  families.Gauge("gateway_controlplane_quota_holders", "Pairs of a key and a data plane that uses it.",
+                 static_cast<double>(leases.quota.holders));
+  families.Counter("gateway_controlplane_quota_messages_total", "Messages of data planes about leases.",
+                   leases.messages);
+  families.Counter("gateway_controlplane_quota_leased_total", "Tokens leased.", leases.quota.leased);
+  families.Counter("gateway_controlplane_quota_overdrawn_total", "Requests let through ahead of a grant.",
+                   leases.quota.overdrawn);
+  families.Counter("gateway_controlplane_quota_overflowed_total", "Keys past the bound, counted with others.",
+                   leases.quota.overflowed);
   if (consul) {
     const std::shared_ptr<const EndpointCatalog> catalog = hub.endpoints();
     families.Gauge("gateway_controlplane_consul_reachable", "Whether the newest read of Consul succeeded.",

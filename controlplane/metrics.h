@@ -7,11 +7,13 @@
 #include "controlplane/config_service.h"
 #include "controlplane/hub.h"
 #include "controlplane/publisher.h"
+#include "controlplane/quota_service.h"
 
 namespace gateway::controlplane {
 
 // The text of /metrics. Thread-safe. `consul` says whether Consul is used at all.
-std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, bool consul);
+std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, const QuotaService& quota,
+                          bool consul);
 
 }  // namespace gateway::controlplane
 

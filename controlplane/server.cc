@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -17,6 +18,7 @@
 #include "common/metrics_http.h"
 #include "controlplane/admin_service.h"
 #include "controlplane/metrics.h"
+#include "controlplane/quota_service.h"
 #include "controlplane/roster.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -80,11 +82,11 @@ void LogFromGrpc(gpr_log_func_args* args) {
 }
 
 absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(const std::string& key, const std::string& address,
-                                                     grpc::Service* service, const std::string& name,
-                                                     int receive_bytes_max, int* port) {
+                                                     const std::vector<grpc::Service*>& services,
+                                                     const std::string& name, int receive_bytes_max, int* port) {
   grpc::ServerBuilder builder;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), port);
-  builder.RegisterService(service);
+  for (grpc::Service* service : services) builder.RegisterService(service);
   builder.SetMaxReceiveMessageSize(receive_bytes_max);
   builder.SetMaxSendMessageSize(-1);
   // Two control planes on one port would share its connections by chance.
@@ -141,6 +143,7 @@ ConsulInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot) {
 // In the order of their making; what comes later uses what comes earlier, and ends before it.
 struct ControlPlane::Impl {
   std::unique_ptr<Hub> hub;
+  std::unique_ptr<QuotaService> quota_service;
   std::unique_ptr<ConsulRegistration> registration;  // null: no Consul
   std::unique_ptr<ConsulWatcher> watcher;            // likewise
   std::unique_ptr<Publisher> publisher;
@@ -189,6 +192,9 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     }
   };
   impl.hub = std::make_unique<Hub>(options.hub);
+  QuotaAllocator::Options quota;
+  quota.expected = options.hub.expected;
+  impl.quota_service = std::make_unique<QuotaService>(std::move(quota));
   const bool consul = !config.consul().address().empty();
   if (consul) {
     RegistrationOptions registration;
@@ -215,6 +221,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   publisher.own_service = config.consul().service_name();
   publisher.publish = [&impl](std::shared_ptr<const PolicyState> state) {
     if (impl.watcher != nullptr) impl.watcher->SetInterest(InterestOf(state->snapshot));
+    // Before any data plane can ask for them.
+    impl.quota_service->SetLimits(FleetLimitsOf(*state->snapshot));
     impl.hub->PublishPolicy(std::move(state));
   };
   absl::StatusOr<std::unique_ptr<Publisher>> opened = Publisher::Open(*std::move(store), std::move(publisher));
@@ -227,7 +235,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
 
   impl.metrics->Handle("/metrics", [&impl, consul] {
     return HttpReply{200, "text/plain; version=0.0.4; charset=utf-8",
-                     RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, consul)};
+                     RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service, consul)};
   });
   const auto healthy = [] {
     return HttpReply{200, "application/json",
@@ -240,13 +248,13 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server =
-      Listen("control_plane.stream_listen", section.stream_listen(), impl.config_service.get(),
-             v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, &impl.stream_port);
+  absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server = Listen(
+      "control_plane.stream_listen", section.stream_listen(), {impl.config_service.get(), impl.quota_service.get()},
+      v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, &impl.stream_port);
   if (!stream_server.ok()) return stream_server.status();
   impl.stream_server = *std::move(stream_server);
   absl::StatusOr<std::unique_ptr<grpc::Server>> admin_server =
-      Listen("control_plane.admin_listen", section.admin_listen(), impl.admin_service.get(),
+      Listen("control_plane.admin_listen", section.admin_listen(), {impl.admin_service.get()},
              v1::Admin::service_full_name(), kAdminMessageBytesMax, &impl.admin_port);
   if (!admin_server.ok()) return admin_server.status();
   impl.admin_server = *std::move(admin_server);
@@ -259,6 +267,7 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.metrics.reset();  // its handlers use all the rest
   const auto deadline = std::chrono::system_clock::now() + grace;
   if (impl.config_service != nullptr) impl.config_service->Drain();
+  if (impl.quota_service != nullptr) impl.quota_service->Drain();
   if (impl.admin_service != nullptr) impl.admin_service->Drain();
   // Past the deadline, what is still open is cut.
   if (impl.stream_server != nullptr) impl.stream_server->Shutdown(deadline);
@@ -267,6 +276,7 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.admin_server.reset();
   impl.admin_service.reset();
   impl.config_service.reset();
+  // The quota service stays: the publisher tells it, until it is gone, too.
   // The watcher before the hub that it publishes to; the publisher, and with it the database, before the watcher.
   impl.publisher.reset();
   impl.watcher.reset();

@@ -53,7 +53,10 @@ constexpr size_t kLoggedProblemsMax = 20;
 constexpr auto kCacheInterval = 1s;     // between two writes of the cache
 constexpr auto kSweepInterval = 200ms;  // between two looks for states that no worker holds any more
 constexpr size_t kRetiredStatesMax = 1024;
-constexpr auto kInstallPatience = 10s;  // before a worker that has not taken a state is told in the log
+constexpr auto kReportInterval = 1s;            // between two reports, and only with news
+constexpr int kReportEntriesMax = 10'000;       // of each list
+constexpr size_t kReportBytesMax = 768u << 10;  // the control plane takes 1 MiB
+constexpr auto kInstallPatience = 10s;          // before a worker that has not taken a state is told in the log
 
 std::string RandomId() {
   absl::BitGen random;
@@ -459,6 +462,7 @@ struct ConfigClient::Impl {
     SteadyTime next = SteadyTime::max();
     if (stream == nullptr && reconnect_at && !standing_by) next = std::min(next, *reconnect_at);
     if (stream != nullptr && !welcomed) next = std::min(next, stream_begin + kWelcomeWait);
+    if (reports()) next = std::min(next, report_at);
     if (!retired.empty()) next = std::min(next, sweep_at);
     if (policy_unsaved || endpoints_unsaved) next = std::min(next, cache_at);
     if (next == SteadyTime::max()) return 1h;
@@ -471,6 +475,7 @@ struct ConfigClient::Impl {
     if (stream != nullptr && !welcomed && now >= stream_begin + kWelcomeWait) {
       BreakStream(fmt::format("no answer within {} s", kWelcomeWait.count()));
     }
+    if (reports() && now >= report_at) SendReport(now);
     if (!retired.empty() && now >= sweep_at) {
       sweep_at = now + kSweepInterval;
       // Only this thread's reference is left, so nobody can take another: it is freed here, not by a worker.
@@ -551,6 +556,9 @@ struct ConfigClient::Impl {
       case v1::ControlPlaneMessage::kWelcome: {
         welcomed = true;
         away_told = false;
+        takes_reports = message.welcome().takes_reports();
+        last_report.clear();
+        report_at = SteadyClock::now();
         spdlog::info("configuration: connected to the control plane {} ({}), revision {}",
                      options.bootstrap.data_plane().control_planes()[control_plane],
                      message.welcome().control_plane_version(), message.welcome().revision());
@@ -718,6 +726,82 @@ struct ConfigClient::Impl {
     (void)stream->Write(message);
   }
 
+  bool reports() const { return stream != nullptr && welcomed && takes_reports; }
+
+  // The worst first, in case not all of it has room.
+  v1::Report MakeReport(SteadyTime now) const {
+    v1::Report report;
+    size_t bytes = 0;
+    const auto fits = [&bytes](const auto& list, const google::protobuf::Message& last) {
+      bytes += last.ByteSizeLong() + 4;
+      return bytes <= kReportBytesMax && list.size() < kReportEntriesMax;
+    };
+    std::vector<RuntimeState::BreakerRow> breakers = runtime->Breakers(now);
+    const auto badness = [](const RuntimeState::BreakerRow& row) {
+      return row.view.state == BreakerState::kOpen ? 0 : row.view.state == BreakerState::kHalfOpen ? 1 : 2;
+    };
+    std::stable_sort(breakers.begin(), breakers.end(),
+                     [&](const auto& a, const auto& b) { return badness(a) < badness(b); });
+    for (const RuntimeState::BreakerRow& row : breakers) {
+      v1::BreakerReport* breaker = report.add_breakers();
+      breaker->set_service(row.service);
+      breaker->set_breaker(row.breaker);
+      breaker->set_state(row.view.state == BreakerState::kOpen       ? v1::BreakerReport::OPEN
+                         : row.view.state == BreakerState::kHalfOpen ? v1::BreakerReport::HALF_OPEN
+                                                                     : v1::BreakerReport::CLOSED);
+      breaker->set_forced(row.view.forced);
+      breaker->set_in_flight(row.view.in_flight);
+      breaker->set_requests(row.view.requests);
+      breaker->set_failures(row.view.failures);
+      breaker->set_slow(row.view.slow);
+      breaker->set_opened(row.view.opened);
+      if (!fits(report.breakers(), *breaker)) break;
+    }
+    for (RuntimeState::ExclusionRow& row : runtime->Exclusions(now)) {
+      v1::ExcludedEndpoint* excluded = report.add_excluded();
+      excluded->set_service(std::move(row.service));
+      excluded->set_endpoint(std::move(row.endpoint));
+      excluded->set_reason(std::move(row.reason));
+      if (!fits(report.excluded(), *excluded)) break;
+    }
+    for (const RuntimeState::LimitRow& row : runtime->Limits()) {
+      v1::LimitReport* limit = report.add_limits();
+      limit->set_name(row.name);
+      limit->set_keys(row.stats.keys);
+      limit->set_overflowed(row.stats.overflowed);
+      // Counts that not every limiter keeps.
+      FillCounts(row.stats, limit);
+      if (row.leases != nullptr) {
+        const LeaseTable::Stats stats = row.leases->stats();
+        limit->set_keys(stats.keys);
+        limit->set_overflowed(stats.overflowed);
+        limit->set_allowed(stats.allowed);
+        limit->set_refused(stats.refused);
+        limit->set_unavailable(row.leases->unavailable(now));
+      }
+      if (!fits(report.limits(), *limit)) break;
+    }
+    return report;
+  }
+
+  template <typename Stats>
+  static void FillCounts(const Stats& stats, v1::LimitReport* limit) {
+    if constexpr (requires { stats.allowed; }) {
+      limit->set_allowed(stats.allowed);
+      limit->set_refused(stats.refused);
+    }
+  }
+
+  void SendReport(SteadyTime now) {
+    report_at = now + kReportInterval;
+    v1::DataPlaneMessage message;
+    *message.mutable_report() = MakeReport(now);
+    std::string text = message.SerializeAsString();  // no maps: the same content is the same text
+    if (text == last_report) return;
+    last_report = std::move(text);
+    (void)stream->Write(message);  // a broken stream is told by its end
+  }
+
   void SaveCache() {
     cache_at = SteadyClock::now() + kCacheInterval;
     if (std::exchange(policy_unsaved, false)) {
@@ -772,13 +856,15 @@ struct ConfigClient::Impl {
   uint64_t installs = 0;
   bool policy_unsaved = false, endpoints_unsaved = false;
   bool welcomed = false, away_told = false;
+  bool takes_reports = false;
+  std::string last_report;  // of this stream, as sent
   bool standing_by = false;
   int control_plane = 0;  // index of the one that is tried
   int attempt = 0;
   absl::BitGen random;
   ChunkStage<v1::PolicyUpdate> policy_stage;
   ChunkStage<v1::EndpointsUpdate> endpoints_stage;
-  SteadyTime stream_begin{}, sweep_at{}, cache_at{};
+  SteadyTime stream_begin{}, sweep_at{}, cache_at{}, report_at{};
   std::optional<SteadyTime> reconnect_at;
 
   mutable absl::Mutex stats_mutex;

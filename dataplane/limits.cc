@@ -90,18 +90,39 @@ Reason Exchange::AdmitByLimits(std::span<const uint32_t> limits) {
     ends.push_back(keys.size());
   }
   Checks checks;
+  absl::InlinedVector<const RateLimitPolicy*, kLimitsInline> policies;  // of `checks`
+  Leases leased;
+  bool allowed = true;
   size_t begin = 0;
   for (size_t i = 0; i < limits.size(); ++i) {
     const BoundLimit& limit = state.limits[limits[i]];
-    checks.push_back(
-        {limit.limiter.get(), std::string_view(keys).substr(begin, ends[i] - begin), IsShadow(*limit.policy), {}});
+    const std::string_view key = std::string_view(keys).substr(begin, ends[i] - begin);
     begin = ends[i];
+    if (limit.leases != nullptr) {
+      allowed = AdmitByLease(limit, key, &leased) && allowed;
+      continue;
+    }
+    checks.push_back({limit.limiter.get(), key, IsShadow(*limit.policy), {}});
+    policies.push_back(limit.policy);
   }
-  const bool allowed = RateLimiter::AdmitTogether({checks.data(), checks.size()}, loop().now());
-  for (size_t i = 0; i < limits.size(); ++i) NoteLimit(*state.limits[limits[i]].policy, checks[i].decision);
+  if (allowed && !checks.empty()) {
+    allowed = RateLimiter::AdmitTogether({checks.data(), checks.size()}, loop().now());
+    for (size_t i = 0; i < checks.size(); ++i) NoteLimit(*policies[i], checks[i].decision);
+  }
   if (allowed) return Reason::kNone;
+  for (const auto& [table, key] : leased) table->Refund(key);
   policy_ = Concat("RateLimit/", limit_policy_->name);
   return Reason::kRateLimited;
+}
+
+// False: refused. What was let through is noted in `leased`, for a refund.
+bool Exchange::AdmitByLease(const BoundLimit& limit, std::string_view key, Leases* leased) {
+  const RateLimitDecision decision = limit.leases->Admit(key, loop().now());
+  const bool shadow = IsShadow(*limit.policy);
+  limit.limiter->Note(decision.allowed, shadow);
+  NoteLimit(*limit.policy, decision);
+  if (decision.allowed) leased->emplace_back(limit.leases.get(), key);
+  return decision.allowed || shadow;
 }
 
 Task<Reason> Exchange::AdmitWithRedis(std::span<const uint32_t> limits) {
@@ -118,22 +139,30 @@ Task<Reason> Exchange::AdmitWithRedis(std::span<const uint32_t> limits) {
   }
   const TimePoint counted_at = loop().now();
   Checks counted;  // in this data plane, and by this request
+  Leases leased;
   // Counts `some` here. False: refused.
   const auto count_here = [&](const std::vector<Each>& some) {
     Checks checks;
+    std::vector<const RateLimitPolicy*> policies;  // of `checks`
     for (const Each& each : some) {
+      if (each.limit->leases != nullptr) {
+        if (!AdmitByLease(*each.limit, each.key, &leased)) return false;
+        continue;
+      }
       checks.push_back({each.limit->limiter.get(), each.key, IsShadow(*each.limit->policy), {}});
+      policies.push_back(each.limit->policy);
     }
     if (checks.empty()) return true;
     const bool allowed = RateLimiter::AdmitTogether({checks.data(), checks.size()}, loop().now());
-    for (size_t i = 0; i < some.size(); ++i) {
-      NoteLimit(*some[i].limit->policy, checks[i].decision);
+    for (size_t i = 0; i < checks.size(); ++i) {
+      NoteLimit(*policies[i], checks[i].decision);
       if (allowed && checks[i].decision.allowed) counted.push_back(checks[i]);
     }
     return allowed;
   };
   const auto refuse = [&] {
     for (const RateLimiter::Check& check : counted) check.limiter->Refund(check.key, counted_at);
+    for (const auto& [table, key] : leased) table->Refund(key);
     policy_ = Concat("RateLimit/", limit_policy_->name);
     return Reason::kRateLimited;
   };

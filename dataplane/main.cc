@@ -24,6 +24,7 @@
 #include "dataplane/handover.h"
 #include "dataplane/listener.h"
 #include "dataplane/metrics.h"
+#include "dataplane/quota_client.h"
 #include "dataplane/runtime_metrics.h"
 #include "dataplane/server_options.h"
 #include "dataplane/serving_state.h"
@@ -279,6 +280,16 @@ int Run(int argc, char** argv) {
     }
     return RedisFamilies(stores);
   });
+  QuotaClientOptions quota_options;
+  quota_options.name = client->name();
+  if (config.data_plane().policy_files_size() == 0) {
+    quota_options.control_planes = {config.data_plane().control_planes().begin(),
+                                    config.data_plane().control_planes().end()};
+  }
+  quota_options.tables = [&runtime] { return runtime.Leases(); };
+  quota_options.link = runtime.lease_link();
+  QuotaClient quota(std::move(quota_options));
+  metrics.AddSource([&quota] { return quota.Families(); });
   Watchdog watchdog(workers.size(), options->watchdog_timeout, kWatchInterval);
   metrics.AddSource([&watchdog] { return watchdog.Families(); });
 
@@ -288,6 +299,7 @@ int Run(int argc, char** argv) {
     spdlog::critical("{}", std::string(status.message()));
     return 1;
   }
+  quota.Start();
   const auto now = [] { return std::chrono::steady_clock::now(); };
   if (predecessor != nullptr) {
     // Nothing is accepted before there is something to serve. A cache may be older than what the predecessor serves:
@@ -415,6 +427,7 @@ int Run(int argc, char** argv) {
   for (const auto& worker : workers) worker->Stop();
   admin.reset();
   runtime.OnHostsChanged(nullptr);
+  quota.Stop();
   client.reset();  // writes what the cache has not seen yet
   log.reset();
   spdlog::info("ended");

@@ -124,6 +124,11 @@ struct KeptLimiter {
   std::shared_ptr<RateLimiter> limiter;
 };
 
+struct KeptLeases {
+  RateLimitPolicy policy;
+  std::shared_ptr<LeaseTable> table;
+};
+
 // The newest BoundService of one name, and what it was made of.
 struct KeptService {
   std::vector<Candidate> candidates;
@@ -246,6 +251,7 @@ struct RuntimeState::Impl {
   KeptMap<std::shared_ptr<ServiceRuntime>> runtimes;                      // by the Service's name, or "consul:NAME"
   KeptMap<KeptBreaker> breakers;  // by the runtime's name; of a "consul:" one, with the breaker's own name
   KeptMap<KeptLimiter> limiters;  // by the RateLimit's name
+  KeptMap<KeptLeases> leases;     // likewise, of those of scope fleet
   KeptMap<KeptService> services;  // by the runtime's name; of a "consul:" one, with the route's name
   KeptMap<std::shared_ptr<AuthRuntime>> auths;      // by the Auth's name
   KeptMap<std::shared_ptr<KeySource>> inline_keys;  // by the digest of the set's text
@@ -258,13 +264,20 @@ struct RuntimeState::Impl {
   std::vector<Candidate> candidates;  // of the service at hand; kept for its memory
 
   struct Rows {
-    std::vector<std::pair<std::string, std::shared_ptr<CircuitBreaker>>> breakers;  // sorted by service
+    struct Breaker {
+      std::string first;  // the service
+      std::string policy;
+      std::shared_ptr<CircuitBreaker> breaker;
+    };
+    std::vector<Breaker> breakers;  // sorted by service
     std::vector<std::pair<std::string, std::shared_ptr<RateLimiter>>> limiters;
+    std::vector<std::pair<std::string, std::shared_ptr<LeaseTable>>> leases;
     std::vector<std::pair<std::string, std::shared_ptr<Bulkhead>>> bulkheads;
     std::vector<std::pair<std::string, std::shared_ptr<OutlierEjector>>> ejectors;           // by the service's name
     std::vector<std::pair<std::string, std::shared_ptr<const EndpointBalancer>>> balancers;  // of services with either
     std::vector<std::shared_ptr<const AuthRuntime>> auths;
   };
+  const std::shared_ptr<LeaseLink> lease_link = std::make_shared<LeaseLink>();
   mutable absl::Mutex mutex;
   Rows rows ABSL_GUARDED_BY(mutex);
 
@@ -276,6 +289,7 @@ struct RuntimeState::Impl {
   std::shared_ptr<CircuitBreaker> FindBreaker(std::string_view key, std::string_view service,
                                               const BreakerPolicy& policy);
   std::shared_ptr<RateLimiter> FindLimiter(const RateLimitPolicy& policy);
+  std::shared_ptr<LeaseTable> FindLeases(const RateLimitPolicy& policy);
   std::shared_ptr<Endpoint> FindEndpoint(const sockaddr_storage& address, socklen_t length);
   std::shared_ptr<const std::vector<std::string>> FindAddresses(const std::string& host);
   void NameHosts(const Snapshot& policy, const EndpointTable& table);
@@ -338,6 +352,35 @@ std::shared_ptr<RateLimiter> RuntimeState::Impl::FindLimiter(const RateLimitPoli
   }
   kept.value.policy = policy;
   return kept.value.limiter;
+}
+
+std::shared_ptr<LeaseTable> RuntimeState::Impl::FindLeases(const RateLimitPolicy& policy) {
+  if (policy.scope != v1::RateLimit::FLEET || policy.mode == v1::RateLimit::DISABLED) return nullptr;
+  Kept<KeptLeases>& kept = leases[policy.name];
+  kept.generation = generation;
+  LeaseTable::Options options;
+  options.limit.requests = policy.requests;
+  options.limit.window = policy.window;
+  options.limit.burst = policy.burst;
+  if (policy.algorithm == v1::RateLimit::TOKEN_BUCKET) options.limit.algorithm = FleetAlgorithm::kTokenBucket;
+  if (policy.algorithm == v1::RateLimit::FIXED_WINDOW) options.limit.algorithm = FleetAlgorithm::kFixedWindow;
+  switch (policy.on_unavailable) {
+    case v1::RateLimit::ALLOW:
+      options.on_unavailable = LeaseTable::OnUnavailable::kAllow;
+      break;
+    case v1::RateLimit::DENY:
+      options.on_unavailable = LeaseTable::OnUnavailable::kDeny;
+      break;
+    default:
+      options.on_unavailable = LeaseTable::OnUnavailable::kLastShare;
+  }
+  if (kept.value.table == nullptr) {
+    kept.value.table = std::make_shared<LeaseTable>(options, lease_link, this->options.clock());
+  } else if (!(kept.value.policy == policy)) {
+    kept.value.table->Reconfigure(options, this->options.clock());
+  }
+  kept.value.policy = policy;
+  return kept.value.table;
 }
 
 std::shared_ptr<Endpoint> RuntimeState::Impl::FindEndpoint(const sockaddr_storage& address, socklen_t length) {
@@ -699,7 +742,10 @@ void RuntimeState::Impl::PublishRows() {
   Rows fresh;
   for (const auto& [name, kept] : auths) fresh.auths.push_back(kept.value);
   std::sort(fresh.auths.begin(), fresh.auths.end(), [](const auto& a, const auto& b) { return a->name() < b->name(); });
-  for (const auto& [key, kept] : breakers) fresh.breakers.emplace_back(kept.value.service, kept.value.breaker);
+  for (const auto& [key, kept] : breakers) {
+    fresh.breakers.push_back({kept.value.service, kept.value.policy.name, kept.value.breaker});
+  }
+  for (const auto& [name, kept] : leases) fresh.leases.emplace_back(name, kept.value.table);
   for (const auto& [name, kept] : limiters) fresh.limiters.emplace_back(name, kept.value.limiter);
   for (const auto& [key, kept] : runtimes) {
     if (kept.value->bulkhead != nullptr) fresh.bulkheads.emplace_back(kept.value->name, kept.value->bulkhead);
@@ -716,8 +762,15 @@ void RuntimeState::Impl::PublishRows() {
   std::sort(fresh.breakers.begin(), fresh.breakers.end(), by_name);
   std::sort(fresh.limiters.begin(), fresh.limiters.end(), by_name);
   std::sort(fresh.bulkheads.begin(), fresh.bulkheads.end(), by_name);
-  absl::MutexLock lock(&mutex);
-  std::swap(rows, fresh);
+  std::sort(fresh.leases.begin(), fresh.leases.end(), by_name);
+  bool wanted;
+  {
+    absl::MutexLock lock(&mutex);
+    wanted = fresh.leases != rows.leases;
+    std::swap(rows, fresh);
+  }
+  // Whoever talks to the control plane shall have a stream before the first request asks.
+  if (wanted) lease_link->Wake();
 }
 
 RuntimeState::RuntimeState(MetricsRegistry* metrics, Options options)
@@ -781,7 +834,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   }
 
   for (const RateLimitPolicy& limit : policy.rate_limits()) {
-    state->limits.push_back({&limit, impl.FindLimiter(limit)});
+    state->limits.push_back({&limit, impl.FindLimiter(limit), impl.FindLeases(limit)});
     state->asks_redis = state->asks_redis || limit.scope == v1::RateLimit::REDIS;
   }
 
@@ -792,6 +845,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   DropOlder(impl.breakers, impl.generation);
   DropOlder(impl.limiters, impl.generation);
   const size_t services_before = impl.services.size();
+  DropOlder(impl.leases, impl.generation);
   DropOlder(impl.services, impl.generation);
   if (impl.services.size() != services_before) impl.health_changed = true;
   DropOlder(impl.auths, impl.generation);
@@ -805,10 +859,10 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
 std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) const {
   std::vector<BreakerRow> result;
   absl::MutexLock lock(&impl_->mutex);
-  for (const auto& [service, breaker] : impl_->rows.breakers) {
+  for (const auto& [service, policy, breaker] : impl_->rows.breakers) {
     const CircuitBreaker::View view = breaker->view(now);
     if (result.empty() || result.back().service != service) {
-      result.push_back({service, view});
+      result.push_back({service, policy, view});
       continue;
     }
     CircuitBreaker::View& sum = result.back().view;
@@ -819,6 +873,8 @@ std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) cons
     sum.in_flight += view.in_flight;
     sum.requests += view.requests;
     sum.failures += view.failures;
+    sum.slow += view.slow;
+    sum.forced = sum.forced || view.forced;
     sum.opened += view.opened;
   }
   return result;
@@ -834,7 +890,13 @@ std::vector<RuntimeState::BulkheadRow> RuntimeState::Bulkheads() const {
 std::vector<RuntimeState::LimitRow> RuntimeState::Limits() const {
   std::vector<LimitRow> result;
   absl::MutexLock lock(&impl_->mutex);
-  for (const auto& [name, limiter] : impl_->rows.limiters) result.push_back({name, limiter->stats()});
+  for (const auto& [name, limiter] : impl_->rows.limiters) {
+    std::shared_ptr<const LeaseTable> leases;
+    for (const auto& [other, table] : impl_->rows.leases) {
+      if (other == name) leases = table;
+    }
+    result.push_back({name, limiter->stats(), std::move(leases)});
+  }
   return result;
 }
 
@@ -896,5 +958,12 @@ std::vector<std::shared_ptr<const AuthRuntime>> RuntimeState::Auths() const {
 }
 
 KeyFetcher& RuntimeState::keys() const { return *impl_->fetcher; }
+
+std::vector<std::pair<std::string, std::shared_ptr<LeaseTable>>> RuntimeState::Leases() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->rows.leases;
+}
+
+const std::shared_ptr<LeaseLink>& RuntimeState::lease_link() const { return impl_->lease_link; }
 
 }  // namespace gateway::dataplane

@@ -16,6 +16,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -28,6 +29,7 @@
 #include "dataplane/policy/bulkhead.h"
 #include "dataplane/policy/circuit_breaker.h"
 #include "dataplane/policy/endpoint_balancer.h"
+#include "dataplane/policy/lease_bucket.h"
 #include "dataplane/policy/outlier_ejector.h"
 #include "dataplane/policy/rate_limiter.h"
 #include "dataplane/policy/retry_budget.h"
@@ -119,6 +121,7 @@ struct BoundLimit {
   // Counts for this data plane: always with scope data_plane; with another while that scope is not to be had
   // (last_share). Its statistics are those of the limit, whoever decides.
   std::shared_ptr<RateLimiter> limiter;
+  std::shared_ptr<LeaseTable> leases;  // of scope fleet: it decides in place of `limiter`; else null
 };
 
 struct ServingState {
@@ -179,14 +182,20 @@ class RuntimeState {
   // Thread-safe.
   struct BreakerRow {
     std::string service;
+    std::string breaker;  // the policy's name
     CircuitBreaker::View view;
   };
   std::vector<BreakerRow> Breakers(TimePoint now) const;
   struct LimitRow {
     std::string name;
     RateLimiter::Stats stats;
+    std::shared_ptr<const LeaseTable> leases;  // of scope fleet, else null
   };
   std::vector<LimitRow> Limits() const;
+  // The limits of scope fleet in use, by name. Thread-safe.
+  std::vector<std::pair<std::string, std::shared_ptr<LeaseTable>>> Leases() const;
+  // What their tables know of the control plane. Never null.
+  const std::shared_ptr<LeaseLink>& lease_link() const;
   struct BulkheadRow {
     std::string service;
     Bulkhead::View view;

@@ -75,11 +75,14 @@ class CommandTree {
         ->allow_extra_args(false)
         ->type_name("KEY=VALUE");
 
-    AddTarget(
+    CLI::App* describe =
         Add("describe", "Tell everything about one resource: who changed it, what it resolves to", ctl::Describe, R"(
   gatewayctl describe route orders
-  gatewayctl describe service/orders -o json)"),
-        options, /*required=*/true);
+  gatewayctl describe route orders --effective
+  gatewayctl describe service/orders -o json)");
+    AddTarget(describe, options, /*required=*/true);
+    describe->add_flag("--effective", options->effective,
+                       "Of a route: every policy that applies to it, in the order of a request, and whose word it is");
 
     CLI::App* remove = Add("delete", "Delete one resource; what replaced a built-in gives way to it", ctl::Delete, R"(
   gatewayctl delete route orders --wait)");
@@ -140,6 +143,16 @@ class CommandTree {
         ->check(Among({"scrypt", "argon2id"}))
         ->capture_default_str()
         ->type_name("METHOD");
+    Add("breakers", "List the breakers of all data planes, or those in front of one service", ctl::Breakers, R"(
+  gatewayctl breakers
+  gatewayctl breakers orders)")
+        ->add_option("SERVICE", options->name, "A Service's name, or a Consul service's")
+        ->type_name("SERVICE");
+    Add("limits", "List what all data planes count for each RateLimit, or for one", ctl::Limits, R"(
+  gatewayctl limits
+  gatewayctl limits per-client)")
+        ->add_option("NAME", options->name, "A RateLimit's name")
+        ->type_name("NAME");
 
     Add("version", "Tell this program's version and the server's", ctl::Version, R"(
   gatewayctl version --client)")

@@ -259,6 +259,18 @@ absl::StatusOr<v1::ListEndpointsResponse> AdminClient::ListEndpoints(const std::
   return Call(&v1::Admin::Stub::ListEndpoints, request);
 }
 
+absl::StatusOr<v1::ListBreakersResponse> AdminClient::ListBreakers(const std::string& service) {
+  v1::ListBreakersRequest request;
+  request.set_service(service);
+  return Call(&v1::Admin::Stub::ListBreakers, request);
+}
+
+absl::StatusOr<v1::ListLimitsResponse> AdminClient::ListLimits(const std::string& name) {
+  v1::ListLimitsRequest request;
+  request.set_name(name);
+  return Call(&v1::Admin::Stub::ListLimits, request);
+}
+
 absl::StatusOr<v1::GetServerInfoResponse> AdminClient::GetServerInfo() {
   return Call(&v1::Admin::Stub::GetServerInfo, v1::GetServerInfoRequest());
 }

@@ -49,6 +49,8 @@ class AdminClient {
   // meanwhile is waited for, if it was there at first.
   absl::StatusOr<RolloutOutcome> AwaitRollout(uint64_t revision);
   absl::StatusOr<v1::ListEndpointsResponse> ListEndpoints(const std::string& service);
+  absl::StatusOr<v1::ListBreakersResponse> ListBreakers(const std::string& service);
+  absl::StatusOr<v1::ListLimitsResponse> ListLimits(const std::string& name);
   absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo();
 
  private:

@@ -39,6 +39,7 @@ struct Options {
   bool all = false;
   bool exit_code = false;
   bool client_only = false;
+  bool effective = false;
   std::string shell;
   std::string secret_kind;             // of hash: api-key | password
   std::string hash_method = "scrypt";  // of a password: scrypt | argon2id
@@ -83,6 +84,8 @@ ExitCode AwaitEverywhere(Session& session, uint64_t revision, Json* json);
 ExitCode DataPlanes(Session& session);
 ExitCode Services(Session& session);
 ExitCode Endpoints(Session& session);
+ExitCode Breakers(Session& session);
+ExitCode Limits(Session& session);
 ExitCode Version(Session& session);
 
 // secret_commands.cc: what goes into a Consumer; asks no server.

@@ -1,4 +1,4 @@
-// dataplanes, services, endpoints, version.
+// dataplanes, services, endpoints, breakers, limits, version.
 #include <algorithm>
 #include <iostream>
 
@@ -71,8 +71,8 @@ ExitCode Endpoints(Session& session) {
   }
   std::vector<v1::EndpointSet> sets;
   if (endpoints.ok()) sets.assign(endpoints->sets().begin(), endpoints->sets().end());
-  const std::vector<EndpointRow> rows =
-      EndpointsOf(service.ok() ? &service->resource().resource().service() : nullptr, sets);
+  std::vector<EndpointRow> rows = EndpointsOf(service.ok() ? &service->resource().resource().service() : nullptr, sets);
+  if (endpoints.ok()) AddExclusions(*endpoints, &rows);
   if (session.options.output == "name") {
     for (const EndpointRow& row : rows) session.out() << row.address << "\n";
     return kDone;
@@ -87,7 +87,8 @@ ExitCode Endpoints(Session& session) {
                     {"weight", row.weight},
                     {"zone", row.zone},
                     {"tags", row.tags},
-                    {"id", row.id}});
+                    {"id", row.id},
+                    {"left_out_by", row.excluded}});
   }
   if (session.PrintStructured(json)) return kDone;
   if (rows.empty()) {
@@ -96,6 +97,41 @@ ExitCode Endpoints(Session& session) {
     session.out() << RenderEndpoints(rows);
   }
   if (endpoints.ok()) session.err() << RenderEndpointAlarms(*endpoints);
+  return kDone;
+}
+
+ExitCode Breakers(Session& session) {
+  const absl::StatusOr<v1::ListBreakersResponse> breakers = session.client.ListBreakers(session.options.name);
+  if (!breakers.ok()) return session.Fail(breakers.status());
+  if (session.PrintStructured(MessageJson(*breakers))) return kDone;
+  if (session.options.output == "name") {
+    for (const v1::DataPlaneBreaker& row : breakers->breakers()) {
+      session.out() << row.data_plane() << "/" << row.breaker().service() << "\n";
+    }
+  } else if (breakers->breakers().empty()) {
+    session.err() << "no data plane has told of a breaker"
+                  << (session.options.name.empty() ? "" : absl::StrCat(" in front of '", session.options.name, "'"))
+                  << "\n";
+  } else {
+    session.out() << RenderBreakers(*breakers);
+  }
+  return kDone;
+}
+
+ExitCode Limits(Session& session) {
+  const absl::StatusOr<v1::ListLimitsResponse> limits = session.client.ListLimits(session.options.name);
+  if (!limits.ok()) return session.Fail(limits.status());
+  if (session.PrintStructured(MessageJson(*limits))) return kDone;
+  if (session.options.output == "name") {
+    for (const v1::DataPlaneLimit& row : limits->limits()) {
+      session.out() << row.data_plane() << "/" << row.limit().name() << "\n";
+    }
+  } else if (limits->limits().empty()) {
+    session.err() << "no data plane has told of a limit"
+                  << (session.options.name.empty() ? "" : absl::StrCat(" '", session.options.name, "'")) << "\n";
+  } else {
+    session.out() << RenderLimits(*limits);
+  }
   return kDone;
 }
 

@@ -14,6 +14,7 @@
 #include "common/codec.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/diff.h"
+#include "tools/gatewayctl/effective.h"
 #include "tools/gatewayctl/render.h"
 
 namespace gateway::ctl {
@@ -304,6 +305,20 @@ ExitCode Describe(Session& session) {
   if (!got.ok()) return session.Fail(got.status());
   const absl::StatusOr<v1::ListResponse> all = session.client.List("", {});
   if (!all.ok()) return session.Fail(all.status());
+  if (session.options.effective) {
+    if (!got->resource().resource().has_route()) {
+      return session.Fail(absl::InvalidArgumentError("--effective goes with a route"));
+    }
+    const std::vector<v1::StoredResource> resources(all->resources().begin(), all->resources().end());
+    const std::vector<EffectiveRow> rows = EffectiveOf(got->resource().resource().route(), resources);
+    Json json = Json::array();
+    for (const EffectiveRow& row : rows) {
+      json.push_back(
+          {{"stage", row.stage}, {"policy", row.policy}, {"source", row.source}, {"settings", row.settings}});
+    }
+    if (!session.PrintStructured(json)) session.out() << RenderEffective(rows);
+    return kDone;
+  }
   const absl::StatusOr<v1::HistoryResponse> history = session.client.History(target->kind, target->name, 1);
   if (!history.ok() && !absl::IsNotFound(history.status())) return session.Fail(history.status());
 

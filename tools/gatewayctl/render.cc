@@ -482,6 +482,8 @@ std::string RenderResources(const std::string& kind, std::span<const v1::StoredR
   return table.ToString();
 }
 
+std::string SummaryOf(const v1::Resource& resource) { return Summary(resource); }
+
 std::string RenderChanges(std::span<const v1::Change> changes) {
   std::string text;
   for (const v1::Change& change : changes) {
@@ -574,7 +576,8 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const
                       .why_not = weight > 0 ? "" : "weight 0",
                       .zone = endpoint.zone(),
                       .tags = {},
-                      .id = ""});
+                      .id = "",
+                      .excluded = {}});
     }
     return rows;
   }
@@ -590,7 +593,8 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const
                       .why_not = "",
                       .zone = instance.zone(),
                       .tags = {instance.tags().begin(), instance.tags().end()},
-                      .id = instance.id()};
+                      .id = instance.id(),
+                      .excluded = {}};
       std::string missing_tag;
       if (instance.health() != v1::Instance::PASSING && instance.health() != v1::Instance::WARNING) {
         row.why_not = row.health;
@@ -607,11 +611,66 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const
   return rows;
 }
 
+void AddExclusions(const v1::ListEndpointsResponse& endpoints, std::vector<EndpointRow>* rows) {
+  for (const v1::Exclusion& exclusion : endpoints.excluded()) {
+    const v1::ExcludedEndpoint& endpoint = exclusion.endpoint();
+    auto row = std::find_if(rows->begin(), rows->end(),
+                            [&](const EndpointRow& each) { return each.address == endpoint.endpoint(); });
+    if (row == rows->end()) {
+      EndpointRow added;
+      added.service = endpoint.service();
+      added.address = endpoint.endpoint();
+      added.serving = true;
+      row = rows->insert(rows->end(), std::move(added));
+    }
+    row->excluded.push_back(absl::StrCat(exclusion.data_plane(), ": ", endpoint.reason()));
+  }
+}
+
 std::string RenderEndpoints(std::span<const EndpointRow> rows) {
-  Table table({"SERVICE", "ADDRESS", "SERVING", "HEALTH", "WEIGHT", "ZONE", "TAGS", "ID"});
+  const bool excluded =
+      std::any_of(rows.begin(), rows.end(), [](const EndpointRow& row) { return !row.excluded.empty(); });
+  std::vector<std::string> headings = {"SERVICE", "ADDRESS", "SERVING", "HEALTH", "WEIGHT", "ZONE", "TAGS", "ID"};
+  if (excluded) headings.push_back("LEFT OUT BY");
+  Table table(headings);
   for (const EndpointRow& row : rows) {
-    table.AddRow({row.service, row.address, row.serving ? "yes" : absl::StrCat("no: ", row.why_not), row.health,
-                  absl::StrCat(row.weight), row.zone, absl::StrJoin(row.tags, ", "), row.id});
+    const std::string serving = !row.serving           ? absl::StrCat("no: ", row.why_not)
+                                : row.excluded.empty() ? "yes"
+                                                       : "not everywhere";
+    std::vector<std::string> cells = {row.service,
+                                      row.address,
+                                      serving,
+                                      row.health,
+                                      absl::StrCat(row.weight),
+                                      row.zone,
+                                      absl::StrJoin(row.tags, ", "),
+                                      row.id};
+    if (excluded) cells.push_back(absl::StrJoin(row.excluded, "; "));
+    table.AddRow(std::move(cells));
+  }
+  return table.ToString();
+}
+
+std::string RenderBreakers(const v1::ListBreakersResponse& breakers) {
+  Table table({"SERVICE", "DATA PLANE", "BREAKER", "STATE", "IN FLIGHT", "REQUESTS", "FAILURES", "SLOW", "OPENED"});
+  for (const v1::DataPlaneBreaker& row : breakers.breakers()) {
+    const v1::BreakerReport& breaker = row.breaker();
+    table.AddRow(
+        {breaker.service(), row.data_plane(), breaker.breaker(),
+         absl::StrCat(Lower(v1::BreakerReport::State_Name(breaker.state())), breaker.forced() ? " (forced)" : ""),
+         absl::StrCat(breaker.in_flight()), absl::StrCat(breaker.requests()), absl::StrCat(breaker.failures()),
+         absl::StrCat(breaker.slow()), absl::StrCat(breaker.opened())});
+  }
+  return table.ToString();
+}
+
+std::string RenderLimits(const v1::ListLimitsResponse& limits) {
+  Table table({"LIMIT", "DATA PLANE", "KEYS", "ALLOWED", "REFUSED", "OVERFLOWED", "STATE"});
+  for (const v1::DataPlaneLimit& row : limits.limits()) {
+    const v1::LimitReport& limit = row.limit();
+    table.AddRow({limit.name(), row.data_plane(), absl::StrCat(limit.keys()), absl::StrCat(limit.allowed()),
+                  absl::StrCat(limit.refused()), absl::StrCat(limit.overflowed()),
+                  limit.unavailable() ? "unavailable" : "ok"});
   }
   return table.ToString();
 }

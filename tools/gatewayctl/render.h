@@ -19,6 +19,9 @@ std::vector<ResourceKey> ReferencesOf(const v1::Resource& resource);
 // With one kind: that kind's own columns; with an empty `kind`: kind, name and a summary.
 std::string RenderResources(const std::string& kind, std::span<const v1::StoredResource> resources, absl::Time now);
 
+// What one is about, in a few words.
+std::string SummaryOf(const v1::Resource& resource);
+
 // "Route/orders created", a line each.
 std::string RenderChanges(std::span<const v1::Change> changes);
 
@@ -46,10 +49,13 @@ struct EndpointRow {
   std::string zone;
   std::vector<std::string> tags;
   std::string id;
+  std::vector<std::string> excluded;  // by data planes: "dp-1: ejected: 5 failures in a row, 28s left"
 };
 
 // Of a Service of the policy (static ones are in it, the others in `sets`), or with null of whatever `sets` hold.
 std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const v1::EndpointSet> sets);
+// Adds what data planes leave out by themselves; an address that is in no row (of a host's name) gets one.
+void AddExclusions(const v1::ListEndpointsResponse& endpoints, std::vector<EndpointRow>* rows);
 std::string RenderEndpoints(std::span<const EndpointRow> rows);
 // What is wrong with what is known of endpoints, a line each: Consul away, a set held from earlier.
 std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints);
@@ -64,6 +70,9 @@ struct ServiceRow {
 };
 std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services, std::span<const v1::EndpointSet> sets);
 std::string RenderServices(std::span<const ServiceRow> rows);
+
+std::string RenderBreakers(const v1::ListBreakersResponse& breakers);
+std::string RenderLimits(const v1::ListLimitsResponse& limits);
 
 // Everything that is worth knowing of one resource.
 struct Description {

@@ -1,0 +1,110 @@
+// What is told of the fleet: breakers, limits, endpoints that data planes leave out, and a route's policies in order.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "tests/unit/gatewayctl/scripted_admin.h"
+#include "tools/gatewayctl/effective.h"
+#include "tools/gatewayctl/render.h"
+
+namespace gateway::ctl {
+namespace {
+
+TEST(FleetRender, BreakersSayWhoseWordTheirStateIs) {
+  v1::ListBreakersResponse response;
+  v1::DataPlaneBreaker* row = response.add_breakers();
+  row->set_data_plane("dp-1");
+  row->mutable_breaker()->set_service("orders");
+  row->mutable_breaker()->set_breaker("hystrix");
+  row->mutable_breaker()->set_state(v1::BreakerReport::HALF_OPEN);
+  row->mutable_breaker()->set_requests(20);
+  row->mutable_breaker()->set_failures(12);
+  row->mutable_breaker()->set_opened(3);
+  *response.add_breakers() = *row;
+  response.mutable_breakers(1)->mutable_breaker()->set_state(v1::BreakerReport::OPEN);
+  response.mutable_breakers(1)->mutable_breaker()->set_forced(true);
+  EXPECT_EQ(RenderBreakers(response),
+            "SERVICE   DATA PLANE   BREAKER   STATE           IN FLIGHT   REQUESTS   FAILURES   SLOW   OPENED\n"
+            "orders    dp-1         hystrix   half_open       0           20         12         0      3\n"
+            "orders    dp-1         hystrix   open (forced)   0           20         12         0      3\n");
+}
+
+TEST(FleetRender, LimitsSayWhereTheirScopeIsAway) {
+  v1::ListLimitsResponse response;
+  v1::DataPlaneLimit* row = response.add_limits();
+  row->set_data_plane("dp-1");
+  row->mutable_limit()->set_name("shared");
+  row->mutable_limit()->set_keys(2);
+  row->mutable_limit()->set_allowed(10);
+  row->mutable_limit()->set_refused(4);
+  row->mutable_limit()->set_unavailable(true);
+  EXPECT_EQ(RenderLimits(response),
+            "LIMIT    DATA PLANE   KEYS   ALLOWED   REFUSED   OVERFLOWED   STATE\n"
+            "shared   dp-1         2      10        4         0            unavailable\n");
+}
+
+TEST(FleetRender, EndpointsSayWhoLeavesThemOutAndWhy) {
+  v1::ListEndpointsResponse endpoints;
+  const auto exclude = [&](const char* plane, const char* endpoint, const char* reason) {
+    v1::Exclusion* exclusion = endpoints.add_excluded();
+    exclusion->set_data_plane(plane);
+    exclusion->mutable_endpoint()->set_service("svc");
+    exclusion->mutable_endpoint()->set_endpoint(endpoint);
+    exclusion->mutable_endpoint()->set_reason(reason);
+  };
+  exclude("dp-1", "10.0.0.7:80", "ejected: 5 failures in a row, 28s left");
+  exclude("dp-2", "10.0.0.7:80", "active check failed: connection refused");
+  exclude("dp-1", "10.9.9.9:80", "active check failed: timeout");
+  v1::Service service;
+  service.set_name("svc");
+  service.add_static_()->set_address("10.0.0.7:80");
+  service.add_static_()->set_address("10.0.0.8:80");
+  std::vector<EndpointRow> rows = EndpointsOf(&service, {});
+  AddExclusions(endpoints, &rows);
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_EQ(rows[0].excluded.size(), 2u);
+  EXPECT_TRUE(rows[1].excluded.empty());
+  EXPECT_EQ(rows[2].address, "10.9.9.9:80");
+  const std::string text = RenderEndpoints(rows);
+  EXPECT_NE(text.find("LEFT OUT BY\n"), std::string::npos);
+  EXPECT_NE(text.find("not everywhere"), std::string::npos);
+  EXPECT_NE(text.find("dp-1: ejected: 5 failures in a row, 28s left; dp-2: active check failed: connection refused"),
+            std::string::npos);
+}
+
+TEST(FleetRender, EffectivePoliciesStandInTheOrderOfARequest) {
+  const std::vector<v1::StoredResource> all = {
+      Stored("kind: Defaults\nname: default\nrate_limits: [default, theirs]\nauth: partners\n", 1, true),
+      Stored("kind: RateLimit\nname: default\nkey: [client_ip]\nlimit: { requests: 5, window: 1s }\n", 1, true),
+      Stored("kind: RateLimit\nname: theirs\nkey: [consumer]\nlimit: { requests: 9, window: 1s }\nscope: fleet\n"),
+      Stored("kind: Auth\nname: partners\nmethods: [{ api_key: {} }]\n"),
+      Stored("kind: Service\nname: svc\nstatic: [{ address: \"10.0.0.7:80\" }]\nretry: none\n"),
+      Stored("kind: Route\nname: r\nmatch: { path: { exact: /r } }\nservice: svc\nauth: none\ntimeout: 5s\n")};
+  std::vector<std::string> rows;
+  for (const EffectiveRow& row : EffectiveOf(all[5].resource().route(), all)) {
+    rows.push_back(row.stage + ": " + row.policy + ", " + row.source);
+  }
+  const std::vector<std::string> expected = {"access: none, built-in",
+                                             "cors: none, built-in",
+                                             "limits before auth: RateLimit/default, Defaults/default (built-in)",
+                                             "auth: none, route",
+                                             "limits after auth: RateLimit/theirs, Defaults/default (built-in)",
+                                             "body: none, built-in",
+                                             "breaker: none, built-in",
+                                             "balance: load_balancer, built-in",
+                                             "forward: none, Service/svc",
+                                             "forward: timeouts, built-in",
+                                             "forward: timeout, route"};
+  EXPECT_EQ(rows, expected);
+}
+
+TEST(FleetRender, ARouteThatAnswersHereHasNoServiceBehindIt) {
+  const v1::StoredResource route = Stored("kind: Route\nname: r\nmatch: {}\nredirect: { status: 301, path: /new }\n");
+  const std::vector<EffectiveRow> rows = EffectiveOf(route.resource().route(), std::span(&route, 1));
+  EXPECT_EQ(rows.back().stage, "answer");
+  EXPECT_EQ(rows.back().settings, "301");
+}
+
+}  // namespace
+}  // namespace gateway::ctl
