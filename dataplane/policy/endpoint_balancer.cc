@@ -309,6 +309,9 @@ bool EndpointBalancer::MayServe(uint32_t index, int zone, const PickInput& in) c
   return !IsStarting(in.now) || FractionOf(MixBits(*in.hash ^ member.identity)) < RampOf(index, in.now);
 }
 
+// Of an endpoint on the ring: with a handful of requests in flight, the bound would move users for nothing.
+constexpr double kRoomMin = 4;
+
 // Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, 2016): a key goes to the first endpoint along
 // the ring that has room.
 int EndpointBalancer::PickOnRing(int zone, const PickInput& in) const {
@@ -331,7 +334,8 @@ int EndpointBalancer::PickOnRing(int zone, const PickInput& in) const {
     if (!MayServe(last, zone, in)) continue;
     if (room == 0) return static_cast<int>(last);
     const Member& member = members_[last];
-    if (member.state->in_flight.load(std::memory_order_relaxed) + 1 <= std::ceil(room * member.weight)) {
+    const double bound = std::max(kRoomMin, std::ceil(room * member.weight));
+    if (member.state->in_flight.load(std::memory_order_relaxed) + 1 <= bound) {
       return static_cast<int>(last);
     }
     if (first == kNone) first = static_cast<int>(last);

@@ -499,6 +499,8 @@ class Generator {
             reflection->AddString(message, field, Text());
           } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_ENUM) {
             reflection->AddEnumValue(message, field, AnyOf(field->enum_type()));
+          } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_UINT32) {
+            reflection->AddUInt32(message, field, static_cast<uint32_t>(Below(600)));
           } else {
             Fill(reflection->AddMessage(message, field));
           }
@@ -524,9 +526,10 @@ class Generator {
     switch (field->cpp_type()) {
       case FieldDescriptor::CPPTYPE_STRING:
         reflection->SetString(message, field,
-                              field->name() == "name" && rules.required() ? "x" + Text()
-                              : rules.required()                          ? "y"
-                                                                          : Text());
+                              rules.secret()                                ? "redacted:0123456789abcdef"
+                              : field->name() == "name" && rules.required() ? "x" + Text()
+                              : rules.required()                            ? "y"
+                                                                            : Text());
         break;
       case FieldDescriptor::CPPTYPE_BOOL:
         reflection->SetBool(message, field, Below(2) == 0);

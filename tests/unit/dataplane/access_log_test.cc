@@ -77,7 +77,7 @@ size_t CountLines(const std::string& text) { return static_cast<size_t>(std::cou
 TEST(AccessLog, JsonLineHasTheFieldsInTheirOrder) {
   EXPECT_EQ(Logged({SomeRecord()}),
             R"({"time":"2026-01-02T03:04:05.678Z","method":"GET","path":"/api/v1/orders?page=2",)"
-            R"("client_ip":"192.0.2.7","user_agent":"curl/8.0","status":200,"duration_ms":12.346,)"
+            R"("client_ip":"192.0.2.7","consumer":"","user_agent":"curl/8.0","status":200,"duration_ms":12.346,)"
             R"("service":"orders","route":"orders-route","endpoint":"10.0.0.7:8080","upstream_duration_ms":11.000,)"
             R"("bytes_in":120,"bytes_out":4096,"request_id":"0123456789abcdef","reason":"","policy":"",)"
             R"("revision":42})"
@@ -89,7 +89,7 @@ TEST(AccessLog, WhatARequestHasNotIsEmptyOrNull) {
   record.status = 400;
   record.reason = Reason::kBadRequest;
   EXPECT_EQ(Logged({record}),
-            R"({"time":"1970-01-01T00:00:00.000Z","method":"","path":"","client_ip":"","user_agent":"","status":400,)"
+            R"({"time":"1970-01-01T00:00:00.000Z","method":"","path":"","client_ip":"","consumer":"","user_agent":"","status":400,)"
             R"("duration_ms":0.000,"service":"","route":"","endpoint":"","upstream_duration_ms":null,"bytes_in":0,)"
             R"("bytes_out":0,"request_id":"","reason":"bad_request","policy":"","revision":0})"
             "\n");
