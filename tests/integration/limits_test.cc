@@ -209,6 +209,34 @@ TEST(Limits, AShadowIsCountedAndNamedInTheLogAlone) {
   EXPECT_EQ(lines[2].value("policy", ""), "RateLimit/tried (shadow)");
 }
 
+// By consumer: checked after authentication; a limit by address before it, so that a flood of bad keys is bounded.
+TEST(Limits, ByConsumerAfterAuthenticationTheOthersBefore) {
+  ScriptedUpstream upstream(Ok("x"));
+  std::string policy = Concat("kind: Service\nname: svc\nstatic: [{ address: \"", upstream.address(),
+                              "\" }]\n---\nkind: Route\nname: svc\nmatch: { path: { prefix: /svc } }\nservice: svc\n"
+                              "auth: keys\nrate_limits: [each, any]\n---\nkind: Auth\nname: keys\n"
+                              "methods: [{ api_key: { header: X-API-Key } }]\n");
+  // SHA-256 of key-of-acme and key-of-bolt.
+  policy +=
+      "---\nkind: Consumer\nname: acme\ncredentials: [{ api_key_sha256: "
+      "\"689febd264f8b977e29c0fdb75f839eb248ba07d1561b14f2b95f42756943245\" }]\n";
+  policy +=
+      "---\nkind: Consumer\nname: bolt\ncredentials: [{ api_key_sha256: "
+      "\"b79b9325370116a67c10b7c5d520228727ec93f1491256cc60e472c982d74d30\" }]\n";
+  policy += LimitYaml("each", "key: [consumer]\nlimit: { requests: 2, window: 1h }") +
+            LimitYaml("any", "key: [client_ip]\nlimit: { requests: 10, window: 1h }");
+  DataPlane gateway({.policy = policy});
+  EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: key-of-acme\r\n"), 200);
+  EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: key-of-acme\r\n"), 200);
+  EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: key-of-acme\r\n"), 429);
+  EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: key-of-bolt\r\n"), 200);
+  // Nobody's: not counted by consumer, but by address.
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: made-up\r\n"), 401) << i;
+  EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: made-up\r\n"), 429);
+  EXPECT_EQ(gateway.Metric("gateway_rate_limit_requests_total{limit=\"each\",result=\"allowed\"}"), 3);
+  EXPECT_EQ(gateway.Metric("gateway_rate_limit_requests_total{limit=\"any\",result=\"allowed\"}"), 10);
+}
+
 std::vector<std::string> RedisSets(const RedisServer& redis, int db = 0, const std::string& password = "") {
   return {"redis.address=" + redis.address(), Concat("redis.db=", db), "redis.password=" + password};
 }
