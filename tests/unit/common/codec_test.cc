@@ -547,7 +547,7 @@ class Generator {
         reflection->SetUInt64(message, field, static_cast<uint64_t>(number()));
         break;
       case FieldDescriptor::CPPTYPE_DOUBLE:
-        reflection->SetDouble(message, field, std::floor(number()));
+        reflection->SetDouble(message, field, std::max(rules.has_min() ? rules.min() : 0, std::floor(number())));
         break;
       case FieldDescriptor::CPPTYPE_MESSAGE: {
         Message* child = reflection->MutableMessage(message, field);
