@@ -252,6 +252,8 @@ Task<void> Exchange::Handle() {
   const RoutePolicy& route = *match_.route;
   ChooseService();
   if (route.access != nullptr && !MayAccess(*route.access)) co_return co_await Refuse(Reason::kForbidden);
+  // Browsers send it without credentials, so it needs none; it costs no more than a refusal, so it counts for no limit.
+  if (preflight_) co_return co_await AnswerPreflight(*route.cors);
   Reason refused = Reason::kNone;
   if (route_->limits_ask_redis) {
     refused = co_await AdmitWithRedis(route.rate_limits);
@@ -259,8 +261,6 @@ Task<void> Exchange::Handle() {
     refused = AdmitByLimits(route.rate_limits);
   }
   if (refused != Reason::kNone) co_return co_await Refuse(refused);
-  // Browsers send it without credentials, so it needs none; it counts against the limits like what it asks for.
-  if (preflight_) co_return co_await AnswerPreflight(*route.cors);
   if (route_->auth != nullptr) {
     refused = co_await Authenticate();
     if (refused != Reason::kNone) co_return co_await Refuse(refused, detail_);

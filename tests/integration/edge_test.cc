@@ -133,14 +133,13 @@ TEST_F(Sharing, APreflightGoesWhereWhatItAsksForWouldGo) {
   EXPECT_EQ(Preflight("/only", "GET").status, 405);
 }
 
-TEST_F(Sharing, PreflightsCountAgainstTheLimits) {
+TEST_F(Sharing, PreflightsCountForNoLimitAndRefusalsCanBeRead) {
   Serve(
       Concat("cors: web\nrate_limits: [two]\n---\nkind: RateLimit\nname: two\nkey: [client_ip]\n"
              "limit: { requests: 2, window: 1h }\n",
              kWeb));
-  EXPECT_EQ(Preflight("/svc", "PUT").status, 204);
-  EXPECT_EQ(Preflight("/svc", "PUT").status, 204);
-  EXPECT_EQ(Preflight("/svc", "PUT").status, 429);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(Preflight("/svc", "PUT").status, 204);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(Get("/svc", kOrigin).status, 200);
   // A script can read why.
   const Response refused = Get("/svc", kOrigin);
   EXPECT_EQ(refused.status, 429);
