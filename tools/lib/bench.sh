@@ -13,6 +13,7 @@ declare -A port_of=() # by name of a program
 #   splice  big bodies by splice(2) (HAProxy), which beats any buffer where a body has a length
 #   two   two workers (gateway)
 #   swap  fed by a control plane (gateway)
+#   policies  one route for each policy, and one with all (gateway)
 
 # write_routes COUNT: the same routes for everyone, in $state/routes-COUNT.KIND (the gateway's: .gateway.yaml).
 write_routes() {
@@ -71,7 +72,11 @@ start_instance() {
       start "$name" taskset -c "$cores" envoy -c "$file" --concurrency 1 --disable-hot-restart --base-id "$((admin - 18300 + 7))" -l warn
       ;;
     gateway)
-      { fill policy.yaml "${values[@]}"; cat "$routes.gateway.yaml"; } > "$state/$name-policy.yaml"
+      if [ "$name" = gateway-policies ]; then
+        fill policies.yaml "${values[@]}" upstream2="${port_of[upstream2]}" > "$state/$name-policy.yaml"
+      else
+        { fill policy.yaml "${values[@]}"; cat "$routes.gateway.yaml"; } > "$state/$name-policy.yaml"
+      fi
       source="policy_files: [\"$state/$name-policy.yaml\"]"
       [ "$name" != gateway-swap ] || source="control_planes: [\"127.0.0.1:$stream_port\"]"
       fill gateway.yaml "${values[@]}" source="$source" > "$file"
@@ -209,6 +214,30 @@ find_rate() {
     return
   done
   say "  not even $rate requests/s are sustained by all of them: the row says nothing"
+}
+
+# --- what each policy costs ---
+
+# The routes of config/policies.yaml; the first has no policy.
+policy_routes=(bare limit two-limits breaker retry balance maglev jwt api-key access cors edit all)
+
+# measure_policies ROUNDS: the same request on each route of one gateway.
+measure_policies() {
+  local name=gateway-policies round route
+  local fields=(--field 'User-Agent: bench' --field 'X-User: 4711' --field 'X-API-Key: bench-key'
+    --field 'Origin: https://shop.example.com' --field "Authorization: Bearer $(< "$config/token.txt")")
+  free_port 18280 > /dev/null && port_of[upstream2]=$port
+  start upstream2 taskset -c 1 "$bin/bench-upstream" "${port_of[upstream2]}"
+  ready upstream2 "${port_of[upstream2]}"
+  have "$name"
+  for ((round = 0; round <= $1; round++)); do # (round 0 does not count)
+    for route in "${policy_routes[@]}"; do
+      load "$name" --seconds "$seconds" "${fields[@]}" "/$route/small"
+      sample policies "$route" "$round" "1e6 * $(field cpu_seconds) / $(field requests)"
+    done
+  done
+  stop "$name" || true
+  stop upstream2 || true
 }
 
 # --- a change of policy under load ---

@@ -88,11 +88,12 @@ TEST(AccessLog, WhatARequestHasNotIsEmptyOrNull) {
   RequestRecord record;
   record.status = 400;
   record.reason = Reason::kBadRequest;
-  EXPECT_EQ(Logged({record}),
-            R"({"time":"1970-01-01T00:00:00.000Z","method":"","path":"","client_ip":"","consumer":"","user_agent":"","status":400,)"
-            R"("duration_ms":0.000,"service":"","route":"","endpoint":"","upstream_duration_ms":null,"bytes_in":0,)"
-            R"("bytes_out":0,"request_id":"","reason":"bad_request","policy":"","revision":0})"
-            "\n");
+  EXPECT_EQ(
+      Logged({record}),
+      R"({"time":"1970-01-01T00:00:00.000Z","method":"","path":"","client_ip":"","consumer":"","user_agent":"","status":400,)"
+      R"("duration_ms":0.000,"service":"","route":"","endpoint":"","upstream_duration_ms":null,"bytes_in":0,)"
+      R"("bytes_out":0,"request_id":"","reason":"bad_request","policy":"","revision":0})"
+      "\n");
 }
 
 TEST(AccessLog, RejectionNamesReasonPolicyAndDetail) {
