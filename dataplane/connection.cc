@@ -75,7 +75,7 @@ bool ClientConnection::CountAddress() {
   counted_ = worker_->counts().by_address.Add(peer, max);
   if (counted_) return true;
   worker_->metrics().Add(WorkerGauge::kConnectionsRefusedTotal, 1);
-  if (worker_->MayWarn()) {
+  if (worker_->MayWarn(Worker::Warning::kAddressConnectionsMax)) {
     spdlog::warn("a connection of {} is refused: it has {} already (server.max_connections_per_address)", peer_ip, max);
   }
   return false;
@@ -110,7 +110,8 @@ Task<bool> ClientConnection::ReadProxyHeader(ProxyHeaderMode mode) {
       co_return true;
     }
     worker_->metrics().Add(WorkerGauge::kBadRequestsTotal, 1);
-    if (worker_->MayWarn()) spdlog::warn("a connection of the trusted proxy {} is refused: {}", peer_ip, detail);
+    if (worker_->MayWarn(Worker::Warning::kProxyHeader))
+      spdlog::warn("a connection of the trusted proxy {} is refused: {}", peer_ip, detail);
     co_await RefuseAndLinger(kProxyHeaderExpected);
     co_return false;
   }

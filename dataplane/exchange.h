@@ -158,6 +158,7 @@ class Exchange {
   void TakeBufferedBody();
   Task<void> UploadBody(UpstreamConnection* upstream);
   Task<Upload> PumpBody(UpstreamConnection* upstream);
+  Upload EndOfPiece(Io sent, const Socket& to) const;
   Task<Attempt> RelayAnswer(UpstreamConnection* upstream, http1::ResponseHead* answer);
   Task<Io> SendToClient(std::span<iovec> parts);
 

@@ -105,7 +105,7 @@ constexpr std::array<GaugeInfo, static_cast<size_t>(WorkerGauge::kCount)> kGauge
     {"gateway_requests_in_flight", MetricType::Gauge, "Requests being served."},
     {"gateway_received_bytes_total", MetricType::Counter, "Bytes received from clients, heads and bodies."},
     {"gateway_sent_bytes_total", MetricType::Counter, "Bytes sent to clients, heads and bodies."},
-    {"gateway_buffer_bytes", MetricType::Gauge, "Bytes of relay buffers in use."},
+    {"gateway_buffer_bytes", MetricType::Gauge, "Bytes of relay buffers and pipes in use."},
     {"gateway_accept_errors_total", MetricType::Counter, "Connections that could not be accepted."},
     {"gateway_bad_requests_total", MetricType::Counter, "Requests refused before a route was looked for."},
     {"gateway_upgraded_connections", MetricType::Gauge, "Connections that have changed their protocol (WebSocket)."},
@@ -117,7 +117,10 @@ constexpr std::array<GaugeInfo, static_cast<size_t>(WorkerGauge::kCount)> kGauge
     {"gateway_mirrored_total", MetricType::Counter, "Copies of requests that were sent."},
     {"gateway_mirrors_dropped_total", MetricType::Counter,
      "Copies that were not sent: no endpoint, too many under way, or too long a body."},
+    {"gateway_spliced_bytes_total", MetricType::Counter,
+     "Bytes of long bodies that passed from socket to socket without being copied."},
 }};
+static_assert(kGauges.back().name != nullptr);
 
 MetricFamily FamilyOf(const char* name, const char* help, MetricType type) {
   MetricFamily family;

@@ -46,6 +46,7 @@ enum class WorkerGauge : uint8_t {
   kRetriesOverBudgetTotal,   // that a Retry policy would have made
   kMirroredTotal,
   kMirrorsDroppedTotal,  // copies that were not sent: too many at once, or a body too long
+  kSplicedBytesTotal,    // of bodies, from socket to socket without a copy
   kCount,
 };
 

@@ -1,6 +1,7 @@
 // How the two bodies of an exchange flow, both at once: the request's in a task of its own, the answer's in the
 // exchange's. A relay holds at most one buffer each way, which grows while bytes flow and is given back while they
-// don't.
+// don't. A flow that has filled the largest buffer goes through a pipe instead, uncopied, while nobody has to look into
+// it: where its length is known, and much of it is still to come.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -14,6 +15,8 @@ namespace {
 
 // So much of a body is copied behind its head: cheaper than telling the kernel of two pieces.
 constexpr size_t kCopiedBytesMax = 2048;
+// Shorter rests of a body are copied: a pipe has its cost too.
+constexpr uint64_t kSplicedBytesMin = 2 * SplicePipe::kBytesMax;
 
 // The pieces of one write.
 class Parts {
@@ -90,6 +93,14 @@ Task<void> Exchange::UploadBody(UpstreamConnection* upstream) {
   }
 }
 
+// What a piece of the body that was sent to the endpoint, or could not be, means for the rest: kRunning, go on.
+Exchange::Upload Exchange::EndOfPiece(Io sent, const Socket& to) const {
+  if (stop_upload_) return Upload::kStopped;
+  if (sent == Io::kAgain) return Upload::kUpstreamTimeout;
+  if (sent == Io::kError) return to.cancelled() ? Upload::kClientClosed : Upload::kUpstreamFailed;
+  return Upload::kRunning;
+}
+
 // Relays the request's body until it has ended, or can't go on.
 Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
   Socket& from = client_->socket;
@@ -97,20 +108,26 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
   size_t wanted = BufferPool::kSmall;
   size_t this_turn = 0;
   Buffer buffer;
+  SplicePipe pipe;
   while (!body_.done()) {
     if (this_turn >= kRelayBytesPerTurnMax) {
       this_turn = 0;
       co_await Yield(&loop());
       if (stop_upload_) co_return Upload::kStopped;
     }
-    if (!buffer) buffer = worker_->buffers().AcquireUpTo(wanted);
-    if (!buffer) co_return Upload::kOverloaded;
-    const size_t room = std::min(buffer.room(), body_.ReadableBytes());
+    if (!pipe && wanted == BufferPool::kLarge && !mirrors_ && body_.LengthLeft() >= kSplicedBytesMin) {
+      buffer.Reset();
+      pipe = worker_->pipes().Acquire();
+    }
+    if (!pipe && !buffer) buffer = worker_->buffers().AcquireUpTo(wanted);
+    if (!pipe && !buffer) co_return Upload::kOverloaded;
+    const size_t room = std::min(pipe ? SplicePipe::kBytesMax : buffer.room(), body_.ReadableBytes());
     size_t moved = 0;
-    const Io io = from.Read(buffer.space(), room, &moved);
+    const Io io = pipe ? from.ReadInto(&pipe, room, &moved) : from.Read(buffer.space(), room, &moved);
     if (io == Io::kEnd || io == Io::kError) co_return Upload::kClientClosed;
     if (io == Io::kAgain) {
       buffer.Reset();
+      pipe.Reset();
       this_turn = 0;
       const Wait wait = co_await from.Readable(loop().now() + options_.read_timeout);
       if (stop_upload_) co_return Upload::kStopped;
@@ -121,6 +138,20 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
     if (continue_awaited_) {
       continue_awaited_ = false;  // it did not wait
       to.ExtendRead(ends_at_);
+    }
+    if (pipe) {
+      bytes_in_ += moved;
+      body_bytes_ += moved;
+      body_.Advance(moved);
+      worker_->metrics().Add(WorkerGauge::kSplicedBytesTotal, static_cast<int64_t>(moved));
+      uint64_t written = 0;
+      Io sent = to.WriteFrom(&pipe, &moved);
+      if (sent == Io::kAgain) {
+        this_turn = 0;
+        sent = co_await to.WriteRestFrom(&pipe, service_->policy->response_timeout, &written);
+      }
+      if (const Upload end = EndOfPiece(sent, to); end != Upload::kRunning) co_return end;
+      continue;
     }
     const auto result = body_.Decode(buffer.data(), moved);
     bytes_in_ += result.consumed;
@@ -148,9 +179,7 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       this_turn = 0;
       sent = co_await to.WriteRest(rest, service_->policy->response_timeout, &more);
     }
-    if (stop_upload_) co_return Upload::kStopped;
-    if (sent == Io::kAgain) co_return Upload::kUpstreamTimeout;
-    if (sent == Io::kError) co_return to.cancelled() ? Upload::kClientClosed : Upload::kUpstreamFailed;
+    if (const Upload end = EndOfPiece(sent, to); end != Upload::kRunning) co_return end;
     if (result.consumed < moved) {
       // Behind a chunked body, the beginning of the next request.
       buffer.Filled(moved);
@@ -204,6 +233,7 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
   size_t wanted = BufferPool::kSmall;
   size_t this_turn = 0;
   bool ended = false;  // an answer without framing ends with its connection
+  SplicePipe pipe;
   for (;;) {
     http1::BodyDecoder::Result piece;
     if (!input.empty() && !body.done()) piece = body.Decode(input.data(), input.size());
@@ -226,9 +256,13 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
       rest = std::span(with_head.data(), rest.size() + 1);
     }
     size_t written = 0;
-    Io io = to.Write(&rest, &written);
+    Io io = pipe.held() > 0 ? to.WriteFrom(&pipe, &written) : to.Write(&rest, &written);
     bytes_out_ += written;
-    if (io == Io::kAgain) io = co_await to.WriteRest(rest, options_.write_timeout, &bytes_out_, ends_at_);
+    if (io == Io::kAgain && pipe.held() > 0) {
+      io = co_await to.WriteRestFrom(&pipe, options_.write_timeout, &bytes_out_, ends_at_);
+    } else if (io == Io::kAgain) {
+      io = co_await to.WriteRest(rest, options_.write_timeout, &bytes_out_, ends_at_);
+    }
     out.Reset();
     if (io != Io::kDone) {
       const bool late = io == Io::kAgain && OutOfTime();
@@ -262,17 +296,25 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
     // More of it, into a larger buffer where the flow has earned one.
     if (input.empty() && input.capacity() < wanted) input.Reset();
     bool truncated = false;
-    while (input.empty() && !ended) {
-      if (!input) input = worker_->buffers().AcquireUpTo(wanted);
-      if (!input) {
+    while (input.empty() && pipe.held() == 0 && !ended) {
+      if (!pipe && wanted == BufferPool::kLarge && body.LengthLeft() >= kSplicedBytesMin) {
+        input.Reset();
+        pipe = worker_->pipes().Acquire();
+      }
+      if (!pipe && !input) input = worker_->buffers().AcquireUpTo(wanted);
+      if (!pipe && !input) {
         attempt.reason = Reason::kOverloaded;
         truncated = true;
         break;
       }
-      const size_t room = std::min(input.room(), body.ReadableBytes());
+      const size_t room = std::min(pipe ? SplicePipe::kBytesMax : input.room(), body.ReadableBytes());
       size_t moved = 0;
-      io = from.Read(input.space(), room, &moved);
-      if (io == Io::kDone) {
+      io = pipe ? from.ReadInto(&pipe, room, &moved) : from.Read(input.space(), room, &moved);
+      if (io == Io::kDone && pipe) {
+        this_turn += moved;
+        body.Advance(moved);
+        worker_->metrics().Add(WorkerGauge::kSplicedBytesTotal, static_cast<int64_t>(moved));
+      } else if (io == Io::kDone) {
         input.Filled(moved);
         this_turn += moved;
         // Filled to the brim: the next read may take more.
@@ -280,6 +322,7 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
           wanted = BufferPool::LargerForFlow(input.capacity());
       } else if (io == Io::kAgain) {
         input.Reset();
+        pipe.Reset();
         this_turn = 0;
         // While the request is still on its way the endpoint may be waiting for it.
         const TimePoint patience =

@@ -1,6 +1,7 @@
 #include "dataplane/socket.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -135,6 +136,61 @@ Task<Io> Socket::WriteRest(std::span<iovec> parts, std::chrono::milliseconds sta
   for (;;) {
     size_t now = 0;
     const Io io = Write(&parts, &now);
+    *moved += now;
+    if (io != Io::kAgain) co_return io;
+    const Wait wait = co_await Writable(std::min(loop_->now() + stall, until));
+    if (wait != Wait::kReady) co_return wait == Wait::kTimeout ? Io::kAgain : Io::kError;
+  }
+}
+
+Io Socket::ReadInto(SplicePipe* pipe, size_t size, size_t* moved) {
+  *moved = 0;
+  if (!readable_) return Io::kAgain;
+  for (;;) {
+    const ssize_t n = splice(fd_, nullptr, pipe->write_end(), nullptr, std::min(size, SplicePipe::kBytesMax),
+                             SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (n > 0) {
+      // (Fewer than asked for may mean that the pipe has no slot left: there may be more.)
+      *moved = static_cast<size_t>(n);
+      pipe->Filled(*moved);
+      return Io::kDone;
+    }
+    if (n == 0) return Io::kEnd;
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      readable_ = false;
+      return Io::kAgain;
+    }
+    broken_ = true;
+    return Io::kError;
+  }
+}
+
+Io Socket::WriteFrom(SplicePipe* pipe, size_t* moved) {
+  *moved = 0;
+  while (pipe->held() > 0) {
+    if (!writable_) return Io::kAgain;
+    const ssize_t n = splice(pipe->read_end(), nullptr, fd_, nullptr, pipe->held(), SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (n > 0) {
+      pipe->Drained(static_cast<size_t>(n));
+      *moved += static_cast<size_t>(n);
+      continue;
+    }
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+      writable_ = false;
+      return Io::kAgain;
+    }
+    broken_ = true;
+    return Io::kError;
+  }
+  return Io::kDone;
+}
+
+Task<Io> Socket::WriteRestFrom(SplicePipe* pipe, std::chrono::milliseconds stall, uint64_t* moved, TimePoint until) {
+  for (;;) {
+    size_t now = 0;
+    const Io io = WriteFrom(pipe, &now);
     *moved += now;
     if (io != Io::kAgain) co_return io;
     const Wait wait = co_await Writable(std::min(loop_->now() + stall, until));

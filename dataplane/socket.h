@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "dataplane/event_loop.h"
+#include "dataplane/splice_pipe.h"
 #include "dataplane/task.h"
 
 namespace gateway::dataplane {
@@ -58,6 +59,13 @@ class Socket {
   // up.
   Task<Io> WriteRest(std::span<iovec> parts, std::chrono::milliseconds stall, uint64_t* moved,
                      TimePoint until = TimePoint::max());
+
+  // The same without copying: at most `size` bytes into `pipe`, which is empty.
+  Io ReadInto(SplicePipe* pipe, size_t size, size_t* moved);
+  // All that `pipe` holds.
+  Io WriteFrom(SplicePipe* pipe, size_t* moved);
+  Task<Io> WriteRestFrom(SplicePipe* pipe, std::chrono::milliseconds stall, uint64_t* moved,
+                         TimePoint until = TimePoint::max());
 
   class Awaiter;
   Awaiter Readable(TimePoint deadline);

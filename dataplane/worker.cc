@@ -33,6 +33,7 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
     : index_(index),
       shared_(shared),
       buffers_(shared.budget, metrics),
+      pipes_(shared.budget, metrics),
       metrics_(metrics),
       log_(log),
       pool_(&loop_, metrics),
@@ -170,7 +171,8 @@ bool Worker::Accept(Listener* listener, bool all) {
     if (fd >= 0) {
       metrics_->Add(WorkerGauge::kClientConnectionsTotal, 1);
       if (counts().connections.load(std::memory_order_relaxed) >= options().max_connections) {
-        if (MayWarn()) spdlog::warn("worker {} refuses connections: server.max_connections are open", index_);
+        if (MayWarn(Warning::kConnectionsMax))
+          spdlog::warn("worker {} refuses connections: server.max_connections are open", index_);
         RefuseConnection(fd);
         continue;
       }
@@ -185,7 +187,8 @@ bool Worker::Accept(Listener* listener, bool all) {
     if (errno == EINTR || errno == ECONNABORTED) continue;
     metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
     // Out of descriptors: what is connected is served on; said once a second, not once a try.
-    if (MayWarn()) spdlog::error("worker {} cannot accept connections: {}", index_, std::strerror(errno));
+    if (MayWarn(Warning::kCannotAccept))
+      spdlog::error("worker {} cannot accept connections: {}", index_, std::strerror(errno));
     accept_timer_.Arm(loop_.now() + kAcceptRetry);
     return false;
   }
@@ -203,9 +206,10 @@ void Worker::RefuseConnection(int fd) {
   close(fd);
 }
 
-bool Worker::MayWarn() {
-  if (loop_.now() - warned_at_ < kWarnInterval) return false;
-  warned_at_ = loop_.now();
+bool Worker::MayWarn(Warning kind) {
+  TimePoint& warned_at = warned_at_[static_cast<size_t>(kind)];
+  if (loop_.now() - warned_at < kWarnInterval) return false;
+  warned_at = loop_.now();
   return true;
 }
 

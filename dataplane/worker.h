@@ -2,6 +2,7 @@
 #ifndef GATEWAY_DATAPLANE_WORKER_H_
 #define GATEWAY_DATAPLANE_WORKER_H_
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -21,6 +22,7 @@
 #include "dataplane/redis_store.h"
 #include "dataplane/server_options.h"
 #include "dataplane/serving_state.h"
+#include "dataplane/splice_pipe.h"
 #include "dataplane/upstream_pool.h"
 
 namespace gateway::dataplane {
@@ -87,6 +89,7 @@ class Worker {
   EventLoop& loop() { return loop_; }
   const EventLoop& loop() const { return loop_; }
   BufferPool& buffers() { return buffers_; }
+  SplicePipePool& pipes() { return pipes_; }
   UpstreamPool& pool() { return pool_; }
   RedisStore* redis() { return redis_.get(); }  // null: there is none
   WorkerShard& metrics() { return *metrics_; }
@@ -104,8 +107,9 @@ class Worker {
   void NewRequestId(char (&text)[33]);
   // After a line was written: it is flushed within AccessLog::kFlushInterval.
   void LogWritten();
-  // Whether a warning about what clients do may be logged now: once a second.
-  bool MayWarn();
+  // Whether a warning about what clients do may be logged now: each kind once a second.
+  enum class Warning : uint8_t { kConnectionsMax, kCannotAccept, kAddressConnectionsMax, kProxyHeader, kCount };
+  bool MayWarn(Warning kind);
   // Scratch for one step without a wait in it.
   std::string& scratch() { return scratch_; }
   // The same, for field lines beside what is in scratch().
@@ -138,6 +142,7 @@ class Worker {
   const Shared shared_;
   EventLoop loop_;
   BufferPool buffers_;
+  SplicePipePool pipes_;
   WorkerShard* const metrics_;
   AccessLogBuffer* const log_;
   UpstreamPool pool_;
@@ -160,7 +165,7 @@ class Worker {
   Timer accept_timer_;
   Timer idle_timer_;
   Timer beat_timer_;  // the loop turns now and then, also with nothing to do: the watchdog looks
-  TimePoint warned_at_{};
+  std::array<TimePoint, static_cast<size_t>(Warning::kCount)> warned_at_{};
   int64_t date_second_ = -1;
   char date_[32];
   std::thread thread_;

@@ -31,6 +31,14 @@ class BodyDecoder {
   // Decodes data[0, size), moving the payload of chunks together at the front.
   Result Decode(char* data, size_t size);
 
+  // Of a length: so many of its bytes (at most what is left) went by elsewhere.
+  void Advance(size_t bytes) {
+    left_ -= bytes;
+    done_ = left_ == 0;
+  }
+  // Bytes of a length that are still to come; 0 where only decoding tells.
+  uint64_t LengthLeft() const { return mode_ == Mode::kLength ? left_ : 0; }
+
   bool done() const { return mode_ == Mode::kNone || done_; }
   bool until_close() const { return mode_ == Mode::kUntilClose; }
   bool chunked() const { return mode_ == Mode::kChunked; }

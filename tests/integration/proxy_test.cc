@@ -162,6 +162,101 @@ TEST_F(Proxy, PassesBodiesOfEverySizeAndFramingBothWays) {
   }
 }
 
+// Long enough to go through a pipe, and no piece of it like another.
+std::string LongBody(char name) {
+  std::string body;
+  while (body.size() < 24'000'000) Append(&body, std::string_view(&name, 1), body.size(), ",");
+  return body;
+}
+
+TEST_F(Proxy, LongBodiesPassUncopiedAndLeaveTheConnectionInStep) {
+  StartWith(Respond([](const UpstreamRequest& request) { return MakeResponse(200, request.body); }));
+  const std::string body = LongBody('a');
+  RawClient client(gateway_->port());
+  for (int i = 0; i < 2; ++i) {
+    // Another request is right behind the body.
+    ASSERT_TRUE(client
+                    .Send(Concat("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: ", body.size(), "\r\n\r\n", body,
+                                 "POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nnext"),
+                          Timeout(30'000))
+                    .ok());
+    auto response = client.ReadResponse(Timeout(30'000));
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->body == body, true) << response->body.size();
+    response = client.ReadResponse();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->body, "next");
+  }
+  EXPECT_GE(gateway_->Metric("gateway_spliced_bytes_total"), 24'000'000);
+  const auto lines = gateway_->LogLines(4);
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_GT(lines[0]["bytes_in"], body.size());
+  EXPECT_GT(lines[0]["bytes_out"], body.size());
+  EXPECT_LT(lines[0]["bytes_out"], body.size() + 1000);
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") == 0; }));
+}
+
+// Whatever stays in a pipe goes with its request: nobody else's body begins with it.
+TEST_F(Proxy, ALongBodyThatBreaksOffIsNobodyElses) {
+  const std::string body = LongBody('a');
+  const std::string other = LongBody('b');
+  Event stopped, freed;
+  StartWith([&](UpstreamConnection& connection) {
+    while (const auto request = connection.ReadHead()) {
+      if (request->target == "/svc/upload") {
+        if (!connection.stream().ReadExactly(4'000'000, Timeout(30'000)).ok() || !connection.WaitFor(stopped)) return;
+        connection.WaitForEnd();
+        freed.Set();
+        return;
+      }
+      if (request->target == "/svc/cut") {
+        const std::string answer = MakeResponse(200, body);
+        connection.Send(answer.substr(0, answer.size() / 2));
+        return;
+      }
+      if (!connection.Send(MakeResponse(200, request->target == "/svc/other" ? other : body))) return;
+    }
+  });
+  const auto expect_other = [&] {
+    const auto response = Fetch(gateway_->port(), "GET", "/svc/other", "", "", Timeout(30'000));
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->body == other, true) << response->body.size();
+  };
+  const auto expect_flow = [&](double from) {
+    return WaitFor([&] { return gateway_->Metric("gateway_spliced_bytes_total") > from; });
+  };
+  {
+    // The service goes.
+    const auto response = Fetch(gateway_->port(), "GET", "/svc/cut", "", "", Timeout(30'000));
+    EXPECT_FALSE(response.ok()) << "a clean end of a cut-off answer";
+    expect_other();
+  }
+  {
+    // The client stops reading, then goes.
+    const double from = gateway_->Metric("gateway_spliced_bytes_total");
+    RawClient client(gateway_->port());
+    ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+    ASSERT_TRUE(client.ReadExactly(4'000'000, Timeout(30'000)).ok());
+    ASSERT_TRUE(expect_flow(from));
+    client.Reset();
+    expect_other();
+  }
+  {
+    // The service stops reading, then the client goes.
+    const double from = gateway_->Metric("gateway_spliced_bytes_total");
+    RawClient client(gateway_->port());
+    (void)client.Send(Concat("POST /svc/upload HTTP/1.1\r\nHost: a\r\nContent-Length: 400000000\r\n\r\n", body),
+                      Timeout(300));
+    ASSERT_TRUE(expect_flow(from));
+    client.Reset();
+    EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_requests_in_flight") == 0; }));
+    stopped.Set();
+    EXPECT_TRUE(freed.Wait());
+  }
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") == 0; }));
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_requests_in_flight") == 0; }));
+}
+
 TEST_F(Proxy, AnswersPipelinedRequestsInOrder) {
   StartWith(
       Respond([](const UpstreamRequest& request) { return MakeResponse(200, request.target + "|" + request.body); }));
