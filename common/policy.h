@@ -3,6 +3,7 @@
 #ifndef GATEWAY_COMMON_POLICY_H_
 #define GATEWAY_COMMON_POLICY_H_
 
+#include <algorithm>
 #include <bitset>
 #include <chrono>
 #include <cstdint>
@@ -216,7 +217,20 @@ struct FieldEditsPolicy {
   std::vector<std::string> remove;
   std::vector<FieldEdit> set;
   std::vector<FieldEdit> add;
+  // By the length of a header's name (the last bit: as long or longer): whether a name of `remove` or `set` has it.
+  // Nearly every field that passes is told apart by that alone.
+  std::bitset<64> replaced_sizes;
   bool empty() const { return remove.empty() && set.empty() && add.empty(); }
+  bool MayReplace(std::string_view name) const {
+    return replaced_sizes.test(std::min(name.size(), replaced_sizes.size() - 1));
+  }
+  void IndexNames() {  // once remove and set are there
+    const auto note = [this](const std::string& name) {
+      replaced_sizes.set(std::min(name.size(), replaced_sizes.size() - 1));
+    };
+    for (const std::string& name : remove) note(name);
+    for (const FieldEdit& edit : set) note(edit.name);
+  }
 };
 
 struct RedirectPolicy {

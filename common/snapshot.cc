@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "common/bootstrap.h"
 #include "common/codec.h"
 #include "common/path.h"
@@ -343,6 +344,22 @@ class SnapshotCompiler {
     CheckLimitReferences(report, body.rate_limits());
   }
 
+  // A browser takes two values of one of its fields for none.
+  void CheckCorsAlone(const Report& report, const v1::Route& route) const {
+    const std::string& cors = route.cors().empty() ? Default().cors() : route.cors();
+    if (cors.empty() || cors == kNone) return;
+    const auto check = [&](std::string_view field, const auto& edits) {
+      for (const auto& [name, value] : edits) {
+        if (!absl::StartsWithIgnoreCase(name, "access-control-")) continue;
+        report.Add(fmt::format("{}.{}", field, name),
+                   fmt::format("is written by Cors/{} already: say it there, or give this route `cors: none`", cors));
+      }
+    };
+    check("response_headers.set", route.response_headers().set());
+    check("response_headers.add", route.response_headers().add());
+    check("respond.headers", route.respond().headers());
+  }
+
   void CheckReferences() {
     services_.Sort();
     routes_.Sort();
@@ -369,6 +386,7 @@ class SnapshotCompiler {
         }
         CheckServiceReferences(report, "consul_service.template.", route.consul_service().template_());
         CheckRouteReferences(report, route);
+        CheckCorsAlone(report, route);
       } else if (resource->has_defaults()) {
         CheckServiceReferences(report, "", resource->defaults());
         CheckRouteReferences(report, resource->defaults());
@@ -702,6 +720,7 @@ class SnapshotCompiler {
     policy->set = BuildEdits(edits.set(), variables);
     policy->add = BuildEdits(edits.add(), variables);
     if (policy->empty()) return nullptr;
+    policy->IndexNames();
     return policy;
   }
 

@@ -155,8 +155,7 @@ Task<Reason> Exchange::Authenticate() {
 // Null: `*refusal` says why. Waits for newer keys where the token names one that is not there, if they may be fetched.
 Task<std::shared_ptr<const VerifiedToken>> Exchange::VerifyToken(const BoundAuthMethod& method, std::string_view text,
                                                                  JwtRefusal* refusal) {
-  const std::string_view meaning(reinterpret_cast<const char*>(method.meaning.data()), method.meaning.size());
-  const Digest key = worker_->shared().authentication->digest.Of({meaning, text});
+  const CredentialKey key{method.meaning, text};
   for (bool fetched = false;; fetched = true) {
     const uint64_t generation = method.keys->generation();
     if (auto known = worker_->tokens().Find(key, generation, loop().wall_now())) co_return known;

@@ -64,7 +64,7 @@ std::optional<PasswordPool::Answer> PasswordPool::Check(const Digest& key,
                                                         std::string password, bool decoy, TimePoint now,
                                                         std::function<void(Answer)> done) {
   absl::MutexLock lock(&impl_->mutex);
-  if (impl_->successes.Find(key, 0, now) != nullptr) {
+  if (impl_->successes.Find({key, {}}, 0, now) != nullptr) {
     ++impl_->stats.remembered;
     return Answer::kGood;
   }
@@ -96,7 +96,7 @@ std::optional<PasswordPool::Answer> PasswordPool::Check(const Digest& key,
 
 bool PasswordPool::Remembers(const Digest& key, TimePoint now) {
   absl::MutexLock lock(&impl_->mutex);
-  if (impl_->successes.Find(key, 0, now) == nullptr) return false;
+  if (impl_->successes.Find({key, {}}, 0, now) == nullptr) return false;
   ++impl_->stats.remembered;
   return true;
 }
@@ -120,7 +120,7 @@ void PasswordPool::Impl::Work() {
       absl::MutexLock lock(&mutex);
       if (stopped) return;
       if (answer == Answer::kGood) {
-        successes.Insert(job->key, 0, std::chrono::steady_clock::now() + options.remembered_for, yes, 0);
+        successes.Insert({job->key, {}}, 0, std::chrono::steady_clock::now() + options.remembered_for, yes, 0);
       }
       jobs.erase(job->key);
       waiters.swap(job->waiters);

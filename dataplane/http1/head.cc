@@ -12,7 +12,6 @@
 #include <charconv>
 #include <cstring>
 #include <optional>
-#include <string>
 
 namespace gateway::dataplane::http1 {
 namespace {
@@ -359,9 +358,8 @@ HeadError ReadExpectations(RequestHead* out) {
 
 }  // namespace
 
-bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i) {
+bool BytesEqualIgnoringCase(const char* a, const char* b, size_t size) {
+  for (size_t i = 0; i < size; ++i) {
     if (Lower(a[i]) != Lower(b[i])) return false;
   }
   return true;
@@ -408,9 +406,8 @@ bool IsValidHost(std::string_view host) {
   return port <= 65535;
 }
 
-bool EqualsFolded(std::string_view name, std::string_view known) {
-  if (name.size() != known.size()) return false;
-  for (size_t i = 0; i < name.size(); ++i) {
+bool BytesEqualFolded(const char* name, const char* known, size_t size) {
+  for (size_t i = 0; i < size; ++i) {
     const char c = name[i] == '_' ? '-' : Lower(name[i]);
     if (c != known[i]) return false;
   }

@@ -140,10 +140,18 @@ bool IsToken(std::string_view text);
 // RFC 9110, section 9.2.2, of the registered methods.
 bool IsIdempotent(std::string_view method);
 
-bool EqualsIgnoreCase(std::string_view a, std::string_view b);
+// Of equal length. (The two below are asked of each field of a head: nearly all differ in length already.)
+bool BytesEqualIgnoringCase(const char* a, const char* b, size_t size);
+bool BytesEqualFolded(const char* name, const char* known, size_t size);
+
+inline bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && BytesEqualIgnoringCase(a.data(), b.data(), a.size());
+}
 // `name` in lower case and with '-' for each '_' is `known`, which is lower case: what services that know fields by
 // variables (CGI, WSGI) can't tell apart.
-bool EqualsFolded(std::string_view name, std::string_view known);
+inline bool EqualsFolded(std::string_view name, std::string_view known) {
+  return name.size() == known.size() && BytesEqualFolded(name.data(), known.data(), name.size());
+}
 
 }  // namespace gateway::dataplane::http1
 

@@ -1,7 +1,6 @@
 #include "dataplane/policy/authorization.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 
 #include "common/base64.h"
@@ -13,22 +12,6 @@ bool EqualIgnoringCase(std::string_view text, std::string_view lower) {
   return text.size() == lower.size() && std::equal(text.begin(), text.end(), lower.begin(), [](char a, char b) {
            return (a >= 'A' && a <= 'Z' ? static_cast<char>(a + 32) : a) == b;
          });
-}
-
-// By character: whether it may stand in a token68 (RFC 9110, section 11.2). A table, since a token is read in every
-// request.
-constexpr std::array<bool, 256> kToken68 = [] {
-  std::array<bool, 256> allowed{};
-  for (const char c : std::string_view("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~+/")) {
-    allowed[static_cast<uint8_t>(c)] = true;
-  }
-  return allowed;
-}();
-
-bool IsToken68(std::string_view text) {
-  while (!text.empty() && text.back() == '=') text.remove_suffix(1);
-  return !text.empty() &&
-         std::all_of(text.begin(), text.end(), [](char c) { return kToken68[static_cast<uint8_t>(c)]; });
 }
 
 }  // namespace
@@ -43,7 +26,7 @@ Authorization ParseAuthorization(std::string_view value) {
   value.remove_prefix(space);
   while (!value.empty() && value.front() == ' ') value.remove_prefix(1);
   while (!value.empty() && (value.back() == ' ' || value.back() == '\t')) value.remove_suffix(1);
-  if (IsToken68(value)) authorization.credentials = value;
+  authorization.credentials = value;
   return authorization;
 }
 

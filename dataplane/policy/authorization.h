@@ -13,10 +13,10 @@ enum class AuthScheme : uint8_t { kOther, kBasic, kBearer };
 
 struct Authorization {
   AuthScheme scheme = AuthScheme::kOther;
-  std::string_view credentials;  // a view into the value; empty: there are none
+  std::string_view credentials;  // a view into the value, of any characters; empty: there are none
 };
 
-// The scheme's case does not matter. Only what could be a token68 (RFC 9110, section 11.2) are credentials of the two.
+// The scheme's case does not matter.
 Authorization ParseAuthorization(std::string_view value);
 
 // RFC 7617.

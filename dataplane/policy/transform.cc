@@ -115,6 +115,7 @@ void AppendText(const TextTemplate& text, const TextValues& values, std::string*
 }
 
 bool Replaces(const FieldEditsPolicy& edits, std::string_view name) {
+  if (!edits.MayReplace(name)) return false;
   return std::any_of(edits.remove.begin(), edits.remove.end(),
                      [name](const std::string& each) { return http1::EqualsIgnoreCase(each, name); }) ||
          std::any_of(edits.set.begin(), edits.set.end(),

@@ -292,6 +292,35 @@ TEST(CompileSnapshot, BoundsTheNumberOfRegexes) {
   EXPECT_THAT(Texts(Compile(resources).errors), IsEmpty());
 }
 
+TEST(CompileSnapshot, OfCorsAndARouteOneWritesItsFields) {
+  constexpr std::string_view kRoutes = R"(
+{ kind: Defaults, name: default, cors: web }
+---
+{ kind: Cors, name: web, origins: ["*"] }
+---
+kind: Route
+name: twice
+match: { path: { prefix: /twice } }
+respond:
+  status: 200
+  headers: { Access-Control-Max-Age: "5" }
+response_headers: { set: { access-control-allow-origin: "*" }, remove: [Access-Control-Allow-Headers] }
+---
+kind: Route
+name: by-itself
+match: { path: { prefix: /by-itself } }
+respond: { status: 200 }
+cors: none
+response_headers: { set: { Access-Control-Allow-Origin: "*" } }
+)";
+  EXPECT_THAT(
+      Texts(Compile(ReadPolicy(kRoutes)).errors),
+      ElementsAre(
+          "Route/twice: response_headers.set.access-control-allow-origin: is written by Cors/web already: say it "
+          "there, or give this route `cors: none`",
+          HasSubstr("Route/twice: respond.headers.Access-Control-Max-Age: is written by Cors/web")));
+}
+
 TEST(CompileSnapshot, FillsDefaultsIn) {
   auto result = CompileWithBuiltins(R"(
 { kind: Service, name: plain, static: [{ address: 'a.example:80' }, { address: '[2001:db8::1]:81', weight: 0, zone: z }] }

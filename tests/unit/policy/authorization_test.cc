@@ -21,10 +21,10 @@ TEST(Authorization, IsASchemeAndCredentials) {
   }
   EXPECT_EQ(ParseAuthorization("Basic dTpw").scheme, AuthScheme::kBasic);
   EXPECT_EQ(ParseAuthorization("Basic dTpw==").credentials, "dTpw==");
-  for (const char* value : {"", " ", "Bearer", "Bearer ", "Bearer a b", "Bearer a,b", "Bearer =", "Basic a\tb",
-                            "Bearer a=b", "Bearer \"a\""}) {
+  for (const char* value : {"", " ", "Bearer", "Bearer ", "Bearer \t "}) {
     EXPECT_EQ(ParseAuthorization(value).credentials, "") << value;
   }
+  EXPECT_EQ(ParseAuthorization("Bearer a b ").credentials, "a b");  // (no token: whoever reads it says so)
   for (const char* value : {"", "Digest a", "Bearerx a", "Bearer\ta", " Bearer a"}) {
     EXPECT_EQ(ParseAuthorization(value).scheme, AuthScheme::kOther) << value;
   }
@@ -46,11 +46,13 @@ TEST(Authorization, BasicIsANameAColonAndThePassword) {
 
 TEST(CredentialCache, KeepsUntilItsTimeAndItsGenerationEnd) {
   CredentialCache<int, Time> cache({});
-  const Digest key = Sha256("a");
+  const CredentialKey key{Sha256("a"), "text"};
   cache.Insert(key, 1, Time(10s), std::make_shared<int>(7), 0);
   ASSERT_NE(cache.Find(key, 1, Time(9s)), nullptr);
   EXPECT_EQ(*cache.Find(key, 1, Time(9s)), 7);
-  EXPECT_EQ(cache.Find(Sha256("b"), 1, Time(9s)), nullptr);
+  EXPECT_EQ(cache.Find({Sha256("b"), "text"}, 1, Time(9s)), nullptr);
+  EXPECT_EQ(cache.Find({Sha256("a"), "texT"}, 1, Time(9s)), nullptr);
+  EXPECT_EQ(cache.Find({Sha256("a"), ""}, 1, Time(9s)), nullptr);
   EXPECT_EQ(cache.Find(key, 1, Time(10s)), nullptr);
   EXPECT_EQ(cache.size(), 0u);
   cache.Insert(key, 1, Time(10s), std::make_shared<int>(7), 0);
@@ -63,9 +65,11 @@ TEST(CredentialCache, KeepsUntilItsTimeAndItsGenerationEnd) {
 TEST(CredentialCache, DropsWhatWasUsedLongestAgoPastItsBounds) {
   CredentialCache<int, Time> few({.entries_max = 2, .bytes_max = 1 << 20});
   const auto insert = [](auto& cache, std::string_view name, size_t bytes) {
-    cache.Insert(Sha256(name), 1, Time(10s), std::make_shared<int>(0), bytes);
+    cache.Insert({Sha256(name), name}, 1, Time(10s), std::make_shared<int>(0), bytes);
   };
-  const auto has = [](auto& cache, std::string_view name) { return cache.Find(Sha256(name), 1, Time(1s)) != nullptr; };
+  const auto has = [](auto& cache, std::string_view name) {
+    return cache.Find({Sha256(name), name}, 1, Time(1s)) != nullptr;
+  };
   insert(few, "a", 0);
   insert(few, "b", 0);
   EXPECT_TRUE(has(few, "a"));

@@ -53,6 +53,7 @@ FieldEditsPolicy Edits() {
   edits.remove = {"X-Debug", "a b"};
   edits.set = {{"X-Env", Parse("prod")}, {"who", Parse("${consumer}&x=1")}};
   edits.add = {{"X-More", Parse("${route}")}};
+  edits.IndexNames();
   return edits;
 }
 
