@@ -503,7 +503,8 @@ TEST(RateLimiter, LimitsCheckedTogetherAreExactOverThreads) {
         RateLimiter::Check ab[] = {{&common, "c", false, {}}, {&own, "k", false, {}}};
         RateLimiter::Check ba[] = {{&own, "k", false, {}}, {&common, "c", false, {}}};
         if (RateLimiter::AdmitTogether(t % 2 == 0 ? ab : ba, now)) ++(&own == &left ? of_left : of_right);
-        RateLimiter::Check both[] = {{&left, "x" + std::to_string(i), false, {}}, {&right, "y", false, {}}};
+        const std::string key = "x" + std::to_string(i);
+        RateLimiter::Check both[] = {{&left, key, false, {}}, {&right, "y", false, {}}};
         (void)RateLimiter::AdmitTogether(both, now);
       }
     });
