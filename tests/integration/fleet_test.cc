@@ -344,6 +344,8 @@ TEST_F(WithConsul, EveryDataPlaneIsAnInstanceUntilItSaysGoodbye) {
   // Forgotten by Consul: registered again.
   ASSERT_TRUE(consul_->Put("/v1/agent/service/deregister/api-gateway-dp-1").ok());
   EXPECT_TRUE(WaitFor([&] { return instances() == 1; }, Timeout(20'000)));
+  // Only who is connected can say goodbye.
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_config_connected") == 1; }, Timeout(20'000)));
   gateway_->process().Signal(SIGTERM);
   EXPECT_TRUE(gateway_->process().Wait().has_value());
   EXPECT_TRUE(WaitFor([&] { return instances() == 0; }));

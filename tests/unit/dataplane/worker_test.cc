@@ -48,6 +48,8 @@ class Workers : public ::testing::Test {
     }
   }
   ~Workers() override {
+    // (A worker that is stopped abandons what is in flight.)
+    EXPECT_TRUE(WaitFor([&] { return open(0) + open(1) == 0; }));
     for (const auto& each : workers_) each->Stop();
     workers_.clear();
     close(keeper_);
@@ -60,6 +62,8 @@ class Workers : public ::testing::Test {
     }
   }
   int64_t accepted(int worker) { return metrics_.shard(worker)->Get(WorkerGauge::kClientConnectionsTotal); }
+
+  int64_t open(int worker) { return metrics_.shard(worker)->Get(WorkerGauge::kClientConnections); }
 
   ServerOptions options_;
   BufferBudget budget_{64 << 20};
