@@ -389,6 +389,8 @@ std::vector<prometheus::MetricFamily> QuotaClient::Families() const {
   const LeaseLink& link = *impl_->options.link;
   add("gateway_quota_connected", "1 while a control plane leases tokens of fleet-wide limits.", MetricType::Gauge,
       link.up.load(std::memory_order_relaxed) ? 1 : 0);
+  add("gateway_quota_data_planes", "Data planes that share fleet-wide limits, as the control plane told this one.",
+      MetricType::Gauge, link.data_planes.load(std::memory_order_relaxed));
   add("gateway_quota_round_trip_seconds", "To the control plane and back, averaged.", MetricType::Gauge,
       static_cast<double>(link.round_trip_ns.load(std::memory_order_relaxed)) / 1e9);
   add("gateway_quota_messages_total", "Messages about leases that were sent.", MetricType::Counter,

@@ -123,11 +123,13 @@ class FleetQuota : public ::testing::Test {
     }
   }
 
-  // Every data plane has its lease stream.
+  // Every data plane has its lease stream, and knows of all the others.
   bool AllLease() {
     return WaitFor([this] {
-      return std::all_of(planes_.begin(), planes_.end(),
-                         [](const auto& plane) { return plane->Metric("gateway_quota_connected") == 1; });
+      return std::all_of(planes_.begin(), planes_.end(), [this](const auto& plane) {
+        return plane->Metric("gateway_quota_connected") == 1 &&
+               plane->Metric("gateway_quota_data_planes") == static_cast<double>(planes_.size());
+      });
     });
   }
 
