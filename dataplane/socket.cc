@@ -16,18 +16,35 @@
 namespace gateway::dataplane {
 namespace {
 
+// Calls again where a signal came between.
+template <typename Call>
+ssize_t Uninterrupted(Call call) {
+  for (;;) {
+    const ssize_t n = call();
+    if (n >= 0 || errno != EINTR) return n;
+  }
+}
+
 // recv and send themselves are cancellation points of threads, which costs two atomic operations each; no thread here
 // is ever cancelled.
-ssize_t Receive(int fd, char* data, size_t size) { return syscall(SYS_recvfrom, fd, data, size, 0, nullptr, nullptr); }
+ssize_t Receive(int fd, char* data, size_t size) {
+  return Uninterrupted([&] { return syscall(SYS_recvfrom, fd, data, size, 0, nullptr, nullptr); });
+}
 
 ssize_t Send(int fd, std::span<iovec> parts) {
   if (parts.size() == 1) {  // without a message header to be copied
-    return syscall(SYS_sendto, fd, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL, nullptr, 0);
+    const iovec& part = parts.front();
+    return Uninterrupted(
+        [&] { return syscall(SYS_sendto, fd, part.iov_base, part.iov_len, MSG_NOSIGNAL, nullptr, 0); });
   }
   msghdr message{};
   message.msg_iov = parts.data();
   message.msg_iovlen = parts.size();
-  return syscall(SYS_sendmsg, fd, &message, MSG_NOSIGNAL);
+  return Uninterrupted([&] { return syscall(SYS_sendmsg, fd, &message, MSG_NOSIGNAL); });
+}
+
+ssize_t Splice(int from, int to, size_t size) {
+  return Uninterrupted([&] { return splice(from, nullptr, to, nullptr, size, SPLICE_F_MOVE | SPLICE_F_NONBLOCK); });
 }
 
 }  // namespace
@@ -80,27 +97,38 @@ void Socket::Close() {
   write_timer_.Disarm();
 }
 
+Io Socket::Failed(bool* ready) {
+  if (errno == EAGAIN || errno == EWOULDBLOCK) {
+    *ready = false;
+    return Io::kAgain;
+  }
+  broken_ = true;
+  return Io::kError;
+}
+
 Io Socket::Read(char* data, size_t size, size_t* moved) {
   *moved = 0;
   if (!readable_) return Io::kAgain;
-  for (;;) {
-    const ssize_t n = Receive(fd_, data, size);
-    if (n > 0) {
-      *moved = static_cast<size_t>(n);
-      // A short read emptied the socket; what comes later makes a new event (epoll(7), question 9). An end that was
-      // seen must still be read.
-      if (*moved < size && !peer_ended_) readable_ = false;
-      return Io::kDone;
-    }
-    if (n == 0) return Io::kEnd;
-    if (errno == EINTR) continue;
-    if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      readable_ = false;
-      return Io::kAgain;
-    }
-    broken_ = true;
-    return Io::kError;
-  }
+  const ssize_t n = Receive(fd_, data, size);
+  if (n < 0) return Failed(&readable_);
+  if (n == 0) return Io::kEnd;
+  *moved = static_cast<size_t>(n);
+  // A short read emptied the socket; what comes later makes a new event (epoll(7), question 9). An end that was seen
+  // must still be read.
+  if (*moved < size && !peer_ended_) readable_ = false;
+  return Io::kDone;
+}
+
+Io Socket::ReadInto(SplicePipe* pipe, size_t size, size_t* moved) {
+  *moved = 0;
+  if (!readable_) return Io::kAgain;
+  const ssize_t n = Splice(fd_, pipe->write_end(), std::min(size, SplicePipe::kBytesMax));
+  if (n < 0) return Failed(&readable_);
+  if (n == 0) return Io::kEnd;
+  // (Fewer than asked for may mean that the pipe has no slot left: there may be more.)
+  *moved = static_cast<size_t>(n);
+  pipe->Filled(*moved);
+  return Io::kDone;
 }
 
 Io Socket::Write(std::span<iovec>* parts, size_t* moved) {
@@ -109,15 +137,7 @@ Io Socket::Write(std::span<iovec>* parts, size_t* moved) {
   while (!parts->empty()) {
     if (!writable_) return Io::kAgain;
     const ssize_t n = Send(fd_, *parts);
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      if (errno == EAGAIN || errno == EWOULDBLOCK) {
-        writable_ = false;
-        return Io::kAgain;
-      }
-      broken_ = true;
-      return Io::kError;
-    }
+    if (n < 0) return Failed(&writable_);
     *moved += static_cast<size_t>(n);
     size_t left = static_cast<size_t>(n);
     while (!parts->empty() && left >= parts->front().iov_len) {
@@ -132,70 +152,37 @@ Io Socket::Write(std::span<iovec>* parts, size_t* moved) {
   return Io::kDone;
 }
 
-Task<Io> Socket::WriteRest(std::span<iovec> parts, std::chrono::milliseconds stall, uint64_t* moved, TimePoint until) {
-  for (;;) {
-    size_t now = 0;
-    const Io io = Write(&parts, &now);
-    *moved += now;
-    if (io != Io::kAgain) co_return io;
-    const Wait wait = co_await Writable(std::min(loop_->now() + stall, until));
-    if (wait != Wait::kReady) co_return wait == Wait::kTimeout ? Io::kAgain : Io::kError;
-  }
-}
-
-Io Socket::ReadInto(SplicePipe* pipe, size_t size, size_t* moved) {
-  *moved = 0;
-  if (!readable_) return Io::kAgain;
-  for (;;) {
-    const ssize_t n = splice(fd_, nullptr, pipe->write_end(), nullptr, std::min(size, SplicePipe::kBytesMax),
-                             SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-    if (n > 0) {
-      // (Fewer than asked for may mean that the pipe has no slot left: there may be more.)
-      *moved = static_cast<size_t>(n);
-      pipe->Filled(*moved);
-      return Io::kDone;
-    }
-    if (n == 0) return Io::kEnd;
-    if (errno == EINTR) continue;
-    if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      readable_ = false;
-      return Io::kAgain;
-    }
-    broken_ = true;
-    return Io::kError;
-  }
-}
-
 Io Socket::WriteFrom(SplicePipe* pipe, size_t* moved) {
   *moved = 0;
   while (pipe->held() > 0) {
     if (!writable_) return Io::kAgain;
-    const ssize_t n = splice(pipe->read_end(), nullptr, fd_, nullptr, pipe->held(), SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-    if (n > 0) {
-      pipe->Drained(static_cast<size_t>(n));
-      *moved += static_cast<size_t>(n);
-      continue;
-    }
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-      writable_ = false;
-      return Io::kAgain;
-    }
-    broken_ = true;
-    return Io::kError;
+    const ssize_t n = Splice(pipe->read_end(), fd_, pipe->held());
+    if (n == 0) errno = EPIPE;  // not while the pipe holds anything
+    if (n <= 0) return Failed(&writable_);
+    pipe->Drained(static_cast<size_t>(n));
+    *moved += static_cast<size_t>(n);
   }
   return Io::kDone;
 }
 
-Task<Io> Socket::WriteRestFrom(SplicePipe* pipe, std::chrono::milliseconds stall, uint64_t* moved, TimePoint until) {
+template <typename Writer>
+Task<Io> Socket::WriteWhole(Writer write, std::chrono::milliseconds stall, uint64_t* moved, TimePoint until) {
   for (;;) {
     size_t now = 0;
-    const Io io = WriteFrom(pipe, &now);
+    const Io io = write(&now);
     *moved += now;
     if (io != Io::kAgain) co_return io;
     const Wait wait = co_await Writable(std::min(loop_->now() + stall, until));
     if (wait != Wait::kReady) co_return wait == Wait::kTimeout ? Io::kAgain : Io::kError;
   }
+}
+
+Task<Io> Socket::WriteRest(std::span<iovec> parts, std::chrono::milliseconds stall, uint64_t* moved, TimePoint until) {
+  return WriteWhole([this, parts](size_t* now) mutable { return Write(&parts, now); }, stall, moved, until);
+}
+
+Task<Io> Socket::WriteRestFrom(SplicePipe* pipe, std::chrono::milliseconds stall, uint64_t* moved, TimePoint until) {
+  return WriteWhole([this, pipe](size_t* now) { return WriteFrom(pipe, now); }, stall, moved, until);
 }
 
 void Socket::OnEvents(uint32_t events) {

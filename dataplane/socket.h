@@ -108,6 +108,10 @@ class Socket {
     }
   };
 
+  // What a system call that failed just now (errno) says of the connection, and of what `ready` holds.
+  Io Failed(bool* ready);
+  template <typename Writer>  // Io(size_t* moved)
+  Task<Io> WriteWhole(Writer write, std::chrono::milliseconds stall, uint64_t* moved, TimePoint until);
   void OnEvents(uint32_t events);
   static void OnReadTimeout(void* self);
   static void OnWriteTimeout(void* self);

@@ -255,7 +255,7 @@ TEST_F(AnsweredHere, RedirectsKeepWhatTheyDoNotSay) {
              RedirectAt("template", "{ template: \"/u/{id}/**\" }", "status: 302, template: \"/users/{id}/**\""),
              "---\n", RedirectAt("host", "{ prefix: /host }", "host: other.example.com, strip_query: true"), "---\n",
              RedirectAt("scheme", "{ prefix: /scheme }", "scheme: https"), "---\n",
-             RedirectAt("root", "{ prefix: /root }", "status: 303, prefix: /")),
+             RedirectAt("base", "{ prefix: /base }", "status: 303, prefix: /")),
       {"server.trusted_proxies=127.0.0.1/32"});
   const auto location = [&](std::string_view target, std::string_view fields = "") {
     return Get(target, Hosted(fields)).Field("Location").value_or("none");
@@ -268,11 +268,11 @@ TEST_F(AnsweredHere, RedirectsKeepWhatTheyDoNotSay) {
   EXPECT_EQ(location("/host/a", "X-Forwarded-Proto: https\r\n"), "https://other.example.com/host/a");
   EXPECT_EQ(location("/scheme/a?q=1"), "https://api.example.com/scheme/a?q=1");
   EXPECT_EQ(location("/scheme", "X-Forwarded-Proto: https\r\n"), "https://api.example.com:8443/scheme");
-  EXPECT_EQ(location("/root//evil.test"), "/evil.test");
-  EXPECT_EQ(location("/root"), "/");
+  EXPECT_EQ(location("/base//evil.test"), "/evil.test");
+  EXPECT_EQ(location("/base"), "/");
   EXPECT_EQ(Get("/path").status, 301);
   EXPECT_EQ(Get("/old").status, 308);
-  EXPECT_EQ(Get("/root").status, 303);
+  EXPECT_EQ(Get("/base").status, 303);
   EXPECT_THAT(upstream_.requests(), IsEmpty());
 
   // Without a Host there is nowhere to go to.

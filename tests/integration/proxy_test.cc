@@ -1,4 +1,6 @@
 // What a client and a service see of the proxy: real sockets, byte for byte.
+#include "tests/integration/proxy.h"
+
 #include <string>
 #include <vector>
 
@@ -8,58 +10,12 @@
 #include "nlohmann/json.hpp"
 #include "tests/fixtures/ports.h"
 #include "tests/fixtures/scripted_upstream.h"
-#include "tests/integration/programs.h"
 
 namespace gateway::fixtures {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-// One data plane in front of one upstream whose script the test says.
-class Proxy : public ::testing::Test {
- protected:
-  void StartWith(UpstreamScript script, std::string_view service_fields = "", std::string_view route_fields = "",
-                 std::vector<std::string> sets = {}) {
-    upstream_ = std::make_unique<ScriptedUpstream>(std::move(script));
-    DataPlane::Options options;
-    options.policy = ServicePolicyYaml({upstream_->address()}, service_fields, route_fields);
-    options.sets = std::move(sets);
-    gateway_ = std::make_unique<DataPlane>(std::move(options));
-  }
-  Response Get(std::string_view target, std::string_view fields = "") {
-    auto response = Fetch(gateway_->port(), "GET", target, fields);
-    if (!response.ok()) ADD_FAILURE() << target << ": " << response.status();
-    return response.ok() ? *response : Response();
-  }
-  nlohmann::json Echoed(std::string_view target, std::string_view fields = "", std::string_view method = "GET",
-                        std::string_view body = "") {
-    auto response = Fetch(gateway_->port(), method, target, fields, body);
-    if (!response.ok() || response->status != 200) {
-      ADD_FAILURE() << target << ": "
-                    << (response.ok() ? response->head + response->body : response.status().ToString());
-      return {};
-    }
-    return nlohmann::json::parse(response->body);
-  }
-  // All values of a field that the upstream saw.
-  static std::vector<std::string> Seen(const nlohmann::json& echo, const std::string& name) {
-    std::vector<std::string> values;
-    for (const auto& field : echo["fields"]) {
-      std::string each = field[0];
-      std::transform(each.begin(), each.end(), each.begin(), [](unsigned char c) { return std::tolower(c); });
-      if (each == name) values.push_back(field[1]);
-    }
-    return values;
-  }
-  static std::string ReasonOf(const Response& response) {
-    const auto body = nlohmann::json::parse(response.body, nullptr, false);
-    return body.is_object() ? body.value("reason", "") : "no JSON: " + response.body;
-  }
-
-  std::unique_ptr<ScriptedUpstream> upstream_;
-  std::unique_ptr<DataPlane> gateway_;
-};
 
 using List = std::vector<std::string>;
 
@@ -127,136 +83,6 @@ TEST_F(Proxy, KeepsBothConnectionsForTheNextRequest) {
   EXPECT_GE(gateway_->Metric("gateway_upstream_reuses_total"), 4);
 }
 
-TEST_F(Proxy, PassesBodiesOfEverySizeAndFramingBothWays) {
-  StartWith(Respond([](const UpstreamRequest& request) {
-    if (request.target.ends_with("chunked")) {
-      std::string out = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-      for (size_t at = 0; at < request.body.size(); at += 1000) out += Chunk(request.body.substr(at, 1000));
-      return out + Chunk("");
-    }
-    return MakeResponse(200, request.body, request.chunked ? "X-Chunked: 1\r\n" : "");
-  }));
-  std::string body;
-  for (int i = 0; body.size() < 3'000'000; ++i) Append(&body, i, ",");
-  for (const size_t size : {size_t{0}, size_t{1}, size_t{16'000}, size_t{16'384}, size_t{100'000}, body.size()}) {
-    for (const char* target : {"/svc/plain", "/svc/chunked"}) {
-      const std::string part = body.substr(0, size);
-      auto response = Fetch(gateway_->port(), "POST", target, "", part);
-      ASSERT_TRUE(response.ok()) << size << target << response.status();
-      EXPECT_EQ(response->body == part, true) << size << target << " gave " << response->body.size();
-      // The same in chunks, over the same kind of connection.
-      RawClient client(gateway_->port());
-      std::string request = Concat("POST ", target, " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-      for (size_t at = 0; at < part.size(); at += 777) request += Chunk(part.substr(at, 777));
-      request += Chunk("");
-      // Sent whole, while nobody reads: the gateway has to relay both ways at once.
-      ASSERT_TRUE(client.Send(request, Timeout(30'000)).ok());
-      response = client.ReadResponse(Timeout(30'000));
-      ASSERT_TRUE(response.ok()) << size << target << response.status();
-      EXPECT_EQ(response->body == part, true) << size << target;
-      // The connection is in step: another request works.
-      const auto after = client.Request("GET", "/svc/plain");
-      ASSERT_TRUE(after.ok()) << after.status();
-      EXPECT_EQ(after->status, 200);
-    }
-  }
-}
-
-// Long enough to go through a pipe, and no piece of it like another.
-std::string LongBody(char name) {
-  std::string body;
-  while (body.size() < 24'000'000) Append(&body, std::string_view(&name, 1), body.size(), ",");
-  return body;
-}
-
-TEST_F(Proxy, LongBodiesPassUncopiedAndLeaveTheConnectionInStep) {
-  StartWith(Respond([](const UpstreamRequest& request) { return MakeResponse(200, request.body); }));
-  const std::string body = LongBody('a');
-  RawClient client(gateway_->port());
-  for (int i = 0; i < 2; ++i) {
-    // Another request is right behind the body.
-    ASSERT_TRUE(client
-                    .Send(Concat("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: ", body.size(), "\r\n\r\n", body,
-                                 "POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nnext"),
-                          Timeout(30'000))
-                    .ok());
-    auto response = client.ReadResponse(Timeout(30'000));
-    ASSERT_TRUE(response.ok()) << response.status();
-    EXPECT_EQ(response->body == body, true) << response->body.size();
-    response = client.ReadResponse();
-    ASSERT_TRUE(response.ok()) << response.status();
-    EXPECT_EQ(response->body, "next");
-  }
-  EXPECT_GE(gateway_->Metric("gateway_spliced_bytes_total"), 24'000'000);
-  const auto lines = gateway_->LogLines(4);
-  ASSERT_EQ(lines.size(), 4u);
-  EXPECT_GT(lines[0]["bytes_in"], body.size());
-  EXPECT_GT(lines[0]["bytes_out"], body.size());
-  EXPECT_LT(lines[0]["bytes_out"], body.size() + 1000);
-  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") == 0; }));
-}
-
-// Whatever stays in a pipe goes with its request: nobody else's body begins with it.
-TEST_F(Proxy, ALongBodyThatBreaksOffIsNobodyElses) {
-  const std::string body = LongBody('a');
-  const std::string other = LongBody('b');
-  Event stopped, freed;
-  StartWith([&](UpstreamConnection& connection) {
-    while (const auto request = connection.ReadHead()) {
-      if (request->target == "/svc/upload") {
-        if (!connection.stream().ReadExactly(4'000'000, Timeout(30'000)).ok() || !connection.WaitFor(stopped)) return;
-        connection.WaitForEnd();
-        freed.Set();
-        return;
-      }
-      if (request->target == "/svc/cut") {
-        const std::string answer = MakeResponse(200, body);
-        connection.Send(answer.substr(0, answer.size() / 2));
-        return;
-      }
-      if (!connection.Send(MakeResponse(200, request->target == "/svc/other" ? other : body))) return;
-    }
-  });
-  const auto expect_other = [&] {
-    const auto response = Fetch(gateway_->port(), "GET", "/svc/other", "", "", Timeout(30'000));
-    ASSERT_TRUE(response.ok()) << response.status();
-    EXPECT_EQ(response->body == other, true) << response->body.size();
-  };
-  const auto expect_flow = [&](double from) {
-    return WaitFor([&] { return gateway_->Metric("gateway_spliced_bytes_total") > from; });
-  };
-  {
-    // The service goes.
-    const auto response = Fetch(gateway_->port(), "GET", "/svc/cut", "", "", Timeout(30'000));
-    EXPECT_FALSE(response.ok()) << "a clean end of a cut-off answer";
-    expect_other();
-  }
-  {
-    // The client stops reading, then goes.
-    const double from = gateway_->Metric("gateway_spliced_bytes_total");
-    RawClient client(gateway_->port());
-    ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
-    ASSERT_TRUE(client.ReadExactly(4'000'000, Timeout(30'000)).ok());
-    ASSERT_TRUE(expect_flow(from));
-    client.Reset();
-    expect_other();
-  }
-  {
-    // The service stops reading, then the client goes.
-    const double from = gateway_->Metric("gateway_spliced_bytes_total");
-    RawClient client(gateway_->port());
-    (void)client.Send(Concat("POST /svc/upload HTTP/1.1\r\nHost: a\r\nContent-Length: 400000000\r\n\r\n", body),
-                      Timeout(300));
-    ASSERT_TRUE(expect_flow(from));
-    client.Reset();
-    EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_requests_in_flight") == 0; }));
-    stopped.Set();
-    EXPECT_TRUE(freed.Wait());
-  }
-  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") == 0; }));
-  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_requests_in_flight") == 0; }));
-}
-
 TEST_F(Proxy, AnswersPipelinedRequestsInOrder) {
   StartWith(
       Respond([](const UpstreamRequest& request) { return MakeResponse(200, request.target + "|" + request.body); }));
@@ -278,26 +104,6 @@ TEST_F(Proxy, AnswersPipelinedRequestsInOrder) {
     ASSERT_TRUE(response.ok()) << i << ": " << response.status();
     EXPECT_EQ(response->body, Concat("/svc/", i, "|", i % 3 == 0 ? "" : i % 3 == 1 ? "abc" : "def"));
   }
-}
-
-TEST_F(Proxy, SendsNoBodyWhereNoneBelongs) {
-  StartWith(Respond([](const UpstreamRequest& request) -> std::string {
-    if (request.target.ends_with("204")) return "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n";
-    if (request.target.ends_with("304")) return "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: x\r\n\r\n";
-    return request.method == "HEAD" ? "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" : MakeResponse(200, "hello");
-  }));
-  RawClient client(gateway_->port());
-  ASSERT_TRUE(client.Send("HEAD /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
-  auto response = client.ReadResponse(kSoon, true);
-  ASSERT_TRUE(response.ok());
-  EXPECT_EQ(response->Field("Content-Length"), "5");
-  for (const char* target : {"/svc/204", "/svc/304", "/svc"}) {
-    response = client.Request("GET", target);
-    ASSERT_TRUE(response.ok()) << target << response.status();
-    EXPECT_EQ(response->body, std::string(target) == "/svc" ? "hello" : "") << target;
-  }
-  // A body that was announced might still come: behind HEAD and 304 the connection is a new one.
-  EXPECT_EQ(upstream_->connections(), 3);
 }
 
 TEST_F(Proxy, ServesHttp10ClientsWithoutChunks) {
@@ -411,47 +217,6 @@ TEST_F(Proxy, OversizedAnswerHeadIs502) {
   EXPECT_EQ(ReasonOf(Get("/svc")), "upstream_invalid");
 }
 
-TEST_F(Proxy, ATruncatedAnswerLooksTruncated) {
-  StartWith([](UpstreamConnection& connection) {
-    const auto request = connection.ReadRequest();
-    if (!request) return;
-    if (request->target.ends_with("length")) {
-      connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this");
-    } else {
-      connection.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + Chunk("only this"));
-    }
-  });
-  for (const char* target : {"/svc/length", "/svc/chunked"}) {
-    const auto response = Fetch(gateway_->port(), "GET", target);
-    EXPECT_FALSE(response.ok()) << target << ": a clean end of a cut-off answer";
-  }
-  // To an HTTP/1.0 client only the connection's end says where an answer of unknown length ends: it must not be a clean
-  // one.
-  RawClient old(gateway_->port());
-  ASSERT_TRUE(old.Send("GET /svc/chunked HTTP/1.0\r\n\r\n").ok());
-  EXPECT_FALSE(old.ReadToEnd().ok());
-  const auto lines = gateway_->LogLines(3);
-  ASSERT_EQ(lines.size(), 3u);
-  for (const auto& line : lines) {
-    EXPECT_EQ(line["reason"], "upstream_reset") << line;
-    EXPECT_EQ(line["aborted"], true) << line;
-  }
-}
-
-TEST_F(Proxy, AnAnswerWithoutLengthEndsWithItsConnection) {
-  StartWith([](UpstreamConnection& connection) {
-    if (!connection.ReadRequest()) return;
-    connection.Send("HTTP/1.1 200 OK\r\n\r\nall of it");
-  });
-  RawClient client(gateway_->port());
-  for (int i = 0; i < 2; ++i) {
-    const auto response = client.Request("GET", "/svc");
-    ASSERT_TRUE(response.ok()) << response.status();
-    EXPECT_TRUE(response->chunked);
-    EXPECT_EQ(response->body, "all of it");
-  }
-}
-
 TEST_F(Proxy, RepeatsOnAFreshConnectionWhereAKeptOneHadEnded) {
   // The first request of each connection is answered; at the second the connection ends without a word, as if it had
   // timed out.
@@ -549,20 +314,6 @@ TEST_F(Proxy, AClientThatGoesFreesTheServiceAtOnce) {
   EXPECT_EQ(lines[0]["reason"], "client_closed");
 }
 
-TEST_F(Proxy, AClientThatEndsInsideItsBodyFreesTheService) {
-  Event gone;
-  StartWith([&](UpstreamConnection& connection) {
-    if (!connection.ReadHead()) return;
-    connection.WaitForEnd();
-    gone.Set();
-  });
-  RawClient client(gateway_->port());
-  ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf").ok());
-  ASSERT_TRUE(upstream_->WaitForRequests(1));
-  client.Close();
-  EXPECT_TRUE(gone.Wait());
-}
-
 TEST_F(Proxy, AHalfClosedClientStillGetsItsAnswer) {
   Event ended;
   StartWith([&](UpstreamConnection& connection) {
@@ -578,25 +329,6 @@ TEST_F(Proxy, AHalfClosedClientStillGetsItsAnswer) {
   const auto response = client.ReadResponse();
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->body, "late");
-}
-
-TEST_F(Proxy, AnEarlyAnswerEndsTheUploadAndTheConnection) {
-  StartWith([](UpstreamConnection& connection) {
-    if (!connection.ReadHead()) return;
-    connection.Send(MakeResponse(413, "too much"));
-    connection.WaitForEnd();
-  });
-  RawClient client(gateway_->port());
-  ASSERT_TRUE(
-      client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nGET /svc/smuggled HTTP/1.1\r\n")
-          .ok());
-  const auto response = client.ReadResponse();
-  ASSERT_TRUE(response.ok()) << response.status();
-  EXPECT_EQ(response->status, 413);
-  EXPECT_EQ(response->Field("Connection"), "close");
-  (void)client.Send("Host: a\r\n\r\nGET /svc/smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
-  EXPECT_NE(client.WaitForEnd(), PeerEnd::kOpen);
-  EXPECT_EQ(upstream_->request_count(), 1);
 }
 
 TEST_F(Proxy, SlowClientsAreEndedByTheirTimeouts) {
@@ -728,56 +460,6 @@ TEST_F(Proxy, ASecondSignalEndsAtOnceAndDrainTimeoutEndsToo) {
   EXPECT_EQ(gateway_->process().Wait(), (Process::Exit{0, 0}));
 }
 
-TEST_F(Proxy, ABodyThatWasStreamedIsNeverSentTwice) {
-  // The second request of a connection is read to its end, and then the connection ends without an answer.
-  StartWith(
-      [](UpstreamConnection& connection) {
-        if (!connection.ReadRequest()) return;
-        connection.Send(MakeResponse(200, "x"));
-        (void)connection.ReadRequest();
-      },
-      "", "", {"server.workers=1"});
-  for (const char* framing : {"Content-Length: 5", "Transfer-Encoding: chunked"}) {
-    RawClient client(gateway_->port());
-    ASSERT_TRUE(client.Request("GET", "/svc").ok());
-    const int before = upstream_->request_count();
-    // The body comes after the head has gone through: it can't be kept, so it can't be sent again, however idempotent
-    // the method.
-    ASSERT_TRUE(client.Send(Concat("PUT /svc HTTP/1.1\r\nHost: a\r\n", framing, "\r\n\r\n")).ok());
-    ASSERT_TRUE(upstream_->WaitForRequests(before + 1));
-    ASSERT_TRUE(client.Send(framing[0] == 'C' ? "hello" : Chunk("hello") + Chunk("")).ok());
-    const auto response = client.ReadResponse();
-    ASSERT_TRUE(response.ok()) << response.status();
-    EXPECT_EQ(response->status, 502) << framing;
-    EXPECT_EQ(upstream_->request_count(), before + 1) << framing;
-  }
-}
-
-TEST_F(Proxy, AnEarlyHeadGivesItsBodyTheWholeResponseTimeout) {
-  Event uploaded;
-  Event go_on;
-  StartWith(
-      [&](UpstreamConnection& connection) {
-        auto request = connection.ReadHead();
-        if (!request) return;
-        connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc");
-        if (!connection.ReadBody(&*request)) return;
-        uploaded.Set();
-        if (connection.WaitFor(go_on)) connection.Send("def");
-        connection.WaitForEnd();
-      },
-      "timeouts: { response: 20s }\ncircuit_breaker: cb", "---\nkind: CircuitBreaker\nname: cb\ntimeout: 100ms");
-  RawClient client(gateway_->port());
-  ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n1").ok());
-  ASSERT_TRUE(client.ReadUntil("abc").ok());
-  ASSERT_TRUE(client.Send("2").ok());
-  ASSERT_TRUE(uploaded.Wait());
-  // Longer than the breaker's timeout, which was for the head.
-  EXPECT_EQ(client.WaitForEnd(Timeout(400)), PeerEnd::kOpen);
-  go_on.Set();
-  EXPECT_TRUE(client.ReadUntil("def").ok());
-}
-
 TEST_F(Proxy, AnAnswerThatCameWhileTheProcessStoodStillIsNoTimeout) {
   Event stopped;
   Event answered;
@@ -823,22 +505,6 @@ TEST_F(Proxy, TheHeadLimitHoldsHoweverAHeadArrives) {
   EXPECT_EQ(Get("/svc", "Connection: " + many + "\r\n").status, 400);
 }
 
-TEST_F(Proxy, SlowReadersLeaveRoomForOthers) {
-  const std::string body(4'000'000, 'b');
-  StartWith(Ok(body), "", "", {"server.buffer_budget=4MiB"});
-  std::vector<RawClient> slow;
-  for (int i = 0; i < 60; ++i) {
-    slow.emplace_back(gateway_->port());
-    ASSERT_TRUE(slow.back().Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
-  }
-  for (auto& each : slow) ASSERT_TRUE(each.ReadUntil("\r\n\r\n").ok());
-  for (int i = 0; i < 50; ++i) EXPECT_EQ(Get("/health").status, 200);
-  slow.clear();
-  // All of it comes back, to every worker.
-  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") == 0; }));
-  for (int i = 0; i < 50; ++i) EXPECT_EQ(Get("/health").status, 200);
-}
-
 TEST_F(Proxy, AConnectionThatWasNotToldToEndIsServedOnceMoreWhileDraining) {
   Event release;
   StartWith([&](UpstreamConnection& connection) {
@@ -860,31 +526,6 @@ TEST_F(Proxy, AConnectionThatWasNotToldToEndIsServedOnceMoreWhileDraining) {
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->Field("Connection"), "close");
   EXPECT_EQ(gateway_->process().Wait(), (Process::Exit{0, 0})) << gateway_->process().output();
-}
-
-TEST_F(Proxy, ABodyThatComesLateBehindAHeadIsNobodysAnswer) {
-  StartWith(
-      [](UpstreamConnection& connection) {
-        for (;;) {
-          const auto request = connection.ReadRequest();
-          if (!request) return;
-          if (request->method != "HEAD") {
-            if (!connection.Send(MakeResponse(200, "mine"))) return;
-            continue;
-          }
-          // The body that must not be there comes when the next request does.
-          const std::string planted = MakeResponse(200, "planted");
-          if (!connection.Send(Concat("HTTP/1.1 200 OK\r\nContent-Length: ", planted.size(), "\r\n\r\n"))) return;
-          if (connection.ReadHead()) (void)connection.Send(planted);
-        }
-      },
-      "", "", {"server.workers=1"});
-  RawClient client(gateway_->port());
-  ASSERT_TRUE(client.Send("HEAD /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
-  ASSERT_TRUE(client.ReadResponse(kSoon, true).ok());
-  const auto response = client.Request("GET", "/svc");
-  ASSERT_TRUE(response.ok()) << response.status();
-  EXPECT_EQ(response->body, "mine");
 }
 
 TEST_F(Proxy, AnEndpointThatTalksOutOfTurnIsNotReused) {
