@@ -17,6 +17,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
 #include "common/codec.h"
+#include "common/units.h"
 #include "common/version.h"
 #include "common/yaml.h"
 #include "gateway/v1/rules.pb.h"

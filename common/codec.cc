@@ -1,14 +1,9 @@
 #include "common/codec.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <limits>
 #include <optional>
 #include <set>
@@ -16,9 +11,9 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "common/jwk.h"
 #include "common/redaction.h"
 #include "common/resource.h"
+#include "common/units.h"
 #include "gateway/v1/rules.pb.h"
 #include "google/protobuf/duration.pb.h"
 #include "nlohmann/json.hpp"
@@ -35,12 +30,7 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 
-constexpr size_t kFlowWidthMax = 96;   // a list of scalars up to this width is written in one line
-constexpr size_t kSuggestionMax = 64;  // longer words get no "did you mean"
-constexpr size_t kPolicyFilesMax = 10'000;
-constexpr int kPolicyFolderDepthMax = 32;
-constexpr size_t kPolicyBytesMax = 256u << 20;    // of all files of one call
-constexpr int64_t kDurationHoursMax = 1'000'000;  // 114 years: in nanoseconds still an int64
+constexpr size_t kFlowWidthMax = 96;  // a list of scalars up to this width is written in one line
 constexpr int64_t kNanosPerSecond = 1'000'000'000;
 constexpr std::string_view kRedacted = "redacted";
 
@@ -66,28 +56,6 @@ std::vector<std::string> EnumWords(const EnumDescriptor* type) {
     if (type->value(i)->number() != 0) words.push_back(EnumWord(type->value(i)));
   }
   return words;
-}
-
-std::string DidYouMean(std::string_view word, const std::vector<std::string>& candidates) {
-  std::string nearest = NearestName(word, candidates);
-  if (!nearest.empty()) return fmt::format("did you mean '{}'?", nearest);
-  return fmt::format("expected one of: {}", fmt::join(candidates, ", "));
-}
-
-// What was found, as the second half of a message.
-std::string Found(const YamlNode& node, bool secret) {
-  switch (node.kind) {
-    case YamlNode::Kind::kNull:
-      return "nothing";
-    case YamlNode::Kind::kSequence:
-      return "a list";
-    case YamlNode::Kind::kMap:
-      return "a map";
-    case YamlNode::Kind::kScalar:
-      break;
-  }
-  if (secret) return "something else";
-  return node.quoted ? "the string " + QuoteForMessage(node.scalar) : QuoteForMessage(node.scalar);
 }
 
 std::string FormatNumber(double value) { return fmt::format("{:.15g}", value); }
@@ -196,7 +164,7 @@ class Decoder {
                  const std::vector<std::string>& skip) {
     const Descriptor* type = message->GetDescriptor();
     if (node.kind != YamlNode::Kind::kMap) {
-      Problem(node.position, path, fmt::format("expected a map, found {}", Found(node, false)));
+      Problem(node.position, path, fmt::format("expected a map, found {}", DescribeForMessage(node, false)));
       return;
     }
     std::map<const google::protobuf::OneofDescriptor*, std::pair<std::string, int>> chosen;
@@ -277,7 +245,7 @@ class Decoder {
     message->GetReflection()->ClearField(message, field);
     if (node.kind == YamlNode::Kind::kNull) return;
     if (node.kind != YamlNode::Kind::kMap) {
-      Problem(node.position, path, fmt::format("expected a map, found {}", Found(node, false)));
+      Problem(node.position, path, fmt::format("expected a map, found {}", DescribeForMessage(node, false)));
       return;
     }
     const FieldDescriptor* key_field = field->message_type()->map_key();
@@ -365,7 +333,7 @@ class Decoder {
                           number ? " " + WholeRange<T>(field, static_cast<double>(Limits::min()),
                                                        static_cast<double>(Limits::max()))
                                  : "",
-                          Found(node, RulesOf(field).secret())));
+                          DescribeForMessage(node, RulesOf(field).secret())));
       return false;
     }
     return true;
@@ -374,7 +342,8 @@ class Decoder {
   bool DecodeScalar(const YamlNode& node, const std::string& path, const FieldDescriptor* field, Value* value) {
     const v1::FieldRules& rules = RulesOf(field);
     auto refuse = [&](std::string_view expected) {
-      Problem(node.position, path, fmt::format("expected {}, found {}", expected, Found(node, rules.secret())));
+      Problem(node.position, path,
+              fmt::format("expected {}, found {}", expected, DescribeForMessage(node, rules.secret())));
       return false;
     };
     if (node.kind != YamlNode::Kind::kScalar) return refuse(ExpectedOf(field));
@@ -399,7 +368,7 @@ class Decoder {
         std::string nearest = NearestName(node.scalar, words);
         Problem(node.position, path,
                 fmt::format("expected {}{}, found {}{}", words.size() > 1 ? "one of: " : "",
-                            fmt::format("{}", fmt::join(words, ", ")), Found(node, rules.secret()),
+                            fmt::format("{}", fmt::join(words, ", ")), DescribeForMessage(node, rules.secret()),
                             nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest)));
         return false;
       }
@@ -462,7 +431,7 @@ class Decoder {
       }
     }
     if (field->is_repeated()) return true;  // the range is of the list's length
-    std::string problem = RangeProblem(field, number, Found(node, rules.secret()));
+    std::string problem = RangeProblem(field, number, DescribeForMessage(node, rules.secret()));
     if (problem.empty()) return true;
     Problem(node.position, path, problem);
     return false;
@@ -778,46 +747,6 @@ nlohmann::ordered_json EncodeJson(const Message& message) {
   return object;
 }
 
-// ---- Files ----
-
-// The text of a file or of standard input, at most one byte more than may be parsed, so that the parser refuses it.
-std::optional<std::string> ReadAll(std::istream& in) {
-  const size_t most = YamlLimits().bytes_max + 1;
-  std::string text;
-  std::vector<char> chunk(64 << 10);
-  while (text.size() < most && in) {
-    in.read(chunk.data(), static_cast<std::streamsize>(std::min(chunk.size(), most - text.size())));
-    text.append(chunk.data(), static_cast<size_t>(in.gcount()));
-  }
-  if (in.bad()) return std::nullopt;
-  return text;
-}
-
-// Names that begin with a dot are left out: what Kubernetes mounts holds every file twice, once below "..data".
-void ListFolder(const std::filesystem::path& folder, int depth, std::vector<std::string>* files,
-                std::vector<PolicyProblem>* problems) {
-  auto problem = [&](std::string message) { problems->push_back({folder.string(), {}, "", "", std::move(message)}); };
-  if (depth > kPolicyFolderDepthMax)
-    return problem(fmt::format("nested deeper than {} folders", kPolicyFolderDepthMax));
-  std::vector<std::filesystem::path> entries;
-  std::error_code error;
-  for (std::filesystem::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    entries.push_back(it->path());
-    if (entries.size() > kPolicyFilesMax) return problem(fmt::format("more than {} entries", kPolicyFilesMax));
-  }
-  if (error) return problem(fmt::format("cannot be listed: {}", error.message()));
-  std::sort(entries.begin(), entries.end());
-  for (const std::filesystem::path& entry : entries) {
-    if (entry.filename().string().starts_with(".")) continue;
-    std::error_code ignored;  // what can't be examined is tried as a file, and said if that fails
-    if (std::filesystem::is_directory(entry, ignored)) {
-      ListFolder(entry, depth + 1, files, problems);
-    } else if (entry.extension() == ".yaml" || entry.extension() == ".yml") {
-      files->push_back(entry.string());
-    }
-  }
-}
-
 }  // namespace
 
 void DecodeYaml(const YamlNode& node, Message* message, std::vector<FieldProblem>* problems, SourceMap* sources,
@@ -846,307 +775,6 @@ std::string EncodeResourceJson(const v1::Resource& resource) {
     object.update(EncodeJson(*body));
   }
   return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
-std::string PolicyProblem::ToString() const {
-  std::string text = file;
-  if (position.line > 0) text += fmt::format("{}{}:{}", text.empty() ? "" : ":", position.line, position.column);
-  for (const std::string& part : {resource, field, message}) {
-    if (part.empty()) continue;
-    if (!text.empty()) text += ": ";
-    text += part;
-  }
-  return text;
-}
-
-std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view file,
-                                        std::vector<PolicyProblem>* problems) {
-  std::vector<PolicyDocument> documents;
-  std::vector<YamlProblem> yaml_problems;
-  std::vector<YamlNode> nodes = ParseYaml(text, &yaml_problems);
-  for (YamlProblem& problem : yaml_problems) {
-    problems->push_back({std::string(file), problem.position, "", "", std::move(problem.message)});
-  }
-  std::vector<std::string> kinds(ResourceKinds().begin(), ResourceKinds().end());
-  for (const YamlNode& node : nodes) {
-    if (node.kind == YamlNode::Kind::kNull) continue;
-    auto problem = [&](YamlPosition position, std::string resource, std::string field, std::string message) {
-      problems->push_back({std::string(file), position, std::move(resource), std::move(field), std::move(message)});
-    };
-    if (node.kind != YamlNode::Kind::kMap) {
-      problem(node.position, "", "", "expected a document with kind and name, found " + Found(node, false));
-      continue;
-    }
-    const YamlNode* kind = node.Find("kind");
-    const YamlNode* name = node.Find("name");
-    std::string label = kind != nullptr && kind->kind == YamlNode::Kind::kScalar ? kind->scalar : "";
-    if (label.size() > 128 || !std::all_of(label.begin(), label.end(), absl::ascii_isalnum)) label = "";
-    if (!label.empty() && name != nullptr && CheckName(name->scalar).ok()) label += "/" + name->scalar;
-    if (kind == nullptr || kind->kind != YamlNode::Kind::kScalar) {
-      problem(kind == nullptr ? node.position : kind->position, label, "kind",
-              fmt::format("{}expected one of: {}", kind == nullptr ? "is required; " : "", fmt::join(kinds, ", ")));
-      continue;
-    }
-    PolicyDocument document;
-    document.file = file;
-    document.position = node.position;
-    Message* body = MutableBodyOf(&document.resource, kind->scalar);
-    if (body == nullptr) {
-      // "route" and "Routes" name it plainly enough to say what was meant, not to be taken for it.
-      absl::StatusOr<std::string> meant = CanonicalKind(kind->scalar);
-      problem(kind->position, label, "kind",
-              fmt::format("unknown kind {}; {}", QuoteForMessage(kind->scalar),
-                          meant.ok() ? fmt::format("did you mean '{}'?", *meant) : DidYouMean(kind->scalar, kinds)));
-      continue;
-    }
-    std::vector<FieldProblem> field_problems;
-    DecodeYaml(node, body, &field_problems, &document.sources, {"kind"});
-    bool name_told = std::any_of(field_problems.begin(), field_problems.end(),
-                                 [](const FieldProblem& told) { return told.field == "name"; });
-    if (absl::Status status = CheckName(KeyOf(document.resource).name); !status.ok() && !name_told) {
-      field_problems.push_back({name == nullptr ? node.position : name->position, "name",
-                                name == nullptr ? "is required" : std::string(status.message())});
-    }
-    for (FieldProblem& told : field_problems) {
-      problem(told.position, label, std::move(told.field), std::move(told.message));
-    }
-    documents.push_back(std::move(document));
-  }
-  return documents;
-}
-
-// Puts the text of every `jwks.file` into `inline`. A relative path is relative to the document's file.
-static void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<PolicyProblem>* problems) {
-  if (!document->resource.has_auth()) return;
-  v1::Auth* auth = document->resource.mutable_auth();
-  for (int i = 0; i < auth->methods_size(); ++i) {
-    if (!auth->methods(i).has_jwt() || auth->methods(i).jwt().jwks().source_case() != v1::Jwks::kFile) continue;
-    v1::Jwks* jwks = auth->mutable_methods(i)->mutable_jwt()->mutable_jwks();
-    std::filesystem::path path = jwks->file();
-    if (path.is_relative() && file != "-") path = std::filesystem::path(file).parent_path() / path;
-    const std::string field = fmt::format("methods[{}].jwt.jwks.file", i);
-    const auto refuse = [&](std::string message) {
-      YamlPosition position = document->position;
-      if (const auto found = document->sources.find(field); found != document->sources.end()) position = found->second;
-      problems->push_back({document->file, position, KeyOf(document->resource).ToString(), field, std::move(message)});
-    };
-    errno = 0;
-    std::string text;
-    std::error_code error;
-    // A pipe could be waited for without end.
-    if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
-      refuse(fmt::format("{} is no file", QuoteForMessage(path.string())));
-      continue;
-    }
-    std::ifstream in(path, std::ios::binary);
-    text.resize(JwkSet::kTextBytesMax + 1);
-    if (in) in.read(text.data(), static_cast<std::streamsize>(text.size()));
-    if (!in && !in.eof()) {
-      refuse(fmt::format("{} cannot be read: {}", QuoteForMessage(path.string()),
-                         std::generic_category().message(errno == 0 ? EIO : errno)));
-      continue;
-    }
-    text.resize(static_cast<size_t>(in.gcount()));
-    if (absl::Status status = CheckJwks(text); !status.ok()) {
-      refuse(fmt::format("{}: {}", QuoteForMessage(path.string()), std::string(status.message())));
-      continue;
-    }
-    jwks->set_inline_(std::move(text));
-  }
-}
-
-std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
-                                            std::vector<PolicyProblem>* problems) {
-  std::vector<std::string> files;
-  for (const std::string& path : paths) {
-    std::error_code ignored;  // a path that isn't there fails when it is opened, with a better message
-    if (path != "-" && std::filesystem::is_directory(path, ignored)) {
-      ListFolder(path, 0, &files, problems);
-    } else {
-      files.push_back(path);
-    }
-  }
-  if (files.size() > kPolicyFilesMax) {
-    problems->push_back({"", {}, "", "", fmt::format("more than {} files", kPolicyFilesMax)});
-    return {};
-  }
-  std::vector<PolicyDocument> documents;
-  std::map<ResourceKey, std::string> seen;  // where each resource stands
-  size_t bytes = 0;
-  for (const std::string& file : files) {
-    std::optional<std::string> text;
-    if (file == "-") {
-      text = ReadAll(std::cin);
-    } else {
-      errno = 0;
-      std::ifstream in(file, std::ios::binary);
-      if (in) text = ReadAll(in);
-    }
-    if (!text.has_value()) {
-      int code = errno == 0 ? EIO : errno;
-      problems->push_back({file, {}, "", "", "cannot be read: " + std::generic_category().message(code)});
-      continue;
-    }
-    std::string shown = file == "-" ? "standard input" : file;
-    bytes += text->size();
-    if (bytes > kPolicyBytesMax) {
-      problems->push_back(
-          {shown, {}, "", "", fmt::format("all files together are longer than {} bytes", kPolicyBytesMax)});
-      break;
-    }
-    for (PolicyDocument& document : ParsePolicy(*text, shown, problems)) {
-      ResourceKey key = KeyOf(document.resource);
-      auto [first, added] =
-          seen.emplace(key, fmt::format("{}:{}:{}", shown, document.position.line, document.position.column));
-      if (!added && !key.name.empty()) {
-        problems->push_back(
-            {shown, document.position, key.ToString(), "", fmt::format("is given twice; first at {}", first->second)});
-        continue;
-      }
-      InlineFiles(file, &document, problems);
-      documents.push_back(std::move(document));
-    }
-  }
-  return documents;
-}
-
-std::string FormatDuration(const Duration& duration) {
-  int64_t seconds = duration.seconds();
-  int64_t nanos = duration.nanos();
-  std::string sign;
-  if (seconds < 0 || nanos < 0) {
-    sign = "-";
-    seconds = -seconds;
-    nanos = -nanos;
-  }
-  if (nanos == 0) {
-    if (seconds != 0 && seconds % 3600 == 0) return fmt::format("{}{}h", sign, seconds / 3600);
-    if (seconds != 0 && seconds % 60 == 0) return fmt::format("{}{}m", sign, seconds / 60);
-    return fmt::format("{}{}s", sign, seconds);
-  }
-  // The finest unit that is needed; a long duration is two parts, "3600s1ns".
-  auto [divisor, unit] = nanos % 1'000'000 == 0 ? std::pair(1'000'000, "ms")
-                         : nanos % 1'000 == 0   ? std::pair(1'000, "us")
-                                                : std::pair(1, "ns");
-  if (seconds < 1'000'000) return fmt::format("{}{}{}", sign, (seconds * kNanosPerSecond + nanos) / divisor, unit);
-  return fmt::format("{}{}s{}{}", sign, seconds, nanos / divisor, unit);
-}
-
-std::string FormatSize(uint64_t bytes) {
-  static constexpr std::pair<int, std::string_view> kUnits[] = {{40, "TiB"}, {30, "GiB"}, {20, "MiB"}, {10, "KiB"}};
-  for (const auto& [shift, unit] : kUnits) {
-    if (bytes != 0 && bytes % (uint64_t{1} << shift) == 0) return fmt::format("{}{}", bytes >> shift, unit);
-  }
-  return std::to_string(bytes);
-}
-
-absl::StatusOr<Duration> ParseDuration(std::string_view text) {
-  auto refuse = [&](std::string_view expected) {
-    return absl::InvalidArgumentError(fmt::format("expected {}, found {}", expected, QuoteForMessage(text)));
-  };
-  constexpr std::string_view kExpected = "a duration such as 250ms, 30s or 1m";
-  static constexpr std::pair<std::string_view, int64_t> kUnits[] = {{"h", 3600 * kNanosPerSecond},
-                                                                    {"m", 60 * kNanosPerSecond},
-                                                                    {"s", kNanosPerSecond},
-                                                                    {"ms", 1'000'000},
-                                                                    {"us", 1'000},
-                                                                    {"ns", 1}};
-  constexpr int64_t kMax = kDurationHoursMax * 3600 * kNanosPerSecond;
-  if (text.starts_with('-')) return refuse("a duration that is not negative");
-  int64_t total = 0;
-  int64_t last_unit = std::numeric_limits<int64_t>::max();
-  std::string_view rest = text;
-  if (rest.empty()) return refuse(kExpected);
-  while (!rest.empty()) {
-    size_t whole = 0;
-    while (whole < rest.size() && absl::ascii_isdigit(rest[whole])) ++whole;
-    if (whole == 0) return refuse(kExpected);
-    std::string_view fraction;
-    size_t length = whole;
-    if (length < rest.size() && rest[length] == '.') {
-      size_t begin = ++length;
-      while (length < rest.size() && absl::ascii_isdigit(rest[length])) ++length;
-      fraction = rest.substr(begin, length - begin);
-      if (fraction.empty()) return refuse(kExpected);
-    }
-    size_t unit_end = length;
-    while (unit_end < rest.size() && absl::ascii_isalpha(rest[unit_end])) ++unit_end;
-    std::string_view unit_name = rest.substr(length, unit_end - length);
-    int64_t unit = 0;
-    if (unit_name.empty()) {
-      if (rest.data() != text.data()) return refuse(kExpected);  // "1h30": thirty of what?
-      unit = kNanosPerSecond;
-    }
-    for (const auto& [name, nanos] : kUnits) {
-      if (unit_name == name) unit = nanos;
-    }
-    if (unit == 0) return refuse("a duration such as 250ms, 30s or 1m (units: h, m, s, ms, us, ns)");
-    if (unit >= last_unit) return refuse("the units of a duration from the largest down, each once");
-    last_unit = unit;
-    int64_t number = 0;
-    auto [end, error] = std::from_chars(rest.data(), rest.data() + whole, number);
-    if (error != std::errc() || number > (kMax - total) / unit) {
-      return refuse(fmt::format("a duration of at most {}h", kDurationHoursMax));
-    }
-    total += number * unit;
-    int64_t scale = unit;
-    for (char digit : fraction) {
-      if (scale % 10 != 0 && digit != '0') return refuse("a duration of whole nanoseconds");
-      scale /= 10;
-      total += (digit - '0') * scale;
-    }
-    if (total > kMax) return refuse(fmt::format("a duration of at most {}h", kDurationHoursMax));
-    rest.remove_prefix(unit_end);
-  }
-  Duration duration;
-  duration.set_seconds(total / kNanosPerSecond);
-  duration.set_nanos(static_cast<int32_t>(total % kNanosPerSecond));
-  return duration;
-}
-
-absl::StatusOr<uint64_t> ParseSize(std::string_view text) {
-  auto refuse = [&](std::string_view expected) {
-    return absl::InvalidArgumentError(fmt::format("expected {}, found {}", expected, QuoteForMessage(text)));
-  };
-  uint64_t number = 0;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error == std::errc::result_out_of_range) return refuse("a size below 16384PiB");
-  if (error != std::errc()) return refuse("a size such as 64KiB or 10MiB");
-  std::string_view unit = text.substr(static_cast<size_t>(end - text.data()));
-  static constexpr std::pair<std::string_view, int> kUnits[] = {{"", 0},     {"B", 0},    {"KiB", 10},
-                                                                {"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
-  for (const auto& [name, shift] : kUnits) {
-    if (unit != name) continue;
-    if (number > std::numeric_limits<uint64_t>::max() >> shift) return refuse("a size below 16384PiB");
-    return number << shift;
-  }
-  return refuse("a size such as 64KiB or 10MiB (units: B, KiB, MiB, GiB, TiB)");
-}
-
-std::string NearestName(std::string_view word, const std::vector<std::string>& candidates) {
-  if (word.size() > kSuggestionMax) return "";
-  size_t best = 1 + word.size() / 3;
-  const std::string* nearest = nullptr;
-  for (const std::string& candidate : candidates) {
-    // Levenshtein's distance, one row at a time.
-    std::vector<size_t> row(candidate.size() + 1);
-    for (size_t i = 0; i < row.size(); ++i) row[i] = i;
-    for (size_t i = 1; i <= word.size(); ++i) {
-      size_t diagonal = row[0];
-      row[0] = i;
-      for (size_t k = 1; k <= candidate.size(); ++k) {
-        size_t substituted = diagonal + (absl::ascii_tolower(word[i - 1]) != absl::ascii_tolower(candidate[k - 1]));
-        diagonal = row[k];
-        row[k] = std::min({row[k] + 1, row[k - 1] + 1, substituted});
-      }
-    }
-    if (row.back() < best || (row.back() == best && nearest == nullptr)) {
-      best = row.back();
-      nearest = &candidate;
-    }
-  }
-  // A word of which nothing stayed is not "near".
-  return nearest == nullptr || best >= word.size() ? "" : *nearest;
 }
 
 }  // namespace gateway

@@ -13,7 +13,6 @@
 #include <string_view>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "common/yaml.h"
 #include "gateway/v1/policy.pb.h"
 #include "google/protobuf/message.h"
@@ -47,46 +46,6 @@ std::string EncodeYaml(const google::protobuf::Message& message, int indent = 0)
 std::string EncodeResource(const v1::Resource& resource);
 // The same as JSON, one object, the same names and spellings as the YAML.
 std::string EncodeResourceJson(const v1::Resource& resource);
-
-// A resource read from a file.
-struct PolicyDocument {
-  v1::Resource resource;
-  std::string file;
-  YamlPosition position;
-  SourceMap sources;
-};
-
-struct PolicyProblem {
-  std::string file;
-  YamlPosition position;
-  std::string resource;  // "Route/orders", as far as known
-  std::string field;
-  std::string message;
-  // "policy.yaml:12:3: Route/orders: match.path.prefix: ..."
-  std::string ToString() const;
-};
-
-// Every document of one file's text; `file` is its name in messages. Empty documents are skipped. Does not check
-// references. A document with problems is among the results too, without what was wrong in it: use none of them where
-// there are problems.
-std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view file,
-                                        std::vector<PolicyProblem>* problems);
-
-// Reads files and directories (*.yaml, *.yml, sorted, recursively, without hidden ones; at most 10,000 files) and "-"
-// (standard input). The same resource twice is a problem. What documents name as files (`jwks.file`, relative to the
-// document) is read and put into them.
-std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
-                                            std::vector<PolicyProblem>* problems);
-
-// "1m", "1500ms"; "10MiB", "100".
-std::string FormatDuration(const google::protobuf::Duration& duration);
-std::string FormatSize(uint64_t bytes);
-// InvalidArgument says what was expected.
-absl::StatusOr<google::protobuf::Duration> ParseDuration(std::string_view text);
-absl::StatusOr<uint64_t> ParseSize(std::string_view text);
-
-// The candidate nearest to `word` (edit distance at most 1 + length/3), or "".
-std::string NearestName(std::string_view word, const std::vector<std::string>& candidates);
 
 }  // namespace gateway
 

@@ -15,6 +15,7 @@
 #include "common/password.h"
 #include "common/route_table.h"
 #include "common/text.h"
+#include "common/units.h"
 #include "common/yaml.h"
 #include "re2/re2.h"
 #include "spdlog/fmt/fmt.h"

@@ -502,4 +502,19 @@ bool IsValidUtf8(std::string_view text) {
   return true;
 }
 
+std::string DescribeForMessage(const YamlNode& node, bool secret) {
+  switch (node.kind) {
+    case YamlNode::Kind::kNull:
+      return "nothing";
+    case YamlNode::Kind::kSequence:
+      return "a list";
+    case YamlNode::Kind::kMap:
+      return "a map";
+    case YamlNode::Kind::kScalar:
+      break;
+  }
+  if (secret) return "something else";
+  return node.quoted ? "the string " + QuoteForMessage(node.scalar) : QuoteForMessage(node.scalar);
+}
+
 }  // namespace gateway

@@ -63,6 +63,8 @@ std::string YamlScalar(std::string_view value);
 
 // `text` as a message shows it: in single quotes, control characters and broken UTF-8 escaped, a long one cut short.
 std::string QuoteForMessage(std::string_view text);
+// What stands at a node, as the second half of a message: "a list", "the string \"x\""; not the text of a secret.
+std::string DescribeForMessage(const YamlNode& node, bool secret);
 
 bool IsValidUtf8(std::string_view text);
 

@@ -19,7 +19,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/bootstrap.h"
-#include "common/codec.h"
+#include "common/policy_files.h"
 #include "common/resource.h"
 #include "common/version.h"
 #include "dataplane/config_cache.h"

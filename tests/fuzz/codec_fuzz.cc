@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/codec.h"
+#include "common/policy_files.h"
 #include "common/resource.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

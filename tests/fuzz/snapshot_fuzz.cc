@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "common/codec.h"
+#include "common/policy_files.h"
 #include "common/snapshot.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -7,7 +7,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "common/codec.h"
+#include "common/units.h"
 #include "common/version.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/completion.h"

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/codec.h"
+#include "common/units.h"
 #include "common/yaml.h"
 #include "gateway/v1/policy.pb.h"
 

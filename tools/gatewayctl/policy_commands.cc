@@ -12,6 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/codec.h"
+#include "common/policy_files.h"
+#include "common/units.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/diff.h"
 #include "tools/gatewayctl/effective.h"

@@ -10,6 +10,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "common/codec.h"
+#include "common/units.h"
 #include "tools/gatewayctl/format.h"
 #include "tools/gatewayctl/table.h"
 

@@ -9,7 +9,9 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "common/policy_files.h"
 #include "common/resource.h"
+#include "common/units.h"
 #include "gateway/v1/bootstrap.pb.h"
 #include "gateway/v1/rules.pb.h"
 #include "google/protobuf/duration.pb.h"

@@ -2,6 +2,7 @@
 
 #include "absl/strings/match.h"
 #include "common/codec.h"
+#include "common/policy_files.h"
 #include "gtest/gtest.h"
 
 namespace gateway {

@@ -14,7 +14,7 @@
 #include <tuple>
 #include <vector>
 
-#include "common/codec.h"
+#include "common/policy_files.h"
 #include "common/snapshot.h"
 
 // A sanitizer has its own operator new, which checks more than ours would.

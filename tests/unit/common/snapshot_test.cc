@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "common/codec.h"
+#include "common/policy_files.h"
 #include "common/route_table.h"
 
 namespace gateway {

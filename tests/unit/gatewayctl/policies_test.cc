@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "common/codec.h"
+#include "common/policy_files.h"
 #include "common/resource.h"
 #include "common/snapshot.h"
 #include "gmock/gmock.h"

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "common/codec.h"
+#include "common/policy_files.h"
 #include "common/resource.h"
 #include "gtest/gtest.h"
 

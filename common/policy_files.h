@@ -1,0 +1,47 @@
+// Policy as files: documents of YAML, each a resource, with the place of everything in them.
+#ifndef GATEWAY_COMMON_POLICY_FILES_H_
+#define GATEWAY_COMMON_POLICY_FILES_H_
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/codec.h"
+#include "common/yaml.h"
+#include "gateway/v1/policy.pb.h"
+
+namespace gateway {
+
+// A resource read from a file.
+struct PolicyDocument {
+  v1::Resource resource;
+  std::string file;
+  YamlPosition position;
+  SourceMap sources;
+};
+
+struct PolicyProblem {
+  std::string file;
+  YamlPosition position;
+  std::string resource;  // "Route/orders", as far as known
+  std::string field;
+  std::string message;
+  // "policy.yaml:12:3: Route/orders: match.path.prefix: ..."
+  std::string ToString() const;
+};
+
+// Every document of one file's text; `file` is its name in messages. Empty documents are skipped. Does not check
+// references. A document with problems is among the results too, without what was wrong in it: use none of them where
+// there are problems.
+std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view file,
+                                        std::vector<PolicyProblem>* problems);
+
+// Reads files and directories (*.yaml, *.yml, sorted, recursively, without hidden ones; at most 10,000 files) and "-"
+// (standard input). The same resource twice is a problem. What documents name as files (`jwks.file`, relative to the
+// document) is read and put into them.
+std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
+                                            std::vector<PolicyProblem>* problems);
+
+}  // namespace gateway
+
+#endif  // GATEWAY_COMMON_POLICY_FILES_H_
