@@ -769,8 +769,9 @@ struct ConfigClient::Impl {
       limit->set_name(row.name);
       limit->set_keys(row.stats.keys);
       limit->set_overflowed(row.stats.overflowed);
-      // Counts that not every limiter keeps.
-      FillCounts(row.stats, limit);
+      limit->set_allowed(row.stats.allowed);
+      limit->set_refused(row.stats.refused);
+      if (row.redis) limit->set_unavailable(!options.redis_away || options.redis_away());
       if (row.leases != nullptr) {
         const LeaseTable::Stats stats = row.leases->stats();
         limit->set_keys(stats.keys);
@@ -782,14 +783,6 @@ struct ConfigClient::Impl {
       if (!fits(report.limits(), *limit)) break;
     }
     return report;
-  }
-
-  template <typename Stats>
-  static void FillCounts(const Stats& stats, v1::LimitReport* limit) {
-    if constexpr (requires { stats.allowed; }) {
-      limit->set_allowed(stats.allowed);
-      limit->set_refused(stats.refused);
-    }
   }
 
   void SendReport(SteadyTime now) {

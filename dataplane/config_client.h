@@ -30,6 +30,8 @@ struct ConfigClientOptions {
   uint32_t workers = 1;
   uint16_t main_port = 0;    // as bound
   uint16_t health_port = 0;  // where Consul's check asks /health
+  // Whether limits of scope redis do as their on_unavailable says; empty: they do. The configuration thread asks.
+  std::function<bool()> redis_away;
 };
 
 // Owns the configuration thread: the stream to the first control plane that answers, reconnects with jitter

@@ -251,6 +251,11 @@ int Run(int argc, char** argv) {
   client_options.bootstrap = config;
   client_options.workers = static_cast<uint32_t>(worker_count);
   client_options.main_port = listeners->port;
+  client_options.redis_away = [&workers] {
+    return std::any_of(workers.begin(), workers.end(), [](const auto& worker) {
+      return worker->redis() == nullptr || !worker->redis()->counters().up.load(std::memory_order_relaxed);
+    });
+  };
   std::unique_ptr<ConfigClient> client;
   std::unique_ptr<AdminHttp> admin;
   if (config.metrics().enabled()) {

@@ -270,7 +270,12 @@ struct RuntimeState::Impl {
       std::shared_ptr<CircuitBreaker> breaker;
     };
     std::vector<Breaker> breakers;  // sorted by service
-    std::vector<std::pair<std::string, std::shared_ptr<RateLimiter>>> limiters;
+    struct Limiter {
+      std::string first;  // its name
+      std::shared_ptr<RateLimiter> limiter;
+      bool redis;  // scope
+    };
+    std::vector<Limiter> limiters;
     std::vector<std::pair<std::string, std::shared_ptr<LeaseTable>>> leases;
     std::vector<std::pair<std::string, std::shared_ptr<Bulkhead>>> bulkheads;
     std::vector<std::pair<std::string, std::shared_ptr<OutlierEjector>>> ejectors;           // by the service's name
@@ -746,7 +751,9 @@ void RuntimeState::Impl::PublishRows() {
     fresh.breakers.push_back({kept.value.service, kept.value.policy.name, kept.value.breaker});
   }
   for (const auto& [name, kept] : leases) fresh.leases.emplace_back(name, kept.value.table);
-  for (const auto& [name, kept] : limiters) fresh.limiters.emplace_back(name, kept.value.limiter);
+  for (const auto& [name, kept] : limiters) {
+    fresh.limiters.push_back({name, kept.value.limiter, kept.value.policy.scope == v1::RateLimit::REDIS});
+  }
   for (const auto& [key, kept] : runtimes) {
     if (kept.value->bulkhead != nullptr) fresh.bulkheads.emplace_back(kept.value->name, kept.value->bulkhead);
   }
@@ -890,12 +897,12 @@ std::vector<RuntimeState::BulkheadRow> RuntimeState::Bulkheads() const {
 std::vector<RuntimeState::LimitRow> RuntimeState::Limits() const {
   std::vector<LimitRow> result;
   absl::MutexLock lock(&impl_->mutex);
-  for (const auto& [name, limiter] : impl_->rows.limiters) {
+  for (const auto& [name, limiter, redis] : impl_->rows.limiters) {
     std::shared_ptr<const LeaseTable> leases;
     for (const auto& [other, table] : impl_->rows.leases) {
       if (other == name) leases = table;
     }
-    result.push_back({name, limiter->stats(), std::move(leases)});
+    result.push_back({name, limiter->stats(), std::move(leases), redis});
   }
   return result;
 }

@@ -190,6 +190,7 @@ class RuntimeState {
     std::string name;
     RateLimiter::Stats stats;
     std::shared_ptr<const LeaseTable> leases;  // of scope fleet, else null
+    bool redis = false;                        // of scope redis
   };
   std::vector<LimitRow> Limits() const;
   // The limits of scope fleet in use, by name. Thread-safe.

@@ -344,6 +344,35 @@ TEST(RedisLimits, WhileRedisIsAwayEachDoesAsItsPolicySays) {
   EXPECT_TRUE(WaitFor([&] { return gateway.Metric("gateway_redis_up") == 2; }));
 }
 
+TEST(RedisLimits, TheFleetIsToldWhereRedisIsAway) {
+  RedisServer redis;
+  ScriptedUpstream upstream(Ok("x"));
+  ControlPlane control;
+  control.Apply(
+      PolicyYaml(upstream, "shared", LimitYaml("shared", "limit: { requests: 3, window: 1h }\nscope: redis")));
+  DataPlane gateway({.control_planes = {control.stream_port()}, .name = "dp-1", .sets = RedisSets(redis)});
+  DataPlane without({.control_planes = {control.stream_port()}, .name = "dp-2"});
+  const auto told = [&](std::string_view data_plane, bool away) {
+    std::string out;
+    EXPECT_TRUE(WaitFor([&] {
+      out = control.Ctl({"limits", "-o", "json"}).out;
+      const auto json = nlohmann::json::parse(out);
+      if (!json.contains("limits")) return false;
+      for (const auto& row : json["limits"]) {
+        if (row["data_plane"] == data_plane) return row["limit"].value("unavailable", false) == away;
+      }
+      return false;
+    })) << data_plane
+        << ": " << out;
+  };
+  told("dp-1", false);
+  told("dp-2", true);
+  redis.Kill();
+  told("dp-1", true);
+  redis.Restart();
+  told("dp-1", false);
+}
+
 // A Redis that accepts and says nothing: no request waits much longer than 20 ms, requests of other routes not at all.
 TEST(RedisLimits, AStoppedRedisHoldsNobodyUp) {
   RedisServer redis;
