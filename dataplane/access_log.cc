@@ -234,7 +234,7 @@ void AppendTime(SecondText* seconds, std::chrono::system_clock::time_point time,
   out->Literal("Z");
 }
 
-// Every line has every field, "" or null where there is nothing, but for the last two.
+// Every line has every field, "" or null where there is nothing, but for the last three.
 void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Literal("{\"time\":\"");
   AppendTime(seconds, record.time, out);
@@ -276,6 +276,10 @@ void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Escaped(record.policy, kNameBytesMax);
   out->Literal("\",\"revision\":");
   out->Number(record.revision);
+  if (record.attempts > 1) {
+    out->Literal(",\"attempts\":");
+    out->Number(record.attempts);
+  }
   if (!record.detail.empty()) {
     out->Literal(",\"detail\":\"");
     out->Escaped(record.detail, kDetailBytesMax);
@@ -321,6 +325,10 @@ void AppendText(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Literal(" revision=");
   out->Number(record.revision);
   field(" id=", record.request_id, kNameBytesMax);
+  if (record.attempts > 1) {
+    out->Literal(" attempts=");
+    out->Number(record.attempts);
+  }
   if (record.aborted) out->Literal(" aborted");
   if (!record.detail.empty()) {
     out->Literal(" detail=\"");

@@ -31,7 +31,8 @@ struct RequestRecord {
   std::chrono::nanoseconds upstream_duration{-1};  // from the upstream's head sent to its answer's head; below 0: none
   uint64_t bytes_in = 0, bytes_out = 0;            // bodies and heads, of the client's connection
   uint64_t revision = 0;
-  bool aborted = false;  // the answer did not end as it should have
+  uint32_t attempts = 0;  // how often an endpoint was asked, or would have been had it let itself be connected to
+  bool aborted = false;   // the answer did not end as it should have
 };
 
 class AccessLogBuffer;
@@ -70,9 +71,9 @@ class AccessLogBuffer {
  public:
   ~AccessLogBuffer();
   // JSON: {"time":"2026-01-02T03:04:05.678Z","method":...,...}, always the same fields in the same order: what a
-  // request has not is "" (upstream_duration_ms: null); `detail` and `aborted` are there only where set. Durations are
-  // milliseconds with three decimals. Control characters are escaped, bytes that are no UTF-8 are "\ufffd". Allocates
-  // nothing.
+  // request has not is "" (upstream_duration_ms: null); `attempts` (more than one), `detail` and `aborted` are there
+  // only where set. Durations are milliseconds with three decimals. Control characters are escaped, bytes that are no
+  // UTF-8 are "\ufffd". Allocates nothing.
   void Write(const RequestRecord& record);
   // Hands the buffer over where it has anything. The worker calls it when a loop turn finds kFlushInterval passed, and
   // at its end.

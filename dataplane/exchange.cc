@@ -279,7 +279,11 @@ Task<void> Exchange::Handle() {
   }
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
   if (service_->bulkhead != nullptr) {
-    if (const Reason reason = co_await EnterBulkhead(); reason != Reason::kNone) co_return co_await Refuse(reason);
+    if (const Reason reason = co_await EnterBulkhead(); reason == Reason::kClientClosed) {
+      co_return EndForClient();
+    } else if (reason != Reason::kNone) {
+      co_return co_await Refuse(reason);
+    }
   }
   if (service_->breaker != nullptr) {
     const BreakerVerdict verdict = service_->breaker->Acquire(loop().now(), &permit_);
@@ -437,6 +441,7 @@ Task<void> Exchange::Forward() {
       tried_.clear();
       if (!PickEndpoint()) break;
     }
+    ++attempts_;
     std::unique_ptr<UpstreamConnection> upstream = co_await ConnectTo(endpoint_, fresh, &attempt);
     bool at_once = false;
     if (upstream != nullptr) {
@@ -464,7 +469,7 @@ Task<void> Exchange::Forward() {
       upstream = nullptr;
       if (retry_delay_.count() > 0) {
         Alarm alarm(&loop());
-        co_await alarm.Until(loop().now() + retry_delay_);
+        co_await AwaitAlarm(&alarm, loop().now() + retry_delay_);
       }
     }
     fresh = false;
@@ -478,13 +483,15 @@ Task<void> Exchange::Forward() {
     aborted_ = true;
     co_return;
   }
-  if (attempt.reason == Reason::kClientClosed) {
-    reason_ = attempt.reason;
-    status_ = InfoOf(reason_).status;
-    client_->EndAfterThis();
-    co_return;
-  }
+  if (attempt.reason == Reason::kClientClosed) co_return EndForClient();
   co_await Refuse(attempt.reason, attempt.detail);
+}
+
+// The client went before there was an answer: nobody is to be told.
+void Exchange::EndForClient() {
+  reason_ = Reason::kClientClosed;
+  status_ = InfoOf(reason_).status;
+  client_->EndAfterThis();
 }
 
 // Whose fault it was: the service's, but for what the client or its policy did. The first word on an attempt counts.
@@ -883,6 +890,7 @@ void Exchange::Record() {
   record.bytes_in = bytes_in_;
   record.bytes_out = bytes_out_;
   record.revision = (*state_)->snapshot->revision();
+  record.attempts = attempts_;
   record.aborted = aborted_;
   worker_->log()->Write(record);
   worker_->LogWritten();

@@ -31,6 +31,8 @@
 
 namespace gateway::dataplane {
 
+class Alarm;
+
 // Retry-After and RateLimit-Reset: whole seconds, after which what was promised holds.
 inline int64_t CeilSeconds(std::chrono::milliseconds time) { return std::max<int64_t>(1, (time.count() + 999) / 1000); }
 
@@ -114,6 +116,9 @@ class Exchange {
   void AppendSessionCookie(std::string* out) const;
 
   // retry.cc: what a service's Retry, its limits and a route's mirrors ask for.
+  // Until `deadline`, or until `alarm` is rung: also by the client, where it resets its connection.
+  Task<void> AwaitAlarm(Alarm* alarm, TimePoint deadline);
+  void EndForClient();
   Task<Reason> EnterBulkhead();
   Task<Reason> BufferBody(uint64_t bytes_max);
   bool PrepareRetry(Reason reason, int status);
@@ -218,6 +223,7 @@ class Exchange {
   Bulkhead::Place place_;
   const RetryPolicy* retry_ = nullptr;  // null: an attempt that fails is not made again
   uint32_t retries_ = 0;                // made by it
+  uint32_t attempts_ = 0;               // all of them, also those that could not connect
   std::chrono::milliseconds retry_delay_{0};
   std::chrono::milliseconds retry_after_{0};
 

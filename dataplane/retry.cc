@@ -18,6 +18,13 @@ constexpr size_t kMirrorBodyBytesMax = 64 * 1024;
 
 }  // namespace
 
+Task<void> Exchange::AwaitAlarm(Alarm* alarm, TimePoint deadline) {
+  if (client_->socket.broken()) co_return;
+  client_->socket.OnReset([](void* rung) { static_cast<Alarm*>(rung)->Ring(); }, alarm);
+  co_await alarm->Until(deadline);
+  client_->socket.OnReset(nullptr, nullptr);
+}
+
 Task<Reason> Exchange::EnterBulkhead() {
   std::shared_ptr<Alarm> alarm;
   EventLoop* const on = &loop();
@@ -34,10 +41,11 @@ Task<Reason> Exchange::EnterBulkhead() {
   if (verdict == Bulkhead::Verdict::kWaits) {
     const TimePoint patience = std::min(
         {loop().now() + service_->policy->limits->pending_timeout, loop().now() + match_.route->timeout, ends_at_});
-    co_await alarm->Until(patience);
+    co_await AwaitAlarm(alarm.get(), patience);
     // A grant and the end of the patience may meet: what counts is whether there is a place.
     if (place_.entered()) co_return Reason::kNone;
     place_.Leave();
+    if (client_->socket.broken()) co_return Reason::kClientClosed;
     detail_ = "no connection was free in time";
   } else {
     detail_ = verdict == Bulkhead::Verdict::kTooManyPending ? "too many wait for a connection" : "too many requests";

@@ -200,8 +200,8 @@ void Socket::OnEvents(uint32_t events) {
   }
   // Whoever is resumed may destroy this socket, and the other one; the slot stays until the turn ends.
   const IoSlot* slot = slot_;
-  if (broken_ && cancel_on_reset_ != nullptr) {
-    std::exchange(cancel_on_reset_, nullptr)->Cancel();
+  if (broken_ && reset_watch_ != nullptr) {
+    std::exchange(reset_watch_, nullptr)(reset_owner_);
     if (slot->owner != this) return;
   }
   if (readable_ && reader_.handle) {

@@ -90,8 +90,17 @@ class Socket {
   // The peer ended its side; there may be bytes before the end.
   bool peer_ended() const { return peer_ended_; }
 
-  // When this one's peer resets the connection, `other` (or nobody: null) is cancelled: nobody is left to answer.
-  void CancelOnReset(Socket* other) { cancel_on_reset_ = other; }
+  // When this one's peer resets the connection, `watch` (null: nobody) is told, once: nobody is left to answer. It may
+  // destroy this socket.
+  using ResetWatch = void (*)(void* owner);
+  void OnReset(ResetWatch watch, void* owner) {
+    reset_watch_ = watch;
+    reset_owner_ = owner;
+  }
+  // The same: then `other` is cancelled.
+  void CancelOnReset(Socket* other) {
+    OnReset(other != nullptr ? [](void* owner) { static_cast<Socket*>(owner)->Cancel(); } : ResetWatch(nullptr), other);
+  }
 
   // While nobody waits: any event, or the deadline, is told to `watch`, which may destroy this socket.
   using IdleWatch = void (*)(void* owner);
@@ -128,7 +137,8 @@ class Socket {
   Waiter writer_;
   Timer read_timer_;
   Timer write_timer_;
-  Socket* cancel_on_reset_ = nullptr;
+  ResetWatch reset_watch_ = nullptr;
+  void* reset_owner_ = nullptr;
   IdleWatch idle_watch_ = nullptr;
   void* idle_owner_ = nullptr;
 

@@ -47,6 +47,22 @@ TEST(Retrying, AFailedAnswerIsAskedForAtAnotherEndpoint) {
     seconds += ValueOf(request, "X-Gateway-Attempt") == "2" ? 1 : 0;
   EXPECT_EQ(seconds, bad.request_count());
   for (const UpstreamRequest& request : bad.requests()) EXPECT_EQ(ValueOf(request, "X-Gateway-Attempt"), "1");
+  int logged = 0;
+  for (const auto& line : gateway.LogLines(20)) logged += line.value("attempts", 1) == 2 ? 1 : 0;
+  EXPECT_EQ(logged, seconds);
+}
+
+TEST(Retrying, AClientThatGoesWhileItWaitsForAnotherAttemptEndsIt) {
+  ScriptedUpstream upstream(Respond([](const UpstreamRequest&) { return MakeResponse(503, "no"); }));
+  DataPlane gateway({.policy = ServicePolicyYaml({upstream.address()}, "retry: again\ntimeouts: { response: 60s }",
+                                                 RetryYaml("backoff: { base: 30s, max: 30s }"))});
+  for (int i = 0; i < 5; ++i) {  // the delay is anything up to its bound
+    RawClient client(gateway.port());
+    ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+    ASSERT_TRUE(upstream.WaitForRequests(i + 1));
+    client.Reset();
+  }
+  EXPECT_TRUE(WaitFor([&] { return gateway.Metric("gateway_requests_in_flight") == 0; }));
 }
 
 TEST(Retrying, TheLastAnswerIsTheClients) {
@@ -188,6 +204,32 @@ TEST(Bulkhead, RequestsWaitForAConnectionInABoundedQueue) {
     EXPECT_EQ(response->status, 200);
   }
   EXPECT_LE(upstream.connections(), 4);
+}
+
+TEST(Bulkhead, AClientThatGoesWaitsNoLonger) {
+  Event release;
+  ScriptedUpstream upstream([&](UpstreamConnection& connection) {
+    while (connection.ReadRequest()) {
+      if (!connection.WaitFor(release) || !connection.Send(MakeResponse(200, "x"))) return;
+    }
+  });
+  DataPlane gateway({.policy = ServicePolicyYaml({upstream.address()},
+                                                 "limits: { connections: 1, pending: 5, pending_timeout: 60s }\n"
+                                                 "timeouts: { response: 60s }")});
+  RawClient first(gateway.port());
+  ASSERT_TRUE(first.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  ASSERT_TRUE(upstream.WaitForRequests(1));
+  RawClient second(gateway.port());
+  ASSERT_TRUE(second.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  ASSERT_TRUE(WaitFor([&] { return gateway.Metric("gateway_service_pending{service=\"svc\"}") == 1; }));
+  second.Reset();
+  EXPECT_TRUE(WaitFor([&] { return gateway.Metric("gateway_service_pending{service=\"svc\"}") == 0; }));
+  const auto lines = gateway.LogLines(1);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0]["reason"], "client_closed");
+  release.Set();
+  EXPECT_TRUE(first.ReadResponse().ok());
+  EXPECT_EQ(upstream.request_count(), 1);
 }
 
 TEST(Bulkhead, NobodyWaitsLongerThanTold) {

@@ -102,7 +102,9 @@ TEST(AccessLog, RejectionNamesReasonPolicyAndDetail) {
   record.policy = "RateLimit/per-client";
   record.detail = "bare LF in the head";
   record.aborted = true;
+  record.attempts = 3;
   const auto json = LoggedJson(record);
+  EXPECT_EQ(json["attempts"], 3);
   EXPECT_EQ(json["reason"], "rate_limited");
   EXPECT_EQ(json["policy"], "RateLimit/per-client");
   EXPECT_EQ(json["detail"], "bare LF in the head");
