@@ -13,7 +13,7 @@
 #include "common/codec.h"
 #include "common/jwk.h"
 #include "common/password.h"
-#include "common/route_table.h"
+#include "common/route_pattern.h"
 #include "common/text.h"
 #include "common/units.h"
 #include "common/yaml.h"

@@ -1,4 +1,4 @@
-// Which route a request takes: the conditions of all routes, checked and indexed.
+// Which route a request takes: the conditions of all routes, indexed.
 //
 // How a route's conditions are read, where POLICY's text leaves room:
 // - A prefix is whole segments: /a matches /a, /a/ and /a/b, never /ab. Its trailing slash means nothing: `/a/` is the
@@ -25,46 +25,10 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/functional/function_ref.h"
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "common/snapshot.h"
 #include "gateway/v1/policy.pb.h"
 
 namespace gateway {
-
-inline constexpr size_t kPathPatternBytesMax = 2048;
-inline constexpr size_t kPathPatternSegmentsMax = 128;  // bounds the depth of a match's recursion
-inline constexpr size_t kHostBytesMax = 253;            // RFC 1035, section 2.3.4
-inline constexpr size_t kRegexBytesMax = 1024;
-inline constexpr size_t kRegexesMax = 1000;  // of a whole set: routes with one are tried in turn
-inline constexpr int64_t kRegexMemoryBytesMax = int64_t{512} << 10;  // of one: program and state cache
-
-struct TemplateSegment {
-  enum class Kind : uint8_t { kLiteral, kVariable, kRest };
-  Kind kind = Kind::kLiteral;
-  std::string text;  // a literal's text, a variable's name
-};
-
-// "/users/{id}/**" taken apart. InvalidArgument says what is wrong with the first segment that is: not in normal form,
-// a variable that is no whole segment or comes twice, ** that is not last, past a limit above.
-absl::StatusOr<std::vector<TemplateSegment>> ParseTemplate(std::string_view text);
-
-// Whether `path` is a path as requests' paths are after NormalizePath; else InvalidArgument says what it would have to
-// be.
-absl::Status CheckPathPattern(std::string_view path);
-
-// Whether `host` is a lower-case host name or an address ("[::1]" for IPv6), without a port.
-absl::Status CheckHost(std::string_view host);
-
-// Takes a field's path, relative to the match ("path.prefix"), and what is wrong there.
-using ReportField = absl::FunctionRef<void(const std::string& field, const std::string& message)>;
-
-// Reports everything that is wrong with `match` by itself.
-void CheckRouteMatch(const v1::RouteMatch& match, ReportField report);
-
-// How many regexes `match` holds, of those that count against kRegexesMax.
-size_t CountRegexes(const v1::RouteMatch& match);
 
 // Immutable once built, any thread may match. Holds pointers to the RoutePolicies, which the Snapshot owns.
 //
@@ -77,7 +41,7 @@ class RouteTable {
  public:
   struct Entry {
     const RoutePolicy* route;
-    const v1::Route* config;  // has passed CheckRouteMatch; only read while building
+    const v1::Route* config;  // has passed CheckRouteMatch (route_pattern.h); only read while building
   };
   // Appends to `warnings` the routes that can never match, and the pairs that can never be told apart, as far as that
   // can be seen from the same path pattern, a prefix of it, and the same host or none. A warning is never wrong; not

@@ -13,6 +13,7 @@
 #include "common/path.h"
 #include "common/policy_check.h"
 #include "common/resource.h"
+#include "common/route_pattern.h"
 #include "common/route_table.h"
 #include "common/text.h"
 #include "common/units.h"

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "common/policy_files.h"
-#include "common/route_table.h"
+#include "common/route_pattern.h"
 
 namespace gateway {
 namespace {
