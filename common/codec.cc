@@ -13,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "common/redaction.h"
 #include "common/resource.h"
+#include "common/text.h"
 #include "common/units.h"
 #include "gateway/v1/rules.pb.h"
 #include "google/protobuf/duration.pb.h"
@@ -209,6 +210,7 @@ class Decoder {
 
   static std::string OneofNames(const google::protobuf::OneofDescriptor* oneof) {
     std::vector<std::string> names;
+    names.reserve(static_cast<size_t>(oneof->field_count()));
     for (int i = 0; i < oneof->field_count(); ++i) names.push_back(fmt::format("'{}'", oneof->field(i)->name()));
     return fmt::format("{}", fmt::join(names, ", "));
   }
@@ -678,7 +680,7 @@ void EncodeList(const Message& message, const FieldDescriptor* field, size_t ind
     return;
   }
   *out += "\n";
-  for (const std::string& item : items) *out += margin + "- " + item + "\n";
+  for (const std::string& item : items) Append(out, margin, "- ", item, "\n");
 }
 
 void EncodeBlock(const Message& message, size_t indent, std::string* out) {

@@ -326,22 +326,22 @@ struct AccessPolicy {
 
 struct RoutePolicy {
   std::string name;
-  uint32_t index = 0;   // in Snapshot::routes()
   std::string pattern;  // of the path as the operator wrote it, for labels: "/users/{id}/**"; "" where any path matches
+  uint32_t index = 0;   // in Snapshot::routes()
 
   // Where to: a split (one entry for a plain `service`), a service of Consul, or an answer made here.
-  std::vector<SplitTarget> split;
   uint32_t split_total = 0;
+  std::vector<SplitTarget> split;
   HashOnPolicy split_on;
   std::unique_ptr<const ConsulServicePolicy> consul_service;
   std::unique_ptr<const RedirectPolicy> redirect;
   std::unique_ptr<const RespondPolicy> respond;
 
-  bool rewrites = false;              // the path
-  std::vector<RewritePiece> rewrite;  // appended one after the other; then, for a prefix, the rest of the path
+  bool rewrites = false;  // the path
   // The rest begins at RouteMatch::prefix_length; only for a prefix rewrite (`rewrite` is one literal then, without a
   // slash at its end: `/` is "").
   bool rewrite_is_prefix = false;
+  std::vector<RewritePiece> rewrite;  // appended one after the other; then, for a prefix, the rest of the path
   std::shared_ptr<const re2::RE2> rewrite_regex;  // null: none; every match in the path becomes rewrite_substitution
   std::string rewrite_substitution;
   std::string rewrite_host;  // empty: the request's own

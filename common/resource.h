@@ -17,7 +17,8 @@ inline constexpr uint32_t kSchemaVersion = 2;
 struct ResourceKey {
   std::string kind;  // "Route"
   std::string name;
-  friend auto operator<=>(const ResourceKey&, const ResourceKey&) = default;
+  // (The check takes what the compiler makes of it for a null pointer.)
+  friend auto operator<=>(const ResourceKey&, const ResourceKey&) = default;  // NOLINT(modernize-use-nullptr)
   template <typename H>
   friend H AbslHashValue(H h, const ResourceKey& k) {
     return H::combine(std::move(h), k.kind, k.name);

@@ -188,6 +188,7 @@ class Exchange {
   std::chrono::system_clock::time_point started_wall_;
   http1::RequestHead head_;
   bool head_parsed_ = false;
+  bool upgrading_ = false;  // it asks for WebSocket, and its route allows that
   char request_id_room_[33];
   std::string_view request_id_;
   std::string client_ip_room_;  // where it is not the peer's
@@ -199,9 +200,7 @@ class Exchange {
   std::string_view path_;               // normalised
   std::string rewritten_;               // where the route rewrites by regex
   std::optional<Preflight> preflight_;  // and its route has a Cors
-
-  bool upgrading_ = false;  // it asks for WebSocket, and its route allows that
-  std::string kept_room_;   // what is left of a head whose buffer was given back
+  std::string kept_room_;               // what is left of a head whose buffer was given back
 
   // Where it goes.
   RouteMatch match_;
@@ -232,10 +231,10 @@ class Exchange {
   std::string_view buffered_body_;  // decoded, in the client's input, behind the head
   size_t input_used_ = 0;           // of the client's input: the head and what was decoded
   Buffer body_room_;                // where buffered_body_ is, if not there
-  bool replayable_ = false;         // all of it is in buffered_body_, and can be sent again
-  bool mirrors_ = false;            // copies are still to be sent, of mirror_body_
   std::string mirror_body_;
   uint64_t body_bytes_ = 0;  // of it, without framing, so far
+  bool replayable_ = false;  // all of it is in buffered_body_, and can be sent again
+  bool mirrors_ = false;     // copies are still to be sent, of mirror_body_
   Upload upload_ = Upload::kComplete;
   bool stop_upload_ = false;
   bool continue_awaited_ = false;  // the client waits for a 100 before it sends its body
@@ -249,14 +248,14 @@ class Exchange {
   bool answer_started_ = false;
   int status_ = 0;
   Reason reason_ = Reason::kNone;
-  const char* detail_ = "";
   bool aborted_ = false;
+  const char* detail_ = "";
   std::shared_ptr<Endpoint> endpoint_;
   uint32_t endpoint_index_ = 0;             // of endpoint_, in service_->endpoints
-  absl::InlinedVector<uint32_t, 8> tried_;  // the same, of those that are not to be picked again
-  InFlight in_flight_;                      // where the balancer counts
   bool endpoint_reported_ = true;           // of this attempt
   bool sets_session_ = false;               // the answer brings a cookie
+  absl::InlinedVector<uint32_t, 8> tried_;  // as endpoint_index_, of those that are not to be picked again
+  InFlight in_flight_;                      // where the balancer counts
   TimePoint attempt_started_;
   TimePoint ends_at_ = TimePoint::max();  // by the route's max_duration
   TimePoint tunnel_active_;               // bytes moved, in either direction
