@@ -234,6 +234,19 @@ absl::Status CheckRegex(const std::string& pattern) {
   return absl::OkStatus();
 }
 
+// Each of `texts` by itself, and that none comes twice.
+void CheckEach(const google::protobuf::RepeatedPtrField<std::string>& texts, std::string_view field,
+               absl::FunctionRef<absl::Status(std::string_view)> check, ReportField report) {
+  for (auto text = texts.begin(); text != texts.end(); ++text) {
+    const std::string place = fmt::format("{}[{}]", field, text - texts.begin());
+    if (absl::Status status = check(*text); !status.ok()) {
+      report(place, std::string(status.message()));
+    } else if (std::find(texts.begin(), text, *text) != text) {
+      report(place, fmt::format("{} comes twice", QuoteForMessage(*text)));
+    }
+  }
+}
+
 // HeaderMatch and QueryMatch have the same fields.
 template <typename Match>
 void CheckStringMatch(const Match& match, const std::string& field, ReportField report) {
@@ -261,15 +274,7 @@ void CheckStringMatch(const Match& match, const std::string& field, ReportField 
 }  // namespace
 
 void CheckRouteMatch(const v1::RouteMatch& match, ReportField report) {
-  for (int i = 0; i < match.hosts_size(); ++i) {
-    const std::string field = fmt::format("hosts[{}]", i);
-    if (absl::Status status = CheckHostPattern(match.hosts(i)); !status.ok()) {
-      report(field, std::string(status.message()));
-    } else if (std::find(match.hosts().begin(), match.hosts().begin() + i, match.hosts(i)) !=
-               match.hosts().begin() + i) {
-      report(field, fmt::format("{} comes twice", QuoteForMessage(match.hosts(i))));
-    }
-  }
+  CheckEach(match.hosts(), "hosts", CheckHostPattern, report);
   if (match.has_path()) {
     absl::Status status;
     std::string field;
@@ -297,15 +302,7 @@ void CheckRouteMatch(const v1::RouteMatch& match, ReportField report) {
     }
     if (!status.ok()) report(field, std::string(status.message()));
   }
-  for (int i = 0; i < match.methods_size(); ++i) {
-    const std::string field = fmt::format("methods[{}]", i);
-    if (absl::Status status = CheckMethod(match.methods(i)); !status.ok()) {
-      report(field, std::string(status.message()));
-    } else if (std::find(match.methods().begin(), match.methods().begin() + i, match.methods(i)) !=
-               match.methods().begin() + i) {
-      report(field, fmt::format("{} comes twice", QuoteForMessage(match.methods(i))));
-    }
-  }
+  CheckEach(match.methods(), "methods", CheckMethod, report);
   for (int i = 0; i < match.headers_size(); ++i) {
     const v1::HeaderMatch& header = match.headers(i);
     const std::string field = fmt::format("headers[{}]", i);

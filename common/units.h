@@ -13,7 +13,7 @@
 namespace gateway {
 
 // The longest duration that can be written; 114 years: in nanoseconds still an int64.
-constexpr int64_t kDurationHoursMax = 1'000'000;
+inline constexpr int64_t kDurationHoursMax = 1'000'000;
 
 // "1m", "1500ms"; "10MiB", "100".
 std::string FormatDuration(const google::protobuf::Duration& duration);

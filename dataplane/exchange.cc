@@ -280,7 +280,7 @@ Task<void> Exchange::Handle() {
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
   if (service_->bulkhead != nullptr) {
     if (const Reason reason = co_await EnterBulkhead(); reason == Reason::kClientClosed) {
-      co_return EndForClient();
+      co_return EndUnanswered();
     } else if (reason != Reason::kNone) {
       co_return co_await Refuse(reason);
     }
@@ -470,6 +470,7 @@ Task<void> Exchange::Forward() {
       if (retry_delay_.count() > 0) {
         Alarm alarm(&loop());
         co_await AwaitAlarm(&alarm, loop().now() + retry_delay_);
+        if (client_->socket.broken()) continue;  // not made: nobody waits for it any more
       }
     }
     fresh = false;
@@ -483,12 +484,11 @@ Task<void> Exchange::Forward() {
     aborted_ = true;
     co_return;
   }
-  if (attempt.reason == Reason::kClientClosed) co_return EndForClient();
+  if (attempt.reason == Reason::kClientClosed) co_return EndUnanswered();
   co_await Refuse(attempt.reason, attempt.detail);
 }
 
-// The client went before there was an answer: nobody is to be told.
-void Exchange::EndForClient() {
+void Exchange::EndUnanswered() {
   reason_ = Reason::kClientClosed;
   status_ = InfoOf(reason_).status;
   client_->EndAfterThis();

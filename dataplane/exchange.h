@@ -115,10 +115,12 @@ class Exchange {
   void ReportEndpoint(int status, Reason reason);
   void AppendSessionCookie(std::string* out) const;
 
+  // The client went before there was an answer: nobody is to be told.
+  void EndUnanswered();
+
   // retry.cc: what a service's Retry, its limits and a route's mirrors ask for.
   // Until `deadline`, or until `alarm` is rung: also by the client, where it resets its connection.
   Task<void> AwaitAlarm(Alarm* alarm, TimePoint deadline);
-  void EndForClient();
   Task<Reason> EnterBulkhead();
   Task<Reason> BufferBody(uint64_t bytes_max);
   bool PrepareRetry(Reason reason, int status);

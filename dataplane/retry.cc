@@ -20,9 +20,9 @@ constexpr size_t kMirrorBodyBytesMax = 64 * 1024;
 
 Task<void> Exchange::AwaitAlarm(Alarm* alarm, TimePoint deadline) {
   if (client_->socket.broken()) co_return;
-  client_->socket.OnReset([](void* rung) { static_cast<Alarm*>(rung)->Ring(); }, alarm);
+  client_->socket.WatchReset([](void* rung) { static_cast<Alarm*>(rung)->Ring(); }, alarm);
   co_await alarm->Until(deadline);
-  client_->socket.OnReset(nullptr, nullptr);
+  client_->socket.WatchReset(nullptr, nullptr);
 }
 
 Task<Reason> Exchange::EnterBulkhead() {

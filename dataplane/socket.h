@@ -93,13 +93,14 @@ class Socket {
   // When this one's peer resets the connection, `watch` (null: nobody) is told, once: nobody is left to answer. It may
   // destroy this socket.
   using ResetWatch = void (*)(void* owner);
-  void OnReset(ResetWatch watch, void* owner) {
+  void WatchReset(ResetWatch watch, void* owner) {
     reset_watch_ = watch;
     reset_owner_ = owner;
   }
   // The same: then `other` is cancelled.
   void CancelOnReset(Socket* other) {
-    OnReset(other != nullptr ? [](void* owner) { static_cast<Socket*>(owner)->Cancel(); } : ResetWatch(nullptr), other);
+    WatchReset(other != nullptr ? [](void* owner) { static_cast<Socket*>(owner)->Cancel(); } : ResetWatch(nullptr),
+               other);
   }
 
   // While nobody waits: any event, or the deadline, is told to `watch`, which may destroy this socket.
