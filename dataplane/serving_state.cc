@@ -265,13 +265,13 @@ struct RuntimeState::Impl {
 
   struct Rows {
     struct Breaker {
-      std::string first;  // the service
+      std::string service;
       std::string policy;
       std::shared_ptr<CircuitBreaker> breaker;
     };
     std::vector<Breaker> breakers;  // sorted by service
     struct Limiter {
-      std::string first;  // its name
+      std::string name;
       std::shared_ptr<RateLimiter> limiter;
       bool redis;  // scope
     };
@@ -765,11 +765,11 @@ void RuntimeState::Impl::PublishRows() {
       fresh.balancers.emplace_back(name, service.bound->balancer);
     }
   }
-  const auto by_name = [](const auto& a, const auto& b) { return a.first < b.first; };
-  std::sort(fresh.breakers.begin(), fresh.breakers.end(), by_name);
-  std::sort(fresh.limiters.begin(), fresh.limiters.end(), by_name);
-  std::sort(fresh.bulkheads.begin(), fresh.bulkheads.end(), by_name);
-  std::sort(fresh.leases.begin(), fresh.leases.end(), by_name);
+  const auto first = [](const auto& row) -> const std::string& { return row.first; };
+  std::ranges::sort(fresh.breakers, {}, &Rows::Breaker::service);
+  std::ranges::sort(fresh.limiters, {}, &Rows::Limiter::name);
+  std::ranges::sort(fresh.bulkheads, {}, first);
+  std::ranges::sort(fresh.leases, {}, first);
   bool wanted;
   {
     absl::MutexLock lock(&mutex);
