@@ -66,17 +66,24 @@ BodyDecoder::Result BodyDecoder::Decode(char* data, size_t size) {
     case Mode::kNone:
       return {};
     case Mode::kUntilClose:
-      return {size, size, false};
+      return {.payload = size, .consumed = size, .kept = {data, size}};
     case Mode::kLength: {
       const size_t take = static_cast<size_t>(std::min<uint64_t>(left_, size));
       left_ -= take;
       if (left_ == 0) done_ = true;
-      return {take, take, false};
+      return {.payload = take, .consumed = take, .kept = {data, take}};
     }
     case Mode::kChunked:
-      return DecodeChunked(data, size);
+      return ReadChunks(data, size, false);
   }
   return {};
+}
+
+// The size that the next chunk sent on has, of which `here` bytes are there already.
+uint64_t BodyDecoder::Promise(size_t here) {
+  head_sent_ = true;
+  promised_ = left_ <= kKeptChunkBytesMax ? left_ : std::min<uint64_t>(left_, here);
+  return promised_;
 }
 
 bool BodyDecoder::EndTrailerLine() {
@@ -86,7 +93,7 @@ bool BodyDecoder::EndTrailerLine() {
     detail_ = "an invalid trailer field";
     return false;
   }
-  if (IsForbiddenTrailer(name)) {
+  if (!any_trailer_ && IsForbiddenTrailer(name)) {
     detail_ = "a forbidden trailer field";
     return false;
   }
@@ -136,12 +143,37 @@ bool BodyDecoder::NextOfExtension(char c) {
   return c == ';' && go(Extension::kNameBegin);
 }
 
-BodyDecoder::Result BodyDecoder::DecodeChunked(char* data, size_t size) {
+// `framed`: the chunks' heads and ends stay with their payload; else the payload alone stays, at the front.
+BodyDecoder::Result BodyDecoder::ReadChunks(char* data, size_t size, bool framed) {
+  constexpr size_t kNowhere = SIZE_MAX;
+  Result result;
   size_t in = 0;
+  size_t begin = 0;  // what stays is data[begin, out)
   size_t out = 0;
+  size_t line = kNowhere;  // where the current chunk's size begins, if in `data`
+  // data[in, in + bytes) stays, right behind what stays already.
+  const auto keep = [&](size_t bytes) {
+    if (framed && out == begin) begin = out = in;
+    if (out != in) std::memmove(data + out, data + in, bytes);
+    out += bytes;
+    in += bytes;
+  };
+  const auto end_of_chunk = [&] {
+    if (head_sent_) {
+      keep(1);
+    } else {
+      ++in;
+    }
+  };
+  const auto end = [&](bool refused) {
+    result.kept = {data + begin, out - begin};
+    result.consumed = in;
+    result.refused = refused;
+    return result;
+  };
   const auto refuse = [&](const char* detail) {
     detail_ = detail;
-    return Result{out, in, true};
+    return end(true);
   };
   while (in < size && !done_) {
     const char c = data[in];
@@ -149,6 +181,7 @@ BodyDecoder::Result BodyDecoder::DecodeChunked(char* data, size_t size) {
       case State::kSize: {
         const int digit = HexDigit(c);
         if (digit >= 0) {
+          if (digits_ == 0) line = in;
           if (++digits_ > kSizeDigitsMax) return refuse("a chunk size that is too long");
           left_ = left_ * 16 + static_cast<uint64_t>(digit);
           if (left_ > kChunkBytesMax) return refuse("a chunk size that is too large");
@@ -183,25 +216,40 @@ BodyDecoder::Result BodyDecoder::DecodeChunked(char* data, size_t size) {
         ++in;
         digits_ = 0;
         state_ = left_ == 0 ? State::kTrailer : State::kData;
+        if (framed && left_ > 0 && line != kNowhere && (in < size || left_ <= kKeptChunkBytesMax)) {
+          // Never longer than the line was, so it fits in front of the payload; as long, and nothing has to move.
+          std::array<char, 20> room;
+          const std::string_view head = ChunkHead(Promise(size - in), &room);
+          if (out == begin) begin = out = line;
+          std::memcpy(data + out, head.data(), head.size());
+          out += head.size();
+        }
         break;
       case State::kData: {
         const size_t take = static_cast<size_t>(std::min<uint64_t>(left_, size - in));
-        if (out != in) std::memmove(data + out, data + in, take);
-        out += take;
-        in += take;
+        // The size came with bytes that are gone: its line was split, or this is the rest of a chunk.
+        if (framed && !head_sent_) result.before = ChunkHead(Promise(take), &head_room_);
+        keep(take);
+        result.payload += take;
         left_ -= take;
         if (left_ == 0) state_ = State::kDataCr;
+        if (framed) promised_ -= take;
+        if (framed && promised_ == 0 && left_ > 0) {
+          head_sent_ = false;
+          result.after = kChunkEnd;
+        }
         break;
       }
       case State::kDataCr:
         if (c != '\r') return refuse("a chunk that does not end in CRLF");
-        ++in;
         state_ = State::kDataLf;
+        end_of_chunk();
         break;
       case State::kDataLf:
         if (c != '\n') return refuse("a chunk that does not end in CRLF");
-        ++in;
         state_ = State::kSize;
+        end_of_chunk();
+        head_sent_ = false;
         break;
       case State::kTrailer:
         if (c == '\r') {
@@ -217,7 +265,7 @@ BodyDecoder::Result BodyDecoder::DecodeChunked(char* data, size_t size) {
         break;
       case State::kTrailerLf:
         if (c != '\n') return refuse("an invalid trailer field");
-        if (!EndTrailerLine()) return Result{out, in, true};
+        if (!EndTrailerLine()) return end(true);
         ++in;
         state_ = State::kTrailer;
         break;
@@ -225,10 +273,11 @@ BodyDecoder::Result BodyDecoder::DecodeChunked(char* data, size_t size) {
         if (c != '\n') return refuse("a body that does not end in CRLF");
         ++in;
         done_ = true;
+        if (framed) result.after = kLastChunk;
         break;
     }
   }
-  return {out, in, false};
+  return end(false);
 }
 
 std::string_view ChunkHead(size_t bytes, std::array<char, 20>* room) {

@@ -1,4 +1,6 @@
-// Whatever bytes come as a chunked body: decoded in pieces as they are decoded whole.
+// Whatever bytes come as a chunked body: decoded in pieces as they are decoded whole, and what goes on recoded is read
+// as the same body.
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -9,6 +11,9 @@
 namespace {
 
 using gateway::dataplane::http1::BodyDecoder;
+using gateway::dataplane::http1::ChunkHead;
+using gateway::dataplane::http1::kChunkEnd;
+using gateway::dataplane::http1::kLastChunk;
 
 struct Decoded {
   std::string payload;
@@ -32,6 +37,28 @@ Decoded Decode(const std::string& wire, size_t piece) {
   return out;
 }
 
+// What a receiver gets of `wire`, of which the first `decoded` pieces were decoded and put into chunks of our own.
+std::string Recode(const std::string& wire, size_t piece, int decoded) {
+  BodyDecoder decoder = BodyDecoder::Chunked();
+  std::string out;
+  bool refused = false;
+  for (size_t at = 0; at < wire.size() && !decoder.done() && !refused;) {
+    std::string part = wire.substr(at, piece);
+    const bool recodes = --decoded < 0;
+    const auto result = recodes ? decoder.Recode(part.data(), part.size()) : decoder.Decode(part.data(), part.size());
+    refused = result.refused;
+    at += result.consumed;
+    std::array<char, 20> room;
+    if (!recodes && !result.kept.empty()) {
+      out.append(ChunkHead(result.kept.size(), &room)).append(result.kept).append(kChunkEnd);
+    } else {
+      out.append(result.before).append(result.kept).append(result.after);
+    }
+    if (!recodes && decoder.done()) out += kLastChunk;
+  }
+  return out;
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
@@ -40,6 +67,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   for (const size_t piece : {1, 2, 7}) {
     const Decoded pieces = Decode(wire, piece);
     if (pieces.payload != whole.payload || pieces.done != whole.done || pieces.refused != whole.refused) std::abort();
+  }
+  for (const size_t piece : {size + 1, size_t{1}, size_t{3}, size_t{8}}) {
+    for (const int decoded : {0, 1}) {
+      if (piece > size && decoded > 0) continue;  // all of it would be decoded
+      const std::string recoded = Recode(wire, piece, decoded);
+      const Decoded again = Decode(recoded, recoded.size() + 1);
+      if (again.refused || again.payload != whole.payload || again.done != whole.done) std::abort();
+    }
   }
   return 0;
 }

@@ -1,4 +1,6 @@
 // Heads and bodies of HTTP/1.1, taken apart whole and in pieces of every size.
+#include <charconv>
+#include <optional>
 #include <random>
 #include <string>
 #include <string_view>
@@ -63,6 +65,89 @@ TEST(BodyDecoder, EncodedChunksDecodeToTheSame) {
     ASSERT_TRUE(out.done);
     ASSERT_EQ(out.consumed, wire.size());
   }
+}
+
+// `wire` recoded in pieces of random size, after the first `decoded` of them were decoded and put into chunks of our
+// own.
+std::string Recode(const std::string& wire, size_t piece_max, int decoded, std::mt19937_64* random) {
+  BodyDecoder decoder = BodyDecoder::Chunked();
+  std::string out;
+  for (size_t at = 0; at < wire.size() && !decoder.done();) {
+    std::string part = wire.substr(at, 1 + (*random)() % piece_max);
+    const bool recodes = --decoded < 0;
+    const auto result = recodes ? decoder.Recode(part.data(), part.size()) : decoder.Decode(part.data(), part.size());
+    EXPECT_FALSE(result.refused) << decoder.detail();
+    at += result.consumed;
+    std::array<char, 20> room;
+    if (!recodes && !result.kept.empty()) {
+      Append(&out, ChunkHead(result.kept.size(), &room), result.kept, kChunkEnd);
+    } else {
+      Append(&out, result.before, result.kept, result.after);
+    }
+    if (!recodes && decoder.done()) out += kLastChunk;
+  }
+  EXPECT_TRUE(decoder.done());
+  return out;
+}
+
+// Of chunks exactly as an encoder writes them; nullopt: they are not.
+std::optional<std::string> PlainPayload(std::string_view wire) {
+  std::string payload;
+  while (wire != kLastChunk) {
+    uint64_t size = 0;
+    const auto [end, error] = std::from_chars(wire.data(), wire.data() + wire.size(), size, 16);
+    std::array<char, 20> room;
+    if (error != std::errc() || size == 0 || size > BodyDecoder::kKeptChunkBytesMax) return std::nullopt;
+    const std::string_view head = ChunkHead(size, &room);
+    if (!wire.starts_with(head) || wire.size() < head.size() + size + 2) return std::nullopt;
+    payload += wire.substr(head.size(), size);
+    if (wire.substr(head.size() + size, 2) != "\r\n") return std::nullopt;
+    wire.remove_prefix(head.size() + size + 2);
+  }
+  return payload;
+}
+
+TEST(BodyDecoder, RecodedChunksAreAsAnEncoderWritesThem) {
+  const uint64_t seed = std::random_device()();
+  SCOPED_TRACE(Concat("seed ", seed));
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 2000; ++round) {
+    std::string body;
+    std::string wire;
+    const size_t chunk_max = round % 2 == 0 ? 8 : 3000;
+    for (int chunk = static_cast<int>(random() % 6); chunk > 0; --chunk) {
+      std::string part(1 + random() % chunk_max, '\0');
+      for (char& c : part) c = static_cast<char>(random());
+      std::array<char, 20> room;
+      std::string_view head = ChunkHead(part.size(), &room);
+      head.remove_suffix(2);
+      Append(&wire, random() % 3 == 0 ? "000" : "", head, random() % 3 == 0 ? ";a=\"b\"" : "", "\r\n", part, "\r\n");
+      body += part;
+    }
+    Append(&wire, random() % 2 == 0 ? "0" : "000;last", "\r\n", random() % 2 == 0 ? "X-Trailer: a\r\n" : "", "\r\n");
+    const size_t piece_max = 1 + random() % (round % 3 == 0 ? 9 : 4000);
+    ASSERT_EQ(PlainPayload(Recode(wire, piece_max, static_cast<int>(random() % 4), &random)), body);
+  }
+}
+
+TEST(BodyDecoder, RecodingLeavesWhatIsPlainWhereItIs) {
+  std::string wire = "5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n";
+  const std::string before = wire;
+  BodyDecoder decoder = BodyDecoder::Chunked();
+  const auto result = decoder.Recode(wire.data(), wire.size());
+  EXPECT_EQ(result.kept.data(), wire.data());
+  EXPECT_EQ(result.kept, before.substr(0, before.size() - kLastChunk.size()));
+  EXPECT_EQ(result.after, kLastChunk);
+  EXPECT_EQ(result.payload, 21u);
+  EXPECT_EQ(wire, before);
+}
+
+TEST(BodyDecoder, CutsChunksThatAreTooLargeForSomebody) {
+  std::mt19937_64 random(1);
+  const std::string body(BodyDecoder::kKeptChunkBytesMax + 3'000'000, 'x');
+  std::array<char, 20> room;
+  const std::string wire = Concat(ChunkHead(body.size(), &room), body, "\r\n1\r\ny\r\n", kLastChunk);
+  EXPECT_EQ(PlainPayload(Recode(wire, 500'000, 0, &random)) == body + "y", true);
 }
 
 TEST(BodyDecoder, NeverReadsBeyondALength) {
