@@ -1,7 +1,11 @@
 #include "common/path.h"
 
+#include <arpa/inet.h>
+
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 
 namespace gateway {
 namespace {
@@ -145,6 +149,54 @@ PathError NormalizePath(std::string_view path, bool reject_encoded_slashes, std:
   }
   if (ends_in_slash) out->push_back('/');
   return PathError::kNone;
+}
+
+bool MayBeReadOtherwise(std::string_view path) {
+  for (size_t i = path.find_first_of(";%"); i != std::string_view::npos; i = path.find_first_of(";%", i + 1)) {
+    const std::string_view escape = path.substr(i, 3);
+    if (path[i] == ';' || escape == "%2F" || escape == "%5C" || escape == "%3B") return true;
+  }
+  return false;
+}
+
+bool ReadPathAs(PathReading reading, std::string_view path, std::string* out) {
+  std::string read;
+  read.reserve(path.size());
+  bool in_parameters = false;
+  for (size_t i = 0; i < path.size(); ++i) {
+    const std::string_view escape = path.substr(i, 3);
+    const bool slash =
+        path[i] == '/' || (reading != PathReading::kWithoutParameters && (escape == "%2F" || escape == "%5C"));
+    const bool semicolon = path[i] == ';' || escape == "%3B";
+    if (slash) {
+      in_parameters = false;
+      read.push_back('/');
+    } else if (semicolon && reading != PathReading::kDecodedSlashes) {
+      in_parameters = true;
+    } else if (!in_parameters) {
+      read.push_back(path[i]);
+    }
+    if (slash && path[i] == '%') i += 2;
+  }
+  return NormalizePath(read, false, out) == PathError::kNone;
+}
+
+size_t NormalizeHost(std::string_view host, char* out) {
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']' && host.size() - 2 < INET6_ADDRSTRLEN) {
+    char literal[INET6_ADDRSTRLEN];
+    literal[host.copy(literal, host.size() - 2, 1)] = '\0';
+    in6_addr address;
+    if (inet_pton(AF_INET6, literal, &address) == 1) {
+      inet_ntop(AF_INET6, &address, out + 1, INET6_ADDRSTRLEN);
+      const size_t end = 1 + std::strlen(out + 1);
+      out[0] = '[';
+      out[end] = ']';
+      return end + 1;
+    }
+  }
+  std::transform(host.begin(), host.end(), out,
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  return host.size();
 }
 
 std::string_view PathErrorMessage(PathError error) {

@@ -2,6 +2,7 @@
 #ifndef GATEWAY_COMMON_PATH_H_
 #define GATEWAY_COMMON_PATH_H_
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -34,6 +35,22 @@ bool IsNormalPath(std::string_view path);
 // first), and one whose part in front of a ';' or %3B is such a piece (for those that strip path parameters first).
 // Other path parameters are ordinary characters of their segment.
 PathError NormalizePath(std::string_view path, bool reject_encoded_slashes, std::string* out);
+
+// How else servers behind us may read a path in normal form.
+enum class PathReading {
+  kWithoutParameters,  // ";x" of a segment cut off, as servlet containers do, also where the ';' is encoded
+  kDecodedSlashes,     // %2F and %5C as slashes
+  kBoth,               // slashes first
+};
+// Whether one of them could differ from the path itself.
+bool MayBeReadOtherwise(std::string_view path);
+// Appends `path`, read like that, in normal form to `out`. False: it is none then.
+bool ReadPathAs(PathReading reading, std::string_view path, std::string* out);
+
+// Writes `host` (without port, at most kNormalHostBytesMax bytes) as hosts are compared: in lower case, an IPv6 literal
+// in its one short spelling (RFC 5952), so that "[0::1]" is "[::1]". `out` has room for as many. The bytes written.
+inline constexpr size_t kNormalHostBytesMax = 256;
+size_t NormalizeHost(std::string_view host, char* out);
 
 // What the client is told.
 std::string_view PathErrorMessage(PathError error);

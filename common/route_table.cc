@@ -441,7 +441,8 @@ uint32_t RouteTable::Builder::HostIndex(std::string_view pattern) {
   const bool wildcard = pattern.starts_with('*');
   if (wildcard) pattern.remove_prefix(1);
   auto& hosts = wildcard ? table_.wildcard_hosts_ : table_.exact_hosts_;
-  auto [it, inserted] = hosts.try_emplace(std::string(pattern), 0);
+  char normal[kNormalHostBytesMax];
+  auto [it, inserted] = hosts.try_emplace(std::string(normal, NormalizeHost(pattern, normal)), 0);
   if (inserted) it->second = AddHost();
   if (wildcard) table_.wildcard_bytes_max_ = std::max(table_.wildcard_bytes_max_, pattern.size());
   return it->second;

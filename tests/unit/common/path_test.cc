@@ -268,5 +268,38 @@ TEST(NormalizePath, IsIdempotent) {
   EXPECT_GT(normalised, 1000);
 }
 
+TEST(ReadPathAs, IsWhatOtherServersMake) {
+  const auto read = [](PathReading reading, std::string_view path) {
+    std::string out;
+    return ReadPathAs(reading, path, &out) ? out : "none";
+  };
+  using enum PathReading;
+  EXPECT_EQ(read(kWithoutParameters, "/admin;x=1/a;y"), "/admin/a");
+  EXPECT_EQ(read(kWithoutParameters, "/;x/admin%3By"), "/admin");
+  EXPECT_EQ(read(kWithoutParameters, "/admin%2Fa"), "/admin%2Fa");
+  EXPECT_EQ(read(kDecodedSlashes, "/admin%2Fa%5Cb;c"), "/admin/a/b;c");
+  EXPECT_EQ(read(kDecodedSlashes, "/%2Fadmin%252F"), "/admin%252F");
+  EXPECT_EQ(read(kBoth, "/admin;x%2Fa"), "/admin/a");
+  EXPECT_EQ(read(kBoth, "/a/%2E;/b"), "/a/b");
+  EXPECT_EQ(read(kBoth, "/%2E%2E"), "none");
+  EXPECT_FALSE(MayBeReadOtherwise("/a/b-c_d.e%20f%"));
+  EXPECT_TRUE(MayBeReadOtherwise("/a%20b%2Fc"));
+}
+
+TEST(NormalizeHost, GivesOneSpellingToEachHost) {
+  const auto normal = [](std::string_view host) {
+    char out[kNormalHostBytesMax];
+    return std::string(out, NormalizeHost(host, out));
+  };
+  EXPECT_EQ(normal("API.Example.com"), "api.example.com");
+  EXPECT_EQ(normal(""), "");
+  EXPECT_EQ(normal("[::1]"), "[::1]");
+  EXPECT_EQ(normal("[0:0:0:0:0:0:0:1]"), "[::1]");
+  EXPECT_EQ(normal("[2001:DB8:0:0::0001]"), "[2001:db8::1]");
+  EXPECT_EQ(normal("[::FFFF:1.2.3.4]"), "[::ffff:1.2.3.4]");
+  EXPECT_EQ(normal("[nonsense]"), "[nonsense]");
+  EXPECT_EQ(normal("["), "[");
+}
+
 }  // namespace
 }  // namespace gateway
