@@ -19,7 +19,7 @@ namespace gateway::dataplane {
 // One finished request, as log, metrics and (later) the decision ring see it. Views live until the call returns.
 struct RequestRecord {
   std::chrono::system_clock::time_point time;  // when its head had been read
-  std::string_view method, path;               // path: as the client sent it, with the query; at most 8 KiB are logged
+  std::string_view method, path;               // path: a LoggedTarget, of which at most 8 KiB are logged
   std::string_view client_ip, user_agent, request_id;
   std::string_view service, route, endpoint;  // empty: none
   std::string_view consumer;                  // who was authenticated
