@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -31,16 +32,27 @@ ssize_t Receive(int fd, char* data, size_t size) {
   return Uninterrupted([&] { return syscall(SYS_recvfrom, fd, data, size, 0, nullptr, nullptr); });
 }
 
-ssize_t Send(int fd, std::span<iovec> parts) {
+ssize_t Send(int fd, std::span<iovec> parts, int flags) {
+  flags |= MSG_NOSIGNAL;
   if (parts.size() == 1) {  // without a message header to be copied
     const iovec& part = parts.front();
-    return Uninterrupted(
-        [&] { return syscall(SYS_sendto, fd, part.iov_base, part.iov_len, MSG_NOSIGNAL, nullptr, 0); });
+    return Uninterrupted([&] { return syscall(SYS_sendto, fd, part.iov_base, part.iov_len, flags, nullptr, 0); });
   }
   msghdr message{};
   message.msg_iov = parts.data();
   message.msg_iovlen = parts.size();
-  return Uninterrupted([&] { return syscall(SYS_sendmsg, fd, &message, MSG_NOSIGNAL); });
+  return Uninterrupted([&] { return syscall(SYS_sendmsg, fd, &message, flags); });
+}
+
+// Of each connection; inet_ntop goes through printf.
+std::string Ipv4Text(const unsigned char* bytes) {
+  char text[INET_ADDRSTRLEN];
+  char* at = text;
+  for (int i = 0; i < 4; ++i) {
+    if (i > 0) *at++ = '.';
+    at = std::to_chars(at, text + sizeof text, bytes[i]).ptr;
+  }
+  return {text, at};
 }
 
 ssize_t Splice(int from, int to, size_t size) {
@@ -131,12 +143,12 @@ Io Socket::ReadInto(SplicePipe* pipe, size_t size, size_t* moved) {
   return Io::kDone;
 }
 
-Io Socket::Write(std::span<iovec>* parts, size_t* moved) {
+Io Socket::WriteWith(int flags, std::span<iovec>* parts, size_t* moved) {
   *moved = 0;
   while (!parts->empty() && parts->front().iov_len == 0) *parts = parts->subspan(1);
   while (!parts->empty()) {
     if (!writable_) return Io::kAgain;
-    const ssize_t n = Send(fd_, *parts);
+    const ssize_t n = Send(fd_, *parts, flags);
     if (n < 0) return Failed(&writable_);
     *moved += static_cast<size_t>(n);
     size_t left = static_cast<size_t>(n);
@@ -201,7 +213,7 @@ void Socket::OnEvents(uint32_t events) {
   // Whoever is resumed may destroy this socket, and the other one; the slot stays until the turn ends.
   const IoSlot* slot = slot_;
   if (broken_ && reset_watch_ != nullptr) {
-    std::exchange(reset_watch_, nullptr)(reset_owner_);
+    AbandonWaits();
     if (slot->owner != this) return;
   }
   if (readable_ && reader_.handle) {
@@ -265,19 +277,16 @@ void Socket::EndIdle() {
 }
 
 std::string IpText(const in6_addr& address) {
+  if (IN6_IS_ADDR_V4MAPPED(&address)) return Ipv4Text(address.s6_addr + 12);
   char text[INET6_ADDRSTRLEN] = "";
-  const bool v4 = IN6_IS_ADDR_V4MAPPED(&address);
-  inet_ntop(v4 ? AF_INET : AF_INET6, address.s6_addr + (v4 ? 12 : 0), text, sizeof text);
+  inet_ntop(AF_INET6, &address, text, sizeof text);
   return text;
 }
 
 std::string IpText(const sockaddr_storage& address) {
-  char text[INET6_ADDRSTRLEN] = "";
   if (address.ss_family == AF_INET6) return IpText(reinterpret_cast<const sockaddr_in6&>(address).sin6_addr);
-  if (address.ss_family == AF_INET) {
-    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in&>(address).sin_addr, text, sizeof text);
-  }
-  return text;
+  if (address.ss_family != AF_INET) return "";
+  return Ipv4Text(reinterpret_cast<const unsigned char*>(&reinterpret_cast<const sockaddr_in&>(address).sin_addr));
 }
 
 uint16_t PortOf(const sockaddr_storage& address) {

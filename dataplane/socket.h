@@ -53,7 +53,10 @@ class Socket {
   // One system call at most; none where the last one showed that there is nothing.
   Io Read(char* data, size_t size, size_t* moved);
   // Moves `parts` on past what was written. kDone: all of it; kAgain: not all.
-  Io Write(std::span<iovec>* parts, size_t* moved);
+  Io Write(std::span<iovec>* parts, size_t* moved) { return WriteWith(0, parts, moved); }
+  // The same, of the last bytes of a connection: the caller ends it in this turn, so that its end goes with them, in
+  // one packet.
+  Io WriteLast(std::span<iovec>* parts, size_t* moved) { return WriteWith(MSG_MORE, parts, moved); }
 
   // Write until all is out. Each stall lasts at most `stall`, the whole not beyond `until`; then kAgain. `moved` counts
   // up.
@@ -97,6 +100,10 @@ class Socket {
     reset_watch_ = watch;
     reset_owner_ = owner;
   }
+  // Tells it as if the peer had gone.
+  void AbandonWaits() {
+    if (reset_watch_ != nullptr) std::exchange(reset_watch_, nullptr)(reset_owner_);
+  }
   // The same: then `other` is cancelled.
   void CancelOnReset(Socket* other) {
     WatchReset(other != nullptr ? [](void* owner) { static_cast<Socket*>(owner)->Cancel(); } : ResetWatch(nullptr),
@@ -118,6 +125,7 @@ class Socket {
     }
   };
 
+  Io WriteWith(int flags, std::span<iovec>* parts, size_t* moved);
   // What a system call that failed just now (errno) says of the connection, and of what `ready` holds.
   Io Failed(bool* ready);
   template <typename Writer>  // Io(size_t* moved)
