@@ -28,12 +28,6 @@ constexpr auto kToken = MakeTokenTable();
 
 constexpr char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
-std::string_view Trim(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
-  return text;
-}
-
 // The offset of the first byte at or after `from` that is a control (below 0x20, or 0x7f); `size` where there is none.
 size_t FindControl(const char* data, size_t from, size_t size) {
   size_t i = from;
@@ -81,6 +75,9 @@ FieldKind ClassifyFolded(std::string_view name) {
     case 'k':
       if (is("keep-alive")) return FieldKind::kHopByHop;
       break;
+    case 'm':
+      if (is("max-forwards")) return FieldKind::kMaxForwards;
+      break;
     case 'p':
       if (StartsWithFolded(name, "proxy-")) return FieldKind::kHopByHop;
       break;
@@ -116,6 +113,7 @@ FieldKind ClassifyFolded(std::string_view name) {
 // What both parsers share: fields one by one, with the framing rules.
 struct FieldSink {
   Head* head;
+  bool of_request;
   HeadError error;
   std::optional<std::string_view> host;
 
@@ -175,7 +173,10 @@ struct FieldSink {
       } else if (EqualsIgnoreCase(option, "upgrade")) {
         head->upgrade = true;
       } else {
-        if (!IsToken(option)) return Refuse(Reason::kBadRequest, "Connection names what is no field");
+        if (!IsToken(option)) {
+          if (!of_request) continue;  // "Keep-Alive; timeout=5": it names nothing that could be passed on
+          return Refuse(Reason::kBadRequest, "Connection names what is no field");
+        }
         if (head->nominated.size() >= kNominatedMax)
           return Refuse(Reason::kBadRequest, "Connection names too many fields");
         head->nominated.push_back(option);
@@ -307,6 +308,7 @@ HeadError ReadTarget(RequestHead* out, const std::optional<std::string_view>& ho
       scheme = 7;
     } else if (rest.size() > 8 && EqualsIgnoreCase(rest.substr(0, 8), "https://")) {
       scheme = 8;
+      out->secure_target = true;
     } else {
       return {Reason::kBadRequest, "the target is neither a path nor an http URI"};
     }
@@ -356,7 +358,26 @@ HeadError ReadExpectations(RequestHead* out) {
   return {};
 }
 
+// RFC 9110, section 7.6.2: only OPTIONS and TRACE are counted down. What is no number is passed on as it is.
+void ReadMaxForwards(RequestHead* out) {
+  if (out->method != "OPTIONS") return;
+  for (size_t i = 0; i < out->fields.size(); ++i) {
+    if (out->kinds[i] != FieldKind::kMaxForwards) continue;
+    const std::string_view value = out->fields[i].value;
+    uint64_t left = 0;
+    const auto [stop, code] = std::from_chars(value.data(), value.data() + value.size(), left);
+    if (code != std::errc() || stop != value.data() + value.size()) continue;
+    out->max_forwards = std::min(left, out->max_forwards.value_or(left));
+  }
+}
+
 }  // namespace
+
+std::string_view Trim(std::string_view text) {
+  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+  return text;
+}
 
 bool BytesEqualIgnoringCase(const char* a, const char* b, size_t size) {
   for (size_t i = 0; i < size; ++i) {
@@ -485,13 +506,14 @@ HeadError ParseRequestHead(std::string_view head, RequestHead* out) {
   if (!ReadRequestLine(line, out)) return DiagnoseRequestLine(line, out);
   if (out->method.size() > kMethodBytesMax) return {Reason::kNotImplemented, "the method is too long"};
   if (out->target.size() > kTargetBytesMax) return {Reason::kTargetTooLong, "the target is too long"};
-  FieldSink sink{out, {}, {}};
+  FieldSink sink{out, true, {}, {}};
   ReadFields(head.substr(std::min(line.size() + 2, head.size())), &sink);
   sink.Finish();
   if (sink.error) return sink.error;
   if (out->method == "CONNECT" || out->method == "TRACE")
     return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
   if (const HeadError error = ReadTarget(out, sink.host)) return error;
+  ReadMaxForwards(out);
   return ReadExpectations(out);
 }
 
@@ -499,7 +521,7 @@ HeadError ParseResponseHead(std::string_view head, ResponseHead* out) {
   const std::string_view line = head.substr(0, head.find('\r'));
   out->bytes = head.size();
   if (!ReadStatusLine(line, out)) return {Reason::kUpstreamInvalid, "the answer's head is not HTTP/1.x"};
-  FieldSink sink{out, {}, {}};
+  FieldSink sink{out, false, {}, {}};
   ReadFields(head.substr(std::min(line.size() + 2, head.size())), &sink);
   sink.Finish();
   if (sink.error) return {Reason::kUpstreamInvalid, sink.error.detail};

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "absl/container/inlined_vector.h"
@@ -39,6 +40,7 @@ enum class FieldKind : uint8_t {
   kRequestId,       // X-Request-Id
   kLookalike,       // one of the above or of the forwarding ones, with underscores: dropped always
   kVia,
+  kMaxForwards,
   kDate,
   kUserAgent,
   kGateway,   // X-Gateway-*: ours alone
@@ -86,6 +88,8 @@ struct RequestHead : Head {
   bool has_query = false;
   std::string_view host;  // of an absolute-form target, else of Host; with port, as sent; empty: none (HTTP/1.0)
   bool expect_continue = false;
+  bool secure_target = false;            // absolute form, with https
+  std::optional<uint64_t> max_forwards;  // of OPTIONS (RFC 9110, section 7.6.2)
 
   bool HasBody() const { return chunked || length > 0; }
   // Whether this connection may carry another request after this one.
@@ -136,6 +140,9 @@ HeadError ParseResponseHead(std::string_view head, ResponseHead* out);
 bool IsValidHost(std::string_view host);
 
 bool IsToken(std::string_view text);
+
+// Without the spaces and tabs around it (OWS).
+std::string_view Trim(std::string_view text);
 
 // RFC 9110, section 9.2.2, of the registered methods.
 bool IsIdempotent(std::string_view method);
