@@ -126,7 +126,6 @@ Task<void> ClientConnection::RefuseAndLinger(std::string_view answer) {
 
 Task<void> ClientConnection::Serve() {
   EventLoop& loop = worker_->loop();
-  bool first = true;
   int in_a_row = 0;
   while (!ending_) {
     if (input.empty()) {
@@ -134,8 +133,8 @@ Task<void> ClientConnection::Serve() {
       in_a_row = 0;
       idle_ = true;
       // A new connection has as long for its first byte as for a whole head.
-      const auto patience =
-          std::min(worker_->idle_grace(), first ? worker_->options().header_timeout : worker_->options().idle_timeout);
+      const auto patience = std::min(worker_->idle_grace(),
+                                     served_ ? worker_->options().idle_timeout : worker_->options().header_timeout);
       const Wait wait = co_await socket.Readable(loop.now() + patience);
       idle_ = false;
       if (wait != Wait::kReady) co_return;
@@ -144,7 +143,7 @@ Task<void> ClientConnection::Serve() {
       in_a_row = 0;
       co_await Yield(&loop);
     }
-    if (co_await ServeExchange()) first = false;
+    if (co_await ServeExchange()) served_ = true;
   }
   if (reset_) {
     const linger now{1, 0};

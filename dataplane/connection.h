@@ -39,10 +39,14 @@ class ClientConnection {
   static void Start(Worker* worker, int fd, const sockaddr_storage& address, ProxyHeaderMode proxy_header);
   ~ClientConnection();
 
-  // Ends it if it is between two requests.
-  void CloseIfIdle() {
-    if (idle_ && socket.ProbeQuiet()) socket.Cancel();  // what has come in the meantime is served first
+  // Ends it if it is between two requests. False: it is not.
+  bool CloseIfIdle() {
+    if (!idle_ || !socket.ProbeQuiet()) return false;  // what has come in the meantime is served first
+    socket.Cancel();
+    return true;
   }
+  // Whether a request has been answered on it.
+  bool served() const { return served_; }
 
   Socket socket;
   Buffer input;  // what was read and not used yet
@@ -81,6 +85,7 @@ class ClientConnection {
   Worker* const worker_;
   bool counted_ = false;  // by its address
   bool idle_ = false;
+  bool served_ = false;
   bool ending_ = false;
   bool lingers_ = false;
   bool gone_ = false;

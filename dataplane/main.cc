@@ -38,6 +38,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kGoodbyeTimeout{1000};
+constexpr milliseconds kCutShortWait{1000};  // for the last answers, after drain_timeout
 constexpr milliseconds kIdleGraceMax{1000};  // of connections between two requests, once nobody new is accepted
 constexpr milliseconds kWatchInterval{250};
 constexpr milliseconds kReadyInterval{10};  // between two looks whether there is something to serve
@@ -428,6 +429,8 @@ int Run(int argc, char** argv) {
   }
   if (end == Vigil::End::kDeadline) {
     spdlog::warn("{} connections were still open after drain_timeout", counts.connections.load());
+    for (const auto& worker : workers) worker->CutShort();
+    (void)vigil.Until(now() + kCutShortWait, [&] { return drained.load(); });
   }
   for (const auto& worker : workers) worker->Stop();
   admin.reset();

@@ -5,6 +5,12 @@
 #include "common/bootstrap.h"
 
 namespace gateway::dataplane {
+namespace {
+
+// Where few connections are allowed at all, one client address may have them all.
+constexpr int64_t kOneAddressMin = 1000;
+
+}  // namespace
 
 absl::StatusOr<ServerOptions> ServerOptions::From(const v1::Bootstrap& bootstrap) {
   const v1::ServerSection& server = bootstrap.server();
@@ -20,9 +26,10 @@ absl::StatusOr<ServerOptions> ServerOptions::From(const v1::Bootstrap& bootstrap
   options.reject_encoded_slashes = server.encoded_slashes() == v1::ServerSection::REJECT;
   options.log_requests = bootstrap.logging().level() <= v1::LoggingSection::INFO;
   options.max_connections = server.max_connections();
-  options.max_connections_per_address = server.max_connections_per_address() > 0
-                                            ? server.max_connections_per_address()
-                                            : std::max<int64_t>(1, options.max_connections / 2);
+  options.max_connections_per_address =
+      server.max_connections_per_address() > 0
+          ? server.max_connections_per_address()
+          : std::max(options.max_connections / 2, std::min(options.max_connections, kOneAddressMin));
   options.max_header_bytes = server.max_header_bytes();
   for (const std::string& cidr : server.trusted_proxies()) {
     if (absl::Status status = options.trusted_proxies.Add(cidr); !status.ok()) return status;

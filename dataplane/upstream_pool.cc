@@ -43,6 +43,15 @@ std::unique_ptr<UpstreamConnection> UpstreamPool::Connect(const std::shared_ptr<
   return connection;
 }
 
+bool UpstreamPool::CloseOne() {
+  for (auto& [id, idle] : idle_) {
+    if (idle.empty()) continue;
+    Remove(idle.front().get());  // the one that has aged most
+    return true;
+  }
+  return false;
+}
+
 void UpstreamPool::Distrust(Endpoint* endpoint) {
   const int64_t until = (loop_->now() + kDistrust).time_since_epoch().count();
   const int64_t before = endpoint->distrusted_until.exchange(until, std::memory_order_relaxed);

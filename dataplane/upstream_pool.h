@@ -56,6 +56,9 @@ class UpstreamPool {
   // that: bytes that come late would be taken for the next request's answer.
   void Keep(std::unique_ptr<UpstreamConnection> connection, std::chrono::milliseconds idle_timeout);
 
+  // Closes one that is idle, for its descriptor; false: none is.
+  bool CloseOne();
+
   // It has sent bytes that belong to no answer.
   void Distrust(Endpoint* endpoint);
 

@@ -1,12 +1,17 @@
 #include "dataplane/worker.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <filesystem>
+#include <iterator>
+#include <limits>
 #include <utility>
 
 #include "dataplane/connection.h"
@@ -19,6 +24,12 @@ constexpr std::chrono::milliseconds kAcceptRetry{100};  // after running out of 
 constexpr std::chrono::seconds kWarnInterval{1};
 constexpr int kAcceptsPerTurnMax = 256;  // then those who are connected have their turn
 constexpr std::chrono::milliseconds kBeatMax{1000};
+
+int64_t OpenDescriptors() {
+  std::error_code error;
+  std::filesystem::directory_iterator each("/proc/self/fd", error);
+  return error ? 0 : std::distance(std::filesystem::begin(each), std::filesystem::end(each));
+}
 
 }  // namespace
 
@@ -66,6 +77,8 @@ void Worker::Start() {
 
 void Worker::Listen(std::function<void()> done) {
   loop_.Post([this, done = std::move(done)] {
+    descriptors_at_rest_ = OpenDescriptors();
+    BoundConnections();
     for (const auto& listener : listeners_) {
       const ListeningSocket& socket = listener->socket;
       if (socket.listening || listen(socket.fd, kListenBacklog) == 0) {
@@ -117,6 +130,17 @@ void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> d
   });
 }
 
+void Worker::CutShort() {
+  loop_.Post([this] {
+    cut_short_ = true;
+    for (ClientConnection* each = connections_; each != nullptr;) {
+      ClientConnection* const next = each->next;  // it may end by this, and nobody else
+      each->socket.AbandonWaits();
+      each = next;
+    }
+  });
+}
+
 void Worker::OnIdleGrace(void* self) {
   auto* worker = static_cast<Worker*>(self);
   for (ClientConnection* each = worker->connections_; each != nullptr;) {
@@ -160,6 +184,11 @@ void Worker::OnAcceptRetry(void* self) {
 
 bool Worker::Accept(Listener* listener, bool all) {
   for (int accepted = 0;; ++accepted) {
+    if (!all && counts().connections.load(std::memory_order_relaxed) >= connections_max_) {
+      pollfd waiting{listener->socket.fd, POLLIN, 0};
+      if (poll(&waiting, 1, 0) <= 0) return true;
+      return CannotAccept("the descriptors that are left are for services");
+    }
     if (accepted >= kAcceptsPerTurnMax && !all) {
       accept_timer_.Arm(loop_.now());
       return false;
@@ -185,13 +214,35 @@ bool Worker::Accept(Listener* listener, bool all) {
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
     if (errno == EINTR || errno == ECONNABORTED) continue;
-    metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
-    // Out of descriptors: what is connected is served on; said once a second, not once a try.
-    if (MayWarn(Warning::kCannotAccept))
-      spdlog::error("worker {} cannot accept connections: {}", index_, std::strerror(errno));
-    accept_timer_.Arm(loop_.now() + kAcceptRetry);
-    return false;
+    return CannotAccept(std::strerror(errno));
   }
+}
+
+// What is connected is served on, and those who wait are accepted later; said once a second, not once a try.
+bool Worker::CannotAccept(const char* why) {
+  metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
+  if (MayWarn(Warning::kCannotAccept)) spdlog::error("worker {} cannot accept connections: {}", index_, why);
+  accept_timer_.Arm(loop_.now() + kAcceptRetry);
+  return false;
+}
+
+void Worker::BoundConnections() {
+  rlimit limit{};
+  if (descriptors_at_rest_ == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const auto all = static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int32_t>::max()));
+  const int64_t services = std::clamp(all / 8, kServiceDescriptorsMin, kServiceDescriptorsMax);
+  connections_max_ = std::max<int64_t>(1, all - descriptors_at_rest_ - services);
+}
+
+bool Worker::FreeDescriptor() {
+  if (pool_.CloseOne()) return true;
+  // Rather one that has not asked for anything yet.
+  for (const bool served : {false, true}) {
+    for (ClientConnection* each = connections_; each != nullptr; each = each->next) {
+      if (each->served() == served && each->CloseIfIdle()) return true;
+    }
+  }
+  return false;
 }
 
 // As far as it goes: a connection too many gets no memory of ours. What it has sent already is read, so that the close
@@ -265,6 +316,7 @@ void Worker::LogWritten() {
 
 void Worker::OnBeat(void* self) {
   auto* worker = static_cast<Worker*>(self);
+  worker->BoundConnections();
   worker->beat_timer_.Arm(worker->loop_.now() + std::min(kBeatMax, worker->options().watchdog_timeout / 4));
 }
 

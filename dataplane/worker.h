@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -82,6 +83,8 @@ class Worker {
   // The same, and: accepts what waits in the queues, then nothing more; idle connections end after `idle_grace`. Calls
   // `done` on the worker when no connection is left. Any thread.
   void Drain(std::chrono::milliseconds idle_grace, std::function<void()> done);
+  // While draining: requests that still wait for a service are answered with 503. Any thread.
+  void CutShort();
   // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
   void Stop();
 
@@ -99,6 +102,7 @@ class Worker {
   absl::InsecureBitGen& random() { return random_; }
   LocalState* state() { return state_; }
   bool draining() const { return draining_; }
+  bool cut_short() const { return cut_short_; }  // nobody waits for a service any more
   // How long a connection may stay idle at most: it ends while draining.
   std::chrono::milliseconds idle_grace() const { return idle_grace_; }
   // "Mon, 23 Nov 2026 15:04:05 GMT", of this second.
@@ -121,6 +125,9 @@ class Worker {
   static constexpr int kMirrorsMax = 256;
   int mirrors = 0;
 
+  // Out of descriptors: closes a connection that nobody uses now, to a service or of a client. False: there is none.
+  bool FreeDescriptor();
+
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
   void Unregister(ClientConnection* connection);
@@ -130,13 +137,20 @@ class Worker {
   static void OnAcceptable(void* listener, uint32_t events);
   // Until the queue is empty (true); not `all`: or others should have their turn.
   bool Accept(Listener* listener, bool all = false);
+  bool CannotAccept(const char* why);  // false
   void EndListening();
   void RefuseConnection(int fd);
   void CheckDrained();
+  // As many connections of clients may be open in this process that some descriptors are left for services.
+  void BoundConnections();
   static void OnFlush(void* self);
   static void OnAcceptRetry(void* self);
   static void OnIdleGrace(void* self);
   static void OnBeat(void* self);
+
+  // Of all descriptors, an eighth is for connections to services, within these; clients get no more than the rest.
+  static constexpr int64_t kServiceDescriptorsMin = 8;
+  static constexpr int64_t kServiceDescriptorsMax = 1024;
 
   const int index_;
   const Shared shared_;
@@ -157,7 +171,10 @@ class Worker {
   std::vector<std::unique_ptr<Listener>> listeners_;
   ClientConnection* connections_ = nullptr;  // a list through themselves
   size_t connection_count_ = 0;
+  int64_t descriptors_at_rest_ = 0;  // of the process, when this worker began to listen
+  int64_t connections_max_ = std::numeric_limits<int64_t>::max();
   bool draining_ = false;
+  bool cut_short_ = false;
   std::chrono::milliseconds idle_grace_ = std::chrono::hours(24 * 365);
   std::function<void()> drained_;
   Timer flush_timer_;
