@@ -11,6 +11,7 @@
 #include "common/path.h"
 #include "common/text.h"
 #include "dataplane/alarm.h"
+#include "dataplane/logged_target.h"
 #include "dataplane/policy/hash_on.h"
 #include "spdlog/spdlog.h"
 
@@ -29,7 +30,14 @@ bool IsUsableRequestId(std::string_view id) {
 }
 
 // Where no route was looked for: CONNECT and TRACE are served by none.
-constexpr const char* kServedMethods = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+constexpr std::string_view kServedMethodsField = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
+
+// Of "192.0.2.1:80", "[2001:db8::1]:80" and "[2001:db8::1]" the address, as some proxies write it.
+std::string_view WithoutPort(std::string_view text) {
+  if (text.front() == '[') return text.substr(1, std::min(text.find(']'), text.size()) - 1);
+  const size_t colon = text.find(':');
+  return colon == text.rfind(':') ? text.substr(0, colon) : text;
+}
 
 std::string NowRfc3339(std::chrono::system_clock::time_point now) {
   return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::FromChrono(now), absl::UTCTimeZone());
@@ -212,15 +220,15 @@ void Exchange::Identify() {
         const size_t comma = list.rfind(',');
         std::string_view each = comma == std::string_view::npos ? list : list.substr(comma + 1);
         list = comma == std::string_view::npos ? std::string_view() : list.substr(0, comma);
-        while (!each.empty() && each.front() == ' ') each.remove_prefix(1);
-        while (!each.empty() && each.back() == ' ') each.remove_suffix(1);
+        each = http1::Trim(each);
+        if (each.empty()) continue;
         in6_addr address;
-        if (!ParseIp(each, &address)) {
+        if (!ParseIp(WithoutPort(each), &address)) {
           known = true;  // the chain is broken: the last good one it is
           break;
         }
         client_address_ = address;
-        client_ip_room_ = std::string(each);
+        client_ip_room_ = IpText(address);
         client_ip_ = client_ip_room_;
         known = !options_.trusted_proxies.Contains(address);
       }
@@ -239,12 +247,17 @@ void Exchange::Identify() {
 
 // THE life of a request whose head is well-formed.
 Task<void> Exchange::Handle() {
+  request_complete_ = loop().now();  // a head that comes slowly is its client's time, not the service's
   TakeBufferedBody();
   if (upload_ == Upload::kRefused) co_return co_await Refuse(Reason::kBadRequest, body_detail_);
   if (const Reason reason = NormalizeTarget(); reason != Reason::kNone) co_return co_await Refuse(reason, detail_);
   if (co_await AnswerBuiltin()) co_return;
   if (!(*state_)->has_policy) co_return co_await Refuse(Reason::kDiscoveryUnavailable, "no configuration yet");
-  if (const Reason reason = MatchRoute(); reason != Reason::kNone) co_return co_await Refuse(reason);
+  if (const Reason reason = MatchRoute(); reason != Reason::kNone) {
+    // Asked of the server itself, and no service is meant (RFC 9110, section 9.3.7).
+    if (path_ == "*") co_return co_await Reply(200, {}, kServedMethodsField, {});
+    co_return co_await Refuse(reason, detail_);
+  }
   if (match_.route->max_duration.count() > 0) ends_at_ = started_ + match_.route->max_duration;
   // Only a GET of HTTP/1.1 without a body (RFC 6455, section 4.1); anything else is served without the change.
   upgrading_ = match_.route->websocket && head_.upgrade && head_.method == "GET" && head_.minor_version > 0 &&
@@ -272,6 +285,7 @@ Task<void> Exchange::Handle() {
   }
   if (refused != Reason::kNone) co_return co_await Refuse(refused);
   if (route.bounds_body && IsBodyTooLarge()) co_return co_await Refuse(Reason::kBodyTooLarge);
+  if (head_.max_forwards == 0) co_return co_await Reply(200, {}, kServedMethodsField, {});
   if (route.redirect != nullptr) co_return co_await Redirect(*route.redirect);
   if (route.respond != nullptr) co_return co_await Respond(*route.respond);
   if (route.rewrite_regex != nullptr && !RewriteByRegex()) {
@@ -299,9 +313,9 @@ Task<void> Exchange::Handle() {
     service_->runtime->retry_budget.OnRequest(loop().now());
     if (!upgrading_ && std::binary_search(retry->methods.begin(), retry->methods.end(), head_.method)) {
       if (!body_.done() && !head_.expect_continue) {
-        if (const Reason reason = co_await BufferBody(retry->max_body_bytes); reason != Reason::kNone) {
-          co_return co_await Refuse(reason, body_detail_);
-        }
+        const Reason reason = co_await BufferBody(retry->max_body_bytes);
+        if (reason == Reason::kClientClosed) co_return EndUnanswered();
+        if (reason != Reason::kNone) co_return co_await Refuse(reason, body_detail_);
       }
       retry_ = retry;
     }
@@ -310,6 +324,11 @@ Task<void> Exchange::Handle() {
 }
 
 Reason Exchange::NormalizeTarget() {
+  // Only a proxy in front can have had TLS (RFC 9110, section 7.4).
+  if (head_.secure_target && !client_->peer_trusted) {
+    detail_ = "an https target without TLS";
+    return Reason::kBadRequest;
+  }
   std::string_view host = head_.host;
   if (!host.empty() && host[0] != '[') host = host.substr(0, host.find(':'));
   if (!host.empty() && host[0] == '[') host = host.substr(0, host.find(']') + 1);
@@ -318,9 +337,7 @@ Reason Exchange::NormalizeTarget() {
     detail_ = "Host is too long";
     return Reason::kBadRequest;
   }
-  std::transform(host.begin(), host.end(), host_room_,
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  host_ = std::string_view(host_room_, host.size());
+  host_ = std::string_view(host_room_, NormalizeHost(host, host_room_));
   path_ = head_.path;
   if (path_ == "*" || IsNormalPath(path_)) return Reason::kNone;
   const PathError error = NormalizePath(head_.path, options_.reject_encoded_slashes, &normal_room_);
@@ -373,9 +390,31 @@ Reason Exchange::MatchRoute() {
   if (preflight_ && FindPreflightRoute()) return Reason::kNone;
   state.snapshot->Match({head_.method, host_, path_, head_.query, {head_.fields.data(), head_.fields.size()}}, &match_);
   if (match_.route == nullptr) return match_.method_not_allowed ? Reason::kMethodNotAllowed : Reason::kNoRoute;
+  if (MayBeReadOtherwise(path_) && IsGuardedOtherwise()) {
+    detail_ = "a path that some services read as one that another route protects";
+    return Reason::kBadRequest;
+  }
   route_ = &state.routes[match_.route->index];
   if (match_.route->cors == nullptr) preflight_.reset();  // the service's to answer
   return Reason::kNone;
+}
+
+// Whether the path, as some servers would read it, belongs to a route that lets fewer in than the one that was found.
+bool Exchange::IsGuardedOtherwise() const {
+  const auto guards = [this](const RoutePolicy& other) {
+    const RoutePolicy& own = *match_.route;
+    return (other.auth != nullptr && other.auth != own.auth) || (other.access != nullptr && other.access != own.access);
+  };
+  for (const PathReading reading :
+       {PathReading::kWithoutParameters, PathReading::kDecodedSlashes, PathReading::kBoth}) {
+    std::string path;
+    RouteMatch other;
+    if (!ReadPathAs(reading, path_, &path) || path == path_) continue;
+    (*state_)->snapshot->Match({head_.method, host_, path, head_.query, {head_.fields.data(), head_.fields.size()}},
+                               &other);
+    if (other.route != nullptr && guards(*other.route)) return true;
+  }
+  return false;
 }
 
 void Exchange::ChooseService() {
@@ -429,17 +468,20 @@ Task<void> Exchange::Forward() {
   attempt.reason = Reason::kNoHealthyEndpoint;
   bool fresh = false;  // a kept connection had ended: now only a new one will do
   int connects_failed = 0;
-  request_complete_ = started_;
   for (;;) {
-    if (client_->socket.broken()) {
-      attempt.reason = Reason::kClientClosed;
+    if (client_->socket.broken() || worker_->cut_short()) {
+      attempt.reason = EndOfCancelled();
       break;
     }
     if (!fresh && !PickEndpoint()) {
       if (retries_ == 0) break;
-      // There is no other: then the same again.
-      tried_.clear();
-      if (!PickEndpoint()) break;
+      // All were tried: then one of them again, rather not the last.
+      const uint32_t last = endpoint_index_;
+      tried_.assign(1, last);
+      if (!PickEndpoint()) {
+        tried_.clear();
+        if (!PickEndpoint()) break;
+      }
     }
     ++attempts_;
     std::unique_ptr<UpstreamConnection> upstream = co_await ConnectTo(endpoint_, fresh, &attempt);
@@ -448,6 +490,7 @@ Task<void> Exchange::Forward() {
       attempt = co_await TryEndpoint(upstream.get());
       if (attempt.stale && !fresh && MayRepeat(attempt)) {
         fresh = true;
+        upload_ = Upload::kComplete;
         worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
         continue;
       }
@@ -464,13 +507,13 @@ Task<void> Exchange::Forward() {
     if (tried_.size() >= service_->endpoints.size()) at_once = false;
     if (!at_once) {
       ReportFailure(attempt);
-      if (!attempt.retried) attempt.retried = !attempt.answered && PrepareRetry(attempt.reason, 0);
+      if (!attempt.retried) attempt.retried = !attempt.answered && PrepareRetry(attempt.reason, 0, upstream != nullptr);
       if (!attempt.retried) break;
       upstream = nullptr;
       if (retry_delay_.count() > 0) {
         Alarm alarm(&loop());
         co_await AwaitAlarm(&alarm, loop().now() + retry_delay_);
-        if (client_->socket.broken()) continue;  // not made: nobody waits for it any more
+        if (client_->socket.broken() || worker_->cut_short()) continue;  // not made: nobody waits for it any more
       }
     }
     fresh = false;
@@ -499,23 +542,29 @@ void Exchange::ReportFailure(const Attempt& attempt) {
   if (!permit_) return;
   const bool blameless = attempt.reason == Reason::kClientClosed || attempt.reason == Reason::kRequestTimeout ||
                          attempt.reason == Reason::kBadRequest || attempt.reason == Reason::kOverloaded ||
-                         attempt.reason == Reason::kBodyTooLarge;
-  permit_.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now(), loop().now() - attempt_started_);
+                         attempt.reason == Reason::kBodyTooLarge || attempt.reason == Reason::kDraining ||
+                         (attempt.reason == Reason::kRequestDeadline && upload_ != Upload::kComplete);
+  permit_.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now(), ServiceTime());
 }
 
 bool Exchange::MayRepeat(const Attempt& attempt) const {
-  // A body that was wholly there before is there still; one that had to be waited for is gone.
-  return !attempt.answered && replayable_ && (!attempt.sent || http1::IsIdempotent(head_.method));
+  // A body that was wholly there before is there still, and so is what has not been read yet; what was read as it came
+  // is gone.
+  return !attempt.answered && (replayable_ || !upload_begun_) && (!attempt.sent || http1::IsIdempotent(head_.method));
 }
 
 Task<std::unique_ptr<UpstreamConnection>> Exchange::ConnectTo(const std::shared_ptr<Endpoint>& endpoint, bool fresh,
                                                               Attempt* failure) {
   *failure = {};
-  attempt_started_ = loop().now();
+  attempt_started_ = head_sent_ = request_sent_ = loop().now();
   if (!fresh) {
-    if (auto kept = worker_->pool().Take(*endpoint, !http1::IsIdempotent(head_.method))) co_return kept;
+    const bool repeatable = replayable_ && http1::IsIdempotent(head_.method);
+    if (auto kept = worker_->pool().Take(*endpoint, !repeatable)) co_return kept;
   }
   std::unique_ptr<UpstreamConnection> upstream = worker_->pool().Connect(endpoint);
+  if (upstream == nullptr && (errno == EMFILE || errno == ENFILE) && worker_->FreeDescriptor()) {
+    upstream = worker_->pool().Connect(endpoint);
+  }
   if (upstream == nullptr) {
     const bool exhausted = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
     failure->reason = exhausted ? Reason::kOverloaded : Reason::kUpstreamConnectFailed;
@@ -529,7 +578,7 @@ Task<std::unique_ptr<UpstreamConnection>> Exchange::ConnectTo(const std::shared_
   client_->socket.CancelOnReset(nullptr);
   if (wait == Wait::kReady && upstream->socket.ConnectError() == 0 && !upstream->socket.broken()) co_return upstream;
   if (wait == Wait::kCancelled) {
-    failure->reason = Reason::kClientClosed;
+    failure->reason = EndOfCancelled();
   } else if (wait == Wait::kTimeout && (OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout)) {
     failure->reason = Reason::kRequestDeadline;
     failure->detail = OutOfTime() ? kMaxDurationDetail : "";
@@ -555,13 +604,14 @@ Task<Exchange::Attempt> Exchange::TryEndpoint(UpstreamConnection* upstream) {
   }
   client_->socket.CancelOnReset(nullptr);
   if (upload && !upload->done()) {
-    // The answer ended before the request: the rest of the body is nobody's. Both of its waits end, then the task
-    // itself.
+    // The answer ended before the request: the rest of the body is nobody's, unless all of it is still to be read, by
+    // another attempt. Both of its waits end, then the task itself.
     stop_upload_ = true;
-    client_->EndAfterThis();
+    if (!attempt.stale || upload_begun_) client_->EndAfterThis();
     upstream->socket.Cancel();
     client_->socket.Interrupt();
     co_await upload->Done();
+    stop_upload_ = false;
   }
   if (failed) std::rethrow_exception(failed);
   co_return attempt;
@@ -614,7 +664,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     }
     // An endpoint that takes no more may have answered already: what it said is read first.
   }
-  request_sent_ = loop().now();
+  request_sent_ = head_sent_ = heard_ = loop().now();
   if (mirrors_) {
     CopyForMirrors(buffered_body_);
     if (body_.done()) StartMirrors();
@@ -652,13 +702,16 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
           Buffer out = worker_->buffers().Acquire(BufferPool::kSmall);
           if (out && BuildAnswerHead(answer, false, false, &out)) {
             std::array<iovec, 1> part = {{{out.data(), out.size()}}};
-            if (co_await SendToClient(part) != Io::kDone) {
+            if (co_await SendToClient(part, false) != Io::kDone) {
               attempt.reason = Reason::kClientClosed;
               co_return attempt;
             }
           }
         }
-        if (answer.status == 100) continue_awaited_ = false;
+        if (answer.status == 100) {
+          continue_awaited_ = false;
+          client_->socket.ExtendRead(loop().now() + options_.read_timeout);
+        }
         input.Consume(scanner.head_bytes());
         scanner = {};
         answer.Clear();
@@ -691,6 +744,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     const Io io = upstream->socket.Read(input.space(), input.room(), &moved);
     if (io == Io::kDone) {
       any_byte = true;
+      heard_ = loop().now();
       input.Filled(moved);
       continue;
     }
@@ -709,7 +763,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   answer_head_read_ = true;
   upstream_duration_ = loop().now() - attempt_started_;
   if (permit_) {
-    permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now(), upstream_duration_);
+    permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now(), ServiceTime());
   }
   ReportEndpoint(answer.status, Reason::kNone);
   if (KeepsRetrying() && answer.status < 600 && retry_->statuses.test(static_cast<size_t>(answer.status)) &&
@@ -733,12 +787,20 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
 // unless it is the endpoint's leave that the client waits for.
 TimePoint Exchange::AnswerDeadline() const {
   if (upload_ == Upload::kRunning && !continue_awaited_) return ends_at_;
-  milliseconds patience = service_->policy->response_timeout;
-  if (service_->breaker != nullptr) patience = std::min(patience, service_->policy->breaker->timeout);
+  const TimePoint silent_until = std::max(request_sent_, heard_) + service_->policy->response_timeout;
+  TimePoint deadline = std::min({silent_until, request_complete_ + match_.route->timeout, ends_at_});
+  // The other two bound the attempt, whatever it says in the meantime.
+  if (service_->breaker != nullptr) deadline = std::min(deadline, request_sent_ + service_->policy->breaker->timeout);
   if (retry_ != nullptr && retry_->per_try_timeout.count() > 0) {
-    patience = std::min(patience, retry_->per_try_timeout);
+    deadline = std::min(deadline, request_sent_ + retry_->per_try_timeout);
   }
-  return std::min({request_sent_ + patience, request_complete_ + match_.route->timeout, ends_at_});
+  return deadline;
+}
+
+// How long the endpoint has taken so far in this attempt: while the client sends its body, it is the client that takes.
+nanoseconds Exchange::ServiceTime() const {
+  const TimePoint uploaded = upload_ == Upload::kRunning ? loop().now() : request_sent_;
+  return loop().now() - attempt_started_ - (uploaded - head_sent_);
 }
 
 Exchange::Attempt Exchange::EndOfWait(Wait wait) const {
@@ -770,10 +832,14 @@ Exchange::Attempt Exchange::EndOfWait(Wait wait) const {
       attempt.reason = Reason::kOverloaded;
       break;
     default:
-      attempt.reason = Reason::kClientClosed;
+      attempt.reason = EndOfCancelled();
       break;
   }
   return attempt;
+}
+
+Reason Exchange::EndOfCancelled() const {
+  return worker_->cut_short() && !client_->socket.broken() ? Reason::kDraining : Reason::kClientClosed;
 }
 
 // An answer of our own that says why there is no other.
@@ -800,11 +866,10 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
               (reason == Reason::kForbidden && token_refusal_ == JwtRefusal::kClaims))) {
     AppendChallenges(&fields);
   } else if (reason == Reason::kMethodNotAllowed) {
-    fields += match_.allowed_methods.empty() ? kServedMethods : "Allow: ";
     for (size_t i = 0; i < match_.allowed_methods.size(); ++i) {
-      Append(&fields, i == 0 ? "" : ", ", match_.allowed_methods[i]);
+      Append(&fields, i == 0 ? "Allow: " : ", ", match_.allowed_methods[i]);
     }
-    fields += "\r\n";
+    fields += match_.allowed_methods.empty() ? kServedMethodsField : "\r\n";
   }
   co_await Reply(info.status, body, fields);
 }
@@ -844,7 +909,7 @@ Task<void> Exchange::Reply(int status, std::string_view body, std::string_view f
   std::array<iovec, 2> parts = {{{head.data(), head.size()}, {const_cast<char*>(body.data()), body.size()}}};
   const bool without_body = head_.method == "HEAD";
   answer_started_ = true;
-  if (co_await SendToClient(std::span(parts.data(), without_body ? 1 : 2)) != Io::kDone) {
+  if (co_await SendToClient(std::span(parts.data(), without_body ? 1 : 2), true) != Io::kDone) {
     aborted_ = true;
     client_->EndAfterThis();
   }
@@ -862,7 +927,7 @@ void Exchange::Record() {
   RequestRecord record;
   record.time = started_wall_;
   record.method = head_.method;
-  record.path = head_.target;
+  record.path = LoggedTarget(head_.target, &worker_->field_scratch());
   record.client_ip = client_ip_;
   for (size_t i = 0; i < head_.fields.size(); ++i) {
     if (head_.kinds[i] == http1::FieldKind::kUserAgent) record.user_agent = head_.fields[i].value;

@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include "absl/container/inlined_vector.h"
+#include "common/path.h"
 #include "common/snapshot.h"
 #include "dataplane/access_log.h"
 #include "dataplane/buffer_pool.h"
@@ -86,6 +87,7 @@ class Exchange {
   Reason NormalizeTarget();
   Task<bool> AnswerBuiltin();  // /health and the like; false: not one of them
   Reason MatchRoute();
+  bool IsGuardedOtherwise() const;
   void ChooseService();
   // limits.cc: those of one stage, together.
   Reason AdmitByLimits(std::span<const uint32_t> limits);
@@ -123,7 +125,8 @@ class Exchange {
   Task<void> AwaitAlarm(Alarm* alarm, TimePoint deadline);
   Task<Reason> EnterBulkhead();
   Task<Reason> BufferBody(uint64_t bytes_max);
-  bool PrepareRetry(Reason reason, int status);
+  // `connected`: it failed on a connection, not for want of one.
+  bool PrepareRetry(Reason reason, int status, bool connected = true);
   bool KeepsRetrying() const { return retry_ != nullptr && retries_ < retry_->attempts; }
   void CopyForMirrors(std::string_view payload);
   void StartMirrors();
@@ -167,7 +170,8 @@ class Exchange {
   Task<Upload> PumpBody(UpstreamConnection* upstream);
   Upload EndOfPiece(Io sent, const Socket& to) const;
   Task<Attempt> RelayAnswer(UpstreamConnection* upstream, http1::ResponseHead* answer);
-  Task<Io> SendToClient(std::span<iovec> parts);
+  // `last`: nothing else of this exchange is sent.
+  Task<Io> SendToClient(std::span<iovec> parts, bool last);
 
   // tunnel.cc: what follows a change of protocol.
   Task<Attempt> Tunnel(UpstreamConnection* upstream, http1::ResponseHead* answer);
@@ -177,7 +181,9 @@ class Exchange {
 
   bool OutOfTime() const { return loop().now() >= ends_at_; }
   TimePoint AnswerDeadline() const;
+  std::chrono::nanoseconds ServiceTime() const;
   Attempt EndOfWait(Wait wait) const;
+  Reason EndOfCancelled() const;  // why nobody waits for the service any more
   EventLoop& loop() const { return worker_->loop(); }
 
   Worker* const worker_;
@@ -196,7 +202,7 @@ class Exchange {
   std::string client_ip_room_;  // where it is not the peer's
   std::string_view client_ip_;
   in6_addr client_address_{};
-  char host_room_[256];
+  char host_room_[kNormalHostBytesMax];
   std::string_view host_;               // lower case, no port
   std::string normal_room_;             // where the path was not in normal form
   std::string_view path_;               // normalised
@@ -240,7 +246,10 @@ class Exchange {
   Upload upload_ = Upload::kComplete;
   bool stop_upload_ = false;
   bool continue_awaited_ = false;  // the client waits for a 100 before it sends its body
+  bool upload_begun_ = false;      // something of the body was read as it came, and is gone
+  TimePoint head_sent_;            // and what there was of the body, in this attempt
   TimePoint request_sent_;         // all of it, in this attempt
+  TimePoint heard_;                // of the endpoint, before the answer's head was whole
   TimePoint request_complete_;     // all of it had come from the client
   Buffer next_input_;              // read behind a chunked body
   const char* body_detail_ = "";

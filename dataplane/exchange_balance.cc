@@ -64,7 +64,7 @@ void Exchange::ReportEndpoint(int status, Reason reason) {
   EndpointState& state = *service_->balancer->members()[endpoint_index_].state;
   const TimePoint now = loop().now();
   if (service_->balancer->measures_latency()) {
-    std::chrono::nanoseconds latency = now - attempt_started_;
+    std::chrono::nanoseconds latency = ServiceTime();
     if (result == Result::kGatewayFailure) latency = std::max<std::chrono::nanoseconds>(latency, kFailureLatency);
     state.latency.Observe(latency, now, service_->balancer->options().decay);
   }

@@ -89,7 +89,7 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
   told.clear();
   if (auth != nullptr) AppendForwarded(&told);
   const FieldEditsPolicy* const edits = route.request_headers.get();
-  const FieldEditsPolicy* const query_edits = route.request_query.get();
+  const FieldEditsPolicy* query_edits = route.request_query.get();
   TextValues values;
   size_t edited_bytes = told.size();
   if (edits != nullptr || query_edits != nullptr) {
@@ -98,14 +98,17 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
     if (query_edits != nullptr) edited_bytes += EditedQueryBytesMax(head_.query, *query_edits, values);
   }
   const auto stays = [edits](std::string_view name) { return edits == nullptr || !Replaces(*edits, name); };
-  // X-Forwarded-For of a trusted peer is at most what its head held.
-  if (!MakeRoom(&worker_->buffers(), out,
-                2 * head_.bytes + path.size() + host.size() + edited_bytes + kOwnFieldsBytesMax)) {
+  // Each field is copied once at most, X-Forwarded-For's values together; a byte more where no space was behind a
+  // colon.
+  if (!MakeRoom(
+          &worker_->buffers(), out,
+          head_.bytes + head_.fields.size() + path.size() + 2 * host.size() + edited_bytes + kOwnFieldsBytesMax)) {
     return false;
   }
 
   HeadWriter writer(out);
   writer << head_.method << " " << path;
+  if (path == "*") query_edits = nullptr;  // which has no query
   if (query_edits != nullptr) {
     char* const question = writer.at();
     writer << "?";
@@ -151,6 +154,10 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
       case FieldKind::kForwardedOther:
         if (!trusted) continue;
         break;
+      case FieldKind::kMaxForwards:
+        if (!head_.max_forwards) break;
+        writer << field.name << ": " << *head_.max_forwards - 1 << "\r\n";
+        continue;
       case FieldKind::kVia:  // Connection can't take away where a request has been
         break;
       default:

@@ -44,7 +44,9 @@ constexpr std::array<ReasonInfo, kReasonCount> kReasons = {{
 const ReasonInfo& InfoOf(Reason reason) { return kReasons[static_cast<size_t>(reason)]; }
 
 std::string_view StatusPhrase(int status) {
-  const auto phrase = boost::beast::http::obsolete_reason(static_cast<boost::beast::http::status>(status));
+  const auto known = boost::beast::http::int_to_status(static_cast<unsigned>(status));
+  if (known == boost::beast::http::status::unknown) return "";
+  const auto phrase = boost::beast::http::obsolete_reason(known);
   return {phrase.data(), phrase.size()};
 }
 

@@ -24,6 +24,11 @@ class Parts {
   void Add(std::string_view bytes) {
     if (!bytes.empty()) parts_[count_++] = {const_cast<char*>(bytes.data()), bytes.size()};
   }
+  void Add(const http1::BodyDecoder::Result& piece) {
+    Add(piece.before);
+    Add(piece.kept);
+    Add(piece.after);
+  }
   // `payload` in a chunk of its own (nothing where it is empty), and the end of the body.
   void AddChunk(std::string_view payload, bool last) {
     if (!payload.empty()) {
@@ -129,12 +134,14 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       buffer.Reset();
       pipe.Reset();
       this_turn = 0;
-      const Wait wait = co_await from.Readable(loop().now() + options_.read_timeout);
+      // Who waits for a 100 does not stall.
+      const Wait wait = co_await from.Readable(continue_awaited_ ? ends_at_ : loop().now() + options_.read_timeout);
       if (stop_upload_) co_return Upload::kStopped;
       if (wait == Wait::kReady) continue;
       co_return wait == Wait::kTimeout ? Upload::kClientTimeout : Upload::kClientClosed;
     }
     this_turn += moved;
+    upload_begun_ = true;
     if (continue_awaited_) {
       continue_awaited_ = false;  // it did not wait
       to.ExtendRead(ends_at_);
@@ -153,7 +160,9 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       if (const Upload end = EndOfPiece(sent, to); end != Upload::kRunning) co_return end;
       continue;
     }
-    const auto result = body_.Decode(buffer.data(), moved);
+    // Chunks go on as chunks, where nobody else needs their payload in one piece.
+    const bool recodes = head_.chunked && !mirrors_;
+    const auto result = recodes ? body_.Recode(buffer.data(), moved) : body_.Decode(buffer.data(), moved);
     bytes_in_ += result.consumed;
     if (result.refused) {
       body_detail_ = body_.detail();
@@ -162,14 +171,14 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
     body_bytes_ += result.payload;
     if (match_.route->bounds_body && body_bytes_ > match_.route->max_body_bytes) co_return Upload::kTooLarge;
     if (mirrors_) {
-      CopyForMirrors({buffer.data(), result.payload});
+      CopyForMirrors(result.kept);
       if (body_.done()) StartMirrors();
     }
     Parts parts;
-    if (head_.chunked) {
-      parts.AddChunk({buffer.data(), result.payload}, body_.done());
+    if (head_.chunked && !recodes) {
+      parts.AddChunk(result.kept, body_.done());
     } else {
-      parts.Add({buffer.data(), result.payload});
+      parts.Add(result);
     }
     std::span<iovec> rest = parts.span();
     size_t written = 0;
@@ -205,7 +214,7 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
   // The answer's framing (RFC 9112, section 6.3), and the client's.
   const bool bodyless = head_.method == "HEAD" || answer->status == 204 || answer->status == 304;
   auto body = bodyless             ? http1::BodyDecoder::None()
-              : answer->chunked    ? http1::BodyDecoder::Chunked()
+              : answer->chunked    ? http1::BodyDecoder::ChunkedAnswer()
               : answer->has_length ? http1::BodyDecoder::Length(answer->length)
                                    : http1::BodyDecoder::UntilClose();
   const bool unknown_length = body.chunked() || body.until_close();
@@ -236,14 +245,17 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
   SplicePipe pipe;
   for (;;) {
     http1::BodyDecoder::Result piece;
-    if (!input.empty() && !body.done()) piece = body.Decode(input.data(), input.size());
+    const bool recodes = rechunk && body.chunked();
+    if (!input.empty() && !body.done()) {
+      piece = recodes ? body.Recode(input.data(), input.size()) : body.Decode(input.data(), input.size());
+    }
     const bool last = body.done() || ended;
     Parts parts;
     std::array<iovec, 5> with_head;
-    if (rechunk) {
-      parts.AddChunk({input.data(), piece.payload}, last && !piece.refused);
+    if (rechunk && !recodes) {
+      parts.AddChunk(piece.kept, last);
     } else {
-      parts.Add({input.data(), piece.payload});
+      parts.Add(piece);
     }
     std::span<iovec> rest = parts.span();
     if (!out.empty() && parts.bytes() <= kCopiedBytesMax && parts.bytes() <= out.room()) {
@@ -256,7 +268,10 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
       rest = std::span(with_head.data(), rest.size() + 1);
     }
     size_t written = 0;
-    Io io = pipe.held() > 0 ? to.WriteFrom(&pipe, &written) : to.Write(&rest, &written);
+    const bool ends = last && client_->ending() && upload_ == Upload::kComplete;
+    Io io = pipe.held() > 0 ? to.WriteFrom(&pipe, &written)
+            : ends          ? to.WriteLast(&rest, &written)
+                            : to.Write(&rest, &written);
     bytes_out_ += written;
     if (io == Io::kAgain && pipe.held() > 0) {
       io = co_await to.WriteRestFrom(&pipe, options_.write_timeout, &bytes_out_, ends_at_);
@@ -357,9 +372,10 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
   co_return attempt;
 }
 
-Task<Io> Exchange::SendToClient(std::span<iovec> parts) {
+Task<Io> Exchange::SendToClient(std::span<iovec> parts, bool last) {
   size_t written = 0;
-  const Io io = client_->socket.Write(&parts, &written);
+  const bool ends = last && client_->ending();
+  const Io io = ends ? client_->socket.WriteLast(&parts, &written) : client_->socket.Write(&parts, &written);
   bytes_out_ += written;
   if (io != Io::kAgain) co_return io;
   co_return co_await client_->socket.WriteRest(parts, options_.write_timeout, &bytes_out_, ends_at_);

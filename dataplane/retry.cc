@@ -45,7 +45,7 @@ Task<Reason> Exchange::EnterBulkhead() {
     // A grant and the end of the patience may meet: what counts is whether there is a place.
     if (place_.entered()) co_return Reason::kNone;
     place_.Leave();
-    if (client_->socket.broken()) co_return Reason::kClientClosed;
+    if (client_->socket.broken() || worker_->cut_short()) co_return EndOfCancelled();
     detail_ = "no connection was free in time";
   } else {
     detail_ = verdict == Bulkhead::Verdict::kTooManyPending ? "too many wait for a connection" : "too many requests";
@@ -116,36 +116,40 @@ Task<Reason> Exchange::BufferBody(uint64_t bytes_max) {
 
 // Whether an attempt that ended with `reason`, or (kNone) with an answer of `status`, is made again after retry_delay_.
 // Then the breaker has let it in, and the budget has been charged.
-bool Exchange::PrepareRetry(Reason reason, int status) {
+// An answer of ours is retried where its status is one of the conditions, as an endpoint's would be.
+bool Exchange::PrepareRetry(Reason reason, int status, bool connected) {
   if (!KeepsRetrying() || !replayable_ || buffered_body_.size() > retry_->max_body_bytes) return false;
+  bool wanted = retry_->statuses.test(static_cast<size_t>(status > 0 ? status : InfoOf(reason).status));
   switch (reason) {
     case Reason::kNone:
-      if (!retry_->statuses.test(static_cast<size_t>(status))) return false;
+    case Reason::kUpstreamInvalid:
       break;
     case Reason::kUpstreamConnectFailed:
-      if (!retry_->on_connect_failure) return false;
+      wanted = wanted || retry_->on_connect_failure;
       break;
     case Reason::kUpstreamReset:
-      if (!retry_->on_reset) return false;
+      wanted = wanted || retry_->on_reset;
       break;
     case Reason::kUpstreamTimeout:
-      if (!retry_->on_timeout) return false;
+      wanted = wanted || retry_->on_timeout || (!connected && retry_->on_connect_failure);
       break;
     default:
       return false;
   }
+  if (!wanted) return false;
   const TimePoint now = loop().now();
   const std::chrono::milliseconds delay = RetryDelay(*retry_, retries_ + 1, worker_->random());
   if (now + delay >= std::min(request_complete_ + match_.route->timeout, ends_at_) || client_->socket.broken()) {
     return false;
   }
-  if (!service_->runtime->retry_budget.Spend(*retry_, now)) {
-    worker_->metrics().Add(WorkerGauge::kRetriesOverBudgetTotal, 1);
-    return false;
-  }
   if (service_->breaker != nullptr) {
     permit_ = {};
     if (service_->breaker->Acquire(now, &permit_) != BreakerVerdict::kAllowed) return false;
+  }
+  if (!service_->runtime->retry_budget.Spend(*retry_, now)) {
+    worker_->metrics().Add(WorkerGauge::kRetriesOverBudgetTotal, 1);
+    permit_ = {};
+    return false;
   }
   retry_delay_ = delay;
   ++retries_;

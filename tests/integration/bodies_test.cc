@@ -261,6 +261,41 @@ TEST_F(RelayedBodies, ABodyThatWasStreamedIsNeverSentTwice) {
   }
 }
 
+TEST_F(RelayedBodies, ABodyThatNobodyHasReadGoesWithAFreshConnection) {
+  // A connection ends with the head of its second request.
+  StartWith(
+      [](UpstreamConnection& connection) {
+        const auto request = connection.ReadRequest();
+        if (!request) return;
+        connection.Send(MakeResponse(200, request->body));
+        (void)connection.ReadHead();
+      },
+      "", "", {"server.workers=1"});
+  for (const char* more : {"", "Expect: 100-continue\r\n"}) {
+    RawClient client(gateway_->port());
+    ASSERT_TRUE(client.Request("GET", "/svc").ok());
+    const int before = upstream_->request_count();
+    ASSERT_TRUE(client.Send(Concat("PUT /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n", more, "\r\n")).ok());
+    ASSERT_TRUE(upstream_->WaitForRequests(before + 2));  // asked again, before anything of the body is there
+    ASSERT_TRUE(client.Send("hello").ok());
+    const auto response = client.ReadResponse();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 200) << response->body;
+    EXPECT_EQ(upstream_->requests().back().body, "hello");
+    // And the client's connection is in step.
+    EXPECT_EQ(client.Request("GET", "/svc")->status, 200);
+  }
+  // A POST may have been acted on.
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Request("GET", "/svc").ok());
+  const int before = upstream_->request_count();
+  ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n").ok());
+  ASSERT_TRUE(upstream_->WaitForRequests(before + 1));
+  ASSERT_TRUE(client.Send("hello").ok());
+  ASSERT_TRUE(client.ReadResponse().ok());
+  EXPECT_EQ(upstream_->request_count(), before + 1);
+}
+
 TEST_F(RelayedBodies, AnEarlyHeadGivesItsBodyTheWholeResponseTimeout) {
   Event uploaded;
   Event go_on;

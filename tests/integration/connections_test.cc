@@ -124,6 +124,16 @@ TEST_F(Connections, AHeaderThatDoesNotComeEndsTheConnection) {
   EXPECT_NE(client.WaitForEnd(), PeerEnd::kOpen);
 }
 
+TEST_F(Connections, WhereFewAreAllowedOneAddressMayHaveThemAll) {
+  StartWith("", {"server.max_connections=6"});
+  std::vector<RawClient> clients;
+  for (int i = 0; i < 6; ++i) {
+    clients.emplace_back(gateway_->port());
+    EXPECT_EQ(clients.back().Request("GET", "/svc")->status, 200);
+  }
+  EXPECT_EQ(Fetch(gateway_->port(), "GET", "/svc")->status, 503);
+}
+
 TEST_F(Connections, AnAddressHasSoManyAndNoMore) {
   StartWith("", {"server.max_connections_per_address=3"});
   std::vector<RawClient> clients;

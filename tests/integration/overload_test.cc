@@ -23,8 +23,9 @@ constexpr int kBudgetKib = 1024;  // the least there may be: 64 blocks of 16 KiB
 class Overload : public ::testing::Test {
  protected:
   void StartWith(const std::string& victim_address, std::string_view victim_fields = "",
-                 std::vector<std::string> sets = {}) {
+                 std::vector<std::string> sets = {}, int descriptors = 0) {
     DataPlane::Options options;
+    options.descriptors = descriptors;
     options.policy = Concat("kind: Service\nname: victim\nstatic: [{ address: \"", victim_address, "\" }]\n",
                             victim_fields, "\n---\nkind: Service\nname: well\nstatic: [{ address: \"", well_.address(),
                             "\" }]\n---\nkind: Route\nname: victim\nmatch: { path: { prefix: /victim } }\n",
@@ -155,13 +156,40 @@ TEST_F(Overload, OutOfDescriptorsServesWhatItHasAndAcceptsAgain) {
     EXPECT_EQ(response->status, 200);
   }
   // Those who go make room for those who wait, without anybody's help.
-  for (int i = 0; i < 40; ++i) clients[static_cast<size_t>(i)].reset();
-  for (size_t i = 40; i < clients.size(); ++i) {
-    const auto response = clients[i]->Request("GET", "/well");
-    ASSERT_TRUE(response.ok()) << i << ": " << response.status();
-    EXPECT_EQ(response->status, 200) << i;
+  for (auto& client : clients) {
+    if (client != clients.front()) {
+      const auto response = client->Request("GET", "/well");
+      ASSERT_TRUE(response.ok()) << response.status();
+      EXPECT_EQ(response->status, 200);
+    }
+    client.reset();
   }
   clients.clear();
+  EXPECT_EQ(StatusOf("/well"), 200);
+}
+
+TEST_F(Overload, ClientsDoNotTakeTheDescriptorsThatServicesNeed) {
+  // Several are asked at once, which takes as many connections to the service.
+  Event release;
+  ScriptedUpstream slow([&](UpstreamConnection& connection) {
+    while (connection.ReadRequest() && connection.WaitFor(release)) connection.Send(MakeResponse(200, "late"));
+  });
+  StartWith(slow.address(), "", {}, 64);
+  std::vector<std::unique_ptr<RawClient>> asking = Clients(12, "GET /well HTTP/1.1\r\nHost: a\r\n\r\n");
+  for (auto& client : asking) ASSERT_EQ(client->ReadResponse()->status, 200);  // (and kept)
+  std::vector<std::unique_ptr<RawClient>> silent;
+  for (int i = 0; i < 80; ++i) silent.push_back(std::make_unique<RawClient>(gateway_->port()));
+  ASSERT_TRUE(gateway_->process().WaitForLine("cannot accept connections").has_value());
+  for (auto& client : asking) ASSERT_TRUE(client->Send("GET /victim HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  ASSERT_TRUE(slow.WaitForRequests(12));
+  EXPECT_GT(gateway_->Metric("gateway_accept_errors_total"), 0);  // (this port answers too)
+  release.Set();
+  for (auto& client : asking) {
+    const auto response = client->ReadResponse();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 200) << response->body;
+  }
+  silent.clear();
   EXPECT_EQ(StatusOf("/well"), 200);
 }
 

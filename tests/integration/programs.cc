@@ -41,6 +41,11 @@ DataPlane::DataPlane(Options options) {
   std::vector<std::string> argv = {BinaryPath("gateway-dataplane"), "--config",
                                    directory_.Write("gateway.yaml", config)};
   AddSets(options.sets, &argv);
+  if (options.descriptors > 0) {
+    const std::string limit = Concat("ulimit -n ", options.descriptors, R"(; exec "$@")");
+    const std::string shell[] = {"sh", "-c", limit, "sh"};
+    argv.insert(argv.begin(), std::begin(shell), std::end(shell));
+  }
   process_ = std::make_unique<Process>(
       Process::Options{.argv = std::move(argv), .env = std::move(options.env), .listen_sockets = options.sockets});
   const bool ready = !options.wait_line.empty()

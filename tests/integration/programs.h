@@ -33,6 +33,7 @@ class DataPlane {
     uint16_t port = 0, metrics_port = 0;      // 0: free ones
     std::vector<std::string> listeners = {};  // addresses; none: all interfaces at `port`
     std::vector<int> sockets = {};            // passed to it as systemd does
+    int descriptors = 0;                      // so many it may have; 0: as many as the test
     // What its log says once it is there, in place of asking its metrics port: where another process still answers.
     std::string wait_line = {};
   };

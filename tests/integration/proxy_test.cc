@@ -373,7 +373,7 @@ TEST_F(Proxy, WritesOneLogLineARequestAndItsMetrics) {
   ASSERT_EQ(lines.size(), 1u);
   const auto& line = lines[0];
   EXPECT_EQ(line["method"], "GET");
-  EXPECT_EQ(line["path"], "/svc/a?secret=1");
+  EXPECT_EQ(line["path"], "/svc/a?secret=***");
   EXPECT_EQ(line["client_ip"], "127.0.0.1");
   EXPECT_EQ(line["user_agent"], "test \"agent\"");
   EXPECT_EQ(line["status"], 200);
@@ -576,6 +576,122 @@ TEST_F(Proxy, AClientThatDoesNotWaitForLeaveIsGivenItsTime) {
 TEST_F(Proxy, AnEmptyListOfATrustedPeerAddsNothing) {
   StartWith(Echo(), "", "", {"server.trusted_proxies=127.0.0.0/8"});
   EXPECT_EQ(Seen(Echoed("/svc", "X-Forwarded-For:\r\n"), "x-forwarded-for"), List{"127.0.0.1"});
+}
+
+TEST_F(Proxy, ReadsTheListsThatProxiesWrite) {
+  StartWith(Echo(), "", "", {"server.trusted_proxies=127.0.0.0/8"});
+  const std::pair<const char*, const char*> lists[] = {{"5.6.7.8,\t1.2.3.4", "1.2.3.4"},
+                                                       {"1.2.3.4,", "1.2.3.4"},
+                                                       {"1.2.3.4 , ,", "1.2.3.4"},
+                                                       {"1.2.3.4:5555", "1.2.3.4"},
+                                                       {"[2001:db8:0::5]", "2001:db8::5"},
+                                                       {"[2001:db8::5]:443", "2001:db8::5"},
+                                                       {"2001:DB8::5", "2001:db8::5"},
+                                                       {"1.2.3.4, unknown", "127.0.0.1"},
+                                                       {"[1.2.3.4", "1.2.3.4"},
+                                                       {"[", "127.0.0.1"},
+                                                       {":80", "127.0.0.1"}};
+  size_t lines = 0;
+  for (const auto& [list, client] : lists) {
+    (void)Echoed("/svc", Concat("X-Forwarded-For: ", list, "\r\n"));
+    const auto log = gateway_->LogLines(++lines);
+    ASSERT_EQ(log.size(), lines);
+    EXPECT_EQ(log.back()["client_ip"], client) << list;
+  }
+}
+
+TEST_F(Proxy, CountsMaxForwardsDownAndAnswersAtTheEnd) {
+  StartWith(Echo());
+  EXPECT_EQ(Seen(Echoed("/svc", "Max-Forwards: 5\r\n", "OPTIONS"), "max-forwards"), List{"4"});
+  EXPECT_EQ(Seen(Echoed("/svc", "Max-Forwards: many\r\n", "OPTIONS"), "max-forwards"), List{"many"});
+  EXPECT_EQ(Seen(Echoed("/svc", "Max-Forwards: 5\r\n", "GET"), "max-forwards"), List{"5"});
+  const int before = upstream_->request_count();
+  for (const char* target : {"/svc", "*"}) {
+    const auto response = Fetch(gateway_->port(), "OPTIONS", target, "Max-Forwards: 0\r\n");
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 200) << target;
+    EXPECT_THAT(response->Field("Allow").value_or(""), HasSubstr("OPTIONS"));
+    EXPECT_EQ(response->body, "");
+  }
+  EXPECT_EQ(upstream_->request_count(), before);
+}
+
+TEST_F(Proxy, AnswersForItselfWhereNoServiceIsMeant) {
+  StartWith(Echo());
+  const auto response = Fetch(gateway_->port(), "OPTIONS", "*");
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 200);
+  EXPECT_THAT(response->Field("Allow").value_or(""), HasSubstr("GET"));
+}
+
+TEST_F(Proxy, AnHttpsTargetNeedsAProxyThatHadTls) {
+  StartWith(Echo());
+  const auto response = Fetch(gateway_->port(), "GET", "https://a/svc");
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 400);
+  EXPECT_EQ(Fetch(gateway_->port(), "GET", "http://a/svc")->status, 200);
+  StartWith(Echo(), "", "", {"server.trusted_proxies=127.0.0.0/8"});
+  EXPECT_EQ(Fetch(gateway_->port(), "GET", "https://a/svc")->status, 200);
+}
+
+TEST_F(Proxy, ServesHeadsAsLargeAsTheLimitAllows) {
+  StartWith(Echo(), "", "", {"server.max_header_bytes=960KiB", "server.trusted_proxies=127.0.0.0/8"});
+  const std::string large(900 * 1024, 'x');
+  EXPECT_EQ(Seen(Echoed("/svc", Concat("X-Large: ", large, "\r\n")), "x-large"), List{large});
+  EXPECT_EQ(Get("/svc", Concat("X-Large: ", large, large, "\r\n")).status, 431);
+}
+
+TEST_F(Proxy, WhatAnAnswerSaysAmissWithoutHarmIsNotPassedOn) {
+  StartWith(Respond([](const UpstreamRequest& request) -> std::string {
+    if (request.target.ends_with("connection")) {
+      return "HTTP/1.1 200 OK\r\nConnection: Keep-Alive; timeout=5\r\nContent-Length: 2\r\n\r\nok";
+    }
+    return "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nSet-Cookie: a=b\r\n\r\n";
+  }));
+  for (const char* target : {"/svc/connection", "/svc/trailer"}) {
+    const auto response = Get(target);
+    EXPECT_EQ(response.status, 200) << target;
+    EXPECT_EQ(response.body, "ok") << target;
+    EXPECT_FALSE(response.Field("Connection")) << target;
+    EXPECT_FALSE(response.Field("Set-Cookie")) << target;
+  }
+}
+
+TEST_F(Proxy, AnAddressIsOneHostHoweverItIsWritten) {
+  StartWith(Echo(), "",
+            "---\nkind: Route\nname: guarded\nmatch: { hosts: [\"[::1]\"], path: { prefix: /svc } }\n"
+            "respond: { status: 403 }");
+  for (const char* host : {"[::1]", "[0:0::1]:80", "[0000:0000:0000:0000:0000:0000:0000:0001]"}) {
+    EXPECT_EQ(Get("/svc", Concat("Host: ", host, "\r\n")).status, 403) << host;
+  }
+  EXPECT_EQ(Get("/svc", "Host: [::2]\r\n").status, 200);
+}
+
+TEST_F(Proxy, NoSpellingOfAPathGoesAroundTheRouteThatGuardsIt) {
+  StartWith(Echo(), "",
+            "---\nkind: IpAccess\nname: nobody\ndeny: [0.0.0.0/0]\n---\nkind: Route\nname: guarded\n"
+            "match: { path: { prefix: /svc/admin } }\nservice: svc\naccess: nobody");
+  EXPECT_EQ(Get("/svc/admin/a").status, 403);
+  for (const char* target : {"/svc/admin;x/a", "/svc/;x/admin", "/svc;x/admin", "/svc/admin%3Bx", "/svc/admin%2Fa",
+                             "/svc/%2Fadmin", "/svc%5cadmin", "/svc/admin;x%2Fa", "/svc%2fadmin;a"}) {
+    const int status = Get(target).status;
+    EXPECT_TRUE(status == 400 || status == 403 || status == 404) << target << " gave " << status;
+  }
+  EXPECT_EQ(upstream_->request_count(), 0);
+  // What goes around nothing is served as it is.
+  for (const char* target : {"/svc/a;b=c/d", "/svc/a%2Fb", "/svc/admins;x", "/svc/%3Badmin"}) {
+    EXPECT_EQ(Echoed(target)["target"], target);
+  }
+}
+
+TEST_F(Proxy, CredentialsInATargetAreNotLogged) {
+  StartWith(Echo());
+  EXPECT_EQ(Fetch(gateway_->port(), "GET", "/svc?access_token=topsecret&x=1")->status, 200);
+  EXPECT_EQ(Fetch(gateway_->port(), "GET", "http://user:topsecret@a/svc")->status, 400);
+  const auto lines = gateway_->LogLines(2);
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0]["path"], "/svc?access_token=***&x=1");
+  EXPECT_EQ(lines[1]["path"], "/svc");
 }
 
 TEST_F(Proxy, SaysWhatIsServedWhereAMethodNeverIs) {

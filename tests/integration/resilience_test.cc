@@ -4,6 +4,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "common/text.h"
@@ -150,6 +151,47 @@ TEST(Retrying, ATryThatTakesTooLongIsGivenUp) {
   ASSERT_TRUE(response.ok());
   EXPECT_EQ(response->status, 200);
   EXPECT_EQ(response->body, "late");
+}
+
+// What the gateway would answer itself is a condition like an endpoint's own answer.
+TEST(Retrying, OurOwnStatusesAreConditionsToo) {
+  ScriptedUpstream silent([](UpstreamConnection& connection) { connection.StaySilent(); });
+  ScriptedUpstream garbage([](UpstreamConnection& connection) {
+    if (connection.ReadRequest()) connection.Send("no HTTP at all\r\n\r\n");
+  });
+  ScriptedUpstream full(Echo(), {.backlog = 0, .accepting = false});
+  const RawClient queued(full.port());  // takes what there is of its queue
+  ScriptedUpstream good(Echo("good"));
+  const std::string budget = "\nbackoff: { base: 1ms, max: 2ms }\nbudget: { percent: 100, min_per_second: 100 }";
+  const std::tuple<const ScriptedUpstream*, const char*, const char*> cases[] = {
+      {&silent, "conditions: [\"504\"]\nper_try_timeout: 200ms", "retry: again"},
+      {&garbage, "conditions: [\"502\"]", "retry: again"},
+      {&full, "conditions: [connect_failure]", "retry: again\ntimeouts: { connect: 200ms }"},
+  };
+  for (const auto& [bad, retry, service] : cases) {
+    DataPlane gateway(
+        {.policy = ServicePolicyYaml({bad->address(), good.address()}, service, RetryYaml(Concat(retry, budget)))});
+    for (int i = 0; i < 4; ++i) {
+      const auto response = Fetch(gateway.port(), "GET", "/svc");
+      ASSERT_TRUE(response.ok()) << response.status();
+      EXPECT_EQ(response->status, 200) << retry << response->body;
+    }
+  }
+}
+
+TEST(Retrying, GoesToAnotherEndpointThanTheLastAlsoOnceAllWereTried) {
+  ScriptedUpstream one(Respond([](const UpstreamRequest&) { return MakeResponse(503, "one"); }));
+  ScriptedUpstream two(Respond([](const UpstreamRequest&) { return MakeResponse(503, "two"); }));
+  DataPlane gateway(
+      {.policy = ServicePolicyYaml({one.address(), two.address()}, "retry: again\nload_balancer: { policy: random }",
+                                   RetryYaml("attempts: 3\nbackoff: { base: 1ms, max: 2ms }\n"
+                                             "budget: { percent: 100, min_per_second: 1000 }"))});
+  for (int i = 1; i <= 20; ++i) {
+    ASSERT_TRUE(Fetch(gateway.port(), "GET", "/svc").ok());
+    // Four attempts take turns: two for each.
+    EXPECT_EQ(one.request_count(), 2 * i);
+    EXPECT_EQ(two.request_count(), 2 * i);
+  }
 }
 
 TEST(Retrying, ADyingServiceSeesAtMostAFifthMore) {

@@ -220,6 +220,29 @@ TEST_F(Restart, AfterTheDrainDelayNobodyNewIsServedAndWhatIsInFlightIsAnswered) 
   EXPECT_EQ(gateway->process().Wait(), (Process::Exit{0, 0})) << gateway->process().output();
 }
 
+TEST_F(Restart, WhatStillWaitsAfterTheDrainTimeoutIsToldSo) {
+  Event release;
+  upstream_.SetScript([&](UpstreamConnection& connection) {
+    if (connection.ReadRequest()) (void)connection.WaitFor(release);
+  });
+  const auto gateway = Start({"server.drain_delay=0s", "server.drain_timeout=300ms"});
+  RawClient waiting(gateway->port());
+  ASSERT_TRUE(waiting.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+  RawClient uploading(gateway->port());
+  ASSERT_TRUE(uploading.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf").ok());
+  ASSERT_TRUE(upstream_.WaitForRequests(1));
+  gateway->process().Signal(SIGTERM);
+  for (RawClient* client : {&waiting, &uploading}) {
+    const auto response = client->ReadResponse();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 503);
+    EXPECT_EQ(response->Field("X-Gateway-Reason"), "draining");
+    EXPECT_EQ(response->Field("Connection"), "close");
+  }
+  EXPECT_EQ(gateway->process().Wait(), (Process::Exit{0, 0})) << gateway->process().output();
+  release.Set();
+}
+
 TEST_F(Restart, LosesNothingWhereSystemdKeepsTheSocket) {
   const ListeningSocket socket;
   options_.sockets = {socket.fd()};
