@@ -75,8 +75,10 @@ void OutlierEjector::Eject(EndpointState* endpoint, Cause cause, uint32_t count,
   record.cause = cause;
   record.count = count;
   ++record.times;
-  record.until = now + std::chrono::duration_cast<TimePoint::duration>(
-                           std::min(options_.max_time, options_.base_time * std::min<uint32_t>(record.times, 1000)));
+  // Doubled step by step: a shift would overflow where an endpoint has long been out again and again.
+  std::chrono::nanoseconds time = std::min(options_.base_time, options_.max_time);
+  for (uint32_t i = 1; i < record.times && time < options_.max_time; ++i) time = std::min(time * 2, options_.max_time);
+  record.until = now + std::chrono::duration_cast<TimePoint::duration>(time);
   ++ejected_;
   ejections_.fetch_add(1, std::memory_order_relaxed);
   endpoint->Exclude(Exclusion::kEjected);

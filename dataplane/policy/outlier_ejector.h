@@ -1,7 +1,7 @@
 // Takes endpoints that fail real requests out of a service for a while.
 //
 // Consecutive failures find an endpoint that is broken; the success rate finds one that is worse than its peers. The
-// time out grows with each time and is forgiven as time passes without one (Envoy's outlier detection has the same
+// time out doubles with each time and is forgiven as time passes without one (Envoy's outlier detection has the same
 // three parts).
 #ifndef GATEWAY_DATAPLANE_POLICY_OUTLIER_EJECTOR_H_
 #define GATEWAY_DATAPLANE_POLICY_OUTLIER_EJECTOR_H_
@@ -33,7 +33,7 @@ class OutlierEjector {
     uint32_t hosts_min = 5;
     uint32_t volume_min = 100;
     std::chrono::nanoseconds interval = std::chrono::seconds(10);
-    std::chrono::nanoseconds base_time = std::chrono::seconds(30);  // times how often it has been out
+    std::chrono::nanoseconds base_time = std::chrono::seconds(30);  // doubled each time, up to max_time
     std::chrono::nanoseconds max_time = std::chrono::seconds(300);
     // Of the endpoints that may be out at once. One always may, unless it is the only one.
     uint32_t max_percent = 50;

@@ -74,9 +74,9 @@ TEST_F(OutlierEjectorTest, GatewayFailuresAreCountedByThemselves) {
   EXPECT_EQ(ejector_->Ejected()[0].cause, Cause::kGatewayFailures);
 }
 
-TEST_F(OutlierEjectorTest, TheTimeGrowsWithEachTimeAndIsForgiven) {
-  Begin({.consecutive_failures = 1, .interval = 1h, .base_time = 30s, .max_time = 100s}, 2);
-  for (const auto expected : {30s, 60s, 90s, 100s, 100s}) {
+TEST_F(OutlierEjectorTest, TheTimeDoublesWithEachTimeAndIsForgiven) {
+  Begin({.consecutive_failures = 1, .interval = 1h, .base_time = 30s, .max_time = 200s}, 2);
+  for (const auto expected : {30s, 60s, 120s, 200s, 200s}) {
     Report(0, Result::kFailure);
     ASSERT_TRUE(Out(0));
     Pass(expected - 1ms);
@@ -87,6 +87,19 @@ TEST_F(OutlierEjectorTest, TheTimeGrowsWithEachTimeAndIsForgiven) {
   for (int i = 0; i < 4; ++i) Pass(1h);
   Report(0, Result::kFailure);
   EXPECT_EQ(ejector_->Ejected()[0].until, now_ + 60s) << "four of five are forgiven";
+}
+
+TEST_F(OutlierEjectorTest, TheLongestTimeHoldsHoweverOftenItWasOut) {
+  // The longest that policy takes: doubled without a bound it would overflow within twenty times.
+  Begin({.consecutive_failures = 1, .interval = 100000h, .base_time = 1s, .max_time = 24h}, 2);
+  for (int i = 0; i < 100; ++i) {
+    Report(0, Result::kFailure);
+    ASSERT_TRUE(Out(0)) << i;
+    Pass(24h);
+    ASSERT_FALSE(Out(0)) << i;
+  }
+  Report(0, Result::kFailure);
+  EXPECT_EQ(ejector_->Ejected()[0].until, now_ + 24h);
 }
 
 TEST_F(OutlierEjectorTest, TickSaysWhenItIsNeededNext) {
