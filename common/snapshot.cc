@@ -135,8 +135,12 @@ void ReadHealth(const Body& body, ServicePolicy* service) {
     if (outlier.has_consecutive_failures()) policy->consecutive_failures = outlier.consecutive_failures();
     policy->consecutive_gateway_failures = outlier.consecutive_gateway_failures();
     if (outlier.has_base_time()) policy->base_time = ToMillis(outlier.base_time());
-    if (outlier.has_max_time()) policy->max_time = ToMillis(outlier.max_time());
-    policy->max_time = std::max(policy->max_time, policy->base_time);
+    if (outlier.has_max_time()) {
+      policy->max_time = ToMillis(outlier.max_time());
+      // What is written goes before what is not; CheckOutlier compares the two where both are.
+      if (!outlier.has_base_time()) policy->base_time = std::min(policy->base_time, policy->max_time);
+    }
+    policy->max_time = std::max(policy->max_time, policy->base_time);  // of a base_time longer than the 300 s
     if (outlier.has_max_percent()) policy->max_percent = outlier.max_percent();
     if (outlier.has_success_rate()) {
       const v1::OutlierEjection::SuccessRate& rate = outlier.success_rate();

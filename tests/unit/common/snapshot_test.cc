@@ -383,6 +383,21 @@ TEST(CompileSnapshot, FillsDefaultsIn) {
   EXPECT_EQ(snapshot.routes()[2]->split[1].service, 1u);
 }
 
+TEST(CompileSnapshot, AnEjectionIsNeverLongerThanItsLongest) {
+  const auto times = [](const std::string& outlier) {
+    auto result = CompileWithBuiltins("{ kind: Service, name: s, static: [{ address: '127.0.0.1:1' }], outlier_ejection: " +
+                                      outlier + " }");
+    if (result.snapshot == nullptr) return std::pair<Millis, Millis>{};
+    const OutlierPolicy& policy = *result.snapshot->services()[0].outlier;
+    return std::pair(policy.base_time, policy.max_time);
+  };
+  EXPECT_EQ(times("{ consecutive_failures: 3 }"), std::pair(Millis(30'000), Millis(300'000)));
+  EXPECT_EQ(times("{ max_time: 5s }"), std::pair(Millis(5'000), Millis(5'000)));
+  EXPECT_EQ(times("{ max_time: 60s }"), std::pair(Millis(30'000), Millis(60'000)));
+  EXPECT_EQ(times("{ base_time: 400s }"), std::pair(Millis(400'000), Millis(400'000)));
+  EXPECT_EQ(times("{ base_time: 10s, max_time: 5s }"), (std::pair<Millis, Millis>{})) << "refused";
+}
+
 TEST(CompileSnapshot, BuiltinsAloneCompile) {
   auto result = CompileWithBuiltins("", BuiltinRateLimit{.max_requests = 5, .window = Millis(1500)});
   ASSERT_NE(result.snapshot, nullptr);
