@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -490,11 +491,13 @@ void CheckRewrite(const Report& report, const v1::Route& route) {
     CheckPathTemplate(report, "rewrite.template", rewrite.template_(), path);
   }
   if (rewrite.has_regex()) {
-    const re2::RE2 pattern(rewrite.regex().pattern(), re2::RE2::Quiet);
+    // As the compiler will have it, within the same memory: what can't be built must not be taken.
+    const std::unique_ptr<const re2::RE2> pattern = CompileRegex(rewrite.regex().pattern());
     std::string why;
-    if (!pattern.ok()) {
-      report.Add("rewrite.regex.pattern", fmt::format("is no regex: {}", pattern.error()));
-    } else if (!pattern.CheckRewriteString(rewrite.regex().substitution(), &why)) {
+    if (!pattern->ok()) {
+      report.Add("rewrite.regex.pattern", fmt::format("{} is no RE2 regex: {}",
+                                                      QuoteForMessage(rewrite.regex().pattern()), pattern->error()));
+    } else if (!pattern->CheckRewriteString(rewrite.regex().substitution(), &why)) {
       report.Add("rewrite.regex.substitution", why);
     }
     if (rewrite.regex().pattern().size() > kRegexBytesMax || rewrite.regex().substitution().size() > kRegexBytesMax) {

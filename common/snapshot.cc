@@ -457,11 +457,13 @@ class SnapshotCompiler {
   void CheckRegexBudget() {
     size_t regexes = 0;
     for (const auto& [name, route] : routes_.sorted) {
-      regexes += CountRegexes(route->match());
+      const size_t matching = CountRegexes(route->match());
+      regexes += matching + static_cast<size_t>(route->rewrite().has_regex());
       if (regexes > kRegexesMax) {
         const ResourceKey key{"Route", std::string(name)};
         Report(key, &result_.errors)
-            .Add("match", fmt::format("has one regex too many: all routes together may have {}", kRegexesMax));
+            .Add(matching > 0 ? "match" : "rewrite.regex",
+                 fmt::format("has one regex too many: all routes together may have {}", kRegexesMax));
         return;
       }
     }
@@ -887,9 +889,7 @@ class SnapshotCompiler {
     }
     if (rewrite.has_regex()) {
       policy->rewrites = true;
-      re2::RE2::Options options(re2::RE2::Quiet);
-      options.set_max_mem(kRegexMemoryBytesMax);
-      policy->rewrite_regex = std::make_shared<const re2::RE2>(rewrite.regex().pattern(), options);
+      policy->rewrite_regex = CompileRegex(rewrite.regex().pattern());  // checked before
       policy->rewrite_substitution = rewrite.regex().substitution();
     }
   }

@@ -10,6 +10,7 @@
 
 #include "common/policy_files.h"
 #include "common/route_pattern.h"
+#include "re2/re2.h"
 
 namespace gateway {
 namespace {
@@ -290,6 +291,31 @@ TEST(CompileSnapshot, BoundsTheNumberOfRegexes) {
   EXPECT_THAT(Texts(Compile(resources).errors), ElementsAre(HasSubstr("one regex too many")));
   resources.pop_back();
   EXPECT_THAT(Texts(Compile(resources).errors), IsEmpty());
+}
+
+TEST(CompileSnapshot, RegexesOfRewritesCountToo) {
+  std::vector<v1::Resource> resources = ReadPolicy(kService);
+  for (size_t i = 0; i <= kRegexesMax; ++i) {
+    v1::Route& route = *resources.emplace_back().mutable_route();
+    route.set_name("r" + std::to_string(i));
+    route.set_service("orders");
+    route.mutable_match()->mutable_path()->set_exact("/a" + std::to_string(i));
+    route.mutable_rewrite()->mutable_regex()->set_pattern("^/a");
+    route.mutable_rewrite()->mutable_regex()->set_substitution("/b");
+  }
+  EXPECT_THAT(Texts(Compile(resources).errors), ElementsAre(HasSubstr("rewrite.regex: has one regex too many")));
+  resources.pop_back();
+  EXPECT_THAT(Texts(Compile(resources).errors), IsEmpty());
+}
+
+TEST(CompileSnapshot, ARewriteThatNeedsTooMuchMemoryIsRefused) {
+  std::string pattern = "^";  // more than one regex may have, less than RE2's own bound
+  for (int i = 0; i < 40; ++i) pattern += "[a-z]{1000}";
+  const re2::RE2 by_itself(pattern, re2::RE2::Quiet);
+  ASSERT_TRUE(by_itself.ok()) << by_itself.error();
+  EXPECT_THAT(RouteErrors("match: {}, service: orders, rewrite: { regex: { pattern: '" + pattern +
+                          "', substitution: /b } }"),
+              ElementsAre(HasSubstr("rewrite.regex.pattern: ")));
 }
 
 TEST(CompileSnapshot, OfCorsAndARouteOneWritesItsFields) {
