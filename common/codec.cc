@@ -176,7 +176,7 @@ class Decoder {
       if (field == nullptr) {
         std::vector<std::string> names = skip;
         for (int i = 0; i < type->field_count(); ++i) names.push_back(type->field(i)->name());
-        Problem(entry.position, Join(path, PathWord(entry.key)), "unknown field; " + DidYouMean(entry.key, names));
+        Problem(entry.position, Join(path, KeyInPath(entry.key)), "unknown field; " + DidYouMean(entry.key, names));
         continue;
       }
       std::string field_path = Join(path, field->name());
@@ -202,12 +202,6 @@ class Decoder {
   }
 
  private:
-  static std::string PathWord(std::string_view key) {
-    bool simple = !key.empty() && key.size() <= 64;
-    for (char c : key) simple = simple && (absl::ascii_isalnum(c) || c == '_' || c == '-');
-    return simple ? std::string(key) : QuoteForMessage(key);
-  }
-
   static std::string OneofNames(const google::protobuf::OneofDescriptor* oneof) {
     std::vector<std::string> names;
     names.reserve(static_cast<size_t>(oneof->field_count()));
@@ -253,7 +247,7 @@ class Decoder {
     const FieldDescriptor* key_field = field->message_type()->map_key();
     const FieldDescriptor* value_field = field->message_type()->map_value();
     for (const YamlNode::Entry& entry : node.entries) {
-      std::string entry_path = Join(path, PathWord(entry.key));
+      std::string entry_path = Join(path, KeyInPath(entry.key));
       if (sources_ != nullptr) (*sources_)[entry_path] = entry.position;
       YamlNode key;
       key.kind = YamlNode::Kind::kScalar;

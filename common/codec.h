@@ -28,6 +28,9 @@ struct FieldProblem {
 // Field path -> where it stands, for errors found later (also by the server).
 using SourceMap = std::map<std::string, YamlPosition, std::less<>>;
 
+// A map's key as a field's path shows it: in quotes where it is more than letters, digits, '_' and '-'.
+std::string KeyInPath(std::string_view key);
+
 // Reads `node` (a map) into `message`. Reports every problem: unknown fields with the nearest known name, wrong types,
 // ranges of the rules, missing required fields, several members of one oneof. A field with a problem stays as it was; a
 // list or map that is given replaces what `message` has. `skip` are keys of the top level that the caller has read.

@@ -14,6 +14,7 @@
 #include "common/codec.h"
 #include "common/jwk.h"
 #include "common/password.h"
+#include "common/path.h"
 #include "common/route_pattern.h"
 #include "common/text.h"
 #include "common/units.h"
@@ -471,6 +472,95 @@ void CheckPathTemplate(const Report& report, const std::string& field, const std
   }
 }
 
+// Whether every match of `pattern` is where the text begins. Only where that is plain to see: else false.
+bool MatchesAtStartOnly(std::string_view pattern) {
+  size_t at = pattern.starts_with('^') ? 1 : pattern.starts_with("\\A") ? 2 : 0;
+  if (at == 0 || pattern.find("\\Q") != std::string_view::npos) return false;
+  if (at < pattern.size() && std::string_view("*+?{").find(pattern[at]) != std::string_view::npos) return false;
+  // An alternative on the outermost level may begin anywhere.
+  int depth = 0;
+  for (; at < pattern.size(); ++at) {
+    if (pattern[at] == '\\') {
+      ++at;
+    } else if (pattern[at] == '(') {
+      ++depth;
+    } else if (pattern[at] == ')') {
+      --depth;
+    } else if (pattern[at] == '|' && depth == 0) {
+      return false;
+    } else if (pattern[at] == '[') {
+      ++at;
+      if (at < pattern.size() && pattern[at] == '^') ++at;
+      if (at < pattern.size() && pattern[at] == ']') ++at;  // the first is one of the class
+      for (; at < pattern.size() && pattern[at] != ']'; ++at) {
+        if (pattern[at] == '\\') {
+          ++at;
+        } else if (const size_t end = pattern.find(":]", at);
+                   pattern.substr(at).starts_with("[:") && end != std::string_view::npos) {
+          at = end + 1;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+// What no path in normal form has, of text that stands in a rewritten path as it is; "" where it may be part of one.
+std::string NeverInPath(std::string_view literal) {
+  for (size_t i = 0; i < literal.size(); ++i) {
+    const std::string_view rest = literal.substr(i);
+    std::string normal;
+    if (rest.front() == '%') {
+      const std::string_view escape = rest.substr(0, 3);
+      const auto is_hex = [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); };
+      if (!std::all_of(escape.begin() + 1, escape.end(), is_hex)) {
+        return "has a '%' without two hex digits; expected %25 where it is meant literally";
+      }
+      if (escape.size() < 3) return "";  // what follows may complete it
+      const PathError error = NormalizePath(Concat("/x", escape), /*reject_encoded_slashes=*/false, &normal);
+      if (error != PathError::kNone) return fmt::format("has {}, which no path has", escape);
+      if (normal.substr(2) != escape) {
+        return fmt::format("has {}, but paths are in normal form; expected {}", escape, normal.substr(2));
+      }
+      i += 2;
+    } else if (rest.starts_with("//")) {
+      return "has '//', but paths are in normal form; expected a single '/'";
+    } else if (rest.starts_with("/./") || rest.starts_with("/../")) {
+      return "has a dot segment, but paths are in normal form; expected the path that is meant";
+    } else if (NormalizePath(Concat("/", rest.substr(0, 1)), /*reject_encoded_slashes=*/false, &normal) ==
+               PathError::kForbiddenByte) {
+      return fmt::format("has {}, which a path has only percent-encoded; expected %{:02X}",
+                         QuoteForMessage(rest.substr(0, 1)), static_cast<unsigned char>(rest.front()));
+    }
+  }
+  return "";
+}
+
+// Whether some request can come of a substitution: every one of them would be answered 500 else. It is valid for RE2.
+void CheckSubstitution(const Report& report, const v1::RegexRewrite& regex) {
+  const std::string_view text = regex.substitution();
+  std::string literal;  // between two groups
+  for (size_t i = 0; i <= text.size(); ++i) {
+    const bool escape = i + 1 < text.size() && text[i] == '\\';
+    if (i < text.size() && !(escape && absl::ascii_isdigit(static_cast<unsigned char>(text[i + 1])))) {
+      literal += text[i];
+      if (escape) ++i;  // "\\\\" is one
+      continue;
+    }
+    if (const std::string why = NeverInPath(std::exchange(literal, {})); !why.empty()) {
+      report.Add("rewrite.regex.substitution", why);
+      return;
+    }
+    ++i;
+  }
+  if (!text.empty() && text.front() != '/' && text.front() != '\\' && MatchesAtStartOnly(regex.pattern())) {
+    report.Add("rewrite.regex.substitution",
+               fmt::format("{} does not begin with '/', though it takes the place of the path's beginning; expected one "
+                           "like {}",
+                           QuoteForMessage(text), QuoteForMessage(Concat("/", text))));
+  }
+}
+
 void CheckRewrite(const Report& report, const v1::Route& route) {
   const v1::Rewrite& rewrite = route.rewrite();
   const v1::PathMatch& path = route.match().path();
@@ -499,12 +589,11 @@ void CheckRewrite(const Report& report, const v1::Route& route) {
                                                       QuoteForMessage(rewrite.regex().pattern()), pattern->error()));
     } else if (!pattern->CheckRewriteString(rewrite.regex().substitution(), &why)) {
       report.Add("rewrite.regex.substitution", why);
+    } else {
+      CheckSubstitution(report, rewrite.regex());
     }
     if (rewrite.regex().pattern().size() > kRegexBytesMax || rewrite.regex().substitution().size() > kRegexBytesMax) {
       report.Add("rewrite.regex", fmt::format("is longer than {} bytes", kRegexBytesMax));
-    }
-    if (!IsTargetText(rewrite.regex().substitution())) {
-      report.Add("rewrite.regex.substitution", "has a space, a control byte or a byte beyond ASCII");
     }
   }
   if (!rewrite.host().empty()) CheckHostWithPort(report, "rewrite.host", rewrite.host());

@@ -6,6 +6,7 @@
 
 #include "common/policy_check.h"
 #include "common/snapshot.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace gateway {
@@ -63,6 +64,51 @@ std::optional<std::string> Rewritten(std::string_view pattern, std::string_view 
   result.snapshot->Match({.method = "GET", .host = "a", .path = path, .query = "", .fields = {}}, &match);
   std::string out;
   return Snapshot::Rewrite(match, path, &out) ? std::optional(out) : std::nullopt;
+}
+
+// What a check says of a rewrite's substitution; "" where it says nothing.
+std::string SubstitutionError(std::string_view pattern, std::string_view substitution) {
+  v1::Resource resource;
+  v1::Route& route = *resource.mutable_route();
+  route.set_name("r");
+  route.mutable_match();
+  route.set_service("s");
+  route.mutable_rewrite()->mutable_regex()->set_pattern(std::string(pattern));
+  route.mutable_rewrite()->mutable_regex()->set_substitution(std::string(substitution));
+  const std::vector<std::string> errors = ErrorsOf(resource);
+  if (errors.empty()) return "";
+  EXPECT_EQ(errors.size(), 1u);
+  return errors[0];
+}
+
+TEST(RegexRewrite, ASubstitutionThatNeverGivesAPathIsRefused) {
+  const auto error = [](std::string_view substitution) { return SubstitutionError("^/api/(.*)$", substitution); };
+  EXPECT_EQ(error("/v2?id=\\1"),
+            "rewrite.regex.substitution: has '?', which a path has only percent-encoded; expected %3F");
+  EXPECT_THAT(error("/\\1#top"), testing::HasSubstr("expected %23"));
+  EXPECT_THAT(error("/a b"), testing::HasSubstr("expected %20"));
+  EXPECT_THAT(error("/a\x01"), testing::HasSubstr("expected %01"));
+  EXPECT_THAT(error("/\\1\xc3\xa9"), testing::HasSubstr("expected %C3"));
+  EXPECT_THAT(error("/a\\\\b"), testing::HasSubstr("expected %5C"));
+  EXPECT_THAT(error("/a//\\1"), testing::HasSubstr("expected a single '/'"));
+  EXPECT_THAT(error("/a/../\\1"), testing::HasSubstr("has a dot segment"));
+  EXPECT_THAT(error("/100%/\\1"), testing::HasSubstr("expected %25"));
+  EXPECT_THAT(error("/%2f\\1"), testing::HasSubstr("expected %2F"));
+  EXPECT_THAT(error("/%61"), testing::HasSubstr("expected a"));
+  EXPECT_THAT(error("/%00"), testing::HasSubstr("which no path has"));
+  EXPECT_THAT(error("v2/\\1"), testing::HasSubstr("expected one like '/v2/\\\\1'"));
+  for (std::string_view ok : {"", "/", "/v2/\\1", "\\0", "/\\1\\1", "/%2F\\1", "/a%20b", "/%2\\1", "/\\1/", "/a:@!$&'()*+,;=~-._[]"}) {
+    EXPECT_EQ(error(ok), "") << ok;
+  }
+}
+
+TEST(RegexRewrite, OnlyTheBeginningOfAPathNeedsASlash) {
+  for (std::string_view begins : {"^/a", "^/(a|b)", "\\A/a", "^/[|]", "^/[]|]", "^/[[:alpha:](]|]", "^/\\|"}) {
+    EXPECT_NE(SubstitutionError(begins, "x"), "") << begins;
+  }
+  for (std::string_view anywhere : {"/a", "^/a|b", "^/[[:alpha:](]|b", "a", "^?b", "(?:^|/)a", "^\\Q(\\E|b"}) {
+    EXPECT_EQ(SubstitutionError(anywhere, "x"), "") << anywhere;
+  }
 }
 
 TEST(RegexRewrite, ReplacesEveryMatch) {
