@@ -3,24 +3,38 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <system_error>
 
-#include "absl/strings/numbers.h"
 #include "common/text.h"
+#include "common/yaml.h"
 
 namespace gateway {
 namespace {
 
-// Whether nothing is between the two, or they overlap. Requires: first <= second's first.
-template <typename Key>
-bool Touches(const Key& last, const Key& next) {
-  if (next <= last) return true;
-  Key after = last;
-  for (size_t i = after.size(); i-- > 0;) {
-    if (++after[i] != 0) break;
+using Key = std::array<uint8_t, 16>;
+
+// ::ffff:0:0/96, where IPv4 is.
+constexpr Key kFirstMapped = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0};
+constexpr Key kLastMapped = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+
+Key After(Key key) {
+  for (size_t i = key.size(); i-- > 0;) {
+    if (++key[i] != 0) break;
   }
-  return after == next;
+  return key;
 }
+
+Key Before(Key key) {
+  for (size_t i = key.size(); i-- > 0;) {
+    if (key[i]-- != 0) break;
+  }
+  return key;
+}
+
+// Whether nothing is between the two, or they overlap. Requires: first <= second's first.
+bool Touches(const Key& last, const Key& next) { return next <= last || After(last) == next; }
 
 }  // namespace
 
@@ -42,26 +56,42 @@ bool ParseIp(std::string_view text, in6_addr* out) {
 absl::Status AddressSet::Add(std::string_view cidr) {
   const size_t slash = cidr.find('/');
   const std::string_view host = cidr.substr(0, slash);
+  const std::string_view length = slash == std::string_view::npos ? "" : cidr.substr(slash + 1);
   in6_addr network;
-  int bits = 0;
   const bool v4 = host.find(':') == std::string_view::npos;
-  if (!ParseIp(host, &network) ||
-      (slash != std::string_view::npos && !absl::SimpleAtoi(AbslView(cidr.substr(slash + 1)), &bits))) {
-    return absl::InvalidArgumentError(Concat("'", cidr, "' is not an address block like 10.0.0.0/8"));
-  }
   const int width = v4 ? 32 : 128;
-  if (slash == std::string_view::npos) bits = width;
-  if (bits < 0 || bits > width) {
-    return absl::InvalidArgumentError(Concat("'", cidr, "': a prefix length is 0 to ", width));
+  int bits = width;
+  if (slash != std::string_view::npos) {
+    const auto [end, error] = std::from_chars(length.data(), length.data() + length.size(), bits);
+    if (length.empty() || length.front() == '-' || error != std::errc() || end != length.data() + length.size()) bits = -1;
   }
-  bits += 128 - width;
+  if (bits < 0 || !ParseIp(host, &network)) {
+    return absl::InvalidArgumentError(Concat(
+        QuoteForMessage(cidr), " is no address or block; expected one like 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32"));
+  }
+  if (bits > width) {
+    return absl::InvalidArgumentError(
+        Concat(QuoteForMessage(cidr), " has too long a prefix; expected a length from 0 to ", width));
+  }
   Range range;
   for (int i = 0; i < 16; ++i) {
-    const int kept = std::clamp(bits - 8 * i, 0, 8);
+    const int kept = std::clamp(bits + 128 - width - 8 * i, 0, 8);
     const auto mask = static_cast<uint8_t>(0xff00 >> kept);
     const auto at = static_cast<size_t>(i);
     range.first[at] = static_cast<uint8_t>(network.s6_addr[i] & mask);
     range.last[at] = static_cast<uint8_t>(network.s6_addr[i] | static_cast<uint8_t>(~mask));
+  }
+  if (std::memcmp(range.first.data(), network.s6_addr, sizeof network.s6_addr) != 0) {
+    char text[INET6_ADDRSTRLEN] = "";
+    inet_ntop(v4 ? AF_INET : AF_INET6, range.first.data() + (v4 ? 12 : 0), text, sizeof text);
+    return absl::InvalidArgumentError(Concat(QuoteForMessage(cidr), " has bits behind its prefix; expected ",
+                                             std::string_view(text), "/", bits, ", or ", host,
+                                             " for this address alone"));
+  }
+  // A block of IPv6 that IPv4's own lies in means IPv6 alone: who writes ::/0 has not written 0.0.0.0/0.
+  if (!v4 && range.first < kFirstMapped && kLastMapped <= range.last) {
+    ranges_.push_back({range.first, Before(kFirstMapped)});
+    range.first = After(kLastMapped);
   }
   ranges_.push_back(range);
   return absl::OkStatus();

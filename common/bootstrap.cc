@@ -16,6 +16,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
+#include "common/address_set.h"
 #include "common/codec.h"
 #include "common/units.h"
 #include "common/version.h"
@@ -164,18 +165,6 @@ bool IsLoopback(const std::string& host) {
 bool IsAnyAddress(const std::string& host) { return host == "0.0.0.0" || host == "::" || host.empty(); }
 
 bool IsAddress(const std::string& host) { return IsIpv4(host) || IsIpv6(host); }
-
-// "10.0.0.0/8", "2001:db8::/32".
-bool IsCidr(const std::string& text) {
-  size_t slash = text.find('/');
-  if (slash == std::string::npos) return false;
-  std::string address = text.substr(0, slash);
-  std::string_view length = std::string_view(text).substr(slash + 1);
-  uint32_t bits = 0;
-  auto [end, error] = std::from_chars(length.data(), length.data() + length.size(), bits);
-  if (error != std::errc() || end != length.data() + length.size()) return false;
-  return (IsIpv4(address) && bits <= 32) || (IsIpv6(address) && bits <= 128);
-}
 
 // Fills a LoadedBootstrap, step by step: file, environment, flags, defaults, then the checks that no rule can say.
 class Loader {
@@ -409,11 +398,10 @@ class Loader {
       KeyProblem("server.handover", fmt::format("expected a path of at most {} bytes, found one of {}",
                                                 kHandoverPathMax, server.handover().size()));
     }
+    AddressSet trusted;
     for (int i = 0; i < server.trusted_proxies_size(); ++i) {
-      if (IsCidr(server.trusted_proxies(i))) continue;
-      ListProblem("server.trusted_proxies", i,
-                  fmt::format("expected an address block such as 10.0.0.0/8 or 2001:db8::/32, found {}",
-                              QuoteForMessage(server.trusted_proxies(i))));
+      const absl::Status status = trusted.Add(server.trusted_proxies(i));
+      if (!status.ok()) ListProblem("server.trusted_proxies", i, std::string(status.message()));
     }
   }
 

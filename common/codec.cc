@@ -745,6 +745,13 @@ nlohmann::ordered_json EncodeJson(const Message& message) {
 
 }  // namespace
 
+std::string KeyInPath(std::string_view key) {
+  const bool simple = !key.empty() && key.size() <= 64 && std::all_of(key.begin(), key.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-';
+  });
+  return simple ? std::string(key) : QuoteForMessage(key);
+}
+
 void DecodeYaml(const YamlNode& node, Message* message, std::vector<FieldProblem>* problems, SourceMap* sources,
                 const std::vector<std::string>& skip) {
   Decoder(problems, sources).DecodeMap(node, "", message, skip);

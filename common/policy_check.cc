@@ -132,6 +132,10 @@ absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<
     if (known != kWords.end()) {
       piece.kind = known->second;
     } else if (word.starts_with("path.")) {
+      if (word == "path.**") {
+        return absl::InvalidArgumentError(
+            "'path.**' is no variable: what ** stands for has no name; expected a {name} of match.path.template, or path");
+      }
       const auto found = std::find(variables.begin(), variables.end(), word.substr(5));
       if (found == variables.end() || word.size() == 5) {
         return absl::InvalidArgumentError(
@@ -243,7 +247,7 @@ void CheckEnvelope(const Report& report, const google::protobuf::Map<std::string
   for (const auto& [key, value] : labels) {
     if (key.empty()) report.Add("labels", "has an empty key");
     if (key.size() > kLabelBytesMax || value.size() > kLabelBytesMax) {
-      report.Add(fmt::format("labels.{}", key.substr(0, kLabelBytesMax)),
+      report.Add(fmt::format("labels.{}", KeyInPath(key)),
                  fmt::format("is longer than {} bytes", kLabelBytesMax));
     }
   }
@@ -272,13 +276,48 @@ bool IsReservedField(std::string_view name) {
   return std::find(kReserved.begin(), kReserved.end(), lower) != kReserved.end();
 }
 
+std::string NoFieldName(std::string_view name) {
+  return fmt::format("{} is no field name; expected letters, digits and !#$%&'*+-.^_`|~, as in X-Tenant",
+                     QuoteForMessage(name));
+}
+
+std::string NoCookieName(std::string_view name) {
+  return fmt::format("{} is no cookie's name; expected letters, digits and !#$%&'*+-.^_`|~, as in session_id",
+                     QuoteForMessage(name));
+}
+
+std::string NoMethod(std::string_view method) {
+  return fmt::format("{} is no method; expected one like GET, of at most 32 bytes", QuoteForMessage(method));
+}
+
+// Methods have a case, as RFC 9110 has it: another one than a client's would never be met.
+void CheckMethodName(const Report& report, const std::string& field, std::string_view method) {
+  const std::string upper = absl::AsciiStrToUpper(std::string(method));
+  if (!IsToken(method) || method.size() > 32) {
+    report.Add(field, NoMethod(method));
+  } else if (upper != method) {
+    report.Add(field, fmt::format("methods have a case; {} can never match; write {}", QuoteForMessage(method),
+                                  QuoteForMessage(upper)));
+  }
+}
+
 // The name of a header that policy writes or takes away.
 void CheckFieldName(const Report& report, const std::string& field, std::string_view name) {
   if (!IsToken(name) || name.size() > 256) {
-    report.Add(field, fmt::format("{} is no field name", QuoteForMessage(name)));
+    report.Add(field, NoFieldName(name));
   } else if (IsReservedField(name)) {
     report.Add(field, fmt::format("{} is the gateway's own to write{}", QuoteForMessage(name),
                                   absl::AsciiStrToLower(std::string(name)) == "host" ? "; see rewrite.host" : ""));
+  }
+}
+
+// Of one line that is sent as it stands.
+void CheckPlainText(const Report& report, const std::string& field, const std::string& text) {
+  if (text.find("${") != std::string::npos) {
+    report.Add(field, fmt::format("{} has a variable, but is sent as it stands; expected text without ${{",
+                                  QuoteForMessage(text)));
+  } else {
+    report.AddIfBad(field, ParseText(text, {}, true, 256).status());
   }
 }
 
@@ -288,7 +327,7 @@ void CheckHeaderMap(const Report& report, const std::string& field,
   if (map.size() > 64) report.Add(field, fmt::format("has {} entries; at most 64", map.size()));
   std::set<std::string> seen;
   for (const auto& [name, value] : map) {
-    const std::string at = fmt::format("{}.{}", field, name);
+    const std::string at = fmt::format("{}.{}", field, KeyInPath(name));
     CheckFieldName(report, at, name);
     if (!seen.insert(absl::AsciiStrToLower(name)).second) report.Add(at, "comes twice, in another case");
     report.AddIfBad(at, ParseText(value, variables, true, kFieldValueBytesMax).status());
@@ -306,8 +345,8 @@ void CheckQueryEdits(const Report& report, const v1::FieldEdits& edits, const st
   const auto check = [&](const std::string& field, const auto& map) {
     if (map.size() > 64) report.Add(field, fmt::format("has {} entries; at most 64", map.size()));
     for (const auto& [name, value] : map) {
-      const std::string at = fmt::format("{}.{}", field, name);
-      if (name.empty() || name.size() > 256) report.Add(at, "is no name of a query's");
+      const std::string at = fmt::format("{}.{}", field, KeyInPath(name));
+      if (name.empty() || name.size() > 256) report.Add(at, "is no name in a query; expected one of 1 to 256 bytes");
       report.AddIfBad(at, ParseText(value, variables, true, kFieldValueBytesMax).status());
     }
   };
@@ -322,12 +361,12 @@ void CheckHashOn(const Report& report, const std::string& field, const v1::HashO
   switch (on.on_case()) {
     case v1::HashOn::kHeader:
       if (!IsToken(on.header())) {
-        report.Add(field + ".header", fmt::format("{} is no field name", QuoteForMessage(on.header())));
+        report.Add(field + ".header", NoFieldName(on.header()));
       }
       break;
     case v1::HashOn::kCookie:
       if (!IsToken(on.cookie())) {
-        report.Add(field + ".cookie", fmt::format("{} is no cookie's name", QuoteForMessage(on.cookie())));
+        report.Add(field + ".cookie", NoCookieName(on.cookie()));
       }
       break;
     case v1::HashOn::ON_NOT_SET:
@@ -375,11 +414,12 @@ void CheckBalancer(const Report& report, const std::string& field, const v1::Loa
   if (balancer.has_session()) {
     const v1::SessionCookie& session = balancer.session();
     if (!session.cookie().empty() && !IsToken(session.cookie())) {
-      report.Add(field + ".session.cookie", fmt::format("{} is no cookie's name", QuoteForMessage(session.cookie())));
+      report.Add(field + ".session.cookie", NoCookieName(session.cookie()));
     }
     if (!session.path().empty() &&
         (session.path()[0] != '/' || !IsTargetText(session.path()) || session.path().find(';') != std::string::npos)) {
-      report.Add(field + ".session.path", fmt::format("{} is no path", QuoteForMessage(session.path())));
+      report.Add(field + ".session.path", fmt::format("{} is no cookie's path; expected one like /shop, without a ';'",
+                                                      QuoteForMessage(session.path())));
     }
   }
 }
@@ -641,6 +681,30 @@ void CheckLimitList(const Report& report, const google::protobuf::RepeatedPtrFie
   }
 }
 
+std::string_view WithoutLastSlash(std::string_view path) {
+  return path.ends_with('/') ? path.substr(0, path.size() - 1) : path;
+}
+
+// Whether a client that follows the redirect is back on this route, with the same path and nothing changed by it.
+bool LeadsBack(const v1::Route& route, uint32_t status) {
+  const v1::Redirect& redirect = route.redirect();
+  const v1::RouteMatch& match = route.match();
+  if (!redirect.scheme().empty() || !redirect.host().empty()) return false;
+  const bool same = (match.path().has_exact() && redirect.path() == match.path().exact()) ||
+                    (match.path().has_prefix() && !redirect.prefix().empty() &&
+                     WithoutLastSlash(redirect.prefix()) == WithoutLastSlash(match.path().prefix())) ||
+                    (match.path().has_template_() && redirect.template_() == match.path().template_());
+  if (!same) return false;
+  // What makes the second request another one: no query, GET in place of POST, a cookie.
+  if (redirect.strip_query() && match.query_size() > 0) return false;
+  const bool turns_into_get = status == 301 || status == 302 || status == 303;
+  if (turns_into_get && match.methods_size() > 0 &&
+      std::find(match.methods().begin(), match.methods().end(), "GET") == match.methods().end()) {
+    return false;
+  }
+  return match.headers_size() == 0 || !route.has_response_headers();
+}
+
 void CheckRedirect(const Report& report, const v1::Route& route) {
   const v1::Redirect& redirect = route.redirect();
   const v1::PathMatch& path = route.match().path();
@@ -660,7 +724,9 @@ void CheckRedirect(const Report& report, const v1::Route& route) {
   }
   if (!redirect.path().empty() && (redirect.path()[0] != '/' || redirect.path().starts_with("//") ||
                                    !IsTargetText(redirect.path()) || redirect.path().size() > 4096)) {
-    report.Add("redirect.path", fmt::format("{} is no path", QuoteForMessage(redirect.path())));
+    report.Add("redirect.path", fmt::format("{} is no path; expected one like /new, of at most 4096 bytes, with what is "
+                                            "not ASCII percent-encoded",
+                                            QuoteForMessage(redirect.path())));
   }
   if (!redirect.prefix().empty()) {
     report.AddIfBad("redirect.prefix", CheckPathPattern(redirect.prefix()));
@@ -669,6 +735,12 @@ void CheckRedirect(const Report& report, const v1::Route& route) {
     }
   }
   if (!redirect.template_().empty()) CheckPathTemplate(report, "redirect.template", redirect.template_(), path);
+  if (paths == 1 && LeadsBack(route, status)) {
+    const std::string_view field = !redirect.path().empty()     ? "redirect.path"
+                                   : !redirect.prefix().empty() ? "redirect.prefix"
+                                                                : "redirect.template";
+    report.Add(field, "leads back to where it came from; expected another path, or a scheme or a host beside it");
+  }
 }
 
 void CheckRespond(const Report& report, const v1::Route& route) {
@@ -679,11 +751,11 @@ void CheckRespond(const Report& report, const v1::Route& route) {
     report.Add("respond.body", fmt::format("has no place in a {}", status));
   }
   report.AddIfBad("respond.body", ParseText(respond.body(), variables, false, kRespondBodyBytesMax).status());
-  report.AddIfBad("respond.content_type", ParseText(respond.content_type(), {}, true, 256).status());
+  CheckPlainText(report, "respond.content_type", respond.content_type());
   CheckHeaderMap(report, "respond.headers", respond.headers(), variables);
   for (const auto& [name, value] : respond.headers()) {
     if (absl::AsciiStrToLower(name) == "content-type") {
-      report.Add(fmt::format("respond.headers.{}", name), "has a field of its own: respond.content_type");
+      report.Add(fmt::format("respond.headers.{}", KeyInPath(name)), "has a field of its own: respond.content_type");
     }
   }
 }
@@ -787,9 +859,7 @@ void CheckRetry(const Report& report, const v1::Retry& retry) {
     }
   }
   for (int i = 0; i < retry.methods_size(); ++i) {
-    if (!IsToken(retry.methods(i)) || retry.methods(i).size() > 32) {
-      report.Add(At("methods", i), fmt::format("{} is no method", QuoteForMessage(retry.methods(i))));
-    }
+    CheckMethodName(report, At("methods", i), retry.methods(i));
   }
   if (retry.backoff().has_base() && retry.backoff().has_max() &&
       ToMillis(retry.backoff().max()) < ToMillis(retry.backoff().base())) {
@@ -861,7 +931,7 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
         if (method.basic().realm().size() > 256 || method.basic().realm().find_first_of("\"\\") != std::string::npos) {
           report.Add(field + ".basic.realm", "is longer than 256 bytes, or has a quote or a backslash");
         }
-        report.AddIfBad(field + ".basic.realm", ParseText(method.basic().realm(), {}, true, 256).status());
+        CheckPlainText(report, field + ".basic.realm", method.basic().realm());
         break;
       case v1::AuthMethod::METHOD_NOT_SET:
         report.Add(field, "is empty; expected api_key, jwt or basic");
@@ -886,8 +956,8 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
   if (!forward.consumer().empty()) check_forwarded("forward.consumer", forward.consumer());
   if (!forward.groups().empty()) check_forwarded("forward.groups", forward.groups());
   for (const auto& [name, claim] : forward.claims()) {
-    check_forwarded(fmt::format("forward.claims.{}", name), name);
-    if (claim.empty()) report.Add(fmt::format("forward.claims.{}", name), "names no claim");
+    check_forwarded(fmt::format("forward.claims.{}", KeyInPath(name)), name);
+    if (claim.empty()) report.Add(fmt::format("forward.claims.{}", KeyInPath(name)), "names no claim");
   }
 }
 
@@ -895,7 +965,9 @@ void CheckConsumer(const Report& report, const v1::Consumer& consumer) {
   for (int i = 0; i < consumer.groups_size(); ++i) {
     const std::string& group = consumer.groups(i);
     if (group.empty() || group.size() > 128 || !IsTargetText(group) || group.find(',') != std::string::npos) {
-      report.Add(At("groups", i), fmt::format("{} is no name of a group's", QuoteForMessage(group)));
+      report.Add(At("groups", i), fmt::format("{} is no group's name; expected 1 to 128 characters, none of them a space, a comma or "
+                             "beyond ASCII",
+                             QuoteForMessage(group)));
     }
   }
   for (int i = 0; i < consumer.credentials_size(); ++i) {
@@ -949,9 +1021,12 @@ void CheckCors(const Report& report, const v1::Cors& cors) {
   }
   const auto check = [&report](const std::string& field, const google::protobuf::RepeatedPtrField<std::string>& names) {
     for (int i = 0; i < names.size(); ++i) {
-      if (names[i] == "*" ? names.size() > 1 : !IsToken(names[i])) {
-        report.Add(At(field, i),
-                   names[i] == "*" ? "'*' stands alone" : fmt::format("{} is no name", QuoteForMessage(names[i])));
+      if (names[i] == "*") {
+        if (names.size() > 1) report.Add(At(field, i), "'*' stands alone");
+      } else if (field == "methods") {
+        CheckMethodName(report, At(field, i), names[i]);
+      } else if (!IsToken(names[i])) {
+        report.Add(At(field, i), NoFieldName(names[i]));
       }
     }
   };

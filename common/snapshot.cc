@@ -10,6 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "common/bootstrap.h"
+#include "common/codec.h"
 #include "common/path.h"
 #include "common/policy_check.h"
 #include "common/resource.h"
@@ -356,7 +357,7 @@ class SnapshotCompiler {
     const auto check = [&](std::string_view field, const auto& edits) {
       for (const auto& [name, value] : edits) {
         if (!absl::StartsWithIgnoreCase(name, "access-control-")) continue;
-        report.Add(fmt::format("{}.{}", field, name),
+        report.Add(fmt::format("{}.{}", field, KeyInPath(name)),
                    fmt::format("is written by Cors/{} already: say it there, or give this route `cors: none`", cors));
       }
     };

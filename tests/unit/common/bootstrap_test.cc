@@ -162,10 +162,10 @@ TEST_F(BootstrapTest, FlagsOverrideTheEnvironmentAndThatTheFile) {
 TEST_F(BootstrapTest, ListsOfTheEnvironmentReplaceTheFilesLists) {
   LoadedBootstrap loaded =
       LoadBootstrap(Write("server: { trusted_proxies: [10.0.0.0/8] }\n"),
-                    {"GATEWAY_SERVER_TRUSTED_PROXIES=192.0.2.0/24, 2001:db8::/32", "GATEWAY_CONSUL_ADDRESS="},
+                    {"GATEWAY_SERVER_TRUSTED_PROXIES=192.0.2.0/24, 2001:db8::/32, 127.0.0.1, ::1", "GATEWAY_CONSUL_ADDRESS="},
                     {"data_plane.control_planes=a:1,b:2"});
   EXPECT_THAT(loaded.problems, IsEmpty());
-  EXPECT_THAT(loaded.config.server().trusted_proxies(), ElementsAre("192.0.2.0/24", "2001:db8::/32"));
+  EXPECT_THAT(loaded.config.server().trusted_proxies(), ElementsAre("192.0.2.0/24", "2001:db8::/32", "127.0.0.1", "::1"));
   EXPECT_THAT(loaded.config.data_plane().control_planes(), ElementsAre("a:1", "b:2"));
   EXPECT_EQ(loaded.config.consul().address(), "");
   EXPECT_TRUE(loaded.config.consul().has_address());
@@ -205,7 +205,7 @@ TEST_F(BootstrapTest, AllProblemsAtOnceWithTheirPlaces) {
                "  port: 70000\n"
                "  workers: many\n"
                "  listeners: [{ address: example.com:80 }, { address: \"1.2.3.4\" }, {}]\n"
-               "  trusted_proxies: [10.0.0.0/8, 10.0.0.1, 10.0.0.0/33]\n"
+               "  trusted_proxies: [10.0.0.0/8, 10.0.0.1/8, 10.0.0.0/33]\n"
                "redis: { address: nowhere }\n"
                "control_plane: { admin_listen: \"0.0.0.0:7400\", stream_listen: \"[::1]:7401\" }\n"
                "data_plane: { control_planes: [\"a:0\"] }\n",
@@ -217,8 +217,9 @@ TEST_F(BootstrapTest, AllProblemsAtOnceWithTheirPlaces) {
                   HasSubstr("gateway.yaml:5:17: server.listeners[0].address: expected an IP address and a port"),
                   HasSubstr("gateway.yaml:5:46: server.listeners[1].address: expected host:port"),
                   "gateway.yaml:4:3: server.workers: expected auto, or a number from 1 to 1024, found 'many'",
-                  HasSubstr("gateway.yaml:6:33: server.trusted_proxies[1]: expected an address block"),
-                  HasSubstr("gateway.yaml:6:43: server.trusted_proxies[2]: expected an address block"),
+                  "gateway.yaml:6:33: server.trusted_proxies[1]: '10.0.0.1/8' has bits behind its prefix; expected "
+                  "10.0.0.0/8, or 10.0.0.1 for this address alone",
+                  HasSubstr("gateway.yaml:6:45: server.trusted_proxies[2]: '10.0.0.0/33' has too long a prefix"),
                   HasSubstr("--set consul.address: consul.address: expected host:port"),
                   HasSubstr("gateway.yaml:7:10: redis.address: expected host:port"),
                   HasSubstr("gateway.yaml:8:18: control_plane.admin_listen: '0.0.0.0:7400' is reachable"),

@@ -1,4 +1,5 @@
 // What a policy of the edge may say, and what a regex makes of a path.
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -34,6 +35,89 @@ TEST(CheckCors, StarsNeverGoWithCredentials) {
   EXPECT_TRUE(ErrorsOf(resource).empty());
   cors.set_origins(0, "*");
   EXPECT_EQ(ErrorsOf(resource).size(), 1u);
+}
+
+TEST(CheckCors, MethodsHaveACase) {
+  v1::Resource resource;
+  v1::Cors& cors = *resource.mutable_cors();
+  cors.set_name("web");
+  cors.add_origins("https://app.example.com");
+  cors.add_methods("put");
+  EXPECT_THAT(ErrorsOf(resource),
+              testing::ElementsAre("methods[0]: methods have a case; 'put' can never match; write 'PUT'"));
+  cors.set_methods(0, "PUT");
+  EXPECT_TRUE(ErrorsOf(resource).empty());
+  cors.set_methods(0, "*");
+  EXPECT_TRUE(ErrorsOf(resource).empty());
+}
+
+// A route that answers by itself, with what `fill` writes into it.
+std::vector<std::string> RouteErrorsOf(const std::function<void(v1::Route*)>& fill) {
+  v1::Resource resource;
+  v1::Route& route = *resource.mutable_route();
+  route.set_name("r");
+  route.mutable_match();
+  fill(&route);
+  return ErrorsOf(resource);
+}
+
+TEST(CheckRespond, AContentTypeIsSentAsItStands) {
+  EXPECT_THAT(RouteErrorsOf([](v1::Route* route) { route->mutable_respond()->set_content_type("text/${path}"); }),
+              testing::ElementsAre(testing::HasSubstr("respond.content_type: 'text/${path}' has a variable, but is sent as "
+                                                      "it stands")));
+  EXPECT_TRUE(RouteErrorsOf([](v1::Route* route) { route->mutable_respond()->set_content_type("text/css"); }).empty());
+}
+
+TEST(CheckRespond, AKeyReachesNoTerminalAsItIs) {
+  const std::vector<std::string> errors = RouteErrorsOf(
+      [](v1::Route* route) { (*route->mutable_respond()->mutable_headers())["a\r\n\x1b[31m"] = "x"; });
+  ASSERT_EQ(errors.size(), 1u);
+  EXPECT_THAT(errors[0], testing::HasSubstr("respond.headers.'a"));
+  for (char c : errors[0]) EXPECT_GE(c, ' ');
+}
+
+TEST(CheckRedirect, OneThatLeadsBackIsRefused) {
+  const auto errors = [](const std::function<void(v1::Route*)>& fill) {
+    return RouteErrorsOf([&](v1::Route* route) {
+      route->mutable_match()->mutable_path()->set_exact("/a");
+      route->mutable_redirect()->set_path("/a");
+      fill(route);
+    });
+  };
+  EXPECT_THAT(errors([](v1::Route*) {}),
+              testing::ElementsAre("redirect.path: leads back to where it came from; expected another path, or a scheme "
+                                   "or a host beside it"));
+  EXPECT_EQ(errors([](v1::Route* route) { route->mutable_redirect()->set_strip_query(true); }).size(), 1u);
+  // Where the next request is another one, or another path's.
+  EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_path("/a/"); }).empty());
+  EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_scheme("https"); }).empty());
+  EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_host("b.example"); }).empty());
+  EXPECT_TRUE(errors([](v1::Route* route) {
+                route->mutable_redirect()->set_strip_query(true);
+                v1::QueryMatch& query = *route->mutable_match()->add_query();
+                query.set_name("old");
+                query.set_present(true);
+              }).empty());
+  EXPECT_TRUE(errors([](v1::Route* route) {
+                route->mutable_match()->add_methods("POST");
+                route->mutable_redirect()->set_status(303);
+              }).empty());
+
+  const auto prefix = [](const std::string& from, const std::string& to) {
+    return RouteErrorsOf([&](v1::Route* route) {
+      route->mutable_match()->mutable_path()->set_prefix(from);
+      route->mutable_redirect()->set_prefix(to);
+    });
+  };
+  EXPECT_THAT(prefix("/a", "/a"), testing::ElementsAre(testing::HasSubstr("redirect.prefix: leads back")));
+  EXPECT_THAT(prefix("/a", "/a/"), testing::ElementsAre(testing::HasSubstr("redirect.prefix: leads back")));
+  EXPECT_THAT(prefix("/", "/"), testing::ElementsAre(testing::HasSubstr("redirect.prefix: leads back")));
+  EXPECT_TRUE(prefix("/a", "/b").empty());
+}
+
+TEST(ParseText, TheRestOfATemplateIsNoVariable) {
+  const absl::Status status = ParseText("${path.**}", {"id", ""}, true, kFieldValueBytesMax).status();
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("'path.**' is no variable: what ** stands for has no name"));
 }
 
 TEST(ParseText, BoundsHowOftenAVariableIsUsed) {
