@@ -42,9 +42,10 @@ struct YamlProblem {
 };
 
 struct YamlLimits {
-  size_t bytes_max = 16u << 20;
+  // A file may hold a whole policy of 100,000 routes, with some eighty values each.
+  size_t bytes_max = 64u << 20;
   int depth_max = 64;
-  size_t nodes_max = 2'000'000;       // after the expansion of aliases
+  size_t nodes_max = 8'000'000;       // after the expansion of aliases
   size_t alias_nodes_max = 100'000;   // nodes that anchors and aliases copy: what an expansion bomb costs at most
   size_t alias_bytes_max = 4u << 20;  // the same, in bytes of scalars
   // How much the parser may read without coming to a result: one scalar, or one collection in brackets.

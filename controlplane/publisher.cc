@@ -47,6 +47,27 @@ bool HasUnknownFields(const google::protobuf::Message& message) {
   return false;
 }
 
+// The field with most of the bytes of `message`, to say what is too long.
+std::string LongestField(const google::protobuf::Message& message) {
+  const google::protobuf::Reflection* reflection = message.GetReflection();
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  reflection->ListFields(message, &fields);
+  const std::unique_ptr<google::protobuf::Message> alone(message.New());
+  std::string longest;
+  size_t most = 0;
+  for (const auto* field : fields) {
+    // What is left once all others are gone.
+    alone->CopyFrom(message);
+    for (const auto* other : fields) {
+      if (other != field) reflection->ClearField(alone.get(), other);
+    }
+    if (alone->ByteSizeLong() <= most) continue;
+    most = alone->ByteSizeLong();
+    longest = field->name();
+  }
+  return longest;
+}
+
 v1::Change ChangeOf(const ResourceKey& key, v1::Change::Op op) {
   v1::Change change;
   change.set_op(op);
@@ -283,8 +304,9 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
       mistakes.push_back(Mistake(key, "", "has fields that this version of the control plane does not know"));
     }
     if (resource.ByteSizeLong() > kResourceBytesMax) {
-      mistakes.push_back(
-          Mistake(key, "", absl::StrCat(resource.ByteSizeLong(), " bytes; at most ", kResourceBytesMax)));
+      mistakes.push_back(Mistake(key, LongestField(*BodyOf(resource)),
+                                 absl::StrCat("is most of ", resource.ByteSizeLong(),
+                                              " bytes; expected a resource of at most ", kResourceBytesMax)));
     }
   }
 

@@ -31,12 +31,13 @@ struct PolicyState {
   std::shared_ptr<const Snapshot> snapshot;
 };
 
-// Limits of one request and of the whole.
-inline constexpr int kApplyResourcesMax = 10'000;
+// Limits of one request and of the whole. A set of 100,000 routes with their services goes in at once.
+inline constexpr int kApplyResourcesMax = 150'000;
 inline constexpr size_t kActorBytesMax = 256;
 inline constexpr size_t kCommentBytesMax = 4096;
-inline constexpr size_t kResourceBytesMax = 512u << 10;  // fits into one chunk of the config stream
-inline constexpr size_t kSetResourcesMax = 100'000;
+// Two lists of 100,000 blocks, as an IpAccess may have; one such resource is a message of the config stream by itself.
+inline constexpr size_t kResourceBytesMax = 10u << 20;
+inline constexpr size_t kSetResourcesMax = 250'000;
 inline constexpr size_t kSetBytesMax = 256u << 20;
 
 struct PublisherOptions {

@@ -29,8 +29,8 @@
 namespace gateway::controlplane {
 namespace {
 
-// An Apply of kApplyResourcesMax resources.
-constexpr int kAdminMessageBytesMax = 64 << 20;
+// An Apply of kApplyResourcesMax resources of nearly 900 bytes each.
+constexpr int kAdminMessageBytesMax = 128 << 20;
 // A data plane sends hellos and acks; the longest is a NACK with many rejections.
 constexpr int kStreamMessageBytesMax = 1 << 20;
 

@@ -15,7 +15,7 @@ namespace gateway::ctl {
 namespace {
 
 constexpr char kPolicyErrorsUrl[] = "type.googleapis.com/gateway.v1.PolicyErrors";
-constexpr int kMessageBytesMax = 256 << 20;  // a revision with 10,000 resources, and room
+constexpr int kMessageBytesMax = 256 << 20;  // a revision with all that one apply may hold, before and after it
 constexpr uint32_t kPageSize = 1000;
 constexpr absl::Duration kReconnectPause = absl::Milliseconds(100);
 
@@ -102,6 +102,12 @@ absl::Status AdminClient::Translate(const grpc::Status& status) const {
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       return absl::UnavailableError(absl::StrCat("cannot reach the control plane at ", server_, ": no answer within ",
                                                  absl::FormatDuration(timeout_)));
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      // gRPC's own, of either side: "Received message larger than max (150000000 vs. 134217728)".
+      if (message.find("message larger than max") == std::string::npos) break;
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "more than fits into one call (", message,
+          "); apply the files in several steps, those that others refer to first"));
     case grpc::StatusCode::UNIMPLEMENTED:
       return absl::UnimplementedError(
           absl::StrCat("the server at ", server_, " does not know this call: is it the admin listener?"));

@@ -182,6 +182,17 @@ TEST(ParseYaml, BytesNodesAndUnbrokenStretchesAreLimited) {
   EXPECT_THAT(OnlyProblem(Parse("a: " + std::string(20'000, 'x'), limits)), HasSubstr("longer than 10000 bytes"));
 }
 
+TEST(ParseYaml, OneTextHoldsAPolicyOfAHundredThousandRoutes) {
+  std::string text;
+  for (int i = 0; i < 100'000; ++i) {
+    text += "kind: Route\nname: r\nmatch: { hosts: [a, b], path: { prefix: /a }, methods: [GET, PUT] }\nservice: s\n"
+            "timeout: 1s\nrate_limits: [x, y]\nrequest_headers: { set: { A: 1, B: 2 } }\n---\n";
+  }
+  const Parsed parsed = Parse(text);
+  EXPECT_THAT(parsed.problems, IsEmpty());
+  EXPECT_EQ(parsed.documents.size(), 100'000u + 1);  // nothing stands behind the last ---
+}
+
 TEST(ParseYaml, HostileShapesEndSoon) {
   auto start = std::chrono::steady_clock::now();
   EXPECT_THAT(OnlyProblem(Parse(std::string(15 << 20, '['))), HasSubstr("longer than"));

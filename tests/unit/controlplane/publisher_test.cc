@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "controlplane/grpc_status.h"
 #include "google/rpc/status.pb.h"
 #include "tests/unit/controlplane/testing.h"
@@ -177,8 +178,11 @@ TEST_F(PublisherTest, TheEnvelopeIsChecked) {
   const absl::Status status = publisher_->Apply(request, "").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   std::string all;
-  for (const v1::PolicyError& error : PolicyErrorsOf(status)) absl::StrAppend(&all, error.message(), "\n");
-  for (const char* said : {"given twice", "holds no resource", "does not know", "at most 524288"}) {
+  for (const v1::PolicyError& error : PolicyErrorsOf(status)) {
+    absl::StrAppend(&all, error.message(), "\n");
+    if (error.name() == "c") EXPECT_EQ(error.field(), "description");
+  }
+  for (const char* said : {"given twice", "holds no resource", "does not know", "at most 10485760"}) {
     EXPECT_NE(all.find(said), std::string::npos) << said << " is not in:\n" << all;
   }
   EXPECT_EQ(revision(), 1u);
@@ -193,6 +197,33 @@ TEST_F(PublisherTest, TheEnvelopeIsChecked) {
   EXPECT_EQ(publisher_->Apply(talkative, "").status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(publisher_->Apply(ApplyOf({StaticService("a")}, "bootstrap"), "").status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(PublisherTest, AHundredThousandRoutesAreOneApply) {
+  constexpr int kRoutes = 100'000;
+  v1::ApplyRequest request = ApplyOf({StaticService("a")});
+  for (int i = 0; i < kRoutes; ++i) *request.add_resources() = PrefixRoute(absl::StrCat("r", i), "a");
+  const auto done = publisher_->Apply(request, "");
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(publisher_->current()->snapshot->routes().size(), static_cast<size_t>(kRoutes));
+  EXPECT_TRUE(Apply({PrefixRoute("one-more", "a")}).ok());
+}
+
+TEST_F(PublisherTest, AnAccessListOfTheLongestIsTaken) {
+  constexpr int kBlocks = 100'000;  // of each list, as the schema has it
+  v1::Resource resource;
+  v1::IpAccess& access = *resource.mutable_ip_access();
+  access.set_name("blocked");
+  for (int i = 0; i < kBlocks; ++i) {
+    access.add_allow(absl::StrFormat("2001:db80:1234:5678:9abc:def0:%04x:%04x/128", i >> 16, i & 0xffff));
+    access.add_deny(absl::StrFormat("2001:db81:1234:5678:9abc:def0:%04x:%04x/128", i >> 16, i & 0xffff));
+  }
+  const auto done = Apply({resource});
+  EXPECT_TRUE(done.ok()) << done.status();
+  access.add_deny("192.0.2.1");
+  const absl::Status refused = Apply({resource}).status();
+  ASSERT_EQ(PolicyErrorsOf(refused).size(), 1u);
+  EXPECT_EQ(PolicyErrorsOf(refused)[0].field(), "deny");
 }
 
 TEST_F(PublisherTest, AnOutdatedExpectationIsAConflict) {

@@ -187,6 +187,19 @@ TEST_F(Gatewayctl, LocalMistakesAreToldWithoutAServer) {
   EXPECT_THAT(run.err, HasSubstr("a.yaml:3:1: Route/orders: servce: "));
 }
 
+TEST_F(Gatewayctl, AnApplyThatIsTooLongForACallSaysWhatToDo) {
+  AcceptEverything(7);
+  std::string files;  // more than the 4 MiB that the scripted server takes
+  for (int i = 0; i < 6; ++i) {
+    absl::StrAppend(&files, "kind: Service\nname: s", i, "\nstatic: [{ address: \"h:1\" }]\ndescription: ",
+                    std::string(900'000, 'x'), "\n---\n");
+  }
+  const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", files)});
+  EXPECT_EQ(run.code, kFailed);
+  EXPECT_THAT(run.err, HasSubstr("more than fits into one call"));
+  EXPECT_THAT(run.err, HasSubstr("apply the files in several steps"));
+}
+
 TEST_F(Gatewayctl, FilesThatAreNotThereAreWrongUsage) {
   const Ended run = Ctl({"apply", "-f", dir_.File("none.yaml")});
   EXPECT_EQ(run.code, kUsage);
