@@ -44,7 +44,9 @@ std::optional<std::string> ReadAll(std::istream& in) {
 // Names that begin with a dot are left out: what Kubernetes mounts holds every file twice, once below "..data".
 void ListFolder(const std::filesystem::path& folder, int depth, std::vector<std::string>* files,
                 std::vector<PolicyProblem>* problems) {
-  auto problem = [&](std::string message) { problems->push_back({folder.string(), {}, "", "", std::move(message)}); };
+  auto problem = [&](std::string message) {
+    problems->push_back({folder.string(), {}, "", "", std::move(message), ""});
+  };
   if (depth > kPolicyFolderDepthMax)
     return problem(fmt::format("nested deeper than {} folders", kPolicyFolderDepthMax));
   std::vector<std::filesystem::path> entries;
@@ -106,7 +108,34 @@ void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<
   }
 }
 
+// Whether one of the fields is the other, or lies inside it. The empty field is the whole document.
+bool IsSameOrInside(const std::string& outer, const std::string& inner) {
+  return inner.starts_with(outer) &&
+         (outer.empty() || inner.size() == outer.size() || inner[outer.size()] == '.' || inner[outer.size()] == '[');
+}
+
+// Whether `message` ("rate limit 'x' is not defined; ...") misses a resource of this kind ("": of any).
+bool MissesOne(std::string_view message, std::string_view kind) {
+  if (message.find(" is not defined") == std::string_view::npos) return false;
+  std::string noun;
+  for (const char c : message.substr(0, message.find(" '"))) {
+    if (c != ' ') noun += absl::ascii_tolower(static_cast<unsigned char>(c));
+  }
+  return kind.empty() || noun == absl::AsciiStrToLower(std::string(kind));
+}
+
 }  // namespace
+
+bool FollowsFrom(const PolicyProblem& error, const std::vector<PolicyProblem>& problems) {
+  return std::any_of(problems.begin(), problems.end(), [&error](const PolicyProblem& other) {
+    if (other.hides.has_value() && MissesOne(error.message, *other.hides)) return true;
+    // One whose name is wrong is known to the reading by its kind alone.
+    const bool same = other.resource == error.resource ||
+                      (other.field == "name" && error.field == "name" && error.resource.starts_with(other.resource));
+    return same && !other.field.empty() &&
+           (IsSameOrInside(other.field, error.field) || IsSameOrInside(error.field, other.field));
+  });
+}
 
 std::string PolicyProblem::ToString() const {
   std::string text = file;
@@ -125,17 +154,21 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
   std::vector<YamlProblem> yaml_problems;
   std::vector<YamlNode> nodes = ParseYaml(text, &yaml_problems);
   for (YamlProblem& problem : yaml_problems) {
-    problems->push_back({std::string(file), problem.position, "", "", std::move(problem.message)});
+    const bool whole = !problem.duplicate.empty() && problem.duplicate != "kind" && problem.duplicate != "name";
+    problems->push_back({std::string(file), problem.position, "", "", std::move(problem.message),
+                         whole ? std::nullopt : std::optional<std::string>("")});
   }
   std::vector<std::string> kinds(ResourceKinds().begin(), ResourceKinds().end());
   for (const YamlNode& node : nodes) {
     if (node.kind == YamlNode::Kind::kNull) continue;
-    auto problem = [&](YamlPosition position, std::string resource, std::string field, std::string message) {
-      problems->push_back({std::string(file), position, std::move(resource), std::move(field), std::move(message)});
+    auto problem = [&](YamlPosition position, std::string resource, std::string field, std::string message,
+                       std::optional<std::string> hides) {
+      problems->push_back({std::string(file), position, std::move(resource), std::move(field), std::move(message),
+                           std::move(hides)});
     };
     if (node.kind != YamlNode::Kind::kMap) {
       problem(node.position, "", "",
-              "expected a document with kind and name, found " + DescribeForMessage(node, false));
+              "expected a document with kind and name, found " + DescribeForMessage(node, false), "");
       continue;
     }
     const YamlNode* kind = node.Find("kind");
@@ -145,7 +178,8 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
     if (!label.empty() && name != nullptr && CheckName(name->scalar).ok()) label += "/" + name->scalar;
     if (kind == nullptr || kind->kind != YamlNode::Kind::kScalar) {
       problem(kind == nullptr ? node.position : kind->position, label, "kind",
-              fmt::format("{}expected one of: {}", kind == nullptr ? "is required; " : "", fmt::join(kinds, ", ")));
+              fmt::format("{}expected one of: {}", kind == nullptr ? "is required; " : "", fmt::join(kinds, ", ")),
+              "");
       continue;
     }
     PolicyDocument document;
@@ -157,7 +191,8 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
       absl::StatusOr<std::string> meant = CanonicalKind(kind->scalar);
       problem(kind->position, label, "kind",
               fmt::format("unknown kind {}; {}", QuoteForMessage(kind->scalar),
-                          meant.ok() ? fmt::format("did you mean '{}'?", *meant) : DidYouMean(kind->scalar, kinds)));
+                          meant.ok() ? fmt::format("did you mean '{}'?", *meant) : DidYouMean(kind->scalar, kinds)),
+              meant.ok() ? *meant : "");
       continue;
     }
     std::vector<FieldProblem> field_problems;
@@ -169,7 +204,9 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
                                 name == nullptr ? "is required" : std::string(status.message())});
     }
     for (FieldProblem& told : field_problems) {
-      problem(told.position, label, std::move(told.field), std::move(told.message));
+      std::optional<std::string> hides;
+      if (told.field == "name") hides = kind->scalar;
+      problem(told.position, label, std::move(told.field), std::move(told.message), std::move(hides));
     }
     documents.push_back(std::move(document));
   }
@@ -188,7 +225,7 @@ std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& path
     }
   }
   if (files.size() > kPolicyFilesMax) {
-    problems->push_back({"", {}, "", "", fmt::format("more than {} files", kPolicyFilesMax)});
+    problems->push_back({"", {}, "", "", fmt::format("more than {} files", kPolicyFilesMax), ""});
     return {};
   }
   std::vector<PolicyDocument> documents;
@@ -205,14 +242,14 @@ std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& path
     }
     if (!text.has_value()) {
       int code = errno == 0 ? EIO : errno;
-      problems->push_back({file, {}, "", "", "cannot be read: " + std::generic_category().message(code)});
+      problems->push_back({file, {}, "", "", "cannot be read: " + std::generic_category().message(code), ""});
       continue;
     }
     std::string shown = file == "-" ? "standard input" : file;
     bytes += text->size();
     if (bytes > kPolicyBytesMax) {
       problems->push_back(
-          {shown, {}, "", "", fmt::format("all files together are longer than {} bytes", kPolicyBytesMax)});
+          {shown, {}, "", "", fmt::format("all files together are longer than {} bytes", kPolicyBytesMax), ""});
       break;
     }
     for (PolicyDocument& document : ParsePolicy(*text, shown, problems)) {

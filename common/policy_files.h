@@ -2,6 +2,7 @@
 #ifndef GATEWAY_COMMON_POLICY_FILES_H_
 #define GATEWAY_COMMON_POLICY_FILES_H_
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,13 +27,20 @@ struct PolicyProblem {
   std::string resource;  // "Route/orders", as far as known
   std::string field;
   std::string message;
+  // The kind of a resource that could not be read, or not under its name; "": of whatever kind. What refers to it looks
+  // wrong without being so.
+  std::optional<std::string> hides = std::nullopt;
   // "policy.yaml:12:3: Route/orders: match.path.prefix: ..."
   std::string ToString() const;
 };
 
+// Whether `error`, of a check of what could be read, may only follow from one of `problems`, of the reading: it is at the
+// same field, or misses what was not read.
+bool FollowsFrom(const PolicyProblem& error, const std::vector<PolicyProblem>& problems);
+
 // Every document of one file's text; `file` is its name in messages. Empty documents are skipped. Does not check
-// references. A document with problems is among the results too, without what was wrong in it: use none of them where
-// there are problems.
+// references. A document with problems is among the results too, without what was wrong in it: check them where there are
+// problems (see FollowsFrom), and use none of them.
 std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view file,
                                         std::vector<PolicyProblem>* problems);
 

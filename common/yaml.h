@@ -39,6 +39,8 @@ struct YamlNode::Entry {
 struct YamlProblem {
   YamlPosition position;
   std::string message;
+  // Of a duplicate key: which. Then nothing but what it stands for is missing from what was read. "": more may be.
+  std::string duplicate = {};
 };
 
 struct YamlLimits {

@@ -302,8 +302,8 @@ struct ConfigClient::Impl {
       by_key[KeyOf(document.resource)] = &document;
       Put(std::move(versioned), &resources);
     }
-    if (!problems.empty()) return PolicyFilesError(problems);
-
+    // All mistakes at once: what could be read is checked even where something could not.
+    const std::vector<PolicyProblem> told = problems;
     CompileResult result = Compile(resources, "", 0);
     for (const v1::PolicyError& error : result.errors) {
       const ResourceKey key{error.kind(), error.name()};
@@ -315,7 +315,7 @@ struct ConfigClient::Impl {
       problem.resource = key.ToString();
       problem.field = error.field();
       problem.message = error.message();
-      problems.push_back(std::move(problem));
+      if (!FollowsFrom(problem, told)) problems.push_back(std::move(problem));
     }
     if (!problems.empty()) return PolicyFilesError(problems);
     for (const std::string& warning : result.warnings) spdlog::warn("policy: {}", warning);

@@ -52,27 +52,6 @@ std::vector<PolicyProblem> Locate(const std::vector<v1::PolicyError>& errors,
   return problems;
 }
 
-// Whether one of the fields is the other, or lies inside it. The empty field is the whole document.
-bool IsSameOrInside(const std::string& outer, const std::string& inner) {
-  return inner.starts_with(outer) &&
-         (outer.empty() || inner.size() == outer.size() || inner[outer.size()] == '.' || inner[outer.size()] == '[');
-}
-
-// Whether what the server says may only follow from a mistake that was found here.
-bool IsTold(const PolicyProblem& problem, const std::vector<PolicyProblem>& told) {
-  return std::any_of(told.begin(), told.end(), [&](const PolicyProblem& other) {
-    return other.resource == problem.resource && !other.field.empty() &&
-           (IsSameOrInside(other.field, problem.field) || IsSameOrInside(problem.field, other.field));
-  });
-}
-
-// Whether a document is missing whole: then what refers to it would look wrong as well.
-bool LacksDocument(const std::vector<PolicyProblem>& problems) {
-  return std::any_of(problems.begin(), problems.end(), [](const PolicyProblem& problem) {
-    return problem.resource.empty() || problem.field == "kind" || problem.field == "name";
-  });
-}
-
 ExitCode Refuse(Session& session, std::vector<PolicyProblem> problems) {
   // In the order of the files as given; what stands in no file comes last.
   std::vector<std::string> files;
@@ -110,15 +89,16 @@ std::optional<std::vector<PolicyDocument>> ReadDocuments(Session& session, ExitC
   std::vector<PolicyProblem> problems;
   std::vector<PolicyDocument> documents = ReadPolicyFiles(session.options.files, &problems);
   if (!problems.empty()) {
-    // All mistakes at once: the server is asked about the rest too, if it is there.
-    if (!LacksDocument(problems)) {
-      v1::ApplyRequest request = RequestOf(documents);
-      request.set_dry_run(true);
-      const absl::StatusOr<v1::ApplyResponse> checked = session.client.Apply(request);
-      const std::vector<PolicyProblem> told = problems;
-      for (PolicyProblem& problem : Locate(PolicyErrorsOf(checked.status()), documents)) {
-        if (!IsTold(problem, told)) problems.push_back(std::move(problem));
-      }
+    // All mistakes at once: the server is asked about what could be read too, if it is there.
+    v1::ApplyRequest request;
+    for (const PolicyDocument& document : documents) {
+      if (!KeyOf(document.resource).name.empty()) *request.add_resources() = document.resource;
+    }
+    request.set_dry_run(true);
+    const absl::StatusOr<v1::ApplyResponse> checked = session.client.Apply(request);
+    const std::vector<PolicyProblem> told = problems;
+    for (PolicyProblem& problem : Locate(PolicyErrorsOf(checked.status()), documents)) {
+      if (!FollowsFrom(problem, told)) problems.push_back(std::move(problem));
     }
     *code = Refuse(session, std::move(problems));
     return std::nullopt;

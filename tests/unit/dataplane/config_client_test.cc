@@ -218,6 +218,19 @@ TEST(ConfigClient, HelloTellsWhoThisIsAndThatNothingIsApplied) {
   EXPECT_TRUE(WaitFor([&] { return dp.client->connected(); }));
 }
 
+TEST(ConfigClient, FilesThatAreReadInPartTellAllOfTheirMistakes) {
+  fixtures::TempDir dir;
+  const std::string file = dir.Write("policy.yaml",
+                                     "kind: Service\nname: svc\nstatic: [{ address: \"h:1\" }]\nlabelz: {}\n---\n"
+                                     "kind: Route\nname: r\nmatch: { path: { prefix: /a/../b } }\nservice: svd\n");
+  DataPlane data_plane({}, "", {file});
+  const absl::Status status = data_plane.client->Start();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("labelz: unknown field"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("policy.yaml:8:"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("match.path.prefix: "));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("service 'svd' is not defined; did you mean 'svc'?"));
+}
+
 TEST(ConfigClient, BeforeTheFirstPolicyTheWorkersHaveTheBuiltinsAlone) {
   DataPlane dp({"127.0.0.1:" + std::to_string(fixtures::FreePort())});
   ASSERT_TRUE(dp.client->Start().ok());

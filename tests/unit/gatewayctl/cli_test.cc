@@ -180,6 +180,39 @@ TEST_F(Gatewayctl, MistakesOfBothSidesComeAtOnce) {
   EXPECT_TRUE(applied_[0].dry_run()) << "a policy with a known mistake must never be stored";
 }
 
+// One document that cannot be read hides nothing of the others but what may be its own fault.
+TEST_F(Gatewayctl, WhatCannotBeReadHidesNoMistakeOfTheOthers) {
+  admin_.apply = [this](const v1::ApplyRequest& request, v1::ApplyResponse*) {
+    applied_.push_back(request);
+    return InvalidPolicy({{"Route", "orders", "service", "service 'nobody' is not defined"},
+                          {"Route", "orders", "auth", "auth 'none-such' is not defined; did you mean 'x'?"},
+                          {"Route", "Bad Name", "name", "is no name"},
+                          {"Route", "orders", "priority", "is out of range"}});
+  };
+  const std::string route = "kind: Route\nname: orders\nmatch: {}\nservice: nobody\nauth: none-such\n---\n";
+  const auto errors = [&](const std::string& other) {
+    const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", route + other)});
+    EXPECT_EQ(run.code, kInvalidPolicy);
+    EXPECT_TRUE(!applied_.empty() && applied_.back().dry_run()) << "a policy with a known mistake must never be stored";
+    EXPECT_THAT(run.err, HasSubstr("priority: is out of range")) << other;
+    return run.err;
+  };
+  const std::string duplicate = errors("kind: Service\nname: s\nstatic: [{ address: \"h:1\" }]\nlabels: {}\nlabels: {}\n");
+  EXPECT_THAT(duplicate, HasSubstr("duplicate key 'labels'"));
+  EXPECT_THAT(duplicate, HasSubstr("service 'nobody' is not defined")) << "all that refer to it could be read";
+  EXPECT_THAT(duplicate, HasSubstr("auth 'none-such' is not defined"));
+  const std::string unknown = errors("kind: Servce\nname: nobody\n");
+  EXPECT_THAT(unknown, HasSubstr("unknown kind 'Servce'"));
+  EXPECT_THAT(unknown, Not(HasSubstr("is not defined")));
+  const std::string near = errors("kind: service\nname: nobody\n");
+  EXPECT_THAT(near, Not(HasSubstr("service 'nobody' is not defined"))) << "that was meant to be it";
+  EXPECT_THAT(near, HasSubstr("auth 'none-such' is not defined"));
+  const std::string named = errors("kind: Route\nname: Bad Name\nmatch: {}\nservice: nobody\n");
+  EXPECT_THAT(named, HasSubstr("service 'nobody' is not defined"));
+  EXPECT_THAT(named, Not(HasSubstr("is no name\n"))) << "it is told once";
+  EXPECT_THAT(errors("a: [1\n"), Not(HasSubstr("is not defined"))) << "nobody knows what stands behind that";
+}
+
 TEST_F(Gatewayctl, LocalMistakesAreToldWithoutAServer) {
   admin_.Stop();
   const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", "kind: Route\nname: orders\nservce: svc\n")});
