@@ -27,6 +27,58 @@ std::string SizeText(uint64_t bytes) {
   return absl::StrCat(bytes, kUnits[unit]);
 }
 
+std::string HashOnText(const v1::HashOn& on) {
+  switch (on.on_case()) {
+    case v1::HashOn::kHeader:
+      return absl::StrCat("header ", on.header());
+    case v1::HashOn::kCookie:
+      return absl::StrCat("cookie ", on.cookie());
+    case v1::HashOn::kClientIp:
+      return "client_ip";
+    case v1::HashOn::kPath:
+      return "path";
+    case v1::HashOn::ON_NOT_SET:
+      break;
+  }
+  return "";
+}
+
+// As the data plane has it: 30 s where nothing is said, or the longest time where that is shorter.
+google::protobuf::Duration OutlierBaseTime(const v1::OutlierEjection& outlier) {
+  if (outlier.has_base_time()) return outlier.base_time();
+  google::protobuf::Duration base;
+  base.set_seconds(30);
+  const bool shorter = outlier.has_max_time() && outlier.max_time().seconds() < base.seconds();
+  return shorter ? outlier.max_time() : base;
+}
+
+std::string RewriteText(const v1::Rewrite& rewrite) {
+  std::vector<std::string> parts;
+  if (!rewrite.prefix().empty()) parts.push_back(absl::StrCat("prefix ", rewrite.prefix()));
+  if (!rewrite.template_().empty()) parts.push_back(absl::StrCat("template ", rewrite.template_()));
+  if (rewrite.has_regex()) {
+    parts.push_back(absl::StrCat("regex ", rewrite.regex().pattern(), " to ",
+                                 rewrite.regex().substitution().empty() ? "nothing" : rewrite.regex().substitution()));
+  }
+  if (!rewrite.host().empty()) parts.push_back(absl::StrCat("host ", rewrite.host()));
+  return absl::StrJoin(parts, ", ");
+}
+
+// Names alone: values may be long, and secret.
+std::string EditsText(const v1::FieldEdits& edits) {
+  const auto names = [](const google::protobuf::Map<std::string, std::string>& map) {
+    std::vector<std::string> sorted;
+    for (const auto& [name, value] : map) sorted.push_back(name);
+    std::sort(sorted.begin(), sorted.end());
+    return absl::StrJoin(sorted, ", ");
+  };
+  std::vector<std::string> parts;
+  if (edits.remove_size() > 0) parts.push_back(absl::StrCat("remove ", absl::StrJoin(edits.remove(), ", ")));
+  if (!edits.set().empty()) parts.push_back(absl::StrCat("set ", names(edits.set())));
+  if (!edits.add().empty()) parts.push_back(absl::StrCat("add ", names(edits.add())));
+  return absl::StrJoin(parts, "; ");
+}
+
 // Collects the rows of one route.
 class Effective {
  public:
@@ -38,6 +90,7 @@ class Effective {
   }
 
   std::vector<EffectiveRow> Rows() {
+    if (route_.has_split_on()) Add("split", "split_on", "route", HashOnText(route_.split_on()));
     AddNamed("access", "IpAccess", route_.access(), "route", defaults_.access());
     AddNamed("cors", "Cors", route_.cors(), "route", defaults_.cors());
     AddLimits("limits before auth", false);
@@ -47,16 +100,15 @@ class Effective {
     if (route_.has_redirect()) {
       Add("answer", "redirect", "route",
           absl::StrCat(route_.redirect().has_status() ? route_.redirect().status() : 308));
+      AddEdits("answer", "response_headers", route_.response_headers());
       return std::move(rows_);
     }
     if (route_.has_respond()) {
       Add("answer", "respond", "route", absl::StrCat(route_.respond().has_status() ? route_.respond().status() : 200));
+      AddEdits("answer", "response_headers", route_.response_headers());
       return std::move(rows_);
     }
-    for (const v1::Mirror& mirror : route_.mirror()) {
-      Add("mirror", absl::StrCat("Service/", mirror.service()), "route",
-          absl::StrCat(mirror.has_percent() ? mirror.percent() : 100, "%"));
-    }
+    if (route_.has_rewrite()) Add("rewrite", "rewrite", "route", RewriteText(route_.rewrite()));
     if (route_.has_consul_service()) {
       v1::Service service;
       const v1::ServiceTemplate& from = route_.consul_service().template_();
@@ -74,6 +126,13 @@ class Effective {
       for (const v1::WeightedService& target : route_.split()) AddServiceNamed(target.service());
     }
     AddTimes();
+    AddEdits("forward", "request_headers", route_.request_headers());
+    AddEdits("forward", "request_query", route_.request_query());
+    for (const v1::Mirror& mirror : route_.mirror()) {
+      Add("mirror", absl::StrCat("Service/", mirror.service()), "route",
+          absl::StrCat(mirror.has_percent() ? mirror.percent() : 100, "%"));
+    }
+    AddEdits("answer", "response_headers", route_.response_headers());
     return std::move(rows_);
   }
 
@@ -145,16 +204,31 @@ class Effective {
     AddService(stored->resource().service(), absl::StrCat("Service/", name));
   }
 
+  void AddEdits(const std::string& stage, const std::string& field, const v1::FieldEdits& edits) {
+    if (std::string text = EditsText(edits); !text.empty()) Add(stage, field, "route", std::move(text));
+  }
+
+  // In the order in which a request meets them; see Exchange.
   void AddService(const v1::Service& service, const std::string& owner) {
-    AddNamed("breaker", "CircuitBreaker", service.circuit_breaker(), owner, defaults_.circuit_breaker());
+    const size_t first = rows_.size();
+    AddServiceRows(service, owner);
+    // Of a split, what a service inherits must not be taken for another's.
+    if (route_.split_size() < 2) return;
+    for (size_t i = first; i < rows_.size(); ++i) {
+      if (rows_[i].source != owner) absl::StrAppend(&rows_[i].source, ", for ", owner);
+    }
+  }
+
+  void AddServiceRows(const v1::Service& service, const std::string& owner) {
     if (service.has_limits()) {
       std::vector<std::string> bounds;
       const v1::ServiceLimits& limits = service.limits();
       if (limits.has_connections()) bounds.push_back(absl::StrCat("connections ", limits.connections()));
       if (limits.has_pending()) bounds.push_back(absl::StrCat("pending ", limits.pending()));
       if (limits.has_requests()) bounds.push_back(absl::StrCat("requests ", limits.requests()));
-      Add("breaker", "limits", owner, absl::StrJoin(bounds, ", "));
+      Add("limits of the service", "limits", owner, absl::StrJoin(bounds, ", "));
     }
+    AddNamed("breaker", "CircuitBreaker", service.circuit_breaker(), owner, defaults_.circuit_breaker());
     const v1::LoadBalancer& balancer = service.load_balancer();
     std::string settings = balancer.policy() == v1::LoadBalancer::POLICY_UNSPECIFIED
                                ? "round_robin"
@@ -173,8 +247,7 @@ class Effective {
       const v1::OutlierEjection& outlier = service.outlier_ejection();
       Add("balance", "outlier_ejection", owner,
           absl::StrCat(outlier.has_consecutive_failures() ? outlier.consecutive_failures() : 5,
-                       " failures in a row, for ",
-                       outlier.has_base_time() ? FormatDuration(outlier.base_time()) : "30s"));
+                       " failures in a row, for ", FormatDuration(OutlierBaseTime(outlier)), " and longer"));
     }
     AddNamed("forward", "Retry", service.retry(), owner, defaults_.retry());
     const v1::Timeouts& timeouts = service.timeouts();

@@ -99,6 +99,51 @@ TEST(FleetRender, EffectivePoliciesStandInTheOrderOfARequest) {
   EXPECT_EQ(rows, expected);
 }
 
+TEST(FleetRender, EffectiveNamesWhatChangesARequestAndWhoseServiceARowIs) {
+  const std::vector<v1::StoredResource> all = {
+      Stored("kind: Defaults\nname: default\ncircuit_breaker: hystrix\n"),
+      Stored("kind: CircuitBreaker\nname: hystrix\n"),
+      Stored("kind: Service\nname: a\nstatic: [{ address: \"10.0.0.7:80\" }]\nlimits: { requests: 9 }\n"
+             "outlier_ejection: { max_time: 5s }\n"),
+      Stored("kind: Service\nname: b\nstatic: [{ address: \"10.0.0.8:80\" }]\ncircuit_breaker: none\n"),
+      Stored("kind: Route\nname: r\nmatch: { path: { prefix: /r } }\nsplit: [{ service: a }, { service: b }]\n"
+             "split_on: { header: X-User }\nrewrite: { prefix: /, host: in.example }\n"
+             "request_headers: { remove: [X-Debug], set: { B: 1, A: secret } }\nrequest_query: { add: { q: 1 } }\n"
+             "response_headers: { set: { Server: x } }\nmirror: [{ service: b, percent: 10 }]\n")};
+  std::vector<std::string> rows;
+  for (const EffectiveRow& row : EffectiveOf(all[4].resource().route(), all)) {
+    rows.push_back(row.stage + ": " + row.policy + ", " + row.source);
+    if (row.policy == "split_on") EXPECT_EQ(row.settings, "header X-User");
+    if (row.policy == "rewrite") EXPECT_EQ(row.settings, "prefix /, host in.example");
+    if (row.policy == "request_headers") EXPECT_EQ(row.settings, "remove X-Debug; set A, B");
+    if (row.policy == "outlier_ejection") EXPECT_EQ(row.settings, "5 failures in a row, for 5s and longer");
+  }
+  const std::vector<std::string> expected = {"split: split_on, route",
+                                             "access: none, built-in",
+                                             "cors: none, built-in",
+                                             "limits before auth: none, built-in",
+                                             "auth: none, built-in",
+                                             "limits after auth: none, built-in",
+                                             "body: none, built-in",
+                                             "rewrite: rewrite, route",
+                                             "limits of the service: limits, Service/a",
+                                             "breaker: CircuitBreaker/hystrix, Defaults/default, for Service/a",
+                                             "balance: load_balancer, built-in, for Service/a",
+                                             "balance: outlier_ejection, Service/a",
+                                             "forward: none, built-in, for Service/a",
+                                             "forward: timeouts, built-in, for Service/a",
+                                             "breaker: none, Service/b",
+                                             "balance: load_balancer, built-in, for Service/b",
+                                             "forward: none, built-in, for Service/b",
+                                             "forward: timeouts, built-in, for Service/b",
+                                             "forward: timeout, built-in",
+                                             "forward: request_headers, route",
+                                             "forward: request_query, route",
+                                             "mirror: Service/b, route",
+                                             "answer: response_headers, route"};
+  EXPECT_EQ(rows, expected);
+}
+
 TEST(FleetRender, ARouteThatAnswersHereHasNoServiceBehindIt) {
   const v1::StoredResource route = Stored("kind: Route\nname: r\nmatch: {}\nredirect: { status: 301, path: /new }\n");
   const std::vector<EffectiveRow> rows = EffectiveOf(route.resource().route(), std::span(&route, 1));
