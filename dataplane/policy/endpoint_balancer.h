@@ -21,7 +21,7 @@ enum class Balance : uint8_t {
   kRandom,        // in proportion to the weights
   kWeighted,      // the same in smooth turns
   kLeastRequest,  // of two drawn by weight, the one with fewer requests in flight for its weight
-  kPeakEwma,      // of two drawn by weight, the one with the lower product of peak latency and requests in flight
+  kPeakEwma,      // of two drawn by weight, likely the one with the lower product of peak latency and requests in flight
   kRingHash,      // by hash on a ring of points, bounded in load
   kMaglev,        // by hash in Maglev's table (Eisenbud et al., NSDI 2016)
 };
@@ -37,7 +37,9 @@ class EndpointBalancer {
   static constexpr uint32_t kRingPointsEach = 160;  // of an average endpoint, as ketama has it
   static constexpr uint32_t kRingPointsMax = 262'144;
   // What an unmeasured endpoint with requests in flight costs for each of them: it gets one request to be measured by.
-  static constexpr double kUnmeasuredCost = 1e9;
+  static constexpr double kUnmeasuredCost = 1e18;
+  // Added to each latency of kPeakEwma: below this, differences are the noise of schedulers and of a first connection.
+  static constexpr std::chrono::nanoseconds kLatencyNoise = std::chrono::milliseconds(1);
 
   struct Options {
     Balance balance = Balance::kRoundRobin;
@@ -47,7 +49,7 @@ class EndpointBalancer {
     // Over this time the share of a new or returning endpoint grows from `slow_start_min` to its whole. 0: at once.
     std::chrono::nanoseconds slow_start{0};
     double slow_start_min = 0.1;
-    std::chrono::nanoseconds decay = std::chrono::seconds(10);  // of kPeakEwma
+    std::chrono::nanoseconds decay = std::chrono::seconds(5);  // of kPeakEwma
     // Of kRingHash: no endpoint has more than this share of the average in flight (by weight). 0: no bound.
     uint32_t load_bound_percent = 125;
     // Requests stay with members that are local while this share of them is usable (by weight). Below that as much of
@@ -110,6 +112,7 @@ class EndpointBalancer {
   int PickIn(int zone, std::atomic<uint64_t>& cursor, const PickInput& in) const;
   int Draw(int zone, std::atomic<uint64_t>* cursor, const PickInput& in, int avoid = kNone) const;
   int PickOfTwo(int zone, const PickInput& in) const;
+  bool KeepsFirst(double first, double second, const PickInput& in) const;
   int PickOnRing(int zone, const PickInput& in) const;
   int PickInTable(int zone, const PickInput& in) const;
   int SearchByHash(int zone, const PickInput& in) const;

@@ -1,5 +1,6 @@
 #include "dataplane/policy/endpoint_state.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
@@ -35,7 +36,7 @@ void PeakEwma::Observe(std::chrono::nanoseconds latency, TimePoint now, std::chr
     double cost = sample;
     const uint32_t tick = before != 0 && IsBehind(now_tick, before) ? static_cast<uint32_t>(before) : now_tick;
     if (before != 0 && sample < CostIn(before)) {
-      const double left = LeftOf(before, tick, decay);
+      const double left = std::min(LeftOf(before, tick, decay), 1 - kSampleWeightMin);
       cost = CostIn(before) * left + sample * (1 - left);
     }
     const uint64_t after = uint64_t{std::bit_cast<uint32_t>(static_cast<float>(cost))} << 32 | tick;

@@ -2,7 +2,9 @@
 #include <atomic>
 #include <chrono>
 #include <map>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "common/text.h"
@@ -140,6 +142,38 @@ TEST(Balancing, LeastRequestGoesAroundABusyEndpointOfAnotherWorker) {
   ASSERT_TRUE(WaitFor([&] { return gateway.Metric("gateway_requests_in_flight") == 2; }));
   EXPECT_EQ(Answers(gateway, 50), (std::map<std::string, int>{{"idle", 50}}));
   release_busy.Set();
+}
+
+TEST(Balancing, PeakEwmaLeavesASlowEndpointAloneAndLetsNoneOfEqualsStarve) {
+  const auto answer_after = [](std::chrono::milliseconds takes, const std::string& name) {
+    return Respond([takes, name](const UpstreamRequest&) {
+      std::this_thread::sleep_for(takes);
+      return MakeResponse(200, name);
+    });
+  };
+  // Ten times what a loaded machine adds to a fast answer.
+  ScriptedUpstream slow(answer_after(std::chrono::milliseconds(200), "slow"));
+  ScriptedUpstream one(answer_after(std::chrono::milliseconds(2), "one"));
+  ScriptedUpstream two(answer_after(std::chrono::milliseconds(2), "two"));
+  DataPlane gateway({.policy = ServicePolicyYaml({slow.address(), one.address(), two.address()},
+                                                 "load_balancer: { policy: peak_ewma }"),
+                     .workers = 2});
+  std::mutex mutex;
+  std::map<std::string, int> counts;
+  std::vector<std::thread> clients;
+  for (int client = 0; client < 4; ++client) {
+    clients.emplace_back([&] {
+      const auto mine = Answers(gateway, 150);
+      std::lock_guard lock(mutex);
+      for (const auto& [name, count] : mine) counts[name] += count;
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(counts["slow"] + counts["one"] + counts["two"], 600);
+  EXPECT_GE(counts["slow"], 1) << "it has to be measured";
+  EXPECT_LE(counts["slow"], 30) << "of 600";
+  EXPECT_GE(counts["one"], 100) << "of 600";
+  EXPECT_GE(counts["two"], 100) << "of 600";
 }
 
 TEST(Balancing, AUserStaysOnItsEndpointByHash) {

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <queue>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -232,7 +233,17 @@ TEST(PeakEwmaTest, JumpsToAPeakAndForgetsItSlowly) {
   latency.Observe(100ms, kNow + 11s, 10s);
   EXPECT_NEAR(latency.Cost(kNow + 11s, 10s), 1e9 / M_E + 1e8 * (1 - 1 / M_E), 1e5);
   latency.Observe(1ms, kNow + 10s, 10s);
-  EXPECT_GT(latency.Cost(kNow + 11s, 10s), 4e8) << "a clock that is behind loses nothing";
+  EXPECT_NEAR(latency.Cost(kNow + 11s, 10s), (1e9 / M_E + 1e8 * (1 - 1 / M_E)) * 0.875 + 1e6 * 0.125, 1e5)
+      << "a clock that is behind loses no more than a sample may take";
+}
+
+TEST(PeakEwmaTest, ManyGoodAnswersForgetAPeakWhateverTheTime) {
+  PeakEwma latency;
+  latency.Observe(1ms, kNow, 10s);
+  latency.Observe(100ms, kNow, 10s);
+  for (int i = 0; i < 40; ++i) latency.Observe(1ms, kNow, 10s);
+  EXPECT_LT(latency.Cost(kNow, 10s), 2e6);
+  EXPECT_GT(latency.Cost(kNow, 10s), 1e6);
 }
 
 // 32 clients, each with one request at a time, at ten endpoints: nine answer in 10 ms, one in 200 ms.
@@ -288,6 +299,102 @@ TEST_F(EndpointBalancerTest, PeakEwmaLeavesASlowEndpointAlone) {
   EXPECT_LT(ewma.slow_share, 0.01);
   EXPECT_LT(ewma.mean_ms, in_turn.mean_ms / 2);
   EXPECT_LT(ewma.slow_share, least.slow_share);
+}
+
+// Clients with one request at a time each, for so many requests in all. `takes` says how long one lasts that begins at a
+// time; between two requests a client pauses. Gives each request's begin and endpoint.
+std::vector<std::pair<TimePoint, size_t>> RunPeakEwma(const std::vector<uint32_t>& weights, int clients, size_t requests,
+                                                      std::chrono::nanoseconds pause, std::mt19937_64& random,
+                                                      const std::function<double(size_t, TimePoint)>& takes_ms) {
+  Service service(weights);
+  const EndpointBalancer balancer = service.Make(Balance::kPeakEwma);
+  std::atomic<uint64_t> cursor{0};
+  struct Request {
+    TimePoint end, begin;
+    size_t endpoint;
+    InFlight in_flight;
+  };
+  const auto later = [](const Request& a, const Request& b) { return a.end > b.end; };
+  std::vector<Request> running;
+  std::vector<std::pair<TimePoint, size_t>> begun;
+  const auto start = [&](TimePoint now) {
+    const auto index = static_cast<size_t>(balancer.Pick(cursor, {.random = random, .now = now}));
+    const auto takes = std::chrono::nanoseconds(static_cast<int64_t>(takes_ms(index, now) * 1e6));
+    running.push_back({now + takes, now, index, InFlight(service.members()[index].state)});
+    std::push_heap(running.begin(), running.end(), later);
+    begun.emplace_back(now, index);
+  };
+  for (int client = 0; client < clients; ++client) start(kNow + client * 100us);
+  while (begun.size() < requests) {
+    std::pop_heap(running.begin(), running.end(), later);
+    const Request ended = std::move(running.back());
+    running.pop_back();
+    service.state(ended.endpoint).latency.Observe(ended.end - ended.begin, ended.end, balancer.options().decay);
+    start(ended.end + pause);
+  }
+  return begun;
+}
+
+std::vector<int> CountsOf(const std::vector<std::pair<TimePoint, size_t>>& begun, size_t endpoints) {
+  std::vector<int> counts(endpoints);
+  for (const auto& [begin, endpoint] : begun) ++counts[endpoint];
+  return counts;
+}
+
+// Less than a millisecond, with a tail now and then, and a first request that pays for the connection.
+class FastService {
+ public:
+  explicit FastService(std::mt19937_64& random) : random_(random) {}
+  double operator()(size_t endpoint, TimePoint) {
+    double takes = std::lognormal_distribution<double>(std::log(0.3), 0.3)(random_);
+    if (random_() % 100 == 0) takes += std::exponential_distribution<double>(0.25)(random_);
+    if (seen_.insert(endpoint).second) takes += std::exponential_distribution<double>(0.33)(random_);
+    return takes;
+  }
+
+ private:
+  std::mt19937_64& random_;
+  std::set<size_t> seen_;
+};
+
+TEST_F(EndpointBalancerTest, PeakEwmaLetsNoneOfEqualsStarve) {
+  std::vector<int> all(3);
+  for (int run = 0; run < 20; ++run) {
+    const auto counts = CountsOf(RunPeakEwma({1, 1, 1}, 6, 900, 0ns, random_, FastService(random_)), 3);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_GT(counts[i], 90) << "of 900, in run " << run;
+      all[i] += counts[i];
+    }
+  }
+  for (const int count : all) EXPECT_NEAR(count, 6000, 900);
+}
+
+TEST_F(EndpointBalancerTest, PeakEwmaWithNothingToDoGoesByWeight) {
+  std::vector<int> all(4);
+  for (int run = 0; run < 20; ++run) {
+    const auto counts = CountsOf(RunPeakEwma({1, 2, 3, 4}, 1, 500, 0ns, random_, FastService(random_)), 4);
+    for (size_t i = 0; i < 4; ++i) all[i] += counts[i];
+  }
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(all[i], 1000.0 * double(i + 1), 400) << i;
+}
+
+TEST_F(EndpointBalancerTest, PeakEwmaComesBackToOneThatWasSlowForAWhile) {
+  const auto begun = RunPeakEwma({1, 1, 1}, 6, 20'000, 5ms, random_, [&](size_t endpoint, TimePoint now) {
+    return (endpoint == 0 && now < kNow + 5s ? 50 : 1) * std::lognormal_distribution<double>(0, 0.2)(random_);
+  });
+  ASSERT_GT(begun.back().first, kNow + 12s);
+  int slow = 0, slow_of = 0, after = 0, after_of = 0;
+  for (const auto& [begin, endpoint] : begun) {
+    if (begin < kNow + 5s) {
+      ++slow_of;
+      slow += endpoint == 0 ? 1 : 0;
+    } else if (begin > kNow + 10s) {
+      ++after_of;
+      after += endpoint == 0 ? 1 : 0;
+    }
+  }
+  EXPECT_LT(slow, slow_of / 100);
+  EXPECT_NEAR(after, after_of / 3, after_of / 20);
 }
 
 TEST_F(EndpointBalancerTest, PeakEwmaGivesAnUnmeasuredEndpointOneRequestToBeMeasuredBy) {
