@@ -316,7 +316,9 @@ class TreeBuilder : public YAML::EventHandler {
       }
       for (YamlNode& source : sources) {
         if (source.kind != YamlNode::Kind::kMap) {
-          problems_->push_back({source.position, "expected a map, or a list of maps, to merge with <<"});
+          YamlProblem& problem = problems_->emplace_back();
+          problem.position = source.position;
+          problem.message = "expected a map, or a list of maps, to merge with <<";
           continue;
         }
         for (YamlNode::Entry& entry : source.entries) {

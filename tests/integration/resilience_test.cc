@@ -327,8 +327,11 @@ TEST(Mirroring, ADeadMirrorHarmsNobodyAndConnectionsAreUsedAgain) {
     ASSERT_TRUE(WaitFor([&] { return gateway.Metric("gateway_upstream_idle_connections") >= 2; }));
   }
   EXPECT_EQ(shadow.connections(), 1);
+  EXPECT_EQ(gateway.Metric("gateway_mirrors_failed_total"), 0);
   shadow.Stop();
   for (int i = 0; i < 10; ++i) EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc")->status, 200);
+  EXPECT_TRUE(WaitFor([&] { return gateway.Metric("gateway_mirrors_failed_total") == 10; })) << gateway.Metrics();
+  EXPECT_EQ(gateway.Metric("gateway_mirrored_total"), 20);
 }
 
 TEST(Breaking, AnOperatorForcesItOpenOrClosed) {
