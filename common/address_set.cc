@@ -63,7 +63,8 @@ absl::Status AddressSet::Add(std::string_view cidr) {
   int bits = width;
   if (slash != std::string_view::npos) {
     const auto [end, error] = std::from_chars(length.data(), length.data() + length.size(), bits);
-    if (length.empty() || length.front() == '-' || error != std::errc() || end != length.data() + length.size()) bits = -1;
+    if (length.empty() || length.front() == '-' || error != std::errc() || end != length.data() + length.size())
+      bits = -1;
   }
   if (bits < 0 || !ParseIp(host, &network)) {
     return absl::InvalidArgumentError(Concat(

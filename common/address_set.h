@@ -17,8 +17,8 @@ namespace gateway {
 bool ParseIp(std::string_view text, in6_addr* out);
 
 // Built once (Add, then Seal), then immutable: any thread may ask. IPv4 is what its IPv4-mapped IPv6 address is, so
-// "10.0.0.0/8" holds ::ffff:10.1.2.3; a block of IPv6 around all of these, as ::/0, holds none of them. Kept as sorted ranges that do not touch: a question is one binary search,
-// whatever the number and the nesting of the blocks.
+// "10.0.0.0/8" holds ::ffff:10.1.2.3; a block of IPv6 around all of these, as ::/0, holds none of them. Kept as sorted
+// ranges that do not touch: a question is one binary search, whatever the number and the nesting of the blocks.
 class AddressSet {
  public:
   // "10.0.0.0/8", "2001:db8::/32", "192.0.2.1". InvalidArgument says what was expected: also where bits are set behind

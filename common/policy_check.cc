@@ -134,7 +134,8 @@ absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<
     } else if (word.starts_with("path.")) {
       if (word == "path.**") {
         return absl::InvalidArgumentError(
-            "'path.**' is no variable: what ** stands for has no name; expected a {name} of match.path.template, or path");
+            "'path.**' is no variable: what ** stands for has no name; expected a {name} of match.path.template, or "
+            "path");
       }
       const auto found = std::find(variables.begin(), variables.end(), word.substr(5));
       if (found == variables.end() || word.size() == 5) {
@@ -247,8 +248,7 @@ void CheckEnvelope(const Report& report, const google::protobuf::Map<std::string
   for (const auto& [key, value] : labels) {
     if (key.empty()) report.Add("labels", "has an empty key");
     if (key.size() > kLabelBytesMax || value.size() > kLabelBytesMax) {
-      report.Add(fmt::format("labels.{}", KeyInPath(key)),
-                 fmt::format("is longer than {} bytes", kLabelBytesMax));
+      report.Add(fmt::format("labels.{}", KeyInPath(key)), fmt::format("is longer than {} bytes", kLabelBytesMax));
     }
   }
   if (description.size() > kDescriptionBytesMax) {
@@ -594,10 +594,11 @@ void CheckSubstitution(const Report& report, const v1::RegexRewrite& regex) {
     ++i;
   }
   if (!text.empty() && text.front() != '/' && text.front() != '\\' && MatchesAtStartOnly(regex.pattern())) {
-    report.Add("rewrite.regex.substitution",
-               fmt::format("{} does not begin with '/', though it takes the place of the path's beginning; expected one "
-                           "like {}",
-                           QuoteForMessage(text), QuoteForMessage(Concat("/", text))));
+    report.Add(
+        "rewrite.regex.substitution",
+        fmt::format("{} does not begin with '/', though it takes the place of the path's beginning; expected one "
+                    "like {}",
+                    QuoteForMessage(text), QuoteForMessage(Concat("/", text))));
   }
 }
 
@@ -625,8 +626,8 @@ void CheckRewrite(const Report& report, const v1::Route& route) {
     const std::unique_ptr<const re2::RE2> pattern = CompileRegex(rewrite.regex().pattern());
     std::string why;
     if (!pattern->ok()) {
-      report.Add("rewrite.regex.pattern", fmt::format("{} is no RE2 regex: {}",
-                                                      QuoteForMessage(rewrite.regex().pattern()), pattern->error()));
+      report.Add("rewrite.regex.pattern",
+                 fmt::format("{} is no RE2 regex: {}", QuoteForMessage(rewrite.regex().pattern()), pattern->error()));
     } else if (!pattern->CheckRewriteString(rewrite.regex().substitution(), &why)) {
       report.Add("rewrite.regex.substitution", why);
     } else {
@@ -724,9 +725,10 @@ void CheckRedirect(const Report& report, const v1::Route& route) {
   }
   if (!redirect.path().empty() && (redirect.path()[0] != '/' || redirect.path().starts_with("//") ||
                                    !IsTargetText(redirect.path()) || redirect.path().size() > 4096)) {
-    report.Add("redirect.path", fmt::format("{} is no path; expected one like /new, of at most 4096 bytes, with what is "
-                                            "not ASCII percent-encoded",
-                                            QuoteForMessage(redirect.path())));
+    report.Add("redirect.path",
+               fmt::format("{} is no path; expected one like /new, of at most 4096 bytes, with what is "
+                           "not ASCII percent-encoded",
+                           QuoteForMessage(redirect.path())));
   }
   if (!redirect.prefix().empty()) {
     report.AddIfBad("redirect.prefix", CheckPathPattern(redirect.prefix()));
@@ -965,7 +967,8 @@ void CheckConsumer(const Report& report, const v1::Consumer& consumer) {
   for (int i = 0; i < consumer.groups_size(); ++i) {
     const std::string& group = consumer.groups(i);
     if (group.empty() || group.size() > 128 || !IsTargetText(group) || group.find(',') != std::string::npos) {
-      report.Add(At("groups", i), fmt::format("{} is no group's name; expected 1 to 128 characters, none of them a space, a comma or "
+      report.Add(At("groups", i),
+                 fmt::format("{} is no group's name; expected 1 to 128 characters, none of them a space, a comma or "
                              "beyond ASCII",
                              QuoteForMessage(group)));
     }

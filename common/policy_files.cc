@@ -163,12 +163,12 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
     if (node.kind == YamlNode::Kind::kNull) continue;
     auto problem = [&](YamlPosition position, std::string resource, std::string field, std::string message,
                        std::optional<std::string> hides) {
-      problems->push_back({std::string(file), position, std::move(resource), std::move(field), std::move(message),
-                           std::move(hides)});
+      problems->push_back(
+          {std::string(file), position, std::move(resource), std::move(field), std::move(message), std::move(hides)});
     };
     if (node.kind != YamlNode::Kind::kMap) {
-      problem(node.position, "", "",
-              "expected a document with kind and name, found " + DescribeForMessage(node, false), "");
+      problem(node.position, "", "", "expected a document with kind and name, found " + DescribeForMessage(node, false),
+              "");
       continue;
     }
     const YamlNode* kind = node.Find("kind");
@@ -178,8 +178,7 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
     if (!label.empty() && name != nullptr && CheckName(name->scalar).ok()) label += "/" + name->scalar;
     if (kind == nullptr || kind->kind != YamlNode::Kind::kScalar) {
       problem(kind == nullptr ? node.position : kind->position, label, "kind",
-              fmt::format("{}expected one of: {}", kind == nullptr ? "is required; " : "", fmt::join(kinds, ", ")),
-              "");
+              fmt::format("{}expected one of: {}", kind == nullptr ? "is required; " : "", fmt::join(kinds, ", ")), "");
       continue;
     }
     PolicyDocument document;

@@ -34,13 +34,13 @@ struct PolicyProblem {
   std::string ToString() const;
 };
 
-// Whether `error`, of a check of what could be read, may only follow from one of `problems`, of the reading: it is at the
-// same field, or misses what was not read.
+// Whether `error`, of a check of what could be read, may only follow from one of `problems`, of the reading: it is at
+// the same field, or misses what was not read.
 bool FollowsFrom(const PolicyProblem& error, const std::vector<PolicyProblem>& problems);
 
 // Every document of one file's text; `file` is its name in messages. Empty documents are skipped. Does not check
-// references. A document with problems is among the results too, without what was wrong in it: check them where there are
-// problems (see FollowsFrom), and use none of them.
+// references. A document with problems is among the results too, without what was wrong in it: check them where there
+// are problems (see FollowsFrom), and use none of them.
 std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view file,
                                         std::vector<PolicyProblem>* problems);
 

@@ -240,7 +240,8 @@ class TreeBuilder : public YAML::EventHandler {
     if (added) return;
     frame.drop = true;
     problems_->push_back(
-        {position, fmt::format("duplicate key {}; it is on line {} already", QuoteForMessage(key), first->second), key});
+        {position, fmt::format("duplicate key {}; it is on line {} already", QuoteForMessage(key), first->second),
+         key});
   }
 
   void CountNodes(size_t nodes, YamlPosition position) {

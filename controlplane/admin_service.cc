@@ -502,7 +502,8 @@ grpc::ServerUnaryReactor* AdminService::ListDataPlanes(grpc::CallbackServerConte
   return Now(context, absl::OkStatus());
 }
 
-// What data planes leave out of `service` (empty: of all): a Service's name, or that of a service of Consul.
+// What data planes see of `service` (empty: of all), a Service's name, or that of a service of Consul: what they leave
+// out, what its hosts' names are, and where exclusions are ignored.
 void AdminService::FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const {
   for (const auto& [data_plane, report] : hub_->Reports()) {
     for (const v1::ExcludedEndpoint& endpoint : report->excluded()) {
@@ -511,7 +512,29 @@ void AdminService::FillExclusions(const std::string& service, v1::ListEndpointsR
       exclusion->set_data_plane(data_plane);
       *exclusion->mutable_endpoint() = endpoint;
     }
+    for (const v1::HostReport& host : report->hosts()) {
+      if (!service.empty() && host.service() != service) continue;
+      v1::ResolvedHost* resolved = response->add_hosts();
+      resolved->set_data_plane(data_plane);
+      *resolved->mutable_host() = host;
+    }
+    for (const std::string& panicking : report->panicking()) {
+      if (!service.empty() && panicking != service) continue;
+      v1::PanickingService* row = response->add_panicking();
+      row->set_data_plane(data_plane);
+      row->set_service(panicking);
+    }
+    response->set_reporting(response->reporting() + 1);
   }
+  std::sort(response->mutable_hosts()->begin(), response->mutable_hosts()->end(),
+            [](const v1::ResolvedHost& a, const v1::ResolvedHost& b) {
+              return std::tie(a.host().service(), a.host().address(), a.data_plane()) <
+                     std::tie(b.host().service(), b.host().address(), b.data_plane());
+            });
+  std::sort(response->mutable_panicking()->begin(), response->mutable_panicking()->end(),
+            [](const v1::PanickingService& a, const v1::PanickingService& b) {
+              return std::tie(a.service(), a.data_plane()) < std::tie(b.service(), b.data_plane());
+            });
   std::sort(response->mutable_excluded()->begin(), response->mutable_excluded()->end(),
             [](const v1::Exclusion& a, const v1::Exclusion& b) {
               return std::tie(a.endpoint().service(), a.endpoint().endpoint(), a.data_plane()) <

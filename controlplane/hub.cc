@@ -499,6 +499,8 @@ void Hub::OnReport(const std::shared_ptr<Session>& session, v1::Report report) {
   cut(report.mutable_breakers());
   cut(report.mutable_excluded());
   cut(report.mutable_limits());
+  cut(report.mutable_hosts());
+  cut(report.mutable_panicking());
   auto kept = std::make_shared<const v1::Report>(std::move(report));
   std::lock_guard lock(mu_);
   auto it = entries_.find(session->name);

@@ -27,8 +27,8 @@
 
 namespace gateway::controlplane {
 
-// A ControlPlaneMessage is at most this long, but for one that holds a single longer resource or set of endpoints, which
-// are never split (a resource has at most kResourceBytesMax).
+// A ControlPlaneMessage is at most this long, but for one that holds a single longer resource or set of endpoints,
+// which are never split (a resource has at most kResourceBytesMax).
 inline constexpr size_t kChunkBytesMax = 1u << 20;
 
 // An update as it goes over the wire: serialised once, shared by all streams.

@@ -764,6 +764,19 @@ struct ConfigClient::Impl {
       excluded->set_reason(std::move(row.reason));
       if (!fits(report.excluded(), *excluded)) break;
     }
+    for (RuntimeState::HostRow& row : runtime->Hosts()) {
+      v1::HostReport* host = report.add_hosts();
+      host->set_service(std::move(row.service));
+      host->set_address(std::move(row.address));
+      for (std::string& endpoint : row.endpoints) host->add_endpoints(std::move(endpoint));
+      if (!fits(report.hosts(), *host)) break;
+    }
+    for (RuntimeState::HealthRow& row : runtime->Health()) {
+      if (!row.panicking || report.panicking_size() >= kReportEntriesMax) continue;
+      bytes += row.service.size() + 4;
+      if (bytes > kReportBytesMax) break;
+      report.add_panicking(std::move(row.service));
+    }
     for (const RuntimeState::LimitRow& row : runtime->Limits()) {
       v1::LimitReport* limit = report.add_limits();
       limit->set_name(row.name);

@@ -44,10 +44,10 @@ enum class WorkerGauge : uint8_t {
   kConnectionsRefusedTotal,  // by max_connections or max_connections_per_address
   kRetriesTotal,             // on a fresh connection after a stale one, on another endpoint, or by a Retry policy
   kRetriesOverBudgetTotal,   // that a Retry policy would have made
-  kMirroredTotal,        // copies that were begun
-  kMirrorsFailedTotal,   // of these, those that no answer came to: no connection, a reset, a time-out
-  kMirrorsDroppedTotal,  // copies that were not sent: too many at once, or a body too long
-  kSplicedBytesTotal,    // of bodies, from socket to socket without a copy
+  kMirroredTotal,            // copies that were begun
+  kMirrorsFailedTotal,       // of these, those that no answer came to: no connection, a reset, a time-out
+  kMirrorsDroppedTotal,      // copies that were not sent: too many at once, or a body too long
+  kSplicedBytesTotal,        // of bodies, from socket to socket without a copy
   kCount,
 };
 

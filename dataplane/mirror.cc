@@ -94,7 +94,8 @@ Task<bool> Converse(Worker* worker, const BoundService& service, const std::shar
   std::array<iovec, 1> part = {{{request.data(), request.size()}}};
   uint64_t sent = 0;
   const TimePoint until = worker->loop().now() + service.policy->response_timeout;
-  if (co_await upstream->socket.WriteRest(part, service.policy->response_timeout, &sent, until) != Io::kDone) co_return false;
+  if (co_await upstream->socket.WriteRest(part, service.policy->response_timeout, &sent, until) != Io::kDone)
+    co_return false;
   request = {};
   const Discarded discarded = co_await DiscardAnswer(worker, upstream.get(), head_only, until);
   if (!discarded.reusable) co_return discarded.answered;

@@ -14,8 +14,8 @@ namespace gateway::dataplane {
 std::shared_ptr<Endpoint> PickMirror(const BoundService& service, Worker* worker);
 
 // Sends `request` (a whole one) to `endpoint` and throws its answer away, within the service's timeouts; then the
-// connection is kept for others. Returns at once; what goes wrong is counted, and nobody's business else. `head_only`: the answer has no
-// body. On the worker; counted in Worker::mirrors until it is over.
+// connection is kept for others. Returns at once; what goes wrong is counted, and nobody's business else. `head_only`:
+// the answer has no body. On the worker; counted in Worker::mirrors until it is over.
 void SendMirror(Worker* worker, std::shared_ptr<const BoundService> service, std::shared_ptr<Endpoint> endpoint,
                 std::string request, bool head_only);
 

@@ -132,7 +132,8 @@ struct KeptLeases {
 // The newest BoundService of one name, and what it was made of.
 struct KeptService {
   std::vector<Candidate> candidates;
-  bool names_hosts = false;  // then the same candidates may be other endpoints
+  bool names_hosts = false;                  // then the same candidates may be other endpoints
+  std::vector<RuntimeState::HostRow> hosts;  // the names among them; without the service's own
   BalancePolicy balance;
   std::string session_key;
   std::shared_ptr<const HealthCheckPolicy> health_check;
@@ -281,6 +282,7 @@ struct RuntimeState::Impl {
     std::vector<std::pair<std::string, std::shared_ptr<OutlierEjector>>> ejectors;           // by the service's name
     std::vector<std::pair<std::string, std::shared_ptr<const EndpointBalancer>>> balancers;  // of services with either
     std::vector<std::shared_ptr<const AuthRuntime>> auths;
+    std::vector<HostRow> hosts;
   };
   const std::shared_ptr<LeaseLink> lease_link = std::make_shared<LeaseLink>();
   mutable absl::Mutex mutex;
@@ -457,6 +459,7 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
   std::vector<EndpointBalancer::Member> members;
   absl::flat_hash_map<const Endpoint*, size_t> seen;
   bool names_hosts = false;
+  kept.hosts.clear();
   const auto add = [&](const std::string& host, uint16_t port, const Candidate& candidate) {
     sockaddr_storage address;
     socklen_t length;
@@ -480,9 +483,16 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
   for (const Candidate& candidate : candidates) {
     if (add(candidate.host, candidate.port, candidate)) continue;
     names_hosts = true;
+    RuntimeState::HostRow& row = kept.hosts.emplace_back();
+    row.address = Concat(candidate.host, ":", candidate.port);
     const auto addresses = FindAddresses(candidate.host);
     if (addresses == nullptr) continue;
-    for (const std::string& address : *addresses) add(address, candidate.port, candidate);
+    for (const std::string& address : *addresses) {
+      sockaddr_storage parsed;
+      socklen_t length;
+      if (!add(address, candidate.port, candidate)) continue;
+      if (ParseLiteral(address, candidate.port, &parsed, &length)) row.endpoints.push_back(NameOf(parsed));
+    }
   }
   absl::flat_hash_map<const Endpoint*, std::shared_ptr<EndpointState>> known;
   const EndpointBalancer* before = kept.bound != nullptr ? kept.bound->balancer.get() : nullptr;
@@ -760,6 +770,7 @@ void RuntimeState::Impl::PublishRows() {
   for (const auto& [key, kept] : services) {
     const KeptService& service = kept.value;
     const std::string& name = service.bound->runtime->name;
+    for (const HostRow& host : service.hosts) fresh.hosts.push_back({name, host.address, host.endpoints});
     if (service.ejector != nullptr) fresh.ejectors.emplace_back(name, service.ejector);
     if (service.bound->balancer != nullptr && (service.ejector != nullptr || service.health_check != nullptr)) {
       fresh.balancers.emplace_back(name, service.bound->balancer);
@@ -770,6 +781,11 @@ void RuntimeState::Impl::PublishRows() {
   std::ranges::sort(fresh.limiters, {}, &Rows::Limiter::name);
   std::ranges::sort(fresh.bulkheads, {}, first);
   std::ranges::sort(fresh.leases, {}, first);
+  const auto told = [](const HostRow& row) { return std::tuple(!row.endpoints.empty(), row.service, row.address); };
+  std::ranges::sort(fresh.hosts, {}, told);
+  // Routes may lead to one service of Consul with settings of their own.
+  const auto repeated = std::ranges::unique(fresh.hosts, {}, told);
+  fresh.hosts.erase(repeated.begin(), repeated.end());
   bool wanted;
   {
     absl::MutexLock lock(&mutex);
@@ -927,6 +943,11 @@ std::vector<RuntimeState::ExclusionRow> RuntimeState::Exclusions(TimePoint now) 
     return std::tie(a.service, a.endpoint, a.by, a.reason) < std::tie(b.service, b.endpoint, b.by, b.reason);
   });
   return result;
+}
+
+std::vector<RuntimeState::HostRow> RuntimeState::Hosts() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->rows.hosts;
 }
 
 std::vector<RuntimeState::HealthRow> RuntimeState::Health() const {

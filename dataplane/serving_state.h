@@ -212,6 +212,14 @@ class RuntimeState {
     std::string reason;
   };
   std::vector<ExclusionRow> Exclusions(TimePoint now) const;
+  // Endpoints that are named by a host's name: what the name is now. Those without an address first, then by service
+  // and address. Thread-safe.
+  struct HostRow {
+    std::string service;
+    std::string address;                 // "host.example:8080"
+    std::vector<std::string> endpoints;  // "10.0.0.7:8080"
+  };
+  std::vector<HostRow> Hosts() const;
   // One row for each service that has checks or ejection. Thread-safe.
   struct HealthRow {
     std::string service;

@@ -292,10 +292,11 @@ double EndpointBalancer::LoadOf(uint32_t index, const PickInput& in) const {
   return (member.state->latency.Cost(in.now, options_.decay) + noise) * (in_flight / weight + 1);
 }
 
-// Whether the one that was drawn first stays, given the loads of both. With equal ones it does, so that the draws' weights
-// are the shares. By latency it also stays now and then where the other is better, with the square of the ratio for its
-// chance: always to take the better one lets the one with the last peak starve among equals, and whoever was slow for a
-// while is not asked whether it still is. One that is twenty times slower gets one in 400 of its draws that way.
+// Whether the one that was drawn first stays, given the loads of both. With equal ones it does, so that the draws'
+// weights are the shares. By latency it also stays now and then where the other is better, with the square of the ratio
+// for its chance: always to take the better one lets the one with the last peak starve among equals, and whoever was
+// slow for a while is not asked whether it still is. One that is twenty times slower gets one in 400 of its draws that
+// way.
 bool EndpointBalancer::KeepsFirst(double first, double second, const PickInput& in) const {
   if (!(second < first)) return true;
   if (options_.balance != Balance::kPeakEwma) return false;

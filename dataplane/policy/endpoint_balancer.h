@@ -21,9 +21,9 @@ enum class Balance : uint8_t {
   kRandom,        // in proportion to the weights
   kWeighted,      // the same in smooth turns
   kLeastRequest,  // of two drawn by weight, the one with fewer requests in flight for its weight
-  kPeakEwma,      // of two drawn by weight, likely the one with the lower product of peak latency and requests in flight
-  kRingHash,      // by hash on a ring of points, bounded in load
-  kMaglev,        // by hash in Maglev's table (Eisenbud et al., NSDI 2016)
+  kPeakEwma,  // of two drawn by weight, likely the one with the lower product of peak latency and requests in flight
+  kRingHash,  // by hash on a ring of points, bounded in load
+  kMaglev,    // by hash in Maglev's table (Eisenbud et al., NSDI 2016)
 };
 
 // Made for each new set of endpoints and shared by all workers. The set and the weights never change; which of them are

@@ -11,6 +11,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/fixtures/consul_agent.h"
 #include "tests/fixtures/scripted_upstream.h"
+#include "tests/fixtures/wait_for.h"
 #include "tests/integration/programs.h"
 
 namespace gateway::fixtures {
@@ -76,6 +77,21 @@ TEST(Fleet, AnAppliedPolicyServesOnEveryWorkerOfEveryDataPlane) {
   const auto again = control.Apply(ServicePolicyYaml({one.address(), two.address()}), {});
   EXPECT_EQ(again.exit.code, 0);
   EXPECT_THAT(again.out, HasSubstr("unchanged"));
+}
+
+TEST(Fleet, AnEndpointWithoutAnAddressIsToldFromOneThatServes) {
+  ScriptedUpstream one(Ok("one"));
+  ControlPlane control;
+  DataPlane data_plane({.control_planes = {control.stream_port()}});
+  control.Apply(ServicePolicyYaml({"no-such-host.invalid:80", one.address()}), {"--wait"});
+  EXPECT_TRUE(WaitFor([&] { return control.Ctl({"services"}).out.find("1/2") != std::string::npos; }))
+      << control.Ctl({"services"}).out;
+  const auto endpoints = nlohmann::json::parse(control.Ctl({"endpoints", "svc", "-o", "json"}).out);
+  ASSERT_EQ(endpoints.size(), 2u);
+  EXPECT_EQ(endpoints[0]["address"], "no-such-host.invalid:80");
+  EXPECT_EQ(endpoints[0]["serving"], false);
+  EXPECT_EQ(endpoints[0]["left_out_by"][0], "dp-1: the name has no address");
+  EXPECT_EQ(endpoints[1]["serving"], true);
 }
 
 TEST(Fleet, FiveMistakesAreFiveMessagesAndNothingChanges) {

@@ -105,9 +105,9 @@ absl::Status AdminClient::Translate(const grpc::Status& status) const {
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
       // gRPC's own, of either side: "Received message larger than max (150000000 vs. 134217728)".
       if (message.find("message larger than max") == std::string::npos) break;
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "more than fits into one call (", message,
-          "); apply the files in several steps, those that others refer to first"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("more than fits into one call (", message,
+                       "); apply the files in several steps, those that others refer to first"));
     case grpc::StatusCode::UNIMPLEMENTED:
       return absl::UnimplementedError(
           absl::StrCat("the server at ", server_, " does not know this call: is it the admin listener?"));

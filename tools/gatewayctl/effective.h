@@ -18,10 +18,10 @@ struct EffectiveRow {
 };
 
 // Of a route and the whole set that it is in. The order is that of the data plane: what a split goes by, access, cors,
-// limits whose keys need no identity, auth, the other limits, the body's bound; then an answer made there, or the path's
-// rewriting and for each service that the route leads to: its limits, breaker, balance, retries and times; then what is
-// changed in the request, its copies, and what is changed in the answer. Where the route is split, the source of what a
-// service inherits names the service.
+// limits whose keys need no identity, auth, the other limits, the body's bound; then an answer made there, or the
+// path's rewriting and for each service that the route leads to: its limits, breaker, balance, retries and times; then
+// what is changed in the request, its copies, and what is changed in the answer. Where the route is split, the source
+// of what a service inherits names the service.
 std::vector<EffectiveRow> EffectiveOf(const v1::Route& route, std::span<const v1::StoredResource> all);
 std::string RenderEffective(std::span<const EffectiveRow> rows);
 

@@ -31,8 +31,7 @@ ExitCode Services(Session& session) {
   const absl::StatusOr<v1::ListEndpointsResponse> endpoints = session.client.ListEndpoints("");
   if (!endpoints.ok()) return session.Fail(endpoints.status());
   const std::vector<v1::StoredResource> stored(services->resources().begin(), services->resources().end());
-  const std::vector<v1::EndpointSet> sets(endpoints->sets().begin(), endpoints->sets().end());
-  const std::vector<ServiceRow> rows = ServicesOf(stored, sets);
+  const std::vector<ServiceRow> rows = ServicesOf(stored, *endpoints);
   if (session.options.output == "name") {
     for (const ServiceRow& row : rows) session.out() << row.name << "\n";
     return kDone;
@@ -72,7 +71,7 @@ ExitCode Endpoints(Session& session) {
   std::vector<v1::EndpointSet> sets;
   if (endpoints.ok()) sets.assign(endpoints->sets().begin(), endpoints->sets().end());
   std::vector<EndpointRow> rows = EndpointsOf(service.ok() ? &service->resource().resource().service() : nullptr, sets);
-  if (endpoints.ok()) AddExclusions(*endpoints, &rows);
+  if (endpoints.ok()) AddExclusions(*endpoints, "", &rows);
   if (session.options.output == "name") {
     for (const EndpointRow& row : rows) session.out() << row.address << "\n";
     return kDone;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -578,7 +579,8 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const
                       .zone = endpoint.zone(),
                       .tags = {},
                       .id = "",
-                      .excluded = {}});
+                      .excluded = {},
+                      .out_at = {}});
     }
     return rows;
   }
@@ -595,7 +597,8 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const
                       .zone = instance.zone(),
                       .tags = {instance.tags().begin(), instance.tags().end()},
                       .id = instance.id(),
-                      .excluded = {}};
+                      .excluded = {},
+                      .out_at = {}};
       std::string missing_tag;
       if (instance.health() != v1::Instance::PASSING && instance.health() != v1::Instance::WARNING) {
         row.why_not = row.health;
@@ -612,19 +615,68 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const
   return rows;
 }
 
-void AddExclusions(const v1::ListEndpointsResponse& endpoints, std::vector<EndpointRow>* rows) {
+void AddExclusions(const v1::ListEndpointsResponse& endpoints, std::string_view service,
+                   std::vector<EndpointRow>* rows) {
+  const auto concerns = [service](const std::string& other) { return service.empty() || other == service; };
+  std::map<std::string, size_t> by_address;
+  for (size_t i = 0; i < rows->size(); ++i) by_address.emplace((*rows)[i].address, i);
+  // Of each data plane and endpoint: the rows of the names that it is an address of, and how many of a name's are in
+  // use.
+  std::map<std::pair<std::string, std::string>, std::vector<size_t>> named;
+  std::map<std::pair<std::string, size_t>, int> in_use;
+  for (const v1::ResolvedHost& resolved : endpoints.hosts()) {
+    const v1::HostReport& host = resolved.host();
+    const auto row = by_address.find(host.address());
+    if (!concerns(host.service()) || row == by_address.end()) continue;
+    in_use[{resolved.data_plane(), row->second}] += host.endpoints_size();
+    for (const std::string& endpoint : host.endpoints()) {
+      named[{resolved.data_plane(), endpoint}].push_back(row->second);
+    }
+    if (host.endpoints_size() > 0) continue;
+    (*rows)[row->second].excluded.push_back(absl::StrCat(resolved.data_plane(), ": the name has no address"));
+    (*rows)[row->second].out_at.insert(resolved.data_plane());
+  }
+  std::set<std::string> panicking;
+  for (const v1::PanickingService& each : endpoints.panicking()) {
+    if (concerns(each.service())) panicking.insert(each.data_plane());
+  }
+  std::set<std::pair<std::string, std::string>> told;  // an endpoint may be left out for two reasons
   for (const v1::Exclusion& exclusion : endpoints.excluded()) {
     const v1::ExcludedEndpoint& endpoint = exclusion.endpoint();
-    auto row = std::find_if(rows->begin(), rows->end(),
-                            [&](const EndpointRow& each) { return each.address == endpoint.endpoint(); });
-    if (row == rows->end()) {
+    if (!concerns(endpoint.service())) continue;
+    const std::string& plane = exclusion.data_plane();
+    const bool ignored = panicking.contains(plane);
+    const bool first = told.emplace(plane, endpoint.endpoint()).second;
+    const std::string reason =
+        absl::StrCat(endpoint.reason(), ignored ? " (ignored: too few endpoints are usable)" : "");
+    const auto names = named.find({plane, endpoint.endpoint()});
+    if (names != named.end()) {
+      for (const size_t index : names->second) {
+        EndpointRow& row = (*rows)[index];
+        row.excluded.push_back(absl::StrCat(plane, ": ", endpoint.endpoint(), " ", reason));
+        if (first && --in_use[{plane, index}] == 0 && !ignored) row.out_at.insert(plane);
+      }
+    }
+    auto found = by_address.find(endpoint.endpoint());
+    if (found == by_address.end()) {
+      if (names != named.end()) continue;
       EndpointRow added;
       added.service = endpoint.service();
       added.address = endpoint.endpoint();
+      added.health = "unknown";
       added.serving = true;
-      row = rows->insert(rows->end(), std::move(added));
+      found = by_address.emplace(added.address, rows->size()).first;
+      rows->push_back(std::move(added));
     }
-    row->excluded.push_back(absl::StrCat(exclusion.data_plane(), ": ", endpoint.reason()));
+    EndpointRow& row = (*rows)[found->second];
+    row.excluded.push_back(absl::StrCat(plane, ": ", reason));
+    if (!ignored) row.out_at.insert(plane);
+  }
+  for (EndpointRow& row : *rows) {
+    if (!row.serving || row.out_at.empty() || row.out_at.size() < endpoints.reporting()) continue;
+    if (endpoints.reporting() == 0) continue;  // a control plane that does not say how many there are
+    row.serving = false;
+    row.why_not = "left out by every data plane";
   }
 }
 
@@ -635,9 +687,9 @@ std::string RenderEndpoints(std::span<const EndpointRow> rows) {
   if (excluded) headings.push_back("LEFT OUT BY");
   Table table(headings);
   for (const EndpointRow& row : rows) {
-    const std::string serving = !row.serving           ? absl::StrCat("no: ", row.why_not)
-                                : row.excluded.empty() ? "yes"
-                                                       : "not everywhere";
+    const std::string serving = !row.serving         ? absl::StrCat("no: ", row.why_not)
+                                : row.out_at.empty() ? "yes"
+                                                     : "not everywhere";
     std::vector<std::string> cells = {row.service,
                                       row.address,
                                       serving,
@@ -690,13 +742,14 @@ std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints) {
   return text;
 }
 
-std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
-                                   std::span<const v1::EndpointSet> sets) {
+std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services, const v1::ListEndpointsResponse& all) {
+  const std::vector<v1::EndpointSet> sets(all.sets().begin(), all.sets().end());
   std::vector<ServiceRow> rows;
   std::vector<const v1::EndpointSet*> told;
   for (const v1::StoredResource& stored : services) {
     const v1::Service& service = stored.resource().service();
-    const std::vector<EndpointRow> endpoints = EndpointsOf(&service, sets);
+    std::vector<EndpointRow> endpoints = EndpointsOf(&service, sets);
+    AddExclusions(all, service.name(), &endpoints);
     const int serving = CountServing(endpoints);
     std::string state = serving == 0 ? "no endpoint serves" : "ok";
     if (service.has_consul()) {
@@ -708,7 +761,8 @@ std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
   }
   for (const v1::EndpointSet& set : sets) {
     if (set.written_down() || std::find(told.begin(), told.end(), &set) != told.end()) continue;
-    const std::vector<EndpointRow> endpoints = EndpointsOf(nullptr, std::span(&set, 1));
+    std::vector<EndpointRow> endpoints = EndpointsOf(nullptr, std::span(&set, 1));
+    AddExclusions(all, set.key().service(), &endpoints);
     const int serving = CountServing(endpoints);
     rows.push_back(
         {set.key().service(), "consul only", serving, static_cast<int>(endpoints.size()), SetState(&set, serving)});

@@ -3,8 +3,10 @@
 #define GATEWAY_TOOLS_GATEWAYCTL_RENDER_H_
 
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -50,12 +52,16 @@ struct EndpointRow {
   std::vector<std::string> tags;
   std::string id;
   std::vector<std::string> excluded;  // by data planes: "dp-1: ejected: 5 failures in a row, 28s left"
+  std::set<std::string> out_at;       // data planes that send it nothing
 };
 
 // Of a Service of the policy (static ones are in it, the others in `sets`), or with null of whatever `sets` hold.
 std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const v1::EndpointSet> sets);
-// Adds what data planes leave out by themselves; an address that is in no row (of a host's name) gets one.
-void AddExclusions(const v1::ListEndpointsResponse& endpoints, std::vector<EndpointRow>* rows);
+// Adds what data planes say of the endpoints of `service` (empty: all that is said is of these rows): what they leave
+// out, under the name that it has in the service, and names that they cannot resolve. A name is out where all of its
+// addresses are; what all of them leave out does not serve. An endpoint that is in no row gets one.
+void AddExclusions(const v1::ListEndpointsResponse& endpoints, std::string_view service,
+                   std::vector<EndpointRow>* rows);
 std::string RenderEndpoints(std::span<const EndpointRow> rows);
 // What is wrong with what is known of endpoints, a line each: Consul away, a set held from earlier.
 std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints);
@@ -68,7 +74,8 @@ struct ServiceRow {
   int endpoints = 0;
   std::string state;  // "ok", "stale: ...", "unknown to consul", "unavailable", "no endpoint serves"
 };
-std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services, std::span<const v1::EndpointSet> sets);
+std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
+                                   const v1::ListEndpointsResponse& endpoints);
 std::string RenderServices(std::span<const ServiceRow> rows);
 
 std::string RenderBreakers(const v1::ListBreakersResponse& breakers);

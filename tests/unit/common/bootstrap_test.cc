@@ -160,12 +160,13 @@ TEST_F(BootstrapTest, FlagsOverrideTheEnvironmentAndThatTheFile) {
 }
 
 TEST_F(BootstrapTest, ListsOfTheEnvironmentReplaceTheFilesLists) {
-  LoadedBootstrap loaded =
-      LoadBootstrap(Write("server: { trusted_proxies: [10.0.0.0/8] }\n"),
-                    {"GATEWAY_SERVER_TRUSTED_PROXIES=192.0.2.0/24, 2001:db8::/32, 127.0.0.1, ::1", "GATEWAY_CONSUL_ADDRESS="},
-                    {"data_plane.control_planes=a:1,b:2"});
+  LoadedBootstrap loaded = LoadBootstrap(
+      Write("server: { trusted_proxies: [10.0.0.0/8] }\n"),
+      {"GATEWAY_SERVER_TRUSTED_PROXIES=192.0.2.0/24, 2001:db8::/32, 127.0.0.1, ::1", "GATEWAY_CONSUL_ADDRESS="},
+      {"data_plane.control_planes=a:1,b:2"});
   EXPECT_THAT(loaded.problems, IsEmpty());
-  EXPECT_THAT(loaded.config.server().trusted_proxies(), ElementsAre("192.0.2.0/24", "2001:db8::/32", "127.0.0.1", "::1"));
+  EXPECT_THAT(loaded.config.server().trusted_proxies(),
+              ElementsAre("192.0.2.0/24", "2001:db8::/32", "127.0.0.1", "::1"));
   EXPECT_THAT(loaded.config.data_plane().control_planes(), ElementsAre("a:1", "b:2"));
   EXPECT_EQ(loaded.config.consul().address(), "");
   EXPECT_TRUE(loaded.config.consul().has_address());

@@ -62,15 +62,16 @@ std::vector<std::string> RouteErrorsOf(const std::function<void(v1::Route*)>& fi
 }
 
 TEST(CheckRespond, AContentTypeIsSentAsItStands) {
-  EXPECT_THAT(RouteErrorsOf([](v1::Route* route) { route->mutable_respond()->set_content_type("text/${path}"); }),
-              testing::ElementsAre(testing::HasSubstr("respond.content_type: 'text/${path}' has a variable, but is sent as "
-                                                      "it stands")));
+  EXPECT_THAT(
+      RouteErrorsOf([](v1::Route* route) { route->mutable_respond()->set_content_type("text/${path}"); }),
+      testing::ElementsAre(testing::HasSubstr("respond.content_type: 'text/${path}' has a variable, but is sent as "
+                                              "it stands")));
   EXPECT_TRUE(RouteErrorsOf([](v1::Route* route) { route->mutable_respond()->set_content_type("text/css"); }).empty());
 }
 
 TEST(CheckRespond, AKeyReachesNoTerminalAsItIs) {
-  const std::vector<std::string> errors = RouteErrorsOf(
-      [](v1::Route* route) { (*route->mutable_respond()->mutable_headers())["a\r\n\x1b[31m"] = "x"; });
+  const std::vector<std::string> errors =
+      RouteErrorsOf([](v1::Route* route) { (*route->mutable_respond()->mutable_headers())["a\r\n\x1b[31m"] = "x"; });
   ASSERT_EQ(errors.size(), 1u);
   EXPECT_THAT(errors[0], testing::HasSubstr("respond.headers.'a"));
   for (char c : errors[0]) EXPECT_GE(c, ' ');
@@ -84,9 +85,10 @@ TEST(CheckRedirect, OneThatLeadsBackIsRefused) {
       fill(route);
     });
   };
-  EXPECT_THAT(errors([](v1::Route*) {}),
-              testing::ElementsAre("redirect.path: leads back to where it came from; expected another path, or a scheme "
-                                   "or a host beside it"));
+  EXPECT_THAT(
+      errors([](v1::Route*) {}),
+      testing::ElementsAre("redirect.path: leads back to where it came from; expected another path, or a scheme "
+                           "or a host beside it"));
   EXPECT_EQ(errors([](v1::Route* route) { route->mutable_redirect()->set_strip_query(true); }).size(), 1u);
   // Where the next request is another one, or another path's.
   EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_path("/a/"); }).empty());
@@ -117,7 +119,8 @@ TEST(CheckRedirect, OneThatLeadsBackIsRefused) {
 
 TEST(ParseText, TheRestOfATemplateIsNoVariable) {
   const absl::Status status = ParseText("${path.**}", {"id", ""}, true, kFieldValueBytesMax).status();
-  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("'path.**' is no variable: what ** stands for has no name"));
+  EXPECT_THAT(std::string(status.message()),
+              testing::HasSubstr("'path.**' is no variable: what ** stands for has no name"));
 }
 
 TEST(ParseText, BoundsHowOftenAVariableIsUsed) {
@@ -181,7 +184,8 @@ TEST(RegexRewrite, ASubstitutionThatNeverGivesAPathIsRefused) {
   EXPECT_THAT(error("/%61"), testing::HasSubstr("expected a"));
   EXPECT_THAT(error("/%00"), testing::HasSubstr("which no path has"));
   EXPECT_THAT(error("v2/\\1"), testing::HasSubstr("expected one like '/v2/\\\\1'"));
-  for (std::string_view ok : {"", "/", "/v2/\\1", "\\0", "/\\1\\1", "/%2F\\1", "/a%20b", "/%2\\1", "/\\1/", "/a:@!$&'()*+,;=~-._[]"}) {
+  for (std::string_view ok :
+       {"", "/", "/v2/\\1", "\\0", "/\\1\\1", "/%2F\\1", "/a%20b", "/%2\\1", "/\\1/", "/a:@!$&'()*+,;=~-._[]"}) {
     EXPECT_EQ(error(ok), "") << ok;
   }
 }

@@ -313,9 +313,9 @@ TEST(CompileSnapshot, ARewriteThatNeedsTooMuchMemoryIsRefused) {
   for (int i = 0; i < 40; ++i) pattern += "[a-z]{1000}";
   const re2::RE2 by_itself(pattern, re2::RE2::Quiet);
   ASSERT_TRUE(by_itself.ok()) << by_itself.error();
-  EXPECT_THAT(RouteErrors("match: {}, service: orders, rewrite: { regex: { pattern: '" + pattern +
-                          "', substitution: /b } }"),
-              ElementsAre(HasSubstr("rewrite.regex.pattern: ")));
+  EXPECT_THAT(
+      RouteErrors("match: {}, service: orders, rewrite: { regex: { pattern: '" + pattern + "', substitution: /b } }"),
+      ElementsAre(HasSubstr("rewrite.regex.pattern: ")));
 }
 
 TEST(CompileSnapshot, OfCorsAndARouteOneWritesItsFields) {
@@ -411,8 +411,8 @@ TEST(CompileSnapshot, FillsDefaultsIn) {
 
 TEST(CompileSnapshot, AnEjectionIsNeverLongerThanItsLongest) {
   const auto times = [](const std::string& outlier) {
-    auto result = CompileWithBuiltins("{ kind: Service, name: s, static: [{ address: '127.0.0.1:1' }], outlier_ejection: " +
-                                      outlier + " }");
+    auto result = CompileWithBuiltins(
+        "{ kind: Service, name: s, static: [{ address: '127.0.0.1:1' }], outlier_ejection: " + outlier + " }");
     if (result.snapshot == nullptr) return std::pair<Millis, Millis>{};
     const OutlierPolicy& policy = *result.snapshot->services()[0].outlier;
     return std::pair(policy.base_time, policy.max_time);

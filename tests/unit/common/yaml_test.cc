@@ -185,8 +185,9 @@ TEST(ParseYaml, BytesNodesAndUnbrokenStretchesAreLimited) {
 TEST(ParseYaml, OneTextHoldsAPolicyOfAHundredThousandRoutes) {
   std::string text;
   for (int i = 0; i < 100'000; ++i) {
-    text += "kind: Route\nname: r\nmatch: { hosts: [a, b], path: { prefix: /a }, methods: [GET, PUT] }\nservice: s\n"
-            "timeout: 1s\nrate_limits: [x, y]\nrequest_headers: { set: { A: 1, B: 2 } }\n---\n";
+    text +=
+        "kind: Route\nname: r\nmatch: { hosts: [a, b], path: { prefix: /a }, methods: [GET, PUT] }\nservice: s\n"
+        "timeout: 1s\nrate_limits: [x, y]\nrequest_headers: { set: { A: 1, B: 2 } }\n---\n";
   }
   const Parsed parsed = Parse(text);
   EXPECT_THAT(parsed.problems, IsEmpty());

@@ -474,6 +474,22 @@ TEST_F(RuntimeStateTest, OnlyMembersOfTheOwnZoneAreLocal) {
   EXPECT_THAT(locals(Find(*state, "c")), ElementsAre(false, true));
 }
 
+TEST_F(RuntimeStateTest, NamesAreTellableWithTheirAddressesAndThoseWithoutFirst) {
+  hosts_["a.example"] = {"10.0.0.1", "10.0.0.2"};
+  for (int bind = 0; bind < 2; ++bind) {
+    Bind({Static("s", {"a.example:80", "gone.example:80", "10.0.0.9:80"})});
+    const auto rows = runtime_.Hosts();
+    ASSERT_THAT(rows, SizeIs(2));
+    EXPECT_EQ(rows[0].service, "s");
+    EXPECT_EQ(rows[0].address, "gone.example:80");
+    EXPECT_THAT(rows[0].endpoints, IsEmpty());
+    EXPECT_EQ(rows[1].address, "a.example:80");
+    EXPECT_THAT(rows[1].endpoints, ElementsAre("10.0.0.1:80", "10.0.0.2:80"));
+  }
+  Bind({Static("s", {"10.0.0.9:80"})});
+  EXPECT_THAT(runtime_.Hosts(), IsEmpty());
+}
+
 TEST_F(RuntimeStateTest, AnEjectedEndpointStaysOutOverNewPolicyAndIsNamed) {
   const std::string outlier = "outlier_ejection { consecutive_failures: 2 base_time { seconds: 30 } }";
   const std::vector<std::string> two = {"10.0.0.1:1", "10.0.0.2:1"};

@@ -197,7 +197,8 @@ TEST_F(Gatewayctl, WhatCannotBeReadHidesNoMistakeOfTheOthers) {
     EXPECT_THAT(run.err, HasSubstr("priority: is out of range")) << other;
     return run.err;
   };
-  const std::string duplicate = errors("kind: Service\nname: s\nstatic: [{ address: \"h:1\" }]\nlabels: {}\nlabels: {}\n");
+  const std::string duplicate =
+      errors("kind: Service\nname: s\nstatic: [{ address: \"h:1\" }]\nlabels: {}\nlabels: {}\n");
   EXPECT_THAT(duplicate, HasSubstr("duplicate key 'labels'"));
   EXPECT_THAT(duplicate, HasSubstr("service 'nobody' is not defined")) << "all that refer to it could be read";
   EXPECT_THAT(duplicate, HasSubstr("auth 'none-such' is not defined"));
@@ -224,8 +225,8 @@ TEST_F(Gatewayctl, AnApplyThatIsTooLongForACallSaysWhatToDo) {
   AcceptEverything(7);
   std::string files;  // more than the 4 MiB that the scripted server takes
   for (int i = 0; i < 6; ++i) {
-    absl::StrAppend(&files, "kind: Service\nname: s", i, "\nstatic: [{ address: \"h:1\" }]\ndescription: ",
-                    std::string(900'000, 'x'), "\n---\n");
+    absl::StrAppend(&files, "kind: Service\nname: s", i,
+                    "\nstatic: [{ address: \"h:1\" }]\ndescription: ", std::string(900'000, 'x'), "\n---\n");
   }
   const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", files)});
   EXPECT_EQ(run.code, kFailed);

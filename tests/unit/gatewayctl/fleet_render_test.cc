@@ -1,6 +1,8 @@
 // What is told of the fleet: breakers, limits, endpoints that data planes leave out, and a route's policies in order.
 #include <gtest/gtest.h>
 
+#include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -61,7 +63,7 @@ TEST(FleetRender, EndpointsSayWhoLeavesThemOutAndWhy) {
   service.add_static_()->set_address("10.0.0.7:80");
   service.add_static_()->set_address("10.0.0.8:80");
   std::vector<EndpointRow> rows = EndpointsOf(&service, {});
-  AddExclusions(endpoints, &rows);
+  AddExclusions(endpoints, "svc", &rows);
   ASSERT_EQ(rows.size(), 3u);
   EXPECT_EQ(rows[0].excluded.size(), 2u);
   EXPECT_TRUE(rows[1].excluded.empty());
@@ -71,6 +73,83 @@ TEST(FleetRender, EndpointsSayWhoLeavesThemOutAndWhy) {
   EXPECT_NE(text.find("not everywhere"), std::string::npos);
   EXPECT_NE(text.find("dp-1: ejected: 5 failures in a row, 28s left; dp-2: active check failed: connection refused"),
             std::string::npos);
+}
+
+// What two data planes say of a service whose endpoints are named.
+class NamedEndpoints : public ::testing::Test {
+ protected:
+  NamedEndpoints() {
+    service_.set_name("svc");
+    for (const char* address : {"a.example:80", "gone.example:80", "10.0.0.9:80"})
+      service_.add_static_()->set_address(address);
+    all_.set_reporting(2);
+    for (const char* plane : {"dp-1", "dp-2"}) {
+      Resolve(plane, "a.example:80", {"10.0.0.7:80", "10.0.0.8:80"});
+      Resolve(plane, "gone.example:80", {});
+    }
+  }
+  void Resolve(const char* plane, const char* address, const std::vector<std::string>& endpoints) {
+    v1::ResolvedHost* host = all_.add_hosts();
+    host->set_data_plane(plane);
+    host->mutable_host()->set_service("svc");
+    host->mutable_host()->set_address(address);
+    for (const std::string& endpoint : endpoints) host->mutable_host()->add_endpoints(endpoint);
+  }
+  void Exclude(const char* plane, const char* endpoint) {
+    v1::Exclusion* exclusion = all_.add_excluded();
+    exclusion->set_data_plane(plane);
+    exclusion->mutable_endpoint()->set_service("svc");
+    exclusion->mutable_endpoint()->set_endpoint(endpoint);
+    exclusion->mutable_endpoint()->set_reason("active check failed");
+  }
+  std::vector<EndpointRow> Rows() const {
+    std::vector<EndpointRow> rows = EndpointsOf(&service_, {});
+    AddExclusions(all_, "svc", &rows);
+    return rows;
+  }
+
+  v1::Service service_;
+  v1::ListEndpointsResponse all_;
+};
+
+TEST_F(NamedEndpoints, ANameWithoutAnAddressDoesNotServe) {
+  const std::vector<EndpointRow> rows = Rows();
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_TRUE(rows[0].serving);
+  EXPECT_FALSE(rows[1].serving);
+  EXPECT_EQ(rows[1].why_not, "left out by every data plane");
+  EXPECT_EQ(rows[1].excluded,
+            (std::vector<std::string>{"dp-1: the name has no address", "dp-2: the name has no address"}));
+  v1::StoredResource stored;
+  *stored.mutable_resource()->mutable_service() = service_;
+  EXPECT_EQ(ServicesOf(std::span(&stored, 1), all_)[0].serving, 2);
+}
+
+TEST_F(NamedEndpoints, ANameIsOutWhereAllOfItsAddressesAre) {
+  for (const char* plane : {"dp-1", "dp-2"}) Exclude(plane, "10.0.0.7:80");
+  EXPECT_TRUE(Rows()[0].serving);
+  EXPECT_TRUE(Rows()[0].out_at.empty());
+  Exclude("dp-1", "10.0.0.8:80");
+  std::vector<EndpointRow> rows = Rows();
+  ASSERT_EQ(rows.size(), 3u) << "an address of a name has no row of its own";
+  EXPECT_TRUE(rows[0].serving);
+  EXPECT_EQ(rows[0].out_at, std::set<std::string>{"dp-1"});
+  EXPECT_NE(RenderEndpoints(rows).find("not everywhere"), std::string::npos);
+  Exclude("dp-2", "10.0.0.8:80");
+  EXPECT_FALSE(Rows()[0].serving);
+}
+
+TEST_F(NamedEndpoints, WhereExclusionsAreIgnoredAllServe) {
+  for (const char* plane : {"dp-1", "dp-2"}) {
+    Exclude(plane, "10.0.0.9:80");
+    v1::PanickingService* panicking = all_.add_panicking();
+    panicking->set_data_plane(plane);
+    panicking->set_service("svc");
+  }
+  const std::vector<EndpointRow> rows = Rows();
+  EXPECT_TRUE(rows[2].serving);
+  EXPECT_TRUE(rows[2].out_at.empty());
+  EXPECT_EQ(rows[2].excluded[0], "dp-1: active check failed (ignored: too few endpoints are usable)");
 }
 
 TEST(FleetRender, EffectivePoliciesStandInTheOrderOfARequest) {

@@ -301,10 +301,11 @@ TEST_F(EndpointBalancerTest, PeakEwmaLeavesASlowEndpointAlone) {
   EXPECT_LT(ewma.slow_share, least.slow_share);
 }
 
-// Clients with one request at a time each, for so many requests in all. `takes` says how long one lasts that begins at a
-// time; between two requests a client pauses. Gives each request's begin and endpoint.
-std::vector<std::pair<TimePoint, size_t>> RunPeakEwma(const std::vector<uint32_t>& weights, int clients, size_t requests,
-                                                      std::chrono::nanoseconds pause, std::mt19937_64& random,
+// Clients with one request at a time each, for so many requests in all. `takes` says how long one lasts that begins at
+// a time; between two requests a client pauses. Gives each request's begin and endpoint.
+std::vector<std::pair<TimePoint, size_t>> RunPeakEwma(const std::vector<uint32_t>& weights, int clients,
+                                                      size_t requests, std::chrono::nanoseconds pause,
+                                                      std::mt19937_64& random,
                                                       const std::function<double(size_t, TimePoint)>& takes_ms) {
   Service service(weights);
   const EndpointBalancer balancer = service.Make(Balance::kPeakEwma);
