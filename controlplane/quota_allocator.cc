@@ -259,7 +259,8 @@ struct Holder {
 struct Limit;
 
 struct Key {
-  Key(Limit* of, std::string text, TrueCount count) : limit(of), name(std::move(text)), count(std::move(count)) {}
+  Key(Limit* of, const FleetLimit& settings, std::string text, int64_t tick_ns, int64_t now_ns)
+      : limit(of), name(std::move(text)), count(settings, tick_ns, now_ns) {}
   Limit* limit;
   std::string name;
   TrueCount count;
@@ -317,12 +318,12 @@ struct QuotaAllocator::Impl {
     if (keys >= options.keys_max) {
       ++counts.overflowed;
       if (limit->overflow == nullptr) {
-        limit->overflow = std::make_unique<Key>(limit, "", TrueCount(limit->settings, tick_ns(), now_ns));
+        limit->overflow = std::make_unique<Key>(limit, limit->settings, "", tick_ns(), now_ns);
       }
       return limit->overflow.get();
     }
     ++keys;
-    auto key = std::make_unique<Key>(limit, name, TrueCount(limit->settings, tick_ns(), now_ns));
+    auto key = std::make_unique<Key>(limit, limit->settings, name, tick_ns(), now_ns);
     return limit->keys.emplace(name, std::move(key)).first->second.get();
   }
 

@@ -251,7 +251,7 @@ Task<void> Exchange::Handle() {
   TakeBufferedBody();
   if (upload_ == Upload::kRefused) co_return co_await Refuse(Reason::kBadRequest, body_detail_);
   if (const Reason reason = NormalizeTarget(); reason != Reason::kNone) co_return co_await Refuse(reason, detail_);
-  if (co_await AnswerBuiltin()) co_return;
+  if (FindBuiltin()) co_return co_await AnswerBuiltin();
   if (!(*state_)->has_policy) co_return co_await Refuse(Reason::kDiscoveryUnavailable, "no configuration yet");
   if (const Reason reason = MatchRoute(); reason != Reason::kNone) {
     // Asked of the server itself, and no service is meant (RFC 9110, section 9.3.7).
@@ -348,17 +348,22 @@ Reason Exchange::NormalizeTarget() {
   return Reason::kBadRequest;
 }
 
-Task<bool> Exchange::AnswerBuiltin() {
-  const bool is_health = options_.builtin_routes && path_ == "/health";
-  const bool is_limit_test = options_.builtin_routes && path_ == "/test-rate-limit";
-  const bool is_metrics =
-      options_.metrics_on_main_port && path_ == "/metrics" && worker_->shared().metrics_page != nullptr;
-  if (!is_health && !is_limit_test && !is_metrics) co_return false;
+bool Exchange::FindBuiltin() {
+  if (options_.builtin_routes && path_ == "/health") {
+    series_ = MetricsRegistry::kHealthSeries;
+  } else if (options_.builtin_routes && path_ == "/test-rate-limit") {
+    series_ = MetricsRegistry::kTestRateLimitSeries;
+  } else if (options_.metrics_on_main_port && path_ == "/metrics" && worker_->shared().metrics_page != nullptr) {
+    series_ = MetricsRegistry::kMetricsSeries;
+  } else {
+    return false;
+  }
   service_metrics_ = MetricsRegistry::kBuiltinService;
-  series_ = is_health       ? MetricsRegistry::kHealthSeries
-            : is_limit_test ? MetricsRegistry::kTestRateLimitSeries
-                            : MetricsRegistry::kMetricsSeries;
-  if (is_limit_test) {
+  return true;
+}
+
+Task<void> Exchange::AnswerBuiltin() {
+  if (series_ == MetricsRegistry::kTestRateLimitSeries) {
     const ServingState& state = **state_;
     if (const int limit = state.snapshot->builtin_rate_limit(); limit >= 0) {
       const auto index = static_cast<uint32_t>(limit);
@@ -369,19 +374,15 @@ Task<bool> Exchange::AnswerBuiltin() {
       } else {
         reason = AdmitByLimits(limits);
       }
-      if (reason != Reason::kNone) {
-        co_await Refuse(reason);
-        co_return true;
-      }
+      if (reason != Reason::kNone) co_return co_await Refuse(reason);
     }
     co_await Reply(200,
                    Concat(R"({"message": "Rate limit test successful", "time": ")", NowRfc3339(started_wall_), "\"}"));
-  } else if (is_health) {
+  } else if (series_ == MetricsRegistry::kHealthSeries) {
     co_await Reply(200, Concat(R"({"status": "healthy", "time": ")", NowRfc3339(started_wall_), "\"}"));
   } else {
     co_await Reply(200, worker_->shared().metrics_page(), {}, "text/plain; version=0.0.4; charset=utf-8");
   }
-  co_return true;
 }
 
 Reason Exchange::MatchRoute() {
@@ -484,7 +485,14 @@ Task<void> Exchange::Forward() {
       }
     }
     ++attempts_;
-    std::unique_ptr<UpstreamConnection> upstream = co_await ConnectTo(endpoint_, fresh, &attempt);
+    attempt = {};
+    attempt_started_ = head_sent_ = request_sent_ = loop().now();
+    std::unique_ptr<UpstreamConnection> upstream;
+    if (!fresh) {
+      const bool repeatable = replayable_ && http1::IsIdempotent(head_.method);
+      upstream = worker_->pool().Take(*endpoint_, !repeatable);
+    }
+    if (upstream == nullptr) upstream = co_await Connect(endpoint_, &attempt);
     bool at_once = false;
     if (upstream != nullptr) {
       attempt = co_await TryEndpoint(upstream.get());
@@ -553,14 +561,8 @@ bool Exchange::MayRepeat(const Attempt& attempt) const {
   return !attempt.answered && (replayable_ || !upload_begun_) && (!attempt.sent || http1::IsIdempotent(head_.method));
 }
 
-Task<std::unique_ptr<UpstreamConnection>> Exchange::ConnectTo(const std::shared_ptr<Endpoint>& endpoint, bool fresh,
-                                                              Attempt* failure) {
-  *failure = {};
-  attempt_started_ = head_sent_ = request_sent_ = loop().now();
-  if (!fresh) {
-    const bool repeatable = replayable_ && http1::IsIdempotent(head_.method);
-    if (auto kept = worker_->pool().Take(*endpoint, !repeatable)) co_return kept;
-  }
+Task<std::unique_ptr<UpstreamConnection>> Exchange::Connect(const std::shared_ptr<Endpoint>& endpoint,
+                                                            Attempt* failure) {
   std::unique_ptr<UpstreamConnection> upstream = worker_->pool().Connect(endpoint);
   if (upstream == nullptr && (errno == EMFILE || errno == ENFILE) && worker_->FreeDescriptor()) {
     upstream = worker_->pool().Connect(endpoint);

@@ -85,7 +85,8 @@ class Exchange {
   Task<bool> ReadHead();  // false: nobody is there any more
   void Identify();        // request id and client address, by what the peer may say
   Reason NormalizeTarget();
-  Task<bool> AnswerBuiltin();  // /health and the like; false: not one of them
+  bool FindBuiltin();  // /health and the like
+  Task<void> AnswerBuiltin();
   Reason MatchRoute();
   bool IsGuardedOtherwise() const;
   void ChooseService();
@@ -100,8 +101,7 @@ class Exchange {
   Reason FindEndpoints() const;
   Task<void> Handle();
   Task<void> Forward();
-  Task<std::unique_ptr<UpstreamConnection>> ConnectTo(const std::shared_ptr<Endpoint>& endpoint, bool fresh,
-                                                      Attempt* failure);
+  Task<std::unique_ptr<UpstreamConnection>> Connect(const std::shared_ptr<Endpoint>& endpoint, Attempt* failure);
   Task<Attempt> TryEndpoint(UpstreamConnection* upstream);
   Task<Attempt> Converse(UpstreamConnection* upstream, std::optional<Task<void>>* upload);
   bool MayRepeat(const Attempt& attempt) const;

@@ -56,7 +56,10 @@ TEST(LimitKey, OfAnIpv6AddressTheNetworkCounts) {
 }
 
 TEST(LimitKey, LongKeysBecomeDigestsOfTheirOwn) {
-  std::string one = KeyOf({std::string(8000, 'x')}), other = KeyOf({std::string(7999, 'x') + "y"});
+  std::string long_text(8000, 'x');
+  std::string one = KeyOf({long_text});
+  long_text.back() = 'y';
+  std::string other = KeyOf({long_text});
   std::string short_one = KeyOf({std::string(200, 'x')});
   const std::string before = short_one;
   BoundKey(&one);
