@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <set>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -18,8 +20,17 @@ namespace {
 
 constexpr int32_t kLowestPriority = std::numeric_limits<int32_t>::min();
 
-// Enough to find the usual mistakes; keeps a build linear where thousands of routes share one path.
-constexpr size_t kShadowChecksMax = 32;
+// Enough to find the usual mistakes; they keep a build linear where thousands of routes share one path, and where
+// thousands of templates cross.
+constexpr size_t kCoverChecksMax = 32;  // routes of one place
+constexpr size_t kCoverNodesMax = 256;
+
+constexpr size_t kCoversNamedMax = 4;  // in one warning
+
+constexpr int kRegexPrefixBytesMax = 256;
+
+// See the head of the header.
+constexpr std::string_view kComparedDecoded = "!$&'()*+,;=:@[]";
 
 int HexValue(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -33,6 +44,37 @@ bool MatchesWhole(const RE2& regex, std::string_view text) {
   return regex.Match(piece, 0, piece.size(), RE2::ANCHOR_BOTH, nullptr, 0);
 }
 
+// What every text that `regex` matches begins with, as far as can be seen.
+std::string RegexPrefix(const RE2& regex) {
+  std::string min;
+  std::string max;
+  if (!regex.PossibleMatchRange(&min, &max, kRegexPrefixBytesMax)) return {};
+  size_t size = 0;
+  while (size < min.size() && size < max.size() && min[size] == max[size]) ++size;
+  // What begins with "/a/" ends in front of "/a0", and this is how RE2 says so.
+  if (size < min.size() && size + 1 == max.size() &&
+      static_cast<unsigned char>(min[size]) + 1 == static_cast<unsigned char>(max[size]) && !MatchesWhole(regex, max)) {
+    ++size;
+  }
+  return min.substr(0, size);
+}
+
+// Whether `regex`, whose matches begin with `prefix`, matches neither a path in normal form nor "*".
+bool MatchesNoPath(const RE2& regex, std::string_view prefix) {
+  std::string min;
+  std::string max;
+  if (regex.PossibleMatchRange(&min, &max, kRegexPrefixBytesMax)) {
+    const bool before_paths = max < "/";
+    const bool after_paths = min > "/" && min.front() != '/';
+    if ((before_paths || after_paths) && !MatchesWhole(regex, "*")) return true;
+  }
+  if (!prefix.starts_with('/')) return false;
+  // Normal form is one of each segment: whole ones tell.
+  const std::string_view segments = prefix.substr(0, prefix.rfind('/') + 1);
+  std::string normal;
+  return NormalizePath(segments, /*reject_encoded_slashes=*/false, &normal) != PathError::kNone || normal != segments;
+}
+
 // The form in which literal segments are compared; see the head of the header. Views into `segment` or `buffer`;
 // nothing where it is longer than any pattern.
 std::optional<std::string_view> ComparableSegment(std::string_view segment, char (&buffer)[kPathPatternBytesMax]) {
@@ -43,7 +85,7 @@ std::optional<std::string_view> ComparableSegment(std::string_view segment, char
     if (c == '%' && i + 2 < segment.size()) {
       const int value = HexValue(segment[i + 1]) * 16 + HexValue(segment[i + 2]);
       const char decoded = static_cast<char>(value);
-      if (value > 0 && std::string_view("!$&'()*+,;=:@[]").find(decoded) != std::string_view::npos) {
+      if (value > 0 && kComparedDecoded.find(decoded) != std::string_view::npos) {
         c = decoded;
         i += 2;
       }
@@ -109,6 +151,20 @@ bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
          });
 }
 
+// "'a', 'b' and 'c'", or "'a', 'b' and 7 more".
+std::string JoinNames(const std::set<std::string_view>& names) {
+  std::string out;
+  size_t named = 0;
+  for (std::string_view name : names) {
+    const size_t left = names.size() - named;
+    if (named == kCoversNamedMax && left > 1) return out + fmt::format(" and {} more", left);
+    if (named != 0) out += left == 1 ? " and " : ", ";
+    out += QuoteForMessage(name);
+    ++named;
+  }
+  return out;
+}
+
 // The key's view, as the hash map has it.
 absl::string_view Key(std::string_view text) { return {text.data(), text.size()}; }
 
@@ -156,8 +212,39 @@ struct RouteTable::Conditions {
       return false;
     }
 
-    friend bool operator==(const Value& a, const Value& b) {
-      return a.kind == b.kind && a.name == b.name && a.text == b.text;
+    // Whether it holds wherever `other` does, as far as that can be seen.
+    bool Covers(const Value& other) const {
+      if (name != other.name) return false;
+      const bool same_kind = kind == other.kind;
+      switch (kind) {
+        case Kind::kExact:
+          return same_kind && text == other.text;
+        case Kind::kPrefix:
+          return (same_kind || other.kind == Kind::kExact) && other.text.starts_with(text);
+        case Kind::kRegex:
+          return same_kind ? text == other.text : other.kind == Kind::kExact && MatchesWhole(*regex, other.text);
+        case Kind::kPresent:
+          return other.kind != Kind::kAbsent;
+        case Kind::kAbsent:
+          return same_kind;
+      }
+      return false;
+    }
+
+    // Whether no single text is what both ask for, as far as that can be seen.
+    bool Excludes(const Value& other) const {
+      if (name != other.name) return false;
+      if (other.kind == Kind::kExact && kind != Kind::kAbsent) return !HoldsForField(other.text);
+      if (kind == Kind::kExact && other.kind != Kind::kAbsent) return !other.HoldsForField(text);
+      if (kind == Kind::kPrefix && other.kind == Kind::kPrefix) {
+        return !text.starts_with(other.text) && !other.text.starts_with(text);
+      }
+      return IsAbsentBeside(other);
+    }
+
+    // Whether one asks that there is none, the other for one.
+    bool IsAbsentBeside(const Value& other) const {
+      return name == other.name && (kind == Kind::kAbsent) != (other.kind == Kind::kAbsent);
     }
   };
 
@@ -165,6 +252,7 @@ struct RouteTable::Conditions {
   std::vector<Value> headers;
   std::vector<Value> query;
   std::unique_ptr<const RE2> path;  // null: none
+  std::string path_prefix;          // what every path that it matches begins with
 
   size_t Count() const { return headers.size() + query.size(); }
 
@@ -190,15 +278,56 @@ struct RouteTable::Conditions {
     return true;
   }
 
-  // Whether every request that `other` takes (on the same path) has these hold too, as far as that can be seen.
-  bool Cover(const Conditions& other) const {
-    auto contains_all = [](const auto& all, const auto& some) {
-      return std::all_of(some.begin(), some.end(),
-                         [&all](const auto& v) { return std::find(all.begin(), all.end(), v) != all.end(); });
+  // Whether every request whose fields and query are as `other` asks has them as these ask, as far as that can be seen.
+  bool CoverFieldsAndQuery(const Conditions& other) const {
+    auto cover = [](const std::vector<Value>& values, const std::vector<Value>& others) {
+      return std::all_of(values.begin(), values.end(), [&others](const Value& value) {
+        return std::any_of(others.begin(), others.end(), [&value](const Value& v) { return value.Covers(v); });
+      });
     };
-    if (!methods.empty() && (other.methods.empty() || !contains_all(methods, other.methods))) return false;
-    if (path != nullptr && (other.path == nullptr || other.path->pattern() != path->pattern())) return false;
-    return contains_all(other.headers, headers) && contains_all(other.query, query);
+    return cover(headers, other.headers) && cover(query, other.query);
+  }
+
+  // Whether the regex matches every path that a pattern can; `.*` matches "*" of OPTIONS besides.
+  bool MatchEveryPath() const {
+    return path != nullptr && (path->pattern() == "/.*" || path->pattern() == "^/.*$" || MatchEverything());
+  }
+  bool MatchEverything() const { return path != nullptr && (path->pattern() == ".*" || path->pattern() == "^.*$"); }
+
+  // Why no request has them hold, as far as that can be seen; else empty.
+  std::string Contradiction() const {
+    if (path != nullptr && MatchesNoPath(*path, path_prefix)) return "its regex matches no path in normal form";
+    // Several lines of a field may each have another value; of a parameter of the query the first one counts.
+    auto find = [](const std::vector<Value>& values, auto excludes) -> const Value* {
+      for (auto a = values.begin(); a != values.end(); ++a) {
+        if (std::any_of(values.begin(), a, [&](const Value& b) { return excludes(*a, b); })) return &*a;
+      }
+      return nullptr;
+    };
+    if (const Value* v = find(headers, [](const Value& a, const Value& b) { return a.IsAbsentBeside(b); })) {
+      return fmt::format("it asks for the header {} and for its absence", QuoteForMessage(v->name));
+    }
+    if (const Value* v = find(query, [](const Value& a, const Value& b) { return a.Excludes(b); })) {
+      return fmt::format("what it asks of the query parameter {} excludes itself", QuoteForMessage(v->name));
+    }
+    return {};
+  }
+
+  // One text for all that hold for the same requests, whatever the order in which they were written.
+  std::string Canonical() const {
+    auto sorted = [](std::vector<std::string> texts) {
+      std::sort(texts.begin(), texts.end());
+      std::string out = fmt::format("{};", texts.size());
+      for (const std::string& text : texts) out += fmt::format("{}:{}", text.size(), text);
+      return out;
+    };
+    auto values = [&sorted](const std::vector<Value>& all) {
+      std::vector<std::string> texts;
+      for (const Value& v : all)
+        texts.push_back(fmt::format("{}:{}{}{}", v.name.size(), v.name, static_cast<int>(v.kind), v.text));
+      return sorted(std::move(texts));
+    };
+    return sorted(methods) + values(headers) + values(query) + (path == nullptr ? "" : path->pattern());
   }
 };
 
@@ -347,7 +476,7 @@ class RouteTable::Walk {
 // Grows the tries, then lays them out flat.
 class RouteTable::Builder {
  public:
-  explicit Builder(RouteTable* table) : table_(*table) { (void)AddHost(); }
+  explicit Builder(RouteTable* table) : table_(*table) { (void)AddHost(""); }
 
   void Add(const Entry& entry);
   void Finish(std::vector<std::string>* warnings);
@@ -362,32 +491,29 @@ class RouteTable::Builder {
     Candidates rest;
   };
   struct BuildHost {
+    std::string pattern;  // without its star
     uint32_t root = 0;
     Candidates regexes;
     Candidates any_path;
   };
-  // What takes a route's requests away from it; null: nothing that can be seen.
-  struct Cover {
-    const RoutePolicy* route = nullptr;
-    bool alike = false;  // its conditions and its priority are the same
-  };
   // Where a route went, for one of its hosts.
   struct Place {
-    const RoutePolicy* route;
+    Candidate candidate;
     uint32_t host;
-    uint32_t node;  // of a path with segments
-    PathKind path_kind;
-    bool at_rest;
+    uint32_t node;  // of a path with segments; else the root
+    bool at_rest;   // it is among the node's `rest`
   };
+  using Routes = std::vector<const RoutePolicy*>;
+  class CoverSearch;
 
   uint32_t AddNode(uint32_t parent, std::string_view literal = {}) {
     build_nodes_.push_back({.parent = parent, .literal = literal, .end = {}, .rest = {}});
     table_.nodes_.emplace_back();
     return static_cast<uint32_t>(build_nodes_.size() - 1);
   }
-  uint32_t AddHost() {
+  uint32_t AddHost(std::string_view pattern) {
     const uint32_t root = AddNode(kNoParent);
-    build_hosts_.push_back({.root = root, .regexes = {}, .any_path = {}});
+    build_hosts_.push_back({.pattern = std::string(pattern), .root = root, .regexes = {}, .any_path = {}});
     return static_cast<uint32_t>(build_hosts_.size() - 1);
   }
   uint32_t HostIndex(std::string_view pattern);
@@ -395,11 +521,10 @@ class RouteTable::Builder {
   uint32_t VariableChild(uint32_t node);
   std::vector<uint32_t> NodesFromRoot(uint32_t node) const;
   const Candidates& HomeOf(const Place& place) const;
-  Cover FindCover(const Place& place) const;
   void Warn(std::vector<std::string>* warnings) const;
   Leaf Flatten(const Candidates& candidates);
   static bool Precedes(const Candidate& a, const Candidate& b);
-  static bool Covers(const Candidate& a, const Candidate& b);
+  static const Conditions& ConditionsOf(const Candidate& candidate);
 
   RouteTable& table_;
   std::vector<BuildNode> build_nodes_;  // parallel to table_.nodes_
@@ -442,8 +567,9 @@ uint32_t RouteTable::Builder::HostIndex(std::string_view pattern) {
   if (wildcard) pattern.remove_prefix(1);
   auto& hosts = wildcard ? table_.wildcard_hosts_ : table_.exact_hosts_;
   char normal[kNormalHostBytesMax];
-  auto [it, inserted] = hosts.try_emplace(std::string(normal, NormalizeHost(pattern, normal)), 0);
-  if (inserted) it->second = AddHost();
+  pattern = {normal, NormalizeHost(pattern, normal)};
+  auto [it, inserted] = hosts.try_emplace(std::string(pattern), 0);
+  if (inserted) it->second = AddHost(pattern);
   if (wildcard) table_.wildcard_bytes_max_ = std::max(table_.wildcard_bytes_max_, pattern.size());
   return it->second;
 }
@@ -511,6 +637,7 @@ void RouteTable::Builder::Add(const Entry& entry) {
     case v1::PathMatch::kRegex:
       candidate.path_kind = PathKind::kRegex;
       conditions->path = CompileRegex(match.path().regex());
+      conditions->path_prefix = RegexPrefix(*conditions->path);
       break;
     case v1::PathMatch::MATCH_NOT_SET:
       break;
@@ -524,11 +651,7 @@ void RouteTable::Builder::Add(const Entry& entry) {
   for (const std::string& host : match.hosts()) hosts.push_back(HostIndex(host));
   if (hosts.empty()) hosts.push_back(0);
   for (uint32_t host : hosts) {
-    Place place{.route = entry.route,
-                .host = host,
-                .node = build_hosts_[host].root,
-                .path_kind = candidate.path_kind,
-                .at_rest = at_rest};
+    Place place{.candidate = candidate, .host = host, .node = build_hosts_[host].root, .at_rest = at_rest};
     if (candidate.path_kind == PathKind::kRegex) {
       build_hosts_[host].regexes.push_back(candidate);
     } else if (candidate.path_kind == PathKind::kAny) {
@@ -555,10 +678,9 @@ bool RouteTable::Builder::Precedes(const Candidate& a, const Candidate& b) {
   return a.route->name < b.route->name;
 }
 
-bool RouteTable::Builder::Covers(const Candidate& a, const Candidate& b) {
-  if (a.conditions == nullptr) return true;
+const RouteTable::Conditions& RouteTable::Builder::ConditionsOf(const Candidate& candidate) {
   static const Conditions kNone;
-  return a.conditions->Cover(b.conditions == nullptr ? kNone : *b.conditions);
+  return candidate.conditions == nullptr ? kNone : *candidate.conditions;
 }
 
 std::vector<uint32_t> RouteTable::Builder::NodesFromRoot(uint32_t node) const {
@@ -569,87 +691,216 @@ std::vector<uint32_t> RouteTable::Builder::NodesFromRoot(uint32_t node) const {
 }
 
 const RouteTable::Builder::Candidates& RouteTable::Builder::HomeOf(const Place& place) const {
-  if (place.path_kind == PathKind::kRegex) return build_hosts_[place.host].regexes;
-  if (place.path_kind == PathKind::kAny) return build_hosts_[place.host].any_path;
+  if (place.candidate.path_kind == PathKind::kRegex) return build_hosts_[place.host].regexes;
+  if (place.candidate.path_kind == PathKind::kAny) return build_hosts_[place.host].any_path;
   return place.at_rest ? build_nodes_[place.node].rest : build_nodes_[place.node].end;
 }
 
-// A route that goes before the one at `place` and takes every request that it would.
-RouteTable::Builder::Cover RouteTable::Builder::FindCover(const Place& place) const {
-  const Candidates& home = HomeOf(place);
-  const Candidate& own =
-      *std::find_if(home.begin(), home.end(), [&place](const Candidate& c) { return c.route == place.route; });
-
-  // One that precedes it on the same path, or, elsewhere, one whose priority is at least `priority_min`.
-  auto find_in = [&](const Candidates& candidates, int64_t priority_min) -> Cover {
-    size_t checks = 0;
-    for (const Candidate& c : candidates) {
-      if (&candidates == &home ? c.route == own.route : c.priority < priority_min) break;
-      if (++checks > kShadowChecksMax) break;
-      if (Covers(c, own)) return {.route = c.route, .alike = c.priority == own.priority && Covers(own, c)};
-    }
-    return {};
-  };
-  const int64_t higher = int64_t{own.priority} + 1;
-  if (Cover cover = find_in(home, 0); cover.route != nullptr) return cover;
-
-  for (uint32_t host_index : {place.host, uint32_t{0}}) {
-    const BuildHost& host = build_hosts_[host_index];
-    if (place.path_kind == PathKind::kRegex) {
-      // Within one host, even an equal prefix of `/` goes before every regex.
-      const int64_t priority_min = host_index == place.host ? own.priority : higher;
-      if (Cover cover = find_in(build_nodes_[host.root].rest, priority_min); cover.route != nullptr) return cover;
-      if (Cover cover = find_in(host.regexes, higher); cover.route != nullptr) return cover;
-    } else if (place.path_kind != PathKind::kAny) {
-      // The same pattern's nodes, here or among the routes without a host.
-      uint32_t node = host.root;
-      const std::vector<uint32_t> own_nodes = NodesFromRoot(place.node);
-      for (size_t depth = 0;; ++depth) {
-        const BuildNode& build_node = build_nodes_[node];
-        if (Cover cover = find_in(build_node.rest, higher); cover.route != nullptr) return cover;
-        if (depth + 1 == own_nodes.size()) {
-          if (place.at_rest) break;
-          if (Cover cover = find_in(build_node.end, higher); cover.route != nullptr) return cover;
-          break;
-        }
-        const uint32_t next = own_nodes[depth + 1];
-        if (host_index == place.host) {
-          node = next;
-        } else if (table_.nodes_[own_nodes[depth]].variable_child == next) {
-          node = table_.nodes_[node].variable_child;
-        } else {
-          auto it = table_.edges_.find(Edge(node, Key(build_nodes_[next].literal)));
-          node = it == table_.edges_.end() ? 0 : it->second;
-        }
-        if (node == 0) break;
+// Finds the routes that go before the one at `place` and together take every request that it would: one by itself, or
+// several for one method each.
+class RouteTable::Builder::CoverSearch {
+ public:
+  CoverSearch(const Builder& builder, const Place& place)
+      : builder_(builder), place_(place), own_(place.candidate), conditions_(ConditionsOf(own_)) {
+    if (own_.path_kind == PathKind::kRegex) {
+      // The whole segments that all its paths begin with.
+      const std::string& prefix = conditions_.path_prefix;
+      for (std::string_view segment : SplitSegments(std::string_view(prefix).substr(0, prefix.rfind('/') + 1))) {
+        segments_.emplace_back(Comparable(segment));
+      }
+      if (!segments_.empty()) segments_.pop_back();  // behind the last slash
+      in_tree_ = !MatchesWhole(*conditions_.path, "*");
+    } else {
+      in_tree_ = own_.path_kind != PathKind::kAny;
+      const std::vector<uint32_t> nodes = builder.NodesFromRoot(place.node);
+      for (size_t i = 1; i < nodes.size(); ++i) {
+        const bool variable = builder.table_.nodes_[nodes[i - 1]].variable_child == nodes[i];
+        segments_.push_back(variable ? std::nullopt
+                                     : std::optional(std::string(builder.build_nodes_[nodes[i]].literal)));
       }
     }
-    if (Cover cover = find_in(host.any_path, higher); cover.route != nullptr) return cover;
-    if (place.host == 0) break;
+    in_end_ = in_tree_ && own_.path_kind != PathKind::kRegex && !place.at_rest;
+    FindLiteralPath();
   }
-  return {};
-}
+
+  // Empty: nothing that can be seen.
+  Routes Run() {
+    if (Try(builder_.HomeOf(place_), own_.priority) || TryHost(place_.host)) return routes_;
+    if (place_.host == 0) return {};
+    const RouteTable& table = builder_.table_;
+    const std::string_view host = builder_.build_hosts_[place_.host].pattern;
+    for (size_t dot = host.find('.', 1); dot != std::string_view::npos; dot = host.find('.', dot + 1)) {
+      auto it = table.wildcard_hosts_.find(Key(host.substr(dot)));
+      if (it != table.wildcard_hosts_.end() && TryHost(it->second)) return routes_;
+    }
+    return TryHost(0) ? routes_ : Routes();
+  }
+
+ private:
+  // The one path that an exact path or a template without variables matches; none where other spellings of it (see the
+  // head of the header) are matched too.
+  void FindLiteralPath() {
+    if (!in_end_) return;
+    std::string path;
+    for (const std::optional<std::string>& segment : segments_) {
+      if (!segment.has_value() || segment->find_first_of(kComparedDecoded) != std::string::npos) return;
+      path += '/' + *segment;
+    }
+    literal_path_ = std::move(path);
+  }
+
+  bool TryHost(uint32_t index) {
+    const BuildHost& host = builder_.build_hosts_[index];
+    // Within one host, every pattern goes before a regex, and a regex before no path.
+    const bool own_host = index == place_.host;
+    const int64_t higher = int64_t{own_.priority} + 1;
+    auto priority_min = [&](PathKind kind) { return own_host && own_.path_kind == kind ? own_.priority : higher; };
+    return (in_tree_ && TryNode(host.root, 0, priority_min(PathKind::kRegex))) ||
+           Try(host.regexes, priority_min(PathKind::kAny)) || Try(host.any_path, higher);
+  }
+
+  // The patterns at and below `node` that take every path whose first `depth` segments led there.
+  bool TryNode(uint32_t node, size_t depth, int64_t priority_min) {
+    const Node& flat = builder_.table_.nodes_[node];
+    if (flat.priority_max < priority_min || nodes_tried_ == kCoverNodesMax) return false;
+    ++nodes_tried_;
+    if (Try(builder_.build_nodes_[node].rest, priority_min)) return true;
+    if (depth == segments_.size()) return in_end_ && Try(builder_.build_nodes_[node].end, priority_min);
+    const std::optional<std::string>& segment = segments_[depth];
+    if (segment.has_value() && flat.has_literals) {
+      const auto& edges = builder_.table_.edges_;
+      auto it = edges.find(Edge(node, Key(*segment)));
+      if (it != edges.end() && TryNode(it->second, depth + 1, priority_min)) return true;
+    }
+    const bool never_empty = !segment.has_value() || !segment->empty();
+    return flat.variable_child != 0 && never_empty && TryNode(flat.variable_child, depth + 1, priority_min);
+  }
+
+  // Those whose priority is at least `priority_min`; of the route's own place, those that go before it.
+  bool Try(const Candidates& candidates, int64_t priority_min) {
+    size_t checks = 0;
+    for (const Candidate& c : candidates) {
+      if (c.priority < priority_min || c.route == own_.route || ++checks > kCoverChecksMax) return false;
+      const Conditions& conditions = ConditionsOf(c);
+      if (c.path_kind == PathKind::kRegex && !RegexTakesPaths(conditions)) continue;
+      if (conditions.CoverFieldsAndQuery(conditions_) && TakeMethods(c.route, conditions)) return true;
+    }
+    return false;
+  }
+
+  bool RegexTakesPaths(const Conditions& other) const {
+    if (other.MatchEverything() || (in_tree_ && other.MatchEveryPath())) return true;
+    if (own_.path_kind == PathKind::kRegex) return other.path->pattern() == conditions_.path->pattern();
+    return literal_path_.has_value() && MatchesWhole(*other.path, *literal_path_);
+  }
+
+  // Whether nothing is left.
+  bool TakeMethods(const RoutePolicy* route, const Conditions& other) {
+    auto taken = [&other](const std::string& method) { return other.AllowsMethod(method); };
+    const std::vector<std::string>& own = conditions_.methods;
+    if (other.methods.empty() || (!own.empty() && std::all_of(own.begin(), own.end(), taken))) {
+      routes_ = {route};
+      return true;
+    }
+    if (own.empty() || std::erase_if(methods_left_, taken) == 0) return false;
+    routes_.push_back(route);
+    return methods_left_.empty();
+  }
+
+  const Builder& builder_;
+  const Place& place_;
+  const Candidate& own_;
+  const Conditions& conditions_;
+  std::vector<std::optional<std::string>> segments_;  // nothing: a variable
+  bool in_tree_ = false;                              // all paths that it matches begin with a slash
+  bool in_end_ = false;                               // and end where its segments do
+  std::optional<std::string> literal_path_;
+  std::vector<std::string> methods_left_ = conditions_.methods;
+  Routes routes_;
+  size_t nodes_tried_ = 0;
+};
 
 void RouteTable::Builder::Warn(std::vector<std::string>* warnings) const {
-  for (size_t i = 0; i < places_.size();) {
+  // Of routes that cannot be told apart at one place, the one that serves.
+  using PlaceKey = std::tuple<uint32_t, uint32_t, PathKind, bool, int32_t, std::string>;
+  absl::flat_hash_map<PlaceKey, const RoutePolicy*> firsts;
+  auto first_at = [&firsts](const Place& place) -> const RoutePolicy*& {
+    const Candidate& c = place.candidate;
+    // Patterns of every kind share a place.
+    const PathKind kind = std::max(c.path_kind, PathKind::kTemplateRest);
+    return firsts[PlaceKey(place.host, place.node, kind, place.at_rest, c.priority,
+                           c.conditions == nullptr ? std::string() : c.conditions->Canonical())];
+  };
+  absl::flat_hash_map<const RoutePolicy*, size_t> host_counts;
+  for (const Place& place : places_) {
+    const RoutePolicy* route = place.candidate.route;
+    ++host_counts[route];
+    const RoutePolicy*& first = first_at(place);
+    if (first == nullptr || route->name < first->name) first = route;
+  }
+
+  struct Lost {
+    const RoutePolicy* route;
+    Routes cover;
+    bool alike;  // the cover is one route of the same hosts, conditions and priority
+  };
+  std::vector<Lost> all_lost;
+  absl::flat_hash_map<const RoutePolicy*, size_t> lost_indices;
+  for (auto place = places_.begin(); place != places_.end();) {
     // A route's places stand together; it is lost only if it is lost at each of its hosts.
-    const RoutePolicy* route = places_[i].route;
-    Cover cover;
-    bool lost = true;
-    for (; i < places_.size() && places_[i].route == route; ++i) {
-      if (!lost) continue;
-      cover = FindCover(places_[i]);
-      lost = cover.route != nullptr;
+    const RoutePolicy* route = place->candidate.route;
+    const auto end = place + static_cast<ptrdiff_t>(host_counts[route]);
+    if (const std::string why = ConditionsOf(place->candidate).Contradiction(); !why.empty()) {
+      warnings->push_back(fmt::format("route {} can never match: {}", QuoteForMessage(route->name), why));
+      place = end;
+      continue;
     }
-    if (!lost) continue;
-    warnings->push_back(
-        cover.alike
-            ? fmt::format("routes {} and {} cannot be told apart: their conditions and priorities are the same; {} "
-                          "serves, by its name",
-                          QuoteForMessage(cover.route->name), QuoteForMessage(route->name),
-                          QuoteForMessage(cover.route->name))
-            : fmt::format("route {} can never match: route {} goes before it and takes every request that it would",
-                          QuoteForMessage(route->name), QuoteForMessage(cover.route->name)));
+    Lost lost{.route = route, .cover = {}, .alike = true};
+    for (; place != end; ++place) {
+      const RoutePolicy* first = first_at(*place);
+      const Routes cover = first != route ? Routes{first} : CoverSearch(*this, *place).Run();
+      if (cover.empty()) break;
+      lost.cover.insert(lost.cover.end(), cover.begin(), cover.end());
+      lost.alike =
+          lost.alike && first != route && first == lost.cover.front() && host_counts[first] == host_counts[route];
+    }
+    if (place == end) {
+      lost_indices.emplace(route, all_lost.size());
+      all_lost.push_back(std::move(lost));
+    }
+    place = end;
+  }
+
+  for (const Lost& lost : all_lost) {
+    // What is lost itself takes nothing: its own cover does.
+    std::set<std::string_view> takers;
+    std::set<const RoutePolicy*> seen;
+    for (Routes open = lost.cover; !open.empty();) {
+      const RoutePolicy* route = open.back();
+      open.pop_back();
+      if (!seen.insert(route).second) continue;
+      auto it = lost_indices.find(route);
+      if (it == lost_indices.end()) {
+        takers.insert(route->name);
+      } else {
+        open.insert(open.end(), all_lost[it->second].cover.begin(), all_lost[it->second].cover.end());
+      }
+    }
+    const std::string name = QuoteForMessage(lost.route->name);
+    const std::string taker = QuoteForMessage(*takers.begin());
+    if (takers.size() > 1) {
+      warnings->push_back(
+          fmt::format("route {} can never match: routes {} go before it and together take every request that it would",
+                      name, JoinNames(takers)));
+    } else if (lost.alike && !lost_indices.contains(lost.cover.front())) {
+      warnings->push_back(
+          fmt::format("routes {} and {} cannot be told apart: their conditions and priorities are the same; {} serves, "
+                      "by its name",
+                      taker, name, taker));
+    } else {
+      warnings->push_back(fmt::format(
+          "route {} can never match: route {} goes before it and takes every request that it would", name, taker));
+    }
   }
 }
 
@@ -670,7 +921,6 @@ void RouteTable::Builder::Finish(std::vector<std::string>* warnings) {
     std::sort(host.regexes.begin(), host.regexes.end(), Precedes);
     std::sort(host.any_path.begin(), host.any_path.end(), Precedes);
   }
-  Warn(warnings);
 
   auto first_priority = [](const Candidates& c) { return c.empty() ? kLowestPriority : c.front().priority; };
   for (size_t i = 0; i < build_nodes_.size(); ++i) {
@@ -694,6 +944,7 @@ void RouteTable::Builder::Finish(std::vector<std::string>* warnings) {
     flat.priority_max =
         std::max({table_.nodes_[host.root].priority_max, first_priority(host.regexes), first_priority(host.any_path)});
   }
+  Warn(warnings);
 }
 
 RouteTable::RouteTable() = default;

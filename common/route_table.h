@@ -43,9 +43,9 @@ class RouteTable {
     const RoutePolicy* route;
     const v1::Route* config;  // has passed CheckRouteMatch (route_pattern.h); only read while building
   };
-  // Appends to `warnings` the routes that can never match, and the pairs that can never be told apart, as far as that
-  // can be seen from the same path pattern, a prefix of it, and the same host or none. A warning is never wrong; not
-  // every such route is found.
+  // Appends to `warnings` the routes that can never match, as they exclude themselves or as others go before them and
+  // take everything, and the pairs that can never be told apart. A warning is never wrong, for requests as MatchInput
+  // has them; not every such route is found.
   static std::unique_ptr<const RouteTable> Build(std::span<const Entry> entries, std::vector<std::string>* warnings);
   ~RouteTable();
   RouteTable(const RouteTable&) = delete;
