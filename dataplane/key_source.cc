@@ -48,6 +48,7 @@ struct KeyFetcher::Impl {
     milliseconds interval{};
     TimePoint due;
     std::optional<TimePoint> fetched;  // or tried; its begin
+    std::optional<TimePoint> asked;    // likewise, of the newest one that a Refresh asked for
     bool wanted = false;               // by a Refresh
     bool fetching = false;
     milliseconds retry{};  // the next one after a failure; 0: the last one was none
@@ -118,11 +119,14 @@ bool KeyFetcher::Refresh(const KeySource& source, std::function<void()> done) {
   const auto found = impl_->entries.find(source.url());
   if (found == impl_->entries.end() || impl_->stopped || impl_->waiting >= impl_->options.waiting_max) return false;
   Impl::Entry& entry = found->second;
-  if (!entry.fetching && entry.fetched && impl_->options.clock() < *entry.fetched + impl_->options.pause) return false;
+  // (A scheduled fetch does not count: a key that is published just behind one is fetched at once.)
+  const TimePoint now = impl_->options.clock();
+  const bool pausing = entry.asked && now < *entry.asked + impl_->options.pause;
+  if (!entry.fetching && pausing) return false;
   entry.waiters.push_back(std::move(done));
   ++impl_->waiting;
   if (!entry.fetching) {
-    entry.wanted = true;
+    entry.wanted = now < entry.due;  // else it begins anyway, and the token has asked for nothing
     impl_->changed.SignalAll();
   }
   return true;
@@ -161,8 +165,8 @@ void KeyFetcher::Impl::Work() {
       url = *due;
       Entry& entry = entries[url];
       entry.fetching = true;
-      entry.wanted = false;
       entry.fetched = options.clock();
+      if (std::exchange(entry.wanted, false)) entry.asked = entry.fetched;
     }
     const TimePoint begin = options.clock();
     Take(url, options.fetch(url, options.timeout), begin);

@@ -45,7 +45,7 @@ class KeyFetcher {
  public:
   struct Options {
     std::chrono::milliseconds timeout{5000};  // of one fetch, in all
-    // The shortest time between two fetches of one URL, however many tokens name keys that it lacks.
+    // The shortest time between two fetches of one URL that tokens ask for, however many name keys that it lacks.
     std::chrono::milliseconds pause{30'000};
     // After a failure: doubled each time, up to the second; never longer than the source's own interval.
     std::chrono::milliseconds retry{1000}, retry_max{60'000};
@@ -63,8 +63,8 @@ class KeyFetcher {
   // several, the newest word counts).
   std::shared_ptr<KeySource> Find(const std::string& url, std::chrono::milliseconds interval);
 
-  // A token names a key that `source` lacks. True: a fetch is under way, or soon; `done` is called at its end, on the
-  // fetcher's thread. False: it was fetched within the pause, so what is not there is not there.
+  // A token names a key that `source` lacks. True: a fetch is under way, or soon; `done` is called at its end, on a
+  // thread of the fetcher's. False: a token has asked within the pause, so what is not there is not there.
   bool Refresh(const KeySource& source, std::function<void()> done);
 
   struct Row {
