@@ -18,10 +18,10 @@ class Arrival : public std::enable_shared_from_this<Arrival<T>> {
  public:
   explicit Arrival(EventLoop* loop) : loop_(loop) {}
 
-  // Once; any thread.
+  // Any thread. Of several, the first that arrives counts.
   void Deliver(T value) {
     loop_->Post([self = this->shared_from_this(), value = std::move(value)] {
-      self->value_ = value;
+      if (!self->value_) self->value_ = value;
       if (self->waiter_) std::exchange(self->waiter_, nullptr).resume();
     });
   }

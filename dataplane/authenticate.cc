@@ -3,12 +3,33 @@
 #include <string>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "common/text.h"
 #include "dataplane/arrival.h"
 #include "dataplane/exchange.h"
 #include "dataplane/policy/authorization.h"
 
 namespace gateway::dataplane {
+namespace {
+
+using TokenMethods = absl::InlinedVector<const BoundAuthMethod*, 4>;
+
+// Asks for newer keys of all of `methods` at once and waits until the first fetch has ended: that method is given,
+// since another may be far from its end. Leaves in `methods` those that are fetched; null: none of them is.
+Task<const BoundAuthMethod*> AwaitNewerKeys(EventLoop* loop, KeyFetcher* fetcher, TokenMethods* methods) {
+  const auto arrival = std::make_shared<Arrival<const BoundAuthMethod*>>(loop);
+  TokenMethods fetched;
+  for (const BoundAuthMethod* method : *methods) {
+    if (fetcher->Refresh(*method->keys, [arrival, method] { arrival->Deliver(method); })) fetched.push_back(method);
+  }
+  *methods = std::move(fetched);
+  if (methods->empty()) co_return nullptr;
+  Arrival<const BoundAuthMethod*>::Wait wait(arrival);
+  const BoundAuthMethod* first = co_await wait;
+  co_return first;
+}
+
+}  // namespace
 
 IdentityFields::IdentityFields(std::span<const std::string> names) {
   for (std::string name : names) {
@@ -73,7 +94,8 @@ std::string_view Exchange::ClaimOf(std::string_view name) const {
   return token_ == nullptr ? std::string_view() : token_->claims.Find(name);
 }
 
-// Any method that lets the request in does; those that cost least are asked first.
+// Any method that lets the request in does; those that cost least are asked first. Nothing is waited for before every
+// method has been tried, so an issuer whose keys can't be had keeps nobody waiting but those who need them.
 Task<Reason> Exchange::Authenticate() {
   const BoundAuth& auth = *route_->auth;
   const ConsumerTable& consumers = *(*state_)->snapshot->consumers();
@@ -81,9 +103,34 @@ Task<Reason> Exchange::Authenticate() {
   bool known = false;       // somebody, whom it does not let in
   bool overloaded = false;  // nobody has looked
   const char* why = "no credentials";
+  const auto lets_in = [&](const ConsumerPolicy* caller, std::shared_ptr<const VerifiedToken> token) {
+    caller_ = caller;
+    token_ = std::move(token);
+    consumer_ = {};
+    if (caller_ != nullptr) {
+      consumer_ = caller_->name;
+    } else if (!consumers.by_name.contains(token_->subject)) {
+      // (No token takes a consumer's name unless that consumer says so.)
+      consumer_ = token_->subject;
+    }
+    if (IsAllowed(*auth.policy)) {
+      auth.runtime->Count(worker_->index(), AuthResult::kAllowed);
+      return true;
+    }
+    known = true;
+    why = "allow names neither its consumer nor any of its groups";
+    return false;
+  };
+  const auto note = [&](const BoundAuthMethod& method, JwtRefusal refusal) {
+    token_refusal_ = refusal;
+    if (refusal == JwtRefusal::kClaims) known = true;
+    why = refusal == JwtRefusal::kUnknownKey && method.keys->generation() == 0
+              ? "the issuer's keys could not be fetched yet"
+              : MessageOf(refusal).data();
+  };
+
+  TokenMethods of_tokens;
   for (const BoundAuthMethod& method : auth.methods) {
-    const ConsumerPolicy* caller = nullptr;
-    std::shared_ptr<const VerifiedToken> token;
     switch (method.policy->kind) {
       case AuthMethodPolicy::Kind::kApiKey: {
         const std::string_view key = FindSingleField(method.policy->header);
@@ -96,51 +143,70 @@ Task<Reason> Exchange::Authenticate() {
           why = "the API key is unknown";
           continue;
         }
-        caller = &consumers.consumers[found->second];
+        if (lets_in(&consumers.consumers[found->second], nullptr)) co_return Reason::kNone;
         break;
       }
-      case AuthMethodPolicy::Kind::kJwt: {
+      case AuthMethodPolicy::Kind::kJwt:
         if (offered.scheme != AuthScheme::kBearer || offered.credentials.empty()) continue;
-        JwtRefusal refusal = JwtRefusal::kNone;
-        token = co_await VerifyToken(method, offered.credentials, &refusal);
-        if (token == nullptr) {
-          token_refusal_ = refusal;
-          if (refusal == JwtRefusal::kClaims) known = true;
-          why = refusal == JwtRefusal::kUnknownKey && method.keys->generation() == 0
-                    ? "the issuer's keys could not be fetched yet"
-                    : MessageOf(refusal).data();
-          continue;
+        // What was verified before costs a lookup, whichever method did; the others are tried below.
+        if (auto token = worker_->tokens().Find({method.meaning, offered.credentials}, method.keys->generation(),
+                                                loop().wall_now())) {
+          if (lets_in(FindConsumerOf(*method.policy, *token), token)) co_return Reason::kNone;
+        } else {
+          of_tokens.push_back(&method);
         }
-        caller = FindConsumerOf(*method.policy, *token);
         break;
-      }
       case AuthMethodPolicy::Kind::kBasic: {
         if (offered.scheme != AuthScheme::kBasic || offered.credentials.empty()) continue;
+        const ConsumerPolicy* caller = nullptr;
         const PasswordPool::Answer answer = co_await CheckPassword(offered.credentials, &caller);
         if (answer == PasswordPool::Answer::kOverloaded) overloaded = true;
         if (answer != PasswordPool::Answer::kGood) {
           why = "the user name or the password is wrong";
           continue;
         }
+        if (lets_in(caller, nullptr)) co_return Reason::kNone;
         break;
       }
     }
-    caller_ = caller;
-    token_ = std::move(token);
-    consumer_ = {};
-    if (caller_ != nullptr) {
-      consumer_ = caller_->name;
-    } else if (!consumers.by_name.contains(token_->subject)) {
-      // (No token takes a consumer's name unless that consumer says so.)
-      consumer_ = token_->subject;
-    }
-    if (IsAllowed(*auth.policy)) {
-      auth.runtime->Count(worker_->index(), AuthResult::kAllowed);
-      co_return Reason::kNone;
-    }
-    known = true;
-    why = "allow names neither its consumer nor any of its groups";
   }
+
+  TokenMethods lacking;  // those whose keys may be older than the token's
+  if (!of_tokens.empty()) {
+    const std::optional<std::string> issuer = ClaimedIssuer(offered.credentials);
+    for (const BoundAuthMethod* method : of_tokens) {
+      if (issuer && !method->rules.issuer.empty() && *issuer != method->rules.issuer) {
+        if (!known && token_refusal_ == JwtRefusal::kNone) note(*method, JwtRefusal::kIssuer);
+        continue;
+      }
+      JwtRefusal refusal = JwtRefusal::kNone;
+      auto token = co_await VerifyToken(*method, offered.credentials, &refusal);
+      if (token != nullptr) {
+        const ConsumerPolicy* caller = FindConsumerOf(*method->policy, *token);
+        if (lets_in(caller, std::move(token))) co_return Reason::kNone;
+        continue;
+      }
+      note(*method, refusal);
+      if (refusal == JwtRefusal::kUnknownKey && !method->keys->url().empty()) lacking.push_back(method);
+    }
+  }
+  while (!lacking.empty()) {
+    const BoundAuthMethod* fetched = co_await AwaitNewerKeys(&loop(), auth.fetcher, &lacking);
+    TokenMethods left;
+    for (const BoundAuthMethod* method : lacking) {
+      JwtRefusal refusal = JwtRefusal::kNone;
+      auto token = co_await VerifyToken(*method, offered.credentials, &refusal);
+      if (token != nullptr) {
+        const ConsumerPolicy* caller = FindConsumerOf(*method->policy, *token);
+        if (lets_in(caller, std::move(token))) co_return Reason::kNone;
+        continue;
+      }
+      note(*method, refusal);
+      if (refusal == JwtRefusal::kUnknownKey && method != fetched) left.push_back(method);
+    }
+    lacking = std::move(left);
+  }
+
   policy_ = Concat("Auth/", auth.policy->name);
   detail_ = why;
   if (known || !overloaded) {
@@ -152,35 +218,26 @@ Task<Reason> Exchange::Authenticate() {
   co_return Reason::kOverloaded;
 }
 
-// Null: `*refusal` says why. Waits for newer keys where the token names one that is not there, if they may be fetched.
+// By the keys that are there; waits for nothing. Null: `*refusal` says why.
 Task<std::shared_ptr<const VerifiedToken>> Exchange::VerifyToken(const BoundAuthMethod& method, std::string_view text,
                                                                  JwtRefusal* refusal) {
-  const CredentialKey key{method.meaning, text};
-  for (bool fetched = false;; fetched = true) {
-    const uint64_t generation = method.keys->generation();
-    if (auto known = worker_->tokens().Find(key, generation, loop().wall_now())) co_return known;
-    const std::shared_ptr<const JwkSet> keys = method.keys->keys();
-    JwtVerdict verdict;
-    verdict.refusal = JwtRefusal::kUnknownKey;
-    if (keys != nullptr) {
-      verdict = VerifyJwt(text, *keys, method.rules, loop().wall_now());
-    } else if (!CompactJws::Parse(text).ok()) {
-      verdict.refusal = JwtRefusal::kMalformed;
-    }
-    *refusal = verdict.refusal;
-    if (verdict.refusal == JwtRefusal::kNone) {
-      auto made = std::make_shared<VerifiedToken>();
-      made->claims = std::move(verdict.claims);
-      made->subject = made->claims.Find(method.policy->consumer_claim);
-      worker_->tokens().Insert(key, generation, made->claims.expires, made, made->claims.bytes() + sizeof *made);
-      co_return made;
-    }
-    if (verdict.refusal != JwtRefusal::kUnknownKey || fetched || method.keys->url().empty()) co_return nullptr;
-    auto arrival = std::make_shared<Arrival<bool>>(&loop());
-    if (!route_->auth->fetcher->Refresh(*method.keys, [arrival] { arrival->Deliver(true); })) co_return nullptr;
-    Arrival<bool>::Wait wait(std::move(arrival));
-    (void)co_await wait;
+  const uint64_t generation = method.keys->generation();
+  const std::shared_ptr<const JwkSet> keys = method.keys->keys();
+  JwtVerdict verdict;
+  verdict.refusal = JwtRefusal::kUnknownKey;
+  if (keys != nullptr) {
+    verdict = VerifyJwt(text, *keys, method.rules, loop().wall_now());
+  } else if (!CompactJws::Parse(text).ok()) {
+    verdict.refusal = JwtRefusal::kMalformed;
   }
+  *refusal = verdict.refusal;
+  if (verdict.refusal != JwtRefusal::kNone) co_return nullptr;
+  auto made = std::make_shared<VerifiedToken>();
+  made->claims = std::move(verdict.claims);
+  made->subject = made->claims.Find(method.policy->consumer_claim);
+  worker_->tokens().Insert({method.meaning, text}, generation, made->claims.expires, made,
+                           made->claims.bytes() + sizeof *made);
+  co_return made;
 }
 
 // The Consumer that has this token's subject as its own. Only where the method pins its issuer: else whoever may sign

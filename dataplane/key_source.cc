@@ -61,13 +61,16 @@ struct KeyFetcher::Impl {
 
   explicit Impl(Options fetcher_options) : options(std::move(fetcher_options)) {}
   void Work();
+  // Where nobody waits for the next one that is due.
+  void AddThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Take(const std::string& url, absl::StatusOr<std::string> text, TimePoint begin);
   // Whose turn it is; null: nobody's, before `next`.
   const std::string* FindDue(TimePoint now, TimePoint* next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   const Options options;
   mutable absl::Mutex mutex;
-  std::thread thread ABSL_GUARDED_BY(mutex);
+  std::vector<std::thread> threads ABSL_GUARDED_BY(mutex);
+  size_t idle ABSL_GUARDED_BY(mutex) = 0;  // of `threads`: those that fetch nothing
   absl::CondVar changed;
   bool stopped ABSL_GUARDED_BY(mutex) = false;
   std::map<std::string, Entry> entries ABSL_GUARDED_BY(mutex);
@@ -82,14 +85,14 @@ KeyFetcher::KeyFetcher(Options options) {
 KeyFetcher::~KeyFetcher() { Stop(); }
 
 void KeyFetcher::Stop() {
-  std::thread thread;
+  std::vector<std::thread> threads;
   {
     absl::MutexLock lock(&impl_->mutex);
     impl_->stopped = true;
     impl_->changed.SignalAll();
-    thread.swap(impl_->thread);
+    threads.swap(impl_->threads);
   }
-  if (thread.joinable()) thread.join();
+  for (std::thread& thread : threads) thread.join();
 }
 
 std::shared_ptr<KeySource> KeyFetcher::Find(const std::string& url, milliseconds interval) {
@@ -107,9 +110,7 @@ std::shared_ptr<KeySource> KeyFetcher::Find(const std::string& url, milliseconds
   }
   entry.interval = interval;
   // With the first source: most data planes have none.
-  if (!impl_->thread.joinable() && !impl_->stopped) {
-    impl_->thread = std::thread([impl = impl_.get()] { impl->Work(); });
-  }
+  if (impl_->threads.empty()) impl_->AddThread();
   impl_->changed.SignalAll();
   return source;
 }
@@ -136,6 +137,10 @@ const std::string* KeyFetcher::Impl::FindDue(TimePoint now, TimePoint* next) {
   const std::string* due = nullptr;
   *next = TimePoint::max();
   for (auto entry = entries.begin(); entry != entries.end();) {
+    if (entry->second.fetching) {
+      ++entry;
+      continue;
+    }
     if (entry->second.source.expired() && entry->second.waiters.empty()) {
       entry = entries.erase(entry);
       continue;
@@ -148,6 +153,12 @@ const std::string* KeyFetcher::Impl::FindDue(TimePoint now, TimePoint* next) {
     ++entry;
   }
   return *next <= now ? due : nullptr;
+}
+
+void KeyFetcher::Impl::AddThread() {
+  if (stopped || idle > 0 || threads.size() >= options.fetches_max) return;
+  ++idle;
+  threads.emplace_back([this] { Work(); });
 }
 
 void KeyFetcher::Impl::Work() {
@@ -167,9 +178,13 @@ void KeyFetcher::Impl::Work() {
       entry.fetching = true;
       entry.fetched = options.clock();
       if (std::exchange(entry.wanted, false)) entry.asked = entry.fetched;
+      --idle;
+      AddThread();
     }
     const TimePoint begin = options.clock();
     Take(url, options.fetch(url, options.timeout), begin);
+    absl::MutexLock lock(&mutex);
+    ++idle;
   }
 }
 

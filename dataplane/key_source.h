@@ -1,4 +1,4 @@
-// The key sets that issuers publish: fetched by one thread, kept while they can't be fetched again.
+// The key sets that issuers publish: fetched by a few threads, kept while they can't be fetched again.
 #ifndef GATEWAY_DATAPLANE_KEY_SOURCE_H_
 #define GATEWAY_DATAPLANE_KEY_SOURCE_H_
 
@@ -40,13 +40,15 @@ class KeySource {
   std::shared_ptr<const JwkSet> keys_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Owns the thread. Sources that nobody holds any more are forgotten. Thread-safe.
+// Owns the threads: beside those that are fetching one that waits for what is due next, so that an URL that answers
+// slowly delays no other. Sources that nobody holds any more are forgotten. Thread-safe.
 class KeyFetcher {
  public:
   struct Options {
     std::chrono::milliseconds timeout{5000};  // of one fetch, in all
     // The shortest time between two fetches of one URL that tokens ask for, however many name keys that it lacks.
     std::chrono::milliseconds pause{30'000};
+    size_t fetches_max = 8;  // at a time, each of another URL
     // After a failure: doubled each time, up to the second; never longer than the source's own interval.
     std::chrono::milliseconds retry{1000}, retry_max{60'000};
     size_t waiting_max = 4096;  // callers of Refresh

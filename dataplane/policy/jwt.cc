@@ -181,6 +181,15 @@ JwtVerdict CheckJwtClaims(std::string_view payload, const JwtRules& rules, WallT
   return verdict;
 }
 
+std::optional<std::string> ClaimedIssuer(std::string_view token) {
+  const absl::StatusOr<CompactJws> jws = CompactJws::Parse(token);
+  if (!jws.ok()) return std::nullopt;
+  const absl::StatusOr<json> claims = ParseJsonObject(jws->payload);
+  if (!claims.ok()) return std::nullopt;
+  const std::string* issuer = FindString(*claims, "iss");
+  return issuer == nullptr ? std::string() : *issuer;
+}
+
 JwtVerdict VerifyJwt(std::string_view token, const JwkSet& keys, const JwtRules& rules, WallTime now) {
   const absl::StatusOr<CompactJws> jws = CompactJws::Parse(token);
   if (!jws.ok()) return Refused(JwtRefusal::kMalformed);

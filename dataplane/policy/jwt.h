@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -67,6 +68,10 @@ inline constexpr size_t kJwtKeysTriedMax = 4;
 
 // Takes `token` apart, verifies it by `keys` and checks its claims. Costs what VerifySignature does. Thread-safe.
 JwtVerdict VerifyJwt(std::string_view token, const JwkSet& keys, const JwtRules& rules, WallTime now);
+
+// What `token` says of its issuer, which nobody has verified: it tells whom to ask for keys, and nothing else. Empty
+// where it says nothing; nothing where it is no token.
+std::optional<std::string> ClaimedIssuer(std::string_view token);
 
 // The claims' part of it, of a payload whose signature is good.
 JwtVerdict CheckJwtClaims(std::string_view payload, const JwtRules& rules, WallTime now);

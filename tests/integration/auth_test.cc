@@ -274,6 +274,37 @@ TEST(Auth, KeysAreFetchedRotatedAndKept) {
             1);
 }
 
+// Of two issuers one takes its time: who has a token of the other one's waits for nothing, known or not, and neither
+// does who names a key that the other one has just published.
+TEST(Auth, AnIssuerThatHangsKeepsNobodyElseWaiting) {
+  ScriptedUpstream upstream(Ok("x"));
+  const TokenSigner signer(JwsAlgorithm::kEdDsa, "a");
+  const TokenSigner next(JwsAlgorithm::kEdDsa, "b");
+  std::atomic<bool> rotated{false};
+  ScriptedUpstream issuer(
+      Respond([&](const UpstreamRequest&) { return MakeResponse(200, (rotated ? next : signer).Jwks()); }));
+  ScriptedUpstream hanging([](UpstreamConnection& connection) { connection.StaySilent(); });
+  for (const char* pinned : {"issuer: \"https://other.example.com\", ", ""}) {
+    rotated = false;
+    DataPlane gateway(
+        {.policy = Policy(upstream.address(),
+                          Concat("  - jwt: { ", pinned, "jwks: { url: \"http://", hanging.address(),
+                                 "/keys\" } }\n  - ", JwtMethod(Concat("url: \"http://", issuer.address(), "/keys\""))),
+                          "", ""),
+         .workers = 1});
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Bearer(signer.Sign(Claims(Concat(R"(,"x":)", i)))))->status, 200);
+    }
+    const std::string token = signer.Sign(Claims());
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Bearer(token))->status, 200);
+    rotated = true;
+    EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Bearer(next.Sign(Claims())))->status, 200);
+    // (A fetch that hangs is given up after 5 s.)
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(4)) << pinned;
+  }
+}
+
 TEST(Auth, AnIssuerThatWasNeverReachedLetsNobodyIn) {
   ScriptedUpstream upstream(Ok("x"));
   const TokenSigner signer(JwsAlgorithm::kEdDsa);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "absl/synchronization/notification.h"
 #include "common/text.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/token_signer.h"
@@ -125,6 +126,43 @@ TEST(KeyFetcher, AnUnknownKeyIsFetchedAtOnce) {
   EXPECT_FALSE(fetcher.Refresh(*source, [] {}));
   issuer.Pass(1ms);
   EXPECT_TRUE(fetcher.Refresh(*source, [] {}));
+}
+
+// Issuers that answer slowly, or not at all, delay no other, neither at its interval nor when a token asks.
+TEST(KeyFetcher, ASlowIssuerDelaysNoOther) {
+  Issuer issuer;
+  const TokenSigner a(JwsAlgorithm::kEdDsa, "a");
+  issuer.Publish(a.Jwks());
+  absl::Notification answer;
+  std::atomic<int> hanging{0};
+  KeyFetcher::Options options = issuer.Options();
+  options.fetches_max = 3;
+  options.fetch = [&answer, &hanging, fetch = options.fetch](const std::string& url,
+                                                             std::chrono::milliseconds timeout) {
+    if (url != kUrl) {
+      ++hanging;
+      answer.WaitForNotification();
+    }
+    return fetch(url, timeout);
+  };
+  KeyFetcher fetcher(options);
+  const auto slow = fetcher.Find("https://slow.example.com/keys", 10min);
+  const auto slower = fetcher.Find("https://slower.example.com/keys", 10min);
+  ASSERT_TRUE(WaitFor([&] { return hanging == 2; }));
+  const auto source = fetcher.Find(kUrl, 10min);
+  EXPECT_TRUE(WaitFor([&] { return source->generation() != 0; }));
+  std::atomic<bool> done{false};
+  EXPECT_TRUE(fetcher.Refresh(*source, [&done] { done = true; }));
+  EXPECT_TRUE(WaitFor([&] { return done.load(); }));
+  // The bound holds: a fourth fetch waits for one of them to end.
+  const auto slowest = fetcher.Find("https://slowest.example.com/keys", 10min);
+  ASSERT_TRUE(WaitFor([&] { return hanging == 3; }));
+  EXPECT_TRUE(fetcher.Refresh(*slow, [] {}));
+  issuer.Pass(10min);
+  EXPECT_EQ(hanging, 3);
+  answer.Notify();
+  EXPECT_TRUE(WaitFor([&] { return slow->generation() != 0 && slower->generation() != 0; }));
+  EXPECT_TRUE(WaitFor([&] { return slowest->generation() != 0; }));
 }
 
 // Any number of tokens with kids that nobody knows: one fetch each half minute.

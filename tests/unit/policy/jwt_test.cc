@@ -156,5 +156,17 @@ TEST(Jwt, TriesFewKeys) {
   EXPECT_EQ(verdict(kJwtKeysTriedMax), JwtRefusal::kSignature);
 }
 
+// Whom to ask for keys, before anything is verified.
+TEST(Jwt, TellsWhoItClaimsToBeFrom) {
+  const TokenSigner signer(JwsAlgorithm::kEdDsa);
+  EXPECT_EQ(ClaimedIssuer(signer.Sign(R"({"iss":"https://id.example.com"})")), "https://id.example.com");
+  for (const char* claims : {"{}", R"({"iss":7})", R"({"iss":null})"}) {
+    EXPECT_EQ(ClaimedIssuer(signer.Sign(claims)), "") << claims;
+  }
+  for (const std::string& token : {std::string("x"), std::string("a.b.c"), signer.Sign("no JSON"), signer.Sign("[]")}) {
+    EXPECT_EQ(ClaimedIssuer(token), std::nullopt) << token;
+  }
+}
+
 }  // namespace
 }  // namespace gateway::dataplane
