@@ -18,6 +18,8 @@ struct FleetLimit {
   uint32_t burst = 0;  // the token bucket's capacity; 0: `requests`
   FleetAlgorithm algorithm = FleetAlgorithm::kSlidingWindow;
 
+  // What is there at first: the capacity of a token bucket, else what a window has.
+  uint32_t capacity() const { return algorithm == FleetAlgorithm::kTokenBucket && burst > 0 ? burst : requests; }
   double per_second() const { return 1000.0 * requests / static_cast<double>(window.count() > 0 ? window.count() : 1); }
   bool operator==(const FleetLimit&) const = default;
 };

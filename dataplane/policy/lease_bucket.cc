@@ -50,6 +50,13 @@ int64_t Ns(TimePoint now) { return std::max<int64_t>(0, nanoseconds(now.time_sin
 
 milliseconds CeilMs(int64_t ns) { return std::chrono::ceil<milliseconds>(nanoseconds(std::max<int64_t>(0, ns))); }
 
+// As LeaseTable::OverdraftOf, of what may come at once.
+uint32_t OverdraftFrom(uint32_t at_once, uint32_t data_planes) {
+  if (data_planes <= 1) return std::max<uint32_t>(1, at_once);
+  const uint32_t small = at_once < kSmallLimit ? std::min<uint32_t>(4, at_once / data_planes) : 0;
+  return std::max({uint32_t{1}, at_once / (20 * data_planes), small});
+}
+
 // When the requests of the last window were let through, by sixteenths of it.
 class RecentUse {
  public:
@@ -165,6 +172,7 @@ struct LeaseTable::Impl {
 
   void Set(const Options& given) {
     requests.store(given.limit.requests, std::memory_order_relaxed);
+    capacity.store(given.limit.capacity(), std::memory_order_relaxed);
     window_ns.store(std::max<int64_t>(1'000'000, nanoseconds(given.limit.window).count()), std::memory_order_relaxed);
     windowed.store(given.limit.algorithm != FleetAlgorithm::kTokenBucket, std::memory_order_relaxed);
     on_unavailable.store(given.on_unavailable, std::memory_order_relaxed);
@@ -173,6 +181,8 @@ struct LeaseTable::Impl {
 
   double PerSecond() const { return requests.load(std::memory_order_relaxed) * 1e9 / static_cast<double>(Window()); }
   int64_t Window() const { return window_ns.load(std::memory_order_relaxed); }
+  uint32_t Capacity() const { return capacity.load(std::memory_order_relaxed); }
+  uint32_t AtOnce() const { return std::min(requests.load(std::memory_order_relaxed), Capacity()); }
   bool Heard(int64_t now_ns) const {
     const int64_t heard = std::max(created_ns, link->heard_ns.load(std::memory_order_relaxed));
     return now_ns - heard < nanoseconds(kLeaseTtl).count();
@@ -202,6 +212,7 @@ struct LeaseTable::Impl {
   const int64_t created_ns;
   const uint64_t first_id;
   std::atomic<uint32_t> requests{0};
+  std::atomic<uint32_t> capacity{0};  // of a token bucket; else `requests`
   std::atomic<int64_t> window_ns{0};
   std::atomic<bool> windowed{true};
   std::atomic<OnUnavailable> on_unavailable{OnUnavailable::kLastShare};
@@ -216,15 +227,13 @@ struct LeaseTable::Impl {
 };
 
 uint32_t LeaseTable::OverdraftOf(const FleetLimit& limit, uint32_t data_planes) {
-  if (data_planes <= 1) return std::max<uint32_t>(1, limit.requests);
-  const uint32_t small = limit.requests < kSmallLimit ? std::min<uint32_t>(4, limit.requests / data_planes) : 0;
-  return std::max({uint32_t{1}, limit.requests / (20 * data_planes), small});
+  return OverdraftFrom(std::min(limit.requests, limit.capacity()), data_planes);
 }
 
 // The last share, at an even pace. What was leased before is used first.
 RateLimitDecision LeaseTable::Impl::DecideByShare(Entry& entry, int64_t now_ns, bool consume) const {
   RateLimitDecision decision;
-  decision.limit = requests.load(std::memory_order_relaxed);
+  decision.limit = Capacity();
   if (consume) by_share.fetch_add(1, std::memory_order_relaxed);
   if (!Heard(now_ns)) {
     const OnUnavailable policy = on_unavailable.load(std::memory_order_relaxed);
@@ -239,7 +248,7 @@ RateLimitDecision LeaseTable::Impl::DecideByShare(Entry& entry, int64_t now_ns, 
   const uint32_t planes = std::max<uint32_t>(1, link->data_planes.load(std::memory_order_relaxed));
   const double share = entry.share >= 0 ? std::max(entry.share, PerSecond() / (100.0 * planes)) : PerSecond() / planes;
   const double seconds = std::min(kShareSeconds, static_cast<double>(Window()) / 1e9);
-  const double most = std::max(1.0, share * seconds);
+  const double most = std::max(1.0, std::min<double>(share * seconds, AtOnce()));
   if (entry.share_ns == 0) {
     const bool fresh = entry.used == 0;
     entry.share_level = fresh ? 1 : std::clamp(static_cast<double>(entry.Balance()), 0.0, most);
@@ -278,11 +287,9 @@ RateLimitDecision LeaseTable::Impl::Decide(Entry& entry, int64_t now_ns, bool co
     entry.used_at_begin = entry.used_before = entry.used;
   }
   RateLimitDecision decision;
-  decision.limit = requests.load(std::memory_order_relaxed);
+  decision.limit = Capacity();
   if (!up || (!entry.answered && entry.share >= 0)) return DecideByShare(entry, now_ns, consume);
-  FleetLimit limit;
-  limit.requests = decision.limit;
-  int64_t overdraft = OverdraftOf(limit, link->data_planes.load(std::memory_order_relaxed));
+  int64_t overdraft = OverdraftFrom(AtOnce(), link->data_planes.load(std::memory_order_relaxed));
   const int64_t ahead =
       entry.answered ? -entry.Balance()
                      : static_cast<int64_t>(entry.used - entry.used_at_begin) - static_cast<int64_t>(entry.refunded);
@@ -395,7 +402,10 @@ bool LeaseTable::Impl::MakeDemand(Entry& entry, int64_t now_ns, uint64_t stream,
   entry.collected_ns = now_ns;
   entry.asked_for = 0;
   const double between = entry.rate * Horizon();
-  const uint32_t most = std::max<uint32_t>(1, requests.load(std::memory_order_relaxed) / 4);
+  // A quarter of what may come at once; but no less than flows in until the next grant, where the burst is short.
+  const auto flow = static_cast<uint32_t>(std::min(std::ceil(kTargetFactor * PerSecond() * Horizon()), 1e9));
+  const uint32_t most =
+      std::max<uint32_t>(1, std::min(requests.load(std::memory_order_relaxed) / 4, std::max(AtOnce() / 4, flow)));
   entry.target = between < kDemandMin
                      ? 0
                      : std::clamp<uint32_t>(

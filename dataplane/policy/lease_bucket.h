@@ -69,7 +69,8 @@ class LeaseTable {
   void Reconfigure(const Options& options, TimePoint now);
 
   // How many requests a key may be ahead of its grants, in a fleet of so many: a 20th of the limit over all of them;
-  // of limits below 500 more, but never more than 4 each; the whole limit where there is nobody else.
+  // of limits below 500 more, but never more than 4 each; the whole limit where there is nobody else. The limit is what
+  // may come at once: of a token bucket no more than its burst.
   static uint32_t OverdraftOf(const FleetLimit& limit, uint32_t data_planes);
 
   // ---- For the thread that talks to the control plane.

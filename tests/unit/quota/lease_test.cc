@@ -244,6 +244,47 @@ TEST(LeaseTable, AdmitsAnUnknownKeyFromTheOverdraftAndRepaysIt) {
   EXPECT_EQ(refused.reset, 99ms);
 }
 
+// Before the control plane has said a word, and while it is away: a bucket holds no more than its burst.
+TEST(LeaseTable, ATokenBucketGivesNoMoreThanItsBurstAtOnce) {
+  FleetLimit limit = Limit(1000, 60s);
+  limit.algorithm = FleetAlgorithm::kTokenBucket;
+  limit.burst = 10;
+  EXPECT_EQ(LeaseTable::OverdraftOf(limit, 1), 10u);
+  EXPECT_EQ(LeaseTable::OverdraftOf(limit, 5), 2u);
+  EXPECT_EQ(LeaseTable::OverdraftOf(limit, 100), 1u);
+  Table t(limit, 1);
+  t.Connect(kBegin);
+  const dataplane::RateLimitDecision first = t.table->Admit("k", kBegin);
+  EXPECT_TRUE(first.allowed);
+  EXPECT_EQ(first.limit, 10u);
+  EXPECT_EQ(first.remaining, 9u);
+  EXPECT_EQ(t.Admitted(300, kBegin), 9);
+  EXPECT_EQ(t.table->Admit("k", kBegin).limit, 10u);
+  EXPECT_LE(t.One(kBegin).target, 2u) << "a quarter of it";
+
+  limit.window = 1s;
+  Table away(limit, 1);
+  EXPECT_EQ(away.Admitted(300, kBegin), 1);
+  EXPECT_EQ(away.Admitted(300, kBegin + 10s), 10);
+
+  limit.burst = 3000;
+  EXPECT_EQ(LeaseTable::OverdraftOf(limit, 1), 1000u);
+  EXPECT_EQ(Table(limit, 1).table->Peek("k", kBegin).limit, 3000u);
+  limit.algorithm = FleetAlgorithm::kSlidingWindow;
+  EXPECT_EQ(Table(limit, 1).table->Peek("k", kBegin).limit, 1000u);
+}
+
+// A burst that is shorter than what flows in between two grants starves nobody.
+TEST(LeaseTable, AShortBurstLeavesRoomForTheFlow) {
+  FleetLimit limit = Limit(1000);
+  limit.algorithm = FleetAlgorithm::kTokenBucket;
+  limit.burst = 10;
+  Table t(limit, 1);
+  t.Connect(kBegin);
+  (void)t.Admitted(1000, kBegin);
+  EXPECT_GE(t.One(kBegin).target, 22u) << "a thousand a second, over a tick and two round trips";
+}
+
 TEST(LeaseTable, NeverOverdrawsMoreThanThereWasToLease) {
   Table t(Limit(3, 1h), 1);
   t.Connect(kBegin);
