@@ -60,7 +60,8 @@ BreakerVerdict CircuitBreaker::Acquire(TimePoint now, Permit* permit) {
       if (now - opened_at_ < sleep_) return BreakerVerdict::kOpen;
       probe = true;
     } else if (state_ == BreakerState::kHalfOpen) {
-      const bool given_up = now - probe_at_ >= ProbePatience(policy_);
+      // (Only of one that is under way: where requests are rare, those that succeeded wait for the next one.)
+      const bool given_up = probes_sent_ > probes_succeeded_ && now - probe_at_ >= ProbePatience(policy_);
       if (probes_sent_ >= policy_.probes && !given_up) return BreakerVerdict::kOpen;
       if (given_up) state_ = BreakerState::kOpen;  // and half-open anew, below
       probe = true;

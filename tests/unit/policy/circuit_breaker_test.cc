@@ -366,6 +366,32 @@ TEST(CircuitBreaker, AllOfSeveralProbesHaveToSucceed) {
   EXPECT_EQ(breaker->view(now).state, BreakerState::kOpen) << "a probe of the time before tells nothing";
 }
 
+// However long the next request takes to come: what has succeeded still counts.
+TEST(CircuitBreaker, SeveralProbesCloseItWhereRequestsAreRare) {
+  BreakerPolicy policy = Policy({});
+  policy.probes = 3;
+  auto breaker = Opened(policy);
+  TimePoint now = kStart + 5s;
+  for (int i = 0; i < 3; ++i, now += 1min) {
+    EXPECT_NE(breaker->view(now).state, BreakerState::kClosed);
+    Admit(*breaker, now).Report(Outcome::kSuccess, now + 10ms);
+  }
+  EXPECT_EQ(breaker->view(now).state, BreakerState::kClosed);
+
+  // One that succeeded, and one that never ends: after its time all three are asked for anew.
+  breaker = Opened(policy);
+  now = kStart + 5s;
+  Admit(*breaker, now).Report(Outcome::kSuccess, now);
+  now += 1min;
+  const Permit lost = Admit(*breaker, now);
+  now += 5s;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(breaker->view(now).state, BreakerState::kHalfOpen);
+    Admit(*breaker, now).Report(Outcome::kSuccess, now);
+  }
+  EXPECT_EQ(breaker->view(now).state, BreakerState::kClosed);
+}
+
 TEST(CircuitBreaker, ProbesThatNeverEndAreReplacedAllTogether) {
   BreakerPolicy policy = Policy({});
   policy.probes = 2;
