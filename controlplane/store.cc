@@ -1,6 +1,9 @@
 #include "controlplane/store.h"
 
+#include <fcntl.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -157,6 +160,25 @@ void ToTimestamp(int64_t micros, google::protobuf::Timestamp* out) {
   out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
 }
 
+// Password hashes and keys' digests are in it: nobody else's to read. What SQLite puts beside it (-wal) has the file's
+// mode. Where there is a file it is left alone: opening and closing it here would end its locks.
+void CreatePrivate(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+  if (fd >= 0) close(fd);
+}
+
+// Of a file that an older version made, or a careless copy.
+void MakePrivate(const std::string& path) {
+  for (const char* suffix : {"", "-wal", "-shm", "-journal"}) {
+    const std::string file = absl::StrCat(path, suffix);
+    struct stat there {};
+    if (stat(file.c_str(), &there) != 0 || (there.st_mode & 077) == 0) continue;
+    if (chmod(file.c_str(), there.st_mode & 0700) != 0) {
+      spdlog::warn("database '{}': others can read it, and its mode cannot be changed ({})", file, strerror(errno));
+    }
+  }
+}
+
 }  // namespace
 
 struct Store::Impl {
@@ -249,6 +271,7 @@ struct Store::Impl {
 };
 
 absl::Status Store::Impl::Open() {
+  CreatePrivate(options.path);
   int rc = sqlite3_open_v2(options.path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                            options.vfs.empty() ? nullptr : options.vfs.c_str());
   if (rc != SQLITE_OK) return Error(rc, "open");
@@ -293,6 +316,7 @@ absl::Status Store::Impl::Open() {
     }
   }
 
+  MakePrivate(options.path);
   absl::StatusOr<std::string> mode = One("PRAGMA journal_mode=WAL");
   if (!mode.ok()) return mode.status();
   if (*mode != "wal") {
@@ -338,6 +362,7 @@ absl::Status Store::Impl::Migrate(int from, int to) {
 
 absl::Status Store::Impl::Backup(const std::string& to) {
   sqlite3* copy = nullptr;
+  CreatePrivate(to);
   int rc =
       sqlite3_open_v2(to.c_str(), &copy, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
   if (rc == SQLITE_OK) {

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -197,6 +198,37 @@ TEST(Store, AMigrationKeepsACopyAndIsWholeOrNothing) {
   EXPECT_EQ(MustOpen(next)->TakeLoaded().size(), 1u);
   EXPECT_EQ(Store::Open(options).status().code(), absl::StatusCode::kFailedPrecondition) << "the older version";
   EXPECT_EQ(MustOpen(At(dir.File("gateway.db.schema1.backup")))->TakeLoaded().size(), 1u);
+}
+
+// It holds hashes of passwords: whatever the umask says, and whoever made it.
+TEST(Store, NobodyElseMayReadIt) {
+  TempDir dir;
+  const std::string path = dir.File("gateway.db");
+  const auto mode = [](const std::string& file) {
+    struct stat there {};
+    EXPECT_EQ(stat(file.c_str(), &there), 0) << file;
+    return there.st_mode & 0777;
+  };
+  const mode_t before = umask(0);
+  const Edit edits[] = {PutEdit(StaticService("a"))};
+  {
+    auto store = MustOpen(At(path));
+    ASSERT_TRUE(store->Commit(Info(1), "", edits).ok());
+    EXPECT_EQ(mode(path), 0600u);
+    EXPECT_EQ(mode(path + "-wal"), 0600u);
+  }
+  ASSERT_EQ(chmod(path.c_str(), 0644), 0);
+  {
+    auto store = MustOpen(At(path));
+    ASSERT_TRUE(store->Commit(Info(2), "", edits).ok());
+    EXPECT_EQ(mode(path), 0600u);
+    EXPECT_EQ(mode(path + "-wal"), 0600u);
+  }
+  StoreOptions next = At(path);
+  next.further_migrations = {"CREATE TABLE added(x TEXT) STRICT;"};
+  MustOpen(next).reset();
+  EXPECT_EQ(mode(dir.File("gateway.db.schema1.backup")), 0600u);
+  umask(before);
 }
 
 TEST(Store, AFileInUseIsRefused) {
