@@ -414,7 +414,9 @@ class Loader {
   void CheckOptionalHostPort(const std::string& path, const std::string& address) {
     if (address.empty()) return;
     absl::StatusOr<HostPort> parsed = ParseHostPort(address);
-    if (!parsed.ok()) {
+    if (address.find('@') != std::string::npos) {
+      KeyProblem(path, "expected host:port without a user's name or password, which have keys of their own");
+    } else if (!parsed.ok()) {
       KeyProblem(path, std::string(parsed.status().message()));
     } else if (parsed->port == 0) {
       KeyProblem(path, "a port from 1 to 65535 is needed");

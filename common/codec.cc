@@ -165,7 +165,7 @@ class Decoder {
                  const std::vector<std::string>& skip) {
     const Descriptor* type = message->GetDescriptor();
     if (node.kind != YamlNode::Kind::kMap) {
-      Problem(node.position, path, fmt::format("expected a map, found {}", DescribeForMessage(node, false)));
+      Problem(node.position, path, fmt::format("expected a map, found {}", DescribeForMessage(node, HasSecrets(type))));
       return;
     }
     std::map<const google::protobuf::OneofDescriptor*, std::pair<std::string, int>> chosen;
@@ -176,7 +176,10 @@ class Decoder {
       if (field == nullptr) {
         std::vector<std::string> names = skip;
         for (int i = 0; i < type->field_count(); ++i) names.push_back(type->field(i)->name());
-        Problem(entry.position, Join(path, KeyInPath(entry.key)), "unknown field; " + DidYouMean(entry.key, names));
+        // A key that is none of a message with a secret may be that secret, its colon or its name forgotten.
+        const bool hidden = HasSecrets(type, false) && NearestName(entry.key, names).empty();
+        Problem(entry.position, hidden ? path : Join(path, KeyInPath(entry.key)),
+                "unknown field; " + DidYouMean(entry.key, names));
         continue;
       }
       std::string field_path = Join(path, field->name());
@@ -241,7 +244,8 @@ class Decoder {
     message->GetReflection()->ClearField(message, field);
     if (node.kind == YamlNode::Kind::kNull) return;
     if (node.kind != YamlNode::Kind::kMap) {
-      Problem(node.position, path, fmt::format("expected a map, found {}", DescribeForMessage(node, false)));
+      const bool secret = HasSecrets(field->message_type());
+      Problem(node.position, path, fmt::format("expected a map, found {}", DescribeForMessage(node, secret)));
       return;
     }
     const FieldDescriptor* key_field = field->message_type()->map_key();

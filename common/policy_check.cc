@@ -884,11 +884,16 @@ void CheckJwt(const Report& report, const std::string& field, const v1::JwtAuth&
       const bool loopback =
           url.starts_with("http://127.0.0.1") || url.starts_with("http://[::1]") || url.starts_with("http://localhost");
       const size_t after = url.find("://") == std::string::npos ? 0 : url.find("://") + 3;
-      if ((!url.starts_with("https://") && !loopback) || !IsTargetText(url) || url.size() > 2048 ||
-          url.find('@') != std::string::npos || after >= url.size()) {
-        report.Add(field + ".jwks.url", fmt::format("{} is no URL to get keys from; expected https://... without a "
-                                                    "user's name (http:// of this host only)",
-                                                    QuoteForMessage(url)));
+      if (url.find('@') != std::string::npos) {
+        // (Not repeated: what stands before it may be a password.)
+        report.Add(field + ".jwks.url",
+                   "has a user's name or a password (an @); keys are public, and are asked for "
+                   "without either");
+      } else if ((!url.starts_with("https://") && !loopback) || !IsTargetText(url) || url.size() > 2048 ||
+                 after >= url.size()) {
+        report.Add(field + ".jwks.url",
+                   fmt::format("{} is no URL to get keys from; expected https://... (http:// of this host only)",
+                               QuoteForMessage(url)));
       } else if (loopback) {
         const std::string_view host = std::string_view(url).substr(7);
         const std::string_view name = host.substr(0, host.find_first_of("/?#"));

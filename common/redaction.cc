@@ -21,12 +21,14 @@ bool IsSecret(const FieldDescriptor* field) {
   return field->cpp_type() == FieldDescriptor::CPPTYPE_STRING && field->options().GetExtension(v1::rules).secret();
 }
 
-// Whether `type`, or what is in it, has any secret: most kinds of policy have none, and are not walked.
-bool HasSecrets(const google::protobuf::Descriptor* type, int depth = 0) {
-  for (int i = 0; depth < 16 && i < type->field_count(); ++i) {
+constexpr int kDepthMax = 16;  // of types in types
+
+bool HasSecretsWithin(const google::protobuf::Descriptor* type, int depth) {
+  for (int i = 0; i < type->field_count(); ++i) {
     const FieldDescriptor* field = type->field(i);
     if (IsSecret(field)) return true;
-    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && HasSecrets(field->message_type(), depth + 1)) {
+    if (depth > 0 && field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
+        HasSecretsWithin(field->message_type(), depth - 1)) {
       return true;
     }
   }
@@ -69,6 +71,11 @@ void Visit(Message* message, const std::string& path, const Visitor& visit) {
 }
 
 }  // namespace
+
+// (Most kinds of policy have none, and are not walked.)
+bool HasSecrets(const google::protobuf::Descriptor* type, bool below) {
+  return HasSecretsWithin(type, below ? kDepthMax : 0);
+}
 
 bool IsRedacted(std::string_view text) { return text.substr(0, kRedactedPrefix.size()) == kRedactedPrefix; }
 

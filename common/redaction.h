@@ -22,6 +22,10 @@ inline constexpr std::string_view kRedactedPrefix = "redacted:";
 std::string RedactedText(std::string_view secret);
 bool IsRedacted(std::string_view text);
 
+// Whether a message of this type holds a secret itself; with `below`, or anything in it does. What is written where one
+// belongs may be a secret in the wrong place, so no message repeats it.
+bool HasSecrets(const google::protobuf::Descriptor* type, bool below = true);
+
 // Replaces every secret in `message` and below it. Idempotent.
 void RedactSecrets(google::protobuf::Message* message);
 

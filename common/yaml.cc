@@ -221,8 +221,9 @@ class TreeBuilder : public YAML::EventHandler {
 
   void CheckTag(const YAML::Mark& mark, const std::string& tag) {
     if (tag.empty() || tag == "?" || tag == "!") return;
+    // (Not repeated: it may be a password that begins with '!'.)
     problems_->push_back(
-        {PositionOf(mark), fmt::format("the tag {} is not supported; leave it out", QuoteForMessage(tag))});
+        {PositionOf(mark), "tags are not supported; leave it out, or quote a text that begins with '!'"});
   }
 
   void SetKey(const std::string& key, YamlPosition position, bool counts) {

@@ -199,6 +199,17 @@ TEST_F(BootstrapTest, EveryKeyHasItsOwnEnvironmentName) {
   EXPECT_GT(names.size(), 40u);
 }
 
+TEST_F(BootstrapTest, NoProblemRepeatsASecret) {
+  for (const char* text :
+       {"consul: sekret2\n", "consul: { sekret2: }\n", "redis: [sekret2]\n", "redis: sekret2\n",
+        "redis: { password: [sekret2] }\n", "redis: { address: \"redis://:sekret2@10.0.0.1:6379\" }\n",
+        "consul: { address: \"http://u:sekret2@10.0.0.1:8500\" }\n", "consul: { token: !sekret2 }\n", "sekret2\n"}) {
+    const auto problems = Problems(text, {}, {});
+    EXPECT_THAT(problems, Not(IsEmpty())) << text;
+    EXPECT_THAT(problems, testing::Each(Not(HasSubstr("sekret2")))) << text;
+  }
+}
+
 TEST_F(BootstrapTest, AllProblemsAtOnceWithTheirPlaces) {
   EXPECT_THAT(
       Problems("server:\n"

@@ -24,6 +24,9 @@ using google::protobuf::Duration;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::util::MessageDifferencer;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -218,6 +221,25 @@ just text
           "policy.yaml:18:1: kind: is required; expected one of: Service, Route, RateLimit, CircuitBreaker, "
           "Defaults, Retry, Auth, Consumer, Cors, IpAccess",
           "policy.yaml:20:1: expected a document with kind and name, found 'just text'"));
+}
+
+// A secret in the wrong place is not repeated; what else is wrong there is told as everywhere.
+TEST(Codec, NoMistakeRepeatsASecret) {
+  for (const char* credentials :
+       {"[{ basic: SuperSecretKey }]", "[SuperSecretKey]", "SuperSecretKey", "[{ SuperSecretKey }]",
+        "[{ basic: { SuperSecretKey: } }]", "[{ basic: { username: a, SuperSecretKey: a } }]",
+        "[{ basic: { username: a, password_hash: !SuperSecretKey } }]", "[{ api_key_sha256: [SuperSecretKey] }]",
+        "[!SuperSecretKey x]"}) {
+    const Parsed parsed = Parse(fmt::format("kind: Consumer\nname: acme\ncredentials: {}\n", credentials));
+    EXPECT_THAT(parsed.problems, Not(IsEmpty())) << credentials;
+    EXPECT_THAT(parsed.problems, Each(AllOf(HasSubstr("policy.yaml:3:"), Not(HasSubstr("Super"))))) << credentials;
+  }
+  EXPECT_THAT(
+      Parse("kind: Consumer\nname: acme\ncredentials: [{ basic: { usrname: a, password_hash: b } }]\n").problems,
+      Contains(HasSubstr("credentials[0].basic.usrname: unknown field; did you mean 'username'?")));
+  EXPECT_THAT(Parse("kind: Consumer\nname: acme\nlabls: {}\n").problems, Contains(HasSubstr("labls: unknown field")));
+  EXPECT_THAT(Parse("kind: Route\nname: a\nmatch: everything\n").problems,
+              Contains(HasSubstr("match: expected a map, found 'everything'")));
 }
 
 TEST(Codec, KindOfAnotherSpellingIsNotTakenButSuggested) {

@@ -10,6 +10,7 @@
 
 #include "common/policy_files.h"
 #include "common/route_pattern.h"
+#include "common/text.h"
 #include "re2/re2.h"
 
 namespace gateway {
@@ -534,6 +535,16 @@ TEST(CompileSnapshot, AHeaderThatAnyClientWritesIsNoGoodKeyForItsAddress) {
   EXPECT_THAT(Texts(result.errors), IsEmpty());
   EXPECT_THAT(result.warnings, ElementsAre(testing::AllOf(HasSubstr("RateLimit/naive"), HasSubstr("x-forwarded-for"),
                                                           HasSubstr("client_ip"))));
+}
+
+// What stands before the @ may be a password.
+TEST(CompileSnapshot, AnUrlOfKeysHasNoUser) {
+  for (const char* url : {"https://u:sekret@id.example.com/keys", "http://sekret@127.0.0.1/", "ftp://u:sekret@x/"}) {
+    const auto errors =
+        Texts(CompileWithBuiltins(Concat("kind: Auth\nname: a\nmethods: [{ jwt: { jwks: { url: \"", url, "\" } } }]\n"))
+                  .errors);
+    EXPECT_THAT(errors, ElementsAre(testing::AllOf(HasSubstr("jwks.url"), testing::Not(HasSubstr("sekret"))))) << url;
+  }
 }
 
 }  // namespace
