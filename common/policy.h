@@ -15,6 +15,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "common/address_set.h"
+#include "common/digest.h"
 #include "gateway/v1/policy.pb.h"
 
 namespace re2 {
@@ -298,8 +299,15 @@ struct ConsumerTable {
   std::vector<ConsumerPolicy> consumers;                     // by name
   absl::flat_hash_map<std::string, uint32_t> by_name;        // -> index
   absl::flat_hash_map<std::string, uint32_t> by_key_digest;  // 32 bytes, SHA-256 of the key
-  absl::flat_hash_map<std::string, Password> by_username;
-  absl::flat_hash_map<std::string, uint32_t> by_subject;  // "issuer\nsubject"
+  std::vector<Password> passwords;
+  absl::flat_hash_map<std::string, uint32_t> by_username;  // -> index of `passwords`
+  absl::flat_hash_map<std::string, uint32_t> by_subject;   // "issuer\nsubject"
+  KeyedDigest decoys{std::string_view()};                  // its key is made of all hashes
+
+  // The password that a name which nobody has is checked against; REQUIRES: there is one. Any of them, the same for a
+  // name on every data plane and after each restart: so what a check costs tells as little of names that are not there
+  // as of those that are.
+  const Password& DecoyOf(std::string_view username) const;
 };
 
 // How CORS headers are made is told in dataplane/policy/cors.h.

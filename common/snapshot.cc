@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <map>
 #include <tuple>
 #include <utility>
 
@@ -181,6 +183,13 @@ bool ConsulServicePolicy::Allows(std::string_view name) const {
   if (name.empty() || lower == "consul" || lower == absl::AsciiStrToLower(own_service)) return false;
   auto matches = [name](const std::string& pattern) { return MatchesGlob(pattern, name); };
   return std::any_of(allow.begin(), allow.end(), matches) && std::none_of(deny.begin(), deny.end(), matches);
+}
+
+const ConsumerTable::Password& ConsumerTable::DecoyOf(std::string_view username) const {
+  const Digest digest = decoys.Of({username});
+  uint64_t number;
+  std::memcpy(&number, digest.data(), sizeof number);
+  return passwords[number % passwords.size()];
 }
 
 Snapshot::Snapshot() = default;
@@ -435,10 +444,13 @@ class SnapshotCompiler {
             break;
           }
           case v1::Credential::kBasic: {
-            const auto [at, added] = table->by_username.emplace(
-                credential.basic().username(),
-                ConsumerTable::Password{.consumer = index, .hash = credential.basic().password_hash()});
-            if (!added) told(at->second.consumer, "user name");
+            const auto [at, added] = table->by_username.emplace(credential.basic().username(),
+                                                                static_cast<uint32_t>(table->passwords.size()));
+            if (added) {
+              table->passwords.push_back({.consumer = index, .hash = credential.basic().password_hash()});
+            } else {
+              told(table->passwords[at->second].consumer, "user name");
+            }
             break;
           }
           case v1::Credential::kJwt: {
@@ -452,6 +464,10 @@ class SnapshotCompiler {
         }
       }
     }
+    std::string hashes;
+    for (const ConsumerTable::Password& password : table->passwords) Append(&hashes, password.hash, "\n");
+    const Digest decoys = Sha256(hashes);
+    table->decoys = KeyedDigest(std::string_view(reinterpret_cast<const char*>(decoys.data()), decoys.size()));
     consumer_table_ = std::move(table);
   }
 

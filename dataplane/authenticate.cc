@@ -256,10 +256,11 @@ Task<PasswordPool::Answer> Exchange::CheckPassword(std::string_view credentials,
   using Answer = PasswordPool::Answer;
   const ConsumerTable& consumers = *(*state_)->snapshot->consumers();
   std::optional<BasicCredentials> basic = ParseBasicCredentials(credentials);
-  if (!basic || consumers.by_username.empty()) co_return Answer::kWrong;
+  if (!basic || consumers.passwords.empty()) co_return Answer::kWrong;
   const auto found = consumers.by_username.find(basic->username);
   const bool decoy = found == consumers.by_username.end();
-  const ConsumerTable::Password& password = decoy ? consumers.by_username.begin()->second : found->second;
+  const ConsumerTable::Password& password =
+      decoy ? consumers.DecoyOf(basic->username) : consumers.passwords[found->second];
   Authentication& shared = *worker_->shared().authentication;
   const Digest key = shared.digest.Of({password.hash, basic->username, basic->password});
   if (!decoy) *caller = &consumers.consumers[password.consumer];

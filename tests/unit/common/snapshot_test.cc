@@ -537,6 +537,34 @@ TEST(CompileSnapshot, AHeaderThatAnyClientWritesIsNoGoodKeyForItsAddress) {
                                                           HasSubstr("client_ip"))));
 }
 
+constexpr std::string_view kCheapHash =
+    "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+constexpr std::string_view kDearHash =
+    "$argon2id$v=19$m=256,t=2,p=2$c29tZXNhbHQ$bQk8UB/VmZZF4Oo79iDXuL5/0ttZwg2f/5U52iv1cDc";
+
+// Of names that nobody has, each is checked against one hash of those that are there, and always against the same one.
+TEST(CompileSnapshot, AStrangersPasswordCostsWhatSomebodysDoes) {
+  const auto compile = [](std::string_view more) {
+    return CompileWithBuiltins(
+        Concat("kind: Consumer\nname: one\ncredentials: [{ basic: { username: a, password_hash: \"", kCheapHash,
+               "\" } }]\n---\nkind: Consumer\nname: two\ncredentials: [{ basic: { username: b, password_hash: \"",
+               kDearHash, "\" } }]\n", more));
+  };
+  const CompileResult result = compile("");
+  const CompileResult again = compile("---\nkind: Consumer\nname: three\n");
+  ASSERT_NE(result.snapshot, nullptr) << testing::PrintToString(Texts(result.errors));
+  ASSERT_NE(again.snapshot, nullptr) << testing::PrintToString(Texts(again.errors));
+  int dear = 0;
+  for (int i = 0; i < 1000; ++i) {
+    const std::string name = Concat("nobody-", i);
+    const std::string& hash = result.snapshot->consumers()->DecoyOf(name).hash;
+    dear += hash == kDearHash ? 1 : 0;
+    EXPECT_EQ(again.snapshot->consumers()->DecoyOf(name).hash, hash);
+  }
+  EXPECT_GT(dear, 400);
+  EXPECT_LT(dear, 600);
+}
+
 // What stands before the @ may be a password.
 TEST(CompileSnapshot, AnUrlOfKeysHasNoUser) {
   for (const char* url : {"https://u:sekret@id.example.com/keys", "http://sekret@127.0.0.1/", "ftp://u:sekret@x/"}) {
