@@ -72,6 +72,16 @@ class RecentUse {
     const double gone = static_cast<double>(now_ns % SlotNs(window_ns)) / static_cast<double>(SlotNs(window_ns));
     return count - gone * counts_[static_cast<size_t>((slot_ + 1) % kSlots)];
   }
+  // Until the first of them leaves the window; the whole of it where there are none.
+  int64_t FreesIn(int64_t now_ns, int64_t window_ns) {
+    Advance(now_ns, window_ns);
+    for (int64_t back = kSlots - 1; back >= 0; --back) {
+      if (counts_[static_cast<size_t>((slot_ - back + kSlots) % kSlots)] == 0) continue;
+      const int64_t end_ns = (slot_ - back + 1) * SlotNs(window_ns);
+      return std::clamp<int64_t>(end_ns + window_ns - now_ns, 1, window_ns);
+    }
+    return window_ns;
+  }
   // Twice their mean age: as if they had come evenly over that time.
   int64_t Span(int64_t now_ns, int64_t window_ns) {
     Advance(now_ns, window_ns);
@@ -187,6 +197,16 @@ struct LeaseTable::Impl {
     const int64_t heard = std::max(created_ns, link->heard_ns.load(std::memory_order_relaxed));
     return now_ns - heard < nanoseconds(kLeaseTtl).count();
   }
+  // No wait is longer: a window; of a token bucket the time in which all of it flows in.
+  milliseconds Bound(int64_t ns) const {
+    const double windows = std::max(1.0, static_cast<double>(Capacity()) / requests.load(std::memory_order_relaxed));
+    return std::min(CeilMs(ns), CeilMs(static_cast<int64_t>(windows * static_cast<double>(Window()))));
+  }
+  // Until there is one more, as far as this data plane can tell by itself.
+  int64_t FreesIn(Entry& entry, int64_t now_ns) const {
+    if (windowed.load(std::memory_order_relaxed)) return entry.recent.FreesIn(now_ns, Window());
+    return static_cast<int64_t>(1e9 / PerSecond());
+  }
   // Between a demand and the end of what it brings.
   double Horizon() const {
     return static_cast<double>(link->tick_ns.load(std::memory_order_relaxed) +
@@ -195,7 +215,7 @@ struct LeaseTable::Impl {
   }
 
   RateLimitDecision Decide(Entry& entry, int64_t now_ns, bool consume) const;
-  RateLimitDecision DecideByShare(Entry& entry, int64_t now_ns, bool consume) const;
+  RateLimitDecision DecideByShare(Entry& entry, int64_t now_ns, bool consume, bool awaits_answer = false) const;
   RateLimitDecision Count(std::string_view key, TimePoint now, bool consume);
   void Spend(Entry& entry, int64_t now_ns) const {
     if (entry.refunded > 0) {
@@ -231,7 +251,8 @@ uint32_t LeaseTable::OverdraftOf(const FleetLimit& limit, uint32_t data_planes) 
 }
 
 // The last share, at an even pace. What was leased before is used first.
-RateLimitDecision LeaseTable::Impl::DecideByShare(Entry& entry, int64_t now_ns, bool consume) const {
+RateLimitDecision LeaseTable::Impl::DecideByShare(Entry& entry, int64_t now_ns, bool consume,
+                                                  bool awaits_answer) const {
   RateLimitDecision decision;
   decision.limit = Capacity();
   if (consume) by_share.fetch_add(1, std::memory_order_relaxed);
@@ -258,20 +279,25 @@ RateLimitDecision LeaseTable::Impl::DecideByShare(Entry& entry, int64_t now_ns, 
     entry.share_ns = now_ns;
   }
   decision.allowed = entry.share_level >= 1;
+  // (Also where the first answer of the control plane is on its way: it has all that was used.)
+  bool used_up = awaits_answer;
   if (decision.allowed && windowed.load(std::memory_order_relaxed)) {
     // What was let through before the control plane went still counts, also where it all came at once.
     const double recent = entry.recent.Count(now_ns, Window());
     decision.allowed = recent < std::max(1.0, share * static_cast<double>(Window()) / 1e9);
+    used_up = !decision.allowed;
   }
   if (decision.allowed) {
     decision.remaining = static_cast<uint32_t>(entry.share_level - 1);
-    decision.reset = CeilMs(static_cast<int64_t>((most - entry.share_level + 1) / share * 1e9));
+    decision.reset = Bound(static_cast<int64_t>((most - entry.share_level + 1) / share * 1e9));
     if (consume) {
       entry.share_level -= 1;
       Spend(entry, now_ns);
     }
+  } else if (used_up) {
+    decision.reset = Bound(FreesIn(entry, now_ns));
   } else {
-    decision.reset = CeilMs(static_cast<int64_t>(std::max(1 - entry.share_level, 1.0) / share * 1e9));
+    decision.reset = Bound(static_cast<int64_t>(std::max(1 - entry.share_level, 1.0) / share * 1e9));
   }
   return decision;
 }
@@ -294,7 +320,7 @@ RateLimitDecision LeaseTable::Impl::Decide(Entry& entry, int64_t now_ns, bool co
       entry.answered ? -entry.Balance()
                      : static_cast<int64_t>(entry.used - entry.used_at_begin) - static_cast<int64_t>(entry.refunded);
   // A control plane that has come back does not answer before everyone has.
-  if (!entry.answered && ahead >= overdraft) return DecideByShare(entry, now_ns, consume);
+  if (!entry.answered && ahead >= overdraft) return DecideByShare(entry, now_ns, consume, true);
   entry.share_ns = 0;
 
   const int64_t balance = entry.Balance();
@@ -315,14 +341,17 @@ RateLimitDecision LeaseTable::Impl::Decide(Entry& entry, int64_t now_ns, bool co
                                          : decision.limit - static_cast<int64_t>(entry.used)) -
                          1;
     decision.remaining = static_cast<uint32_t>(std::clamp<int64_t>(left, 0, decision.limit - 1));
-    decision.reset = entry.full_at_ns > now_ns ? CeilMs(entry.full_at_ns - now_ns) : CeilMs(Window());
+    decision.reset = Bound(entry.full_at_ns > now_ns ? entry.full_at_ns - now_ns : Window());
     if (consume) {
       if (overdraws) overdrawn.fetch_add(1, std::memory_order_relaxed);
       Spend(entry, now_ns);
     }
   } else {
-    const int64_t until = std::max(entry.wait_until_ns, now_ns + link->tick_ns.load(std::memory_order_relaxed));
-    decision.reset = CeilMs(until - now_ns);
+    // Where the control plane has named no wait there is either something to lease, at the next tick, or nothing.
+    const int64_t tick_ns = link->tick_ns.load(std::memory_order_relaxed);
+    const bool to_lease = entry.answered && entry.available > 0;
+    const int64_t named_ns = entry.wait_until_ns - now_ns;
+    decision.reset = Bound(named_ns > 0 ? std::max(named_ns, tick_ns) : to_lease ? tick_ns : FreesIn(entry, now_ns));
   }
   return decision;
 }

@@ -274,6 +274,55 @@ TEST(LeaseTable, ATokenBucketGivesNoMoreThanItsBurstAtOnce) {
   EXPECT_EQ(Table(limit, 1).table->Peek("k", kBegin).limit, 1000u);
 }
 
+// What a client is told from its first refusal on: until the control plane has answered, what is left of the window.
+TEST(LeaseTable, SaysWhenToComeAgainBeforeItIsTold) {
+  Table t(Limit(10, 60s), 1);
+  t.Connect(kBegin);
+  EXPECT_EQ(t.Admitted(10, kBegin), 10);
+  const auto reset = [&t](TimePoint now) {
+    const dataplane::RateLimitDecision refused = t.table->Admit("k", now);
+    EXPECT_FALSE(refused.allowed);
+    return refused.reset;
+  };
+  EXPECT_EQ(reset(kBegin), 60s);
+  EXPECT_LE(reset(kBegin + 10ms), 60s);
+  EXPECT_GE(reset(kBegin + 10ms), 59s);
+  // An answer without a wait, and with nothing to lease.
+  KeyGrant grant;
+  grant.id = t.One(kBegin + 20ms).id;
+  grant.full_in = 60'900ms;
+  t.table->OnGrant(grant, kBegin + 20ms);
+  EXPECT_GE(reset(kBegin + 20ms), 59s);
+  grant.available = 1;
+  t.table->OnGrant(grant, kBegin + 20ms);
+  const dataplane::RateLimitDecision allowed = t.table->Admit("k", kBegin + 20ms);
+  EXPECT_TRUE(allowed.allowed);
+  EXPECT_EQ(allowed.reset, 60s) << "nothing counts for longer than a window";
+  grant.scarce = true;
+  grant.wait = 60'900ms;
+  t.table->OnGrant(grant, kBegin + 20ms);
+  EXPECT_EQ(reset(kBegin + 20ms), 60s);
+  grant.wait = 58s;
+  t.table->OnGrant(grant, kBegin + 20ms);
+  EXPECT_EQ(reset(kBegin + 20ms), 58s);
+
+  // Of a token bucket the next token, and in all no longer than it takes to fill.
+  FleetLimit limit = Limit(60, 60s);
+  limit.algorithm = FleetAlgorithm::kTokenBucket;
+  limit.burst = 120;
+  Table bucket(limit, 1);
+  bucket.Connect(kBegin);
+  EXPECT_EQ(bucket.Admitted(61, kBegin), 60);
+  EXPECT_EQ(bucket.table->Admit("k", kBegin).reset, 1s);
+  grant = KeyGrant();
+  grant.id = bucket.One(kBegin).id;
+  grant.granted = 10;
+  grant.available = 50;
+  grant.full_in = 125s;
+  bucket.table->OnGrant(grant, kBegin);
+  EXPECT_EQ(bucket.table->Admit("k", kBegin).reset, 120s);
+}
+
 // A burst that is shorter than what flows in between two grants starves nobody.
 TEST(LeaseTable, AShortBurstLeavesRoomForTheFlow) {
   FleetLimit limit = Limit(1000);
