@@ -40,6 +40,17 @@ std::string At(std::string_view list, int index, std::string_view field) {
   return fmt::format("{}[{}]{}", list, index, field);
 }
 
+std::string FoldField(std::string_view name) {
+  std::string folded = absl::AsciiStrToLower(std::string(name));
+  std::replace(folded.begin(), folded.end(), '_', '-');
+  return folded;
+}
+
+bool IsIdentityField(std::string_view name) {
+  const std::string folded = FoldField(name);
+  return folded == "x-consumer" || folded.starts_with("x-consumer-");
+}
+
 absl::StatusOr<LimitKey> ParseLimitKey(std::string_view text) {
   using Kind = LimitKey::Kind;
   static constexpr std::array<std::pair<std::string_view, Kind>, 6> kWords = {{{"client_ip", Kind::kClientIp},
@@ -319,6 +330,14 @@ void CheckPlainText(const Report& report, const std::string& field, const std::s
   } else {
     report.AddIfBad(field, ParseText(text, {}, true, 256).status());
   }
+}
+
+// A field that requests lose before anything looks at them.
+void CheckRead(const Report& report, const std::string& field, std::string_view name) {
+  if (!IsIdentityField(name)) return;
+  report.Add(field, fmt::format("{} is removed from every request: services are told their callers in X-Consumer and "
+                                "X-Consumer-*",
+                                QuoteForMessage(name)));
 }
 
 void CheckHeaderMap(const Report& report, const std::string& field,
@@ -818,8 +837,10 @@ void CheckRoute(const Report& report, const v1::Route& route) {
 
 void CheckRateLimit(const Report& report, const v1::RateLimit& limit) {
   for (int i = 0; i < limit.key_size(); ++i) {
-    if (absl::Status status = ParseLimitKey(limit.key(i)).status(); !status.ok()) {
-      report.AddIfBad(At("key", i), status);
+    const absl::StatusOr<LimitKey> key = ParseLimitKey(limit.key(i));
+    if (key.ok() && key->kind == LimitKey::Kind::kHeader) CheckRead(report, At("key", i), key->name);
+    if (!key.ok()) {
+      report.AddIfBad(At("key", i), key.status());
     } else if (std::find(limit.key().begin(), limit.key().begin() + i, limit.key(i)) != limit.key().begin() + i) {
       report.Add(At("key", i), fmt::format("{} comes twice", QuoteForMessage(limit.key(i))));
     }
@@ -829,9 +850,8 @@ void CheckRateLimit(const Report& report, const v1::RateLimit& limit) {
   CheckEnum(report, "mode", limit.mode(), v1::RateLimit::Mode_IsValid);
   CheckEnum(report, "on_unavailable", limit.on_unavailable(), v1::RateLimit::OnUnavailable_IsValid);
   const bool shared = limit.scope() == v1::RateLimit::FLEET || limit.scope() == v1::RateLimit::REDIS;
-  if (limit.limit().has_burst() && limit.algorithm() != v1::RateLimit::TOKEN_BUCKET &&
-      limit.scope() != v1::RateLimit::FLEET) {
-    report.Add("limit.burst", "means something with algorithm: token_bucket, or with scope: fleet, only");
+  if (limit.limit().has_burst() && limit.algorithm() != v1::RateLimit::TOKEN_BUCKET) {
+    report.Add("limit.burst", "means something with algorithm: token_bucket only");
   }
   if (limit.on_unavailable() != v1::RateLimit::ON_UNAVAILABLE_UNSPECIFIED && !shared) {
     report.Add("on_unavailable", "means something with scope: fleet or redis only");
@@ -929,6 +949,7 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
       case v1::AuthMethod::kApiKey:
         if (!method.api_key().header().empty()) {
           CheckFieldName(report, field + ".api_key.header", method.api_key().header());
+          CheckRead(report, field + ".api_key.header", method.api_key().header());
         }
         break;
       case v1::AuthMethod::kJwt:
@@ -953,7 +974,7 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
     const std::string lower = absl::AsciiStrToLower(name);
     const bool is_key = std::any_of(auth.methods().begin(), auth.methods().end(), [&](const v1::AuthMethod& method) {
       const std::string& header = method.api_key().header();
-      return method.has_api_key() && lower == absl::AsciiStrToLower(header.empty() ? "X-API-Key" : header);
+      return method.has_api_key() && FoldField(name) == FoldField(header.empty() ? "X-API-Key" : header);
     });
     if (is_key || lower == "authorization" || lower == "cookie" || lower == "x-request-id" || lower == "forwarded" ||
         lower.starts_with("x-forwarded-") || lower.starts_with("x-gateway-")) {

@@ -41,6 +41,11 @@ std::string At(std::string_view list, int index, std::string_view field = "");
 // Checks one resource by itself: names, ranges and forms, no references. Appends to `errors`.
 void CheckResource(const v1::Resource& resource, std::vector<v1::PolicyError>* errors);
 
+// A field's name in lower case and with dashes for underscores, since many servers take the two for the same.
+std::string FoldField(std::string_view name);
+// X-Consumer and X-Consumer-*, in which services are told who calls: a client's own are removed from every request.
+bool IsIdentityField(std::string_view name);
+
 // InvalidArgument says what keys there are.
 absl::StatusOr<LimitKey> ParseLimitKey(std::string_view text);
 

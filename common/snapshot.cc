@@ -375,6 +375,35 @@ class SnapshotCompiler {
     check("respond.headers", route.respond().headers());
   }
 
+  // Requests lose what any Auth forwards as, before this one looks for its keys.
+  void CheckKeyFields(const Report& report, const v1::Auth& auth) const {
+    for (int i = 0; i < auth.methods_size(); ++i) {
+      if (!auth.methods(i).has_api_key()) continue;
+      const std::string header = KeyFieldOf(auth.methods(i));
+      const auto found = forwarded_.find(FoldField(header));
+      // (The Auth's own are told by CheckResource.)
+      if (found == forwarded_.end() || found->second == auth.name()) continue;
+      report.Add(At("methods", i, ".api_key.header"),
+                 fmt::format("{} is removed from every request: Auth/{} tells services its callers in it",
+                             QuoteForMessage(header), found->second));
+    }
+  }
+
+  static std::string KeyFieldOf(const v1::AuthMethod& method) {
+    return method.api_key().header().empty() ? "X-API-Key" : method.api_key().header();
+  }
+
+  void IndexForwarded() {
+    for (const auto& [name, auth] : auths_.sorted) {
+      const auto add = [this, name = name](const std::string& field) {
+        if (!field.empty()) forwarded_.emplace(FoldField(field), name);
+      };
+      add(auth->forward().consumer());
+      add(auth->forward().groups());
+      for (const auto& [field, claim] : auth->forward().claims()) add(field);
+    }
+  }
+
   void CheckReferences() {
     services_.Sort();
     routes_.Sort();
@@ -385,6 +414,7 @@ class SnapshotCompiler {
     consumers_.Sort();
     cors_.Sort();
     accesses_.Sort();
+    IndexForwarded();
     for (const v1::Resource* resource : resources_) {
       const ResourceKey key = KeyOf(*resource);
       const Report report(key, &result_.errors);
@@ -410,6 +440,7 @@ class SnapshotCompiler {
           CheckReference(report, At("allow.consumers", i), "consumer", resource->auth().allow().consumers(i),
                          consumers_);
         }
+        CheckKeyFields(report, resource->auth());
       }
     }
     if (consumers_.sorted.size() > kConsumersMax) {
@@ -491,6 +522,7 @@ class SnapshotCompiler {
     snapshot_->epoch_ = options_.epoch;
     snapshot_->revision_ = options_.revision;
     BuildRateLimits();
+    WarnOfIssuers();
     for (const auto& [name, breaker] : breakers_.sorted) breaker_policies_.push_back(BuildBreaker(*breaker));
     for (const auto& [name, retry] : retries_.sorted) retry_policies_.push_back(BuildRetry(*retry));
     for (const auto& [name, auth] : auths_.sorted) snapshot_->auths_.push_back(BuildAuth(*auth));
@@ -509,6 +541,37 @@ class SnapshotCompiler {
       snapshot_->routes_.push_back(std::move(policy));
     }
     snapshot_->table_ = RouteTable::Build(entries, &result_.warnings);
+  }
+
+  // Whether some Auth reads credentials from the field; `name` is in lower case.
+  bool HoldsCredentials(std::string_view name) const {
+    return std::any_of(auths_.sorted.begin(), auths_.sorted.end(), [name](const auto& entry) {
+      const auto& methods = entry.second->methods();
+      return std::any_of(methods.begin(), methods.end(), [name](const v1::AuthMethod& method) {
+        return name == (method.has_api_key() ? absl::AsciiStrToLower(KeyFieldOf(method)) : "authorization");
+      });
+    });
+  }
+
+  // A subject is a consumer's only by a method that pins its issuer. One warning for each issuer.
+  void WarnOfIssuers() {
+    std::map<std::string_view, std::pair<std::string_view, size_t>> strange;  // the first consumer, and how many more
+    for (const auto& [name, consumer] : consumers_.sorted) {
+      for (const v1::Credential& credential : consumer->credentials()) {
+        if (!credential.has_jwt()) continue;
+        const auto [at, added] = strange.try_emplace(credential.jwt().issuer(), name, 0);
+        if (!added) ++at->second.second;
+      }
+    }
+    for (const auto& [name, auth] : auths_.sorted) {
+      for (const v1::AuthMethod& method : auth->methods()) strange.erase(method.jwt().issuer());
+    }
+    for (const auto& [issuer, consumers] : strange) {
+      const std::string more = consumers.second == 0 ? "" : fmt::format(" (and {} more credentials)", consumers.second);
+      result_.warnings.push_back(
+          fmt::format("Consumer/{}: no Auth has a jwt method with the issuer {}, so its token is nobody's{}",
+                      consumers.first, QuoteForMessage(issuer), more));
+    }
   }
 
   void BuildRateLimits() {
@@ -532,7 +595,14 @@ class SnapshotCompiler {
         policy.on_unavailable = limit.on_unavailable();
       }
       for (const LimitKey& key : policy.keys) {
-        if (key.kind != LimitKey::Kind::kHeader || !NamesClientAddress(key.name)) continue;
+        if (key.kind != LimitKey::Kind::kHeader) continue;
+        if (HoldsCredentials(key.name)) {
+          result_.warnings.push_back(fmt::format(
+              "RateLimit/{}: any client can invent values of {}, and so be in another bucket with each request; "
+              "consumer counts by whom an Auth has found",
+              limit.name(), key.name));
+        }
+        if (!NamesClientAddress(key.name)) continue;
         result_.warnings.push_back(
             fmt::format("RateLimit/{}: any client can write {} as it likes, and so be in another bucket with each "
                         "request; client_ip "
@@ -592,7 +662,7 @@ class SnapshotCompiler {
       AuthMethodPolicy& built = policy->methods.emplace_back();
       if (method.has_api_key()) {
         built.kind = AuthMethodPolicy::Kind::kApiKey;
-        built.header = method.api_key().header().empty() ? "X-API-Key" : method.api_key().header();
+        built.header = KeyFieldOf(method);
       } else if (method.has_basic()) {
         built.kind = AuthMethodPolicy::Kind::kBasic;
         built.realm = method.basic().realm().empty() ? "gateway" : method.basic().realm();
@@ -924,6 +994,7 @@ class SnapshotCompiler {
   Kind<v1::Consumer> consumers_;
   Kind<v1::Cors> cors_;
   Kind<v1::IpAccess> accesses_;
+  absl::flat_hash_map<std::string, std::string_view> forwarded_;  // a field, folded -> the Auth that forwards as it
   const v1::Defaults* defaults_ = nullptr;
 
   std::shared_ptr<Snapshot> snapshot_;

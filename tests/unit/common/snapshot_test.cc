@@ -565,6 +565,67 @@ TEST(CompileSnapshot, AStrangersPasswordCostsWhatSomebodysDoes) {
   EXPECT_LT(dear, 600);
 }
 
+TEST(CompileSnapshot, CredentialsThatCanNeverBeReadAreErrors) {
+  const auto errors = [](std::string_view policy) { return Texts(CompileWithBuiltins(policy).errors); };
+  for (const char* header : {"X-Consumer", "x_consumer", "X-Consumer-Key"}) {
+    EXPECT_THAT(errors(Concat("kind: Auth\nname: a\nmethods: [{ api_key: { header: ", header, " } }]\n")),
+                ElementsAre(testing::AllOf(HasSubstr("methods[0].api_key.header"), HasSubstr("removed from every"))));
+    EXPECT_THAT(errors(Concat("kind: RateLimit\nname: r\nkey: [\"header:", header,
+                              "\"]\nlimit: { requests: 1, window: 1s }\n")),
+                ElementsAre(testing::AllOf(HasSubstr("key[0]"), HasSubstr("removed from every"))));
+  }
+  // Another Auth's.
+  const std::string forwards =
+      "kind: Auth\nname: b\nmethods: [{ basic: {} }]\nforward: { groups: X-Who, claims: { X_Key: sub } }\n---\n";
+  for (const char* header : {"x-who", "X-Key"}) {
+    EXPECT_THAT(errors(Concat(forwards, "kind: Auth\nname: a\nmethods: [{ api_key: { header: ", header, " } }]\n")),
+                ElementsAre(testing::AllOf(HasSubstr("Auth/a"), HasSubstr("Auth/b"), HasSubstr("removed from every"))));
+  }
+  EXPECT_THAT(errors(forwards + "kind: Auth\nname: a\nmethods: [{ api_key: {} }]\n"), IsEmpty());
+}
+
+TEST(CompileSnapshot, ABurstIsATokenBucketsInEveryScope) {
+  for (const char* scope : {"data_plane", "fleet", "redis"}) {
+    for (const char* algorithm : {"sliding_window", "fixed_window", "token_bucket"}) {
+      const auto errors =
+          Texts(CompileWithBuiltins(Concat("kind: RateLimit\nname: r\nlimit: { requests: 2, window: 1s, burst: 1 }\n"
+                                           "scope: ",
+                                           scope, "\nalgorithm: ", algorithm, "\n"))
+                    .errors);
+      EXPECT_EQ(errors.empty(), algorithm == std::string_view("token_bucket")) << scope << algorithm;
+    }
+  }
+}
+
+TEST(CompileSnapshot, WarnsOfIssuersThatNobodyPins) {
+  const auto warnings = [](std::string_view issuer) {
+    const CompileResult result = CompileWithBuiltins(
+        Concat("kind: Auth\nname: a\nmethods: [{ jwt: { ", issuer,
+               "jwks: { url: \"https://id.example.com/keys\" } } }]\n---\nkind: Consumer\nname: acme\n"
+               "credentials: [{ jwt: { issuer: \"https://id.example.com\", subject: u1 } }, { jwt: { issuer: "
+               "\"https://id.example.com\", subject: u2 } }]\n"));
+    EXPECT_THAT(Texts(result.errors), IsEmpty());
+    return result.warnings;
+  };
+  EXPECT_THAT(warnings("issuer: \"https://id.example.com\", "), IsEmpty());
+  for (const char* other : {"", "issuer: \"https://id.example.com/\", "}) {
+    EXPECT_THAT(warnings(other), ElementsAre(testing::AllOf(HasSubstr("Consumer/acme"),
+                                                            HasSubstr("https://id.example.com"), HasSubstr("1 more"))));
+  }
+}
+
+TEST(CompileSnapshot, CredentialsAreNoGoodKeyOfALimit) {
+  const CompileResult result = CompileWithBuiltins(
+      "kind: Auth\nname: a\nmethods: [{ api_key: { header: X-Partner } }, { basic: {} }]\n---\n"
+      "kind: RateLimit\nname: one\nkey: [\"header:x-partner\"]\nlimit: { requests: 1, window: 1s }\n---\n"
+      "kind: RateLimit\nname: two\nkey: [\"header:Authorization\"]\nlimit: { requests: 1, window: 1s }\n---\n"
+      "kind: RateLimit\nname: fine\nkey: [\"header:X-API-Key\"]\nlimit: { requests: 1, window: 1s }\n");
+  EXPECT_THAT(Texts(result.errors), IsEmpty());
+  EXPECT_THAT(result.warnings,
+              ElementsAre(testing::AllOf(HasSubstr("RateLimit/one"), HasSubstr("x-partner"), HasSubstr("consumer")),
+                          testing::AllOf(HasSubstr("RateLimit/two"), HasSubstr("authorization"))));
+}
+
 // What stands before the @ may be a password.
 TEST(CompileSnapshot, AnUrlOfKeysHasNoUser) {
   for (const char* url : {"https://u:sekret@id.example.com/keys", "http://sekret@127.0.0.1/", "ftp://u:sekret@x/"}) {
