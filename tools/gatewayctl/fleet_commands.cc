@@ -8,6 +8,16 @@
 #include "tools/gatewayctl/render.h"
 
 namespace gateway::ctl {
+namespace {
+
+// Whether Consul has a service of that name: a Route by consul_service reaches some that no policy names.
+bool IsKnownToConsul(const absl::StatusOr<v1::ListEndpointsResponse>& endpoints) {
+  return endpoints.ok() &&
+         std::any_of(endpoints->sets().begin(), endpoints->sets().end(),
+                     [](const v1::EndpointSet& set) { return set.state() != v1::EndpointSet::UNKNOWN_SERVICE; });
+}
+
+}  // namespace
 
 ExitCode DataPlanes(Session& session) {
   const absl::StatusOr<v1::ListDataPlanesResponse> state = session.client.ListDataPlanes();
@@ -59,12 +69,8 @@ ExitCode Endpoints(Session& session) {
   const absl::StatusOr<v1::GetResponse> service = session.client.Get("Service", name);
   if (!service.ok() && !absl::IsNotFound(service.status())) return session.Fail(service.status());
   const absl::StatusOr<v1::ListEndpointsResponse> endpoints = session.client.ListEndpoints(name);
-  const bool known_to_consul =
-      endpoints.ok() && std::any_of(endpoints->sets().begin(), endpoints->sets().end(), [](const v1::EndpointSet& set) {
-        return set.state() != v1::EndpointSet::UNKNOWN_SERVICE;
-      });
   if (!endpoints.ok() && !absl::IsNotFound(endpoints.status())) return session.Fail(endpoints.status());
-  if (!service.ok() && !known_to_consul) {
+  if (!service.ok() && !IsKnownToConsul(endpoints)) {
     return session.Fail(
         absl::NotFoundError(absl::StrCat("neither the policy nor Consul knows a service '", name, "'")));
   }
@@ -102,6 +108,15 @@ ExitCode Endpoints(Session& session) {
 ExitCode Breakers(Session& session) {
   const absl::StatusOr<v1::ListBreakersResponse> breakers = session.client.ListBreakers(session.options.name);
   if (!breakers.ok()) return session.Fail(breakers.status());
+  if (const std::string& name = session.options.name; !name.empty() && breakers->breakers().empty()) {
+    // Nobody has told of it yet, or it is misspelt.
+    const absl::Status known = session.client.Get("Service", name).status();
+    if (!known.ok() && !absl::IsNotFound(known)) return session.Fail(known);
+    if (!known.ok() && !IsKnownToConsul(session.client.ListEndpoints(name))) {
+      return session.Fail(
+          absl::NotFoundError(absl::StrCat("neither the policy nor Consul knows a service '", name, "'")));
+    }
+  }
   if (session.PrintStructured(MessageJson(*breakers))) return kDone;
   if (session.options.output == "name") {
     for (const v1::DataPlaneBreaker& row : breakers->breakers()) {
@@ -120,6 +135,10 @@ ExitCode Breakers(Session& session) {
 ExitCode Limits(Session& session) {
   const absl::StatusOr<v1::ListLimitsResponse> limits = session.client.ListLimits(session.options.name);
   if (!limits.ok()) return session.Fail(limits.status());
+  if (!session.options.name.empty() && limits->limits().empty()) {
+    const absl::Status known = session.client.Get("RateLimit", session.options.name).status();
+    if (!known.ok()) return session.Fail(known);
+  }
   if (session.PrintStructured(MessageJson(*limits))) return kDone;
   if (session.options.output == "name") {
     for (const v1::DataPlaneLimit& row : limits->limits()) {

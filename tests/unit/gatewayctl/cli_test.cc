@@ -661,6 +661,30 @@ TEST_F(Gatewayctl, EndpointsSayWhyTheyDoNotServe) {
   EXPECT_EQ(Ctl({"endpoints", "nobody"}).code, kNotFound);
 }
 
+// A name that is misspelt is told apart from one of which no data plane has spoken.
+TEST_F(Gatewayctl, BreakersAndLimitsOfNobodyAreNotFound) {
+  admin_.resources = {Stored(kService), Stored("kind: RateLimit\nname: hourly\nlimit: { requests: 1, window: 1h }\n")};
+  for (const char* output : {"table", "json", "name"}) {
+    const Ended breakers = Ctl({"breakers", "nosuch", "-o", output});
+    EXPECT_EQ(breakers.code, kNotFound) << output;
+    EXPECT_THAT(breakers.err, HasSubstr("'nosuch'")) << output;
+    EXPECT_EQ(breakers.out, "");
+    const Ended limits = Ctl({"limits", "nosuch", "-o", output});
+    EXPECT_EQ(limits.code, kNotFound) << output;
+    EXPECT_THAT(limits.err, HasSubstr("nosuch")) << output;
+    EXPECT_EQ(limits.out, "");
+  }
+  EXPECT_THAT(Ctl({"breakers", "svc"}).err, HasSubstr("no data plane has told of a breaker in front of 'svc'"));
+  EXPECT_EQ(Ctl({"breakers", "svc"}).code, kDone);
+  EXPECT_THAT(Ctl({"limits", "hourly"}).err, HasSubstr("no data plane has told of a limit 'hourly'"));
+  EXPECT_EQ(Ctl({"limits", "hourly"}).code, kDone);
+  EXPECT_EQ(Ctl({"breakers"}).code, kDone);
+  EXPECT_EQ(Ctl({"limits"}).code, kDone);
+  // In front of a service that only Consul knows.
+  *admin_.endpoints.add_sets() = OrdersInConsul();
+  EXPECT_EQ(Ctl({"breakers", "orders"}).code, kDone);
+}
+
 TEST_F(Gatewayctl, DescribeTellsWhatARouteResolvesTo) {
   admin_.resources = {
       Stored("kind: Service\nname: shop\nconsul: { service: orders }\n"),

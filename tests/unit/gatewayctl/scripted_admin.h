@@ -45,6 +45,8 @@ class ScriptedAdmin final : public v1::Admin::Service {
   std::map<uint64_t, v1::GetRevisionResponse> revisions;
   v1::ListDataPlanesResponse data_planes;
   v1::ListEndpointsResponse endpoints;
+  v1::ListBreakersResponse breakers;
+  v1::ListLimitsResponse limits;
   uint64_t revision = 7;
 
  private:
@@ -86,6 +88,15 @@ class ScriptedAdmin final : public v1::Admin::Service {
   grpc::Status ListEndpoints(grpc::ServerContext*, const v1::ListEndpointsRequest*,
                              v1::ListEndpointsResponse* out) override {
     *out = endpoints;
+    return grpc::Status::OK;
+  }
+  grpc::Status ListBreakers(grpc::ServerContext*, const v1::ListBreakersRequest*,
+                            v1::ListBreakersResponse* out) override {
+    *out = breakers;
+    return grpc::Status::OK;
+  }
+  grpc::Status ListLimits(grpc::ServerContext*, const v1::ListLimitsRequest*, v1::ListLimitsResponse* out) override {
+    *out = limits;
     return grpc::Status::OK;
   }
   grpc::Status GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
