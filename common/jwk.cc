@@ -89,6 +89,7 @@ struct Outcome {
   std::optional<Jwk> key;
   std::string skipped;
   std::string bad;
+  bool unsafe = false;
 };
 
 Outcome ReadRsa(const json& object, Jwk key) {
@@ -153,6 +154,17 @@ Outcome ReadOkp(const json& object, Jwk key) {
              EVP_PKEY_free};
   if (key.key == nullptr) return {{}, {}, "it is no Ed25519 key"};
   return {std::move(key), {}, {}};
+}
+
+// Whoever can read the set could sign with such a key: what it verifies means nothing. Empty: it is none.
+std::string WhyUnsafe(const json& object) {
+  if (const std::string* kty = FindString(object, "kty"); kty != nullptr && *kty == "oct") {
+    return "it is symmetric (kty oct); only public keys belong here";
+  }
+  for (const char* member : {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}) {
+    if (object.contains(member)) return Concat("it has the private member ", member, "; only public keys belong here");
+  }
+  return {};
 }
 
 Outcome ReadKey(const json& object) {
@@ -260,17 +272,9 @@ absl::StatusOr<JwkSet> ParseJwks(std::string_view text, BadJwk bad) {
     if (!object.is_object()) {
       outcome.bad = "it is no object";
     } else {
-      // Whoever can read the set could sign with these: what they verify means nothing.
-      if (const std::string* kty = FindString(object, "kty"); kty != nullptr && *kty == "oct") {
-        return absl::InvalidArgumentError(Concat(where, " is symmetric (kty oct); only public keys belong here"));
-      }
-      for (const char* member : {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}) {
-        if (object.contains(member)) {
-          return absl::InvalidArgumentError(
-              Concat(where, " has the private member ", member, "; only public keys belong here"));
-        }
-      }
-      outcome = ReadKey(object);
+      outcome.bad = WhyUnsafe(object);
+      outcome.unsafe = !outcome.bad.empty();
+      if (!outcome.unsafe) outcome = ReadKey(object);
       const auto same = [&outcome](const Jwk& each) {
         return !each.kid.empty() && each.kid == outcome.key->kid && each.type == outcome.key->type;
       };
@@ -283,6 +287,7 @@ absl::StatusOr<JwkSet> ParseJwks(std::string_view text, BadJwk bad) {
     } else if (!outcome.bad.empty() && bad == BadJwk::kRefuse) {
       return absl::InvalidArgumentError(Concat(where, ": ", outcome.bad));
     } else {
+      if (outcome.unsafe) set.unsafe.push_back(Concat(where, ": ", outcome.bad));
       set.skipped.push_back(Concat(where, ": ", outcome.bad.empty() ? outcome.skipped : outcome.bad));
     }
   }

@@ -44,12 +44,16 @@ struct JwkSet {
 
   std::vector<Jwk> keys;
   std::vector<std::string> skipped;  // why keys of the text are not among `keys`: "key 2: kty 'X' is unknown"
+  std::vector<std::string> unsafe;   // likewise, of those that whoever can read the text could sign with
 };
 
-// A set that nobody can sign tokens with: a symmetric key (`oct`) or a private member refuses the whole set, since what
-// has been published is lost. Keys for encryption and of unknown types and curves are skipped, as RFC 7517, section 5,
-// has it. Two keys of one kid and type, a text that is too large, or no usable key are errors.
-enum class BadJwk : uint8_t { kRefuse, kSkip };  // a key that is too short, or malformed
+// Keys that nobody else can sign tokens with: a symmetric one (`oct`), or one with a private member, is never among
+// them, since what has been published is lost. Keys for encryption and of unknown types and curves are skipped, as RFC
+// 7517, section 5, has it. A text that is too large, or no usable key, is an error.
+//
+// What becomes of a set with a key that is unsafe, too short or malformed: an operator's is refused, so that it is put
+// right; one that an issuer publishes loses that key, and no other.
+enum class BadJwk : uint8_t { kRefuse, kSkip };
 absl::StatusOr<JwkSet> ParseJwks(std::string_view json, BadJwk bad = BadJwk::kRefuse);
 
 // Whether an operator's set can be used.

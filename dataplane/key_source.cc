@@ -205,6 +205,12 @@ void KeyFetcher::Impl::Take(const std::string& url, absl::StatusOr<std::string> 
       if (source != nullptr && (*text != entry.text || source->generation() == 0)) {
         spdlog::info("{} keys of {} are in use{}", keys->keys.size(), url,
                      keys->skipped.empty() ? "" : Concat("; not used: ", keys->skipped[0]));
+        if (!keys->unsafe.empty()) {
+          spdlog::warn(
+              "the keys of {}: {}; it is used for nothing, and whoever has seen it can sign as its issuer where "
+              "others use it",
+              url, keys->unsafe[0]);
+        }
         entry.text = *std::move(text);
         source->Set(std::make_shared<const JwkSet>(*std::move(keys)));
       } else if (entry.told) {

@@ -16,6 +16,7 @@ namespace {
 
 using fixtures::JwksOf;
 using fixtures::TokenSigner;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr std::string_view kBilboRsa =
@@ -190,8 +191,23 @@ TEST(Jwks, RefusesSecrets) {
   const absl::Status status = CheckJwks(JwksOf({key}));
   EXPECT_THAT(std::string(status.message()), HasSubstr("private member d"));
   EXPECT_FALSE(absl::StrContains(status.message(), "c2VjcmV0"));
-  // Even beside a good key, and even where bad ones are skipped.
-  EXPECT_FALSE(ParseJwks(JwksOf({signer.PublicJwk(), key}), BadJwk::kSkip).ok());
+  EXPECT_FALSE(CheckJwks(JwksOf({signer.PublicJwk(), key})).ok()) << "even beside a good key";
+}
+
+// An issuer's other keys stay, and the one that is published is no key, whatever it is signed with.
+TEST(Jwks, LosesOnlyTheSecretsOfAnIssuer) {
+  const TokenSigner good(JwsAlgorithm::kEs256, "good");
+  const TokenSigner leaked(JwsAlgorithm::kEs256, "leaked");
+  std::string key = leaked.PublicJwk();
+  key.insert(key.size() - 1, R"(,"d":"c2VjcmV0")");
+  const std::string oct = R"({"kty":"oct","kid":"oct","k":"c2VjcmV0"})";
+  const absl::StatusOr<JwkSet> set = ParseJwks(JwksOf({oct, key, good.PublicJwk()}), BadJwk::kSkip);
+  ASSERT_TRUE(set.ok()) << set.status();
+  ASSERT_EQ(set->keys.size(), 1u);
+  EXPECT_EQ(set->keys[0].kid, "good");
+  EXPECT_THAT(set->unsafe,
+              ElementsAre(HasSubstr("key 1: it is symmetric"), HasSubstr("key 2: it has the private member")));
+  EXPECT_FALSE(ParseJwks(JwksOf({oct, key}), BadJwk::kSkip).ok());
 }
 
 TEST(Jwks, SkipsWhatIsNotForVerifying) {
