@@ -311,7 +311,7 @@ void RedisStore::AppendSetup() {
   setup_left_ = 0;
   const auto expect = [this] {
     ++setup_left_;
-    Push(true, nullptr);
+    Push({.setup = true, .sent = loop_->now()});
   };
   if (!options_.password.empty()) {
     AppendArray(&out_, options_.username.empty() ? 2 : 3);
@@ -326,11 +326,15 @@ void RedisStore::AppendSetup() {
     AppendNumber(&out_, options_.db);
     expect();
   }
+  AppendLoad();
+  expect();
+}
+
+void RedisStore::AppendLoad() {
   AppendArray(&out_, 3);
   AppendBulk(&out_, "SCRIPT");
   AppendBulk(&out_, "LOAD");
   AppendBulk(&out_, kRedisScript);
-  expect();
 }
 
 void RedisStore::AppendCall(const Call& call) {
@@ -353,15 +357,14 @@ void RedisStore::AppendCall(const Call& call) {
   }
 }
 
-void RedisStore::Push(bool setup, Call* call) {
+void RedisStore::Push(Slot slot) {
   const uint64_t number = next_slot_++;
-  SlotAt(number) = {call, setup, loop_->now()};
-  if (call != nullptr) {
-    call->number_ = number;
-    call->waiting_ = true;
+  SlotAt(number) = slot;
+  if (slot.call != nullptr) {
+    slot.call->number_ = number;
+    slot.call->waiting_ = true;
+    ArmOverdue(slot.due);
   }
-  next_overdue_ = std::max(next_overdue_, next_reply_);
-  if (next_overdue_ == number) overdue_timer_.Arm(loop_->now() + kPatience);
   if (next_reply_ == number && connected_) socket_->ExtendRead(loop_->now() + kSilenceMax);
 }
 
@@ -376,7 +379,7 @@ bool RedisStore::Send(Call* call) {
     return false;
   }
   AppendCall(*call);
-  Push(false, call);
+  Push({.call = call, .sent = loop_->now(), .due = loop_->now() + kPatience});
   QueueFlush();
   return true;
 }
@@ -462,6 +465,20 @@ bool RedisStore::TakeReply() {
     if (std::exchange(told_, false)) spdlog::info("redis at {} answers again", directory_->name());
     return true;
   }
+  if (reply_.error && text.starts_with("NOSCRIPT")) {
+    // SCRIPT FLUSH, or a failover to one that never had it: nothing was counted. Once it is loaded the same call goes
+    // again, in what is left of its time.
+    if (!std::exchange(loading_script_, true)) {
+      AppendLoad();
+      Push({.setup = true, .sent = loop_->now()});
+    }
+    QueueFlush();
+    if (slot.call != nullptr && !slot.again && loop_->now() < slot.due) {
+      AppendCall(*slot.call);
+      Push({.call = slot.call, .again = true, .sent = loop_->now(), .due = slot.due});
+      return true;
+    }
+  }
   const auto took = std::chrono::duration_cast<nanoseconds>(loop_->now() - slot.sent);
   const double seconds = static_cast<double>(took.count()) / 1e9;
   size_t bucket = 0;
@@ -472,21 +489,11 @@ bool RedisStore::TakeReply() {
   bool decided = false;
   if (reply_.error) {
     Increment(counters_.errors);
-    if (text.starts_with("NOSCRIPT")) {
-      // SCRIPT FLUSH, or a failover to one that never had it.
-      if (!std::exchange(loading_script_, true)) {
-        AppendArray(&out_, 3);
-        AppendBulk(&out_, "SCRIPT");
-        AppendBulk(&out_, "LOAD");
-        AppendBulk(&out_, kRedisScript);
-        Push(true, nullptr);
-        QueueFlush();
-      }
-    } else if (text.starts_with("READONLY") || text.starts_with("LOADING") || text.starts_with("MASTERDOWN")) {
+    if (text.starts_with("READONLY") || text.starts_with("LOADING") || text.starts_with("MASTERDOWN")) {
       // A replica by now, or not ready: another one may be found under the name.
       why_ = text;
       usable = false;
-    } else if (loop_->now() - warned_at_ >= kWarnPause) {
+    } else if (!text.starts_with("NOSCRIPT") && loop_->now() - warned_at_ >= kWarnPause) {
       warned_at_ = loop_->now();
       spdlog::warn("redis at {} refuses to count: {}", directory_->name(), text);
     }
@@ -512,22 +519,26 @@ void RedisStore::FinishCall(Call* call, bool decided) {
   call->caller_.resume();
 }
 
+void RedisStore::ArmOverdue(TimePoint at) {
+  if (at >= overdue_at_) return;
+  overdue_at_ = at;
+  overdue_timer_.Arm(at);
+}
+
+// (All of them, since one that was sent again is due before others in front of it.)
 void RedisStore::OnOverdue(void* self) {
   auto* store = static_cast<RedisStore*>(self);
   const TimePoint now = store->loop_->now();
-  for (;;) {
-    store->next_overdue_ = std::max(store->next_overdue_, store->next_reply_);
-    if (store->next_overdue_ == store->next_slot_) return;
-    Slot& slot = store->SlotAt(store->next_overdue_);
-    if (slot.sent + kPatience > now) {
-      store->overdue_timer_.Arm(slot.sent + kPatience);
-      return;
+  store->overdue_at_ = TimePoint::max();
+  for (uint64_t number = store->next_reply_; number < store->next_slot_; ++number) {
+    Slot& slot = store->SlotAt(number);
+    if (slot.call == nullptr) continue;
+    if (slot.due > now) {
+      store->ArmOverdue(slot.due);
+      continue;
     }
-    ++store->next_overdue_;
-    if (Call* const call = std::exchange(slot.call, nullptr)) {
-      Increment(store->counters_.timeouts);
-      FinishCall(call, false);
-    }
+    Increment(store->counters_.timeouts);
+    FinishCall(std::exchange(slot.call, nullptr), false);
   }
 }
 

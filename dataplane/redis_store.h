@@ -146,7 +146,9 @@ class RedisStore {
   struct Slot {
     Call* call = nullptr;  // null: nobody waits for this reply any more
     bool setup = false;    // AUTH, SELECT, SCRIPT LOAD
+    bool again = false;    // sent a second time
     TimePoint sent;
+    TimePoint due{};  // of a call: kPatience after it was sent first
   };
   // What the parser made of one reply.
   struct Reply {
@@ -169,12 +171,14 @@ class RedisStore {
   void QueueFlush();
   void AppendSetup();
   void AppendCall(const Call& call);
-  void Push(bool setup, Call* call);
+  void AppendLoad();
+  void Push(Slot slot);
   Slot& SlotAt(uint64_t number) { return slots_[number % slots_.size()]; }
   bool Feed(const char* data, size_t size);
   bool TakeReply();
   void Fail(std::string_view why);
   static void FinishCall(Call* call, bool decided);
+  void ArmOverdue(TimePoint at);
   static void OnOverdue(void* self);
   static void OnPauseEnd(void* self);
 
@@ -203,8 +207,8 @@ class RedisStore {
   std::vector<Slot> slots_;
   uint64_t next_reply_ = 0;
   uint64_t next_slot_ = 0;
-  uint64_t next_overdue_ = 0;  // nobody waits for those before it
   Timer overdue_timer_;
+  TimePoint overdue_at_ = TimePoint::max();  // when the timer looks at them
   Timer pause_timer_;
   std::coroutine_handle<> paused_;
   Counters counters_;
