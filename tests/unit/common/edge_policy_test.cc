@@ -183,7 +183,7 @@ TEST(RegexRewrite, ASubstitutionThatNeverGivesAPathIsRefused) {
   EXPECT_THAT(error("/%2f\\1"), testing::HasSubstr("expected %2F"));
   EXPECT_THAT(error("/%61"), testing::HasSubstr("expected a"));
   EXPECT_THAT(error("/%00"), testing::HasSubstr("which no path has"));
-  EXPECT_THAT(error("v2/\\1"), testing::HasSubstr("expected one like '/v2/\\\\1'"));
+  EXPECT_THAT(error("v2/\\1"), testing::HasSubstr("expected one like '/v2/\\1'"));
   for (std::string_view ok :
        {"", "/", "/v2/\\1", "\\0", "/\\1\\1", "/%2F\\1", "/a%20b", "/%2\\1", "/\\1/", "/a:@!$&'()*+,;=~-._[]"}) {
     EXPECT_EQ(error(ok), "") << ok;
@@ -191,7 +191,7 @@ TEST(RegexRewrite, ASubstitutionThatNeverGivesAPathIsRefused) {
 }
 
 TEST(RegexRewrite, OnlyTheBeginningOfAPathNeedsASlash) {
-  for (std::string_view begins : {"^/a", "^/(a|b)", "\\A/a", "^/[|]", "^/[]|]", "^/[[:alpha:](]|]", "^/\\|"}) {
+  for (std::string_view begins : {"^/a", "^/(a|b)", "\\A/a", "^/[|]", "^/[]|]", "^/[[:alpha:]|(]b", "^/\\|"}) {
     EXPECT_NE(SubstitutionError(begins, "x"), "") << begins;
   }
   for (std::string_view anywhere : {"/a", "^/a|b", "^/[[:alpha:](]|b", "a", "^?b", "(?:^|/)a", "^\\Q(\\E|b"}) {

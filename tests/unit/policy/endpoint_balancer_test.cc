@@ -372,11 +372,15 @@ TEST_F(EndpointBalancerTest, PeakEwmaLetsNoneOfEqualsStarve) {
 
 TEST_F(EndpointBalancerTest, PeakEwmaWithNothingToDoGoesByWeight) {
   std::vector<int> all(4);
-  for (int run = 0; run < 20; ++run) {
+  for (int run = 0; run < 40; ++run) {  // a peak may weigh on a whole run
     const auto counts = CountsOf(RunPeakEwma({1, 2, 3, 4}, 1, 500, 0ns, random_, FastService(random_)), 4);
     for (size_t i = 0; i < 4; ++i) all[i] += counts[i];
   }
-  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(all[i], 1000.0 * double(i + 1), 400) << i;
+  for (size_t i = 0; i < 4; ++i) {
+    const double share = 2000.0 * double(i + 1);
+    EXPECT_GT(all[i], 0.65 * share) << i;
+    EXPECT_LT(all[i], 1.5 * share) << i;
+  }
 }
 
 TEST_F(EndpointBalancerTest, PeakEwmaComesBackToOneThatWasSlowForAWhile) {
