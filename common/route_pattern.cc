@@ -250,13 +250,14 @@ void CheckEach(const google::protobuf::RepeatedPtrField<std::string>& texts, std
 // HeaderMatch and QueryMatch have the same fields.
 template <typename Match>
 void CheckStringMatch(const Match& match, const std::string& field, ReportField report) {
+  const std::string too_long = fmt::format("is longer than {} bytes", kConditionBytesMax);
   switch (match.match_case()) {
     case Match::kExact:
-      if (match.exact().size() > 4096) report(field + ".exact", "is longer than 4096 bytes");
+      if (match.exact().size() > kConditionBytesMax) report(field + ".exact", too_long);
       break;
     case Match::kPrefix:
       if (match.prefix().empty()) report(field + ".prefix", "is empty; `present: true` takes any value");
-      if (match.prefix().size() > 4096) report(field + ".prefix", "is longer than 4096 bytes");
+      if (match.prefix().size() > kConditionBytesMax) report(field + ".prefix", too_long);
       break;
     case Match::kRegex:
       if (absl::Status status = CheckRegex(match.regex()); !status.ok()) {

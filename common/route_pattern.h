@@ -24,6 +24,7 @@ namespace gateway {
 inline constexpr size_t kPathPatternBytesMax = 2048;
 inline constexpr size_t kPathPatternSegmentsMax = 128;  // bounds the depth of a match's recursion
 inline constexpr size_t kHostBytesMax = 253;            // RFC 1035, section 2.3.4
+inline constexpr size_t kConditionBytesMax = 4096;      // of an exact value or a prefix
 inline constexpr size_t kRegexBytesMax = 1024;
 inline constexpr size_t kRegexesMax = 1000;  // of a whole set: routes with one are tried in turn
 inline constexpr int64_t kRegexMemoryBytesMax = int64_t{512} << 10;  // of one: program and state cache

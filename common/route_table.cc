@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <tuple>
 #include <utility>
 
@@ -28,6 +30,9 @@ constexpr size_t kCoverNodesMax = 256;
 constexpr size_t kCoversNamedMax = 4;  // in one warning
 
 constexpr int kRegexPrefixBytesMax = 256;
+
+constexpr uint32_t kScannedMax = 8;     // candidates of a leaf that are tried in turn; more get an index
+constexpr size_t kIndexedNamesMax = 8;  // of headers and of the query, in one index: each is looked for in each request
 
 // See the head of the header.
 constexpr std::string_view kComparedDecoded = "!$&'()*+,;=:@[]";
@@ -331,6 +336,154 @@ struct RouteTable::Conditions {
   }
 };
 
+// Finds the candidates of a large leaf that a request may match. Each stands under one thing that it asks for: an exact
+// value of a header or of the query, or what its regex begins with; of several, under the one that fewest others ask
+// for.
+class RouteTable::LeafIndex {
+ public:
+  using Positions = std::vector<uint32_t>;  // ascending
+
+  // The positions begin at `begin`.
+  LeafIndex(std::span<const Candidate> candidates, uint32_t begin);
+
+  // Calls `visit` with lists of positions; all candidates that may match are in one of them.
+  template <typename Visit>
+  void FindFor(const MatchInput& in, Visit visit) const {
+    for (const Name& name : names_) {
+      if (name.is_query) {
+        FindByQuery(name, in, visit);
+      } else {
+        FindByHeader(name, in, visit);
+      }
+    }
+    // The last one in order that the path may begin with; then those that it begins with itself.
+    auto after = std::upper_bound(prefixes_.begin(), prefixes_.end(), in.path,
+                                  [](std::string_view path, const Prefix& prefix) { return path < prefix.text; });
+    for (auto i = static_cast<size_t>(after - prefixes_.begin()); i != 0; i = prefixes_[i - 1].shorter) {
+      if (in.path.starts_with(prefixes_[i - 1].text)) visit(prefixes_[i - 1].positions);
+    }
+    visit(others_);
+  }
+
+ private:
+  struct Name {
+    bool is_query;
+    std::string_view name;
+    absl::flat_hash_map<absl::string_view, Positions> by_value;
+  };
+  struct Prefix {
+    std::string_view text;
+    size_t shorter;  // 1 + the position of the longest other one that it begins with; 0: none
+    Positions positions;
+  };
+  // What a candidate may stand under; views into its conditions.
+  struct Handle {
+    enum class Kind : uint8_t { kHeader, kQuery, kPath };
+    Kind kind;
+    std::string_view name;
+    std::string_view value;
+    auto Tie() const { return std::tuple(kind, Key(name), Key(value)); }
+  };
+  static std::vector<Handle> HandlesOf(const Candidate& candidate);
+
+  template <typename Visit>
+  static void FindByHeader(const Name& name, const MatchInput& in, Visit visit) {
+    for (auto field = in.fields.begin(); field != in.fields.end(); ++field) {
+      if (!EqualsIgnoreCase(field->name, name.name)) continue;
+      auto it = name.by_value.find(Key(field->value));
+      // A line that comes again would only cost again.
+      if (it == name.by_value.end() || std::any_of(in.fields.begin(), field, [&](const FieldView& earlier) {
+            return earlier.value == field->value && EqualsIgnoreCase(earlier.name, name.name);
+          })) {
+        continue;
+      }
+      visit(it->second);
+    }
+  }
+
+  template <typename Visit>
+  static void FindByQuery(const Name& name, const MatchInput& in, Visit visit) {
+    const std::optional<std::string_view> raw = FindQuery(in.query, name.name);
+    if (!raw.has_value()) return;
+    char buffer[kConditionBytesMax];
+    std::string_view value = *raw;
+    if (value.find_first_of("%+") != std::string_view::npos) {
+      size_t size = 0;
+      for (QueryBytes bytes(*raw); !bytes.AtEnd();) {
+        if (size == sizeof buffer) return;
+        buffer[size++] = bytes.Next();
+      }
+      value = std::string_view(buffer, size);
+    }
+    auto it = name.by_value.find(Key(value));
+    if (it != name.by_value.end()) visit(it->second);
+  }
+
+  std::vector<Name> names_;
+  std::vector<Prefix> prefixes_;  // sorted by their text
+  Positions others_;
+};
+
+std::vector<RouteTable::LeafIndex::Handle> RouteTable::LeafIndex::HandlesOf(const Candidate& candidate) {
+  std::vector<Handle> handles;
+  if (candidate.conditions == nullptr) return handles;
+  auto add = [&handles](Handle::Kind kind, const std::vector<Conditions::Value>& values) {
+    for (const Conditions::Value& value : values) {
+      if (value.kind == Conditions::Value::Kind::kExact) handles.push_back({kind, value.name, value.text});
+    }
+  };
+  add(Handle::Kind::kHeader, candidate.conditions->headers);
+  add(Handle::Kind::kQuery, candidate.conditions->query);
+  const std::string& prefix = candidate.conditions->path_prefix;
+  if (!prefix.empty()) handles.push_back({Handle::Kind::kPath, {}, prefix});
+  return handles;
+}
+
+RouteTable::LeafIndex::LeafIndex(std::span<const Candidate> candidates, uint32_t begin) {
+  absl::flat_hash_map<decltype(Handle().Tie()), size_t> counts;
+  std::map<std::pair<bool, std::string_view>, size_t> name_counts;
+  for (const Candidate& candidate : candidates) {
+    for (const Handle& handle : HandlesOf(candidate)) {
+      ++counts[handle.Tie()];
+      if (handle.kind != Handle::Kind::kPath) ++name_counts[{handle.kind == Handle::Kind::kQuery, handle.name}];
+    }
+  }
+  using NameCount = std::pair<std::pair<bool, std::string_view>, size_t>;
+  std::vector<NameCount> names(name_counts.begin(), name_counts.end());
+  std::stable_sort(names.begin(), names.end(),
+                   [](const NameCount& a, const NameCount& b) { return a.second > b.second; });
+  names.resize(std::min(names.size(), kIndexedNamesMax));
+  for (const auto& [name, count] : names) {
+    names_.push_back({.is_query = name.first, .name = name.second, .by_value = {}});
+  }
+  auto find_name = [this](const Handle& handle) {
+    return std::find_if(names_.begin(), names_.end(), [&handle](const Name& name) {
+      return name.is_query == (handle.kind == Handle::Kind::kQuery) && name.name == handle.name;
+    });
+  };
+
+  std::map<std::string_view, Positions> by_prefix;
+  for (const Candidate& candidate : candidates) {
+    std::vector<Handle> handles = HandlesOf(candidate);
+    std::erase_if(handles, [&](const Handle& handle) {
+      return handle.kind != Handle::Kind::kPath && find_name(handle) == names_.end();
+    });
+    auto rarest = std::min_element(handles.begin(), handles.end(), [&counts](const Handle& a, const Handle& b) {
+      return counts[a.Tie()] < counts[b.Tie()];
+    });
+    Positions& positions = rarest == handles.end()               ? others_
+                           : rarest->kind == Handle::Kind::kPath ? by_prefix[rarest->value]
+                                                                 : find_name(*rarest)->by_value[Key(rarest->value)];
+    positions.push_back(begin++);
+  }
+
+  for (auto& [text, positions] : by_prefix) {
+    size_t shorter = prefixes_.size();
+    while (shorter != 0 && !text.starts_with(prefixes_[shorter - 1].text)) shorter = prefixes_[shorter - 1].shorter;
+    prefixes_.push_back({.text = text, .shorter = shorter, .positions = std::move(positions)});
+  }
+}
+
 // One match of one request: the walk's state. On the stack of Match.
 class RouteTable::Walk {
  public:
@@ -416,19 +569,36 @@ class RouteTable::Walk {
   }
 
   void VisitLeaf(Leaf leaf, size_t position, size_t literals_end, size_t variables) {
-    for (uint32_t i = leaf.begin; i < leaf.end; ++i) {
-      const Candidate& candidate = table_.candidates_[i];
-      if (IsBeaten(candidate.priority)) return;
-      if (const Conditions* conditions = candidate.conditions; conditions != nullptr) {
-        if (!conditions->AllowsMethod(in_.method)) {
-          NoteMethods(*conditions);
-          continue;
-        }
-        if (!conditions->HoldFor(in_)) continue;
+    uint32_t taken = leaf.end;
+    if (leaf.end - leaf.begin <= kScannedMax) {
+      for (uint32_t i = leaf.begin; i < leaf.end && taken == leaf.end; ++i) {
+        if (IsBeaten(table_.candidates_[i].priority)) return;
+        if (Takes(table_.candidates_[i])) taken = i;
       }
-      Take(candidate, position, literals_end, variables);
-      return;
+    } else {
+      taken = FindInLargeLeaf(leaf);
     }
+    if (taken != leaf.end) Take(table_.candidates_[taken], position, literals_end, variables);
+  }
+
+  // The first candidate that takes the request; the leaf's end: none. Apart, so that the walk's frames stay small.
+  __attribute__((noinline)) uint32_t FindInLargeLeaf(Leaf leaf) {
+    uint32_t taken = leaf.end;
+    table_.leaf_indices_.at(leaf.begin)->FindFor(in_, [&](const LeafIndex::Positions& positions) {
+      for (uint32_t i : positions) {
+        if (i >= taken || IsBeaten(table_.candidates_[i].priority)) return;
+        if (Takes(table_.candidates_[i])) taken = i;
+      }
+    });
+    return taken;
+  }
+
+  bool Takes(const Candidate& candidate) {
+    const Conditions* conditions = candidate.conditions;
+    if (conditions == nullptr) return true;
+    if (conditions->AllowsMethod(in_.method)) return conditions->HoldFor(in_);
+    NoteMethods(*conditions);
+    return false;
   }
 
   void NoteMethods(const Conditions& conditions) {
@@ -909,6 +1079,9 @@ RouteTable::Leaf RouteTable::Builder::Flatten(const Candidates& candidates) {
   leaf.begin = static_cast<uint32_t>(table_.candidates_.size());
   table_.candidates_.insert(table_.candidates_.end(), candidates.begin(), candidates.end());
   leaf.end = static_cast<uint32_t>(table_.candidates_.size());
+  if (candidates.size() > kScannedMax) {
+    table_.leaf_indices_.emplace(leaf.begin, std::make_unique<const LeafIndex>(candidates, leaf.begin));
+  }
   return leaf;
 }
 

@@ -36,7 +36,9 @@ namespace gateway {
 // matters. A match walks the tries from the most to the least specific candidate (a literal child, then {x}, then the
 // rest) and keeps the best; what cannot beat it by priority is not entered, so where all priorities are equal the first
 // hit ends the walk. A walk visits each node at most once, and no more than the path's segments allow. Routes of one
-// and the same path pattern are tried in turn, as are regexes.
+// and the same path pattern are tried in turn, as are regexes; of many, only those are tried that ask for an exact
+// header or query value that the request has, whose regex begins as the path does, or that cannot be told by any of
+// these.
 class RouteTable {
  public:
   struct Entry {
@@ -56,6 +58,7 @@ class RouteTable {
 
  private:
   struct Conditions;
+  class LeafIndex;
   class Builder;
   class Walk;
 
@@ -94,9 +97,10 @@ class RouteTable {
   std::vector<Node> nodes_;
   absl::flat_hash_map<Edge, uint32_t> edges_;
   std::vector<Candidate> candidates_;
-  std::vector<HostRoutes> hosts_;                              // hosts_[0]: routes without a host
-  absl::flat_hash_map<std::string, uint32_t> exact_hosts_;     // -> index into hosts_
-  absl::flat_hash_map<std::string, uint32_t> wildcard_hosts_;  // by ".example.org"
+  absl::flat_hash_map<uint32_t, std::unique_ptr<const LeafIndex>> leaf_indices_;  // of large leaves, by their begin
+  std::vector<HostRoutes> hosts_;                                                 // hosts_[0]: routes without a host
+  absl::flat_hash_map<std::string, uint32_t> exact_hosts_;                        // -> index into hosts_
+  absl::flat_hash_map<std::string, uint32_t> wildcard_hosts_;                     // by ".example.org"
   size_t wildcard_bytes_max_ = 0;
   std::vector<std::unique_ptr<const Conditions>> conditions_;
   std::vector<std::unique_ptr<const std::string>> edge_text_;

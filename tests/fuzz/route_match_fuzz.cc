@@ -55,6 +55,20 @@ std::shared_ptr<const gateway::Snapshot> MakeSnapshot() {
   query->set_name("p");
   query->set_regex(".*");
   route->mutable_match()->add_methods("POST");
+  // Enough of one path, and of regexes, for an index.
+  for (char value : std::string_view("0123456789")) {
+    route = add();
+    route->mutable_match()->mutable_path()->set_prefix("/m");
+    header = route->mutable_match()->add_headers();
+    header->set_name("X-A");
+    header->set_exact(std::string(1, value));
+    route = add();
+    route->mutable_match()->mutable_path()->set_prefix("/m");
+    query = route->mutable_match()->add_query();
+    query->set_name("q");
+    query->set_exact(std::string("a ") + value);
+    add()->mutable_match()->mutable_path()->set_regex(std::string("/x") + value + "/.*");
+  }
   std::vector<const gateway::v1::Resource*> pointers;
   for (const gateway::v1::Resource& resource : resources) pointers.push_back(&resource);
   return gateway::CompileSnapshot(pointers, {}).snapshot;

@@ -221,6 +221,47 @@ TEST(RouteTable, MethodsThenConditionsThenNameDecideWithinAPath) {
   EXPECT_EQ(NameOf(result, {.method = "POST", .path = "/a", .query = "q", .fields = {{"H", "1"}}}), "z");
 }
 
+TEST(RouteTable, FindsOneOfManyRoutesOfOnePath) {
+  std::vector<std::string> lines = {
+      "name: put, match: { path: { exact: /a }, methods: [PUT], headers: [{ name: h, exact: '7' }] }",
+      "name: both, match: { path: { exact: /a }, headers: [{ name: h, exact: '7' }, { name: q, exact: '9' }] }",
+      "name: urgent, priority: 1, match: { path: { exact: /a }, headers: [{ name: u, present: true }] }",
+      "name: any, match: { path: { exact: /a } }"};
+  for (int i = 10; i < 100; ++i) {
+    const std::string number = std::to_string(i);
+    lines.push_back("name: h" + number + ", match: { path: { exact: /a }, headers: [{ name: H, exact: '" + number +
+                    "' }] }");
+    lines.push_back("name: q" + number + ", match: { path: { exact: /a }, query: [{ name: q, exact: 'a " + number +
+                    "' }] }");
+    lines.push_back("name: r" + number + ", match: { path: { regex: '/r" + number + "/[0-9]+' } }");
+    lines.push_back("name: name" + number + ", match: { path: { exact: /n }, headers: [{ name: n" + number +
+                    ", exact: '1' }] }");
+  }
+  lines.push_back("name: nested, match: { path: { regex: '/r[0-9]+/[0-9]+/.*' } }");
+  auto result = CompileLines(lines);
+  EXPECT_EQ(NameOf(result, {.path = "/a"}), "any");
+  EXPECT_EQ(NameOf(result, {.path = "/a", .fields = {{"H", "55"}}}), "h55");
+  EXPECT_EQ(NameOf(result, {.path = "/a", .query = "q=a+60&q=a+61", .fields = {{"H", "5"}}}), "q60");
+  EXPECT_EQ(NameOf(result, {.path = "/a",
+                            .query = "q=%61%20"
+                                     "62"}),
+            "q62");
+  EXPECT_EQ(NameOf(result, {.path = "/a", .query = "q=" + std::string(5000, '+')}), "any");
+  EXPECT_EQ(NameOf(result, {.path = "/a", .query = "q=a+60", .fields = {{"h", "99"}, {"h", "55"}}}), "h55")
+      << "by name";
+  EXPECT_EQ(NameOf(result, {.method = "PUT", .path = "/a", .fields = {{"h", "7"}, {"h", "55"}}}), "put");
+  EXPECT_EQ(NameOf(result, {.path = "/a", .fields = {{"h", "7"}, {"q", "9"}, {"h", "55"}}}), "both");
+  EXPECT_EQ(NameOf(result, {.path = "/a", .fields = {{"h", "55"}, {"u", ""}}}), "urgent");
+  EXPECT_EQ(NameOf(result, {.path = "/r50/1"}), "r50");
+  EXPECT_EQ(NameOf(result, {.path = "/r50/1/x"}), "nested");
+  EXPECT_EQ(NameOf(result, {.path = "/r5/1"}), "404");
+  for (int i = 10; i < 100; ++i) {
+    const std::string number = std::to_string(i);
+    EXPECT_EQ(NameOf(result, {.path = "/n", .fields = {{"n" + number, "1"}}}), "name" + number)
+        << "more than are indexed";
+  }
+}
+
 TEST(RouteTable, SaysWhichMethodsWouldMatch) {
   auto result = CompileLines(
       {"name: a, match: { path: { exact: /a }, methods: [PUT, GET] }",
@@ -533,9 +574,16 @@ TEST(RouteTable, AllocatesNothing) {
     lines.push_back("name: r" + std::to_string(i) + ", match: { hosts: [h" + std::to_string(i % 7) +
                     ".example.com], path: { prefix: /a/segment-of-a-long-name-" + std::to_string(i) + " } }");
   }
+  for (int i = 0; i < 20; ++i) {
+    const std::string value = std::to_string(i);
+    lines.push_back("name: many-h" + value + ", match: { path: { exact: /many }, headers: [{ name: X-Tenant, exact: '" +
+                    value + "' }] }");
+    lines.push_back("name: many-q" + value + ", match: { path: { exact: /many }, query: [{ name: tenant, exact: 'a " +
+                    value + "' }] }");
+  }
   auto result = CompileLines(lines);
   const std::string with_all = "/t/0/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15";
-  const std::vector<FieldView> fields = {{"Host", "x"}, {"x-canary-of-long-name", "longer"}};
+  const std::vector<FieldView> fields = {{"Host", "x"}, {"x-canary-of-long-name", "longer"}, {"x-tenant", "none"}};
   std::string long_escape = "/a/%2F";
   long_escape.resize(3000, 'x');
   RouteMatch match;
@@ -545,10 +593,11 @@ TEST(RouteTable, AllocatesNothing) {
            {"GET", "h3.example.com", "/a/segment-of-a-long-name-3/x"},
            {"GET", "h3.example.com", "/a/none-of-these"},
            {"GET", "h", with_all},
+           {"GET", "h", "/many"},
            {"GET", "h", long_escape}}) {
     const uint64_t before_this = allocations;
-    result.snapshot->Match({.method = method, .host = host, .path = path, .query = "a&v=%31", .fields = fields},
-                           &match);
+    result.snapshot->Match(
+        {.method = method, .host = host, .path = path, .query = "a&v=%31&tenant=a+7", .fields = fields}, &match);
     EXPECT_EQ(allocations, before_this) << path.substr(0, 60);
   }
   EXPECT_GT(allocations, before) << "the counter counts: the list of cases itself was allocated";
