@@ -222,8 +222,9 @@ class TreeBuilder : public YAML::EventHandler {
   void CheckTag(const YAML::Mark& mark, const std::string& tag) {
     if (tag.empty() || tag == "?" || tag == "!") return;
     // (Not repeated: it may be a password that begins with '!'.)
-    problems_->push_back(
-        {PositionOf(mark), "tags are not supported; leave it out, or quote a text that begins with '!'"});
+    YamlProblem& problem = problems_->emplace_back();
+    problem.position = PositionOf(mark);
+    problem.message = "tags are not supported; leave it out, or quote a text that begins with '!'";
   }
 
   void SetKey(const std::string& key, YamlPosition position, bool counts) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/container/inlined_vector.h"
 #include "common/text.h"
@@ -12,13 +13,14 @@
 namespace gateway::dataplane {
 namespace {
 
-using TokenMethods = absl::InlinedVector<const BoundAuthMethod*, 4>;
+using Methods = std::vector<const BoundAuthMethod*>;
+constexpr size_t kTokenMethodsInline = 4;  // of an Auth, without an allocation
 
 // Asks for newer keys of all of `methods` at once and waits until the first fetch has ended: that method is given,
 // since another may be far from its end. Leaves in `methods` those that are fetched; null: none of them is.
-Task<const BoundAuthMethod*> AwaitNewerKeys(EventLoop* loop, KeyFetcher* fetcher, TokenMethods* methods) {
+Task<const BoundAuthMethod*> AwaitNewerKeys(EventLoop* loop, KeyFetcher* fetcher, Methods* methods) {
   const auto arrival = std::make_shared<Arrival<const BoundAuthMethod*>>(loop);
-  TokenMethods fetched;
+  Methods fetched;
   for (const BoundAuthMethod* method : *methods) {
     if (fetcher->Refresh(*method->keys, [arrival, method] { arrival->Deliver(method); })) fetched.push_back(method);
   }
@@ -129,7 +131,7 @@ Task<Reason> Exchange::Authenticate() {
               : MessageOf(refusal).data();
   };
 
-  TokenMethods of_tokens;
+  absl::InlinedVector<const BoundAuthMethod*, kTokenMethodsInline> of_tokens;
   for (const BoundAuthMethod& method : auth.methods) {
     switch (method.policy->kind) {
       case AuthMethodPolicy::Kind::kApiKey: {
@@ -171,7 +173,7 @@ Task<Reason> Exchange::Authenticate() {
     }
   }
 
-  TokenMethods lacking;  // those whose keys may be older than the token's
+  Methods lacking;  // those whose keys may be older than the token's
   if (!of_tokens.empty()) {
     const std::optional<std::string> issuer = ClaimedIssuer(offered.credentials);
     for (const BoundAuthMethod* method : of_tokens) {
@@ -192,7 +194,7 @@ Task<Reason> Exchange::Authenticate() {
   }
   while (!lacking.empty()) {
     const BoundAuthMethod* fetched = co_await AwaitNewerKeys(&loop(), auth.fetcher, &lacking);
-    TokenMethods left;
+    Methods left;
     for (const BoundAuthMethod* method : lacking) {
       JwtRefusal refusal = JwtRefusal::kNone;
       auto token = co_await VerifyToken(*method, offered.credentials, &refusal);

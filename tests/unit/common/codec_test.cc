@@ -230,7 +230,7 @@ TEST(Codec, NoMistakeRepeatsASecret) {
         "[{ basic: { SuperSecretKey: } }]", "[{ basic: { username: a, SuperSecretKey: a } }]",
         "[{ basic: { username: a, password_hash: !SuperSecretKey } }]", "[{ api_key_sha256: [SuperSecretKey] }]",
         "[!SuperSecretKey x]"}) {
-    const Parsed parsed = Parse(fmt::format("kind: Consumer\nname: acme\ncredentials: {}\n", credentials));
+    const Parsed parsed = Parse(std::string("kind: Consumer\nname: acme\ncredentials: ") + credentials + "\n");
     EXPECT_THAT(parsed.problems, Not(IsEmpty())) << credentials;
     EXPECT_THAT(parsed.problems, Each(AllOf(HasSubstr("policy.yaml:3:"), Not(HasSubstr("Super"))))) << credentials;
   }

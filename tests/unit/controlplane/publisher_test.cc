@@ -180,7 +180,9 @@ TEST_F(PublisherTest, TheEnvelopeIsChecked) {
   std::string all;
   for (const v1::PolicyError& error : PolicyErrorsOf(status)) {
     absl::StrAppend(&all, error.message(), "\n");
-    if (error.name() == "c") EXPECT_EQ(error.field(), "description");
+    if (error.name() == "c") {
+      EXPECT_EQ(error.field(), "description");
+    }
   }
   for (const char* said : {"given twice", "holds no resource", "does not know", "at most 10485760"}) {
     EXPECT_NE(all.find(said), std::string::npos) << said << " is not in:\n" << all;

@@ -192,10 +192,18 @@ TEST(FleetRender, EffectiveNamesWhatChangesARequestAndWhoseServiceARowIs) {
   std::vector<std::string> rows;
   for (const EffectiveRow& row : EffectiveOf(all[4].resource().route(), all)) {
     rows.push_back(row.stage + ": " + row.policy + ", " + row.source);
-    if (row.policy == "split_on") EXPECT_EQ(row.settings, "header X-User");
-    if (row.policy == "rewrite") EXPECT_EQ(row.settings, "prefix /, host in.example");
-    if (row.policy == "request_headers") EXPECT_EQ(row.settings, "remove X-Debug; set A, B");
-    if (row.policy == "outlier_ejection") EXPECT_EQ(row.settings, "5 failures in a row, for 5s and longer");
+    if (row.policy == "split_on") {
+      EXPECT_EQ(row.settings, "header X-User");
+    }
+    if (row.policy == "rewrite") {
+      EXPECT_EQ(row.settings, "prefix /, host in.example");
+    }
+    if (row.policy == "request_headers") {
+      EXPECT_EQ(row.settings, "remove X-Debug; set A, B");
+    }
+    if (row.policy == "outlier_ejection") {
+      EXPECT_EQ(row.settings, "5 failures in a row, for 5s and longer");
+    }
   }
   const std::vector<std::string> expected = {"split: split_on, route",
                                              "access: none, built-in",
