@@ -24,6 +24,8 @@ constexpr std::chrono::milliseconds kAcceptRetry{100};  // after running out of 
 constexpr std::chrono::seconds kWarnInterval{1};
 constexpr int kAcceptsPerTurnMax = 256;  // then those who are connected have their turn
 constexpr std::chrono::milliseconds kBeatMax{1000};
+constexpr std::chrono::seconds kPressedTime{
+    60};  // for so long, what was taken when all descriptors were is taken again
 
 int64_t OpenDescriptors() {
   std::error_code error;
@@ -214,7 +216,9 @@ bool Worker::Accept(Listener* listener, bool all) {
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
     if (errno == EINTR || errno == ECONNABORTED) continue;
-    return CannotAccept(std::strerror(errno));
+    const int error = errno;
+    if (error == EMFILE || error == ENFILE) MakeRoom();
+    return CannotAccept(std::strerror(error));
   }
 }
 
@@ -229,9 +233,20 @@ bool Worker::CannotAccept(const char* why) {
 void Worker::BoundConnections() {
   rlimit limit{};
   if (descriptors_at_rest_ == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  const auto all = static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int32_t>::max()));
-  const int64_t services = std::clamp(all / 8, kServiceDescriptorsMin, kServiceDescriptorsMax);
-  connections_max_ = std::max<int64_t>(1, all - descriptors_at_rest_ - services);
+  if (loop_.now() >= pressed_until_) descriptors_elsewhere_ = descriptors_at_rest_;
+  descriptors_max_ = static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int32_t>::max()));
+  const int64_t services = std::clamp(descriptors_max_ / 8, kServiceDescriptorsMin, kServiceDescriptorsMax);
+  connections_max_ = std::max<int64_t>(1, descriptors_max_ - descriptors_elsewhere_ - services);
+}
+
+void Worker::MakeRoom() {
+  for (int64_t closed = 0; closed < kServiceDescriptorsMin && pool_.CloseOne(); ++closed) {
+  }
+  pressed_until_ = loop_.now() + kPressedTime;
+  BoundConnections();  // (by the limit of now)
+  const int64_t clients = counts().connections.load(std::memory_order_relaxed);
+  descriptors_elsewhere_ = std::max(descriptors_elsewhere_, descriptors_max_ - clients);
+  BoundConnections();
 }
 
 bool Worker::FreeDescriptor() {

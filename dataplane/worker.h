@@ -143,6 +143,9 @@ class Worker {
   void CheckDrained();
   // As many connections of clients may be open in this process that some descriptors are left for services.
   void BoundConnections();
+  // All of them are taken: what was kept for later goes, and clients get no more than there are now, less what is left
+  // for services, the metrics port and the like.
+  void MakeRoom();
   static void OnFlush(void* self);
   static void OnAcceptRetry(void* self);
   static void OnIdleGrace(void* self);
@@ -171,7 +174,10 @@ class Worker {
   std::vector<std::unique_ptr<Listener>> listeners_;
   ClientConnection* connections_ = nullptr;  // a list through themselves
   size_t connection_count_ = 0;
-  int64_t descriptors_at_rest_ = 0;  // of the process, when this worker began to listen
+  int64_t descriptors_at_rest_ = 0;    // of the process, when this worker began to listen
+  int64_t descriptors_elsewhere_ = 0;  // not clients'
+  int64_t descriptors_max_ = 0;
+  TimePoint pressed_until_{};
   int64_t connections_max_ = std::numeric_limits<int64_t>::max();
   bool draining_ = false;
   bool cut_short_ = false;

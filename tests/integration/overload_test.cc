@@ -180,9 +180,9 @@ TEST_F(Overload, ClientsDoNotTakeTheDescriptorsThatServicesNeed) {
   std::vector<std::unique_ptr<RawClient>> silent;
   for (int i = 0; i < 80; ++i) silent.push_back(std::make_unique<RawClient>(gateway_->port()));
   ASSERT_TRUE(gateway_->process().WaitForLine("cannot accept connections").has_value());
+  EXPECT_GT(gateway_->Metric("gateway_accept_errors_total"), 0);  // (this port answers too)
   for (auto& client : asking) ASSERT_TRUE(client->Send("GET /victim HTTP/1.1\r\nHost: a\r\n\r\n").ok());
   ASSERT_TRUE(slow.WaitForRequests(12));
-  EXPECT_GT(gateway_->Metric("gateway_accept_errors_total"), 0);  // (this port answers too)
   release.Set();
   for (auto& client : asking) {
     const auto response = client->ReadResponse();
