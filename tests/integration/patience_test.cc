@@ -49,11 +49,12 @@ TEST_F(Patience, TheRoutesTimeoutBeginsWithTheWholeRequest) {
 TEST_F(Patience, WhoWaitsForA100DoesNotStall) {
   StartWith(
       [](UpstreamConnection& connection) {
-        auto request = connection.ReadHead();
-        if (!request) return;
-        std::this_thread::sleep_for(1200ms);
-        connection.Send("HTTP/1.1 100 Continue\r\n\r\n");
-        if (connection.ReadBody(&*request)) connection.Send(MakeResponse(200, request->body));
+        while (auto request = connection.ReadHead()) {
+          std::this_thread::sleep_for(1200ms);
+          connection.Send("HTTP/1.1 100 Continue\r\n\r\n");
+          if (!connection.ReadBody(&*request)) return;
+          connection.Send(MakeResponse(200, request->body));
+        }
       },
       "timeouts: { response: 10s }", "", {"server.read_timeout=800ms"});
   RawClient client(gateway_->port());
