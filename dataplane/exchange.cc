@@ -668,6 +668,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
   }
   request_sent_ = head_sent_ = heard_ = loop().now();
   if (mirrors_) {
+    mirror_body_.clear();  // of an attempt that came to nothing
     CopyForMirrors(buffered_body_);
     if (body_.done()) StartMirrors();
   }

@@ -24,8 +24,8 @@ constexpr std::chrono::milliseconds kAcceptRetry{100};  // after running out of 
 constexpr std::chrono::seconds kWarnInterval{1};
 constexpr int kAcceptsPerTurnMax = 256;  // then those who are connected have their turn
 constexpr std::chrono::milliseconds kBeatMax{1000};
-constexpr std::chrono::seconds kPressedTime{
-    60};  // for so long, what was taken when all descriptors were is taken again
+// For so long, what others had when all descriptors were taken is theirs.
+constexpr std::chrono::seconds kPressedTime{60};
 
 int64_t OpenDescriptors() {
   std::error_code error;

@@ -5,6 +5,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/scripted_upstream.h"
+#include "tests/fixtures/wait_for.h"
 #include "tests/integration/proxy.h"
 
 namespace gateway::fixtures {
@@ -294,6 +295,32 @@ TEST_F(RelayedBodies, ABodyThatNobodyHasReadGoesWithAFreshConnection) {
   ASSERT_TRUE(client.Send("hello").ok());
   ASSERT_TRUE(client.ReadResponse().ok());
   EXPECT_EQ(upstream_->request_count(), before + 1);
+}
+
+TEST_F(RelayedBodies, ACopyOfARequestThatWasSentAgainHasItsBodyOnce) {
+  ScriptedUpstream copies(Ok("x"));
+  StartWith(
+      [](UpstreamConnection& connection) {
+        const auto request = connection.ReadRequest();
+        if (!request) return;
+        connection.Send(MakeResponse(200, request->body));
+        (void)connection.ReadHead();
+      },
+      "",
+      Concat("mirror: [{ service: copies, percent: 100 }]\n---\nkind: Service\nname: copies\nstatic: [{ address: \"",
+             copies.address(), "\" }]"),
+      {"server.workers=1"});
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Request("GET", "/svc").ok());
+  const int before = upstream_->request_count();
+  ASSERT_TRUE(client.Send("PUT /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe").ok());
+  ASSERT_TRUE(upstream_->WaitForRequests(before + 2));
+  ASSERT_TRUE(client.Send("llo").ok());
+  const auto response = client.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->body, "hello");
+  ASSERT_TRUE(copies.WaitForRequests(2));
+  EXPECT_TRUE(WaitFor([&] { return copies.requests().back().body == "hello"; })) << copies.requests().back().body;
 }
 
 TEST_F(RelayedBodies, AnEarlyHeadGivesItsBodyTheWholeResponseTimeout) {
