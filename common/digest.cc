@@ -74,7 +74,7 @@ KeyedDigest::KeyedDigest(std::string_view key) {
     const Digest shorter = Sha256(key);
     std::memcpy(block, shorter.data(), shorter.size());
   } else {
-    std::memcpy(block, key.data(), key.size());
+    key.copy(reinterpret_cast<char*>(block), key.size());  // (memcpy may not be given the null of an empty one)
   }
   const auto state_behind = [&block](unsigned char pad) {
     unsigned char padded[kBlockBytes];
