@@ -262,16 +262,16 @@ TEST_F(RelayedBodies, ABodyThatWasStreamedIsNeverSentTwice) {
   }
 }
 
+// Answers its first request with what came; the head of the second one ends the connection.
+void EndsWithItsSecondHead(UpstreamConnection& connection) {
+  const auto request = connection.ReadRequest();
+  if (!request) return;
+  connection.Send(MakeResponse(200, request->body));
+  (void)connection.ReadHead();
+}
+
 TEST_F(RelayedBodies, ABodyThatNobodyHasReadGoesWithAFreshConnection) {
-  // A connection ends with the head of its second request.
-  StartWith(
-      [](UpstreamConnection& connection) {
-        const auto request = connection.ReadRequest();
-        if (!request) return;
-        connection.Send(MakeResponse(200, request->body));
-        (void)connection.ReadHead();
-      },
-      "", "", {"server.workers=1"});
+  StartWith(EndsWithItsSecondHead, "", "", {"server.workers=1"});
   for (const char* more : {"", "Expect: 100-continue\r\n"}) {
     RawClient client(gateway_->port());
     ASSERT_TRUE(client.Request("GET", "/svc").ok());
@@ -300,13 +300,7 @@ TEST_F(RelayedBodies, ABodyThatNobodyHasReadGoesWithAFreshConnection) {
 TEST_F(RelayedBodies, ACopyOfARequestThatWasSentAgainHasItsBodyOnce) {
   ScriptedUpstream copies(Ok("x"));
   StartWith(
-      [](UpstreamConnection& connection) {
-        const auto request = connection.ReadRequest();
-        if (!request) return;
-        connection.Send(MakeResponse(200, request->body));
-        (void)connection.ReadHead();
-      },
-      "",
+      EndsWithItsSecondHead, "",
       Concat("mirror: [{ service: copies, percent: 100 }]\n---\nkind: Service\nname: copies\nstatic: [{ address: \"",
              copies.address(), "\" }]"),
       {"server.workers=1"});
