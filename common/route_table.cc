@@ -4,337 +4,25 @@
 #include <limits>
 #include <map>
 #include <optional>
-#include <set>
 #include <span>
 #include <tuple>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "common/path.h"
+#include "common/route_conditions.h"
 #include "common/route_pattern.h"
+#include "common/route_table_builder.h"
 #include "common/text.h"
-#include "common/yaml.h"
-#include "re2/re2.h"
-#include "spdlog/fmt/fmt.h"
 
 namespace gateway {
 namespace {
 
 constexpr int32_t kLowestPriority = std::numeric_limits<int32_t>::min();
 
-// Enough to find the usual mistakes; they keep a build linear where thousands of routes share one path, and where
-// thousands of templates cross.
-constexpr size_t kCoverChecksMax = 32;  // routes of one place
-constexpr size_t kCoverNodesMax = 256;
-
-constexpr size_t kCoversNamedMax = 4;  // in one warning
-
-constexpr int kRegexPrefixBytesMax = 256;
-
 constexpr uint32_t kScannedMax = 8;     // candidates of a leaf that are tried in turn; more get an index
 constexpr size_t kIndexedNamesMax = 8;  // of headers and of the query, in one index: each is looked for in each request
 
-// See the head of the header.
-constexpr std::string_view kComparedDecoded = "!$&'()*+,;=:@[]";
-
-int HexValue(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  return -1;
-}
-
-bool MatchesWhole(const RE2& regex, std::string_view text) {
-  re2::StringPiece piece(text.data(), text.size());
-  return regex.Match(piece, 0, piece.size(), RE2::ANCHOR_BOTH, nullptr, 0);
-}
-
-// What every text that `regex` matches begins with, as far as can be seen.
-std::string RegexPrefix(const RE2& regex) {
-  std::string min;
-  std::string max;
-  if (!regex.PossibleMatchRange(&min, &max, kRegexPrefixBytesMax)) return {};
-  size_t size = 0;
-  while (size < min.size() && size < max.size() && min[size] == max[size]) ++size;
-  // What begins with "/a/" ends in front of "/a0", and this is how RE2 says so.
-  if (size < min.size() && size + 1 == max.size() &&
-      static_cast<unsigned char>(min[size]) + 1 == static_cast<unsigned char>(max[size]) && !MatchesWhole(regex, max)) {
-    ++size;
-  }
-  return min.substr(0, size);
-}
-
-// Whether `regex`, whose matches begin with `prefix`, matches neither a path in normal form nor "*".
-bool MatchesNoPath(const RE2& regex, std::string_view prefix) {
-  std::string min;
-  std::string max;
-  if (regex.PossibleMatchRange(&min, &max, kRegexPrefixBytesMax)) {
-    const bool before_paths = max < "/";
-    const bool after_paths = min > "/" && min.front() != '/';
-    if ((before_paths || after_paths) && !MatchesWhole(regex, "*")) return true;
-  }
-  if (!prefix.starts_with('/')) return false;
-  // Normal form is one of each segment: whole ones tell.
-  const std::string_view segments = prefix.substr(0, prefix.rfind('/') + 1);
-  std::string normal;
-  return NormalizePath(segments, /*reject_encoded_slashes=*/false, &normal) != PathError::kNone || normal != segments;
-}
-
-// The form in which literal segments are compared; see the head of the header. Views into `segment` or `buffer`;
-// nothing where it is longer than any pattern.
-std::optional<std::string_view> ComparableSegment(std::string_view segment, char (&buffer)[kPathPatternBytesMax]) {
-  if (segment.find('%') == std::string_view::npos) return segment;
-  size_t size = 0;
-  for (size_t i = 0; i < segment.size(); ++i) {
-    char c = segment[i];
-    if (c == '%' && i + 2 < segment.size()) {
-      const int value = HexValue(segment[i + 1]) * 16 + HexValue(segment[i + 2]);
-      const char decoded = static_cast<char>(value);
-      if (value > 0 && kComparedDecoded.find(decoded) != std::string_view::npos) {
-        c = decoded;
-        i += 2;
-      }
-    }
-    if (size == sizeof buffer) return std::nullopt;
-    buffer[size++] = c;
-  }
-  return std::string_view(buffer, size);
-}
-
-std::string Comparable(std::string_view segment) {
-  char buffer[kPathPatternBytesMax];
-  return std::string(ComparableSegment(segment, buffer).value_or(segment));
-}
-
-// The bytes of a name or a value of a query, decoded one by one.
-class QueryBytes {
- public:
-  explicit QueryBytes(std::string_view raw) : raw_(raw) {}
-  bool AtEnd() const { return i_ == raw_.size(); }
-  char Next() {
-    const char c = raw_[i_++];
-    if (c == '+') return ' ';
-    if (c != '%' || raw_.size() - i_ < 2) return c;
-    const int high = HexValue(raw_[i_]);
-    const int low = HexValue(raw_[i_ + 1]);
-    if (high < 0 || low < 0) return c;
-    i_ += 2;
-    return static_cast<char>(high << 4 | low);
-  }
-
- private:
-  std::string_view raw_;
-  size_t i_ = 0;
-};
-
-bool DecodedStartsWith(std::string_view raw, std::string_view want, bool whole) {
-  QueryBytes bytes(raw);
-  for (char c : want) {
-    if (bytes.AtEnd() || bytes.Next() != c) return false;
-  }
-  return !whole || bytes.AtEnd();
-}
-
-// The raw value of the first pair of that name.
-std::optional<std::string_view> FindQuery(std::string_view query, std::string_view name) {
-  while (!query.empty()) {
-    const size_t end = std::min(query.find('&'), query.size());
-    const std::string_view pair = query.substr(0, end);
-    query.remove_prefix(std::min(end + 1, query.size()));
-    const size_t equals = std::min(pair.find('='), pair.size());
-    if (!pair.empty() && DecodedStartsWith(pair.substr(0, equals), name, /*whole=*/true)) {
-      return pair.substr(std::min(equals + 1, pair.size()));
-    }
-  }
-  return std::nullopt;
-}
-
-bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) {
-           return absl::ascii_tolower(static_cast<unsigned char>(x)) ==
-                  absl::ascii_tolower(static_cast<unsigned char>(y));
-         });
-}
-
-// "'a', 'b' and 'c'", or "'a', 'b' and 7 more".
-std::string JoinNames(const std::set<std::string_view>& names) {
-  std::string out;
-  size_t named = 0;
-  for (std::string_view name : names) {
-    const size_t left = names.size() - named;
-    if (named == kCoversNamedMax && left > 1) return out + fmt::format(" and {} more", left);
-    if (named != 0) out += left == 1 ? " and " : ", ";
-    out += QuoteForMessage(name);
-    ++named;
-  }
-  return out;
-}
-
-// The key's view, as the hash map has it.
-absl::string_view Key(std::string_view text) { return {text.data(), text.size()}; }
-
 }  // namespace
-
-// What a route asks of a request beyond its host and the path's literal segments and variables.
-struct RouteTable::Conditions {
-  struct Value {
-    enum class Kind : uint8_t { kExact, kPrefix, kRegex, kPresent, kAbsent };
-    Kind kind = Kind::kPresent;
-    std::string name;  // a field's in lower case
-    std::string text;  // of an exact value, a prefix, a regex
-    std::unique_ptr<const RE2> regex;
-
-    bool HoldsForField(std::string_view value) const {
-      switch (kind) {
-        case Kind::kExact:
-          return value == text;
-        case Kind::kPrefix:
-          return value.starts_with(text);
-        case Kind::kRegex:
-          return MatchesWhole(*regex, value);
-        case Kind::kPresent:
-        case Kind::kAbsent:
-          return true;
-      }
-      return false;
-    }
-
-    bool HoldsForQuery(std::string_view raw) const {
-      switch (kind) {
-        case Kind::kExact:
-          return DecodedStartsWith(raw, text, /*whole=*/true);
-        case Kind::kPrefix:
-          return DecodedStartsWith(raw, text, /*whole=*/false);
-        case Kind::kRegex: {
-          std::string decoded;
-          for (QueryBytes bytes(raw); !bytes.AtEnd();) decoded += bytes.Next();
-          return MatchesWhole(*regex, decoded);
-        }
-        case Kind::kPresent:
-        case Kind::kAbsent:
-          return true;
-      }
-      return false;
-    }
-
-    // Whether it holds wherever `other` does, as far as that can be seen.
-    bool Covers(const Value& other) const {
-      if (name != other.name) return false;
-      const bool same_kind = kind == other.kind;
-      switch (kind) {
-        case Kind::kExact:
-          return same_kind && text == other.text;
-        case Kind::kPrefix:
-          return (same_kind || other.kind == Kind::kExact) && other.text.starts_with(text);
-        case Kind::kRegex:
-          return same_kind ? text == other.text : other.kind == Kind::kExact && MatchesWhole(*regex, other.text);
-        case Kind::kPresent:
-          return other.kind != Kind::kAbsent;
-        case Kind::kAbsent:
-          return same_kind;
-      }
-      return false;
-    }
-
-    // Whether no single text is what both ask for, as far as that can be seen.
-    bool Excludes(const Value& other) const {
-      if (name != other.name) return false;
-      if (other.kind == Kind::kExact && kind != Kind::kAbsent) return !HoldsForField(other.text);
-      if (kind == Kind::kExact && other.kind != Kind::kAbsent) return !other.HoldsForField(text);
-      if (kind == Kind::kPrefix && other.kind == Kind::kPrefix) {
-        return !text.starts_with(other.text) && !other.text.starts_with(text);
-      }
-      return IsAbsentBeside(other);
-    }
-
-    // Whether one asks that there is none, the other for one.
-    bool IsAbsentBeside(const Value& other) const {
-      return name == other.name && (kind == Kind::kAbsent) != (other.kind == Kind::kAbsent);
-    }
-  };
-
-  std::vector<std::string> methods;  // empty: any
-  std::vector<Value> headers;
-  std::vector<Value> query;
-  std::unique_ptr<const RE2> path;  // null: none
-  std::string path_prefix;          // what every path that it matches begins with
-
-  size_t Count() const { return headers.size() + query.size(); }
-
-  bool AllowsMethod(std::string_view method) const {
-    return methods.empty() || std::find(methods.begin(), methods.end(), method) != methods.end();
-  }
-
-  // All but the method.
-  bool HoldFor(const MatchInput& in) const {
-    if (path != nullptr && !MatchesWhole(*path, in.path)) return false;
-    for (const Value& value : headers) {
-      const bool wanted = value.kind != Value::Kind::kAbsent;
-      const bool found = std::any_of(in.fields.begin(), in.fields.end(), [&value](const FieldView& field) {
-        return EqualsIgnoreCase(field.name, value.name) && value.HoldsForField(field.value);
-      });
-      if (found != wanted) return false;
-    }
-    for (const Value& value : query) {
-      const std::optional<std::string_view> raw = FindQuery(in.query, value.name);
-      const bool found = raw.has_value() && value.HoldsForQuery(*raw);
-      if (found != (value.kind != Value::Kind::kAbsent)) return false;
-    }
-    return true;
-  }
-
-  // Whether every request whose fields and query are as `other` asks has them as these ask, as far as that can be seen.
-  bool CoverFieldsAndQuery(const Conditions& other) const {
-    auto cover = [](const std::vector<Value>& values, const std::vector<Value>& others) {
-      return std::all_of(values.begin(), values.end(), [&others](const Value& value) {
-        return std::any_of(others.begin(), others.end(), [&value](const Value& v) { return value.Covers(v); });
-      });
-    };
-    return cover(headers, other.headers) && cover(query, other.query);
-  }
-
-  // Whether the regex matches every path that a pattern can; `.*` matches "*" of OPTIONS besides.
-  bool MatchEveryPath() const {
-    return path != nullptr && (path->pattern() == "/.*" || path->pattern() == "^/.*$" || MatchEverything());
-  }
-  bool MatchEverything() const { return path != nullptr && (path->pattern() == ".*" || path->pattern() == "^.*$"); }
-
-  // Why no request has them hold, as far as that can be seen; else empty.
-  std::string Contradiction() const {
-    if (path != nullptr && MatchesNoPath(*path, path_prefix)) return "its regex matches no path in normal form";
-    // Several lines of a field may each have another value; of a parameter of the query the first one counts.
-    auto find = [](const std::vector<Value>& values, auto excludes) -> const Value* {
-      for (auto a = values.begin(); a != values.end(); ++a) {
-        if (std::any_of(values.begin(), a, [&](const Value& b) { return excludes(*a, b); })) return &*a;
-      }
-      return nullptr;
-    };
-    if (const Value* v = find(headers, [](const Value& a, const Value& b) { return a.IsAbsentBeside(b); })) {
-      return fmt::format("it asks for the header {} and for its absence", QuoteForMessage(v->name));
-    }
-    if (const Value* v = find(query, [](const Value& a, const Value& b) { return a.Excludes(b); })) {
-      return fmt::format("what it asks of the query parameter {} excludes itself", QuoteForMessage(v->name));
-    }
-    return {};
-  }
-
-  // One text for all that hold for the same requests, whatever the order in which they were written.
-  std::string Canonical() const {
-    auto sorted = [](std::vector<std::string> texts) {
-      std::sort(texts.begin(), texts.end());
-      std::string out = fmt::format("{};", texts.size());
-      for (const std::string& text : texts) out += fmt::format("{}:{}", text.size(), text);
-      return out;
-    };
-    auto values = [&sorted](const std::vector<Value>& all) {
-      std::vector<std::string> texts;
-      for (const Value& v : all)
-        texts.push_back(fmt::format("{}:{}{}{}", v.name.size(), v.name, static_cast<int>(v.kind), v.text));
-      return sorted(std::move(texts));
-    };
-    return sorted(methods) + values(headers) + values(query) + (path == nullptr ? "" : path->pattern());
-  }
-};
 
 // Finds the candidates of a large leaf that a request may match. Each stands under one thing that it asks for: an exact
 // value of a header or of the query, or what its regex begins with; of several, under the one that fewest others ask
@@ -382,18 +70,18 @@ class RouteTable::LeafIndex {
     Kind kind;
     std::string_view name;
     std::string_view value;
-    auto Tie() const { return std::tuple(kind, Key(name), Key(value)); }
+    auto Tie() const { return std::tuple(kind, AbslView(name), AbslView(value)); }
   };
   static std::vector<Handle> HandlesOf(const Candidate& candidate);
 
   template <typename Visit>
   static void FindByHeader(const Name& name, const MatchInput& in, Visit visit) {
     for (auto field = in.fields.begin(); field != in.fields.end(); ++field) {
-      if (!EqualsIgnoreCase(field->name, name.name)) continue;
-      auto it = name.by_value.find(Key(field->value));
+      if (!SameFieldName(field->name, name.name)) continue;
+      auto it = name.by_value.find(AbslView(field->value));
       // A line that comes again would only cost again.
       if (it == name.by_value.end() || std::any_of(in.fields.begin(), field, [&](const FieldView& earlier) {
-            return earlier.value == field->value && EqualsIgnoreCase(earlier.name, name.name);
+            return earlier.value == field->value && SameFieldName(earlier.name, name.name);
           })) {
         continue;
       }
@@ -415,7 +103,7 @@ class RouteTable::LeafIndex {
       }
       value = std::string_view(buffer, size);
     }
-    auto it = name.by_value.find(Key(value));
+    auto it = name.by_value.find(AbslView(value));
     if (it != name.by_value.end()) visit(it->second);
   }
 
@@ -427,9 +115,9 @@ class RouteTable::LeafIndex {
 std::vector<RouteTable::LeafIndex::Handle> RouteTable::LeafIndex::HandlesOf(const Candidate& candidate) {
   std::vector<Handle> handles;
   if (candidate.conditions == nullptr) return handles;
-  auto add = [&handles](Handle::Kind kind, const std::vector<Conditions::Value>& values) {
-    for (const Conditions::Value& value : values) {
-      if (value.kind == Conditions::Value::Kind::kExact) handles.push_back({kind, value.name, value.text});
+  auto add = [&handles](Handle::Kind kind, const std::vector<RouteConditions::Value>& values) {
+    for (const RouteConditions::Value& value : values) {
+      if (value.kind == RouteConditions::Value::Kind::kExact) handles.push_back({kind, value.name, value.text});
     }
   };
   add(Handle::Kind::kHeader, candidate.conditions->headers);
@@ -471,9 +159,10 @@ RouteTable::LeafIndex::LeafIndex(std::span<const Candidate> candidates, uint32_t
     auto rarest = std::min_element(handles.begin(), handles.end(), [&counts](const Handle& a, const Handle& b) {
       return counts[a.Tie()] < counts[b.Tie()];
     });
-    Positions& positions = rarest == handles.end()               ? others_
-                           : rarest->kind == Handle::Kind::kPath ? by_prefix[rarest->value]
-                                                                 : find_name(*rarest)->by_value[Key(rarest->value)];
+    Positions& positions = rarest == handles.end() ? others_
+                           : rarest->kind == Handle::Kind::kPath
+                               ? by_prefix[rarest->value]
+                               : find_name(*rarest)->by_value[AbslView(rarest->value)];
     positions.push_back(begin++);
   }
 
@@ -505,7 +194,7 @@ class RouteTable::Walk {
   void VisitHosts() {
     if (!in_.host.empty() && in_.host.size() <= kHostBytesMax) {
       if (!table_.exact_hosts_.empty()) {
-        auto it = table_.exact_hosts_.find(Key(in_.host));
+        auto it = table_.exact_hosts_.find(AbslView(in_.host));
         if (it != table_.exact_hosts_.end()) VisitHost(table_.hosts_[it->second]);
       }
       if (!table_.wildcard_hosts_.empty()) {
@@ -513,7 +202,7 @@ class RouteTable::Walk {
         for (size_t dot = in_.host.find('.', 1); dot != std::string_view::npos; dot = in_.host.find('.', dot + 1)) {
           const std::string_view suffix = in_.host.substr(dot);
           if (suffix.size() > table_.wildcard_bytes_max_) continue;
-          auto it = table_.wildcard_hosts_.find(Key(suffix));
+          auto it = table_.wildcard_hosts_.find(AbslView(suffix));
           if (it != table_.wildcard_hosts_.end()) VisitHost(table_.hosts_[it->second]);
         }
       }
@@ -555,7 +244,7 @@ class RouteTable::Walk {
 
   uint32_t FindLiteral(uint32_t node, std::string_view segment) const {
     if (segment.find('%') != std::string_view::npos) return FindEscapedLiteral(node, segment);
-    auto it = table_.edges_.find(Edge(node, Key(segment)));
+    auto it = table_.edges_.find(Edge(node, AbslView(segment)));
     return it == table_.edges_.end() ? 0 : it->second;
   }
 
@@ -564,7 +253,7 @@ class RouteTable::Walk {
     char buffer[kPathPatternBytesMax];
     const std::optional<std::string_view> comparable = ComparableSegment(segment, buffer);
     if (!comparable.has_value()) return 0;
-    auto it = table_.edges_.find(Edge(node, Key(*comparable)));
+    auto it = table_.edges_.find(Edge(node, AbslView(*comparable)));
     return it == table_.edges_.end() ? 0 : it->second;
   }
 
@@ -594,14 +283,14 @@ class RouteTable::Walk {
   }
 
   bool Takes(const Candidate& candidate) {
-    const Conditions* conditions = candidate.conditions;
+    const RouteConditions* conditions = candidate.conditions;
     if (conditions == nullptr) return true;
     if (conditions->AllowsMethod(in_.method)) return conditions->HoldFor(in_);
     NoteMethods(*conditions);
     return false;
   }
 
-  void NoteMethods(const Conditions& conditions) {
+  void NoteMethods(const RouteConditions& conditions) {
     // Once is enough to know that a second walk shall collect them all.
     if (out_->route != nullptr || (method_failed_ && !collecting_) || !conditions.HoldFor(in_)) return;
     method_failed_ = true;
@@ -643,95 +332,6 @@ class RouteTable::Walk {
   std::string_view variables_[kTemplateVariablesMax];
 };
 
-// Grows the tries, then lays them out flat.
-class RouteTable::Builder {
- public:
-  explicit Builder(RouteTable* table) : table_(*table) { (void)AddHost(""); }
-
-  void Add(const Entry& entry);
-  void Finish(std::vector<std::string>* warnings);
-
- private:
-  static constexpr uint32_t kNoParent = std::numeric_limits<uint32_t>::max();
-  using Candidates = std::vector<Candidate>;
-  struct BuildNode {
-    uint32_t parent = kNoParent;  // always before its children
-    std::string_view literal;     // of the edge from it; views into table_.edge_text_
-    Candidates end;
-    Candidates rest;
-  };
-  struct BuildHost {
-    std::string pattern;  // without its star
-    uint32_t root = 0;
-    Candidates regexes;
-    Candidates any_path;
-  };
-  // Where a route went, for one of its hosts.
-  struct Place {
-    Candidate candidate;
-    uint32_t host;
-    uint32_t node;  // of a path with segments; else the root
-    bool at_rest;   // it is among the node's `rest`
-  };
-  using Routes = std::vector<const RoutePolicy*>;
-  class CoverSearch;
-
-  uint32_t AddNode(uint32_t parent, std::string_view literal = {}) {
-    build_nodes_.push_back({.parent = parent, .literal = literal, .end = {}, .rest = {}});
-    table_.nodes_.emplace_back();
-    return static_cast<uint32_t>(build_nodes_.size() - 1);
-  }
-  uint32_t AddHost(std::string_view pattern) {
-    const uint32_t root = AddNode(kNoParent);
-    build_hosts_.push_back({.pattern = std::string(pattern), .root = root, .regexes = {}, .any_path = {}});
-    return static_cast<uint32_t>(build_hosts_.size() - 1);
-  }
-  uint32_t HostIndex(std::string_view pattern);
-  uint32_t LiteralChild(uint32_t node, std::string_view segment);
-  uint32_t VariableChild(uint32_t node);
-  std::vector<uint32_t> NodesFromRoot(uint32_t node) const;
-  const Candidates& HomeOf(const Place& place) const;
-  void Warn(std::vector<std::string>* warnings) const;
-  Leaf Flatten(const Candidates& candidates);
-  static bool Precedes(const Candidate& a, const Candidate& b);
-  static const Conditions& ConditionsOf(const Candidate& candidate);
-
-  RouteTable& table_;
-  std::vector<BuildNode> build_nodes_;  // parallel to table_.nodes_
-  std::vector<BuildHost> build_hosts_;
-  std::vector<Place> places_;
-};
-
-namespace {
-
-template <typename Value, typename Match>
-Value CompileValue(const Match& match) {
-  Value value;
-  value.name = match.name();
-  switch (match.match_case()) {
-    case Match::kExact:
-      value.kind = Value::Kind::kExact;
-      value.text = match.exact();
-      break;
-    case Match::kPrefix:
-      value.kind = Value::Kind::kPrefix;
-      value.text = match.prefix();
-      break;
-    case Match::kRegex:
-      value.kind = Value::Kind::kRegex;
-      value.text = match.regex();
-      value.regex = CompileRegex(match.regex());
-      break;
-    case Match::kPresent:
-    case Match::MATCH_NOT_SET:
-      value.kind = match.present() ? Value::Kind::kPresent : Value::Kind::kAbsent;
-      break;
-  }
-  return value;
-}
-
-}  // namespace
-
 uint32_t RouteTable::Builder::HostIndex(std::string_view pattern) {
   const bool wildcard = pattern.starts_with('*');
   if (wildcard) pattern.remove_prefix(1);
@@ -746,11 +346,11 @@ uint32_t RouteTable::Builder::HostIndex(std::string_view pattern) {
 
 uint32_t RouteTable::Builder::LiteralChild(uint32_t node, std::string_view segment) {
   const std::string comparable = Comparable(segment);
-  auto it = table_.edges_.find(Edge(node, Key(comparable)));
+  auto it = table_.edges_.find(Edge(node, AbslView(comparable)));
   if (it != table_.edges_.end()) return it->second;
   table_.edge_text_.push_back(std::make_unique<const std::string>(comparable));
   const uint32_t child = AddNode(node, *table_.edge_text_.back());
-  table_.edges_.emplace(Edge(node, Key(*table_.edge_text_.back())), child);
+  table_.edges_.emplace(Edge(node, AbslView(*table_.edge_text_.back())), child);
   table_.nodes_[node].has_literals = true;
   return child;
 }
@@ -767,15 +367,7 @@ void RouteTable::Builder::Add(const Entry& entry) {
   const v1::RouteMatch& match = entry.config->match();
   Candidate candidate{
       .route = entry.route, .conditions = nullptr, .priority = entry.config->priority(), .path_kind = PathKind::kAny};
-  auto conditions = std::make_unique<Conditions>();
-  conditions->methods.assign(match.methods().begin(), match.methods().end());
-  for (const v1::HeaderMatch& header : match.headers()) {
-    conditions->headers.push_back(CompileValue<Conditions::Value>(header));
-    absl::AsciiStrToLower(&conditions->headers.back().name);
-  }
-  for (const v1::QueryMatch& query : match.query()) {
-    conditions->query.push_back(CompileValue<Conditions::Value>(query));
-  }
+  auto conditions = std::make_unique<const RouteConditions>(RouteConditions::Compile(match));
 
   std::vector<TemplateSegment> segments;
   bool at_rest = false;
@@ -806,13 +398,11 @@ void RouteTable::Builder::Add(const Entry& entry) {
       break;
     case v1::PathMatch::kRegex:
       candidate.path_kind = PathKind::kRegex;
-      conditions->path = CompileRegex(match.path().regex());
-      conditions->path_prefix = RegexPrefix(*conditions->path);
       break;
     case v1::PathMatch::MATCH_NOT_SET:
       break;
   }
-  if (!conditions->methods.empty() || conditions->Count() != 0 || conditions->path != nullptr) {
+  if (!conditions->IsEmpty()) {
     candidate.conditions = conditions.get();
     table_.conditions_.push_back(std::move(conditions));
   }
@@ -848,230 +438,9 @@ bool RouteTable::Builder::Precedes(const Candidate& a, const Candidate& b) {
   return a.route->name < b.route->name;
 }
 
-const RouteTable::Conditions& RouteTable::Builder::ConditionsOf(const Candidate& candidate) {
-  static const Conditions kNone;
+const RouteConditions& RouteTable::Builder::ConditionsOf(const Candidate& candidate) {
+  static const RouteConditions kNone;
   return candidate.conditions == nullptr ? kNone : *candidate.conditions;
-}
-
-std::vector<uint32_t> RouteTable::Builder::NodesFromRoot(uint32_t node) const {
-  std::vector<uint32_t> nodes = {node};
-  while (build_nodes_[nodes.back()].parent != kNoParent) nodes.push_back(build_nodes_[nodes.back()].parent);
-  std::reverse(nodes.begin(), nodes.end());
-  return nodes;
-}
-
-const RouteTable::Builder::Candidates& RouteTable::Builder::HomeOf(const Place& place) const {
-  if (place.candidate.path_kind == PathKind::kRegex) return build_hosts_[place.host].regexes;
-  if (place.candidate.path_kind == PathKind::kAny) return build_hosts_[place.host].any_path;
-  return place.at_rest ? build_nodes_[place.node].rest : build_nodes_[place.node].end;
-}
-
-// Finds the routes that go before the one at `place` and together take every request that it would: one by itself, or
-// several for one method each.
-class RouteTable::Builder::CoverSearch {
- public:
-  CoverSearch(const Builder& builder, const Place& place)
-      : builder_(builder), place_(place), own_(place.candidate), conditions_(ConditionsOf(own_)) {
-    if (own_.path_kind == PathKind::kRegex) {
-      // The whole segments that all its paths begin with.
-      const std::string& prefix = conditions_.path_prefix;
-      for (std::string_view segment : SplitSegments(std::string_view(prefix).substr(0, prefix.rfind('/') + 1))) {
-        segments_.emplace_back(Comparable(segment));
-      }
-      if (!segments_.empty()) segments_.pop_back();  // behind the last slash
-      in_tree_ = !MatchesWhole(*conditions_.path, "*");
-    } else {
-      in_tree_ = own_.path_kind != PathKind::kAny;
-      const std::vector<uint32_t> nodes = builder.NodesFromRoot(place.node);
-      for (size_t i = 1; i < nodes.size(); ++i) {
-        const bool variable = builder.table_.nodes_[nodes[i - 1]].variable_child == nodes[i];
-        segments_.push_back(variable ? std::nullopt
-                                     : std::optional(std::string(builder.build_nodes_[nodes[i]].literal)));
-      }
-    }
-    in_end_ = in_tree_ && own_.path_kind != PathKind::kRegex && !place.at_rest;
-    FindLiteralPath();
-  }
-
-  // Empty: nothing that can be seen.
-  Routes Run() {
-    if (Try(builder_.HomeOf(place_), own_.priority) || TryHost(place_.host)) return routes_;
-    if (place_.host == 0) return {};
-    const RouteTable& table = builder_.table_;
-    const std::string_view host = builder_.build_hosts_[place_.host].pattern;
-    for (size_t dot = host.find('.', 1); dot != std::string_view::npos; dot = host.find('.', dot + 1)) {
-      auto it = table.wildcard_hosts_.find(Key(host.substr(dot)));
-      if (it != table.wildcard_hosts_.end() && TryHost(it->second)) return routes_;
-    }
-    return TryHost(0) ? routes_ : Routes();
-  }
-
- private:
-  // The one path that an exact path or a template without variables matches; none where other spellings of it (see the
-  // head of the header) are matched too.
-  void FindLiteralPath() {
-    if (!in_end_) return;
-    std::string path;
-    for (const std::optional<std::string>& segment : segments_) {
-      if (!segment.has_value() || segment->find_first_of(kComparedDecoded) != std::string::npos) return;
-      path += '/' + *segment;
-    }
-    literal_path_ = std::move(path);
-  }
-
-  bool TryHost(uint32_t index) {
-    const BuildHost& host = builder_.build_hosts_[index];
-    // Within one host, every pattern goes before a regex, and a regex before no path.
-    const bool own_host = index == place_.host;
-    const int64_t higher = int64_t{own_.priority} + 1;
-    auto priority_min = [&](PathKind kind) { return own_host && own_.path_kind == kind ? own_.priority : higher; };
-    return (in_tree_ && TryNode(host.root, 0, priority_min(PathKind::kRegex))) ||
-           Try(host.regexes, priority_min(PathKind::kAny)) || Try(host.any_path, higher);
-  }
-
-  // The patterns at and below `node` that take every path whose first `depth` segments led there.
-  bool TryNode(uint32_t node, size_t depth, int64_t priority_min) {
-    const Node& flat = builder_.table_.nodes_[node];
-    if (flat.priority_max < priority_min || nodes_tried_ == kCoverNodesMax) return false;
-    ++nodes_tried_;
-    if (Try(builder_.build_nodes_[node].rest, priority_min)) return true;
-    if (depth == segments_.size()) return in_end_ && Try(builder_.build_nodes_[node].end, priority_min);
-    const std::optional<std::string>& segment = segments_[depth];
-    if (segment.has_value() && flat.has_literals) {
-      const auto& edges = builder_.table_.edges_;
-      auto it = edges.find(Edge(node, Key(*segment)));
-      if (it != edges.end() && TryNode(it->second, depth + 1, priority_min)) return true;
-    }
-    const bool never_empty = !segment.has_value() || !segment->empty();
-    return flat.variable_child != 0 && never_empty && TryNode(flat.variable_child, depth + 1, priority_min);
-  }
-
-  // Those whose priority is at least `priority_min`; of the route's own place, those that go before it.
-  bool Try(const Candidates& candidates, int64_t priority_min) {
-    size_t checks = 0;
-    for (const Candidate& c : candidates) {
-      if (c.priority < priority_min || c.route == own_.route || ++checks > kCoverChecksMax) return false;
-      const Conditions& conditions = ConditionsOf(c);
-      if (c.path_kind == PathKind::kRegex && !RegexTakesPaths(conditions)) continue;
-      if (conditions.CoverFieldsAndQuery(conditions_) && TakeMethods(c.route, conditions)) return true;
-    }
-    return false;
-  }
-
-  bool RegexTakesPaths(const Conditions& other) const {
-    if (other.MatchEverything() || (in_tree_ && other.MatchEveryPath())) return true;
-    if (own_.path_kind == PathKind::kRegex) return other.path->pattern() == conditions_.path->pattern();
-    return literal_path_.has_value() && MatchesWhole(*other.path, *literal_path_);
-  }
-
-  // Whether nothing is left.
-  bool TakeMethods(const RoutePolicy* route, const Conditions& other) {
-    auto taken = [&other](const std::string& method) { return other.AllowsMethod(method); };
-    const std::vector<std::string>& own = conditions_.methods;
-    if (other.methods.empty() || (!own.empty() && std::all_of(own.begin(), own.end(), taken))) {
-      routes_ = {route};
-      return true;
-    }
-    if (own.empty() || std::erase_if(methods_left_, taken) == 0) return false;
-    routes_.push_back(route);
-    return methods_left_.empty();
-  }
-
-  const Builder& builder_;
-  const Place& place_;
-  const Candidate& own_;
-  const Conditions& conditions_;
-  std::vector<std::optional<std::string>> segments_;  // nothing: a variable
-  bool in_tree_ = false;                              // all paths that it matches begin with a slash
-  bool in_end_ = false;                               // and end where its segments do
-  std::optional<std::string> literal_path_;
-  std::vector<std::string> methods_left_ = conditions_.methods;
-  Routes routes_;
-  size_t nodes_tried_ = 0;
-};
-
-void RouteTable::Builder::Warn(std::vector<std::string>* warnings) const {
-  // Of routes that cannot be told apart at one place, the one that serves.
-  using PlaceKey = std::tuple<uint32_t, uint32_t, PathKind, bool, int32_t, std::string>;
-  absl::flat_hash_map<PlaceKey, const RoutePolicy*> firsts;
-  auto first_at = [&firsts](const Place& place) -> const RoutePolicy*& {
-    const Candidate& c = place.candidate;
-    // Patterns of every kind share a place.
-    const PathKind kind = std::max(c.path_kind, PathKind::kTemplateRest);
-    return firsts[PlaceKey(place.host, place.node, kind, place.at_rest, c.priority,
-                           c.conditions == nullptr ? std::string() : c.conditions->Canonical())];
-  };
-  absl::flat_hash_map<const RoutePolicy*, size_t> host_counts;
-  for (const Place& place : places_) {
-    const RoutePolicy* route = place.candidate.route;
-    ++host_counts[route];
-    const RoutePolicy*& first = first_at(place);
-    if (first == nullptr || route->name < first->name) first = route;
-  }
-
-  struct Lost {
-    const RoutePolicy* route;
-    Routes cover;
-    bool alike;  // the cover is one route of the same hosts, conditions and priority
-  };
-  std::vector<Lost> all_lost;
-  absl::flat_hash_map<const RoutePolicy*, size_t> lost_indices;
-  for (auto place = places_.begin(); place != places_.end();) {
-    // A route's places stand together; it is lost only if it is lost at each of its hosts.
-    const RoutePolicy* route = place->candidate.route;
-    const auto end = place + static_cast<ptrdiff_t>(host_counts[route]);
-    if (const std::string why = ConditionsOf(place->candidate).Contradiction(); !why.empty()) {
-      warnings->push_back(fmt::format("route {} can never match: {}", QuoteForMessage(route->name), why));
-      place = end;
-      continue;
-    }
-    Lost lost{.route = route, .cover = {}, .alike = true};
-    for (; place != end; ++place) {
-      const RoutePolicy* first = first_at(*place);
-      const Routes cover = first != route ? Routes{first} : CoverSearch(*this, *place).Run();
-      if (cover.empty()) break;
-      lost.cover.insert(lost.cover.end(), cover.begin(), cover.end());
-      lost.alike =
-          lost.alike && first != route && first == lost.cover.front() && host_counts[first] == host_counts[route];
-    }
-    if (place == end) {
-      lost_indices.emplace(route, all_lost.size());
-      all_lost.push_back(std::move(lost));
-    }
-    place = end;
-  }
-
-  for (const Lost& lost : all_lost) {
-    // What is lost itself takes nothing: its own cover does.
-    std::set<std::string_view> takers;
-    std::set<const RoutePolicy*> seen;
-    for (Routes open = lost.cover; !open.empty();) {
-      const RoutePolicy* route = open.back();
-      open.pop_back();
-      if (!seen.insert(route).second) continue;
-      auto it = lost_indices.find(route);
-      if (it == lost_indices.end()) {
-        takers.insert(route->name);
-      } else {
-        open.insert(open.end(), all_lost[it->second].cover.begin(), all_lost[it->second].cover.end());
-      }
-    }
-    const std::string name = QuoteForMessage(lost.route->name);
-    const std::string taker = QuoteForMessage(*takers.begin());
-    if (takers.size() > 1) {
-      warnings->push_back(
-          fmt::format("route {} can never match: routes {} go before it and together take every request that it would",
-                      name, JoinNames(takers)));
-    } else if (lost.alike && !lost_indices.contains(lost.cover.front())) {
-      warnings->push_back(
-          fmt::format("routes {} and {} cannot be told apart: their conditions and priorities are the same; {} serves, "
-                      "by its name",
-                      taker, name, taker));
-    } else {
-      warnings->push_back(fmt::format(
-          "route {} can never match: route {} goes before it and takes every request that it would", name, taker));
-    }
-  }
 }
 
 RouteTable::Leaf RouteTable::Builder::Flatten(const Candidates& candidates) {

@@ -30,6 +30,8 @@
 
 namespace gateway {
 
+struct RouteConditions;
+
 // Immutable once built, any thread may match. Holds pointers to the RoutePolicies, which the Snapshot owns.
 //
 // One trie of path segments for each host pattern, its edges in one hash map, so that the number of routes hardly
@@ -57,7 +59,6 @@ class RouteTable {
   void Match(const MatchInput& in, RouteMatch* out) const;
 
  private:
-  struct Conditions;
   class LeafIndex;
   class Builder;
   class Walk;
@@ -67,7 +68,7 @@ class RouteTable {
   // A route at a place of the table.
   struct Candidate {
     const RoutePolicy* route;
-    const Conditions* conditions;  // null: none but host and path
+    const RouteConditions* conditions;  // null: none but host and path
     int32_t priority;
     PathKind path_kind;
   };
@@ -102,7 +103,7 @@ class RouteTable {
   absl::flat_hash_map<std::string, uint32_t> exact_hosts_;                        // -> index into hosts_
   absl::flat_hash_map<std::string, uint32_t> wildcard_hosts_;                     // by ".example.org"
   size_t wildcard_bytes_max_ = 0;
-  std::vector<std::unique_ptr<const Conditions>> conditions_;
+  std::vector<std::unique_ptr<const RouteConditions>> conditions_;
   std::vector<std::unique_ptr<const std::string>> edge_text_;
 };
 
