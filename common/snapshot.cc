@@ -15,6 +15,7 @@
 #include "common/codec.h"
 #include "common/path.h"
 #include "common/policy_check.h"
+#include "common/policy_texts.h"
 #include "common/resource.h"
 #include "common/route_pattern.h"
 #include "common/route_table.h"

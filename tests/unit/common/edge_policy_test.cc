@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/policy_check.h"
+#include "common/policy_texts.h"
 #include "common/snapshot.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
