@@ -173,6 +173,16 @@ Task<Reason> Exchange::Authenticate() {
     }
   }
 
+  // Whether the method lets the token in. By the keys that are there: waits for nothing.
+  const auto verify = [&](const BoundAuthMethod& method, JwtRefusal* refusal) {
+    auto token = VerifyToken(method, offered.credentials, refusal);
+    if (token == nullptr) {
+      note(method, *refusal);
+      return false;
+    }
+    const ConsumerPolicy* caller = FindConsumerOf(*method.policy, *token);
+    return lets_in(caller, std::move(token));
+  };
   Methods lacking;  // those whose keys may be older than the token's
   if (!of_tokens.empty()) {
     const std::optional<std::string> issuer = ClaimedIssuer(offered.credentials);
@@ -182,13 +192,7 @@ Task<Reason> Exchange::Authenticate() {
         continue;
       }
       JwtRefusal refusal = JwtRefusal::kNone;
-      auto token = co_await VerifyToken(*method, offered.credentials, &refusal);
-      if (token != nullptr) {
-        const ConsumerPolicy* caller = FindConsumerOf(*method->policy, *token);
-        if (lets_in(caller, std::move(token))) co_return Reason::kNone;
-        continue;
-      }
-      note(*method, refusal);
+      if (verify(*method, &refusal)) co_return Reason::kNone;
       if (refusal == JwtRefusal::kUnknownKey && !method->keys->url().empty()) lacking.push_back(method);
     }
   }
@@ -197,13 +201,7 @@ Task<Reason> Exchange::Authenticate() {
     Methods left;
     for (const BoundAuthMethod* method : lacking) {
       JwtRefusal refusal = JwtRefusal::kNone;
-      auto token = co_await VerifyToken(*method, offered.credentials, &refusal);
-      if (token != nullptr) {
-        const ConsumerPolicy* caller = FindConsumerOf(*method->policy, *token);
-        if (lets_in(caller, std::move(token))) co_return Reason::kNone;
-        continue;
-      }
-      note(*method, refusal);
+      if (verify(*method, &refusal)) co_return Reason::kNone;
       if (refusal == JwtRefusal::kUnknownKey && method != fetched) left.push_back(method);
     }
     lacking = std::move(left);
@@ -220,9 +218,9 @@ Task<Reason> Exchange::Authenticate() {
   co_return Reason::kOverloaded;
 }
 
-// By the keys that are there; waits for nothing. Null: `*refusal` says why.
-Task<std::shared_ptr<const VerifiedToken>> Exchange::VerifyToken(const BoundAuthMethod& method, std::string_view text,
-                                                                 JwtRefusal* refusal) {
+// By the keys that are there. Null: `*refusal` says why.
+std::shared_ptr<const VerifiedToken> Exchange::VerifyToken(const BoundAuthMethod& method, std::string_view text,
+                                                           JwtRefusal* refusal) {
   const uint64_t generation = method.keys->generation();
   const std::shared_ptr<const JwkSet> keys = method.keys->keys();
   JwtVerdict verdict;
@@ -233,13 +231,13 @@ Task<std::shared_ptr<const VerifiedToken>> Exchange::VerifyToken(const BoundAuth
     verdict.refusal = JwtRefusal::kMalformed;
   }
   *refusal = verdict.refusal;
-  if (verdict.refusal != JwtRefusal::kNone) co_return nullptr;
+  if (verdict.refusal != JwtRefusal::kNone) return nullptr;
   auto made = std::make_shared<VerifiedToken>();
   made->claims = std::move(verdict.claims);
   made->subject = made->claims.Find(method.policy->consumer_claim);
   worker_->tokens().Insert({method.meaning, text}, generation, made->claims.expires, made,
                            made->claims.bytes() + sizeof *made);
-  co_return made;
+  return made;
 }
 
 // The Consumer that has this token's subject as its own. Only where the method pins its issuer: else whoever may sign

@@ -153,8 +153,8 @@ class Exchange {
   // authenticate.cc: who calls.
   void RemoveIdentityFields();
   Task<Reason> Authenticate();
-  Task<std::shared_ptr<const VerifiedToken>> VerifyToken(const BoundAuthMethod& method, std::string_view text,
-                                                         JwtRefusal* refusal);
+  std::shared_ptr<const VerifiedToken> VerifyToken(const BoundAuthMethod& method, std::string_view text,
+                                                   JwtRefusal* refusal);
   Task<PasswordPool::Answer> CheckPassword(std::string_view credentials, const ConsumerPolicy** caller);
   const ConsumerPolicy* FindConsumerOf(const AuthMethodPolicy& method, const VerifiedToken& token);
   std::string_view FindSingleField(std::string_view name) const;
