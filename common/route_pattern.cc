@@ -153,7 +153,7 @@ absl::StatusOr<std::vector<TemplateSegment>> ParseTemplate(std::string_view text
 }
 
 absl::Status CheckHost(std::string_view host) {
-  if (host.empty()) return absl::InvalidArgumentError("is empty");
+  if (host.empty()) return absl::InvalidArgumentError("is empty; expected a host name like api.example.org");
   const std::string lower = Lower(host);
   if (lower != host)
     return absl::InvalidArgumentError(
@@ -188,7 +188,12 @@ absl::Status CheckHost(std::string_view host) {
               return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_';
             });
   }
-  if (!valid) return absl::InvalidArgumentError(fmt::format("{} is no host name", QuoteForMessage(host)));
+  if (!valid) {
+    return absl::InvalidArgumentError(
+        fmt::format("{} is no host name; expected labels of letters, digits, '-' and '_' with dots between them, as in "
+                    "api.example.org",
+                    QuoteForMessage(host)));
+  }
   return absl::OkStatus();
 }
 
@@ -203,14 +208,16 @@ absl::Status CheckHostPattern(std::string_view pattern) {
         fmt::format("{}: a star is the whole first label, as in *.example.org", QuoteForMessage(pattern)));
   }
   if (wildcard && !host.empty() && host.front() == '[') {
-    return absl::InvalidArgumentError(fmt::format("{}: an address has no wildcard", QuoteForMessage(pattern)));
+    return absl::InvalidArgumentError(
+        fmt::format("{}: an address has no wildcard; write it whole", QuoteForMessage(pattern)));
   }
   return CheckHost(host);
 }
 
 absl::Status CheckMethod(std::string_view method) {
   if (!IsToken(method) || method.size() > 32) {
-    return absl::InvalidArgumentError(fmt::format("{} is no method", QuoteForMessage(method)));
+    return absl::InvalidArgumentError(
+        fmt::format("{} is no method; expected a name like GET", QuoteForMessage(method)));
   }
   const std::string upper = absl::AsciiStrToUpper(std::string(method));
   if (upper != method) {
@@ -308,7 +315,8 @@ void CheckRouteMatch(const v1::RouteMatch& match, ReportField report) {
     const v1::HeaderMatch& header = match.headers(i);
     const std::string field = fmt::format("headers[{}]", i);
     if (!header.name().empty() && (!IsToken(header.name()) || header.name().size() > 256)) {
-      report(field + ".name", fmt::format("{} is no field name", QuoteForMessage(header.name())));
+      report(field + ".name",
+             fmt::format("{} is no field name; expected a name like X-Tenant", QuoteForMessage(header.name())));
     }
     if (header.has_exact() &&
         (HasControl(header.exact()) ||

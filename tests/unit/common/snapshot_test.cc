@@ -186,12 +186,13 @@ TEST(CompileSnapshot, ChecksHosts) {
 TEST(CompileSnapshot, ChecksMethodsHeadersAndQueries) {
   EXPECT_THAT(RouteErrors("match: { methods: [CONNECT, TRACE, 'A B', '', GET, GET] }, service: orders"),
               ElementsAre("match.methods[0]: 'CONNECT' is never served", "match.methods[1]: 'TRACE' is never served",
-                          "match.methods[2]: 'A B' is no method", "match.methods[3]: '' is no method",
+                          "match.methods[2]: 'A B' is no method; expected a name like GET",
+                          "match.methods[3]: '' is no method; expected a name like GET",
                           "match.methods[5]: 'GET' comes twice"));
   EXPECT_THAT(
       RouteErrors("match: { headers: [{ name: ':path', exact: a }, { name: h }, { name: h, prefix: '' }, "
                   "{ name: h, regex: '(' }, { name: h, exact: ' a' }, { name: h, prefix: ' a' }] }, service: orders"),
-      ElementsAre("match.headers[0].name: ':path' is no field name",
+      ElementsAre("match.headers[0].name: ':path' is no field name; expected a name like X-Tenant",
                   "match.headers[1]: needs one of exact, prefix, regex and present",
                   "match.headers[2].prefix: is empty; `present: true` takes any value",
                   HasSubstr("match.headers[3].regex: '(' is no RE2 regex"), HasSubstr("match.headers[4].exact: "),
