@@ -92,6 +92,8 @@ TEST(Fleet, AnEndpointWithoutAnAddressIsToldFromOneThatServes) {
   EXPECT_EQ(endpoints[0]["serving"], false);
   EXPECT_EQ(endpoints[0]["left_out_by"][0], "dp-1: the name has no address");
   EXPECT_EQ(endpoints[1]["serving"], true);
+  EXPECT_THAT(control.Ctl({"describe", "service", "svc"}).out, HasSubstr("dp-1: the name has no address"));
+  EXPECT_THAT(control.Ctl({"describe", "route", "svc"}).out, HasSubstr("1 of 2 endpoints serving: " + one.address()));
 }
 
 TEST(Fleet, FiveMistakesAreFiveMessagesAndNothingChanges) {

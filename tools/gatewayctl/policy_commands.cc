@@ -309,9 +309,10 @@ ExitCode Describe(Session& session) {
   description.all.assign(all->resources().begin(), all->resources().end());
   if (history.ok() && history->revisions_size() > 0) description.last_change = history->revisions(0);
   if (description.stored.resource().has_service() || description.stored.resource().has_route()) {
-    const absl::StatusOr<v1::ListEndpointsResponse> endpoints = session.client.ListEndpoints("");
+    absl::StatusOr<v1::ListEndpointsResponse> endpoints = session.client.ListEndpoints("");
     if (!endpoints.ok()) return session.Fail(endpoints.status());
     description.sets.assign(endpoints->sets().begin(), endpoints->sets().end());
+    description.endpoints = *std::move(endpoints);
   }
   if (session.options.output == "name") {
     session.out() << target->ToString() << "\n";

@@ -340,8 +340,14 @@ void AppendFact(std::string* out, const std::string& label, const std::string& t
   absl::StrAppend(out, line, Printable(text), "\n");
 }
 
-std::string EndpointsText(const v1::Service& service, std::span<const v1::EndpointSet> sets) {
-  const std::vector<EndpointRow> rows = EndpointsOf(&service, sets);
+std::vector<EndpointRow> RowsOf(const v1::Service& service, const Description& d) {
+  std::vector<EndpointRow> rows = EndpointsOf(&service, d.sets);
+  AddExclusions(d.endpoints, service.name(), &rows);
+  return rows;
+}
+
+std::string EndpointsText(const v1::Service& service, const Description& d) {
+  const std::vector<EndpointRow> rows = RowsOf(service, d);
   std::vector<std::string> addresses;
   for (const EndpointRow& row : rows) {
     if (row.serving) addresses.push_back(row.address);
@@ -390,7 +396,7 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
     if (service == nullptr) {
       absl::StrAppend(&text, ": not defined");
     } else {
-      absl::StrAppend(&text, ": ", EndpointsText(service->resource().service(), d.sets),
+      absl::StrAppend(&text, ": ", EndpointsText(service->resource().service(), d),
                       "; breaker: ", BreakerText(service->resource().service().circuit_breaker(), defaults));
     }
     AppendFact(out, label, text);
@@ -408,7 +414,7 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
 
 void DescribeService(const v1::Service& service, const Description& d, const v1::Defaults* defaults, std::string* out) {
   *out += "\nServes\n";
-  const std::vector<EndpointRow> rows = EndpointsOf(&service, d.sets);
+  const std::vector<EndpointRow> rows = RowsOf(service, d);
   if (service.has_consul()) {
     AppendFact(out, "Source", ServiceSource(service));
     AppendFact(out, "State", SetState(SetOf(service.consul(), d.sets), CountServing(rows)));

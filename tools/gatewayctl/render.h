@@ -87,6 +87,7 @@ struct Description {
   std::optional<v1::RevisionInfo> last_change;  // absent where history has none, as of built-ins
   std::vector<v1::StoredResource> all;          // the whole set, for references and defaults
   std::vector<v1::EndpointSet> sets;            // of all services
+  v1::ListEndpointsResponse endpoints;          // what data planes say of them
 };
 std::vector<ResourceKey> ReferrersOf(const ResourceKey& key, std::span<const v1::StoredResource> all);
 std::string RenderDescription(const Description& description, absl::Time now);
