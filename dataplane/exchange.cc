@@ -30,6 +30,7 @@ bool IsUsableRequestId(std::string_view id) {
 }
 
 // Where no route was looked for: CONNECT and TRACE are served by none.
+constexpr int kDescriptorsFreedMax = 4;  // for one connection
 constexpr std::string_view kServedMethodsField = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
 
 // Of "192.0.2.1:80", "[2001:db8::1]:80" and "[2001:db8::1]" the address, as some proxies write it.
@@ -564,9 +565,13 @@ bool Exchange::MayRepeat(const Attempt& attempt) const {
 Task<std::unique_ptr<UpstreamConnection>> Exchange::Connect(const std::shared_ptr<Endpoint>& endpoint,
                                                             Attempt* failure) {
   std::unique_ptr<UpstreamConnection> upstream = worker_->pool().Connect(endpoint);
-  if (upstream == nullptr && (errno == EMFILE || errno == ENFILE) && worker_->FreeDescriptor()) {
+  // (Others may take what was freed.)
+  for (int freed = 0; upstream == nullptr && (errno == EMFILE || errno == ENFILE) && freed < kDescriptorsFreedMax &&
+                      worker_->FreeDescriptor();
+       ++freed) {
     upstream = worker_->pool().Connect(endpoint);
   }
+  if (upstream != nullptr && worker_->IsShortOfDescriptors(upstream->socket.fd())) (void)worker_->FreeDescriptor();
   if (upstream == nullptr) {
     const bool exhausted = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
     failure->reason = exhausted ? Reason::kOverloaded : Reason::kUpstreamConnectFailed;

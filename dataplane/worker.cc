@@ -212,6 +212,10 @@ bool Worker::Accept(Listener* listener, bool all) {
       } catch (const std::exception& error) {
         spdlog::error("worker {} cannot take a connection: {}", index_, error.what());
       }
+      if (!all && IsShortOfDescriptors(fd)) {
+        MakeRoom();
+        return CannotAccept(std::strerror(EMFILE));
+      }
       continue;
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
@@ -236,7 +240,7 @@ void Worker::BoundConnections() {
   if (loop_.now() >= pressed_until_) descriptors_elsewhere_ = descriptors_at_rest_;
   descriptors_max_ = static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int32_t>::max()));
   const int64_t services = std::clamp(descriptors_max_ / 8, kServiceDescriptorsMin, kServiceDescriptorsMax);
-  connections_max_ = std::max<int64_t>(1, descriptors_max_ - descriptors_elsewhere_ - services);
+  connections_max_ = std::max<int64_t>(1, descriptors_max_ - descriptors_elsewhere_ - services - kOwnDescriptors);
 }
 
 void Worker::MakeRoom() {

@@ -127,6 +127,9 @@ class Worker {
 
   // Out of descriptors: closes a connection that nobody uses now, to a service or of a client. False: there is none.
   bool FreeDescriptor();
+  // Whether no more than kOwnDescriptors are left behind `fd`, which was just opened: it was the lowest one that was
+  // free (POSIX.1-2017, section 2.14).
+  bool IsShortOfDescriptors(int fd) const { return descriptors_max_ > 0 && fd >= descriptors_max_ - kOwnDescriptors; }
 
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
@@ -143,8 +146,8 @@ class Worker {
   void CheckDrained();
   // As many connections of clients may be open in this process that some descriptors are left for services.
   void BoundConnections();
-  // All of them are taken: what was kept for later goes, and clients get no more than there are now, less what is left
-  // for services, the metrics port and the like.
+  // As good as all of them are taken: what was kept for later goes, and clients get no more than there are now, less
+  // what is left for services and the process itself.
   void MakeRoom();
   static void OnFlush(void* self);
   static void OnAcceptRetry(void* self);
@@ -154,6 +157,8 @@ class Worker {
   // Of all descriptors, an eighth is for connections to services, within these; clients get no more than the rest.
   static constexpr int64_t kServiceDescriptorsMin = 8;
   static constexpr int64_t kServiceDescriptorsMax = 1024;
+  // Left to what is neither: the metrics port, the control plane, a log that is opened again.
+  static constexpr int64_t kOwnDescriptors = 4;
 
   const int index_;
   const Shared shared_;
