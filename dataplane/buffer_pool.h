@@ -2,6 +2,7 @@
 #ifndef GATEWAY_DATAPLANE_BUFFER_POOL_H_
 #define GATEWAY_DATAPLANE_BUFFER_POOL_H_
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -110,6 +111,11 @@ class BufferPool {
   }
   // The next larger size for a flow that filled its buffer to the brim.
   static size_t LargerForFlow(size_t capacity) { return capacity < kLarge ? capacity * 4 : capacity; }
+  // The first size for a body whose beginning came with the head in `input`: one that filled it to the brim flows
+  // already.
+  static size_t FirstForFlow(const Buffer& input) {
+    return input.room() > 0 ? kSmall : std::clamp(LargerForFlow(input.capacity()), kSmall, kLarge);
+  }
   // Moves what `buffer` holds into a block of at least `bytes`. False (and nothing changed) where the budget is spent.
   bool Grow(Buffer* buffer, size_t bytes);
   // Moves what `buffer` holds into the smallest block that holds it; nothing where that is no smaller, or not to be

@@ -110,13 +110,14 @@ Exchange::Upload Exchange::EndOfPiece(Io sent, const Socket& to) const {
 Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
   Socket& from = client_->socket;
   Socket& to = upstream->socket;
-  size_t wanted = BufferPool::kSmall;
+  size_t wanted = BufferPool::FirstForFlow(client_->input);
   size_t this_turn = 0;
   Buffer buffer;
   SplicePipe pipe;
   while (!body_.done()) {
     if (this_turn >= kRelayBytesPerTurnMax) {
       this_turn = 0;
+      buffer.Reset();  // empty: whose turn is next shall have it while it is in the cache
       co_await Yield(&loop());
       if (stop_upload_) co_return Upload::kStopped;
     }
@@ -237,9 +238,9 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
   const size_t answer_bytes = answer->bytes;
   status_ = answer->status;
   answer_started_ = true;
+  size_t wanted = BufferPool::FirstForFlow(input);
   input.Consume(answer_bytes);
 
-  size_t wanted = BufferPool::kSmall;
   size_t this_turn = 0;
   bool ended = false;  // an answer without framing ends with its connection
   SplicePipe pipe;
@@ -301,6 +302,7 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
 
     if (this_turn >= kRelayBytesPerTurnMax) {
       this_turn = 0;
+      if (input.empty()) input.Reset();
       co_await Yield(&loop());
     }
     if (OutOfTime()) {

@@ -35,6 +35,23 @@ TEST(BufferPool, ShrinksABlockToWhatItHolds) {
   EXPECT_TRUE(TextOf(buffer).starts_with("keptxx"));
 }
 
+TEST(BufferPool, ABodyThatFilledTheHeadsBufferBeginsWithALargerOne) {
+  BufferBudget budget(8 << 20);
+  BufferPool pool(&budget);
+  EXPECT_EQ(BufferPool::FirstForFlow(Buffer()), BufferPool::kSmall);
+  Buffer head = pool.Acquire(BufferPool::kSmall);
+  head.Filled(head.room() - 1);
+  EXPECT_EQ(BufferPool::FirstForFlow(head), BufferPool::kSmall);
+  head.Filled(1);
+  EXPECT_EQ(BufferPool::FirstForFlow(head), BufferPool::kSmall * 4);
+  Buffer waiting = pool.Acquire(1024);
+  waiting.Filled(waiting.room());
+  EXPECT_EQ(BufferPool::FirstForFlow(waiting), BufferPool::kSmall);
+  Buffer long_head = pool.Acquire(1024 * 1024);
+  long_head.Filled(long_head.room());
+  EXPECT_EQ(BufferPool::FirstForFlow(long_head), BufferPool::kLarge);
+}
+
 TEST(BufferPool, ShrunkBlocksLeaveTheBudgetToOthers) {
   BufferBudget budget(1 << 20);
   BufferPool pool(&budget);
