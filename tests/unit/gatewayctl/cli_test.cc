@@ -654,10 +654,12 @@ TEST_F(Gatewayctl, EndpointsSayWhyTheyDoNotServe) {
             "NAME   SOURCE               SERVING   STATE\n"
             "shop   consul orders (v2)   1/2       ok\n"
             "svc    static               1/1       ok\n");
-  admin_.endpoints.set_consul_reachable(false);
-  admin_.endpoints.set_consul_error("connection refused");
+  admin_.Change([&] {
+    admin_.endpoints.set_consul_reachable(false);
+    admin_.endpoints.set_consul_error("connection refused");
+  });
   EXPECT_EQ(Ctl({"services"}).err, "Consul is not reachable: connection refused\n");
-  admin_.endpoints.clear_sets();
+  admin_.Change([&] { admin_.endpoints.clear_sets(); });
   EXPECT_EQ(Ctl({"endpoints", "nobody"}).code, kNotFound);
 }
 

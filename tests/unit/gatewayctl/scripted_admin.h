@@ -18,8 +18,8 @@
 
 namespace gateway::ctl {
 
-// What is not scripted is UNIMPLEMENTED. Set the handlers before the first call; they run on gRPC's threads, one at a
-// time.
+// What is not scripted is UNIMPLEMENTED. Set what it answers before the first call, `endpoints` also later by Change.
+// The handlers run on gRPC's threads, one at a time.
 class ScriptedAdmin final : public v1::Admin::Service {
  public:
   using Writer = grpc::ServerWriter<v1::RolloutResponse>;
@@ -33,6 +33,11 @@ class ScriptedAdmin final : public v1::Admin::Service {
   ~ScriptedAdmin() override { Stop(); }
 
   void Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
+  template <typename Edit>
+  void Change(Edit edit) {
+    absl::MutexLock lock(&mutex_);
+    edit();
+  }
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
 
   std::function<grpc::Status(const v1::ApplyRequest&, v1::ApplyResponse*)> apply;
@@ -87,6 +92,7 @@ class ScriptedAdmin final : public v1::Admin::Service {
   }
   grpc::Status ListEndpoints(grpc::ServerContext*, const v1::ListEndpointsRequest*,
                              v1::ListEndpointsResponse* out) override {
+    absl::MutexLock lock(&mutex_);
     *out = endpoints;
     return grpc::Status::OK;
   }
