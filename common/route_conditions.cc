@@ -128,10 +128,10 @@ char QueryBytes::Next() {
 }
 
 std::optional<std::string_view> FindQuery(std::string_view query, std::string_view name) {
-  while (!query.empty()) {
-    const size_t end = std::min(query.find('&'), query.size());
-    const std::string_view pair = query.substr(0, end);
-    query.remove_prefix(std::min(end + 1, query.size()));
+  for (size_t begin = 0; begin < query.size();) {
+    const size_t end = std::min(query.find('&', begin), query.size());
+    const std::string_view pair = query.substr(begin, end - begin);
+    begin = end + 1;
     const size_t equals = std::min(pair.find('='), pair.size());
     if (!pair.empty() && DecodedStartsWith(pair.substr(0, equals), name, /*whole=*/true)) {
       return pair.substr(std::min(equals + 1, pair.size()));

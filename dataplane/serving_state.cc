@@ -784,8 +784,8 @@ void RuntimeState::Impl::PublishRows() {
   const auto told = [](const HostRow& row) { return std::tuple(!row.endpoints.empty(), row.service, row.address); };
   std::ranges::sort(fresh.hosts, {}, told);
   // Routes may lead to one service of Consul with settings of their own.
-  const auto repeated = std::ranges::unique(fresh.hosts, {}, told);
-  fresh.hosts.erase(repeated.begin(), repeated.end());
+  const auto alike = [&told](const HostRow& a, const HostRow& b) { return told(a) == told(b); };
+  fresh.hosts.erase(std::unique(fresh.hosts.begin(), fresh.hosts.end(), alike), fresh.hosts.end());
   bool wanted;
   {
     absl::MutexLock lock(&mutex);
