@@ -717,6 +717,7 @@ DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& p
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
     arguments.exit_code = 0;
+    arguments.check = true;
   }
   arguments.config = std::move(loaded.config);
   return arguments;

@@ -38,6 +38,7 @@ std::string DescribeBootstrap(const LoadedBootstrap& loaded);
 // --help. Returns an exit code where the process shall end now (2 for any problem, all of them printed on stderr).
 struct DaemonArguments {
   std::optional<int> exit_code;
+  bool check = false;  // --check-config: `config` is valid, and exit_code 0
   v1::Bootstrap config;
   std::string config_file;
 };

@@ -27,6 +27,17 @@ namespace {
 // Revisions that a Watch reads ahead.
 constexpr size_t kWatchPage = 16;
 
+// As much as the caller says that it takes.
+size_t ErrorDetailsBytesMax(const grpc::CallbackServerContext& context) {
+  const auto asked = context.client_metadata().find(kErrorBytesMetadata);
+  size_t bytes = 0;
+  if (asked == context.client_metadata().end() ||
+      !absl::SimpleAtoi(absl::string_view(asked->second.data(), asked->second.size()), &bytes)) {
+    return kErrorDetailsBytesMax;
+  }
+  return std::clamp(bytes, kErrorDetailsBytesMax, kErrorDetailsBytesAskedMax);
+}
+
 std::string PeerOf(grpc::CallbackServerContext* context) { return HostOfPeer(context->peer()); }
 
 void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
@@ -299,7 +310,9 @@ grpc::ServerUnaryReactor* AdminService::Now(grpc::CallbackServerContext* context
 grpc::ServerUnaryReactor* AdminService::Later(grpc::CallbackServerContext* context,
                                               std::function<absl::Status()> work) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const bool queued = executor_.Run([reactor, work = std::move(work)] { reactor->Finish(ToGrpc(work())); });
+  const bool queued = executor_.Run([reactor, work = std::move(work), bytes_max = ErrorDetailsBytesMax(*context)] {
+    reactor->Finish(ToGrpc(work(), bytes_max));
+  });
   if (!queued) reactor->Finish({grpc::StatusCode::UNAVAILABLE, "too many requests are waiting"});
   return reactor;
 }

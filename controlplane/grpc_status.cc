@@ -40,7 +40,7 @@ std::vector<v1::PolicyError> PolicyErrorsOf(const absl::Status& status) {
   return {all.errors().begin(), all.errors().end()};
 }
 
-grpc::Status ToGrpc(const absl::Status& status) {
+grpc::Status ToGrpc(const absl::Status& status, size_t details_bytes_max) {
   if (status.ok()) return grpc::Status::OK;
   // The codes of absl are those of gRPC, number by number.
   const auto code = static_cast<grpc::StatusCode>(status.code());
@@ -56,11 +56,12 @@ grpc::Status ToGrpc(const absl::Status& status) {
     violation.set_field(FieldOf(error));
     violation.set_description(error.message());
     bytes += violation.ByteSizeLong() + error.ByteSizeLong() + 8;
-    if (bytes > kErrorDetailsBytesMax) break;
+    if (bytes > details_bytes_max) break;
     *bad_request.add_field_violations() = std::move(violation);
     *typed.add_errors() = error;
   }
   if (static_cast<size_t>(typed.errors_size()) < errors.size()) {
+    typed.set_left_out(static_cast<uint32_t>(errors.size()) - static_cast<uint32_t>(typed.errors_size()));
     absl::StrAppend(&message, " (the details hold the first ", typed.errors_size(), ")");
   }
   google::rpc::Status rich;

@@ -290,7 +290,7 @@ struct ConfigClient::Impl {
     return set;
   }
 
-  absl::Status LoadPolicyFiles() {
+  absl::Status LoadPolicyFiles(std::vector<std::string>* warnings) {
     const auto& files = options.bootstrap.data_plane().policy_files();
     std::vector<PolicyProblem> problems;
     const std::vector<PolicyDocument> documents = ReadPolicyFiles({files.begin(), files.end()}, &problems);
@@ -318,7 +318,7 @@ struct ConfigClient::Impl {
       if (!FollowsFrom(problem, told)) problems.push_back(std::move(problem));
     }
     if (!problems.empty()) return PolicyFilesError(problems);
-    for (const std::string& warning : result.warnings) spdlog::warn("policy: {}", warning);
+    *warnings = std::move(result.warnings);
     snapshot = std::move(result.snapshot);
     has_policy = true;
     return absl::OkStatus();
@@ -363,7 +363,12 @@ struct ConfigClient::Impl {
   }
 
   absl::Status LoadInitial() {
-    if (alone()) return LoadPolicyFiles();
+    if (alone()) {
+      std::vector<std::string> warnings;
+      if (absl::Status status = LoadPolicyFiles(&warnings); !status.ok()) return status;
+      for (const std::string& warning : warnings) spdlog::warn("policy: {}", warning);
+      return absl::OkStatus();
+    }
     if (cache != nullptr) LoadCache();
     if (snapshot != nullptr) return absl::OkStatus();
     // Nothing to serve yet but what is built in.
@@ -888,6 +893,12 @@ struct ConfigClient::Impl {
 
 ConfigClient::ConfigClient(ConfigClientOptions options, RuntimeState* runtime, InstallFunction install)
     : impl_(std::make_unique<Impl>(std::move(options), runtime, std::move(install))) {}
+
+absl::Status ConfigClient::CheckPolicyFiles(const v1::Bootstrap& bootstrap, std::vector<std::string>* warnings) {
+  Impl impl({.bootstrap = bootstrap, .workers = 1, .main_port = 0, .health_port = 0, .redis_away = nullptr}, nullptr,
+            nullptr);
+  return impl.alone() ? impl.LoadPolicyFiles(warnings) : absl::OkStatus();
+}
 
 ConfigClient::~ConfigClient() { Stop(0ms); }
 

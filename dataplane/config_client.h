@@ -47,6 +47,10 @@ class ConfigClient {
   ConfigClient(ConfigClientOptions options, RuntimeState* runtime, InstallFunction install);
   ~ConfigClient();
 
+  // Whether Start would take data_plane.policy_files: InvalidArgument tells all mistakes in them, one a line. Starts
+  // nothing.
+  static absl::Status CheckPolicyFiles(const v1::Bootstrap& bootstrap, std::vector<std::string>* warnings);
+
   // Loads the policy files, or the cache (a damaged one is reported and ignored), installs what they hold, and starts
   // the thread. Where there is nothing yet, a state with the built-ins alone is installed (has_policy false). `install`
   // is called from here the first time, and need not have called `done` before this returns. An error is fatal: bad

@@ -159,9 +159,20 @@ absl::StatusOr<std::unique_ptr<MetricsHttp>> OpenMetrics(const v1::MetricsSectio
   return fd >= 0 ? MetricsHttp::Adopt(fd) : MetricsHttp::Listen(host, static_cast<uint16_t>(metrics.port()));
 }
 
+// --check-config: what a start would say of the policy files.
+int CheckPolicy(const v1::Bootstrap& config) {
+  std::vector<std::string> warnings;
+  const absl::Status status = ConfigClient::CheckPolicyFiles(config, &warnings);
+  for (const std::string& warning : warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
 int Run(int argc, char** argv) {
   DaemonArguments arguments = ParseDaemonArguments(argc, argv, "gateway-dataplane",
                                                    "The gateway's proxy: forwards HTTP as its control plane says.");
+  if (arguments.check) return CheckPolicy(arguments.config);
   if (arguments.exit_code) return *arguments.exit_code;
   const v1::Bootstrap& config = arguments.config;
   InitLogging(config.logging(), "gateway-dataplane");

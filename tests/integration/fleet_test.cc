@@ -111,6 +111,34 @@ TEST(Fleet, FiveMistakesAreFiveMessagesAndNothingChanges) {
   EXPECT_EQ(control.Ctl({"export", "--all"}).out, before);
 }
 
+TEST(Fleet, AllMistakesOfALargeSetAreToldAndCounted) {
+  ControlPlane control;
+  std::string policy;
+  const auto refused_lines = [&](int routes) {
+    policy.clear();
+    for (int i = 0; i < routes; ++i) {
+      Append(&policy, "kind: Route\nname: r", i, "\nmatch: { path: { prefix: /r", i, " } }\nservice: none-", i,
+             "\n---\n");
+    }
+    const auto refused = control.Apply(policy);
+    EXPECT_EQ(refused.exit.code, 3) << refused.out;
+    size_t lines = 0;
+    for (size_t at = refused.err.find("is not defined"); at != std::string::npos;
+         at = refused.err.find("is not defined", at + 1)) {
+      ++lines;
+    }
+    return std::pair(lines, refused.err.substr(refused.err.rfind("gatewayctl:")));
+  };
+  EXPECT_EQ(refused_lines(1000),
+            std::pair(size_t{1000}, std::string("gatewayctl: the policy is invalid: 1000 mistakes; "
+                                                "nothing was changed\n")));
+  // More than fit into one answer are counted all the same.
+  const auto [lines, end] = refused_lines(20'000);
+  EXPECT_GT(lines, 3000u);
+  EXPECT_EQ(end, Concat("gatewayctl: the policy is invalid: 20000 mistakes, of which ", 20'000 - lines,
+                        " are not shown; nothing was changed\n"));
+}
+
 TEST(Fleet, TwoHundredChangesUnderLoadFailNoRequestAndAreNeverSeenInHalves) {
   // Two upstreams, each for one of the two halves of a change: the Service names the upstream, the Route the path that
   // it gets.

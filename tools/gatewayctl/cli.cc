@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/units.h"
@@ -230,7 +231,11 @@ class CommandTree {
   static void AddRevision(CLI::App* command, Options* options, bool required) {
     command->add_option("REVISION", options->revision, "A number from history")
         ->required(required)
-        ->check(CLI::Range(uint64_t{1}, uint64_t{INT64_MAX}, ""))
+        ->check([](const std::string& text) {
+          uint64_t revision = 0;
+          const bool valid = absl::SimpleAtoi(text, &revision) && revision >= 1 && revision <= uint64_t{INT64_MAX};
+          return valid ? std::string() : absl::StrCat("'", text, "' is no revision; expected a number from history");
+        })
         ->type_name("REVISION");
   }
 
@@ -311,7 +316,8 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
 ExitCode Session::Fail(const absl::Status& status) {
   terminal.out->flush();
   *terminal.err << "gatewayctl: " << status.message() << "\n";
-  for (const v1::PolicyError& error : PolicyErrorsOf(status)) {
+  const v1::PolicyErrors errors = PolicyErrorsOf(status);
+  for (const v1::PolicyError& error : errors.errors()) {
     *terminal.err << "  " << error.kind() << "/" << error.name() << ": " << error.field() << ": " << error.message()
                   << "\n";
   }

@@ -16,6 +16,7 @@ namespace {
 
 constexpr char kPolicyErrorsUrl[] = "type.googleapis.com/gateway.v1.PolicyErrors";
 constexpr int kMessageBytesMax = 256 << 20;  // a revision with all that one apply may hold, before and after it
+constexpr int kErrorBytesMax = 1 << 20;      // of the mistakes in a policy: some thousands
 constexpr uint32_t kPageSize = 1000;
 constexpr absl::Duration kReconnectPause = absl::Milliseconds(100);
 
@@ -27,6 +28,7 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // An admin server is reached directly or not at all, whatever http_proxy says.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 2 * kErrorBytesMax);  // (in base64, with all else)
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
@@ -128,6 +130,7 @@ absl::StatusOr<Response> AdminClient::Call(grpc::Status (v1::Admin::Stub::*metho
                                            const Request& request) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + timeout_));
+  context.AddMetadata("gateway-error-bytes-max", absl::StrCat(kErrorBytesMax));
   Response response;
   const grpc::Status status = ((*stub_).*method)(&context, request, &response);
   if (absl::Status translated = Translate(status); !translated.ok()) return translated;
@@ -281,11 +284,11 @@ absl::StatusOr<v1::GetServerInfoResponse> AdminClient::GetServerInfo() {
   return Call(&v1::Admin::Stub::GetServerInfo, v1::GetServerInfoRequest());
 }
 
-std::vector<v1::PolicyError> PolicyErrorsOf(const absl::Status& status) {
+v1::PolicyErrors PolicyErrorsOf(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kPolicyErrorsUrl);
   v1::PolicyErrors errors;
-  if (!payload.has_value() || !errors.ParseFromString(std::string(*payload))) return {};
-  return {errors.errors().begin(), errors.errors().end()};
+  if (!payload.has_value() || !errors.ParseFromString(std::string(*payload))) errors.Clear();
+  return errors;
 }
 
 ExitCode ExitCodeOf(const absl::Status& status) {
@@ -293,7 +296,7 @@ ExitCode ExitCodeOf(const absl::Status& status) {
     case absl::StatusCode::kOk:
       return kDone;
     case absl::StatusCode::kInvalidArgument:
-      return PolicyErrorsOf(status).empty() ? kUsage : kInvalidPolicy;
+      return PolicyErrorsOf(status).errors().empty() ? kUsage : kInvalidPolicy;
     case absl::StatusCode::kNotFound:
       return kNotFound;
     case absl::StatusCode::kAborted:

@@ -67,7 +67,7 @@ class AdminClient {
 };
 
 // The mistakes that the server found in a policy; none, if the error is something else.
-std::vector<v1::PolicyError> PolicyErrorsOf(const absl::Status& status);
+v1::PolicyErrors PolicyErrorsOf(const absl::Status& status);
 
 ExitCode ExitCodeOf(const absl::Status& status);
 

@@ -9,6 +9,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/codec.h"
@@ -22,6 +23,8 @@
 namespace gateway::ctl {
 namespace {
 
+constexpr std::string_view kThePolicy = "the policy";
+
 // Where a field that the server complained of stands: its own position, or that of the nearest parent that is written.
 YamlPosition PositionOf(const PolicyDocument& document, std::string field) {
   while (!field.empty()) {
@@ -33,26 +36,26 @@ YamlPosition PositionOf(const PolicyDocument& document, std::string field) {
 }
 
 // The server's mistakes, where they stand in the files.
-std::vector<PolicyProblem> Locate(const std::vector<v1::PolicyError>& errors,
-                                  const std::vector<PolicyDocument>& documents) {
+std::vector<PolicyProblem> Locate(const v1::PolicyErrors& errors, const std::vector<PolicyDocument>& documents) {
+  absl::flat_hash_map<std::string, const PolicyDocument*> by_key;
+  for (const PolicyDocument& document : documents) by_key[KeyOf(document.resource).ToString()] = &document;
   std::vector<PolicyProblem> problems;
-  for (const v1::PolicyError& error : errors) {
+  for (const v1::PolicyError& error : errors.errors()) {
     PolicyProblem problem;
     problem.resource = error.name().empty() ? error.kind() : absl::StrCat(error.kind(), "/", error.name());
     problem.field = error.field();
     problem.message = error.message();
-    for (const PolicyDocument& document : documents) {
-      if (KeyOf(document.resource) == ResourceKey{error.kind(), error.name()}) {
-        problem.file = document.file;
-        problem.position = PositionOf(document, error.field());
-      }
+    if (const auto found = by_key.find(ResourceKey{error.kind(), error.name()}.ToString()); found != by_key.end()) {
+      problem.file = found->second->file;
+      problem.position = PositionOf(*found->second, error.field());
     }
     problems.push_back(std::move(problem));
   }
   return problems;
 }
 
-ExitCode Refuse(Session& session, std::vector<PolicyProblem> problems) {
+// `what` would not be valid. `left_out`: mistakes that the server had no room to tell.
+ExitCode Refuse(Session& session, std::string_view what, std::vector<PolicyProblem> problems, size_t left_out) {
   // In the order of the files as given; what stands in no file comes last.
   std::vector<std::string> files;
   for (const PolicyProblem& problem : problems) {
@@ -65,8 +68,10 @@ ExitCode Refuse(Session& session, std::vector<PolicyProblem> problems) {
   std::stable_sort(problems.begin(), problems.end(),
                    [&](const PolicyProblem& a, const PolicyProblem& b) { return rank(a) < rank(b); });
   for (const PolicyProblem& problem : problems) session.err() << problem.ToString() << "\n";
-  session.err() << "gatewayctl: the policy is invalid: " << problems.size()
-                << (problems.size() == 1 ? " mistake" : " mistakes") << "; nothing was changed\n";
+  const size_t all = problems.size() + left_out;
+  session.err() << "gatewayctl: " << what << " is invalid: " << all << (all == 1 ? " mistake" : " mistakes");
+  if (left_out > 0) session.err() << ", of which " << left_out << " are not shown";
+  session.err() << "; nothing was changed\n";
   return kInvalidPolicy;
 }
 
@@ -97,10 +102,11 @@ std::optional<std::vector<PolicyDocument>> ReadDocuments(Session& session, ExitC
     request.set_dry_run(true);
     const absl::StatusOr<v1::ApplyResponse> checked = session.client.Apply(request);
     const std::vector<PolicyProblem> told = problems;
-    for (PolicyProblem& problem : Locate(PolicyErrorsOf(checked.status()), documents)) {
+    const v1::PolicyErrors errors = PolicyErrorsOf(checked.status());
+    for (PolicyProblem& problem : Locate(errors, documents)) {
       if (!FollowsFrom(problem, told)) problems.push_back(std::move(problem));
     }
-    *code = Refuse(session, std::move(problems));
+    *code = Refuse(session, kThePolicy, std::move(problems), errors.left_out());
     return std::nullopt;
   }
   if (documents.empty()) {
@@ -111,9 +117,11 @@ std::optional<std::vector<PolicyDocument>> ReadDocuments(Session& session, ExitC
   return documents;
 }
 
-ExitCode FailApply(Session& session, const absl::Status& status, const std::vector<PolicyDocument>& documents) {
-  const std::vector<v1::PolicyError> errors = PolicyErrorsOf(status);
-  return errors.empty() ? session.Fail(status) : Refuse(session, Locate(errors, documents));
+ExitCode FailApply(Session& session, const absl::Status& status, const std::vector<PolicyDocument>& documents,
+                   std::string_view what = kThePolicy) {
+  const v1::PolicyErrors errors = PolicyErrorsOf(status);
+  return errors.errors().empty() ? session.Fail(status)
+                                 : Refuse(session, what, Locate(errors, documents), errors.left_out());
 }
 
 std::vector<v1::Change> RealChanges(const google::protobuf::RepeatedPtrField<v1::Change>& changes) {
@@ -348,8 +356,7 @@ ExitCode Delete(Session& session) {
   request.mutable_context()->set_comment(options.comment);
   const absl::StatusOr<v1::DeleteResponse> deleted = session.client.Delete(request);
   if (!deleted.ok()) {
-    const std::vector<v1::PolicyError> errors = PolicyErrorsOf(deleted.status());
-    return errors.empty() ? session.Fail(deleted.status()) : Refuse(session, Locate(errors, {}));
+    return FailApply(session, deleted.status(), {}, absl::StrCat("the policy without ", target->ToString()));
   }
   const bool wait = options.wait && !options.dry_run;
   if (options.output == "json" || options.output == "yaml") {

@@ -136,7 +136,13 @@ std::string BalancerOf(const v1::LoadBalancer& balancer) {
 }
 
 std::string LimitText(const v1::RateLimit& limit) {
-  return absl::StrCat(limit.limit().requests(), " per ", FormatDuration(limit.limit().window()));
+  std::string text = absl::StrCat(limit.limit().requests(), " per ", FormatDuration(limit.limit().window()));
+  if (limit.algorithm() == v1::RateLimit::FIXED_WINDOW) absl::StrAppend(&text, ", fixed window");
+  if (limit.algorithm() == v1::RateLimit::TOKEN_BUCKET) {
+    const uint32_t burst = limit.limit().has_burst() ? limit.limit().burst() : limit.limit().requests();
+    absl::StrAppend(&text, ", burst ", burst);
+  }
+  return text;
 }
 
 std::string ModeOf(const v1::RateLimit& limit) {
@@ -404,9 +410,9 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
   }
   std::string timeout = DurationOr(route.has_timeout(), route.timeout(), "");
   if (timeout.empty()) {
-    timeout = absl::StrCat(DurationOr(defaults != nullptr && defaults->has_timeout(),
-                                      defaults == nullptr ? google::protobuf::Duration() : defaults->timeout(), "30s"),
-                           "  (Defaults/default)");
+    timeout = defaults != nullptr && defaults->has_timeout()
+                  ? absl::StrCat(FormatDuration(defaults->timeout()), "  (Defaults/default)")
+                  : "30s  (built-in)";
   }
   AppendFact(out, "Timeout", timeout);
   AppendFact(out, "Rate limits", LimitsText(route.rate_limits(), defaults));

@@ -323,9 +323,22 @@ TEST(GrpcStatus, DetailsStayWithinWhatAClientTakes) {
     error.set_name("a-name-of-some-length");
     error.set_message("service 'nowhere' is not defined; expected the name of a Service");
   }
-  const grpc::Status status = ToGrpc(PolicyError("the policy is not valid", errors));
+  const auto told = [](const grpc::Status& status) {
+    google::rpc::Status rich;
+    v1::PolicyErrors told;
+    EXPECT_TRUE(rich.ParseFromString(status.error_details()));
+    EXPECT_TRUE(rich.details(1).UnpackTo(&told));
+    return told;
+  };
+  grpc::Status status = ToGrpc(PolicyError("the policy is not valid", errors));
   EXPECT_LE(status.error_details().size(), kErrorDetailsBytesMax + 256);
   EXPECT_NE(status.error_message().find("500 mistakes"), std::string::npos) << status.error_message();
+  EXPECT_GT(told(status).errors_size(), 10);
+  EXPECT_EQ(told(status).errors_size() + static_cast<int>(told(status).left_out()), 500);
+  // To one that takes more.
+  status = ToGrpc(PolicyError("the policy is not valid", errors), kErrorDetailsBytesAskedMax);
+  EXPECT_EQ(told(status).errors_size(), 500);
+  EXPECT_EQ(told(status).left_out(), 0u);
 }
 
 }  // namespace

@@ -742,6 +742,17 @@ service: gone-too
               AllOf(HasSubstr("policy.yaml:4:"), HasSubstr("Route/a"), HasSubstr("policy.yaml:9:"),
                     HasSubstr("Route/b"), HasSubstr("2 problems")));
   EXPECT_EQ(dp.workers.installs(), 0);
+  // --check-config tells the same.
+  std::vector<std::string> warnings;
+  EXPECT_EQ(ConfigClient::CheckPolicyFiles(dp.options.bootstrap, &warnings), status);
+  dp.options.bootstrap.mutable_data_plane()->clear_policy_files();
+  EXPECT_TRUE(ConfigClient::CheckPolicyFiles(dp.options.bootstrap, &warnings).ok());
+  dp.options.bootstrap.mutable_data_plane()->add_policy_files(
+      directory.Write("good.yaml",
+                      "kind: Route\nname: never\n"
+                      "match: { path: { regex: a } }\nrespond: { status: 204 }\n"));
+  EXPECT_TRUE(ConfigClient::CheckPolicyFiles(dp.options.bootstrap, &warnings).ok());
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("can never match")));
 }
 
 TEST(ConfigClient, ReconnectDelayGrowsToFiveSecondsWithFullJitter) {

@@ -54,7 +54,12 @@ class Gatewayctl : public ::testing::Test {
     const int code = RunCommandLine(arguments, terminal);
     return {code, out.str(), err.str()};
   }
-  Ended Ctl(std::vector<std::string> arguments) { return RunAt(admin_.address(), std::move(arguments)); }
+  Ended Ctl(std::vector<std::string> arguments) {
+    admin_.Order();
+    Ended ended = RunAt(admin_.address(), std::move(arguments));
+    admin_.Order();
+    return ended;
+  }
 
   // Apply answers that everything in the request was created, as `revision`.
   void AcceptEverything(uint64_t revision) {
@@ -389,6 +394,7 @@ TEST_F(Gatewayctl, WrongUsageSuggestsWhatWasMeant) {
     EXPECT_EQ(run.out, "");
     EXPECT_NE(run.err, "");
   }
+  EXPECT_THAT(Ctl({"rollback", "x"}).err, HasSubstr("'x' is no revision; expected a number from history"));
 }
 
 TEST_F(Gatewayctl, EveryCommandHasHelpWithAnExample) {
@@ -511,7 +517,9 @@ TEST_F(Gatewayctl, DeleteSaysSoAndRefusesWhatIsStillReferredTo) {
   };
   const Ended run = Ctl({"delete", "service", "svc"});
   EXPECT_EQ(run.code, kInvalidPolicy);
-  EXPECT_THAT(run.err, HasSubstr("Route/orders: service: Service 'svc' is not defined\n"));
+  EXPECT_THAT(run.err,
+              HasSubstr("Route/orders: service: Service 'svc' is not defined\n"
+                        "gatewayctl: the policy without Service/svc is invalid: 1 mistake; nothing was changed\n"));
 }
 
 TEST_F(Gatewayctl, HistoryIsATableForPeopleAndExactForScripts) {
@@ -654,12 +662,10 @@ TEST_F(Gatewayctl, EndpointsSayWhyTheyDoNotServe) {
             "NAME   SOURCE               SERVING   STATE\n"
             "shop   consul orders (v2)   1/2       ok\n"
             "svc    static               1/1       ok\n");
-  admin_.Change([&] {
-    admin_.endpoints.set_consul_reachable(false);
-    admin_.endpoints.set_consul_error("connection refused");
-  });
+  admin_.endpoints.set_consul_reachable(false);
+  admin_.endpoints.set_consul_error("connection refused");
   EXPECT_EQ(Ctl({"services"}).err, "Consul is not reachable: connection refused\n");
-  admin_.Change([&] { admin_.endpoints.clear_sets(); });
+  admin_.endpoints.clear_sets();
   EXPECT_EQ(Ctl({"endpoints", "nobody"}).code, kNotFound);
 }
 
@@ -693,7 +699,7 @@ TEST_F(Gatewayctl, DescribeTellsWhatARouteResolvesTo) {
       Stored("kind: Route\nname: shop\nlabels: { team: a }\nmatch: { path: { prefix: /shop }, methods: [GET] }\n"
              "split: [{ service: shop, weight: 3 }, { service: gone, weight: 1 }]\n",
              5),
-      Stored("kind: Defaults\nname: default\nrate_limits: [default]\ncircuit_breaker: hystrix\ntimeout: 30s\n", 1,
+      Stored("kind: Defaults\nname: default\nrate_limits: [default]\ncircuit_breaker: hystrix\ntimeout: 29s\n", 1,
              true),
       Stored("kind: CircuitBreaker\nname: hystrix\n", 1, true)};
   *admin_.endpoints.add_sets() = OrdersInConsul();
@@ -717,7 +723,7 @@ TEST_F(Gatewayctl, DescribeTellsWhatARouteResolvesTo) {
                                              "  To:           75% Service/shop: 1 of 2 endpoints serving: "
                                              "10.0.0.7:9001; breaker: hystrix  (Defaults/default)\n"
                                              "                25% Service/gone: not defined\n"
-                                             "  Timeout:      30s  (Defaults/default)\n"
+                                             "  Timeout:      29s  (Defaults/default)\n"
                                              "  Rate limits:  default  (Defaults/default)\n"
                                              "\n"
                                              "Refers to\n"
@@ -730,6 +736,8 @@ TEST_F(Gatewayctl, DescribeTellsWhatARouteResolvesTo) {
                                              "Document\n"
                                              "  kind: Route\n"
                                              "  name: shop\n"));
+  admin_.resources[2] = Stored("kind: Defaults\nname: default\ncircuit_breaker: hystrix\n", 1, true);
+  EXPECT_THAT(Ctl({"describe", "route", "shop"}).out, HasSubstr("  Timeout:      30s  (built-in)\n"));
   run = Ctl({"describe", "service/shop"});
   EXPECT_THAT(run.out, HasSubstr("\nReferred to by\n  Route/shop\n"));
   EXPECT_THAT(run.out, HasSubstr("\nEndpoints\n  SERVICE   ADDRESS "));

@@ -9,6 +9,7 @@
 namespace gateway::ctl {
 
 grpc::Status ScriptedAdmin::Get(grpc::ServerContext*, const v1::GetRequest* in, v1::GetResponse* out) {
+  absl::MutexLock lock(&mutex_);
   for (const v1::StoredResource& stored : resources) {
     if (KeyOf(stored.resource()) != ResourceKey{in->kind(), in->name()}) continue;
     *out->mutable_resource() = stored;
@@ -19,7 +20,8 @@ grpc::Status ScriptedAdmin::Get(grpc::ServerContext*, const v1::GetRequest* in, 
 }
 
 grpc::Status ScriptedAdmin::List(grpc::ServerContext*, const v1::ListRequest* in, v1::ListResponse* out) {
-  if (list) return Run(list, *in, out);
+  absl::MutexLock lock(&mutex_);
+  if (list) return list(*in, out);
   out->set_revision(revision);
   for (const v1::StoredResource& stored : resources) {
     bool wanted = in->kind().empty() || KeyOf(stored.resource()).kind == in->kind();
