@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <tuple>
@@ -905,7 +906,7 @@ class SnapshotCompiler {
     for (const v1::Mirror& mirror : route.mirror()) {
       const double percent = mirror.has_percent() ? mirror.percent() : 100;
       policy->mirrors.push_back({.service = services_.index.at(mirror.service()),
-                                 .per_million = static_cast<uint32_t>(percent * 10'000 + 0.5)});
+                                 .per_million = static_cast<uint32_t>(std::lround(percent * 10'000))});
     }
     policy->access = Referred(route.access(), Default().access(), accesses_, access_policies_);
     policy->cors = Referred(route.cors(), Default().cors(), cors_, cors_policies_);

@@ -13,7 +13,11 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
 #include "boost/beast/http/basic_parser.hpp"
+#include "common/text.h"
 #include "dataplane/http1/body.h"
 #include "dataplane/http1/head.h"
 
@@ -230,9 +234,28 @@ class BeastReader final : public boost::beast::http::basic_parser<isRequest> {
   bool headed_ = false;
 };
 
+// An answer's Connection, which is not passed on, may name what is no token; Beast refuses the whole answer then.
+inline bool NamesNoToken(const Message& answer) {
+  const auto is_token = [](std::string_view text) {
+    const absl::string_view token = absl::StripAsciiWhitespace(AbslView(text));
+    return token.empty() || IsToken({token.data(), token.size()});
+  };
+  return std::any_of(answer.fields.begin(), answer.fields.end(), [&is_token](const auto& field) {
+    if (!absl::EqualsIgnoreCase(field.first, "Connection") &&
+        !absl::EqualsIgnoreCase(field.first, "Proxy-Connection")) {
+      return false;
+    }
+    for (absl::string_view name : absl::StrSplit(field.second, ',')) {
+      if (!is_token(std::string_view(name.data(), name.size()))) return true;
+    }
+    return false;
+  });
+}
+
 // Whether Beast reads the message at the beginning of `wire` as the gateway did, which refused nothing of it.
 template <bool isRequest>
 bool BeastReadsTheSame(std::string_view wire, const Message& ours, bool to_head) {
+  if (!isRequest && NamesNoToken(ours)) return true;
   // The two things about a start line that the gateway reads and Beast does not know.
   std::string mended(wire);
   size_t added = 0;

@@ -1,6 +1,7 @@
 #include "tools/gatewayctl/render.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 #include <utility>
@@ -98,8 +99,9 @@ std::vector<std::pair<std::string, double>> TargetsOf(const v1::Route& route) {
 }
 
 std::string Percent(double share) {
-  std::string text = absl::StrCat(static_cast<int>(share * 10 + 0.5) / 10);
-  const int tenth = static_cast<int>(share * 10 + 0.5) % 10;
+  const long tenths = std::lround(share * 10);
+  std::string text = absl::StrCat(tenths / 10);
+  const long tenth = tenths % 10;
   return tenth == 0 ? absl::StrCat(text, "%") : absl::StrCat(text, ".", tenth, "%");
 }
 
