@@ -287,6 +287,7 @@ std::string RouteConditions::Canonical() const {
   };
   auto values = [&sorted](const std::vector<Value>& all) {
     std::vector<std::string> texts;
+    texts.reserve(all.size());
     for (const Value& v : all)
       texts.push_back(fmt::format("{}:{}{}{}", v.name.size(), v.name, static_cast<int>(v.kind), v.text));
     return sorted(std::move(texts));

@@ -321,8 +321,9 @@ grpc::ServerUnaryReactor* AdminService::Apply(grpc::CallbackServerContext* conte
                                               v1::ApplyResponse* response) {
   return Later(context, [this, peer = PeerOf(context), request, response] {
     absl::StatusOr<v1::ApplyResponse> done = publisher_->Apply(*request, peer);
-    if (done.ok()) *response = *std::move(done);
-    return done.status();
+    if (!done.ok()) return done.status();
+    *response = *std::move(done);
+    return absl::OkStatus();
   });
 }
 
@@ -330,8 +331,9 @@ grpc::ServerUnaryReactor* AdminService::Delete(grpc::CallbackServerContext* cont
                                                v1::DeleteResponse* response) {
   return Later(context, [this, peer = PeerOf(context), request, response] {
     absl::StatusOr<v1::DeleteResponse> done = publisher_->Delete(*request, peer);
-    if (done.ok()) *response = *std::move(done);
-    return done.status();
+    if (!done.ok()) return done.status();
+    *response = *std::move(done);
+    return absl::OkStatus();
   });
 }
 
@@ -339,8 +341,9 @@ grpc::ServerUnaryReactor* AdminService::Rollback(grpc::CallbackServerContext* co
                                                  const v1::RollbackRequest* request, v1::RollbackResponse* response) {
   return Later(context, [this, peer = PeerOf(context), request, response] {
     absl::StatusOr<v1::RollbackResponse> done = publisher_->Rollback(*request, peer);
-    if (done.ok()) *response = *std::move(done);
-    return done.status();
+    if (!done.ok()) return done.status();
+    *response = *std::move(done);
+    return absl::OkStatus();
   });
 }
 

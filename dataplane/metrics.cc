@@ -183,9 +183,9 @@ Method MethodOf(std::string_view method) {
 std::string_view MethodName(Method method) { return kMethodNames[static_cast<size_t>(method)]; }
 
 struct WorkerShard::Impl {
+  alignas(64) std::array<std::atomic<int64_t>, static_cast<size_t>(WorkerGauge::kCount)> gauges{};
   ChunkedArray<SeriesCounters, kOtherSeries + 1, 1024> series;
   ChunkedArray<ServiceCounters, kOtherService + 1, 64> services;
-  alignas(64) std::array<std::atomic<int64_t>, static_cast<size_t>(WorkerGauge::kCount)> gauges{};
 };
 
 WorkerShard::WorkerShard() : impl_(std::make_unique<Impl>()) {}

@@ -403,7 +403,7 @@ bool IsValidHost(std::string_view host) {
   if (host[0] == '[') {
     end = host.find(']');
     char literal[INET6_ADDRSTRLEN];
-    if (end == std::string_view::npos || end > sizeof literal) return false;
+    if (end > sizeof literal) return false;  // (npos, too)
     literal[host.copy(literal, end - 1, 1)] = '\0';
     in6_addr address;
     if (inet_pton(AF_INET6, literal, &address) != 1) return false;

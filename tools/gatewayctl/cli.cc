@@ -188,7 +188,7 @@ class CommandTree {
   }
 
  private:
-  static CLI::Validator Among(std::vector<std::string> words) {
+  static CLI::Validator Among(const std::vector<std::string>& words) {
     return CLI::Validator(
         [words](std::string& word) {
           if (std::find(words.begin(), words.end(), word) != words.end()) return std::string();
