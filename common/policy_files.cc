@@ -124,6 +124,16 @@ bool MissesOne(std::string_view message, std::string_view kind) {
   return kind.empty() || noun == absl::AsciiStrToLower(std::string(kind));
 }
 
+// Where `field` of a document stands, or the nearest thing around it.
+YamlPosition PositionOf(const PolicyDocument& document, std::string field) {
+  while (!field.empty()) {
+    if (const auto it = document.sources.find(field); it != document.sources.end()) return it->second;
+    const size_t cut = field.find_last_of(".[");
+    field.resize(cut == std::string::npos ? 0 : cut);
+  }
+  return document.position;
+}
+
 }  // namespace
 
 bool FollowsFrom(const PolicyProblem& error, const std::vector<PolicyProblem>& problems) {
@@ -135,6 +145,23 @@ bool FollowsFrom(const PolicyProblem& error, const std::vector<PolicyProblem>& p
     return same && !other.field.empty() &&
            (IsSameOrInside(other.field, error.field) || IsSameOrInside(error.field, other.field));
   });
+}
+
+PolicyPlaces::PolicyPlaces(const std::vector<PolicyDocument>& documents) {
+  for (const PolicyDocument& document : documents) by_key_[KeyOf(document.resource)] = &document;
+}
+
+PolicyProblem PolicyPlaces::Locate(const v1::PolicyError& error) const {
+  const ResourceKey key{error.kind(), error.name()};
+  PolicyProblem problem;
+  problem.resource = error.name().empty() ? error.kind() : key.ToString();
+  problem.field = error.field();
+  problem.message = error.message();
+  if (const auto found = by_key_.find(key); found != by_key_.end()) {
+    problem.file = found->second->file;
+    problem.position = PositionOf(*found->second, error.field());
+  }
+  return problem;
 }
 
 std::string PolicyProblem::ToString() const {

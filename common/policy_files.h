@@ -2,13 +2,16 @@
 #ifndef GATEWAY_COMMON_POLICY_FILES_H_
 #define GATEWAY_COMMON_POLICY_FILES_H_
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "common/codec.h"
+#include "common/resource.h"
 #include "common/yaml.h"
+#include "gateway/v1/admin.pb.h"
 #include "gateway/v1/policy.pb.h"
 
 namespace gateway {
@@ -37,6 +40,18 @@ struct PolicyProblem {
 // Whether `error`, of a check of what could be read, may only follow from one of `problems`, of the reading: it is at
 // the same field, or misses what was not read.
 bool FollowsFrom(const PolicyProblem& error, const std::vector<PolicyProblem>& problems);
+
+// Where what a check found stands in the files. Views into `documents`, which outlive it.
+class PolicyPlaces {
+ public:
+  explicit PolicyPlaces(const std::vector<PolicyDocument>& documents);
+  // At its field, or at the nearest thing around it that is written; of a resource that is in none of the documents
+  // without a file.
+  PolicyProblem Locate(const v1::PolicyError& error) const;
+
+ private:
+  std::map<ResourceKey, const PolicyDocument*> by_key_;
+};
 
 // Every document of one file's text; `file` is its name in messages. Empty documents are skipped. Does not check
 // references. A document with problems is among the results too, without what was wrong in it: check them where there

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "common/admin_protocol.h"
 #include "common/bootstrap.h"
 #include "common/redaction.h"
 #include "common/resource.h"
@@ -35,7 +36,7 @@ size_t ErrorDetailsBytesMax(const grpc::CallbackServerContext& context) {
       !absl::SimpleAtoi(absl::string_view(asked->second.data(), asked->second.size()), &bytes)) {
     return kErrorDetailsBytesMax;
   }
-  return std::clamp(bytes, kErrorDetailsBytesMax, kErrorDetailsBytesAskedMax);
+  return std::clamp(bytes, kErrorDetailsBytesMax, kErrorBytesAskedMax);
 }
 
 std::string PeerOf(grpc::CallbackServerContext* context) { return HostOfPeer(context->peer()); }

@@ -21,10 +21,6 @@ std::vector<v1::PolicyError> PolicyErrorsOf(const absl::Status& status);
 // whole answer is lost to it.
 inline constexpr size_t kErrorDetailsBytesMax = 5600;
 
-// What a client that takes more may ask for; see PolicyErrors in admin.proto.
-inline constexpr size_t kErrorDetailsBytesAskedMax = 1 << 20;
-inline constexpr char kErrorBytesMetadata[] = "gateway-error-bytes-max";
-
 // With a google.rpc.Status (BadRequest, PolicyErrors) in the details where `status` carries policy errors: as many of
 // them as fit into `details_bytes_max`; the message says how many there are.
 grpc::Status ToGrpc(const absl::Status& status, size_t details_bytes_max = kErrorDetailsBytesMax);

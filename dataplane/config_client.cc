@@ -228,16 +228,6 @@ absl::Status PolicyFilesError(const std::vector<PolicyProblem>& problems) {
   return absl::InvalidArgumentError(text);
 }
 
-// Where `field` of a document stands, or the nearest thing around it.
-YamlPosition PositionOf(const PolicyDocument& document, std::string field) {
-  while (!field.empty()) {
-    if (const auto it = document.sources.find(field); it != document.sources.end()) return it->second;
-    const size_t cut = field.find_last_of(".[");
-    field.resize(cut == std::string::npos ? 0 : cut);
-  }
-  return document.position;
-}
-
 }  // namespace
 
 std::chrono::milliseconds ReconnectDelay(int attempt, absl::BitGenRef random) {
@@ -295,26 +285,17 @@ struct ConfigClient::Impl {
     std::vector<PolicyProblem> problems;
     const std::vector<PolicyDocument> documents = ReadPolicyFiles({files.begin(), files.end()}, &problems);
     resources = BuiltinSet();
-    std::map<ResourceKey, const PolicyDocument*> by_key;
     for (const PolicyDocument& document : documents) {
       v1::VersionedResource versioned;
       *versioned.mutable_resource() = document.resource;
-      by_key[KeyOf(document.resource)] = &document;
       Put(std::move(versioned), &resources);
     }
     // All mistakes at once: what could be read is checked even where something could not.
     const std::vector<PolicyProblem> told = problems;
     CompileResult result = Compile(resources, "", 0);
+    const PolicyPlaces places(documents);
     for (const v1::PolicyError& error : result.errors) {
-      const ResourceKey key{error.kind(), error.name()};
-      PolicyProblem problem;
-      if (const auto it = by_key.find(key); it != by_key.end()) {
-        problem.file = it->second->file;
-        problem.position = PositionOf(*it->second, error.field());
-      }
-      problem.resource = key.ToString();
-      problem.field = error.field();
-      problem.message = error.message();
+      PolicyProblem problem = places.Locate(error);
       if (!FollowsFrom(problem, told)) problems.push_back(std::move(problem));
     }
     if (!problems.empty()) return PolicyFilesError(problems);

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/admin_protocol.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
 
@@ -16,7 +17,6 @@ namespace {
 
 constexpr char kPolicyErrorsUrl[] = "type.googleapis.com/gateway.v1.PolicyErrors";
 constexpr int kMessageBytesMax = 256 << 20;  // a revision with all that one apply may hold, before and after it
-constexpr int kErrorBytesMax = 1 << 20;      // of the mistakes in a policy: some thousands
 constexpr uint32_t kPageSize = 1000;
 constexpr absl::Duration kReconnectPause = absl::Milliseconds(100);
 
@@ -28,7 +28,8 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // An admin server is reached directly or not at all, whatever http_proxy says.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 2 * kErrorBytesMax);  // (in base64, with all else)
+  arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE,
+                   2 * static_cast<int>(kErrorBytesAskedMax));  // (in base64, with all else)
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
@@ -130,7 +131,7 @@ absl::StatusOr<Response> AdminClient::Call(grpc::Status (v1::Admin::Stub::*metho
                                            const Request& request) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + timeout_));
-  context.AddMetadata("gateway-error-bytes-max", absl::StrCat(kErrorBytesMax));
+  context.AddMetadata(kErrorBytesMetadata, absl::StrCat(kErrorBytesAskedMax));
   Response response;
   const grpc::Status status = ((*stub_).*method)(&context, request, &response);
   if (absl::Status translated = Translate(status); !translated.ok()) return translated;

@@ -74,9 +74,8 @@ ExitCode Endpoints(Session& session) {
     return session.Fail(
         absl::NotFoundError(absl::StrCat("neither the policy nor Consul knows a service '", name, "'")));
   }
-  std::vector<v1::EndpointSet> sets;
-  if (endpoints.ok()) sets.assign(endpoints->sets().begin(), endpoints->sets().end());
-  std::vector<EndpointRow> rows = EndpointsOf(service.ok() ? &service->resource().resource().service() : nullptr, sets);
+  std::vector<EndpointRow> rows = EndpointsOf(service.ok() ? &service->resource().resource().service() : nullptr,
+                                              endpoints.ok() ? endpoints->sets() : EndpointSets());
   if (endpoints.ok()) AddExclusions(*endpoints, "", &rows);
   if (session.options.output == "name") {
     for (const EndpointRow& row : rows) session.out() << row.address << "\n";

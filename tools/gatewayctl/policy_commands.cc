@@ -9,7 +9,6 @@
 #include <set>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/codec.h"
@@ -25,32 +24,11 @@ namespace {
 
 constexpr std::string_view kThePolicy = "the policy";
 
-// Where a field that the server complained of stands: its own position, or that of the nearest parent that is written.
-YamlPosition PositionOf(const PolicyDocument& document, std::string field) {
-  while (!field.empty()) {
-    if (auto found = document.sources.find(field); found != document.sources.end()) return found->second;
-    const size_t cut = field.find_last_of(".[");
-    field.resize(cut == std::string::npos ? 0 : cut);
-  }
-  return document.position;
-}
-
 // The server's mistakes, where they stand in the files.
 std::vector<PolicyProblem> Locate(const v1::PolicyErrors& errors, const std::vector<PolicyDocument>& documents) {
-  absl::flat_hash_map<std::string, const PolicyDocument*> by_key;
-  for (const PolicyDocument& document : documents) by_key[KeyOf(document.resource).ToString()] = &document;
+  const PolicyPlaces places(documents);
   std::vector<PolicyProblem> problems;
-  for (const v1::PolicyError& error : errors.errors()) {
-    PolicyProblem problem;
-    problem.resource = error.name().empty() ? error.kind() : absl::StrCat(error.kind(), "/", error.name());
-    problem.field = error.field();
-    problem.message = error.message();
-    if (const auto found = by_key.find(ResourceKey{error.kind(), error.name()}.ToString()); found != by_key.end()) {
-      problem.file = found->second->file;
-      problem.position = PositionOf(*found->second, error.field());
-    }
-    problems.push_back(std::move(problem));
-  }
+  for (const v1::PolicyError& error : errors.errors()) problems.push_back(places.Locate(error));
   return problems;
 }
 
@@ -319,7 +297,6 @@ ExitCode Describe(Session& session) {
   if (description.stored.resource().has_service() || description.stored.resource().has_route()) {
     absl::StatusOr<v1::ListEndpointsResponse> endpoints = session.client.ListEndpoints("");
     if (!endpoints.ok()) return session.Fail(endpoints.status());
-    description.sets.assign(endpoints->sets().begin(), endpoints->sets().end());
     description.endpoints = *std::move(endpoints);
   }
   if (session.options.output == "name") {

@@ -312,7 +312,7 @@ bool HasTags(const v1::Instance& instance, const google::protobuf::RepeatedPtrFi
   return true;
 }
 
-const v1::EndpointSet* SetOf(const v1::ConsulSource& source, std::span<const v1::EndpointSet> sets) {
+const v1::EndpointSet* SetOf(const v1::ConsulSource& source, const EndpointSets& sets) {
   for (const v1::EndpointSet& set : sets) {
     if (set.key().service() == source.service() &&
         (source.datacenter().empty() || set.key().datacenter() == source.datacenter())) {
@@ -320,6 +320,34 @@ const v1::EndpointSet* SetOf(const v1::ConsulSource& source, std::span<const v1:
     }
   }
   return nullptr;
+}
+
+// Those of Consul; `service`: whose tags they need to have, or null.
+void AddInstances(const v1::EndpointSet& set, const v1::Service* service, std::vector<EndpointRow>* rows) {
+  for (const v1::Instance& instance : set.instances()) {
+    EndpointRow row{.service = set.key().service(),
+                    .address = HostPort(instance.address(), instance.port()),
+                    .health = Lower(v1::Instance::Health_Name(instance.health())),
+                    .weight = instance.weight(),
+                    .serving = false,
+                    .why_not = "",
+                    .zone = instance.zone(),
+                    .tags = {instance.tags().begin(), instance.tags().end()},
+                    .id = instance.id(),
+                    .excluded = {},
+                    .out_at = {}};
+    std::string missing_tag;
+    if (instance.health() != v1::Instance::PASSING && instance.health() != v1::Instance::WARNING) {
+      row.why_not = row.health;
+    } else if (instance.weight() == 0) {
+      row.why_not = "weight 0";
+    } else if (service != nullptr && !HasTags(instance, service->consul().tags(), &missing_tag)) {
+      row.why_not = absl::StrCat("no tag ", missing_tag);
+    } else {
+      row.serving = true;
+    }
+    rows->push_back(std::move(row));
+  }
 }
 
 int CountServing(std::span<const EndpointRow> rows) {
@@ -348,14 +376,15 @@ void AppendFact(std::string* out, const std::string& label, const std::string& t
   absl::StrAppend(out, line, Printable(text), "\n");
 }
 
-std::vector<EndpointRow> RowsOf(const v1::Service& service, const Description& d) {
-  std::vector<EndpointRow> rows = EndpointsOf(&service, d.sets);
-  AddExclusions(d.endpoints, service.name(), &rows);
+// With what data planes leave out of them.
+std::vector<EndpointRow> RowsOf(const v1::Service& service, const v1::ListEndpointsResponse& all) {
+  std::vector<EndpointRow> rows = EndpointsOf(&service, all.sets());
+  AddExclusions(all, service.name(), &rows);
   return rows;
 }
 
-std::string EndpointsText(const v1::Service& service, const Description& d) {
-  const std::vector<EndpointRow> rows = RowsOf(service, d);
+std::string EndpointsText(const v1::Service& service, const v1::ListEndpointsResponse& all) {
+  const std::vector<EndpointRow> rows = RowsOf(service, all);
   std::vector<std::string> addresses;
   for (const EndpointRow& row : rows) {
     if (row.serving) addresses.push_back(row.address);
@@ -404,7 +433,7 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
     if (service == nullptr) {
       absl::StrAppend(&text, ": not defined");
     } else {
-      absl::StrAppend(&text, ": ", EndpointsText(service->resource().service(), d),
+      absl::StrAppend(&text, ": ", EndpointsText(service->resource().service(), d.endpoints),
                       "; breaker: ", BreakerText(service->resource().service().circuit_breaker(), defaults));
     }
     AppendFact(out, label, text);
@@ -422,10 +451,10 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
 
 void DescribeService(const v1::Service& service, const Description& d, const v1::Defaults* defaults, std::string* out) {
   *out += "\nServes\n";
-  const std::vector<EndpointRow> rows = RowsOf(service, d);
+  const std::vector<EndpointRow> rows = RowsOf(service, d.endpoints);
   if (service.has_consul()) {
     AppendFact(out, "Source", ServiceSource(service));
-    AppendFact(out, "State", SetState(SetOf(service.consul(), d.sets), CountServing(rows)));
+    AppendFact(out, "State", SetState(SetOf(service.consul(), d.endpoints.sets()), CountServing(rows)));
   } else {
     AppendFact(out, "Source", "static");
   }
@@ -579,7 +608,7 @@ std::string RenderPending(const v1::RolloutResponse& rollout) {
   return text;
 }
 
-std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const v1::EndpointSet> sets) {
+std::vector<EndpointRow> EndpointsOf(const v1::Service* service, const EndpointSets& sets) {
   std::vector<EndpointRow> rows;
   if (service != nullptr && !service->has_consul()) {
     for (const v1::StaticEndpoint& endpoint : service->static_()) {
@@ -601,30 +630,7 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const
   const v1::EndpointSet* only = service == nullptr ? nullptr : SetOf(service->consul(), sets);
   for (const v1::EndpointSet& set : sets) {
     if (service != nullptr && &set != only) continue;
-    for (const v1::Instance& instance : set.instances()) {
-      EndpointRow row{.service = set.key().service(),
-                      .address = HostPort(instance.address(), instance.port()),
-                      .health = Lower(v1::Instance::Health_Name(instance.health())),
-                      .weight = instance.weight(),
-                      .serving = false,
-                      .why_not = "",
-                      .zone = instance.zone(),
-                      .tags = {instance.tags().begin(), instance.tags().end()},
-                      .id = instance.id(),
-                      .excluded = {},
-                      .out_at = {}};
-      std::string missing_tag;
-      if (instance.health() != v1::Instance::PASSING && instance.health() != v1::Instance::WARNING) {
-        row.why_not = row.health;
-      } else if (instance.weight() == 0) {
-        row.why_not = "weight 0";
-      } else if (service != nullptr && !HasTags(instance, service->consul().tags(), &missing_tag)) {
-        row.why_not = absl::StrCat("no tag ", missing_tag);
-      } else {
-        row.serving = true;
-      }
-      rows.push_back(std::move(row));
-    }
+    AddInstances(set, service, &rows);
   }
   return rows;
 }
@@ -757,25 +763,24 @@ std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints) {
 }
 
 std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services, const v1::ListEndpointsResponse& all) {
-  const std::vector<v1::EndpointSet> sets(all.sets().begin(), all.sets().end());
   std::vector<ServiceRow> rows;
   std::vector<const v1::EndpointSet*> told;
   for (const v1::StoredResource& stored : services) {
     const v1::Service& service = stored.resource().service();
-    std::vector<EndpointRow> endpoints = EndpointsOf(&service, sets);
-    AddExclusions(all, service.name(), &endpoints);
+    const std::vector<EndpointRow> endpoints = RowsOf(service, all);
     const int serving = CountServing(endpoints);
     std::string state = serving == 0 ? "no endpoint serves" : "ok";
     if (service.has_consul()) {
-      told.push_back(SetOf(service.consul(), sets));
+      told.push_back(SetOf(service.consul(), all.sets()));
       state = SetState(told.back(), serving);
     }
     rows.push_back({service.name(), service.has_consul() ? ServiceSource(service) : "static", serving,
                     static_cast<int>(endpoints.size()), std::move(state)});
   }
-  for (const v1::EndpointSet& set : sets) {
+  for (const v1::EndpointSet& set : all.sets()) {
     if (set.written_down() || std::find(told.begin(), told.end(), &set) != told.end()) continue;
-    std::vector<EndpointRow> endpoints = EndpointsOf(nullptr, std::span(&set, 1));
+    std::vector<EndpointRow> endpoints;
+    AddInstances(set, nullptr, &endpoints);
     AddExclusions(all, set.key().service(), &endpoints);
     const int serving = CountServing(endpoints);
     rows.push_back(

@@ -55,8 +55,9 @@ struct EndpointRow {
   std::set<std::string> out_at;       // data planes that send it nothing
 };
 
+using EndpointSets = google::protobuf::RepeatedPtrField<v1::EndpointSet>;
 // Of a Service of the policy (static ones are in it, the others in `sets`), or with null of whatever `sets` hold.
-std::vector<EndpointRow> EndpointsOf(const v1::Service* service, std::span<const v1::EndpointSet> sets);
+std::vector<EndpointRow> EndpointsOf(const v1::Service* service, const EndpointSets& sets);
 // Adds what data planes say of the endpoints of `service` (empty: all that is said is of these rows): what they leave
 // out, under the name that it has in the service, and names that they cannot resolve. A name is out where all of its
 // addresses are; what all of them leave out does not serve. An endpoint that is in no row gets one.
@@ -86,8 +87,7 @@ struct Description {
   v1::StoredResource stored;
   std::optional<v1::RevisionInfo> last_change;  // absent where history has none, as of built-ins
   std::vector<v1::StoredResource> all;          // the whole set, for references and defaults
-  std::vector<v1::EndpointSet> sets;            // of all services
-  v1::ListEndpointsResponse endpoints;          // what data planes say of them
+  v1::ListEndpointsResponse endpoints;          // of all services
 };
 std::vector<ResourceKey> ReferrersOf(const ResourceKey& key, std::span<const v1::StoredResource> all);
 std::string RenderDescription(const Description& description, absl::Time now);

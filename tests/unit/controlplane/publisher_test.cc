@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "common/admin_protocol.h"
 #include "controlplane/grpc_status.h"
 #include "google/rpc/status.pb.h"
 #include "tests/unit/controlplane/testing.h"
@@ -336,7 +337,7 @@ TEST(GrpcStatus, DetailsStayWithinWhatAClientTakes) {
   EXPECT_GT(told(status).errors_size(), 10);
   EXPECT_EQ(told(status).errors_size() + static_cast<int>(told(status).left_out()), 500);
   // To one that takes more.
-  status = ToGrpc(PolicyError("the policy is not valid", errors), kErrorDetailsBytesAskedMax);
+  status = ToGrpc(PolicyError("the policy is not valid", errors), kErrorBytesAskedMax);
   EXPECT_EQ(told(status).errors_size(), 500);
   EXPECT_EQ(told(status).left_out(), 0u);
 }

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "absl/strings/match.h"
+#include "common/admin_protocol.h"
 #include "gateway/v1/admin.grpc.pb.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "google/rpc/status.pb.h"
@@ -462,11 +463,15 @@ TEST_F(ServerTest, FiveMistakesComeAsFiveViolationsOverGrpc) {
 TEST_F(ServerTest, HundredsOfMistakesStillReachAClientWithDefaultLimits) {
   v1::ApplyRequest request;
   for (int i = 0; i < 500; ++i) *request.add_resources() = PrefixRoute(absl::StrCat("route-", i), "nowhere");
-  grpc::ClientContext context;
-  v1::ApplyResponse response;
-  grpc::Status status = admin_->Apply(&context, request, &response);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
-  EXPECT_TRUE(absl::StrContains(status.error_message(), "500 mistakes")) << status.error_message();
+  // What it says of itself counts only where it is a number.
+  for (const char* takes : {"", "0", "x", "-1", "99999999999999999999"}) {
+    grpc::ClientContext context;
+    context.AddMetadata(kErrorBytesMetadata, takes);
+    v1::ApplyResponse response;
+    grpc::Status status = admin_->Apply(&context, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+    EXPECT_TRUE(absl::StrContains(status.error_message(), "500 mistakes")) << status.error_message();
+  }
 }
 
 TEST_F(ServerTest, ListsComeInPagesAndAChangeBetweenThemIsAConflict) {
