@@ -29,8 +29,9 @@ bool IsUsableRequestId(std::string_view id) {
   });
 }
 
-// Where no route was looked for: CONNECT and TRACE are served by none.
 constexpr int kDescriptorsFreedMax = 4;  // for one connection
+
+// Where no route was looked for: CONNECT and TRACE are served by none.
 constexpr std::string_view kServedMethodsField = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
 
 // Of "192.0.2.1:80", "[2001:db8::1]:80" and "[2001:db8::1]" the address, as some proxies write it.
