@@ -11,7 +11,17 @@
 namespace gateway::fixtures {
 namespace {
 
-using RelayedBodies = Proxy;
+class RelayedBodies : public Proxy {
+ protected:
+  // Sends `request` where the connection to the service is kept from one before, and waits until the service was asked
+  // so many times for it.
+  void AskAgain(RawClient* client, const std::string& request, int times) {
+    ASSERT_TRUE(client->Request("GET", "/svc").ok());
+    const int before = upstream_->request_count();
+    ASSERT_TRUE(client->Send(request).ok());
+    ASSERT_TRUE(upstream_->WaitForRequests(before + times));
+  }
+};
 
 TEST_F(RelayedBodies, PassesBodiesOfEverySizeAndFramingBothWays) {
   StartWith(Respond([](const UpstreamRequest& request) {
@@ -248,17 +258,15 @@ TEST_F(RelayedBodies, ABodyThatWasStreamedIsNeverSentTwice) {
       "", "", {"server.workers=1"});
   for (const char* framing : {"Content-Length: 5", "Transfer-Encoding: chunked"}) {
     RawClient client(gateway_->port());
-    ASSERT_TRUE(client.Request("GET", "/svc").ok());
-    const int before = upstream_->request_count();
     // The body comes after the head has gone through: it can't be kept, so it can't be sent again, however idempotent
     // the method.
-    ASSERT_TRUE(client.Send(Concat("PUT /svc HTTP/1.1\r\nHost: a\r\n", framing, "\r\n\r\n")).ok());
-    ASSERT_TRUE(upstream_->WaitForRequests(before + 1));
+    AskAgain(&client, Concat("PUT /svc HTTP/1.1\r\nHost: a\r\n", framing, "\r\n\r\n"), 1);
+    const int asked = upstream_->request_count();
     ASSERT_TRUE(client.Send(framing[0] == 'C' ? "hello" : Chunk("hello") + Chunk("")).ok());
     const auto response = client.ReadResponse();
     ASSERT_TRUE(response.ok()) << response.status();
     EXPECT_EQ(response->status, 502) << framing;
-    EXPECT_EQ(upstream_->request_count(), before + 1) << framing;
+    EXPECT_EQ(upstream_->request_count(), asked) << framing;
   }
 }
 
@@ -274,10 +282,8 @@ TEST_F(RelayedBodies, ABodyThatNobodyHasReadGoesWithAFreshConnection) {
   StartWith(EndsWithItsSecondHead, "", "", {"server.workers=1"});
   for (const char* more : {"", "Expect: 100-continue\r\n"}) {
     RawClient client(gateway_->port());
-    ASSERT_TRUE(client.Request("GET", "/svc").ok());
-    const int before = upstream_->request_count();
-    ASSERT_TRUE(client.Send(Concat("PUT /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n", more, "\r\n")).ok());
-    ASSERT_TRUE(upstream_->WaitForRequests(before + 2));  // asked again, before anything of the body is there
+    // Asked twice, before anything of the body is there.
+    AskAgain(&client, Concat("PUT /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n", more, "\r\n"), 2);
     ASSERT_TRUE(client.Send("hello").ok());
     const auto response = client.ReadResponse();
     ASSERT_TRUE(response.ok()) << response.status();
@@ -288,13 +294,11 @@ TEST_F(RelayedBodies, ABodyThatNobodyHasReadGoesWithAFreshConnection) {
   }
   // A POST may have been acted on.
   RawClient client(gateway_->port());
-  ASSERT_TRUE(client.Request("GET", "/svc").ok());
-  const int before = upstream_->request_count();
-  ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n").ok());
-  ASSERT_TRUE(upstream_->WaitForRequests(before + 1));
+  AskAgain(&client, "POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", 1);
+  const int asked = upstream_->request_count();
   ASSERT_TRUE(client.Send("hello").ok());
   ASSERT_TRUE(client.ReadResponse().ok());
-  EXPECT_EQ(upstream_->request_count(), before + 1);
+  EXPECT_EQ(upstream_->request_count(), asked);
 }
 
 TEST_F(RelayedBodies, ACopyOfARequestThatWasSentAgainHasItsBodyOnce) {
@@ -305,10 +309,7 @@ TEST_F(RelayedBodies, ACopyOfARequestThatWasSentAgainHasItsBodyOnce) {
              copies.address(), "\" }]"),
       {"server.workers=1"});
   RawClient client(gateway_->port());
-  ASSERT_TRUE(client.Request("GET", "/svc").ok());
-  const int before = upstream_->request_count();
-  ASSERT_TRUE(client.Send("PUT /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe").ok());
-  ASSERT_TRUE(upstream_->WaitForRequests(before + 2));
+  AskAgain(&client, "PUT /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe", 2);
   ASSERT_TRUE(client.Send("llo").ok());
   const auto response = client.ReadResponse();
   ASSERT_TRUE(response.ok()) << response.status();

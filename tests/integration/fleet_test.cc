@@ -111,6 +111,20 @@ TEST(Fleet, FiveMistakesAreFiveMessagesAndNothingChanges) {
   EXPECT_EQ(control.Ctl({"export", "--all"}).out, before);
 }
 
+TEST(Fleet, CheckConfigReadsPolicyFilesAndStartsNothing) {
+  TempDir directory;
+  const auto check = [&](const std::string& policy) {
+    return Process::Run({BinaryPath("gateway-dataplane"), "--check-config", "--set",
+                         Concat("data_plane.policy_files=", directory.Write("policy.yaml", policy))});
+  };
+  const auto good = check(ServicePolicyYaml({"127.0.0.1:1"}));
+  EXPECT_EQ(good.exit.code, 0) << good.err;
+  EXPECT_THAT(good.out, HasSubstr("data_plane.policy_files: "));
+  const auto bad = check("kind: Route\nname: r\nmatch: {}\nservice: nobody\n");
+  EXPECT_EQ(bad.exit.code, 1);
+  EXPECT_THAT(bad.err, HasSubstr("policy.yaml:4:1: Route/r: service: service 'nobody' is not defined"));
+}
+
 TEST(Fleet, AllMistakesOfALargeSetAreToldAndCounted) {
   ControlPlane control;
   std::string policy;
