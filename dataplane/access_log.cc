@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "dataplane/thread.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -587,11 +587,7 @@ absl::StatusOr<std::unique_ptr<AccessLog>> AccessLog::Open(const std::string& pa
 AccessLog::AccessLog(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {
   // Signals are main's: the thread begins with all of them blocked (SIGPIPE too, so a gone reader is an error of
   // write).
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  impl_->writer = std::thread([impl = impl_] { impl->Run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  impl_->writer = StartThread("access-log", ThreadPriority::kServing, [impl = impl_] { impl->Run(); });
 }
 
 AccessLog::~AccessLog() {

@@ -1,7 +1,6 @@
 #include "dataplane/config_cache.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "boost/crc.hpp"
 #include "boost/endian/conversion.hpp"
+#include "dataplane/thread.h"
 #include "spdlog/fmt/fmt.h"
 #include "spdlog/spdlog.h"
 
@@ -208,11 +208,7 @@ ConfigCache::ConfigCache(std::string directory) : impl_(std::make_unique<Impl>(s
   if (error) {
     spdlog::error("configuration cache: cannot make the directory '{}': {}", impl_->directory, error.message());
   }
-  sigset_t all, before;  // signals are main's
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  impl_->writer = std::thread([this] { impl_->Run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  impl_->writer = StartThread("config-cache", ThreadPriority::kBackground, [this] { impl_->Run(); });
 }
 
 ConfigCache::~ConfigCache() {

@@ -1,7 +1,6 @@
 #include "dataplane/config_client.h"
 
 #include <arpa/inet.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +22,7 @@
 #include "common/resource.h"
 #include "common/version.h"
 #include "dataplane/config_cache.h"
+#include "dataplane/thread.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "prometheus/client_metric.h"
@@ -162,7 +162,8 @@ class ControlPlaneStream {
         v1::ConfigStream::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
     v1::DataPlaneMessage first;
     *first.mutable_hello() = std::move(hello);
-    thread_ = std::thread([this, first = std::move(first)] { Run(first); });
+    thread_ =
+        StartThread("config-stream", ThreadPriority::kBackground, [this, first = std::move(first)] { Run(first); });
   }
 
   ~ControlPlaneStream() {
@@ -886,11 +887,7 @@ ConfigClient::~ConfigClient() { Stop(0ms); }
 absl::Status ConfigClient::Start() {
   if (absl::Status status = impl_->LoadInitial(); !status.ok()) return status;
   impl_->BeginInstall();
-  sigset_t all, before;  // signals are main's; gRPC's own threads are started from this one
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  impl_->thread = std::thread([impl = impl_.get()] { impl->Run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  impl_->thread = StartThread("config", ThreadPriority::kBackground, [impl = impl_.get()] { impl->Run(); });
   return absl::OkStatus();
 }
 

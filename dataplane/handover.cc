@@ -20,6 +20,7 @@
 #include "absl/strings/numbers.h"
 #include "common/text.h"
 #include "dataplane/socket.h"
+#include "dataplane/thread.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -264,7 +265,7 @@ absl::StatusOr<std::unique_ptr<HandoverServer>> HandoverServer::Start(Options op
   }
   server->device_ = there.st_dev;
   server->inode_ = there.st_ino;
-  server->thread_ = std::thread([raw = server.get()] { raw->Run(); });
+  server->thread_ = StartThread("handover", ThreadPriority::kServing, [raw = server.get()] { raw->Run(); });
   return server;
 }
 
@@ -283,7 +284,6 @@ HandoverServer::~HandoverServer() {
 }
 
 void HandoverServer::Run() {
-  (void)pthread_setname_np(pthread_self(), "handover");  // for people only
   for (;;) {
     std::array<pollfd, 2> polled = {{{stop_, POLLIN, 0}, {listener_, POLLIN, 0}}};
     if (poll(polled.data(), polled.size(), -1) < 0) continue;  // EINTR

@@ -1,7 +1,6 @@
 #include "dataplane/health_checker.h"
 
 #include <netinet/in.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <array>
@@ -21,6 +20,7 @@
 #include "dataplane/policy/health_tracker.h"
 #include "dataplane/socket.h"
 #include "dataplane/task.h"
+#include "dataplane/thread.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -294,14 +294,10 @@ struct HealthChecker::Impl {
 };
 
 HealthChecker::HealthChecker(std::function<void(TimePoint)> tick) : impl_(std::make_unique<Impl>(std::move(tick))) {
-  sigset_t all, before;  // signals are the main thread's
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
   if (impl_->tick) {
     impl_->loop.Post([impl = impl_.get()] { Impl::OnTick(impl); });
   }
-  impl_->thread = std::thread([impl = impl_.get()] { impl->loop.Run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  impl_->thread = StartThread("health-checks", ThreadPriority::kBackground, [impl = impl_.get()] { impl->loop.Run(); });
 }
 
 HealthChecker::~HealthChecker() {

@@ -4,7 +4,6 @@
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "dataplane/thread.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -321,11 +321,7 @@ bool HostResolver::Name(const absl::flat_hash_set<std::string>& hosts) {
   for (const std::string& host : hosts) all = impl_->table.Add(host, Now()) && all;
   if (hosts.empty()) return true;
   if (!impl_->thread.joinable()) {
-    sigset_t everything, before;  // signals are the main thread's
-    sigfillset(&everything);
-    pthread_sigmask(SIG_SETMASK, &everything, &before);
-    impl_->thread = std::thread([impl = impl_.get()] { impl->Run(); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    impl_->thread = StartThread("resolver", ThreadPriority::kBackground, [impl = impl_.get()] { impl->Run(); });
   }
   impl_->Wake();
   return all;

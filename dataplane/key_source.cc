@@ -11,6 +11,7 @@
 
 #include "absl/time/time.h"
 #include "common/text.h"
+#include "dataplane/thread.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -158,7 +159,7 @@ const std::string* KeyFetcher::Impl::FindDue(TimePoint now, TimePoint* next) {
 void KeyFetcher::Impl::AddThread() {
   if (stopped || idle > 0 || threads.size() >= options.fetches_max) return;
   ++idle;
-  threads.emplace_back([this] { Work(); });
+  threads.push_back(StartThread("key-fetcher", ThreadPriority::kBackground, [this] { Work(); }));
 }
 
 void KeyFetcher::Impl::Work() {

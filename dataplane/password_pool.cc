@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "dataplane/policy/credential_cache.h"
+#include "dataplane/thread.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -76,7 +77,8 @@ std::optional<PasswordPool::Answer> PasswordPool::Check(const Digest& key,
   }
   // With the first check: where no consumer has a password there are no threads.
   while (impl_->threads.size() < impl_->options.threads) {
-    impl_->threads.emplace_back([impl = impl_.get()] { impl->Work(); });
+    impl_->threads.push_back(
+        StartThread("passwords", ThreadPriority::kServing, [impl = impl_.get()] { impl->Work(); }));
   }
   ++impl_->waiting;
   if (running != impl_->jobs.end()) {

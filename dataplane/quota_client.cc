@@ -1,7 +1,5 @@
 #include "dataplane/quota_client.h"
 
-#include <signal.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -17,6 +15,7 @@
 #include "absl/time/time.h"
 #include "common/digest.h"
 #include "dataplane/config_client.h"
+#include "dataplane/thread.h"
 #include "gateway/v1/quota.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "spdlog/fmt/fmt.h"
@@ -66,7 +65,7 @@ class LeaseStream {
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     stub_ = v1::Quota::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
-    thread_ = std::thread([this, first = std::move(first)] { Run(first); });
+    thread_ = StartThread("quota-stream", ThreadPriority::kServing, [this, first = std::move(first)] { Run(first); });
   }
   ~LeaseStream() {
     {
@@ -360,11 +359,7 @@ QuotaClient::QuotaClient(QuotaClientOptions options) : impl_(std::make_unique<Im
 QuotaClient::~QuotaClient() { Stop(); }
 
 void QuotaClient::Start() {
-  sigset_t all, before;  // signals are main's; gRPC's own threads are started from this one
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  impl_->thread = std::thread([impl = impl_.get()] { impl->Run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  impl_->thread = StartThread("quota", ThreadPriority::kServing, [impl = impl_.get()] { impl->Run(); });
 }
 
 void QuotaClient::Stop() {

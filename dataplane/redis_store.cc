@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "common/text.h"
 #include "dataplane/redis_script.h"
+#include "dataplane/thread.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -127,7 +128,7 @@ std::vector<RedisDirectory::Address> RedisDirectory::Find() {
   absl::MutexLock lock(&mutex_);
   if (!literal_ && (addresses_.empty() || std::chrono::steady_clock::now() - answered_ >= kAskPause)) {
     asked_ = true;
-    if (!thread_.joinable()) thread_ = std::thread([this] { Live(); });
+    if (!thread_.joinable()) thread_ = StartThread("redis-names", ThreadPriority::kServing, [this] { Live(); });
   }
   return addresses_;
 }

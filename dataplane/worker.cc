@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "dataplane/connection.h"
+#include "dataplane/thread.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -70,8 +71,7 @@ Worker::~Worker() {
 }
 
 void Worker::Start() {
-  thread_ = std::thread([this] {
-    (void)pthread_setname_np(pthread_self(), ("worker-" + std::to_string(index_)).c_str());  // for people only
+  thread_ = StartThread("worker-" + std::to_string(index_), ThreadPriority::kServing, [this] {
     OnBeat(this);
     loop_.Run();
   });

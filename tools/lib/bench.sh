@@ -275,12 +275,17 @@ END
   ctl apply -f "$change" > "$state/log/apply"
   revisions+=("$(current_revision)")
   start_instance gateway-swap
-  # Only the data plane is measured: from now on, control plane and gatewayctl get what time is left over. (Where others
-  # are at work, there is none for minutes.)
-  ! awk "BEGIN { exit !($load_average > 0.5) }" || return 0
+  # Only the data plane is measured: from now on, control plane and gatewayctl get what time is left over. Where others
+  # are at work, that would be none for minutes.
+  [ "$(idle_percent)" -ge 80 ] || return 0
   local task
-  for task in "/proc/${pid_of[controlplane]}/task"/*; do renice -n 19 -p "${task##*/}" > /dev/null 2>&1 || true; done
-  ctl_priority=(nice -n 19)
+  for task in "/proc/${pid_of[controlplane]}/task"/*; do chrt --idle -p 0 "${task##*/}" > /dev/null 2>&1 || true; done
+  ctl_priority=(chrt --idle 0)
+}
+# Of all cores' time, in half a second from now.
+idle_percent() {
+  { head -n 1 /proc/stat && sleep 0.5 && head -n 1 /proc/stat; } |
+    awk '{ sum = 0; for (i = 2; i <= 9; i++) sum += $i; if (NR == 2) printf "%d", 100 * ($5 - idle) / (sum - all); idle = $5; all = sum }'
 }
 current_revision() { ctl rollout | grep -oE 'revision [0-9]+' | head -n 1 | cut -d ' ' -f 2; }
 

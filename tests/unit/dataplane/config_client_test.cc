@@ -1,6 +1,7 @@
 #include "dataplane/config_client.h"
 
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 #include "common/snapshot.h"
 #include "dataplane/metrics.h"
 #include "dataplane/serving_state.h"
+#include "dataplane/thread.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "prometheus/text_serializer.h"
@@ -52,6 +54,7 @@ class Workers {
       {
         absl::MutexLock lock(&mutex_);
         state_ = std::move(state);
+        nice_ = getpriority(PRIO_PROCESS, static_cast<id_t>(gettid()));
         ++installs_;
         if (holding_) {
           held_.push_back(std::move(done));
@@ -87,6 +90,11 @@ class Workers {
     absl::MutexLock lock(&mutex_);
     return installs_;
   }
+  // Of the thread that handed over the last one.
+  int nice() const {
+    absl::MutexLock lock(&mutex_);
+    return nice_;
+  }
 
  private:
   mutable absl::Mutex mutex_;
@@ -94,6 +102,7 @@ class Workers {
   std::vector<std::function<void()>> held_ ABSL_GUARDED_BY(mutex_);
   bool holding_ ABSL_GUARDED_BY(mutex_) = false;
   int installs_ ABSL_GUARDED_BY(mutex_) = 0;
+  int nice_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 // A data plane's configuration side, whole but for the workers.
@@ -276,6 +285,18 @@ TEST(ConfigClient, AnUpdateInChunksIsInstalledAndAckedOnlyOnceEveryWorkerServesI
   EXPECT_EQ(answer->ack().endpoints_epoch(), "");
   EXPECT_TRUE(dp.client->ready());
   EXPECT_EQ(dp.client->revision(), 7u);
+}
+
+TEST(ConfigClient, AChangeOfPolicyIsCompiledInTheBackground) {
+  FakeControlPlane plane;
+  DataPlane dp({plane.address()});
+  ASSERT_TRUE(dp.client->Start().ok());
+  const int nice = dp.workers.nice();  // of the first state, which nobody serves beside: the main thread's
+  const auto stream = plane.NextStream();
+  ASSERT_TRUE(stream);
+  Acked(*stream, PolicyMessage(kEpoch, 0, 1, WithBuiltins({ServiceResource("a"), RouteResource("a", "a")})));
+  constexpr int kNiceMax = 19;
+  EXPECT_EQ(dp.workers.nice(), std::min(nice + kBackgroundNice, kNiceMax));
 }
 
 TEST(ConfigClient, ABadPolicyIsNackedWithEveryMistakeAndTheOldOneStays) {
