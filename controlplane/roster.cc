@@ -3,7 +3,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 
@@ -28,6 +30,10 @@ absl::Status Roster::Save(const std::vector<std::string>& names) const {
   const std::string temporary = path_ + ".tmp";
   {
     std::ofstream file(temporary, std::ios::trunc);
+    // As the database beside it. Best effort, as on systems of files without modes.
+    std::error_code ignored;
+    std::filesystem::permissions(temporary, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write,
+                                 ignored);
     for (const std::string& name : names) file << name << '\n';
     file.flush();
     if (!file) return absl::UnavailableError(absl::StrCat("cannot write '", temporary, "': ", std::strerror(errno)));

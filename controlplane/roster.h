@@ -10,7 +10,7 @@
 
 namespace gateway::controlplane {
 
-// A file of names, one a line, replaced whole. Not thread-safe. What it holds is a hint: a lost or damaged file costs a
+// A file of names, one a line, of mode 0600, replaced whole. Not thread-safe. What it holds is a hint: a lost or damaged file costs a
 // rollout its patience, nothing else.
 class Roster {
  public:
