@@ -13,19 +13,27 @@
 namespace gateway::dataplane {
 namespace {
 
-using Methods = std::vector<const BoundAuthMethod*>;
 constexpr size_t kTokenMethodsInline = 4;  // of an Auth, without an allocation
 
-// Asks for newer keys of all of `methods` at once and waits until the first fetch has ended: that method is given,
-// since another may be far from its end. Leaves in `methods` those that are fetched; null: none of them is.
-Task<const BoundAuthMethod*> AwaitNewerKeys(EventLoop* loop, KeyFetcher* fetcher, Methods* methods) {
+// A method whose keys, as of a generation, lack the one that a token names.
+struct Lacking {
+  const BoundAuthMethod* method;
+  uint64_t seen;
+};
+
+// Asks for newer keys of all of `lacking` at once and waits until the first fetch has ended: that method is given,
+// since another may be far from its end. Null, at once: newer ones are there already, or nowhere to be had. Leaves
+// those of which there are newer ones, or will be.
+Task<const BoundAuthMethod*> AwaitNewerKeys(EventLoop* loop, KeyFetcher* fetcher, std::vector<Lacking>* lacking) {
   const auto arrival = std::make_shared<Arrival<const BoundAuthMethod*>>(loop);
-  Methods fetched;
-  for (const BoundAuthMethod* method : *methods) {
-    if (fetcher->Refresh(*method->keys, [arrival, method] { arrival->Deliver(method); })) fetched.push_back(method);
-  }
-  *methods = std::move(fetched);
-  if (methods->empty()) co_return nullptr;
+  bool there = false;
+  std::erase_if(*lacking, [&](const Lacking& each) {
+    const auto deliver = [arrival, method = each.method] { arrival->Deliver(method); };
+    const KeyFetcher::Refreshed refreshed = fetcher->Refresh(*each.method->keys, each.seen, deliver);
+    there = there || refreshed == KeyFetcher::Refreshed::kThere;
+    return refreshed == KeyFetcher::Refreshed::kTooSoon;
+  });
+  if (there || lacking->empty()) co_return nullptr;
   Arrival<const BoundAuthMethod*>::Wait wait(arrival);
   const BoundAuthMethod* first = co_await wait;
   co_return first;
@@ -183,7 +191,7 @@ Task<Reason> Exchange::Authenticate() {
     const ConsumerPolicy* caller = FindConsumerOf(*method.policy, *token);
     return lets_in(caller, std::move(token));
   };
-  Methods lacking;  // those whose keys may be older than the token's
+  std::vector<Lacking> lacking;  // those whose keys may be older than the token's
   if (!of_tokens.empty()) {
     const std::optional<std::string> issuer = ClaimedIssuer(offered.credentials);
     for (const BoundAuthMethod* method : of_tokens) {
@@ -191,18 +199,20 @@ Task<Reason> Exchange::Authenticate() {
         if (!known && token_refusal_ == JwtRefusal::kNone) note(*method, JwtRefusal::kIssuer);
         continue;
       }
+      const uint64_t seen = method->keys->generation();
       JwtRefusal refusal = JwtRefusal::kNone;
       if (verify(*method, &refusal)) co_return Reason::kNone;
-      if (refusal == JwtRefusal::kUnknownKey && !method->keys->url().empty()) lacking.push_back(method);
+      if (refusal == JwtRefusal::kUnknownKey && !method->keys->url().empty()) lacking.push_back({method, seen});
     }
   }
   while (!lacking.empty()) {
     const BoundAuthMethod* fetched = co_await AwaitNewerKeys(&loop(), auth.fetcher, &lacking);
-    Methods left;
-    for (const BoundAuthMethod* method : lacking) {
+    std::vector<Lacking> left;
+    for (const Lacking& each : lacking) {
+      const uint64_t seen = each.method->keys->generation();
       JwtRefusal refusal = JwtRefusal::kNone;
-      if (verify(*method, &refusal)) co_return Reason::kNone;
-      if (refusal == JwtRefusal::kUnknownKey && method != fetched) left.push_back(method);
+      if (verify(*each.method, &refusal)) co_return Reason::kNone;
+      if (refusal == JwtRefusal::kUnknownKey && each.method != fetched) left.push_back({each.method, seen});
     }
     lacking = std::move(left);
   }

@@ -116,22 +116,26 @@ std::shared_ptr<KeySource> KeyFetcher::Find(const std::string& url, milliseconds
   return source;
 }
 
-bool KeyFetcher::Refresh(const KeySource& source, std::function<void()> done) {
+KeyFetcher::Refreshed KeyFetcher::Refresh(const KeySource& source, uint64_t seen, std::function<void()> done) {
   absl::MutexLock lock(&impl_->mutex);
+  // (They may have come since the token was tried. To fetch for it all the same would begin the pause for nothing.)
+  if (source.generation() != seen) return Refreshed::kThere;
   const auto found = impl_->entries.find(source.url());
-  if (found == impl_->entries.end() || impl_->stopped || impl_->waiting >= impl_->options.waiting_max) return false;
+  if (found == impl_->entries.end() || impl_->stopped || impl_->waiting >= impl_->options.waiting_max) {
+    return Refreshed::kTooSoon;
+  }
   Impl::Entry& entry = found->second;
   // (A scheduled fetch does not count: a key that is published just behind one is fetched at once.)
   const TimePoint now = impl_->options.clock();
   const bool pausing = entry.asked && now < *entry.asked + impl_->options.pause;
-  if (!entry.fetching && pausing) return false;
+  if (!entry.fetching && pausing) return Refreshed::kTooSoon;
   entry.waiters.push_back(std::move(done));
   ++impl_->waiting;
   if (!entry.fetching) {
     entry.wanted = now < entry.due;  // else it begins anyway, and the token has asked for nothing
     impl_->changed.SignalAll();
   }
-  return true;
+  return Refreshed::kUnderWay;
 }
 
 const std::string* KeyFetcher::Impl::FindDue(TimePoint now, TimePoint* next) {

@@ -65,9 +65,13 @@ class KeyFetcher {
   // several, the newest word counts).
   std::shared_ptr<KeySource> Find(const std::string& url, std::chrono::milliseconds interval);
 
-  // A token names a key that `source` lacks. True: a fetch is under way, or soon; `done` is called at its end, on a
-  // thread of the fetcher's. False: a token has asked within the pause, so what is not there is not there.
-  bool Refresh(const KeySource& source, std::function<void()> done);
+  enum class Refreshed {
+    kUnderWay,  // a fetch is, or begins soon; `done` is called at its end, on a thread of the fetcher's
+    kThere,     // newer keys than those `seen`: look at them first
+    kTooSoon,   // a token has asked within the pause, so what is not there is not there; or too many are waiting
+  };
+  // A token names a key that those of `source` lack that have the generation `seen`.
+  Refreshed Refresh(const KeySource& source, uint64_t seen, std::function<void()> done);
 
   struct Row {
     std::string url;

@@ -15,6 +15,7 @@ namespace {
 using namespace std::chrono_literals;
 using fixtures::TokenSigner;
 using fixtures::WaitFor;
+using Refreshed = KeyFetcher::Refreshed;
 
 // An issuer that the test scripts, and its clock.
 struct Issuer {
@@ -116,16 +117,31 @@ TEST(KeyFetcher, AnUnknownKeyIsFetchedAtOnce) {
   issuer.Publish(b.Jwks());
   issuer.Pass(1s);
   std::atomic<bool> done{false};
-  ASSERT_TRUE(fetcher.Refresh(*source, [&done] { done = true; }));
+  ASSERT_EQ(fetcher.Refresh(*source, source->generation(), [&done] { done = true; }), Refreshed::kUnderWay);
   ASSERT_TRUE(WaitFor([&] { return done.load(); }));
   EXPECT_EQ(source->keys()->keys.at(0).kid, "b");
   // A scheduled one in between begins no pause anew, and ends none.
   issuer.Pass(20s);
   ASSERT_TRUE(WaitFor([&] { return fetcher.Rows()[0].fetches == 3; }));
   issuer.Pass(9'999ms);
-  EXPECT_FALSE(fetcher.Refresh(*source, [] {}));
+  EXPECT_EQ(fetcher.Refresh(*source, source->generation(), [] {}), Refreshed::kTooSoon);
   issuer.Pass(1ms);
-  EXPECT_TRUE(fetcher.Refresh(*source, [] {}));
+  EXPECT_EQ(fetcher.Refresh(*source, source->generation(), [] {}), Refreshed::kUnderWay);
+}
+
+// A token that was tried just before keys came has not asked for others: the next one that names a new key may.
+TEST(KeyFetcher, ATokenThatWasOvertakenByKeysAsksForNothing) {
+  Issuer issuer;
+  const TokenSigner a(JwsAlgorithm::kEdDsa, "a");
+  issuer.Publish(a.Jwks());
+  KeyFetcher fetcher(issuer.Options());
+  const auto source = fetcher.Find(kUrl, 10min);
+  ASSERT_TRUE(WaitFor([&] { return source->generation() != 0; }));
+  EXPECT_EQ(fetcher.Refresh(*source, 0, [] { FAIL() << "nothing is fetched"; }), Refreshed::kThere);
+  std::atomic<bool> done{false};
+  EXPECT_EQ(fetcher.Refresh(*source, source->generation(), [&done] { done = true; }), Refreshed::kUnderWay);
+  EXPECT_TRUE(WaitFor([&] { return done.load(); }));
+  EXPECT_EQ(issuer.asked, 2);
 }
 
 // Issuers that answer slowly, or not at all, delay no other, neither at its interval nor when a token asks.
@@ -152,12 +168,12 @@ TEST(KeyFetcher, ASlowIssuerDelaysNoOther) {
   const auto source = fetcher.Find(kUrl, 10min);
   EXPECT_TRUE(WaitFor([&] { return source->generation() != 0; }));
   std::atomic<bool> done{false};
-  EXPECT_TRUE(fetcher.Refresh(*source, [&done] { done = true; }));
+  EXPECT_EQ(fetcher.Refresh(*source, source->generation(), [&done] { done = true; }), Refreshed::kUnderWay);
   EXPECT_TRUE(WaitFor([&] { return done.load(); }));
   // The bound holds: a fourth fetch waits for one of them to end.
   const auto slowest = fetcher.Find("https://slowest.example.com/keys", 10min);
   ASSERT_TRUE(WaitFor([&] { return hanging == 3; }));
-  EXPECT_TRUE(fetcher.Refresh(*slow, [] {}));
+  EXPECT_EQ(fetcher.Refresh(*slow, 0, [] {}), Refreshed::kUnderWay);
   issuer.Pass(10min);
   EXPECT_EQ(hanging, 3);
   answer.Notify();
@@ -174,7 +190,9 @@ TEST(KeyFetcher, UnknownKeysAreNoStampede) {
   const auto source = fetcher.Find(kUrl, 10min);
   ASSERT_TRUE(WaitFor([&] { return source->generation() != 0; }));
   std::atomic<int> done{0};
-  const auto refresh = [&] { return fetcher.Refresh(*source, [&done] { ++done; }); };
+  const auto refresh = [&] {
+    return fetcher.Refresh(*source, source->generation(), [&done] { ++done; }) == Refreshed::kUnderWay;
+  };
   int waiting = 0;
   for (int fetches = 2; fetches < 4; ++fetches) {
     const int before = waiting;
