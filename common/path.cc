@@ -25,14 +25,15 @@ constexpr std::array<ByteClass, 256> MakeByteClasses() {
 }
 constexpr std::array<ByteClass, 256> kByteClasses = MakeByteClasses();
 
-constexpr std::array<int8_t, 256> MakeHexValues() {
-  std::array<int8_t, 256> values{};
-  for (int8_t& v : values) v = -1;
-  for (int i = 0; i < 10; ++i) values['0' + i] = static_cast<int8_t>(i);
-  for (int i = 0; i < 6; ++i) values['a' + i] = values['A' + i] = static_cast<int8_t>(10 + i);
+constexpr uint8_t kNoHexDigit = 0xff;
+constexpr std::array<uint8_t, 256> MakeHexValues() {
+  std::array<uint8_t, 256> values{};
+  for (uint8_t& v : values) v = kNoHexDigit;
+  for (int i = 0; i < 10; ++i) values['0' + i] = static_cast<uint8_t>(i);
+  for (int i = 0; i < 6; ++i) values['a' + i] = values['A' + i] = static_cast<uint8_t>(10 + i);
   return values;
 }
-constexpr std::array<int8_t, 256> kHexValues = MakeHexValues();
+constexpr std::array<uint8_t, 256> kHexValues = MakeHexValues();
 
 ByteClass ClassOf(char c) { return kByteClasses[static_cast<unsigned char>(c)]; }
 
@@ -113,9 +114,9 @@ PathError NormalizePath(std::string_view path, bool reject_encoded_slashes, std:
       if (byte_class == ByteClass::kSlash) break;
       if (byte_class == ByteClass::kForbidden) return PathError::kForbiddenByte;
       if (size - i < 3) return PathError::kBadEscape;
-      const int high = kHexValues[static_cast<unsigned char>(path[i + 1])];
-      const int low = kHexValues[static_cast<unsigned char>(path[i + 2])];
-      if (high < 0 || low < 0) return PathError::kBadEscape;
+      const uint8_t high = kHexValues[static_cast<unsigned char>(path[i + 1])];
+      const uint8_t low = kHexValues[static_cast<unsigned char>(path[i + 2])];
+      if (high == kNoHexDigit || low == kNoHexDigit) return PathError::kBadEscape;
       i += 2;
       const auto value = static_cast<unsigned char>(high << 4 | low);
       if (value == 0) return PathError::kEncodedNul;

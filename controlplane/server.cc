@@ -212,8 +212,9 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     watcher.token = config.consul().token();
     watcher.state_file = absl::StrCat(section.database(), ".endpoints");
     impl.watcher = std::make_unique<ConsulWatcher>(
-        std::move(watcher),
-        [hub = impl.hub.get()](std::shared_ptr<const EndpointCatalog> catalog) { hub->PublishEndpoints(catalog); });
+        std::move(watcher), [hub = impl.hub.get()](std::shared_ptr<const EndpointCatalog> catalog) {
+          hub->PublishEndpoints(std::move(catalog));
+        });
   }
 
   PublisherOptions publisher;

@@ -160,14 +160,14 @@ ConsulHttp::ConsulHttp(asio::io_context& io, std::string address, std::string to
 
 ConsulHttp::~ConsulHttp() = default;
 
-asio::awaitable<absl::StatusOr<ConsulAnswer>> ConsulHttp::Get(std::string target, std::chrono::milliseconds timeout) {
+asio::awaitable<absl::StatusOr<ConsulAnswer>> ConsulHttp::Get(std::string_view target, std::chrono::milliseconds timeout) {
   Request request;
   request.method(http::verb::get);
   request.target(target);
   return impl_->Send(std::move(request), timeout);
 }
 
-asio::awaitable<absl::StatusOr<ConsulAnswer>> ConsulHttp::Put(std::string target, std::string body,
+asio::awaitable<absl::StatusOr<ConsulAnswer>> ConsulHttp::Put(std::string_view target, std::string body,
                                                               std::chrono::milliseconds timeout) {
   Request request;
   request.method(http::verb::put);

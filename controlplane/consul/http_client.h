@@ -34,10 +34,10 @@ class ConsulHttp {
 
   // An answer of any status; or Unavailable (no connection, cut off, not HTTP), DeadlineExceeded (`timeout` covers name
   // resolution, connecting, writing and reading), ResourceExhausted (over the limit), Cancelled (Close).
-  boost::asio::awaitable<absl::StatusOr<ConsulAnswer>> Get(std::string target, std::chrono::milliseconds timeout);
+  boost::asio::awaitable<absl::StatusOr<ConsulAnswer>> Get(std::string_view target, std::chrono::milliseconds timeout);
   // The same with a body (JSON, or nothing). Sent a second time where a kept connection broke before any byte of an
   // answer, so it is for requests that may be repeated.
-  boost::asio::awaitable<absl::StatusOr<ConsulAnswer>> Put(std::string target, std::string body,
+  boost::asio::awaitable<absl::StatusOr<ConsulAnswer>> Put(std::string_view target, std::string body,
                                                            std::chrono::milliseconds timeout);
 
   // Ends what is under way, and every later request, with Cancelled.
