@@ -100,7 +100,7 @@ std::string_view JwtClaims::Find(std::string_view name) const {
 
 size_t JwtClaims::bytes() const {
   size_t bytes = sizeof *this;
-  for (const std::string& group : groups) bytes += sizeof group + group.size();
+  for (const std::string& group : groups) bytes += sizeof(std::string) + group.size();
   for (const auto& [name, value] : claims) bytes += sizeof(claims[0]) + name.size() + value.size();
   return bytes;
 }
