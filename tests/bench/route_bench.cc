@@ -108,6 +108,7 @@ int main() {
       std::shuffle(requests.begin(), requests.end(), rng);
       requests.resize(std::min<size_t>(requests.size(), 4096));
       std::vector<const gateway::v1::Resource*> pointers;
+      pointers.reserve(resources.size());
       for (const gateway::v1::Resource& resource : resources) pointers.push_back(&resource);
       const double begin = CpuMillis();
       const gateway::CompileResult result = gateway::CompileSnapshot(pointers, {});

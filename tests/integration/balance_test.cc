@@ -18,7 +18,6 @@
 namespace gateway::fixtures {
 namespace {
 
-using ::testing::Each;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -161,6 +160,7 @@ TEST(Balancing, PeakEwmaLeavesASlowEndpointAloneAndLetsNoneOfEqualsStarve) {
   std::mutex mutex;
   std::map<std::string, int> counts;
   std::vector<std::thread> clients;
+  clients.reserve(4);
   for (int client = 0; client < 4; ++client) {
     clients.emplace_back([&] {
       const auto mine = Answers(gateway, 150);
