@@ -10,8 +10,8 @@
 
 namespace gateway::controlplane {
 
-// A file of names, one a line, of mode 0600, replaced whole. Not thread-safe. What it holds is a hint: a lost or damaged file costs a
-// rollout its patience, nothing else.
+// A file of names, one a line, of mode 0600, replaced whole. Not thread-safe. What it holds is a hint: a lost or
+// damaged file costs a rollout its patience, nothing else.
 class Roster {
  public:
   explicit Roster(std::string path) : path_(std::move(path)) {}

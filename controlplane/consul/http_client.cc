@@ -160,7 +160,8 @@ ConsulHttp::ConsulHttp(asio::io_context& io, std::string address, std::string to
 
 ConsulHttp::~ConsulHttp() = default;
 
-asio::awaitable<absl::StatusOr<ConsulAnswer>> ConsulHttp::Get(std::string_view target, std::chrono::milliseconds timeout) {
+asio::awaitable<absl::StatusOr<ConsulAnswer>> ConsulHttp::Get(std::string_view target,
+                                                              std::chrono::milliseconds timeout) {
   Request request;
   request.method(http::verb::get);
   request.target(target);
