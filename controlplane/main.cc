@@ -9,9 +9,9 @@
 #include <thread>
 
 #include "absl/status/statusor.h"
-#include "common/bootstrap.h"
-#include "common/log.h"
-#include "common/version.h"
+#include "common/base/log.h"
+#include "common/base/version.h"
+#include "common/config/bootstrap.h"
 #include "controlplane/server.h"
 #include "spdlog/spdlog.h"
 

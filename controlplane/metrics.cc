@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "common/version.h"
+#include "common/base/version.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/text_serializer.h"
 

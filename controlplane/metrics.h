@@ -4,10 +4,10 @@
 
 #include <string>
 
-#include "controlplane/config_service.h"
-#include "controlplane/hub.h"
 #include "controlplane/publisher.h"
-#include "controlplane/quota_service.h"
+#include "controlplane/stream/config_service.h"
+#include "controlplane/stream/hub.h"
+#include "controlplane/stream/quota_service.h"
 
 namespace gateway::controlplane {
 

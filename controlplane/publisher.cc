@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "common/redaction.h"
+#include "common/policy/redaction.h"
 #include "controlplane/grpc_status.h"
 #include "google/protobuf/descriptor.h"
 #include "spdlog/spdlog.h"

@@ -15,9 +15,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "common/snapshot.h"
-#include "controlplane/notifier.h"
+#include "common/policy/snapshot.h"
 #include "controlplane/store.h"
+#include "controlplane/stream/notifier.h"
 #include "gateway/v1/admin.pb.h"
 
 namespace gateway::controlplane {

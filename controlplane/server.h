@@ -7,10 +7,10 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "controlplane/config_service.h"
-#include "controlplane/hub.h"
 #include "controlplane/publisher.h"
 #include "controlplane/store.h"
+#include "controlplane/stream/config_service.h"
+#include "controlplane/stream/hub.h"
 #include "gateway/v1/bootstrap.pb.h"
 
 namespace gateway::controlplane {

@@ -13,7 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "common/resource.h"
+#include "common/policy/resource.h"
 #include "gateway/v1/admin.pb.h"
 
 namespace gateway::controlplane {

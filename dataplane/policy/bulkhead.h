@@ -11,7 +11,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
-#include "common/policy.h"
+#include "common/policy/policy.h"
 
 namespace gateway::dataplane {
 

@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
-#include "common/snapshot.h"
-#include "dataplane/policy/rate_limiter.h"
+#include "common/policy/snapshot.h"
+#include "dataplane/limits/rate_limiter.h"
 
 namespace gateway::dataplane {
 

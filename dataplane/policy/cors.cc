@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "common/text.h"
-#include "dataplane/http1/head.h"
+#include "common/base/text.h"
+#include "dataplane/http/http1/head.h"
 
 namespace gateway::dataplane {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "absl/random/uniform_int_distribution.h"
 #include "absl/random/uniform_real_distribution.h"
-#include "common/hash.h"
+#include "common/base/hash.h"
 
 namespace gateway::dataplane {
 namespace {

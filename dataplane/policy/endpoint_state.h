@@ -10,7 +10,7 @@
 #include <memory>
 #include <utility>
 
-#include "dataplane/policy/rate_limiter.h"
+#include "dataplane/limits/rate_limiter.h"
 
 namespace gateway::dataplane {
 

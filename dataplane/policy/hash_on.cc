@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/hash.h"
-#include "dataplane/http1/head.h"
+#include "common/base/hash.h"
+#include "dataplane/http/http1/head.h"
 
 namespace gateway::dataplane {
 namespace {

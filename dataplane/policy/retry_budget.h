@@ -7,8 +7,8 @@
 
 #include "absl/random/bit_gen_ref.h"
 #include "absl/synchronization/mutex.h"
-#include "common/policy.h"
-#include "dataplane/policy/rate_limiter.h"
+#include "common/policy/policy.h"
+#include "dataplane/limits/rate_limiter.h"
 
 namespace gateway::dataplane {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "dataplane/http1/head.h"
+#include "dataplane/http/http1/head.h"
 
 namespace gateway::dataplane {
 namespace {

@@ -11,7 +11,7 @@
 #include <string>
 #include <string_view>
 
-#include "common/policy.h"
+#include "common/policy/policy.h"
 
 namespace gateway::dataplane {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "common/snapshot.h"
+#include "common/policy/snapshot.h"
 
 namespace {
 

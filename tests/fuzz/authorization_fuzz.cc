@@ -4,9 +4,9 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "common/base64.h"
-#include "common/password.h"
-#include "dataplane/policy/authorization.h"
+#include "common/base/base64.h"
+#include "common/base/password.h"
+#include "dataplane/auth/authorization.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   using namespace gateway;

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "dataplane/http1/body.h"
+#include "dataplane/http/http1/body.h"
 
 namespace {
 

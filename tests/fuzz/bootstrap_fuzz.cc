@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "common/bootstrap.h"
+#include "common/config/bootstrap.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size > 16u << 10) return 0;

@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
-#include "common/codec.h"
-#include "common/policy_files.h"
-#include "common/resource.h"
+#include "common/config/codec.h"
+#include "common/config/policy_files.h"
+#include "common/policy/resource.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size > 64u << 10) return 0;

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "controlplane/consul/decoder.h"
+#include "controlplane/sources/consul/decoder.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "dataplane/policy/jwt.h"
+#include "dataplane/auth/jwt.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   using namespace gateway;

@@ -17,9 +17,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
 #include "boost/beast/http/basic_parser.hpp"
-#include "common/text.h"
-#include "dataplane/http1/body.h"
-#include "dataplane/http1/head.h"
+#include "common/base/text.h"
+#include "dataplane/http/http1/body.h"
+#include "dataplane/http/http1/head.h"
 
 namespace gateway::fuzz {
 

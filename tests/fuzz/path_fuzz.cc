@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "common/path.h"
+#include "common/policy/route/path.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using gateway::NormalizePath;

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "dataplane/proxy_header.h"
+#include "dataplane/net/proxy_header.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   using namespace gateway::dataplane;

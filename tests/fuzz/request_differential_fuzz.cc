@@ -7,8 +7,8 @@
 #include <string>
 #include <string_view>
 
-#include "common/path.h"
-#include "common/text.h"
+#include "common/base/text.h"
+#include "common/policy/route/path.h"
 #include "tests/fuzz/messages.h"
 
 namespace {

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "dataplane/http1/head.h"
+#include "dataplane/http/http1/head.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   using namespace gateway::dataplane::http1;

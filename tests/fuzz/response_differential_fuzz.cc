@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "tests/fuzz/messages.h"
 
 namespace {

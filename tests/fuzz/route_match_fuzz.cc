@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "common/path.h"
-#include "common/snapshot.h"
+#include "common/policy/route/path.h"
+#include "common/policy/snapshot.h"
 
 namespace {
 

@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "common/policy_files.h"
-#include "common/snapshot.h"
+#include "common/config/policy_files.h"
+#include "common/policy/snapshot.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size > 16384) return 0;

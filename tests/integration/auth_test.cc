@@ -6,10 +6,10 @@
 #include <thread>
 #include <vector>
 
-#include "common/base64.h"
-#include "common/digest.h"
-#include "common/password.h"
-#include "common/text.h"
+#include "common/base/base64.h"
+#include "common/base/digest.h"
+#include "common/base/password.h"
+#include "common/base/text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"

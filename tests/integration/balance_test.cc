@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"

@@ -1,7 +1,7 @@
 // How bodies flow through the proxy: every size and framing, breaking off, late, slow, and both ways at once.
 #include <string>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/scripted_upstream.h"

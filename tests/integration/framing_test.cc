@@ -3,7 +3,7 @@
 #include <ostream>
 #include <string>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/fixtures/scripted_upstream.h"

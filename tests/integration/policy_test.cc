@@ -5,7 +5,7 @@
 #include <thread>
 #include <vector>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/fixtures/scripted_upstream.h"

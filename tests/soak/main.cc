@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "common/text.h"
+#include "common/base/text.h"
 #include "spdlog/fmt/fmt.h"
 #include "tests/fixtures/raw_client.h"
 #include "tests/fixtures/temp_dir.h"

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
-#include "common/text.h"
+#include "common/base/text.h"
 #include "spdlog/fmt/fmt.h"
 #include "tests/fixtures/raw_client.h"
 #include "tests/fixtures/temp_dir.h"

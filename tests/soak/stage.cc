@@ -9,7 +9,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "tests/fixtures/ports.h"
 #include "tests/fixtures/wait_for.h"
 

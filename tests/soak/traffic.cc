@@ -3,7 +3,7 @@
 #include <memory>
 #include <utility>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "tests/fixtures/wait_for.h"
 
 namespace gateway::soak {

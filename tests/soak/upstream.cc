@@ -14,7 +14,7 @@
 #include <memory>
 #include <string>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "tests/soak/wire.h"
 
 namespace gateway::soak {

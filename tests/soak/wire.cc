@@ -11,7 +11,7 @@
 #include <memory>
 
 #include "absl/strings/match.h"
-#include "common/text.h"
+#include "common/base/text.h"
 #include "spdlog/fmt/fmt.h"
 
 namespace gateway::soak {

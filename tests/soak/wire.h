@@ -11,9 +11,9 @@
 #include <string>
 #include <string_view>
 
-#include "dataplane/event_loop.h"
-#include "dataplane/socket.h"
-#include "dataplane/task.h"
+#include "dataplane/net/event_loop.h"
+#include "dataplane/net/socket.h"
+#include "dataplane/net/task.h"
 
 namespace gateway::soak {
 

@@ -8,8 +8,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "common/units.h"
-#include "common/version.h"
+#include "common/base/units.h"
+#include "common/base/version.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/completion.h"
 

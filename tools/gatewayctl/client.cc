@@ -8,7 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/admin_protocol.h"
+#include "common/base/admin_protocol.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
 

@@ -3,7 +3,7 @@
 #include <iostream>
 
 #include "absl/strings/str_cat.h"
-#include "common/version.h"
+#include "common/base/version.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/render.h"
 

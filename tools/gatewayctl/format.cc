@@ -8,9 +8,9 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "common/codec.h"
-#include "common/units.h"
-#include "common/yaml.h"
+#include "common/base/units.h"
+#include "common/config/codec.h"
+#include "common/config/yaml.h"
 #include "gateway/v1/policy.pb.h"
 
 namespace gateway::ctl {

@@ -11,9 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "common/codec.h"
-#include "common/policy_files.h"
-#include "common/units.h"
+#include "common/base/units.h"
+#include "common/config/codec.h"
+#include "common/config/policy_files.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/diff.h"
 #include "tools/gatewayctl/effective.h"

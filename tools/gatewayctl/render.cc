@@ -11,8 +11,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "common/codec.h"
-#include "common/units.h"
+#include "common/base/units.h"
+#include "common/config/codec.h"
 #include "tools/gatewayctl/format.h"
 #include "tools/gatewayctl/table.h"
 

@@ -2,8 +2,8 @@
 #include <iostream>
 #include <string>
 
-#include "common/digest.h"
-#include "common/password.h"
+#include "common/base/digest.h"
+#include "common/base/password.h"
 #include "tools/gatewayctl/commands.h"
 
 namespace gateway::ctl {

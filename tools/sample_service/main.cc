@@ -39,7 +39,7 @@
 #include "boost/beast/core/flat_buffer.hpp"
 #include "boost/beast/core/tcp_stream.hpp"
 #include "boost/beast/http.hpp"
-#include "common/version.h"
+#include "common/base/version.h"
 #include "nlohmann/json.hpp"
 
 namespace gateway {

@@ -1,4 +1,4 @@
-#include "common/address_set.h"
+#include "common/base/address_set.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "common/bootstrap.h"
+#include "common/config/bootstrap.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

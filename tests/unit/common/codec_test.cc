@@ -1,4 +1,4 @@
-#include "common/codec.h"
+#include "common/config/codec.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,9 +9,9 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "common/policy_files.h"
-#include "common/resource.h"
-#include "common/units.h"
+#include "common/base/units.h"
+#include "common/config/policy_files.h"
+#include "common/policy/resource.h"
 #include "gateway/v1/bootstrap.pb.h"
 #include "gateway/v1/rules.pb.h"
 #include "google/protobuf/duration.pb.h"

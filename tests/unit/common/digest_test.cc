@@ -1,6 +1,6 @@
-#include "common/digest.h"
+#include "common/base/digest.h"
 
-#include "common/base64.h"
+#include "common/base/base64.h"
 #include "gtest/gtest.h"
 
 namespace gateway {

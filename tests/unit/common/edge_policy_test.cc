@@ -5,9 +5,9 @@
 #include <string_view>
 #include <vector>
 
-#include "common/policy_check.h"
-#include "common/policy_texts.h"
-#include "common/snapshot.h"
+#include "common/policy/policy_check.h"
+#include "common/policy/policy_texts.h"
+#include "common/policy/snapshot.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

@@ -1,12 +1,12 @@
-#include "common/jwk.h"
+#include "common/base/jwk.h"
 
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 
 #include "absl/strings/match.h"
-#include "common/base64.h"
-#include "common/strict_json.h"
-#include "common/text.h"
+#include "common/base/base64.h"
+#include "common/base/text.h"
+#include "common/config/strict_json.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/token_signer.h"

@@ -1,4 +1,4 @@
-#include "common/metrics_http.h"
+#include "common/base/metrics_http.h"
 
 #include <arpa/inet.h>
 #include <gmock/gmock.h>

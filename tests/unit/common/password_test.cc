@@ -1,8 +1,8 @@
-#include "common/password.h"
+#include "common/base/password.h"
 
 #include "absl/strings/match.h"
-#include "common/base64.h"
-#include "common/text.h"
+#include "common/base/base64.h"
+#include "common/base/text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

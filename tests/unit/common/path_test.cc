@@ -1,4 +1,4 @@
-#include "common/path.h"
+#include "common/policy/route/path.h"
 
 #include <gtest/gtest.h>
 

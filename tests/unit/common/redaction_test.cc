@@ -1,8 +1,8 @@
-#include "common/redaction.h"
+#include "common/policy/redaction.h"
 
 #include "absl/strings/match.h"
-#include "common/codec.h"
-#include "common/policy_files.h"
+#include "common/config/codec.h"
+#include "common/config/policy_files.h"
 #include "gtest/gtest.h"
 
 namespace gateway {

@@ -1,4 +1,4 @@
-#include "common/resource.h"
+#include "common/policy/resource.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

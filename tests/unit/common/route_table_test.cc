@@ -1,4 +1,4 @@
-#include "common/route_table.h"
+#include "common/policy/route/route_table.h"
 
 #include <gtest/gtest.h>
 
@@ -17,9 +17,9 @@
 #include <tuple>
 #include <vector>
 
-#include "common/policy_files.h"
-#include "common/route_pattern.h"
-#include "common/snapshot.h"
+#include "common/config/policy_files.h"
+#include "common/policy/route/route_pattern.h"
+#include "common/policy/snapshot.h"
 #include "re2/re2.h"
 
 // A sanitizer has its own operator new, which checks more than ours would.

@@ -1,4 +1,4 @@
-#include "common/snapshot.h"
+#include "common/policy/snapshot.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "common/policy_files.h"
-#include "common/route_pattern.h"
-#include "common/text.h"
+#include "common/base/text.h"
+#include "common/config/policy_files.h"
+#include "common/policy/route/route_pattern.h"
 #include "re2/re2.h"
 
 namespace gateway {

@@ -1,4 +1,4 @@
-#include "common/yaml.h"
+#include "common/config/yaml.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

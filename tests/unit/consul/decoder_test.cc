@@ -1,4 +1,4 @@
-#include "controlplane/consul/decoder.h"
+#include "controlplane/sources/consul/decoder.h"
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"

@@ -3,8 +3,8 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "common/metrics_http.h"
-#include "controlplane/consul/registration.h"
+#include "common/base/metrics_http.h"
+#include "controlplane/sources/consul/registration.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/consul_agent.h"

@@ -1,4 +1,4 @@
-#include "controlplane/consul/state_file.h"
+#include "controlplane/sources/consul/state_file.h"
 
 #include <sys/stat.h>
 

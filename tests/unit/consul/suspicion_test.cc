@@ -1,6 +1,6 @@
-#include "controlplane/consul/suspicion.h"
+#include "controlplane/sources/consul/suspicion.h"
 
-#include "controlplane/consul/pace.h"
+#include "controlplane/sources/consul/pace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

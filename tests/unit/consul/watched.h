@@ -9,7 +9,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "controlplane/consul/watcher.h"
+#include "controlplane/sources/consul/watcher.h"
 #include "tests/fixtures/wait_for.h"
 
 namespace gateway::controlplane {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "common/admin_protocol.h"
+#include "common/base/admin_protocol.h"
 #include "controlplane/grpc_status.h"
 #include "google/rpc/status.pb.h"
 #include "tests/unit/controlplane/testing.h"

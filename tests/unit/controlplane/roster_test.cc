@@ -1,4 +1,4 @@
-#include "controlplane/roster.h"
+#include "controlplane/stream/roster.h"
 
 #include <filesystem>
 #include <string>

@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "absl/strings/match.h"
-#include "common/admin_protocol.h"
+#include "common/base/admin_protocol.h"
 #include "gateway/v1/admin.grpc.pb.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "google/rpc/status.pb.h"

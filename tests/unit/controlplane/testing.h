@@ -11,8 +11,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/bootstrap.h"
-#include "common/snapshot.h"
+#include "common/config/bootstrap.h"
+#include "common/policy/snapshot.h"
 #include "controlplane/publisher.h"
 #include "controlplane/store.h"
 #include "gtest/gtest.h"

@@ -1,4 +1,4 @@
-#include "dataplane/access_log.h"
+#include "dataplane/telemetry/access_log.h"
 
 #include <fcntl.h>
 #include <signal.h>

@@ -1,4 +1,4 @@
-#include "dataplane/buffer_pool.h"
+#include "dataplane/net/buffer_pool.h"
 
 #include <cstring>
 #include <string>

@@ -1,4 +1,4 @@
-#include "dataplane/config_client.h"
+#include "dataplane/config/config_client.h"
 
 #include <netinet/in.h>
 #include <sys/resource.h>
@@ -17,11 +17,11 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
-#include "common/resource.h"
-#include "common/snapshot.h"
-#include "dataplane/metrics.h"
-#include "dataplane/serving_state.h"
-#include "dataplane/thread.h"
+#include "common/base/thread.h"
+#include "common/policy/resource.h"
+#include "common/policy/snapshot.h"
+#include "dataplane/state/serving_state.h"
+#include "dataplane/telemetry/metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "prometheus/text_serializer.h"

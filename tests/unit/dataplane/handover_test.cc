@@ -1,4 +1,4 @@
-#include "dataplane/handover.h"
+#include "dataplane/server/handover.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
-#include "common/text.h"
-#include "dataplane/socket.h"
+#include "common/base/text.h"
+#include "dataplane/net/socket.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/raw_client.h"

@@ -1,4 +1,4 @@
-#include "dataplane/health_checker.h"
+#include "dataplane/upstream/health_checker.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

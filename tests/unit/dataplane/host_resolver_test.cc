@@ -1,4 +1,4 @@
-#include "dataplane/host_resolver.h"
+#include "dataplane/upstream/host_resolver.h"
 
 #include <arpa/inet.h>
 #include <poll.h>

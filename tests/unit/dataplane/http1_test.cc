@@ -5,9 +5,9 @@
 #include <string>
 #include <string_view>
 
-#include "common/text.h"
-#include "dataplane/http1/body.h"
-#include "dataplane/http1/head.h"
+#include "common/base/text.h"
+#include "dataplane/http/http1/body.h"
+#include "dataplane/http/http1/head.h"
 #include "gtest/gtest.h"
 
 namespace gateway::dataplane::http1 {

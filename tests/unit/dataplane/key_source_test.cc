@@ -1,10 +1,10 @@
-#include "dataplane/key_source.h"
+#include "dataplane/auth/key_source.h"
 
 #include <atomic>
 #include <mutex>
 
 #include "absl/synchronization/notification.h"
-#include "common/text.h"
+#include "common/base/text.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/token_signer.h"
 #include "tests/fixtures/wait_for.h"

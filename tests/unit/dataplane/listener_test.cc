@@ -1,4 +1,4 @@
-#include "dataplane/listener.h"
+#include "dataplane/server/listener.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "common/text.h"
-#include "dataplane/socket.h"
+#include "common/base/text.h"
+#include "dataplane/net/socket.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/ports.h"

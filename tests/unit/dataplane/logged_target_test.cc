@@ -1,4 +1,4 @@
-#include "dataplane/logged_target.h"
+#include "dataplane/telemetry/logged_target.h"
 
 #include <string>
 #include <string_view>

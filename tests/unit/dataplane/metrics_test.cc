@@ -1,4 +1,4 @@
-#include "dataplane/metrics.h"
+#include "dataplane/telemetry/metrics.h"
 
 #include <unistd.h>
 
@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "common/version.h"
+#include "common/base/version.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "prometheus/client_metric.h"

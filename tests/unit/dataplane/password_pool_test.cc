@@ -1,9 +1,9 @@
-#include "dataplane/password_pool.h"
+#include "dataplane/auth/password_pool.h"
 
 #include <atomic>
 #include <future>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/wait_for.h"
 

@@ -1,5 +1,5 @@
 // Headers of the PROXY protocol, whole and byte by byte.
-#include "dataplane/proxy_header.h"
+#include "dataplane/net/proxy_header.h"
 
 #include <arpa/inet.h>
 
@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "gtest/gtest.h"
 
 namespace gateway::dataplane {

@@ -1,5 +1,5 @@
 // Against a real Redis: its script's arithmetic with a clock of ours, and a store on a loop with Redis' own.
-#include "dataplane/redis_store.h"
+#include "dataplane/limits/redis_store.h"
 
 #include <atomic>
 #include <deque>
@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "common/text.h"
-#include "dataplane/redis_script.h"
+#include "common/base/text.h"
+#include "dataplane/limits/redis_script.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/ports.h"

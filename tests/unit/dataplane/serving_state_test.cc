@@ -1,4 +1,4 @@
-#include "dataplane/serving_state.h"
+#include "dataplane/state/serving_state.h"
 
 #include <netinet/in.h>
 

@@ -1,4 +1,4 @@
-#include "dataplane/thread.h"
+#include "common/base/thread.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -1,10 +1,10 @@
-#include "dataplane/watchdog.h"
+#include "dataplane/server/watchdog.h"
 
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "dataplane/worker.h"
+#include "dataplane/server/worker.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "prometheus/text_serializer.h"

@@ -1,4 +1,4 @@
-#include "dataplane/worker.h"
+#include "dataplane/server/worker.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>

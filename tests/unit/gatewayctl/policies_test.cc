@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "common/policy_files.h"
-#include "common/resource.h"
-#include "common/snapshot.h"
+#include "common/config/policy_files.h"
+#include "common/policy/resource.h"
+#include "common/policy/snapshot.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

@@ -2,8 +2,8 @@
 
 #include <array>
 
-#include "common/policy_files.h"
-#include "common/resource.h"
+#include "common/config/policy_files.h"
+#include "common/policy/resource.h"
 #include "gtest/gtest.h"
 
 namespace gateway::ctl {

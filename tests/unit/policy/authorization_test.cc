@@ -1,10 +1,10 @@
-#include "dataplane/policy/authorization.h"
+#include "dataplane/auth/authorization.h"
 
 #include <chrono>
 
-#include "common/base64.h"
-#include "common/text.h"
-#include "dataplane/policy/credential_cache.h"
+#include "common/base/base64.h"
+#include "common/base/text.h"
+#include "dataplane/auth/credential_cache.h"
 #include "gtest/gtest.h"
 
 namespace gateway::dataplane {

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "absl/random/random.h"
-#include "common/hash.h"
+#include "common/base/hash.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

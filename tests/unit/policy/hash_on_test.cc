@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "common/address_set.h"
-#include "common/text.h"
+#include "common/base/address_set.h"
+#include "common/base/text.h"
 #include "gtest/gtest.h"
 
 namespace gateway::dataplane {

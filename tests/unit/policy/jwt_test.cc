@@ -1,6 +1,6 @@
-#include "dataplane/policy/jwt.h"
+#include "dataplane/auth/jwt.h"
 
-#include "common/text.h"
+#include "common/base/text.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/token_signer.h"
 

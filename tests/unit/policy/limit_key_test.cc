@@ -1,4 +1,4 @@
-#include "dataplane/policy/limit_key.h"
+#include "dataplane/limits/limit_key.h"
 
 #include <arpa/inet.h>
 

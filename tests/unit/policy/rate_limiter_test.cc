@@ -1,4 +1,4 @@
-#include "dataplane/policy/rate_limiter.h"
+#include "dataplane/limits/rate_limiter.h"
 
 #include <atomic>
 #include <cmath>

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "common/policy_texts.h"
+#include "common/policy/policy_texts.h"
 #include "gtest/gtest.h"
 
 namespace gateway::dataplane {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "controlplane/quota_allocator.h"
-#include "dataplane/policy/lease_bucket.h"
+#include "controlplane/stream/quota_allocator.h"
+#include "dataplane/limits/lease_bucket.h"
 
 namespace gateway {
 namespace {

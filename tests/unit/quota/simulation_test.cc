@@ -15,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "controlplane/quota_allocator.h"
-#include "dataplane/policy/lease_bucket.h"
+#include "controlplane/stream/quota_allocator.h"
+#include "dataplane/limits/lease_bucket.h"
 
 namespace gateway {
 namespace {

@@ -1,0 +1,288 @@
+#include "common/base/metrics_http.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <future>
+#include <map>
+#include <optional>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include "boost/asio/io_context.hpp"
+#include "boost/asio/ip/tcp.hpp"
+#include "boost/asio/ip/v6_only.hpp"
+#include "boost/asio/post.hpp"
+#include "boost/asio/steady_timer.hpp"
+#include "boost/beast/core/bind_handler.hpp"
+#include "boost/beast/core/flat_buffer.hpp"
+#include "boost/beast/core/tcp_stream.hpp"
+#include "boost/beast/http/empty_body.hpp"
+#include "boost/beast/http/message_generator.hpp"
+#include "boost/beast/http/parser.hpp"
+#include "boost/beast/http/read.hpp"
+#include "boost/beast/http/string_body.hpp"
+#include "boost/beast/http/write.hpp"
+#include "spdlog/fmt/fmt.h"
+#include "spdlog/spdlog.h"
+
+namespace gateway {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+using asio::ip::tcp;
+using boost::system::error_code;
+using namespace std::chrono_literals;
+
+constexpr int kConnectionsMax = 64;
+constexpr uint32_t kHeadBytesMax = 8u << 10;
+constexpr auto kStepTimeout = 10s;    // to read a request, to write an answer, between two requests
+constexpr auto kAcceptPause = 100ms;  // after an accept that failed for want of descriptors
+constexpr auto kLingerTimeout = 1s;   // for a refused client to read why
+constexpr size_t kLingerBytesMax = 256u << 10;
+
+using Handlers = std::map<std::string, MetricsHttp::Handler, std::less<>>;
+
+HttpReply ErrorReply(http::status status, std::string_view message) {
+  auto code = static_cast<int>(status);
+  return {code, "application/json", fmt::format("{{\"error\": \"{}\", \"code\": {}}}\n", message, code)};
+}
+
+// One client: reads a request, answers, reads the next. Lives on the server's thread; keeps itself alive through its
+// pending operation, of which there is always exactly one.
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  Connection(tcp::socket socket, const Handlers& handlers, int* connections, const bool* ending)
+      : stream_(std::move(socket)),
+        handlers_(handlers),
+        connections_(connections),
+        ending_(ending),
+        buffer_(kHeadBytesMax * 2) {
+    ++*connections_;
+  }
+  ~Connection() { --*connections_; }
+
+  void Read() {
+    parser_.emplace();
+    parser_->header_limit(kHeadBytesMax);
+    parser_->body_limit(0);  // a GET with a body is nobody's scraper
+    stream_.expires_after(kStepTimeout);
+    http::async_read(stream_, buffer_, *parser_, beast::bind_front_handler(&Connection::OnRead, shared_from_this()));
+  }
+
+ private:
+  void OnRead(error_code error, size_t) {
+    if (!error) return Answer();
+    keep_ = false;
+    if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+      return Write(ErrorReply(http::status::request_header_fields_too_large, "Request head too large"), false);
+    }
+    if (error == http::error::body_limit || error == http::error::unexpected_body) {
+      return Write(ErrorReply(http::status::payload_too_large, "No body is expected"), false);
+    }
+    // What the parser said; everything else is the connection's own end (closed, reset, too slow).
+    if (error.category() == http::make_error_code(http::error::bad_method).category() &&
+        error != http::error::end_of_stream && error != http::error::partial_message) {
+      return Write(ErrorReply(http::status::bad_request, "Bad request"), false);
+    }
+  }
+
+  void Answer() {
+    const auto& request = parser_->get();
+    keep_ = request.keep_alive() && !*ending_;
+    std::string_view target(request.target().data(), request.target().size());
+    target = target.substr(0, target.find('?'));
+    bool head = request.method() == http::verb::head;
+    auto handler = handlers_.find(target);
+    if (handler == handlers_.end()) return Write(ErrorReply(http::status::not_found, "Not found"), head);
+    if (!head && request.method() != http::verb::get) {
+      allow_ = true;
+      return Write(ErrorReply(http::status::method_not_allowed, "Method not allowed"), false);
+    }
+    HttpReply reply;
+    try {
+      reply = handler->second();
+    } catch (const std::exception& error) {
+      spdlog::error("the handler of {} failed: {}", handler->first, error.what());
+      reply = ErrorReply(http::status::internal_server_error, "Internal server error");
+    }
+    Write(std::move(reply), head);
+  }
+
+  template <typename Body>
+  void FillHead(const HttpReply& reply, http::response<Body>* response) {
+    response->result(static_cast<unsigned>(reply.status));
+    response->set(http::field::content_type, reply.content_type);
+    response->set(http::field::cache_control, "no-store");
+    if (std::exchange(allow_, false)) response->set(http::field::allow, "GET, HEAD");
+    response->content_length(reply.body.size());
+    response->keep_alive(keep_);
+  }
+
+  void Write(HttpReply reply, bool head) {
+    unsigned version = parser_->is_header_done() ? parser_->get().version() : 11;
+    stream_.expires_after(kStepTimeout);
+    auto done = beast::bind_front_handler(&Connection::OnWrite, shared_from_this());
+    if (head) {
+      http::response<http::empty_body> response;
+      response.version(version);
+      FillHead(reply, &response);
+      beast::async_write(stream_, http::message_generator(std::move(response)), std::move(done));
+      return;
+    }
+    http::response<http::string_body> response;
+    response.version(version);
+    FillHead(reply, &response);
+    response.body() = std::move(reply.body);
+    beast::async_write(stream_, http::message_generator(std::move(response)), std::move(done));
+  }
+
+  void OnWrite(error_code error, size_t) {
+    if (error) return;
+    if (keep_) return Read();
+    error_code ignored;  // the client may be gone already
+    stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+    stream_.expires_after(kLingerTimeout);
+    Linger();
+  }
+
+  // Reads what a refused client still sends: closing with bytes unread would reset the connection, and with it the
+  // answer.
+  void Linger() {
+    stream_.async_read_some(asio::buffer(discard_), [self = shared_from_this()](error_code error, size_t length) {
+      self->lingered_ += length;
+      if (!error && self->lingered_ < kLingerBytesMax) self->Linger();
+    });
+  }
+
+  beast::tcp_stream stream_;
+  const Handlers& handlers_;
+  int* connections_;
+  const bool* ending_;
+  beast::flat_buffer buffer_;
+  std::optional<http::request_parser<http::empty_body>> parser_;
+  bool keep_ = true;
+  bool allow_ = false;
+  size_t lingered_ = 0;
+  std::array<char, 4096> discard_;
+};
+
+}  // namespace
+
+struct MetricsHttp::Impl {
+  // Declared first, destroyed last: the connections that `io` still holds count themselves out and use `handlers`.
+  Handlers handlers;
+  int connections = 0;  // the server's thread only
+  bool ending = false;  // the same
+  asio::io_context io{1};
+  tcp::acceptor acceptor{io};
+  asio::steady_timer pause{io};
+  uint16_t port = 0;
+  std::thread thread;
+
+  void StopListening() {
+    ending = true;
+    pause.cancel();
+    error_code error;
+    // Not close: that leaves it to the socket's end to take it out of epoll, and another process may keep it alive.
+    const int fd = acceptor.release(error);
+    if (!error) ::close(fd);
+  }
+
+  void Accept() {
+    acceptor.async_accept([this](error_code error, tcp::socket socket) {
+      if (error == asio::error::operation_aborted) return;
+      if (error) {
+        pause.expires_after(kAcceptPause);
+        pause.async_wait([this](error_code aborted) {
+          if (!aborted && !ending) Accept();
+        });
+        return;
+      }
+      // One more is closed at once: whoever holds 64 connections here is not a scraper.
+      if (connections < kConnectionsMax) {
+        std::make_shared<Connection>(std::move(socket), handlers, &connections, &ending)->Read();
+      }
+      if (!ending) Accept();
+    });
+  }
+};
+
+MetricsHttp::MetricsHttp(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+MetricsHttp::~MetricsHttp() {
+  impl_->io.stop();
+  if (impl_->thread.joinable()) impl_->thread.join();
+}
+
+absl::StatusOr<std::unique_ptr<MetricsHttp>> MetricsHttp::Listen(const std::string& host, uint16_t port) {
+  auto impl = std::make_unique<Impl>();
+  error_code error;
+  asio::ip::address address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
+  if (error) return absl::InvalidArgumentError(fmt::format("metrics listener: '{}' is no IP address", host));
+  tcp::endpoint endpoint(address, port);
+  impl->acceptor.open(endpoint.protocol(), error);
+  if (!error) impl->acceptor.set_option(asio::socket_base::reuse_address(true), error);
+  if (!error && address.is_v6()) impl->acceptor.set_option(asio::ip::v6_only(false), error);
+  if (!error) impl->acceptor.bind(endpoint, error);
+  if (!error) impl->acceptor.listen(kConnectionsMax, error);
+  if (error) {
+    return absl::UnavailableError(
+        fmt::format("metrics listener: cannot listen on {} port {}: {}", host, port, error.message()));
+  }
+  impl->port = impl->acceptor.local_endpoint(error).port();
+  return std::unique_ptr<MetricsHttp>(new MetricsHttp(std::move(impl)));
+}
+
+absl::StatusOr<std::unique_ptr<MetricsHttp>> MetricsHttp::Adopt(int fd) {
+  auto impl = std::make_unique<Impl>();
+  sockaddr_storage address{};
+  socklen_t length = sizeof address;
+  error_code error;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    error = error_code(errno, boost::system::system_category());
+  } else {
+    impl->acceptor.assign(address.ss_family == AF_INET6 ? tcp::v6() : tcp::v4(), fd, error);
+  }
+  if (error) {
+    ::close(fd);
+    return absl::UnavailableError(fmt::format("metrics listener: cannot take over a socket: {}", error.message()));
+  }
+  impl->port = impl->acceptor.local_endpoint(error).port();
+  return std::unique_ptr<MetricsHttp>(new MetricsHttp(std::move(impl)));
+}
+
+void MetricsHttp::Handle(const std::string& path, Handler handler) { impl_->handlers[path] = std::move(handler); }
+
+void MetricsHttp::Start() {
+  impl_->Accept();
+  impl_->thread = std::thread([impl = impl_.get()] { impl->io.run(); });
+}
+
+uint16_t MetricsHttp::port() const { return impl_->port; }
+
+std::string MetricsHttp::address() const {
+  error_code error;
+  const tcp::endpoint at = impl_->acceptor.local_endpoint(error);
+  const std::string ip = at.address().to_string();
+  return at.address().is_v6() ? fmt::format("[{}]:{}", ip, at.port()) : fmt::format("{}:{}", ip, at.port());
+}
+
+int MetricsHttp::fd() const { return impl_->acceptor.native_handle(); }
+
+void MetricsHttp::StopListening() {
+  std::promise<void> done;
+  asio::post(impl_->io, [&] {
+    impl_->StopListening();
+    done.set_value();
+  });
+  done.get_future().wait();
+}
+
+}  // namespace gateway

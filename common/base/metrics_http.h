@@ -1,0 +1,51 @@
+// The small HTTP server beside the main port: /metrics, /health, /ready. Boost.Beast, one thread; speed does not matter
+// here.
+#ifndef GATEWAY_COMMON_BASE_METRICS_HTTP_H_
+#define GATEWAY_COMMON_BASE_METRICS_HTTP_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace gateway {
+
+struct HttpReply {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body;
+};
+
+// GET and HEAD of exact paths; anything else is 404 or 405 as {"error", "code"}. At most 64 connections, 8 KiB of head,
+// 10 s each step.
+class MetricsHttp {
+ public:
+  using Handler = std::function<HttpReply()>;  // called on the server's thread
+
+  // Binds at once (port 0: any); the thread starts with Start.
+  static absl::StatusOr<std::unique_ptr<MetricsHttp>> Listen(const std::string& host, uint16_t port);
+  // On a listening TCP socket that somebody else has bound; takes it over.
+  static absl::StatusOr<std::unique_ptr<MetricsHttp>> Adopt(int fd);
+  ~MetricsHttp();  // ends the thread
+
+  void Handle(const std::string& path, Handler handler);  // before Start
+  void Start();
+  uint16_t port() const;
+  std::string address() const;  // "127.0.0.1:9090", "[::1]:9090"
+  // The listening socket, for whoever takes it over; it stays this object's.
+  int fd() const;
+  // Accepts nobody any more, without ending the socket where another process has it too; kept connections end with
+  // their next answer. After Start; returns when it is so.
+  void StopListening();
+
+ private:
+  struct Impl;
+  explicit MetricsHttp(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gateway
+
+#endif  // GATEWAY_COMMON_BASE_METRICS_HTTP_H_

@@ -1,0 +1,7 @@
+#include "common/base/version.h"
+
+namespace gateway {
+
+const char kVersion[] = GATEWAY_VERSION;
+
+}  // namespace gateway

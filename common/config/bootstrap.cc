@@ -1,0 +1,726 @@
+#include "common/config/bootstrap.h"
+
+#include <arpa/inet.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <set>
+#include <sstream>
+#include <system_error>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/ascii.h"
+#include "common/base/address_set.h"
+#include "common/base/units.h"
+#include "common/base/version.h"
+#include "common/config/codec.h"
+#include "common/config/yaml.h"
+#include "gateway/v1/rules.pb.h"
+#include "google/protobuf/duration.pb.h"
+#include "spdlog/fmt/fmt.h"
+
+namespace gateway {
+namespace {
+
+constexpr size_t kHostNameMax = 253;  // RFC 1035, section 2.3.4, without the final dot
+
+bool IsIpv4(const std::string& text) {
+  in_addr address;
+  return inet_pton(AF_INET, text.c_str(), &address) == 1;
+}
+
+bool IsIpv6(const std::string& text) {
+  in6_addr address;
+  return inet_pton(AF_INET6, text.c_str(), &address) == 1;
+}
+
+// Letters, digits, '-' and '_' (which DNS lacks, but containers' names have), in labels of 1 to 63. What looks like a
+// number in its last label must be an IPv4 address: "10.0.0.256" is nobody's name.
+bool IsHostName(std::string_view text) {
+  if (!text.empty() && text.back() == '.') text.remove_suffix(1);
+  if (text.empty() || text.size() > kHostNameMax) return false;
+  size_t label = 0;
+  bool digits_only = true;
+  for (char c : text) {
+    if (c == '.') {
+      if (label == 0) return false;
+      label = 0;
+      digits_only = true;
+      continue;
+    }
+    if (!absl::ascii_isalnum(c) && c != '-' && c != '_') return false;
+    if (++label > 63) return false;
+    digits_only = digits_only && absl::ascii_isdigit(c);
+  }
+  return label > 0 && !digits_only;
+}
+
+using google::protobuf::Descriptor;
+using google::protobuf::Duration;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+constexpr size_t kFileBytesMax = 1u << 20;  // a bootstrap file; thousands of times what one needs
+constexpr uint32_t kWorkersMax = 1024;
+constexpr size_t kDataPlaneNameMax = 128;
+// Of a Unix socket's address 107 bytes can be used; it is bound under a longer name first.
+constexpr size_t kHandoverPathMax = 90;
+
+const v1::FieldRules& RulesOf(const FieldDescriptor* field) { return field->options().GetExtension(v1::rules); }
+
+bool IsSection(const FieldDescriptor* field) {
+  return field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field->is_repeated() &&
+         field->message_type() != Duration::descriptor();
+}
+
+// One key of the file, below its sections.
+struct Key {
+  std::string path;                            // "consul.health_check.interval"
+  std::vector<const FieldDescriptor*> fields;  // from the root to the key
+  // Lists of messages, and maps, have no spelling in one line of text.
+  bool overridable = true;
+};
+
+void CollectKeys(const Descriptor* type, const std::string& path, std::vector<const FieldDescriptor*> fields,
+                 std::vector<Key>* keys) {
+  for (int i = 0; i < type->field_count(); ++i) {
+    const FieldDescriptor* field = type->field(i);
+    std::string field_path = path.empty() ? field->name() : path + "." + field->name();
+    fields.push_back(field);
+    if (IsSection(field)) {
+      CollectKeys(field->message_type(), field_path, fields, keys);
+    } else {
+      bool many_messages = field->is_repeated() && field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+      keys->push_back({field_path, fields, !many_messages && !RulesOf(field).no_override()});
+    }
+    fields.pop_back();
+  }
+}
+
+const std::vector<Key>& AllKeys() {
+  static const auto* const kKeys = [] {
+    auto* keys = new std::vector<Key>;
+    CollectKeys(v1::Bootstrap::descriptor(), "", {}, keys);
+    return keys;
+  }();
+  return *kKeys;
+}
+
+const Key* FindKey(std::string_view path) {
+  for (const Key& key : AllKeys()) {
+    if (key.path == path) return &key;
+  }
+  return nullptr;
+}
+
+// "server.port" -> "GATEWAY_SERVER_PORT".
+std::string EnvironmentName(std::string_view path) {
+  std::string name = "GATEWAY_";
+  for (char c : path) name += c == '.' ? '_' : absl::ascii_toupper(c);
+  return name;
+}
+
+// The tree that a file with only this key would give: the codec then reads it as it reads a file.
+YamlNode NodeOf(const Key& key, std::string_view text) {
+  YamlNode node;
+  if (key.fields.back()->is_repeated()) {
+    node.kind = YamlNode::Kind::kSequence;
+    while (!text.empty()) {
+      size_t comma = std::min(text.find(','), text.size());
+      std::string_view word = text.substr(0, comma);
+      while (!word.empty() && absl::ascii_isspace(word.front())) word.remove_prefix(1);
+      while (!word.empty() && absl::ascii_isspace(word.back())) word.remove_suffix(1);
+      YamlNode& item = node.items.emplace_back();
+      item.kind = YamlNode::Kind::kScalar;
+      item.scalar = std::string(word);
+      text.remove_prefix(std::min(comma + 1, text.size()));
+    }
+  } else {
+    node.kind = YamlNode::Kind::kScalar;
+    node.scalar = std::string(text);
+  }
+  for (auto field = key.fields.rbegin(); field != key.fields.rend(); ++field) {
+    YamlNode parent;
+    parent.kind = YamlNode::Kind::kMap;
+    parent.entries.push_back({(*field)->name(), {}, std::move(node)});
+    node = std::move(parent);
+  }
+  return node;
+}
+
+bool IsLoopback(const std::string& host) {
+  in_addr address;
+  if (inet_pton(AF_INET, host.c_str(), &address) == 1) return (ntohl(address.s_addr) >> 24) == 127;
+  in6_addr address6;
+  if (inet_pton(AF_INET6, host.c_str(), &address6) == 1) return IN6_IS_ADDR_LOOPBACK(&address6);
+  return host == "localhost";
+}
+
+bool IsAnyAddress(const std::string& host) { return host == "0.0.0.0" || host == "::" || host.empty(); }
+
+bool IsAddress(const std::string& host) { return IsIpv4(host) || IsIpv6(host); }
+
+// Fills a LoadedBootstrap, step by step: file, environment, flags, defaults, then the checks that no rule can say.
+class Loader {
+ public:
+  explicit Loader(LoadedBootstrap* loaded) : loaded_(loaded) {}
+
+  void ReadFile(const std::string& path) {
+    errno = 0;
+    std::ifstream in(path, std::ios::binary);
+    std::string text;
+    if (in) {
+      text.resize(kFileBytesMax + 1);
+      in.read(text.data(), static_cast<std::streamsize>(text.size()));
+      text.resize(static_cast<size_t>(in.gcount()));
+    }
+    if (!in.is_open() || in.bad()) {
+      Problem(fmt::format("{}: cannot be read: {}", path, std::generic_category().message(errno == 0 ? EIO : errno)));
+      return;
+    }
+    YamlLimits limits;
+    limits.bytes_max = kFileBytesMax;
+    std::vector<YamlProblem> yaml_problems;
+    std::vector<YamlNode> documents = ParseYaml(text, &yaml_problems, limits);
+    for (const YamlProblem& problem : yaml_problems) {
+      Problem(fmt::format("{}: {}", At(path, problem.position), problem.message));
+    }
+    std::erase_if(documents, [](const YamlNode& node) { return node.kind == YamlNode::Kind::kNull; });
+    if (documents.size() > 1) {
+      Problem(fmt::format("{}: expected one document, found {}", At(path, documents[1].position), documents.size()));
+    }
+    if (documents.empty()) return;
+    std::vector<FieldProblem> problems;
+    SourceMap sources;
+    DecodeYaml(documents[0], &loaded_->config, &problems, &sources);
+    for (const auto& [field, position] : sources) {
+      origins_[field] = At(path, position);
+    }
+    for (const FieldProblem& problem : problems) {
+      std::string where = At(path, problem.position);
+      Problem(problem.field.empty() ? fmt::format("{}: {}", where, problem.message)
+                                    : fmt::format("{}: {}: {}", where, problem.field, problem.message));
+      wrong_.insert(problem.field);
+    }
+  }
+
+  void ReadEnvironment(const std::vector<std::string>& environment) {
+    std::map<std::string, const Key*, std::less<>> by_name;
+    std::vector<std::string> names;
+    for (const Key& key : AllKeys()) {
+      by_name.emplace(EnvironmentName(key.path), &key);
+      if (key.overridable) names.push_back(EnvironmentName(key.path));
+    }
+    for (const std::string& variable : environment) {
+      size_t equals = variable.find('=');
+      std::string name = variable.substr(0, equals);
+      if (!name.starts_with("GATEWAY_") || name.starts_with("GATEWAY_TEST_") || name == "GATEWAY_SERVER") continue;
+      // What Kubernetes and container links put into every process beside a service called `gateway`.
+      if (name == "GATEWAY_PORT" || name.starts_with("GATEWAY_PORT_") || name.starts_with("GATEWAY_SERVICE_")) continue;
+      std::string value = equals == std::string::npos ? "" : variable.substr(equals + 1);
+      std::string origin = "environment " + name;
+      auto found = by_name.find(name);
+      if (found == by_name.end()) {
+        std::string nearest = NearestName(name, names);
+        Problem(fmt::format("environment {}: is no key of the bootstrap file{}", QuoteForMessage(name),
+                            nearest.empty() ? "" : fmt::format("; did you mean {}?", nearest)));
+        continue;
+      }
+      Override(*found->second, value, origin);
+    }
+  }
+
+  void ReadSets(const std::vector<std::string>& sets) {
+    std::vector<std::string> paths;
+    for (const Key& key : AllKeys()) {
+      if (key.overridable) paths.push_back(key.path);
+    }
+    for (const std::string& set : sets) {
+      size_t equals = set.find('=');
+      std::string path = set.substr(0, equals);
+      if (equals == std::string::npos) {
+        Problem(fmt::format("--set {}: expected KEY=VALUE, such as server.port=8081", QuoteForMessage(path)));
+        continue;
+      }
+      const Key* key = FindKey(path);
+      if (key == nullptr) {
+        std::string nearest = NearestName(path, paths);
+        Problem(fmt::format("--set {}: unknown key{}", QuoteForMessage(path),
+                            nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest)));
+        continue;
+      }
+      Override(*key, set.substr(equals + 1), "--set " + path);
+    }
+  }
+
+  void FillDefaults() { FillSection(&loaded_->config, ""); }
+
+  void Check() {
+    const v1::Bootstrap& config = loaded_->config;
+    CheckServer(config.server());
+    CheckOptionalHostPort("consul.address", config.consul().address());
+    const std::string& service = config.consul().service_name();
+    if (service.empty() || service.size() > 128 || !std::all_of(service.begin(), service.end(), [](char c) {
+          return absl::ascii_isalnum(c) || c == '-' || c == '_' || c == '.';
+        })) {
+      KeyProblem("consul.service_name", fmt::format("expected 1 to 128 letters, digits, '-', '_' and '.', found {}",
+                                                    QuoteForMessage(service)));
+    }
+    CheckOptionalHostPort("redis.address", config.redis().address());
+    if (const std::string& host = config.metrics().host(); !IsAddress(host) && host != "localhost") {
+      KeyProblem("metrics.host", fmt::format("expected an IP address or localhost, found {}", QuoteForMessage(host)));
+    }
+    if (config.access_log().path().empty()) {
+      KeyProblem("access_log.path", "expected a file, or \"-\" for standard output, found ''");
+    }
+    CheckControlPlane(config.control_plane());
+    CheckDataPlane(config.data_plane());
+    CheckPorts(config);
+  }
+
+  // Every key in the order of the schema, then what the file says below lists and maps.
+  void WriteOrigins() {
+    for (const Key& key : AllKeys()) {
+      auto found = origins_.find(key.path);
+      if (found != origins_.end()) {
+        loaded_->origins.emplace_back(key.path, found->second);
+      } else if (key.fields[0]->name() == "rate_limit" && !loaded_->config.has_rate_limit()) {
+        loaded_->origins.emplace_back(key.path, "absent");
+      } else {
+        loaded_->origins.emplace_back(key.path, "default");
+      }
+    }
+  }
+
+ private:
+  static std::string At(const std::string& path, YamlPosition position) {
+    return position.line > 0 ? fmt::format("{}:{}:{}", path, position.line, position.column) : path;
+  }
+
+  void Problem(std::string text) { loaded_->problems.push_back(std::move(text)); }
+
+  // A problem with a value, wherever it came from. A value that was told to be wrong already is left alone.
+  void KeyProblem(const std::string& path, const std::string& message) {
+    if (wrong_.contains(path)) return;
+    auto origin = origins_.find(path);
+    Problem(fmt::format("{}: {}: {}", origin == origins_.end() ? "default" : origin->second, path, message));
+  }
+
+  void Override(const Key& key, const std::string& value, const std::string& origin) {
+    if (!key.overridable) {
+      Problem(fmt::format("{}: {} can be set in the file only", origin, key.path));
+      return;
+    }
+    if (!IsValidUtf8(value)) {
+      Problem(fmt::format("{}: {}: not UTF-8", origin, key.path));
+      return;
+    }
+    std::vector<FieldProblem> problems;
+    DecodeYaml(NodeOf(key, value), &loaded_->config, &problems);
+    for (const FieldProblem& problem : problems) {
+      Problem(fmt::format("{}: {}: {}", origin, problem.field, problem.message));
+      wrong_.insert(problem.field);
+    }
+    // The entries of a list that is replaced are no longer the file's.
+    std::erase_if(origins_, [&](const auto& entry) { return entry.first.starts_with(key.path + "["); });
+    origins_[key.path] = origin;
+  }
+
+  void FillSection(Message* message, const std::string& path) {
+    const Descriptor* type = message->GetDescriptor();
+    const auto* reflection = message->GetReflection();
+    for (int i = 0; i < type->field_count(); ++i) {
+      const FieldDescriptor* field = type->field(i);
+      std::string field_path = path.empty() ? field->name() : path + "." + field->name();
+      if (IsSection(field)) {
+        if (field_path == "rate_limit" && !reflection->HasField(*message, field)) continue;
+        FillSection(reflection->MutableMessage(message, field), field_path);
+        continue;
+      }
+      if (field->is_repeated() && field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+        if (field->is_map()) continue;
+        for (int k = 0; k < reflection->FieldSize(*message, field); ++k) {
+          FillSection(reflection->MutableRepeatedMessage(message, field, k), fmt::format("{}[{}]", field_path, k));
+        }
+        continue;
+      }
+      if (field->is_repeated()) {
+        // An explicit empty list is not an absent one.
+        if (reflection->FieldSize(*message, field) > 0 || origins_.contains(field_path)) continue;
+        if (RulesOf(field).default_().empty()) continue;
+      } else {
+        if (reflection->HasField(*message, field)) continue;
+        // An optional string without a default is set to "", so that no reader has to ask whether it is there.
+        bool optional_text = field->cpp_type() == FieldDescriptor::CPPTYPE_STRING && field->has_presence();
+        if (RulesOf(field).default_().empty() && !optional_text) continue;
+      }
+      Key key{field->name(), {field}, true};
+      std::vector<FieldProblem> problems;
+      // Only this key's problems count: the section's required keys are no business of a default.
+      DecodeYaml(NodeOf(key, RulesOf(field).default_()), message, &problems);
+      for (const FieldProblem& problem : problems) {
+        if (problem.field == field->name()) Problem(fmt::format("default: {}: {}", field_path, problem.message));
+      }
+    }
+  }
+
+  void CheckServer(const v1::ServerSection& server) {
+    std::set<std::string> addresses;
+    for (int i = 0; i < server.listeners_size(); ++i) {
+      std::string path = fmt::format("server.listeners[{}].address", i);
+      const std::string& address = server.listeners(i).address();
+      if (address.empty()) continue;  // required: told already
+      absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+      if (!parsed.ok()) {
+        KeyProblem(path, std::string(parsed.status().message()));
+      } else if (!IsAddress(parsed->host)) {
+        KeyProblem(path, fmt::format("expected an IP address and a port, found the host name {}",
+                                     QuoteForMessage(parsed->host)));
+      } else if (parsed->port != 0 && !addresses.insert(address).second) {
+        KeyProblem(path, fmt::format("{} is given twice", QuoteForMessage(address)));
+      }
+    }
+    uint32_t workers = 0;
+    const std::string& text = server.workers();
+    auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), workers);
+    bool number = error == std::errc() && end == text.data() + text.size();
+    if (text != "auto" && (!number || workers < 1 || workers > kWorkersMax)) {
+      KeyProblem("server.workers",
+                 fmt::format("expected auto, or a number from 1 to {}, found {}", kWorkersMax, QuoteForMessage(text)));
+    }
+    if (server.handover().size() > kHandoverPathMax) {
+      KeyProblem("server.handover", fmt::format("expected a path of at most {} bytes, found one of {}",
+                                                kHandoverPathMax, server.handover().size()));
+    }
+    AddressSet trusted;
+    for (int i = 0; i < server.trusted_proxies_size(); ++i) {
+      const absl::Status status = trusted.Add(server.trusted_proxies(i));
+      if (!status.ok()) ListProblem("server.trusted_proxies", i, std::string(status.message()));
+    }
+  }
+
+  void ListProblem(const std::string& list, int index, const std::string& message) {
+    std::string path = fmt::format("{}[{}]", list, index);
+    if (auto origin = origins_.find(list); origin != origins_.end()) origins_.try_emplace(path, origin->second);
+    KeyProblem(path, message);
+  }
+
+  void CheckOptionalHostPort(const std::string& path, const std::string& address) {
+    if (address.empty()) return;
+    absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+    if (address.find('@') != std::string::npos) {
+      KeyProblem(path, "expected host:port without a user's name or password, which have keys of their own");
+    } else if (!parsed.ok()) {
+      KeyProblem(path, std::string(parsed.status().message()));
+    } else if (parsed->port == 0) {
+      KeyProblem(path, "a port from 1 to 65535 is needed");
+    }
+  }
+
+  void CheckControlPlane(const v1::ControlPlaneSection& control) {
+    for (const auto& [path, address] : {std::pair("control_plane.admin_listen", control.admin_listen()),
+                                        std::pair("control_plane.stream_listen", control.stream_listen())}) {
+      absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+      if (!parsed.ok()) {
+        KeyProblem(path, std::string(parsed.status().message()));
+      } else if (!IsAddress(parsed->host) && parsed->host != "localhost") {
+        KeyProblem(path, fmt::format("expected an IP address or localhost, and a port, found the host name {}",
+                                     QuoteForMessage(parsed->host)));
+      } else if (!IsLoopback(parsed->host) && !control.insecure()) {
+        KeyProblem(path, fmt::format("{} is reachable from other machines, and without TLS anyone there may use it; "
+                                     "listen on 127.0.0.1, or set control_plane.insecure: true",
+                                     QuoteForMessage(address)));
+      }
+    }
+    if (control.database().empty()) KeyProblem("control_plane.database", "expected a file, found ''");
+  }
+
+  void CheckDataPlane(const v1::DataPlaneSection& data) {
+    for (int i = 0; i < data.control_planes_size(); ++i) {
+      absl::StatusOr<HostPort> parsed = ParseHostPort(data.control_planes(i));
+      if (!parsed.ok()) {
+        ListProblem("data_plane.control_planes", i, std::string(parsed.status().message()));
+      } else if (parsed->port == 0) {
+        ListProblem("data_plane.control_planes", i, "a port from 1 to 65535 is needed");
+      }
+    }
+    if (data.control_planes().empty() && data.policy_files().empty()) {
+      KeyProblem("data_plane.control_planes", "is empty, and so is policy_files: there is no policy to serve");
+    }
+    for (int i = 0; i < data.policy_files_size(); ++i) {
+      if (data.policy_files(i).empty()) ListProblem("data_plane.policy_files", i, "expected a file, found ''");
+    }
+    const std::string& name = data.name();
+    if (name.size() > kDataPlaneNameMax || !std::all_of(name.begin(), name.end(), [](char c) {
+          return absl::ascii_isalnum(c) || c == '-' || c == '_' || c == '.' || c == ':';
+        })) {
+      KeyProblem("data_plane.name", fmt::format("expected at most {} letters, digits, '-', '_', '.' and ':', found {}",
+                                                kDataPlaneNameMax, QuoteForMessage(name)));
+    }
+    if (!data.advertise().empty()) {
+      absl::StatusOr<HostPort> parsed = ParseHostPort(data.advertise(), /*host_optional=*/true);
+      if (!parsed.ok()) {
+        KeyProblem("data_plane.advertise", std::string(parsed.status().message()));
+      } else if (parsed->port == 0) {
+        KeyProblem("data_plane.advertise", "a port from 1 to 65535 is needed");
+      } else if (IsAnyAddress(parsed->host) && !parsed->host.empty()) {
+        KeyProblem("data_plane.advertise",
+                   fmt::format("{} is no address that others can reach", QuoteForMessage(data.advertise())));
+      }
+    }
+  }
+
+  // Two listeners of one process on one port: found here, and not by the bind that fails (or, with SO_REUSEPORT,
+  // doesn't).
+  void CheckPorts(const v1::Bootstrap& config) {
+    struct Use {
+      std::string path;
+      HostPort address;
+    };
+    auto check = [&](const std::vector<Use>& uses) {
+      for (size_t i = 0; i < uses.size(); ++i) {
+        for (size_t k = 0; k < i; ++k) {
+          const HostPort& one = uses[i].address;
+          const HostPort& other = uses[k].address;
+          bool same_host = one.host == other.host || IsAnyAddress(one.host) || IsAnyAddress(other.host);
+          if (one.port == 0 || one.port != other.port || !same_host) continue;
+          KeyProblem(uses[i].path, fmt::format("port {} is that of {}", one.port, uses[k].path));
+          break;
+        }
+      }
+    };
+    auto add = [](std::vector<Use>* uses, const std::string& path, const absl::StatusOr<HostPort>& address) {
+      if (address.ok()) uses->push_back({path, *address});
+    };
+    auto port = [](uint32_t number) { return static_cast<uint16_t>(std::min<uint32_t>(number, 65535)); };
+    if (config.metrics().enabled()) {
+      // Listeners among themselves may differ in address family only ("0.0.0.0:80" and "[::]:80"): each alone.
+      std::vector<Use> main;
+      if (config.server().listeners().empty()) main.push_back({"server.port", {"", port(config.server().port())}});
+      for (int i = 0; i < config.server().listeners_size(); ++i) {
+        add(&main, fmt::format("server.listeners[{}].address", i),
+            ParseHostPort(config.server().listeners(i).address()));
+      }
+      for (const Use& use : main) {
+        check({use, {"metrics.port", {config.metrics().host(), port(config.metrics().port())}}});
+      }
+    }
+    std::vector<Use> control;
+    add(&control, "control_plane.admin_listen", ParseHostPort(config.control_plane().admin_listen()));
+    add(&control, "control_plane.stream_listen", ParseHostPort(config.control_plane().stream_listen()));
+    control.push_back(
+        {"control_plane.metrics_port", {config.metrics().host(), port(config.control_plane().metrics_port())}});
+    check(control);
+  }
+
+  LoadedBootstrap* loaded_;
+  std::map<std::string, std::string, std::less<>> origins_;  // of what was written
+  std::set<std::string, std::less<>> wrong_;                 // keys with a problem already
+};
+
+// A key's value as YAML in one line; "absent" where it is.
+std::string ValueOf(const v1::Bootstrap& config, const Key& key) {
+  const Message* message = &config;
+  for (size_t i = 0; i + 1 < key.fields.size(); ++i) {
+    if (!message->GetReflection()->HasField(*message, key.fields[i])) return "absent";
+    message = &message->GetReflection()->GetMessage(*message, key.fields[i]);
+  }
+  const FieldDescriptor* field = key.fields.back();
+  const auto* reflection = message->GetReflection();
+  if (field->is_repeated() && reflection->FieldSize(*message, field) == 0) return field->is_map() ? "{}" : "[]";
+  if (!field->is_repeated() && !reflection->HasField(*message, field)) return "absent";
+  if (RulesOf(field).secret() && reflection->GetString(*message, field).empty()) return "\"\"";
+  if (!field->is_repeated() || field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
+    // A message with this field alone, written by the codec: "port: 8080".
+    std::unique_ptr<Message> alone(message->New());
+    alone->CopyFrom(*message);
+    const Descriptor* type = message->GetDescriptor();
+    for (int i = 0; i < type->field_count(); ++i) {
+      if (type->field(i) != field) reflection->ClearField(alone.get(), type->field(i));
+    }
+    std::string text = EncodeYaml(*alone).substr(field->name().size() + 1);
+    if (text.starts_with("\n")) {  // a list too long for one line
+      std::string line;
+      std::istringstream items(text);
+      for (std::string item; std::getline(items, item);) {
+        if (item.size() > 4) line += (line.empty() ? "[" : ", ") + item.substr(4);
+      }
+      return line + "]";
+    }
+    text.erase(0, 1);
+    while (text.ends_with('\n')) text.pop_back();
+    return text;
+  }
+  std::vector<std::string> items;
+  for (int i = 0; i < reflection->FieldSize(*message, field); ++i) {
+    const Message& item = reflection->GetRepeatedMessage(*message, field, i);
+    std::vector<std::string> parts;
+    std::string text = EncodeYaml(item);
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) parts.push_back(line);
+    if (field->is_map()) {
+      items.push_back(fmt::format("{}: {}", parts.empty() ? "" : parts[0].substr(5),
+                                  parts.size() < 2 ? "\"\"" : parts[1].substr(7)));
+    } else {
+      items.push_back(fmt::format("{{{}}}", fmt::join(parts, ", ")));
+    }
+  }
+  if (field->is_map()) {
+    std::sort(items.begin(), items.end());
+    return fmt::format("{{{}}}", fmt::join(items, ", "));
+  }
+  return fmt::format("[{}]", fmt::join(items, ", "));
+}
+
+constexpr std::string_view kHelpFooter = R"(
+The bootstrap file is YAML; every key has a default, so that no file is needed at all:
+  server: {{ port: 8080 }}
+  consul: {{ address: "localhost:8500" }}
+Each key may be overridden by the environment (server.port by GATEWAY_SERVER_PORT, lists with
+commas between their entries), and that by --set. Every problem is told at once, with file, line
+and column.
+
+Examples:
+  {0} gateway.yaml
+  {0} --config gateway.yaml --set server.port=8081 --set logging.level=debug
+  {0} --config gateway.yaml --check-config
+  GATEWAY_LOGGING_FORMAT=text {0}
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or a bootstrap that is not valid.)";
+
+}  // namespace
+
+std::chrono::milliseconds ToMillis(const google::protobuf::Duration& duration) {
+  return std::chrono::seconds(duration.seconds()) + std::chrono::milliseconds(duration.nanos() / 1'000'000);
+}
+
+std::optional<BuiltinRateLimit> BuiltinLimitOf(const v1::Bootstrap& config) {
+  if (!config.has_rate_limit() || !config.rate_limit().enabled()) return std::nullopt;
+  return BuiltinRateLimit{config.rate_limit().max_requests(), ToMillis(config.rate_limit().window_size())};
+}
+
+absl::StatusOr<HostPort> ParseHostPort(std::string_view text, bool host_optional) {
+  auto refuse = [&](std::string_view why) {
+    return absl::InvalidArgumentError(fmt::format(
+        "expected host:port, such as \"10.0.0.7:8080\" or \"[::1]:8080\", found {}: {}", QuoteForMessage(text), why));
+  };
+  HostPort result;
+  std::string_view port;
+  if (!text.empty() && text.front() == '[') {
+    size_t close = text.find(']');
+    if (close == std::string_view::npos) return refuse("']' is missing");
+    result.host = std::string(text.substr(1, close - 1));
+    if (!IsIpv6(result.host)) return refuse("what stands in brackets is no IPv6 address");
+    port = text.substr(close + 1);
+    if (port.empty() || port.front() != ':') return refuse("the port is missing");
+    port.remove_prefix(1);
+  } else {
+    size_t colon = text.find(':');
+    if (colon == std::string_view::npos) return refuse("the port is missing");
+    if (text.find(':', colon + 1) != std::string_view::npos) return refuse("an IPv6 address needs brackets");
+    result.host = std::string(text.substr(0, colon));
+    port = text.substr(colon + 1);
+    if (result.host.empty()) {
+      if (!host_optional) return refuse("the host is missing");
+    } else if (!IsIpv4(result.host) && !IsHostName(result.host)) {
+      return refuse("the host is neither an IP address nor a host name");
+    }
+  }
+  bool digits = !port.empty() && port.size() <= 5;
+  for (char c : port) digits = digits && absl::ascii_isdigit(c);
+  uint32_t number = 0;
+  if (digits) std::from_chars(port.data(), port.data() + port.size(), number);
+  if (!digits || number > 65535) return refuse("a port is a number from 0 to 65535");
+  result.port = static_cast<uint16_t>(number);
+  return result;
+}
+
+LoadedBootstrap LoadBootstrap(const std::string& path, const std::vector<std::string>& environment,
+                              const std::vector<std::string>& sets) {
+  LoadedBootstrap loaded;
+  Loader loader(&loaded);
+  if (!path.empty()) loader.ReadFile(path);
+  loader.ReadEnvironment(environment);
+  loader.ReadSets(sets);
+  loader.FillDefaults();
+  loader.Check();
+  loader.WriteOrigins();
+  return loaded;
+}
+
+std::string DescribeBootstrap(const LoadedBootstrap& loaded) {
+  constexpr size_t kCommentColumnMax = 64;
+  std::map<std::string, std::string> origins(loaded.origins.begin(), loaded.origins.end());
+  std::vector<std::pair<std::string, std::string>> lines;
+  size_t width = 0;
+  for (const Key& key : AllKeys()) {
+    std::string line = fmt::format("{}: {}", key.path, ValueOf(loaded.config, key));
+    if (line.size() <= kCommentColumnMax) width = std::max(width, line.size());
+    lines.emplace_back(std::move(line), origins[key.path]);
+  }
+  std::string text;
+  for (const auto& [line, origin] : lines) text += fmt::format("{:<{}}  # {}\n", line, width, origin);
+  return text;
+}
+
+DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& program, const std::string& about) {
+  DaemonArguments arguments;
+  CLI::App app{about, program};
+  std::string config, positional;
+  std::vector<std::string> sets;
+  bool check = false;
+  app.set_help_flag("-h,--help", "Prints this help and ends");
+  app.add_option("-c,--config", config, "The bootstrap file")->type_name("FILE");
+  app.add_option("file", positional, "The bootstrap file; the same as --config")->type_name("FILE");
+  app.add_option("--set", sets, "Overrides one key of the file, such as server.port=8081; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false)
+      ->take_all();
+  app.add_flag("--check-config", check, "Checks everything, prints what would be used and from where, and ends");
+  app.set_version_flag("--version", fmt::format("{} {}", program, kVersion), "Prints the version and ends");
+  app.get_formatter()->column_width(26);
+  app.footer(fmt::format(fmt::runtime(kHelpFooter), program));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    bool asked = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success);  // --help, --version
+    app.exit(error);
+    arguments.exit_code = asked ? 0 : 2;
+    return arguments;
+  }
+  if (!config.empty() && !positional.empty()) {
+    std::fprintf(stderr, "%s: the bootstrap file is given twice, as --config and as '%s'\n", program.c_str(),
+                 positional.c_str());
+    arguments.exit_code = 2;
+    return arguments;
+  }
+  arguments.config_file = config.empty() ? positional : config;
+  std::vector<std::string> environment;
+  for (char** variable = environ; *variable != nullptr; ++variable) environment.emplace_back(*variable);
+
+  LoadedBootstrap loaded = LoadBootstrap(arguments.config_file, environment, sets);
+  if (!loaded.problems.empty()) {
+    for (const std::string& problem : loaded.problems) std::fprintf(stderr, "%s\n", problem.c_str());
+    std::fprintf(stderr, "%s: %zu problem%s with the bootstrap; not started\n", program.c_str(), loaded.problems.size(),
+                 loaded.problems.size() == 1 ? "" : "s");
+    arguments.exit_code = 2;
+    return arguments;
+  }
+  if (check) {
+    std::string text = DescribeBootstrap(loaded);
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+    arguments.exit_code = 0;
+    arguments.check = true;
+  }
+  arguments.config = std::move(loaded.config);
+  return arguments;
+}
+
+}  // namespace gateway

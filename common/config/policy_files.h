@@ -1,0 +1,70 @@
+// Policy as files: documents of YAML, each a resource, with the place of everything in them.
+#ifndef GATEWAY_COMMON_CONFIG_POLICY_FILES_H_
+#define GATEWAY_COMMON_CONFIG_POLICY_FILES_H_
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/config/codec.h"
+#include "common/config/yaml.h"
+#include "common/policy/resource.h"
+#include "gateway/v1/admin.pb.h"
+#include "gateway/v1/policy.pb.h"
+
+namespace gateway {
+
+// A resource read from a file.
+struct PolicyDocument {
+  v1::Resource resource;
+  std::string file;
+  YamlPosition position;
+  SourceMap sources;
+};
+
+struct PolicyProblem {
+  std::string file;
+  YamlPosition position;
+  std::string resource;  // "Route/orders", as far as known
+  std::string field;
+  std::string message;
+  // The kind of a resource that could not be read, or not under its name; "": of whatever kind. What refers to it looks
+  // wrong without being so.
+  std::optional<std::string> hides = std::nullopt;
+  // "policy.yaml:12:3: Route/orders: match.path.prefix: ..."
+  std::string ToString() const;
+};
+
+// Whether `error`, of a check of what could be read, may only follow from one of `problems`, of the reading: it is at
+// the same field, or misses what was not read.
+bool FollowsFrom(const PolicyProblem& error, const std::vector<PolicyProblem>& problems);
+
+// Where what a check found stands in the files. Views into `documents`, which outlive it.
+class PolicyPlaces {
+ public:
+  explicit PolicyPlaces(const std::vector<PolicyDocument>& documents);
+  // At its field, or at the nearest thing around it that is written; of a resource that is in none of the documents
+  // without a file.
+  PolicyProblem Locate(const v1::PolicyError& error) const;
+
+ private:
+  std::map<ResourceKey, const PolicyDocument*> by_key_;
+};
+
+// Every document of one file's text; `file` is its name in messages. Empty documents are skipped. Does not check
+// references. A document with problems is among the results too, without what was wrong in it: check them where there
+// are problems (see FollowsFrom), and use none of them.
+std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view file,
+                                        std::vector<PolicyProblem>* problems);
+
+// Reads files and directories (*.yaml, *.yml, sorted, recursively, without hidden ones; at most 10,000 files) and "-"
+// (standard input). The same resource twice is a problem. What documents name as files (`jwks.file`, relative to the
+// document) is read and put into them.
+std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
+                                            std::vector<PolicyProblem>* problems);
+
+}  // namespace gateway
+
+#endif  // GATEWAY_COMMON_CONFIG_POLICY_FILES_H_

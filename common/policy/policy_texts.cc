@@ -1,0 +1,196 @@
+#include "common/policy/policy_texts.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "common/base/text.h"
+#include "common/base/units.h"
+#include "common/config/yaml.h"
+#include "common/policy/route/route_pattern.h"
+#include "spdlog/fmt/fmt.h"
+
+namespace gateway {
+
+std::string FoldField(std::string_view name) {
+  std::string folded = absl::AsciiStrToLower(std::string(name));
+  std::replace(folded.begin(), folded.end(), '_', '-');
+  return folded;
+}
+
+bool IsIdentityField(std::string_view name) {
+  const std::string folded = FoldField(name);
+  return folded == "x-consumer" || folded.starts_with("x-consumer-");
+}
+
+absl::StatusOr<LimitKey> ParseLimitKey(std::string_view text) {
+  using Kind = LimitKey::Kind;
+  static constexpr std::array<std::pair<std::string_view, Kind>, 6> kWords = {{{"client_ip", Kind::kClientIp},
+                                                                               {"path", Kind::kPath},
+                                                                               {"host", Kind::kHost},
+                                                                               {"route", Kind::kRoute},
+                                                                               {"service", Kind::kService},
+                                                                               {"consumer", Kind::kConsumer}}};
+  for (const auto& [word, kind] : kWords) {
+    if (text == word) return LimitKey{.kind = kind, .name = {}};
+  }
+  if (text.starts_with("header:")) {
+    const std::string name = absl::AsciiStrToLower(std::string(text.substr(7)));
+    if (!IsToken(name)) {
+      return absl::InvalidArgumentError(
+          fmt::format("{} names no header; expected header:X-Tenant", QuoteForMessage(text)));
+    }
+    return LimitKey{.kind = Kind::kHeader, .name = name};
+  }
+  if (text.starts_with("claim:")) {
+    if (text.size() == 6 || text.size() > 128) {
+      return absl::InvalidArgumentError(fmt::format("{} names no claim; expected claim:sub", QuoteForMessage(text)));
+    }
+    return LimitKey{.kind = Kind::kClaim, .name = std::string(text.substr(6))};
+  }
+  const std::string near = NearestName(text, {"client_ip", "path", "host", "route", "service", "consumer"});
+  return absl::InvalidArgumentError(
+      fmt::format("{} is no key; {}", QuoteForMessage(text),
+                  near.empty() ? "expected client_ip, path, header:NAME, host, route, service, consumer or claim:NAME"
+                               : fmt::format("did you mean {}?", QuoteForMessage(near))));
+}
+
+std::vector<std::string> VariablesOf(const v1::PathMatch& path) {
+  std::vector<std::string> names;
+  if (!path.has_template_()) return names;
+  absl::StatusOr<std::vector<TemplateSegment>> segments = ParseTemplate(path.template_());
+  if (!segments.ok()) return names;
+  for (TemplateSegment& segment : *segments) {
+    if (segment.kind != TemplateSegment::Kind::kLiteral) names.push_back(std::move(segment.text));
+  }
+  return names;
+}
+
+absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<std::string>& variables, bool one_line,
+                                       size_t bytes_max) {
+  using Kind = TextPiece::Kind;
+  static constexpr std::array<std::pair<std::string_view, Kind>, 7> kWords = {{{"client_ip", Kind::kClientIp},
+                                                                               {"request_id", Kind::kRequestId},
+                                                                               {"consumer", Kind::kConsumer},
+                                                                               {"host", Kind::kHost},
+                                                                               {"path", Kind::kPath},
+                                                                               {"method", Kind::kMethod},
+                                                                               {"route", Kind::kRoute}}};
+  if (text.size() > bytes_max) {
+    return absl::InvalidArgumentError(fmt::format("has {} bytes; at most {}", text.size(), bytes_max));
+  }
+  if (one_line) {
+    for (const char c : text) {
+      if ((static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f) {
+        return absl::InvalidArgumentError("has a line break or another control byte");
+      }
+    }
+  }
+  TextTemplate pieces;
+  size_t variables_used = 0;
+  std::string literal;
+  while (!text.empty()) {
+    if (text.starts_with("$${")) {
+      literal += "${";
+      text.remove_prefix(3);
+      continue;
+    }
+    if (!text.starts_with("${")) {
+      literal += text.front();
+      text.remove_prefix(1);
+      continue;
+    }
+    const size_t end = text.find('}');
+    if (end == std::string_view::npos) {
+      return absl::InvalidArgumentError("has a ${ without its }; $${ is a ${ that is meant");
+    }
+    const std::string_view word = text.substr(2, end - 2);
+    text.remove_prefix(end + 1);
+    if (++variables_used > kTextVariablesMax) {
+      return absl::InvalidArgumentError(fmt::format("has more than {} variables", kTextVariablesMax));
+    }
+    TextPiece piece;
+    const auto known =
+        std::find_if(kWords.begin(), kWords.end(), [word](const auto& each) { return each.first == word; });
+    if (known != kWords.end()) {
+      piece.kind = known->second;
+    } else if (word.starts_with("path.")) {
+      if (word == "path.**") {
+        return absl::InvalidArgumentError(
+            "'path.**' is no variable: what ** stands for has no name; expected a {name} of match.path.template, or "
+            "path");
+      }
+      const auto found = std::find(variables.begin(), variables.end(), word.substr(5));
+      if (found == variables.end() || word.size() == 5) {
+        return absl::InvalidArgumentError(
+            fmt::format("variable {} is not in match.path.template", QuoteForMessage(word.substr(5))));
+      }
+      piece.kind = Kind::kPathVariable;
+      piece.variable = static_cast<int>(found - variables.begin());
+    } else {
+      return absl::InvalidArgumentError(fmt::format(
+          "{} is no variable; expected client_ip, request_id, consumer, host, path, method, route or path.NAME",
+          QuoteForMessage(word)));
+    }
+    if (!literal.empty()) pieces.push_back({.kind = Kind::kLiteral, .literal = std::exchange(literal, {})});
+    pieces.push_back(std::move(piece));
+  }
+  if (!literal.empty()) pieces.push_back({.kind = Kind::kLiteral, .literal = std::move(literal)});
+  return pieces;
+}
+
+absl::StatusOr<Origin> ParseOrigin(std::string_view text) {
+  Origin origin;
+  const auto bad = [text](std::string_view why) {
+    return absl::InvalidArgumentError(fmt::format(
+        "{} {}; expected an origin like https://app.example.com or https://*.example.com", QuoteForMessage(text), why));
+  };
+  const size_t colon = text.find("://");
+  if (colon == std::string_view::npos || colon == 0) return bad("has no scheme");
+  origin.scheme = absl::AsciiStrToLower(std::string(text.substr(0, colon + 3)));
+  if (!std::all_of(origin.scheme.begin(), origin.scheme.end() - 3, [](char c) {
+        return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '+' || c == '-' || c == '.';
+      })) {
+    return bad("has a bad scheme");
+  }
+  std::string rest = absl::AsciiStrToLower(std::string(text.substr(colon + 3)));
+  if (rest.find('/') != std::string::npos) return bad("has a path; browsers send none");
+  if (rest.starts_with("*.")) {
+    origin.wildcard = true;
+    rest.erase(0, 2);
+  }
+  std::string host = rest;
+  std::string port;
+  if (const size_t at = rest.rfind(':'); at != std::string::npos && rest.back() != ']') {
+    host = rest.substr(0, at);
+    port = rest.substr(at + 1);
+    int number = 0;
+    if (!absl::SimpleAtoi(port, &number) || number < 1 || number > 65535) return bad("has a bad port");
+    if ((origin.scheme == "https://" && number == 443) || (origin.scheme == "http://" && number == 80)) port.clear();
+  }
+  if (absl::Status status = CheckHost(host); !status.ok()) return bad(std::string(status.message()));
+  origin.host = Concat(origin.wildcard ? "." : "", host, port.empty() ? "" : ":", port);
+  return origin;
+}
+
+bool AddRetryCondition(std::string_view text, RetryPolicy* policy) {
+  if (text == "connect_failure") {
+    policy->on_connect_failure = true;
+  } else if (text == "reset") {
+    policy->on_reset = true;
+  } else if (text == "timeout") {
+    policy->on_timeout = true;
+  } else if (text == "5xx") {
+    for (size_t status = 500; status < policy->statuses.size(); ++status) policy->statuses.set(status);
+    policy->on_reset = policy->on_timeout = policy->on_connect_failure = true;
+  } else {
+    int status = 0;
+    if (text.size() != 3 || !absl::SimpleAtoi(AbslView(text), &status) || status < 400 || status > 599) return false;
+    policy->statuses.set(static_cast<size_t>(status));
+  }
+  return true;
+}
+
+}  // namespace gateway

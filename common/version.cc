@@ -1,7 +1,0 @@
-#include "common/version.h"
-
-namespace gateway {
-
-const char kVersion[] = GATEWAY_VERSION;
-
-}  // namespace gateway

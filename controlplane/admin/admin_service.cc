@@ -1,0 +1,666 @@
+#include "controlplane/admin/admin_service.h"
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "common/base/admin_protocol.h"
+#include "common/base/version.h"
+#include "common/config/bootstrap.h"
+#include "common/policy/redaction.h"
+#include "common/policy/resource.h"
+#include "controlplane/grpc_status.h"
+#include "controlplane/stream/config_service.h"
+
+namespace gateway::controlplane {
+namespace {
+
+// Revisions that a Watch reads ahead.
+constexpr size_t kWatchPage = 16;
+
+// As much as the caller says that it takes.
+size_t ErrorDetailsBytesMax(const grpc::CallbackServerContext& context) {
+  const auto asked = context.client_metadata().find(kErrorBytesMetadata);
+  size_t bytes = 0;
+  if (asked == context.client_metadata().end() ||
+      !absl::SimpleAtoi(absl::string_view(asked->second.data(), asked->second.size()), &bytes)) {
+    return kErrorDetailsBytesMax;
+  }
+  return std::clamp(bytes, kErrorDetailsBytesMax, kErrorBytesAskedMax);
+}
+
+std::string PeerOf(grpc::CallbackServerContext* context) { return HostOfPeer(context->peer()); }
+
+void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
+  const int64_t micros = absl::ToUnixMicros(time);
+  out->set_seconds(micros / 1'000'000);
+  out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
+}
+
+void FillStored(const ResourceRecord& record, v1::StoredResource* out) {
+  *out->mutable_resource() = *record.resource;
+  if (google::protobuf::Message* body = MutableBodyOf(out->mutable_resource(), KeyOf(*record.resource).kind)) {
+    RedactSecrets(body);
+  }
+  out->set_revision(record.revision);
+  SetTime(record.changed_at, out->mutable_changed_at());
+  out->set_built_in(record.built_in);
+}
+
+// FNV-1a: ties a page token to the request that it continues.
+std::string Fingerprint(std::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (unsigned char byte : text) hash = (hash ^ byte) * 0x100000001b3u;
+  return absl::StrCat(absl::Hex(hash, absl::kZeroPad16));
+}
+
+// A token is "word|word|..." in web-safe base64: nothing that a caller should read.
+std::string MakeToken(std::initializer_list<absl::string_view> words) {
+  return absl::WebSafeBase64Escape(absl::StrJoin(words, "|"));
+}
+absl::StatusOr<std::vector<std::string>> ReadToken(const std::string& token, size_t words) {
+  std::string text;
+  std::vector<std::string> read;
+  if (absl::WebSafeBase64Unescape(token, &text)) read = absl::StrSplit(text, '|');
+  if (read.size() != words) return absl::InvalidArgumentError("page_token: not one that this call gave");
+  return read;
+}
+
+absl::StatusOr<uint32_t> PageSize(uint32_t asked, uint32_t otherwise, uint32_t max) {
+  if (asked > max) return absl::InvalidArgumentError(absl::StrCat("page_size: ", asked, "; at most ", max));
+  return asked == 0 ? otherwise : asked;
+}
+
+// A Service's written-down endpoints, in the form of those of Consul.
+v1::EndpointSet StaticSet(const v1::Service& service) {
+  v1::EndpointSet set;
+  set.mutable_key()->set_service(service.name());
+  set.set_state(v1::EndpointSet::KNOWN);
+  set.set_written_down(true);
+  for (const v1::StaticEndpoint& endpoint : service.static_()) {
+    v1::Instance* instance = set.add_instances();
+    instance->set_id(endpoint.address());
+    if (absl::StatusOr<HostPort> parsed = ParseHostPort(endpoint.address()); parsed.ok()) {
+      instance->set_address(parsed->host);
+      instance->set_port(parsed->port);
+    }
+    instance->set_weight(endpoint.has_weight() ? endpoint.weight() : 1);
+    instance->set_health(v1::Instance::PASSING);
+    instance->set_zone(endpoint.zone());
+  }
+  return set;
+}
+
+}  // namespace
+
+struct AdminService::Call {
+  virtual ~Call() = default;
+  virtual void End(const grpc::Status& status) = 0;
+};
+
+// A call that answers with a stream of messages. Whoever has something to say calls Wake; Next says it.
+template <typename Message>
+class AdminService::Stream : public Call,
+                             public grpc::ServerWriteReactor<Message>,
+                             public std::enable_shared_from_this<Stream<Message>> {
+ public:
+  Stream(AdminService* service, Notifier* notifier) : service_(service), notifier_(notifier) {}
+
+  void Start() {
+    subscription_ = notifier_->Add([weak = this->weak_from_this()] {
+      if (auto self = weak.lock()) self->Wake();
+    });
+    Wake();
+  }
+
+  void Wake() {
+    std::lock_guard lock(mu_);
+    if (writing_ || finished_ || end_) return;
+    switch (Next(&message_)) {
+      case Step::kWait:
+        break;
+      case Step::kWrite:
+        writing_ = true;
+        this->StartWrite(&message_);
+        break;
+      case Step::kWriteLast:
+        finished_ = true;
+        this->StartWriteAndFinish(&message_, grpc::WriteOptions(), grpc::Status::OK);
+        break;
+    }
+  }
+
+  void End(const grpc::Status& status) override {
+    std::lock_guard lock(mu_);
+    EndLocked(status);
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      std::lock_guard lock(mu_);
+      writing_ = false;
+      if (end_ || !ok) {
+        if (!std::exchange(finished_, true)) this->Finish(end_.value_or(grpc::Status::CANCELLED));
+        return;
+      }
+    }
+    Wake();
+  }
+  void OnCancel() override { End(grpc::Status::CANCELLED); }
+  void OnDone() override {
+    // gRPC has ended every other call into this; the lock says so to whoever reads (or checks) the code alone.
+    { std::lock_guard lock(mu_); }
+    notifier_->Remove(subscription_);
+    service_->Remove(this);  // may end this
+  }
+
+ protected:
+  enum class Step { kWait, kWrite, kWriteLast };
+  // What to write now, with mu_ held.
+  virtual Step Next(Message* message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) = 0;
+  void EndLocked(const grpc::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (finished_ || end_) return;
+    end_ = status;
+    if (writing_) return;  // OnWriteDone finishes
+    finished_ = true;
+    this->Finish(*end_);
+  }
+
+  AdminService* const service_;
+  std::mutex mu_;
+
+ private:
+  Notifier* const notifier_;
+  uint64_t subscription_ = 0;
+  Message message_;  // stays until OnWriteDone
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mu_);
+};
+
+// Reads revision after revision from the store, at the caller's pace: nothing is queued for a slow one.
+class AdminService::WatchStream final : public Stream<v1::WatchResponse> {
+ public:
+  WatchStream(AdminService* service, uint64_t after)
+      : Stream(service, &service->publisher_->revisions()), delivered_(after) {}
+
+ protected:
+  Step Next(v1::WatchResponse* message) override {
+    if (!ahead_.empty()) {
+      *message->mutable_revision() = std::move(ahead_.front());
+      ahead_.pop_front();
+      delivered_ = message->revision().revision();
+      return Step::kWrite;
+    }
+    if (reading_ || service_->publisher_->current()->revision <= delivered_) return Step::kWait;
+    reading_ = service_->executor_.Run(
+        [self = std::static_pointer_cast<WatchStream>(shared_from_this()), after = delivered_] { self->Read(after); });
+    if (!reading_) EndLocked({grpc::StatusCode::UNAVAILABLE, "too many requests are waiting"});
+    return Step::kWait;
+  }
+
+ private:
+  void Read(uint64_t after) {
+    absl::StatusOr<std::vector<v1::RevisionInfo>> page =
+        service_->publisher_->store().RevisionsAfter(after, kWatchPage);
+    {
+      std::lock_guard lock(mu_);
+      reading_ = false;
+      if (!page.ok()) return EndLocked(ToGrpc(page.status()));
+      for (v1::RevisionInfo& info : *page) ahead_.push_back(std::move(info));
+      if (ahead_.empty()) return;
+    }
+    Wake();
+  }
+
+  uint64_t delivered_ ABSL_GUARDED_BY(mu_);
+  std::deque<v1::RevisionInfo> ahead_ ABSL_GUARDED_BY(mu_);  // at most kWatchPage
+  bool reading_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+class AdminService::RolloutStream final : public Stream<v1::RolloutResponse> {
+ public:
+  RolloutStream(AdminService* service, uint64_t revision, absl::Time committed_at, bool wait)
+      : Stream(service, &service->hub_->ledger()), revision_(revision), committed_at_(committed_at), wait_(wait) {}
+
+ protected:
+  Step Next(v1::RolloutResponse* message) override {
+    v1::RolloutResponse now = service_->hub_->Rollout(revision_, committed_at_);
+    const bool decided = now.data_planes() > 0 && now.serving() + now.rejected() == now.data_planes();
+    if (!wait_ || decided) {
+      *message = std::move(now);
+      return Step::kWriteLast;
+    }
+    const std::array<uint32_t, 3> figures{now.data_planes(), now.serving(), now.rejected()};
+    if (figures == last_) return Step::kWait;
+    last_ = figures;
+    *message = std::move(now);
+    return Step::kWrite;
+  }
+
+ private:
+  const uint64_t revision_;
+  const absl::Time committed_at_;
+  const bool wait_;
+  std::optional<std::array<uint32_t, 3>> last_ ABSL_GUARDED_BY(mu_);
+};
+
+AdminService::AdminService(Publisher* publisher, Hub* hub)
+    : publisher_(publisher), hub_(hub), started_at_(absl::Now()) {}
+
+AdminService::~AdminService() {
+  std::unique_lock lock(mu_);
+  ended_.wait(lock, [this] { return calls_.empty(); });
+}
+
+void AdminService::Drain() {
+  std::vector<std::shared_ptr<Call>> calls;
+  {
+    std::lock_guard lock(mu_);
+    draining_ = true;
+    for (const auto& [raw, call] : calls_) calls.push_back(call);
+  }
+  for (const auto& call : calls) {
+    call->End(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the control plane is shutting down"));
+  }
+}
+
+void AdminService::Remove(Call* call) {
+  std::shared_ptr<Call> last;  // ends it after the lock is given back
+  std::lock_guard lock(mu_);
+  auto it = calls_.find(call);
+  last = std::move(it->second);
+  calls_.erase(it);
+  ended_.notify_all();  // with the lock held: whoever waits for the last one destroys this
+}
+
+template <typename S, typename Message>
+grpc::ServerWriteReactor<Message>* AdminService::Open(std::shared_ptr<S> stream) {
+  std::optional<grpc::Status> refusal;
+  {
+    std::lock_guard lock(mu_);
+    if (draining_) {
+      refusal = grpc::Status(grpc::StatusCode::UNAVAILABLE, "the control plane is shutting down");
+    } else if (calls_.size() >= kAdminStreamsMax) {
+      refusal = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                             absl::StrCat("there are ", kAdminStreamsMax, " streaming calls already"));
+    }
+    // A refused one lives until its OnDone too, for an instant.
+    calls_.emplace(stream.get(), stream);
+  }
+  refusal ? stream->End(*refusal) : stream->Start();
+  return stream.get();
+}
+
+grpc::ServerUnaryReactor* AdminService::Now(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminService::Later(grpc::CallbackServerContext* context,
+                                              std::function<absl::Status()> work) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const bool queued = executor_.Run([reactor, work = std::move(work), bytes_max = ErrorDetailsBytesMax(*context)] {
+    reactor->Finish(ToGrpc(work(), bytes_max));
+  });
+  if (!queued) reactor->Finish({grpc::StatusCode::UNAVAILABLE, "too many requests are waiting"});
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminService::Apply(grpc::CallbackServerContext* context, const v1::ApplyRequest* request,
+                                              v1::ApplyResponse* response) {
+  return Later(context, [this, peer = PeerOf(context), request, response] {
+    absl::StatusOr<v1::ApplyResponse> done = publisher_->Apply(*request, peer);
+    if (!done.ok()) return done.status();
+    *response = *std::move(done);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::Delete(grpc::CallbackServerContext* context, const v1::DeleteRequest* request,
+                                               v1::DeleteResponse* response) {
+  return Later(context, [this, peer = PeerOf(context), request, response] {
+    absl::StatusOr<v1::DeleteResponse> done = publisher_->Delete(*request, peer);
+    if (!done.ok()) return done.status();
+    *response = *std::move(done);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::Rollback(grpc::CallbackServerContext* context,
+                                                 const v1::RollbackRequest* request, v1::RollbackResponse* response) {
+  return Later(context, [this, peer = PeerOf(context), request, response] {
+    absl::StatusOr<v1::RollbackResponse> done = publisher_->Rollback(*request, peer);
+    if (!done.ok()) return done.status();
+    *response = *std::move(done);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::Get(grpc::CallbackServerContext* context, const v1::GetRequest* request,
+                                            v1::GetResponse* response) {
+  absl::StatusOr<std::string> kind = CanonicalKind(request->kind());
+  if (!kind.ok()) return Now(context, kind.status());
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  auto it = state->resources->find({*kind, request->name()});
+  if (it == state->resources->end()) {
+    return Now(context, absl::NotFoundError(absl::StrCat("no ", *kind, "/", request->name())));
+  }
+  FillStored(it->second, response->mutable_resource());
+  response->set_revision(state->revision);
+  return Now(context, absl::OkStatus());
+}
+
+absl::Status AdminService::FillList(const v1::ListRequest& request, v1::ListResponse* response) const {
+  std::string kind;
+  if (!request.kind().empty()) {
+    absl::StatusOr<std::string> canonical = CanonicalKind(request.kind());
+    if (!canonical.ok()) return canonical.status();
+    kind = *std::move(canonical);
+  }
+  absl::StatusOr<uint32_t> page_size = PageSize(request.page_size(), kListPageDefault, kListPageMax);
+  if (!page_size.ok()) return page_size.status();
+  const std::map<std::string, std::string> labels(request.labels().begin(), request.labels().end());
+  std::string filter = kind;
+  for (const auto& [label, value] : labels) absl::StrAppend(&filter, "\n", label, "=", value);
+  const std::string fingerprint = Fingerprint(filter);
+
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  const std::string revision = absl::StrCat(state->epoch, "-", state->revision);
+  auto it = kind.empty() ? state->resources->begin() : state->resources->lower_bound({kind, ""});
+  if (!request.page_token().empty()) {
+    absl::StatusOr<std::vector<std::string>> token = ReadToken(request.page_token(), 4);
+    if (!token.ok()) return token.status();
+    if ((*token)[1] != fingerprint) {
+      return absl::InvalidArgumentError("page_token: of a list of another kind or other labels");
+    }
+    if ((*token)[0] != revision) {
+      return absl::AbortedError("policy has changed between two pages; list from the beginning");
+    }
+    it = state->resources->upper_bound({(*token)[2], (*token)[3]});
+  }
+  response->set_revision(state->revision);
+  size_t bytes = 0;
+  const ResourceKey* last = nullptr;
+  for (; it != state->resources->end() && (kind.empty() || it->first.kind == kind); ++it) {
+    const auto& own = LabelsOf(*it->second.resource);
+    const bool wanted = std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
+      auto found = own.find(label.first);
+      return found != own.end() && found->second == label.second;
+    });
+    if (!wanted) continue;
+    const size_t more = it->second.resource->ByteSizeLong() + 64;
+    if (last != nullptr &&
+        (static_cast<uint32_t>(response->resources_size()) == *page_size || bytes + more > kListPageBytesMax)) {
+      response->set_next_page_token(MakeToken({revision, fingerprint, last->kind, last->name}));
+      break;
+    }
+    bytes += more;
+    last = &it->first;
+    FillStored(it->second, response->add_resources());
+  }
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AdminService::List(grpc::CallbackServerContext* context, const v1::ListRequest* request,
+                                             v1::ListResponse* response) {
+  return Now(context, FillList(*request, response));
+}
+
+absl::Status AdminService::FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const {
+  std::optional<ResourceKey> key;
+  if (request.kind().empty() != request.name().empty()) {
+    return absl::InvalidArgumentError("kind and name: expected both, or neither");
+  }
+  if (!request.kind().empty()) {
+    absl::StatusOr<std::string> kind = CanonicalKind(request.kind());
+    if (!kind.ok()) return kind.status();
+    key = ResourceKey{*std::move(kind), request.name()};
+  }
+  absl::StatusOr<uint32_t> page_size = PageSize(request.page_size(), kHistoryPageDefault, kHistoryPageMax);
+  if (!page_size.ok()) return page_size.status();
+  const std::string fingerprint = Fingerprint(key ? key->ToString() : "");
+  uint64_t before = 0;
+  if (!request.page_token().empty()) {
+    absl::StatusOr<std::vector<std::string>> token = ReadToken(request.page_token(), 2);
+    if (!token.ok()) return token.status();
+    if ((*token)[0] != fingerprint || !absl::SimpleAtoi((*token)[1], &before) || before == 0) {
+      return absl::InvalidArgumentError("page_token: of another history");
+    }
+  }
+  // One more than asked for tells whether there is a next page.
+  absl::StatusOr<std::vector<v1::RevisionInfo>> page =
+      publisher_->store().RevisionsBefore(before, key ? &*key : nullptr, *page_size + 1);
+  if (!page.ok()) return page.status();
+  if (page->empty() && key && before == 0 && !publisher_->current()->resources->contains(*key)) {
+    return absl::NotFoundError(absl::StrCat("no ", key->ToString(), ", and no history of it"));
+  }
+  size_t count = std::min<size_t>(page->size(), *page_size);
+  if (count == page->size() && count > 0) {
+    // Shorter than asked for: either the end, or cut by its bytes.
+    absl::StatusOr<std::vector<v1::RevisionInfo>> more =
+        publisher_->store().RevisionsBefore(page->back().revision(), key ? &*key : nullptr, 1);
+    if (!more.ok()) return more.status();
+    if (!more->empty()) page->push_back(std::move(more->front()));
+  }
+  for (size_t i = 0; i < count; ++i) *response->add_revisions() = std::move((*page)[i]);
+  if (count < page->size()) {
+    response->set_next_page_token(
+        MakeToken({fingerprint, absl::StrCat(response->revisions(response->revisions_size() - 1).revision())}));
+  }
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AdminService::History(grpc::CallbackServerContext* context, const v1::HistoryRequest* request,
+                                                v1::HistoryResponse* response) {
+  return Later(context, [this, request, response] { return FillHistory(*request, response); });
+}
+
+grpc::ServerUnaryReactor* AdminService::GetRevision(grpc::CallbackServerContext* context,
+                                                    const v1::GetRevisionRequest* request,
+                                                    v1::GetRevisionResponse* response) {
+  return Later(context, [this, request, response] {
+    absl::StatusOr<Store::Past> past = publisher_->store().SetAt(request->revision());
+    if (!past.ok()) return past.status();
+    *response->mutable_info() = std::move(past->info);
+    for (const auto& [key, record] : past->resources) FillStored(record, response->add_resources());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerWriteReactor<v1::WatchResponse>* AdminService::Watch(grpc::CallbackServerContext*,
+                                                                 const v1::WatchRequest* request) {
+  const uint64_t current = publisher_->current()->revision;
+  const uint64_t after = request->after_revision() == 0 ? current : request->after_revision();
+  auto stream = std::make_shared<WatchStream>(this, after);
+  if (after > current) {
+    stream->End({grpc::StatusCode::OUT_OF_RANGE,
+                 absl::StrCat("there is no revision ", after, " yet; the current one is ", current)});
+  }
+  return Open<WatchStream, v1::WatchResponse>(std::move(stream));
+}
+
+grpc::ServerWriteReactor<v1::RolloutResponse>* AdminService::Rollout(grpc::CallbackServerContext*,
+                                                                     const v1::RolloutRequest* request) {
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  const uint64_t revision = request->revision() == 0 ? state->revision : request->revision();
+  absl::Time committed_at = state->committed_at;
+  absl::Status known;
+  if (revision != state->revision) {
+    // A read of one row by its key; the one call on gRPC's threads that may wait for a commit.
+    absl::StatusOr<absl::Time> time = publisher_->store().TimeOf(revision);
+    if (time.ok()) {
+      committed_at = *time;
+    } else {
+      known = time.status();
+    }
+  }
+  auto stream = std::make_shared<RolloutStream>(this, revision, committed_at, request->wait());
+  if (!known.ok()) stream->End(ToGrpc(known));
+  return Open<RolloutStream, v1::RolloutResponse>(std::move(stream));
+}
+
+grpc::ServerUnaryReactor* AdminService::ListDataPlanes(grpc::CallbackServerContext* context,
+                                                       const v1::ListDataPlanesRequest*,
+                                                       v1::ListDataPlanesResponse* response) {
+  for (v1::DataPlaneState& state : hub_->DataPlanes()) *response->add_data_planes() = std::move(state);
+  response->set_revision(publisher_->current()->revision);
+  return Now(context, absl::OkStatus());
+}
+
+// What data planes see of `service` (empty: of all), a Service's name, or that of a service of Consul: what they leave
+// out, what its hosts' names are, and where exclusions are ignored.
+void AdminService::FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const {
+  for (const auto& [data_plane, report] : hub_->Reports()) {
+    for (const v1::ExcludedEndpoint& endpoint : report->excluded()) {
+      if (!service.empty() && endpoint.service() != service) continue;
+      v1::Exclusion* exclusion = response->add_excluded();
+      exclusion->set_data_plane(data_plane);
+      *exclusion->mutable_endpoint() = endpoint;
+    }
+    for (const v1::HostReport& host : report->hosts()) {
+      if (!service.empty() && host.service() != service) continue;
+      v1::ResolvedHost* resolved = response->add_hosts();
+      resolved->set_data_plane(data_plane);
+      *resolved->mutable_host() = host;
+    }
+    for (const std::string& panicking : report->panicking()) {
+      if (!service.empty() && panicking != service) continue;
+      v1::PanickingService* row = response->add_panicking();
+      row->set_data_plane(data_plane);
+      row->set_service(panicking);
+    }
+    response->set_reporting(response->reporting() + 1);
+  }
+  std::sort(response->mutable_hosts()->begin(), response->mutable_hosts()->end(),
+            [](const v1::ResolvedHost& a, const v1::ResolvedHost& b) {
+              return std::tie(a.host().service(), a.host().address(), a.data_plane()) <
+                     std::tie(b.host().service(), b.host().address(), b.data_plane());
+            });
+  std::sort(response->mutable_panicking()->begin(), response->mutable_panicking()->end(),
+            [](const v1::PanickingService& a, const v1::PanickingService& b) {
+              return std::tie(a.service(), a.data_plane()) < std::tie(b.service(), b.data_plane());
+            });
+  std::sort(response->mutable_excluded()->begin(), response->mutable_excluded()->end(),
+            [](const v1::Exclusion& a, const v1::Exclusion& b) {
+              return std::tie(a.endpoint().service(), a.endpoint().endpoint(), a.data_plane()) <
+                     std::tie(b.endpoint().service(), b.endpoint().endpoint(), b.data_plane());
+            });
+}
+
+grpc::ServerUnaryReactor* AdminService::ListBreakers(grpc::CallbackServerContext* context,
+                                                     const v1::ListBreakersRequest* request,
+                                                     v1::ListBreakersResponse* response) {
+  for (const auto& [data_plane, report] : hub_->Reports()) {
+    for (const v1::BreakerReport& breaker : report->breakers()) {
+      if (!request->service().empty() && breaker.service() != request->service()) continue;
+      v1::DataPlaneBreaker* row = response->add_breakers();
+      row->set_data_plane(data_plane);
+      *row->mutable_breaker() = breaker;
+    }
+  }
+  std::sort(response->mutable_breakers()->begin(), response->mutable_breakers()->end(),
+            [](const v1::DataPlaneBreaker& a, const v1::DataPlaneBreaker& b) {
+              return std::tie(a.breaker().service(), a.data_plane(), a.breaker().breaker()) <
+                     std::tie(b.breaker().service(), b.data_plane(), b.breaker().breaker());
+            });
+  return Now(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* AdminService::ListLimits(grpc::CallbackServerContext* context,
+                                                   const v1::ListLimitsRequest* request,
+                                                   v1::ListLimitsResponse* response) {
+  for (const auto& [data_plane, report] : hub_->Reports()) {
+    for (const v1::LimitReport& limit : report->limits()) {
+      if (!request->name().empty() && limit.name() != request->name()) continue;
+      v1::DataPlaneLimit* row = response->add_limits();
+      row->set_data_plane(data_plane);
+      *row->mutable_limit() = limit;
+    }
+  }
+  std::sort(response->mutable_limits()->begin(), response->mutable_limits()->end(),
+            [](const v1::DataPlaneLimit& a, const v1::DataPlaneLimit& b) {
+              return std::tie(a.limit().name(), a.data_plane()) < std::tie(b.limit().name(), b.data_plane());
+            });
+  return Now(context, absl::OkStatus());
+}
+
+absl::Status AdminService::FillEndpoints(const v1::ListEndpointsRequest& request,
+                                         v1::ListEndpointsResponse* response) const {
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  const std::shared_ptr<const EndpointCatalog> catalog = hub_->endpoints();
+  FillExclusions(request.service(), response);
+  if (catalog != nullptr) {
+    response->set_version(catalog->version);
+    response->set_consul_reachable(catalog->reachable);
+    response->set_consul_error(catalog->error);
+  }
+  auto add_from_consul = [&](const std::string& datacenter, const std::string& service) {
+    if (catalog != nullptr) {
+      if (auto it = catalog->sets.find({datacenter, service}); it != catalog->sets.end()) {
+        *response->add_sets() = *it->second;
+        return true;
+      }
+    }
+    return false;
+  };
+  auto add_service = [&](const v1::Service& service) {
+    if (!service.has_consul()) {
+      *response->add_sets() = StaticSet(service);
+    } else if (!add_from_consul(service.consul().datacenter(), service.consul().service())) {
+      // Policy asks for it and Consul has not been heard of it yet.
+      v1::EndpointSet* set = response->add_sets();
+      set->mutable_key()->set_datacenter(service.consul().datacenter());
+      set->mutable_key()->set_service(service.consul().service());
+      set->set_state(v1::EndpointSet::UNAVAILABLE);
+    }
+  };
+  if (request.service().empty()) {
+    if (catalog != nullptr) {
+      for (const auto& [key, set] : catalog->sets) *response->add_sets() = *set;
+    }
+    for (auto it = state->resources->lower_bound({"Service", ""});
+         it != state->resources->end() && it->first.kind == "Service"; ++it) {
+      if (!it->second.resource->service().has_consul()) add_service(it->second.resource->service());
+    }
+    return absl::OkStatus();
+  }
+  auto it = state->resources->find({"Service", request.service()});
+  if (it != state->resources->end()) {
+    add_service(it->second.resource->service());
+    return absl::OkStatus();
+  }
+  if (add_from_consul("", request.service())) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat("no Service '", request.service(), "', and no policy that lets a request reach one of Consul's"));
+}
+
+grpc::ServerUnaryReactor* AdminService::ListEndpoints(grpc::CallbackServerContext* context,
+                                                      const v1::ListEndpointsRequest* request,
+                                                      v1::ListEndpointsResponse* response) {
+  return Now(context, FillEndpoints(*request, response));
+}
+
+grpc::ServerUnaryReactor* AdminService::GetServerInfo(grpc::CallbackServerContext* context,
+                                                      const v1::GetServerInfoRequest*,
+                                                      v1::GetServerInfoResponse* response) {
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  response->set_version(kVersion);
+  response->set_epoch(state->epoch);
+  response->set_revision(state->revision);
+  SetTime(started_at_, response->mutable_started_at());
+  return Now(context, absl::OkStatus());
+}
+
+}  // namespace gateway::controlplane

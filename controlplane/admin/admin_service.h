@@ -1,0 +1,103 @@
+// The admin API: requests checked, handed to the publisher, the store, the hub; answers within gRPC's limits.
+#ifndef GATEWAY_CONTROLPLANE_ADMIN_ADMIN_SERVICE_H_
+#define GATEWAY_CONTROLPLANE_ADMIN_ADMIN_SERVICE_H_
+
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "controlplane/executor.h"
+#include "controlplane/publisher.h"
+#include "controlplane/stream/hub.h"
+#include "gateway/v1/admin.grpc.pb.h"
+
+namespace gateway::controlplane {
+
+inline constexpr uint32_t kListPageDefault = 500;
+inline constexpr uint32_t kListPageMax = 5'000;
+inline constexpr uint32_t kHistoryPageDefault = 100;
+inline constexpr uint32_t kHistoryPageMax = 1'000;
+// A page of List ends here, below gRPC's limit of 4 MiB a message.
+inline constexpr size_t kListPageBytesMax = 3u << 20;
+// Watch and Rollout calls at a time.
+inline constexpr size_t kAdminStreamsMax = 256;
+
+// Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own.
+class AdminService final : public v1::Admin::CallbackService {
+ public:
+  AdminService(Publisher* publisher, Hub* hub);
+  ~AdminService() override;  // waits until every call has ended
+
+  // Ends the streaming calls with UNAVAILABLE and refuses new ones.
+  void Drain();
+
+  grpc::ServerUnaryReactor* Apply(grpc::CallbackServerContext* context, const v1::ApplyRequest* request,
+                                  v1::ApplyResponse* response) override;
+  grpc::ServerUnaryReactor* Get(grpc::CallbackServerContext* context, const v1::GetRequest* request,
+                                v1::GetResponse* response) override;
+  grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* context, const v1::ListRequest* request,
+                                 v1::ListResponse* response) override;
+  grpc::ServerUnaryReactor* Delete(grpc::CallbackServerContext* context, const v1::DeleteRequest* request,
+                                   v1::DeleteResponse* response) override;
+  grpc::ServerUnaryReactor* History(grpc::CallbackServerContext* context, const v1::HistoryRequest* request,
+                                    v1::HistoryResponse* response) override;
+  grpc::ServerUnaryReactor* GetRevision(grpc::CallbackServerContext* context, const v1::GetRevisionRequest* request,
+                                        v1::GetRevisionResponse* response) override;
+  grpc::ServerUnaryReactor* Rollback(grpc::CallbackServerContext* context, const v1::RollbackRequest* request,
+                                     v1::RollbackResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchResponse>* Watch(grpc::CallbackServerContext* context,
+                                                     const v1::WatchRequest* request) override;
+  grpc::ServerUnaryReactor* ListDataPlanes(grpc::CallbackServerContext* context,
+                                           const v1::ListDataPlanesRequest* request,
+                                           v1::ListDataPlanesResponse* response) override;
+  grpc::ServerWriteReactor<v1::RolloutResponse>* Rollout(grpc::CallbackServerContext* context,
+                                                         const v1::RolloutRequest* request) override;
+  grpc::ServerUnaryReactor* ListEndpoints(grpc::CallbackServerContext* context, const v1::ListEndpointsRequest* request,
+                                          v1::ListEndpointsResponse* response) override;
+  grpc::ServerUnaryReactor* ListBreakers(grpc::CallbackServerContext* context, const v1::ListBreakersRequest* request,
+                                         v1::ListBreakersResponse* response) override;
+  grpc::ServerUnaryReactor* ListLimits(grpc::CallbackServerContext* context, const v1::ListLimitsRequest* request,
+                                       v1::ListLimitsResponse* response) override;
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context, const v1::GetServerInfoRequest* request,
+                                          v1::GetServerInfoResponse* response) override;
+
+ private:
+  // A streaming call, by its base.
+  struct Call;
+  template <typename Message>
+  class Stream;
+  class WatchStream;
+  class RolloutStream;
+
+  grpc::ServerUnaryReactor* Now(grpc::CallbackServerContext* context, const absl::Status& status);
+  grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, std::function<absl::Status()> work);
+  template <typename S, typename Message>
+  grpc::ServerWriteReactor<Message>* Open(std::shared_ptr<S> stream);
+  void Remove(Call* call);
+
+  absl::Status FillList(const v1::ListRequest& request, v1::ListResponse* response) const;
+  absl::Status FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const;
+  void FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const;
+  absl::Status FillEndpoints(const v1::ListEndpointsRequest& request, v1::ListEndpointsResponse* response) const;
+
+  Publisher* const publisher_;
+  Hub* const hub_;
+  const absl::Time started_at_;
+
+  std::mutex mu_;
+  std::condition_variable ended_;
+  std::map<Call*, std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mu_);
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+
+  Executor executor_;  // last: its tasks use all of the above
+};
+
+}  // namespace gateway::controlplane
+
+#endif  // GATEWAY_CONTROLPLANE_ADMIN_ADMIN_SERVICE_H_

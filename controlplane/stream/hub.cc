@@ -1,0 +1,577 @@
+#include "controlplane/stream/hub.h"
+
+#include <algorithm>
+#include <mutex>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/base/version.h"
+#include "google/protobuf/util/time_util.h"
+#include "grpcpp/support/slice.h"
+
+namespace gateway::controlplane {
+namespace {
+
+// Of a chunk, for what is around its resources.
+constexpr size_t kEnvelopeBytes = 512;
+// Tags and lengths around one of them.
+constexpr size_t kItemOverheadBytes = 32;
+// Of a NACK, as much is kept.
+constexpr int kRejectionsKept = 100;
+constexpr size_t kRejectionTextBytesMax = 1024;
+
+grpc::ByteBuffer Serialise(const v1::ControlPlaneMessage& message) {
+  grpc::Slice slice(message.ByteSizeLong());
+  message.SerializeWithCachedSizesToArray(const_cast<uint8_t*>(slice.begin()));
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
+  const int64_t micros = absl::ToUnixMicros(time);
+  out->set_seconds(micros / 1'000'000);
+  out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
+}
+
+v1::Rejection Clipped(const v1::Rejection& rejection) {
+  v1::Rejection clipped = rejection;
+  for (std::string* text :
+       {clipped.mutable_kind(), clipped.mutable_name(), clipped.mutable_field(), clipped.mutable_reason()}) {
+    if (text->size() > kRejectionTextBytesMax) text->resize(kRejectionTextBytesMax);
+  }
+  return clipped;
+}
+
+std::string NewEpoch() {
+  std::random_device random;
+  return absl::StrFormat("%08x%08x", random(), random());
+}
+
+}  // namespace
+
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state) {
+  auto encoded = std::make_shared<EncodedUpdate>();
+  encoded->to = state.revision;
+  auto it = state.resources->begin();
+  do {
+    v1::ControlPlaneMessage message;
+    v1::PolicyUpdate* update = message.mutable_policy();
+    update->set_epoch(state.epoch);
+    update->set_to(state.revision);
+    update->set_chunk(static_cast<uint32_t>(encoded->chunks.size()));
+    update->set_schema_version(kSchemaVersion);
+    SetTime(state.committed_at, update->mutable_committed_at());
+    size_t bytes = kEnvelopeBytes;
+    for (; it != state.resources->end(); ++it) {
+      const size_t more = it->second.resource->ByteSizeLong() + kItemOverheadBytes;
+      if (bytes + more > kChunkBytesMax && update->resources_size() > 0) break;
+      bytes += more;
+      v1::VersionedResource* resource = update->add_resources();
+      resource->set_version(it->second.revision);
+      *resource->mutable_resource() = *it->second.resource;
+      resource->set_built_in(it->second.built_in);
+    }
+    update->set_last(it == state.resources->end());
+    encoded->chunks.push_back(Serialise(message));
+  } while (it != state.resources->end());
+  return encoded;
+}
+
+std::shared_ptr<const EncodedUpdate> EncodeEndpoints(const std::string& endpoints_epoch, const EndpointCatalog& catalog,
+                                                     const EndpointCatalog* previous) {
+  auto encoded = std::make_shared<EncodedUpdate>();
+  encoded->from = previous == nullptr ? 0 : previous->version;
+  encoded->to = catalog.version;
+  std::vector<const v1::EndpointSet*> sets;
+  std::vector<const ConsulKey*> removed;
+  for (const auto& [key, set] : catalog.sets) {
+    if (previous != nullptr) {
+      // The watcher hands on what did not change, so that the pointer tells.
+      auto before = previous->sets.find(key);
+      if (before != previous->sets.end() && before->second == set) continue;
+    }
+    sets.push_back(set.get());
+  }
+  if (previous != nullptr) {
+    for (const auto& [key, set] : previous->sets) {
+      if (!catalog.sets.contains(key)) removed.push_back(&key);
+    }
+  }
+  size_t next_set = 0, next_removed = 0;
+  bool last = false;
+  while (!last) {
+    v1::ControlPlaneMessage message;
+    v1::EndpointsUpdate* update = message.mutable_endpoints();
+    update->set_endpoints_epoch(endpoints_epoch);
+    update->set_from(encoded->from);
+    update->set_to(encoded->to);
+    update->set_chunk(static_cast<uint32_t>(encoded->chunks.size()));
+    update->set_catalog_known(catalog.catalog_known);
+    size_t bytes = kEnvelopeBytes;
+    for (; next_set < sets.size(); ++next_set) {
+      const size_t more = sets[next_set]->ByteSizeLong() + kItemOverheadBytes;
+      if (bytes + more > kChunkBytesMax && update->sets_size() > 0) break;
+      bytes += more;
+      *update->add_sets() = *sets[next_set];
+    }
+    for (; next_set == sets.size() && next_removed < removed.size(); ++next_removed) {
+      const size_t more =
+          removed[next_removed]->first.size() + removed[next_removed]->second.size() + kItemOverheadBytes;
+      if (bytes + more > kChunkBytesMax) break;
+      bytes += more;
+      v1::ServiceKey* key = update->add_removed();
+      key->set_datacenter(removed[next_removed]->first);
+      key->set_service(removed[next_removed]->second);
+    }
+    last = next_set == sets.size() && next_removed == removed.size();
+    update->set_last(last);
+    encoded->chunks.push_back(Serialise(message));
+  }
+  return encoded;
+}
+
+// One of the two kinds of update on a stream.
+struct Hub::Lane {
+  uint64_t acked = 0;    // applied; 0: nothing of this epoch
+  uint64_t settled = 0;  // the newest that was answered, either way: not sent again on this stream
+  std::shared_ptr<const EncodedUpdate> in_flight;
+  size_t next_chunk = 0;
+};
+
+class Hub::Session {
+ private:
+  friend class Hub;
+  std::string name;
+  std::weak_ptr<StreamSink> sink;
+  std::optional<grpc::ByteBuffer> welcome;
+  bool too_old = false;  // does not understand this version's policy: gets no update
+  Lane policy;
+  Lane endpoints;
+};
+
+struct Hub::Entry {
+  v1::DataPlaneState state;
+  absl::Time since;
+  absl::Time applied_at;                     // of applied_revision
+  std::string applied_epoch;                 // that applied_revision belongs to
+  uint64_t acked = 0;                        // the last revision that was acknowledged on this stream
+  bool lost = false;                         // gone, without a goodbye
+  std::shared_ptr<Session> session;          // null: gone
+  std::shared_ptr<const v1::Report> report;  // null: none on this stream
+};
+
+Hub::Hub(HubOptions options) : options_(std::move(options)), endpoints_epoch_(NewEpoch()) {
+  for (const std::string& name : options_.expected) {
+    Entry& entry = entries_[name];
+    entry.lost = true;
+    entry.since = options_.now();
+    entry.state.set_name(name);
+    SetTime(entry.since, entry.state.mutable_since());
+  }
+  keeper_ = std::thread([this] { KeepTime(); });
+}
+
+Hub::~Hub() {
+  {
+    std::lock_guard lock(mu_);
+    ending_ = true;
+  }
+  keeper_wakes_.notify_one();
+  keeper_.join();
+}
+
+void Hub::KeepTime() {
+  std::unique_lock lock(mu_);
+  while (!ending_ || members_changed_) {
+    if (std::exchange(members_changed_, false) && options_.save_roster) {
+      const std::vector<std::string> members = Members();
+      lock.unlock();
+      options_.save_roster(members);
+      lock.lock();
+      continue;
+    }
+    absl::Time next = absl::InfiniteFuture();
+    for (const auto& [name, entry] : entries_) {
+      if (entry.session == nullptr && Expected(entry)) next = std::min(next, entry.since + options_.lost_grace);
+    }
+    if (next == absl::InfiniteFuture()) {
+      keeper_wakes_.wait(lock);
+      continue;
+    }
+    keeper_wakes_.wait_for(lock, absl::ToChronoMilliseconds(next - options_.now()) + std::chrono::milliseconds(1));
+    if (options_.now() < next) continue;
+    lock.unlock();
+    ledger_.Notify();
+    lock.lock();
+  }
+}
+
+std::vector<std::string> Hub::Members() const {
+  std::vector<std::string> members;
+  for (const auto& [name, entry] : entries_) {
+    if (entry.session != nullptr || entry.lost) members.push_back(name);
+  }
+  return members;
+}
+
+bool Hub::Expected(const Entry& entry) const {
+  return entry.session != nullptr || (entry.lost && options_.now() - entry.since < options_.lost_grace);
+}
+
+void Hub::PublishPolicy(std::shared_ptr<const PolicyState> state) {
+  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state);
+  {
+    std::lock_guard lock(mu_);
+    policy_ = std::move(state);
+    policy_update_ = std::move(update);
+    ++counts_.updates_encoded;
+    for (auto& [name, entry] : entries_) {
+      if (entry.session != nullptr && entry.session->too_old) entry.state.set_rejected_revision(policy_->revision);
+    }
+  }
+  WakeAll();
+  ledger_.Notify();
+}
+
+void Hub::PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog) {
+  std::shared_ptr<const EndpointCatalog> previous = endpoints();
+  if (catalog->version == (previous == nullptr ? 0 : previous->version)) {
+    std::lock_guard lock(mu_);
+    catalog_ = std::move(catalog);
+    return;
+  }
+  std::shared_ptr<const EncodedUpdate> full = EncodeEndpoints(endpoints_epoch_, *catalog, nullptr);
+  std::shared_ptr<const EncodedUpdate> delta;
+  if (previous != nullptr && previous->version != 0) {
+    delta = EncodeEndpoints(endpoints_epoch_, *catalog, previous.get());
+  }
+  {
+    std::lock_guard lock(mu_);
+    catalog_ = std::move(catalog);
+    endpoints_full_ = std::move(full);
+    endpoints_delta_ = std::move(delta);
+    counts_.updates_encoded += endpoints_delta_ == nullptr ? 1 : 2;
+    counts_.endpoints_version = catalog_->version;
+  }
+  WakeAll();
+}
+
+void Hub::WakeAll() {
+  std::vector<std::shared_ptr<StreamSink>> sinks;
+  {
+    std::lock_guard lock(mu_);
+    for (const auto& [name, entry] : entries_) {
+      if (entry.session == nullptr) continue;
+      if (auto sink = entry.session->sink.lock()) sinks.push_back(std::move(sink));
+    }
+  }
+  for (const auto& sink : sinks) sink->Wake();
+}
+
+std::shared_ptr<Hub::Session> Hub::Attach(const v1::Hello& hello, const std::string& address,
+                                          std::weak_ptr<StreamSink> sink) {
+  auto session = std::make_shared<Session>();
+  session->name = hello.name();
+  session->sink = std::move(sink);
+  std::shared_ptr<StreamSink> replaced;
+  {
+    std::lock_guard lock(mu_);
+    const absl::Time now = options_.now();
+    Entry& entry = entries_[hello.name()];
+    if (entry.session != nullptr) replaced = entry.session->sink.lock();
+    entry.session = session;
+    entry.report = nullptr;
+    entry.since = now;
+    entry.lost = false;
+    entry.acked = 0;
+    members_changed_ = true;
+    v1::DataPlaneState& state = entry.state;
+    state.set_name(hello.name());
+    state.set_instance_id(hello.instance_id());
+    state.set_version(hello.version());
+    state.set_workers(hello.workers());
+    state.set_zone(hello.zone());
+    *state.mutable_labels() = hello.labels();
+    state.set_address(address);
+    state.set_connected(true);
+    SetTime(now, state.mutable_since());
+    state.clear_rejections();
+    state.set_rejected_revision(0);
+
+    // What the data plane serves already is not sent again. A revision above ours is of a history that was lost (an
+    // older copy of the database was put back): it says nothing.
+    const bool known = policy_ != nullptr && hello.epoch() == policy_->epoch && hello.revision() <= policy_->revision;
+    const uint64_t applied = known ? hello.revision() : 0;
+    if (applied != state.applied_revision() || entry.applied_epoch != hello.epoch()) entry.applied_at = now;
+    state.set_applied_revision(applied);
+    entry.applied_epoch = hello.epoch();
+    session->policy.acked = session->policy.settled = applied;
+    const bool endpoints_known = catalog_ != nullptr && hello.endpoints_epoch() == endpoints_epoch_ &&
+                                 hello.endpoints_version() <= catalog_->version;
+    session->endpoints.acked = session->endpoints.settled = endpoints_known ? hello.endpoints_version() : 0;
+    state.set_applied_endpoints_version(session->endpoints.acked);
+
+    if (hello.schema_version() < kSchemaVersion) {
+      session->too_old = true;
+      state.set_rejected_revision(policy_ == nullptr ? 0 : policy_->revision);
+      state.add_rejections()->set_reason(absl::StrCat("this data plane understands policy of schema version ",
+                                                      hello.schema_version(), "; version ", kSchemaVersion,
+                                                      " is needed, upgrade it"));
+    }
+    v1::ControlPlaneMessage message;
+    message.mutable_welcome()->set_control_plane_version(kVersion);
+    message.mutable_welcome()->set_takes_reports(true);
+    if (policy_ != nullptr) {
+      message.mutable_welcome()->set_epoch(policy_->epoch);
+      message.mutable_welcome()->set_revision(policy_->revision);
+    }
+    session->welcome = Serialise(message);
+    PruneGone();
+  }
+  if (replaced != nullptr) replaced->Replaced();
+  keeper_wakes_.notify_one();
+  ledger_.Notify();
+  return session;
+}
+
+bool Hub::Detach(const std::shared_ptr<Session>& session, bool said_goodbye) {
+  {
+    std::lock_guard lock(mu_);
+    auto it = entries_.find(session->name);
+    if (it == entries_.end() || it->second.session != session) return false;
+    it->second.session = nullptr;
+    it->second.report = nullptr;
+    it->second.lost = !said_goodbye;
+    members_changed_ = true;
+    it->second.since = options_.now();
+    it->second.state.set_connected(false);
+    SetTime(it->second.since, it->second.state.mutable_since());
+    PruneGone();
+  }
+  keeper_wakes_.notify_one();
+  ledger_.Notify();
+  return true;
+}
+
+bool Hub::Holds(const std::shared_ptr<Session>& session) const {
+  std::lock_guard lock(mu_);
+  auto it = entries_.find(session->name);
+  return it != entries_.end() && it->second.session == session;
+}
+
+void Hub::PruneGone() {
+  const absl::Time oldest_kept = options_.now() - options_.gone_kept;
+  std::vector<std::pair<absl::Time, std::string>> gone;
+  for (auto it = entries_.begin(); it != entries_.end();) {
+    if (it->second.session != nullptr) {
+      ++it;
+    } else if (it->second.since < oldest_kept) {
+      it = entries_.erase(it);
+    } else {
+      gone.emplace_back(it->second.since, it->first);
+      ++it;
+    }
+  }
+  if (gone.size() <= options_.gone_max) return;
+  std::sort(gone.begin(), gone.end());
+  gone.resize(gone.size() - options_.gone_max);
+  for (const auto& [since, name] : gone) entries_.erase(name);
+}
+
+std::optional<grpc::ByteBuffer> Hub::NextChunk(Lane* lane) {
+  if (lane->in_flight == nullptr || lane->next_chunk == lane->in_flight->chunks.size()) return std::nullopt;
+  if (lane->next_chunk == 0) ++counts_.updates_sent;
+  const grpc::ByteBuffer& chunk = lane->in_flight->chunks[lane->next_chunk++];
+  counts_.bytes_sent += chunk.Length();
+  return chunk;
+}
+
+std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& session) {
+  std::lock_guard lock(mu_);
+  if (session->welcome) return std::exchange(session->welcome, std::nullopt);
+  if (session->too_old) return std::nullopt;
+  // Endpoints first: a policy that is served before its endpoints are known answers 503 for a moment.
+  Lane& endpoints = session->endpoints;
+  if (endpoints.in_flight == nullptr && endpoints_full_ != nullptr && endpoints_full_->to != endpoints.settled) {
+    const bool bridged = endpoints_delta_ != nullptr && endpoints.acked == endpoints_delta_->from;
+    endpoints.in_flight = bridged ? endpoints_delta_ : endpoints_full_;
+    endpoints.next_chunk = 0;
+  }
+  if (auto chunk = NextChunk(&endpoints)) return chunk;
+  Lane& policy = session->policy;
+  if (policy.in_flight == nullptr && policy_update_ != nullptr && policy_update_->to != policy.settled) {
+    policy.in_flight = policy_update_;
+    policy.next_chunk = 0;
+  }
+  return NextChunk(&policy);
+}
+
+absl::Status Hub::Settle(Lane* lane, uint64_t to, absl::string_view what) {
+  if (lane->in_flight == nullptr || lane->in_flight->to != to || lane->next_chunk != lane->in_flight->chunks.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("an answer to ", what, " ", to, ", which is not in flight"));
+  }
+  lane->in_flight = nullptr;
+  lane->settled = to;
+  return absl::OkStatus();
+}
+
+absl::Status Hub::OnAck(const std::shared_ptr<Session>& session, const v1::Ack& ack) {
+  if ((ack.revision() == 0) == (ack.endpoints_version() == 0)) {
+    return absl::InvalidArgumentError("an ack has either `revision` or `endpoints_version`");
+  }
+  {
+    std::lock_guard lock(mu_);
+    auto it = entries_.find(session->name);
+    if (it == entries_.end() || it->second.session != session) return absl::OkStatus();  // replaced; no longer counts
+    Entry& entry = it->second;
+    if (ack.revision() != 0) {
+      if (ack.epoch() != policy_->epoch) return absl::InvalidArgumentError("an ack of another epoch");
+      if (absl::Status s = Settle(&session->policy, ack.revision(), "revision"); !s.ok()) return s;
+      session->policy.acked = entry.acked = ack.revision();
+      entry.state.set_applied_revision(ack.revision());
+      entry.applied_epoch = ack.epoch();
+      entry.applied_at = options_.now();
+      entry.state.set_rejected_revision(0);
+      entry.state.clear_rejections();
+    } else {
+      if (ack.endpoints_epoch() != endpoints_epoch_) {
+        return absl::InvalidArgumentError("an ack of another endpoints_epoch");
+      }
+      if (absl::Status s = Settle(&session->endpoints, ack.endpoints_version(), "endpoints version"); !s.ok()) {
+        return s;
+      }
+      session->endpoints.acked = ack.endpoints_version();
+      entry.state.set_applied_endpoints_version(ack.endpoints_version());
+    }
+    ++counts_.acks;
+  }
+  ledger_.Notify();
+  return absl::OkStatus();
+}
+
+absl::Status Hub::OnNack(const std::shared_ptr<Session>& session, const v1::Nack& nack) {
+  if ((nack.revision() == 0) == (nack.endpoints_version() == 0)) {
+    return absl::InvalidArgumentError("a nack has either `revision` or `endpoints_version`");
+  }
+  {
+    std::lock_guard lock(mu_);
+    auto it = entries_.find(session->name);
+    if (it == entries_.end() || it->second.session != session) return absl::OkStatus();  // replaced; no longer counts
+    Entry& entry = it->second;
+    if (nack.revision() != 0) {
+      if (nack.epoch() != policy_->epoch) return absl::InvalidArgumentError("a nack of another epoch");
+      if (nack.applied_revision() > nack.revision()) {
+        return absl::InvalidArgumentError("a nack whose applied_revision is above its revision");
+      }
+      if (absl::Status s = Settle(&session->policy, nack.revision(), "revision"); !s.ok()) return s;
+      session->policy.acked = nack.applied_revision();
+      if (entry.state.applied_revision() != nack.applied_revision()) entry.applied_at = options_.now();
+      entry.state.set_applied_revision(nack.applied_revision());
+      entry.state.set_rejected_revision(nack.revision());
+      entry.state.clear_rejections();
+      for (const v1::Rejection& rejection : nack.rejections()) {
+        if (entry.state.rejections_size() == kRejectionsKept) break;
+        *entry.state.add_rejections() = Clipped(rejection);
+      }
+    } else {
+      if (nack.endpoints_epoch() != endpoints_epoch_) {
+        return absl::InvalidArgumentError("a nack of another endpoints_epoch");
+      }
+      if (absl::Status s = Settle(&session->endpoints, nack.endpoints_version(), "endpoints version"); !s.ok()) {
+        return s;
+      }
+      // What it holds now is not known: the next update is a full one.
+      session->endpoints.acked = 0;
+    }
+    ++counts_.nacks;
+  }
+  ledger_.Notify();
+  return absl::OkStatus();
+}
+
+void Hub::OnReport(const std::shared_ptr<Session>& session, v1::Report report) {
+  const auto cut = [](auto* entries) {
+    if (entries->size() > kReportEntriesMax) {
+      entries->DeleteSubrange(kReportEntriesMax, entries->size() - kReportEntriesMax);
+    }
+  };
+  cut(report.mutable_breakers());
+  cut(report.mutable_excluded());
+  cut(report.mutable_limits());
+  cut(report.mutable_hosts());
+  cut(report.mutable_panicking());
+  auto kept = std::make_shared<const v1::Report>(std::move(report));
+  std::lock_guard lock(mu_);
+  auto it = entries_.find(session->name);
+  if (it == entries_.end() || it->second.session != session) return;  // replaced
+  it->second.report.swap(kept);
+}
+
+std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Hub::Reports() const {
+  std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> reports;
+  std::lock_guard lock(mu_);
+  for (const auto& [name, entry] : entries_) {
+    if (entry.report != nullptr) reports.emplace_back(name, entry.report);
+  }
+  return reports;
+}
+
+std::vector<v1::DataPlaneState> Hub::DataPlanes() const {
+  std::lock_guard lock(mu_);
+  const absl::Time oldest_kept = options_.now() - options_.gone_kept;
+  std::vector<v1::DataPlaneState> states;
+  for (const auto& [name, entry] : entries_) {
+    if (entry.session != nullptr || entry.since >= oldest_kept) states.push_back(entry.state);
+  }
+  return states;
+}
+
+v1::RolloutResponse Hub::Rollout(uint64_t revision, absl::Time committed_at) const {
+  v1::RolloutResponse response;
+  response.set_revision(revision);
+  absl::Duration elapsed = absl::ZeroDuration();
+  std::lock_guard lock(mu_);
+  uint32_t expected = 0, serving = 0, workers = 0, rejected = 0;
+  bool measured = true;  // every one of them acknowledged this very revision on the stream that it has now
+  for (const auto& [name, entry] : entries_) {
+    if (!Expected(entry)) {
+      if (entry.lost && response.lost_size() < kPendingListedMax) response.add_lost(name);
+      continue;
+    }
+    ++expected;
+    if (entry.session != nullptr && entry.state.applied_revision() >= revision) {
+      ++serving;
+      workers += entry.state.workers();
+      elapsed = std::max(elapsed, entry.applied_at - committed_at);
+      measured = measured && entry.acked == revision;
+      continue;
+    }
+    if (entry.state.rejected_revision() >= revision) ++rejected;
+    if (response.pending_size() < kPendingListedMax) *response.add_pending() = entry.state;
+  }
+  response.set_data_planes(expected);
+  response.set_serving(serving);
+  response.set_workers_serving(workers);
+  response.set_rejected(rejected);
+  response.set_done(expected > 0 && serving == expected);
+  if (!measured) return response;
+  *response.mutable_elapsed() =
+      google::protobuf::util::TimeUtil::MicrosecondsToDuration(absl::ToInt64Microseconds(elapsed));
+  return response;
+}
+
+std::shared_ptr<const EndpointCatalog> Hub::endpoints() const {
+  std::lock_guard lock(mu_);
+  return catalog_;
+}
+
+HubCounts Hub::counts() const {
+  std::lock_guard lock(mu_);
+  HubCounts counts = counts_;
+  counts.known = entries_.size();
+  for (const auto& [name, entry] : entries_) counts.connected += entry.session != nullptr ? 1 : 0;
+  return counts;
+}
+
+}  // namespace gateway::controlplane

@@ -1,0 +1,158 @@
+// What every data plane has been sent, has applied, and is to be sent next.
+#ifndef GATEWAY_CONTROLPLANE_STREAM_HUB_H_
+#define GATEWAY_CONTROLPLANE_STREAM_HUB_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "controlplane/publisher.h"
+#include "controlplane/sources/consul/watcher.h"
+#include "controlplane/stream/notifier.h"
+#include "gateway/v1/admin.pb.h"
+#include "gateway/v1/config_stream.pb.h"
+#include "grpcpp/support/byte_buffer.h"
+
+namespace gateway::controlplane {
+
+// A ControlPlaneMessage is at most this long, but for one that holds a single longer resource or set of endpoints,
+// which are never split (a resource has at most kResourceBytesMax).
+inline constexpr size_t kChunkBytesMax = 1u << 20;
+
+// An update as it goes over the wire: serialised once, shared by all streams.
+struct EncodedUpdate {
+  uint64_t from = 0;
+  uint64_t to = 0;
+  std::vector<grpc::ByteBuffer> chunks;
+};
+
+// The full update to `state`.
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state);
+// The update from `previous` (null: full) to `catalog`.
+std::shared_ptr<const EncodedUpdate> EncodeEndpoints(const std::string& endpoints_epoch, const EndpointCatalog& catalog,
+                                                     const EndpointCatalog* previous);
+
+// The stream of a data plane, as the hub sees it. Called without the hub's lock.
+class StreamSink {
+ public:
+  virtual ~StreamSink() = default;
+  // Hub::Next may have something.
+  virtual void Wake() = 0;
+  // Another stream of the same name has taken its place.
+  virtual void Replaced() = 0;
+};
+
+struct HubOptions {
+  absl::Duration gone_kept = absl::Hours(1);  // how long a data plane that is gone is remembered
+  size_t gone_max = 10'000;
+  // A data plane that went without a goodbye is expected back for this long, and a rollout waits for it: longer than
+  // the longest pause between two of its tries (5 s).
+  absl::Duration lost_grace = absl::Seconds(10);
+  // Who was there when the process before this one ended: expected back like those that are lost now.
+  std::vector<std::string> expected;
+  // Told, on a thread of the hub's own, who is there or expected, after every change.
+  std::function<void(const std::vector<std::string>&)> save_roster;
+  std::function<absl::Time()> now = absl::Now;
+};
+
+struct HubCounts {
+  size_t connected = 0;
+  size_t known = 0;
+  uint64_t acks = 0;
+  uint64_t nacks = 0;
+  uint64_t bytes_sent = 0;
+  uint64_t updates_encoded = 0;
+  uint64_t updates_sent = 0;
+  uint64_t endpoints_version = 0;
+};
+
+// A mailbox for each connected data plane that holds only the newest, and the ledger of what each has applied. At most
+// one un-ACKed update of policy and one of endpoints a stream: a data plane that is slow skips what was in between.
+// Thread-safe.
+class Hub {
+ public:
+  class Session;
+
+  explicit Hub(HubOptions options = {});
+  ~Hub();
+
+  void PublishPolicy(std::shared_ptr<const PolicyState> state);
+  // A catalog whose version is that of the one before says nothing new to data planes.
+  void PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog);
+
+  // A data plane has said hello. Its session takes the place of an earlier one of its name, and lasts until Detach.
+  std::shared_ptr<Session> Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink);
+  // The stream has ended, after a goodbye or without. False where another stream has taken its place.
+  bool Detach(const std::shared_ptr<Session>& session, bool said_goodbye);
+  // Whether `session` is still the one of its data plane.
+  bool Holds(const std::shared_ptr<Session>& session) const;
+
+  // What to write next on this stream; none: wait for Wake. The caller writes everything it is given, in order.
+  std::optional<grpc::ByteBuffer> Next(const std::shared_ptr<Session>& session);
+
+  // InvalidArgument where it answers no update that is in flight.
+  absl::Status OnAck(const std::shared_ptr<Session>& session, const v1::Ack& ack);
+  absl::Status OnNack(const std::shared_ptr<Session>& session, const v1::Nack& nack);
+  // Keeps the newest of each data plane, until it is gone. Lists are cut at kReportEntriesMax.
+  void OnReport(const std::shared_ptr<Session>& session, v1::Report report);
+  static constexpr int kReportEntriesMax = 10'000;
+
+  // By name; also those that are gone, for a while.
+  std::vector<v1::DataPlaneState> DataPlanes() const;
+  // The newest report of each that is connected, by name.
+  std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Reports() const;
+  // Who serves `revision` (committed at `committed_at`), of those who are there or expected back; at most
+  // kPendingListedMax are listed as pending.
+  static constexpr int kPendingListedMax = 100;
+  v1::RolloutResponse Rollout(uint64_t revision, absl::Time committed_at) const;
+  // Told after every change of the ledger.
+  Notifier& ledger() { return ledger_; }
+
+  std::shared_ptr<const EndpointCatalog> endpoints() const;
+  const std::string& endpoints_epoch() const { return endpoints_epoch_; }
+  HubCounts counts() const;
+
+ private:
+  struct Entry;
+  struct Lane;
+  void KeepTime();
+  std::vector<std::string> Members() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Expected(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void PruneGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void WakeAll();
+  absl::Status Settle(Lane* lane, uint64_t to, absl::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<grpc::ByteBuffer> NextChunk(Lane* lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const HubOptions options_;
+  const std::string endpoints_epoch_;  // random: versions of two processes are never compared
+  Notifier ledger_;
+
+  mutable std::mutex mu_;
+  std::shared_ptr<const PolicyState> policy_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const EncodedUpdate> policy_update_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const EndpointCatalog> catalog_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const EncodedUpdate> endpoints_full_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none
+  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
+  HubCounts counts_ ABSL_GUARDED_BY(mu_);
+  bool members_changed_ ABSL_GUARDED_BY(mu_) = false;
+  bool ending_ ABSL_GUARDED_BY(mu_) = false;
+  std::condition_variable keeper_wakes_;
+  std::thread keeper_;  // notices when somebody is not expected any more, and has the roster saved
+};
+
+}  // namespace gateway::controlplane
+
+#endif  // GATEWAY_CONTROLPLANE_STREAM_HUB_H_

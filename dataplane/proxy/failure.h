@@ -1,0 +1,56 @@
+// Every reason for which the gateway answers by itself: one table of status, stable word and message (POLICY.md, "The
+// answers that are ours").
+#ifndef GATEWAY_DATAPLANE_PROXY_FAILURE_H_
+#define GATEWAY_DATAPLANE_PROXY_FAILURE_H_
+
+#include <cstdint>
+#include <string_view>
+
+namespace gateway::dataplane {
+
+enum class Reason : uint8_t {
+  kNone,  // the service answered
+  kBadRequest,
+  kUnauthenticated,
+  kForbidden,
+  kNoRoute,
+  kUnknownService,
+  kMethodNotAllowed,
+  kRequestTimeout,
+  kBodyTooLarge,
+  kTargetTooLong,
+  kExpectationFailed,
+  kHeadersTooLarge,
+  kRateLimited,
+  kInternal,
+  kNotImplemented,
+  kHttpVersion,
+  kUpstreamReset,
+  kUpstreamInvalid,
+  kUpstreamConnectFailed,
+  kNoHealthyEndpoint,
+  kDiscoveryUnavailable,
+  kBreakerOpen,
+  kConcurrencyLimit,
+  kOverloaded,
+  kDraining,
+  kUpstreamTimeout,
+  kRequestDeadline,
+  kClientClosed,  // nobody is left to answer; status 499 in log and metrics
+};
+inline constexpr int kReasonCount = static_cast<int>(Reason::kClientClosed) + 1;
+
+struct ReasonInfo {
+  int status;
+  std::string_view word;     // "rate_limited"
+  std::string_view message;  // "Rate limit exceeded"
+};
+
+const ReasonInfo& InfoOf(Reason reason);
+
+// "Not Found"; "Unknown" for a status that has no name.
+std::string_view StatusPhrase(int status);
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_PROXY_FAILURE_H_

@@ -1,0 +1,43 @@
+#include "dataplane/server/admin_http.h"
+
+#include <utility>
+
+#include "absl/time/time.h"
+#include "prometheus/text_serializer.h"
+
+namespace gateway::dataplane {
+
+HttpReply MetricsReply(const MetricsRegistry& registry) {
+  return {.status = 200,
+          .content_type = "text/plain; version=0.0.4; charset=utf-8",
+          .body = prometheus::TextSerializer().Serialize(registry.Collect())};
+}
+
+HttpReply HealthReply(std::chrono::system_clock::time_point now) {
+  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::FromChrono(now), absl::UTCTimeZone());
+  return {.status = 200,
+          .content_type = "application/json",
+          .body = "{\"status\": \"healthy\", \"time\": \"" + time + "\"}\n"};
+}
+
+HttpReply ReadyReply(bool has_configuration, bool draining) {
+  HttpReply reply;
+  reply.status = has_configuration && !draining ? 200 : 503;
+  const std::string status = draining ? "draining" : has_configuration ? "ready" : "no configuration";
+  reply.body = "{\"status\": \"" + status + "\"}\n";
+  return reply;
+}
+
+AdminHttp::AdminHttp(std::unique_ptr<MetricsHttp> server, const MetricsRegistry* registry,
+                     std::function<bool()> configured, std::function<bool()> draining)
+    : server_(std::move(server)) {
+  server_->Handle("/metrics", [registry] { return MetricsReply(*registry); });
+  server_->Handle("/health", [] { return HealthReply(std::chrono::system_clock::now()); });
+  server_->Handle("/ready", [configured = std::move(configured), draining = std::move(draining)] {
+    return ReadyReply(configured(), draining());
+  });
+}
+
+void AdminHttp::Start() { server_->Start(); }
+
+}  // namespace gateway::dataplane

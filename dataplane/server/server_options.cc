@@ -1,0 +1,41 @@
+#include "dataplane/server/server_options.h"
+
+#include <algorithm>
+
+#include "common/config/bootstrap.h"
+
+namespace gateway::dataplane {
+namespace {
+
+// Where few connections are allowed at all, one client address may have them all.
+constexpr int64_t kOneAddressMin = 1000;
+
+}  // namespace
+
+absl::StatusOr<ServerOptions> ServerOptions::From(const v1::Bootstrap& bootstrap) {
+  const v1::ServerSection& server = bootstrap.server();
+  ServerOptions options;
+  options.header_timeout = ToMillis(server.header_timeout());
+  options.read_timeout = ToMillis(server.read_timeout());
+  options.write_timeout = ToMillis(server.write_timeout());
+  options.idle_timeout = ToMillis(server.idle_timeout());
+  options.watchdog_timeout = ToMillis(server.watchdog_timeout());
+  options.builtin_routes = server.builtin_routes();
+  options.metrics_on_main_port = bootstrap.metrics().main_port();
+  options.error_details = server.error_details();
+  options.reject_encoded_slashes = server.encoded_slashes() == v1::ServerSection::REJECT;
+  options.log_requests = bootstrap.logging().level() <= v1::LoggingSection::INFO;
+  options.max_connections = server.max_connections();
+  options.max_connections_per_address =
+      server.max_connections_per_address() > 0
+          ? server.max_connections_per_address()
+          : std::max(options.max_connections / 2, std::min(options.max_connections, kOneAddressMin));
+  options.max_header_bytes = server.max_header_bytes();
+  for (const std::string& cidr : server.trusted_proxies()) {
+    if (absl::Status status = options.trusted_proxies.Add(cidr); !status.ok()) return status;
+  }
+  options.trusted_proxies.Seal();
+  return options;
+}
+
+}  // namespace gateway::dataplane

@@ -1,0 +1,348 @@
+#include "dataplane/server/worker.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <iterator>
+#include <limits>
+#include <utility>
+
+#include "common/base/thread.h"
+#include "dataplane/server/connection.h"
+#include "spdlog/spdlog.h"
+
+namespace gateway::dataplane {
+namespace {
+
+constexpr std::chrono::milliseconds kAcceptRetry{100};  // after running out of descriptors
+constexpr std::chrono::seconds kWarnInterval{1};
+constexpr int kAcceptsPerTurnMax = 256;  // then those who are connected have their turn
+constexpr std::chrono::milliseconds kBeatMax{1000};
+// For so long, what others had when all descriptors were taken is theirs.
+constexpr std::chrono::seconds kPressedTime{60};
+
+int64_t OpenDescriptors() {
+  std::error_code error;
+  std::filesystem::directory_iterator each("/proc/self/fd", error);
+  return error ? 0 : std::distance(std::filesystem::begin(each), std::filesystem::end(each));
+}
+
+}  // namespace
+
+struct Worker::Listener {
+  Worker* worker;
+  ListeningSocket socket;
+  IoSlot* slot = nullptr;
+};
+
+Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocket>& listeners, WorkerShard* metrics,
+               AccessLogBuffer* log, std::shared_ptr<const ServingState> state)
+    : index_(index),
+      shared_(shared),
+      buffers_(shared.budget, metrics),
+      pipes_(shared.budget, metrics),
+      metrics_(metrics),
+      log_(log),
+      pool_(&loop_, metrics),
+      redis_(shared.redis_directory == nullptr
+                 ? nullptr
+                 : std::make_unique<RedisStore>(&loop_, shared.redis, shared.redis_directory)),
+      id_prefix_(absl::Uniform<uint64_t>(random_)),
+      id_counter_(absl::Uniform<uint64_t>(random_)),
+      state_(new LocalState{std::move(state), 1}),
+      flush_timer_(&loop_, &Worker::OnFlush, this),
+      accept_timer_(&loop_, &Worker::OnAcceptRetry, this),
+      idle_timer_(&loop_, &Worker::OnIdleGrace, this),
+      beat_timer_(&loop_, &Worker::OnBeat, this) {
+  for (const ListeningSocket& each : listeners) listeners_.push_back(std::make_unique<Listener>(Listener{this, each}));
+}
+
+Worker::~Worker() {
+  Stop();
+  for (const auto& listener : listeners_) close(listener->socket.fd);
+  if (--state_->references == 0) delete state_;
+}
+
+void Worker::Start() {
+  thread_ = StartThread("worker-" + std::to_string(index_), ThreadPriority::kServing, [this] {
+    OnBeat(this);
+    loop_.Run();
+  });
+}
+
+void Worker::Listen(std::function<void()> done) {
+  loop_.Post([this, done = std::move(done)] {
+    descriptors_at_rest_ = OpenDescriptors();
+    BoundConnections();
+    for (const auto& listener : listeners_) {
+      const ListeningSocket& socket = listener->socket;
+      if (socket.listening || listen(socket.fd, kListenBacklog) == 0) {
+        listener->slot = loop_.AddListener(socket.fd, socket.shared, &Worker::OnAcceptable, listener.get());
+      }
+      if (listener->slot == nullptr) spdlog::error("worker {} cannot listen: {}", index_, std::strerror(errno));
+    }
+    done();
+  });
+}
+
+void Worker::AcceptLast(const ListeningSocket& socket) {
+  loop_.Post([this, socket] {
+    Listener listener{this, socket};
+    Accept(&listener, true);
+    close(socket.fd);
+  });
+}
+
+void Worker::Stop() {
+  if (!thread_.joinable()) return;
+  loop_.Stop();
+  thread_.join();
+  if (log_ != nullptr) log_->Flush();
+}
+
+void Worker::Install(std::shared_ptr<const ServingState> state, std::function<void()> done) {
+  loop_.Post([this, state = std::move(state), done = std::move(done)]() mutable {
+    pool_.CloseUnbound(state->generation);
+    if (state->asks_redis && redis_ != nullptr) redis_->Prepare();
+    LocalState* const old = std::exchange(state_, new LocalState{std::move(state), 1});
+    if (--old->references == 0) delete old;
+    done();
+  });
+}
+
+void Worker::AnnounceEnd() {
+  loop_.Post([this] { draining_ = true; });
+}
+
+void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> done) {
+  loop_.Post([this, idle_grace, done = std::move(done)]() mutable {
+    draining_ = true;
+    idle_grace_ = idle_grace;
+    drained_ = std::move(done);
+    EndListening();
+    idle_timer_.Arm(loop_.now() + idle_grace);
+    CheckDrained();
+  });
+}
+
+void Worker::CutShort() {
+  loop_.Post([this] {
+    cut_short_ = true;
+    for (ClientConnection* each = connections_; each != nullptr;) {
+      ClientConnection* const next = each->next;  // it may end by this, and nobody else
+      each->socket.AbandonWaits();
+      each = next;
+    }
+  });
+}
+
+void Worker::OnIdleGrace(void* self) {
+  auto* worker = static_cast<Worker*>(self);
+  for (ClientConnection* each = worker->connections_; each != nullptr;) {
+    ClientConnection* const next = each->next;  // closing one ends only that one
+    each->CloseIfIdle();
+    each = next;
+  }
+}
+
+void Worker::CheckDrained() {
+  if (!draining_ || connection_count_ > 0 || drained_ == nullptr) return;
+  std::exchange(drained_, nullptr)();
+}
+
+void Worker::EndListening() {
+  for (const auto& listener : listeners_) {
+    if (listener->slot != nullptr) {
+      // First out of epoll: a connection that comes after the last one that is accepted here has to wake somebody else
+      // who has this socket.
+      loop_.RemoveListener(listener->socket.fd, listener->slot);
+      Accept(listener.get(), true);
+    }
+    close(listener->socket.fd);
+  }
+  listeners_.clear();
+}
+
+void Worker::OnAcceptable(void* listener, uint32_t) {
+  auto* self = static_cast<Listener*>(listener);
+  Worker* const worker = self->worker;
+  // Else the same worker would be woken for every connection that comes while all of them wait.
+  if (worker->Accept(self) && self->socket.shared && !worker->loop_.RequeueListener(self->socket.fd, self->slot)) {
+    spdlog::error("worker {} cannot listen: {}", worker->index_, std::strerror(errno));
+  }
+}
+
+void Worker::OnAcceptRetry(void* self) {
+  auto* worker = static_cast<Worker*>(self);
+  for (const auto& listener : worker->listeners_) worker->Accept(listener.get());
+}
+
+bool Worker::Accept(Listener* listener, bool all) {
+  for (int accepted = 0;; ++accepted) {
+    if (!all && counts().connections.load(std::memory_order_relaxed) >= connections_max_) {
+      pollfd waiting{listener->socket.fd, POLLIN, 0};
+      if (poll(&waiting, 1, 0) <= 0) return true;
+      return CannotAccept("the descriptors that are left are for services");
+    }
+    if (accepted >= kAcceptsPerTurnMax && !all) {
+      accept_timer_.Arm(loop_.now());
+      return false;
+    }
+    sockaddr_storage peer{};
+    socklen_t length = sizeof peer;
+    const int fd =
+        accept4(listener->socket.fd, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+      metrics_->Add(WorkerGauge::kClientConnectionsTotal, 1);
+      if (counts().connections.load(std::memory_order_relaxed) >= options().max_connections) {
+        if (MayWarn(Warning::kConnectionsMax))
+          spdlog::warn("worker {} refuses connections: server.max_connections are open", index_);
+        RefuseConnection(fd);
+        continue;
+      }
+      try {
+        ClientConnection::Start(this, fd, peer, listener->socket.proxy_header);
+      } catch (const std::exception& error) {
+        spdlog::error("worker {} cannot take a connection: {}", index_, error.what());
+      }
+      if (!all && IsShortOfDescriptors(fd)) {
+        MakeRoom();
+        return CannotAccept(std::strerror(EMFILE));
+      }
+      continue;
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    const int error = errno;
+    if (error == EMFILE || error == ENFILE) MakeRoom();
+    return CannotAccept(std::strerror(error));
+  }
+}
+
+// What is connected is served on, and those who wait are accepted later; said once a second, not once a try.
+bool Worker::CannotAccept(const char* why) {
+  metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
+  if (MayWarn(Warning::kCannotAccept)) spdlog::error("worker {} cannot accept connections: {}", index_, why);
+  accept_timer_.Arm(loop_.now() + kAcceptRetry);
+  return false;
+}
+
+void Worker::BoundConnections() {
+  rlimit limit{};
+  if (descriptors_at_rest_ == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  if (loop_.now() >= pressed_until_) descriptors_elsewhere_ = descriptors_at_rest_;
+  descriptors_max_ = static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int32_t>::max()));
+  const int64_t services = std::clamp(descriptors_max_ / 8, kServiceDescriptorsMin, kServiceDescriptorsMax);
+  connections_max_ = std::max<int64_t>(1, descriptors_max_ - descriptors_elsewhere_ - services - kOwnDescriptors);
+}
+
+void Worker::MakeRoom() {
+  for (int64_t closed = 0; closed < kServiceDescriptorsMin && pool_.CloseOne(); ++closed) {
+  }
+  pressed_until_ = loop_.now() + kPressedTime;
+  BoundConnections();  // (by the limit of now)
+  const int64_t clients = counts().connections.load(std::memory_order_relaxed);
+  descriptors_elsewhere_ = std::max(descriptors_elsewhere_, descriptors_max_ - clients);
+  BoundConnections();
+}
+
+bool Worker::FreeDescriptor() {
+  if (pool_.CloseOne()) return true;
+  // Rather one that has not asked for anything yet.
+  for (const bool served : {false, true}) {
+    for (ClientConnection* each = connections_; each != nullptr; each = each->next) {
+      if (each->served() == served && each->CloseIfIdle()) return true;
+    }
+  }
+  return false;
+}
+
+// As far as it goes: a connection too many gets no memory of ours. What it has sent already is read, so that the close
+// resets nothing.
+void Worker::RefuseConnection(int fd) {
+  metrics_->Add(WorkerGauge::kConnectionsRefusedTotal, 1);
+  (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);
+  shutdown(fd, SHUT_WR);
+  char sink[4096];
+  while (recv(fd, sink, sizeof sink, MSG_DONTWAIT) == static_cast<ssize_t>(sizeof sink)) {
+  }
+  close(fd);
+}
+
+bool Worker::MayWarn(Warning kind) {
+  TimePoint& warned_at = warned_at_[static_cast<size_t>(kind)];
+  if (loop_.now() - warned_at < kWarnInterval) return false;
+  warned_at = loop_.now();
+  return true;
+}
+
+void Worker::Register(ClientConnection* connection) {
+  connection->next = connections_;
+  if (connections_ != nullptr) connections_->previous = connection;
+  connections_ = connection;
+  ++connection_count_;
+  counts().connections.fetch_add(1, std::memory_order_relaxed);
+  metrics_->Add(WorkerGauge::kClientConnections, 1);
+}
+
+void Worker::Unregister(ClientConnection* connection) {
+  if (connection->previous != nullptr) {
+    connection->previous->next = connection->next;
+  } else {
+    connections_ = connection->next;
+  }
+  if (connection->next != nullptr) connection->next->previous = connection->previous;
+  --connection_count_;
+  counts().connections.fetch_sub(1, std::memory_order_relaxed);
+  metrics_->Add(WorkerGauge::kClientConnections, -1);
+  if (draining_ && connection_count_ == 0) loop_.Defer([this] { CheckDrained(); });
+}
+
+std::string_view Worker::HttpDate() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(loop_.wall_now());
+  if (now != date_second_) {
+    date_second_ = now;
+    std::tm parts;
+    gmtime_r(&now, &parts);
+    std::strftime(date_, sizeof date_, "%a, %d %b %Y %H:%M:%S GMT", &parts);
+  }
+  return date_;
+}
+
+void Worker::NewRequestId(char (&text)[33]) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  uint64_t low = ++id_counter_;
+  uint64_t high = id_prefix_;
+  for (int i = 15; i >= 0; --i, high >>= 4, low >>= 4) {
+    text[i] = kDigits[high & 15];
+    text[16 + i] = kDigits[low & 15];
+  }
+  text[32] = '\0';
+}
+
+void Worker::LogWritten() {
+  if (flush_armed_) return;
+  flush_armed_ = true;
+  flush_timer_.Arm(loop_.now() + AccessLog::kFlushInterval);
+}
+
+void Worker::OnBeat(void* self) {
+  auto* worker = static_cast<Worker*>(self);
+  worker->BoundConnections();
+  worker->beat_timer_.Arm(worker->loop_.now() + std::min(kBeatMax, worker->options().watchdog_timeout / 4));
+}
+
+void Worker::OnFlush(void* self) {
+  auto* worker = static_cast<Worker*>(self);
+  worker->flush_armed_ = false;
+  worker->log_->Flush();
+}
+
+}  // namespace gateway::dataplane

@@ -1,0 +1,204 @@
+// A worker: one thread, its loop, its listeners, its connections, its pools, and the state that it serves from.
+#ifndef GATEWAY_DATAPLANE_SERVER_WORKER_H_
+#define GATEWAY_DATAPLANE_SERVER_WORKER_H_
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "absl/random/random.h"
+#include "dataplane/limits/redis_store.h"
+#include "dataplane/net/buffer_pool.h"
+#include "dataplane/net/event_loop.h"
+#include "dataplane/net/splice_pipe.h"
+#include "dataplane/server/connection_counts.h"
+#include "dataplane/server/listener.h"
+#include "dataplane/server/server_options.h"
+#include "dataplane/state/serving_state.h"
+#include "dataplane/telemetry/access_log.h"
+#include "dataplane/telemetry/metrics.h"
+#include "dataplane/upstream/upstream_pool.h"
+
+namespace gateway::dataplane {
+
+class ClientConnection;
+
+// A worker's own reference count on a ServingState: exchanges hold the state that they started with without touching a
+// counter that other threads touch.
+struct LocalState {
+  std::shared_ptr<const ServingState> state;
+  uint32_t references = 0;
+};
+class StateRef {
+ public:
+  explicit StateRef(LocalState* local) : local_(local) { ++local_->references; }
+  StateRef(const StateRef&) = delete;
+  StateRef& operator=(const StateRef&) = delete;
+  ~StateRef() {
+    if (--local_->references == 0) delete local_;
+  }
+  const ServingState& operator*() const { return *local_->state; }
+  const ServingState* operator->() const { return local_->state.get(); }
+
+ private:
+  LocalState* local_;
+};
+
+class Worker {
+ public:
+  struct Shared {
+    const ServerOptions* options;
+    BufferBudget* budget;
+    ConnectionCounts* counts;
+    // Answers /metrics on the main port; may be null.
+    std::function<std::string()> metrics_page;
+    // For limits of scope redis; a null directory: there is no Redis, their on_unavailable holds.
+    RedisStore::Options redis = {};
+    RedisDirectory* redis_directory = nullptr;
+    // Needed where a route asks who calls; else may be null.
+    Authentication* authentication = nullptr;
+  };
+
+  // Takes over `listeners`.
+  Worker(int index, const Shared& shared, const std::vector<ListeningSocket>& listeners, WorkerShard* metrics,
+         AccessLogBuffer* log, std::shared_ptr<const ServingState> state);
+  ~Worker();
+
+  void Start();
+  // Accepts connections from now on, then calls `done` on the worker. Any thread.
+  void Listen(std::function<void()> done);
+  // Takes over a socket of nobody's: accepts what waits in it, and closes it. Any thread.
+  void AcceptLast(const ListeningSocket& socket);
+  // Serves from `state` from the next request on, then calls `done` on the worker. Any thread.
+  void Install(std::shared_ptr<const ServingState> state, std::function<void()> done);
+  // From now on every answer ends its connection. New ones are still accepted, idle ones stay. Any thread.
+  void AnnounceEnd();
+  // The same, and: accepts what waits in the queues, then nothing more; idle connections end after `idle_grace`. Calls
+  // `done` on the worker when no connection is left. Any thread.
+  void Drain(std::chrono::milliseconds idle_grace, std::function<void()> done);
+  // While draining: requests that still wait for a service are answered with 503. Any thread.
+  void CutShort();
+  // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
+  void Stop();
+
+  // For connections and exchanges, on the worker.
+  EventLoop& loop() { return loop_; }
+  const EventLoop& loop() const { return loop_; }
+  BufferPool& buffers() { return buffers_; }
+  SplicePipePool& pipes() { return pipes_; }
+  UpstreamPool& pool() { return pool_; }
+  RedisStore* redis() { return redis_.get(); }  // null: there is none
+  WorkerShard& metrics() { return *metrics_; }
+  AccessLogBuffer* log() { return log_; }
+  const ServerOptions& options() const { return *shared_.options; }
+  const Shared& shared() const { return shared_; }
+  absl::InsecureBitGen& random() { return random_; }
+  LocalState* state() { return state_; }
+  bool draining() const { return draining_; }
+  bool cut_short() const { return cut_short_; }  // nobody waits for a service any more
+  // How long a connection may stay idle at most: it ends while draining.
+  std::chrono::milliseconds idle_grace() const { return idle_grace_; }
+  // "Mon, 23 Nov 2026 15:04:05 GMT", of this second.
+  std::string_view HttpDate();
+  // 32 hexadecimal digits, unique with high probability over all workers of all processes.
+  void NewRequestId(char (&text)[33]);
+  // After a line was written: it is flushed within AccessLog::kFlushInterval.
+  void LogWritten();
+  // Whether a warning about what clients do may be logged now: each kind once a second.
+  enum class Warning : uint8_t { kConnectionsMax, kCannotAccept, kAddressConnectionsMax, kProxyHeader, kCount };
+  bool MayWarn(Warning kind);
+  // Scratch for one step without a wait in it.
+  std::string& scratch() { return scratch_; }
+  // The same, for field lines beside what is in scratch().
+  std::string& field_scratch() { return field_scratch_; }
+  TokenCache& tokens() { return tokens_; }
+  int index() const { return index_; }
+
+  // Copies of requests that are under way (mirror.h), at most kMirrorsMax.
+  static constexpr int kMirrorsMax = 256;
+  int mirrors = 0;
+
+  // Out of descriptors: closes a connection that nobody uses now, to a service or of a client. False: there is none.
+  bool FreeDescriptor();
+  // Whether no more than kOwnDescriptors are left behind `fd`, which was just opened: it was the lowest one that was
+  // free (POSIX.1-2017, section 2.14).
+  bool IsShortOfDescriptors(int fd) const { return descriptors_max_ > 0 && fd >= descriptors_max_ - kOwnDescriptors; }
+
+  ConnectionCounts& counts() { return *shared_.counts; }
+  void Register(ClientConnection* connection);
+  void Unregister(ClientConnection* connection);
+
+ private:
+  struct Listener;
+  static void OnAcceptable(void* listener, uint32_t events);
+  // Until the queue is empty (true); not `all`: or others should have their turn.
+  bool Accept(Listener* listener, bool all = false);
+  bool CannotAccept(const char* why);  // false
+  void EndListening();
+  void RefuseConnection(int fd);
+  void CheckDrained();
+  // As many connections of clients may be open in this process that some descriptors are left for services.
+  void BoundConnections();
+  // As good as all of them are taken: what was kept for later goes, and clients get no more than there are now, less
+  // what is left for services and the process itself.
+  void MakeRoom();
+  static void OnFlush(void* self);
+  static void OnAcceptRetry(void* self);
+  static void OnIdleGrace(void* self);
+  static void OnBeat(void* self);
+
+  // Of all descriptors, an eighth is for connections to services, within these; clients get no more than the rest.
+  static constexpr int64_t kServiceDescriptorsMin = 8;
+  static constexpr int64_t kServiceDescriptorsMax = 1024;
+  // Left to what is neither: the metrics port, the control plane, a log that is opened again.
+  static constexpr int64_t kOwnDescriptors = 4;
+
+  const int index_;
+  const Shared shared_;
+  EventLoop loop_;
+  BufferPool buffers_;
+  SplicePipePool pipes_;
+  WorkerShard* const metrics_;
+  AccessLogBuffer* const log_;
+  UpstreamPool pool_;
+  const std::unique_ptr<RedisStore> redis_;
+  absl::InsecureBitGen random_;
+  uint64_t id_prefix_;
+  uint64_t id_counter_;
+  std::string scratch_;
+  std::string field_scratch_;
+  TokenCache tokens_{{}};
+  LocalState* state_;
+  std::vector<std::unique_ptr<Listener>> listeners_;
+  ClientConnection* connections_ = nullptr;  // a list through themselves
+  size_t connection_count_ = 0;
+  int64_t descriptors_at_rest_ = 0;    // of the process, when this worker began to listen
+  int64_t descriptors_elsewhere_ = 0;  // not clients'
+  int64_t descriptors_max_ = 0;
+  TimePoint pressed_until_{};
+  int64_t connections_max_ = std::numeric_limits<int64_t>::max();
+  bool draining_ = false;
+  bool cut_short_ = false;
+  std::chrono::milliseconds idle_grace_ = std::chrono::hours(24 * 365);
+  std::function<void()> drained_;
+  Timer flush_timer_;
+  bool flush_armed_ = false;
+  Timer accept_timer_;
+  Timer idle_timer_;
+  Timer beat_timer_;  // the loop turns now and then, also with nothing to do: the watchdog looks
+  std::array<TimePoint, static_cast<size_t>(Warning::kCount)> warned_at_{};
+  int64_t date_second_ = -1;
+  char date_[32];
+  std::thread thread_;
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_SERVER_WORKER_H_

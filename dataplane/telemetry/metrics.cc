@@ -1,0 +1,456 @@
+#include "dataplane/telemetry/metrics.h"
+
+#include <dirent.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <sstream>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/version.h"
+#include "prometheus/client_metric.h"
+#include "prometheus/metric_family.h"
+#include "prometheus/metric_type.h"
+
+namespace gateway::dataplane {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+constexpr std::array<std::string_view, kMethodCount> kMethodNames = {"GET",    "HEAD",  "POST",    "PUT",
+                                                                     "DELETE", "PATCH", "OPTIONS", "OTHER"};
+
+// Prometheus' default buckets, in seconds and as the worker compares them.
+constexpr std::array<double, 11> kBoundSeconds = {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10};
+constexpr std::array<int64_t, 11> kBoundNanos = {5'000'000,     10'000'000,    25'000'000,    50'000'000,
+                                                 100'000'000,   250'000'000,   500'000'000,   1'000'000'000,
+                                                 2'500'000'000, 5'000'000'000, 10'000'000'000};
+
+// The service answered with a server's error of its own: no success, and no reason of ours.
+constexpr std::string_view kUpstream5xx = "upstream_5xx";
+constexpr int kErrorTypes = kReasonCount + 1;  // by Reason; kUpstream5xx is the last
+
+// A counter with one writer, so that an increment needs no locked instruction.
+class Counter {
+ public:
+  void Add(uint64_t delta) { value_.store(value_.load(std::memory_order_relaxed) + delta, std::memory_order_relaxed); }
+  uint64_t Get() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint64_t> value_{0};
+};
+
+struct alignas(64) SeriesCounters {
+  std::array<Counter, kMethodCount> requests;  // exactly a cache line
+};
+
+struct alignas(64) ServiceCounters {
+  std::array<Counter, kBoundNanos.size() + 1> buckets;  // not cumulative; the last is +Inf
+  Counter duration_nanos;
+  Counter successes;
+  std::array<Counter, kErrorTypes> errors;
+};
+
+// Elements 0..kCapacity-1 in chunks that stay where they are. Reserve (registering thread, under the registry's lock)
+// makes room; the worker and the scraper only follow pointers.
+template <typename T, uint32_t kCapacity, uint32_t kPerChunk>
+class ChunkedArray {
+ public:
+  ~ChunkedArray() {
+    for (auto& chunk : chunks_) delete chunk.load(std::memory_order_relaxed);
+  }
+  void Reserve(uint32_t index) {
+    auto& chunk = chunks_[index / kPerChunk];
+    if (chunk.load(std::memory_order_relaxed) == nullptr) chunk.store(new Chunk, std::memory_order_release);
+  }
+  // Null where nothing was reserved.
+  T* At(uint32_t index) const {
+    Chunk* chunk = chunks_[index / kPerChunk].load(std::memory_order_acquire);
+    return chunk == nullptr ? nullptr : &(*chunk)[index % kPerChunk];
+  }
+
+ private:
+  using Chunk = std::array<T, kPerChunk>;
+  std::array<std::atomic<Chunk*>, (kCapacity + kPerChunk - 1) / kPerChunk> chunks_{};
+};
+
+// What comes past the limits is counted here.
+constexpr uint32_t kOtherSeries = MetricsRegistry::kSeriesMax;
+constexpr uint32_t kOtherService = MetricsRegistry::kServicesMax;
+
+struct GaugeInfo {
+  const char* name;
+  MetricType type;
+  const char* help;
+};
+
+constexpr std::array<GaugeInfo, static_cast<size_t>(WorkerGauge::kCount)> kGauges = {{
+    {"gateway_connections", MetricType::Gauge, "Open connections of clients."},
+    {"gateway_connections_total", MetricType::Counter, "Connections accepted."},
+    {"gateway_upstream_connections", MetricType::Gauge, "Open connections to endpoints, idle ones included."},
+    {"gateway_upstream_idle_connections", MetricType::Gauge, "Open connections to endpoints that wait for use."},
+    {"gateway_upstream_connects_total", MetricType::Counter, "Connections opened to endpoints."},
+    {"gateway_upstream_reuses_total", MetricType::Counter, "Requests sent on a pooled connection."},
+    {"gateway_requests_in_flight", MetricType::Gauge, "Requests being served."},
+    {"gateway_received_bytes_total", MetricType::Counter, "Bytes received from clients, heads and bodies."},
+    {"gateway_sent_bytes_total", MetricType::Counter, "Bytes sent to clients, heads and bodies."},
+    {"gateway_buffer_bytes", MetricType::Gauge, "Bytes of relay buffers and pipes in use."},
+    {"gateway_accept_errors_total", MetricType::Counter, "Connections that could not be accepted."},
+    {"gateway_bad_requests_total", MetricType::Counter, "Requests refused before a route was looked for."},
+    {"gateway_upgraded_connections", MetricType::Gauge, "Connections that have changed their protocol (WebSocket)."},
+    {"gateway_upgraded_connections_total", MetricType::Counter, "Connections that changed their protocol."},
+    {"gateway_connections_refused_total", MetricType::Counter,
+     "Connections refused by max_connections or max_connections_per_address."},
+    {"gateway_retries_total", MetricType::Counter, "Requests sent again, on another connection or endpoint."},
+    {"gateway_retries_over_budget_total", MetricType::Counter, "Retries that their budget did not allow."},
+    {"gateway_mirrored_total", MetricType::Counter, "Copies of requests that were begun."},
+    {"gateway_mirrors_failed_total", MetricType::Counter,
+     "Copies that no answer came to: no connection, a reset, a time-out."},
+    {"gateway_mirrors_dropped_total", MetricType::Counter,
+     "Copies that were not sent: no endpoint, too many under way, or too long a body."},
+    {"gateway_spliced_bytes_total", MetricType::Counter,
+     "Bytes of long bodies that passed from socket to socket without being copied."},
+}};
+static_assert(kGauges.back().name != nullptr);
+
+MetricFamily FamilyOf(const char* name, const char* help, MetricType type) {
+  MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = type;
+  return family;
+}
+
+ClientMetric MetricOf(MetricType type, double value, std::vector<ClientMetric::Label> labels = {}) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  if (type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  return metric;
+}
+
+MetricFamily SingleMetric(const char* name, const char* help, MetricType type, double value) {
+  MetricFamily family = FamilyOf(name, help, type);
+  family.metric.push_back(MetricOf(type, value));
+  return family;
+}
+
+std::string_view ErrorTypeName(int index) {
+  return index == kReasonCount ? kUpstream5xx : InfoOf(static_cast<Reason>(index)).word;
+}
+
+}  // namespace
+
+Method MethodOf(std::string_view method) {
+  switch (method.size()) {
+    case 3:
+      if (method == "GET") return Method::kGet;
+      if (method == "PUT") return Method::kPut;
+      break;
+    case 4:
+      if (method == "POST") return Method::kPost;
+      if (method == "HEAD") return Method::kHead;
+      break;
+    case 5:
+      if (method == "PATCH") return Method::kPatch;
+      break;
+    case 6:
+      if (method == "DELETE") return Method::kDelete;
+      break;
+    case 7:
+      if (method == "OPTIONS") return Method::kOptions;
+      break;
+    default:
+      break;
+  }
+  return Method::kOther;
+}
+
+std::string_view MethodName(Method method) { return kMethodNames[static_cast<size_t>(method)]; }
+
+struct WorkerShard::Impl {
+  alignas(64) std::array<std::atomic<int64_t>, static_cast<size_t>(WorkerGauge::kCount)> gauges{};
+  ChunkedArray<SeriesCounters, kOtherSeries + 1, 1024> series;
+  ChunkedArray<ServiceCounters, kOtherService + 1, 64> services;
+};
+
+WorkerShard::WorkerShard() : impl_(std::make_unique<Impl>()) {}
+WorkerShard::~WorkerShard() = default;
+
+void WorkerShard::Record(uint32_t service, uint32_t series, Method method, int status, Reason reason,
+                         std::chrono::nanoseconds duration) {
+  SeriesCounters* of_series = impl_->series.At(std::min(series, kOtherSeries));
+  if (of_series == nullptr) of_series = impl_->series.At(kOtherSeries);
+  of_series->requests[static_cast<size_t>(method)].Add(1);
+
+  ServiceCounters* of_service = impl_->services.At(std::min(service, kOtherService));
+  if (of_service == nullptr) of_service = impl_->services.At(kOtherService);
+  const int64_t nanos = std::max<int64_t>(duration.count(), 0);
+  size_t bucket = 0;
+  for (const int64_t bound : kBoundNanos) bucket += nanos > bound ? 1 : 0;  // a bound is inside its bucket
+  of_service->buckets[bucket].Add(1);
+  of_service->duration_nanos.Add(static_cast<uint64_t>(nanos));
+  if (reason != Reason::kNone) {
+    of_service->errors[static_cast<size_t>(reason)].Add(1);
+  } else if (status >= 500) {
+    of_service->errors[kReasonCount].Add(1);
+  } else {
+    of_service->successes.Add(1);
+  }
+}
+
+void WorkerShard::Add(WorkerGauge gauge, int64_t delta) {
+  auto& value = impl_->gauges[static_cast<size_t>(gauge)];
+  value.store(value.load(std::memory_order_relaxed) + delta, std::memory_order_relaxed);
+}
+
+int64_t WorkerShard::Get(WorkerGauge gauge) const {
+  return impl_->gauges[static_cast<size_t>(gauge)].load(std::memory_order_relaxed);
+}
+
+struct MetricsRegistry::Impl {
+  using ShardPointer = std::unique_ptr<WorkerShard, void (*)(WorkerShard*)>;
+  struct Series {
+    std::string service, path;
+  };
+
+  explicit Impl(int workers) {
+    shards.reserve(static_cast<size_t>(workers));
+    for (int i = 0; i < workers; ++i) shards.emplace_back(new WorkerShard, [](WorkerShard* shard) { delete shard; });
+  }
+
+  uint32_t AddService(std::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    // Debian's absl::string_view is not std::string_view, so a view can't be looked up as it is.
+    std::string key(name);
+    if (const auto it = service_ids.find(key); it != service_ids.end()) return it->second;
+    if (services.size() >= kServicesMax) return kOtherService;
+    const auto id = static_cast<uint32_t>(services.size());
+    for (const auto& shard : shards) shard->impl_->services.Reserve(id);
+    services.push_back(key);
+    service_ids.emplace(std::move(key), id);
+    return id;
+  }
+
+  uint32_t AddSeries(std::string_view service, std::string_view path) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    std::pair<std::string, std::string> key(service, path);
+    if (const auto it = series_ids.find(key); it != series_ids.end()) return it->second;
+    if (series.size() >= kSeriesMax) return kOtherSeries;
+    const auto id = static_cast<uint32_t>(series.size());
+    for (const auto& shard : shards) shard->impl_->series.Reserve(id);
+    series.push_back({key.first, key.second});
+    series_ids.emplace(std::move(key), id);
+    return id;
+  }
+
+  void CollectSeries(uint32_t id, const std::string& service, const std::string& path, MetricFamily* requests) const {
+    for (int method = 0; method < kMethodCount; ++method) {
+      uint64_t sum = 0;
+      for (const auto& shard : shards) sum += shard->impl_->series.At(id)->requests[static_cast<size_t>(method)].Get();
+      if (sum == 0) continue;
+      requests->metric.push_back(MetricOf(
+          MetricType::Counter, static_cast<double>(sum),
+          {{"service", service}, {"method", std::string(kMethodNames[static_cast<size_t>(method)])}, {"path", path}}));
+    }
+  }
+
+  void CollectService(uint32_t id, const std::string& service, MetricFamily* times, MetricFamily* errors,
+                      MetricFamily* successes) const {
+    std::array<uint64_t, kBoundNanos.size() + 1> buckets{};
+    std::array<uint64_t, kErrorTypes> by_type{};
+    uint64_t nanos = 0, good = 0;
+    for (const auto& shard : shards) {
+      const ServiceCounters& counters = *shard->impl_->services.At(id);
+      for (size_t i = 0; i < buckets.size(); ++i) buckets[i] += counters.buckets[i].Get();
+      for (size_t i = 0; i < by_type.size(); ++i) by_type[i] += counters.errors[i].Get();
+      nanos += counters.duration_nanos.Get();
+      good += counters.successes.Get();
+    }
+    ClientMetric time;
+    time.label = {{"service", service}};
+    uint64_t count = 0;
+    for (size_t i = 0; i < buckets.size(); ++i) {
+      count += buckets[i];
+      time.histogram.bucket.push_back(
+          {count, i < kBoundSeconds.size() ? kBoundSeconds[i] : std::numeric_limits<double>::infinity()});
+    }
+    if (count == 0) return;
+    time.histogram.sample_count = count;
+    time.histogram.sample_sum = static_cast<double>(nanos) / 1e9;
+    times->metric.push_back(std::move(time));
+    successes->metric.push_back(MetricOf(MetricType::Counter, static_cast<double>(good), {{"service", service}}));
+    for (int i = 0; i < kErrorTypes; ++i) {
+      if (by_type[static_cast<size_t>(i)] == 0) continue;
+      errors->metric.push_back(MetricOf(MetricType::Counter, static_cast<double>(by_type[static_cast<size_t>(i)]),
+                                        {{"service", service}, {"error_type", std::string(ErrorTypeName(i))}}));
+    }
+  }
+
+  std::vector<ShardPointer> shards;  // fixed from the start
+
+  // Guards names only: a worker never takes it, a scrape holds it for reading.
+  mutable absl::Mutex mutex;
+  std::vector<std::string> services ABSL_GUARDED_BY(mutex);
+  std::vector<Series> series ABSL_GUARDED_BY(mutex);
+  absl::flat_hash_map<std::string, uint32_t> service_ids ABSL_GUARDED_BY(mutex);
+  absl::flat_hash_map<std::pair<std::string, std::string>, uint32_t> series_ids ABSL_GUARDED_BY(mutex);
+  std::vector<std::function<std::vector<MetricFamily>()>> sources ABSL_GUARDED_BY(mutex);
+};
+
+MetricsRegistry::MetricsRegistry(int workers) : impl_(std::make_unique<Impl>(workers)) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->AddService("unknown");
+  impl_->AddService("gateway");
+  impl_->AddSeries("unknown", "unmatched");
+  impl_->AddSeries("gateway", "/health");
+  impl_->AddSeries("gateway", "/test-rate-limit");
+  impl_->AddSeries("gateway", "/metrics");
+  for (const auto& shard : impl_->shards) {
+    shard->impl_->series.Reserve(kOtherSeries);
+    shard->impl_->services.Reserve(kOtherService);
+  }
+}
+
+MetricsRegistry::~MetricsRegistry() = default;
+
+uint32_t MetricsRegistry::RegisterService(std::string_view service) {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->AddService(service);
+}
+
+uint32_t MetricsRegistry::RegisterSeries(std::string_view service, std::string_view path) {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->AddSeries(service, path);
+}
+
+WorkerShard* MetricsRegistry::shard(int worker) { return impl_->shards.at(static_cast<size_t>(worker)).get(); }
+
+void MetricsRegistry::AddSource(std::function<std::vector<MetricFamily>()> source) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->sources.push_back(std::move(source));
+}
+
+std::vector<MetricFamily> MetricsRegistry::Collect() const {
+  MetricFamily requests =
+      FamilyOf("api_requests_total", "Requests, rejected ones too; path is the route's pattern.", MetricType::Counter);
+  MetricFamily times =
+      FamilyOf("api_response_time_seconds", "From a request's head to the end of its answer.", MetricType::Histogram);
+  MetricFamily errors = FamilyOf("api_errors_total",
+                                 "Requests that the gateway answered itself, by its reason; upstream_5xx: the service "
+                                 "answered with 500 or above.",
+                                 MetricType::Counter);
+  MetricFamily successes =
+      FamilyOf("api_successes_total", "Requests that the service answered below 500.", MetricType::Counter);
+  std::vector<std::function<std::vector<MetricFamily>()>> sources;
+  {
+    absl::ReaderMutexLock lock(&impl_->mutex);
+    for (uint32_t id = 0; id < impl_->series.size(); ++id) {
+      impl_->CollectSeries(id, impl_->series[id].service, impl_->series[id].path, &requests);
+    }
+    impl_->CollectSeries(kOtherSeries, "other", "other", &requests);
+    for (uint32_t id = 0; id < impl_->services.size(); ++id) {
+      impl_->CollectService(id, impl_->services[id], &times, &errors, &successes);
+    }
+    impl_->CollectService(kOtherService, "other", &times, &errors, &successes);
+    sources = impl_->sources;
+  }
+
+  std::vector<MetricFamily> families;
+  families.reserve(4 + kGauges.size());
+  families.push_back(std::move(requests));
+  families.push_back(std::move(times));
+  families.push_back(std::move(errors));
+  families.push_back(std::move(successes));
+  for (size_t i = 0; i < kGauges.size(); ++i) {
+    int64_t sum = 0;
+    for (const auto& shard : impl_->shards) sum += shard->Get(static_cast<WorkerGauge>(i));
+    families.push_back(SingleMetric(kGauges[i].name, kGauges[i].help, kGauges[i].type, static_cast<double>(sum)));
+  }
+  for (const auto& source : sources) {  // outside the lock: a source may register, or wait for a lock of its own
+    std::vector<MetricFamily> more = source();
+    std::move(more.begin(), more.end(), std::back_inserter(families));
+  }
+  return families;
+}
+
+namespace {
+
+// The fields of /proc/self/stat from the third (state) on: proc(5) numbers them from 1, and the second, the program's
+// name, may itself hold spaces and parentheses.
+std::vector<std::string> StatFields() {
+  std::ifstream file("/proc/self/stat");
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const size_t name_end = text.rfind(')');
+  if (name_end == std::string::npos) return {};
+  std::istringstream rest(text.substr(name_end + 1));
+  return {std::istream_iterator<std::string>(rest), std::istream_iterator<std::string>()};
+}
+
+double BootTimeSeconds() {
+  std::ifstream file("/proc/stat");
+  for (std::string word; file >> word;) {
+    if (word != "btime") continue;
+    double seconds = 0;
+    file >> seconds;
+    return seconds;
+  }
+  return 0;
+}
+
+int OpenDescriptors() {
+  DIR* directory = opendir("/proc/self/fd");
+  if (directory == nullptr) return 0;
+  int count = 0;
+  while (const dirent* entry = readdir(directory)) count += entry->d_name[0] != '.' ? 1 : 0;
+  closedir(directory);
+  return count - 1;  // without the directory's own
+}
+
+}  // namespace
+
+std::vector<MetricFamily> ProcessFamilies(std::string_view component) {
+  std::vector<MetricFamily> families;
+  MetricFamily build = FamilyOf("gateway_build_info", "1; the labels say which build this is.", MetricType::Gauge);
+  build.metric.push_back(
+      MetricOf(MetricType::Gauge, 1, {{"version", kVersion}, {"component", std::string(component)}}));
+  families.push_back(std::move(build));
+
+  const std::vector<std::string> fields = StatFields();
+  const auto field = [&fields](size_t number) {  // as proc(5) numbers them
+    const size_t index = number - 3;
+    return index < fields.size() ? std::strtod(fields[index].c_str(), nullptr) : 0.0;
+  };
+  const auto ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
+  rlimit descriptors{};
+  getrlimit(RLIMIT_NOFILE, &descriptors);
+  const auto add = [&families](const char* name, const char* help, MetricType type, double value) {
+    families.push_back(SingleMetric(name, help, type, value));
+  };
+  add("process_cpu_seconds_total", "Processor time, user and system.", MetricType::Counter,
+      (field(14) + field(15)) / ticks);
+  add("process_resident_memory_bytes", "Resident memory.", MetricType::Gauge,
+      field(24) * static_cast<double>(sysconf(_SC_PAGESIZE)));
+  add("process_virtual_memory_bytes", "Virtual memory.", MetricType::Gauge, field(23));
+  add("process_open_fds", "Open file descriptors.", MetricType::Gauge, OpenDescriptors());
+  add("process_max_fds", "The limit of open file descriptors.", MetricType::Gauge,
+      static_cast<double>(descriptors.rlim_cur));
+  add("process_start_time_seconds", "When the process started, since the epoch.", MetricType::Gauge,
+      BootTimeSeconds() + field(22) / ticks);
+  add("process_threads", "Threads.", MetricType::Gauge, field(20));
+  return families;
+}
+
+}  // namespace gateway::dataplane

@@ -1,0 +1,115 @@
+// Metrics of the request path: plain counters, sharded by worker, summed only when somebody scrapes.
+//
+// A worker writes its own shard with relaxed stores (one writer, so no read-modify-write), 7 ns a request; the
+// scraper's thread reads all of them. Series are registered when a state is bound, never by a request, so no client can
+// make one.
+#ifndef GATEWAY_DATAPLANE_TELEMETRY_METRICS_H_
+#define GATEWAY_DATAPLANE_TELEMETRY_METRICS_H_
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dataplane/proxy/failure.h"
+#include "prometheus/collectable.h"
+
+namespace gateway::dataplane {
+
+enum class Method : uint8_t { kGet, kHead, kPost, kPut, kDelete, kPatch, kOptions, kOther };
+inline constexpr int kMethodCount = 8;
+Method MethodOf(std::string_view method);
+std::string_view MethodName(Method method);  // "OTHER" for the rest
+
+// Gauges and counters of one worker beside the requests. Written by the worker only, with Add.
+enum class WorkerGauge : uint8_t {
+  kClientConnections,  // gauge
+  kClientConnectionsTotal,
+  kUpstreamConnections,  // gauge: open, idle ones included
+  kUpstreamIdle,         // gauge
+  kUpstreamConnectsTotal,
+  kUpstreamReusesTotal,
+  kInFlight,       // gauge: exchanges
+  kBytesReceived,  // from clients, bodies and heads
+  kBytesSent,      // to clients
+  kBufferBytes,    // gauge: relay buffers in use
+  kAcceptErrorsTotal,
+  kBadRequestsTotal,  // refused before a route was looked for
+  kUpgraded,          // gauge: connections that have changed their protocol
+  kUpgradedTotal,
+  kConnectionsRefusedTotal,  // by max_connections or max_connections_per_address
+  kRetriesTotal,             // on a fresh connection after a stale one, on another endpoint, or by a Retry policy
+  kRetriesOverBudgetTotal,   // that a Retry policy would have made
+  kMirroredTotal,            // copies that were begun
+  kMirrorsFailedTotal,       // of these, those that no answer came to: no connection, a reset, a time-out
+  kMirrorsDroppedTotal,      // copies that were not sent: too many at once, or a body too long
+  kSplicedBytesTotal,        // of bodies, from socket to socket without a copy
+  kCount,
+};
+
+class WorkerShard;
+
+// Names of series and the shards. Register* is called on the configuration thread; Collect on the scraper's;
+// WorkerShard's methods on the worker that owns it. Bounded: past kSeriesMax new series share the series
+// {service="other", path="other"}.
+class MetricsRegistry : public prometheus::Collectable {
+ public:
+  static constexpr uint32_t kSeriesMax = 100'000;
+  static constexpr uint32_t kServicesMax = 20'000;
+  // Registered from the start.
+  static constexpr uint32_t kUnknownService = 0;  // {service="unknown"}
+  static constexpr uint32_t kBuiltinService = 1;  // {service="gateway"}: /health, /test-rate-limit
+  static constexpr uint32_t kNoRouteSeries = 0;   // {service="unknown", path="unmatched"}
+  static constexpr uint32_t kHealthSeries = 1;    // {service="gateway", path="/health"}
+  static constexpr uint32_t kTestRateLimitSeries = 2;
+  static constexpr uint32_t kMetricsSeries = 3;  // {service="gateway", path="/metrics"}
+
+  explicit MetricsRegistry(int workers);
+  ~MetricsRegistry() override;
+
+  // The same name gives the same id, always.
+  uint32_t RegisterService(std::string_view service);
+  uint32_t RegisterSeries(std::string_view service, std::string_view path);
+
+  WorkerShard* shard(int worker);
+
+  // Further families (configuration, breakers, limits, build info, process), asked for at each scrape, on the scraper's
+  // thread.
+  void AddSource(std::function<std::vector<prometheus::MetricFamily>()> source);
+
+  std::vector<prometheus::MetricFamily> Collect() const override;
+
+  struct Impl;
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+class WorkerShard {
+ public:
+  // One finished request. `series` and `service` are ids of the registry. `reason` kNone: the service (or a built-in)
+  // answered; with `status` below 500 that is a success.
+  void Record(uint32_t service, uint32_t series, Method method, int status, Reason reason,
+              std::chrono::nanoseconds duration);
+  void Add(WorkerGauge gauge, int64_t delta);
+  int64_t Get(WorkerGauge gauge) const;
+
+ private:
+  friend class MetricsRegistry;
+  friend struct MetricsRegistry::Impl;
+  WorkerShard();
+  ~WorkerShard();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// build info, process CPU, memory, descriptors, start time: the standard process_* families and gateway_build_info.
+std::vector<prometheus::MetricFamily> ProcessFamilies(std::string_view component);
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_TELEMETRY_METRICS_H_
