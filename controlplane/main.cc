@@ -33,7 +33,9 @@ int main(int argc, char** argv) {
   sigemptyset(&ending);
   sigaddset(&ending, SIGTERM);
   sigaddset(&ending, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &ending, nullptr);
+  sigset_t handled = ending;
+  for (const int each : {SIGHUP, SIGUSR1, SIGUSR2}) sigaddset(&handled, each);
+  pthread_sigmask(SIG_BLOCK, &handled, nullptr);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);  // past a limit of file size, writes fail like on a full disk
 
@@ -53,7 +55,14 @@ int main(int argc, char** argv) {
                control_plane->metrics_port(), section.database(), control_plane->publisher().current()->revision);
 
   int signal_number = 0;
-  sigwait(&ending, &signal_number);
+  while (true) {
+    sigwait(&handled, &signal_number);
+    if (sigismember(&ending, signal_number) == 1) break;
+    spdlog::info("{}: nothing to reload; the control plane has no file that it reads again",
+                 signal_number == SIGHUP    ? "SIGHUP"
+                 : signal_number == SIGUSR1 ? "SIGUSR1"
+                                            : "SIGUSR2");
+  }
   spdlog::info("{}: ending; once more ends at once", signal_number == SIGTERM ? "SIGTERM" : "SIGINT");
   std::thread impatient([&ending] {
     int again = 0;

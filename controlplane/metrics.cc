@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "common/base/log.h"
 #include "common/base/version.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/text_serializer.h"
@@ -88,6 +89,8 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
   const HubCounts counts = hub.counts();
   families.Gauge("gateway_build_info", "Always 1; the version is the label.", 1,
                  {{"component", "controlplane"}, {"version", kVersion}});
+  families.Counter("gateway_log_dropped_total",
+                   "Lines of the program's own log that were dropped because its reader stalled.", DroppedLogLines());
   families.Gauge("gateway_controlplane_revision", "The current revision of policy.",
                  static_cast<double>(state->revision));
   families.Gauge("gateway_controlplane_resources", "Resources of policy, built-ins included.",

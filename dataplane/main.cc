@@ -73,7 +73,7 @@ class Vigil {
   // Blocks its signals, in every thread that is started from here on.
   Vigil() : self_(pthread_self()) {
     sigemptyset(&signals_);
-    for (const int each : {SIGTERM, SIGINT, SIGUSR1, kWake}) sigaddset(&signals_, each);
+    for (const int each : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, kWake}) sigaddset(&signals_, each);
     pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
     std::signal(SIGPIPE, SIG_IGN);
   }
@@ -94,15 +94,15 @@ class Vigil {
       const timespec left{0, static_cast<long>(std::chrono::nanoseconds(wait).count())};  // below a second
       const int signal = sigtimedwait(&signals_, nullptr, &left);
       Watch();
-      if (signal == SIGUSR1 && log_ != nullptr) log_->Reopen();
+      if (signal == SIGHUP || signal == SIGUSR1) Reload(signal == SIGHUP ? "SIGHUP" : "SIGUSR1");
       if (signal == SIGTERM || signal == SIGINT) return End::kSignal;
     }
   }
   // Any thread.
   void Wake() { pthread_kill(self_, kWake); }
 
-  // From here on a signal ends the process at once: with the default action it needs nobody to wait for it. SIGUSR1
-  // stays blocked: its default action would end the process too.
+  // From here on SIGTERM and SIGINT end the process at once, by their default action. The others stay blocked: their
+  // default action would end it too.
   void LetSignalsEnd() {
     sigset_t ending;
     sigemptyset(&ending);
@@ -116,6 +116,16 @@ class Vigil {
 
  private:
   static constexpr int kWake = SIGUSR2;
+
+  // What changes without a restart. The bootstrap file is not read again.
+  void Reload(const char* signal) {
+    if (log_ == nullptr) {
+      spdlog::info("{}: nothing to reload: no access log", signal);
+      return;
+    }
+    spdlog::info("{}: reopening the access log", signal);
+    log_->Reopen();
+  }
 
   void Watch() {
     if (workers_ == nullptr) return;
@@ -268,6 +278,7 @@ int Run(int argc, char** argv) {
       return worker->redis() == nullptr || !worker->redis()->counters().up.load(std::memory_order_relaxed);
     });
   };
+  Watchdog watchdog(workers.size(), options->watchdog_timeout, kWatchInterval);
   std::unique_ptr<ConfigClient> client;
   std::unique_ptr<AdminHttp> admin;
   if (config.metrics().enabled()) {
@@ -276,8 +287,9 @@ int Run(int argc, char** argv) {
       spdlog::critical("{}", std::string(opened.status().message()));
       return 1;
     }
-    admin = std::make_unique<AdminHttp>(
-        *std::move(opened), &metrics, [&client] { return client->ready(); }, [&draining] { return draining.load(); });
+    admin = std::make_unique<AdminHttp>(*std::move(opened), &metrics, [&client, &draining, &watchdog] {
+      return Readiness{.configured = client->ready(), .draining = draining, .stalled = watchdog.AllStalled()};
+    });
   }
   // Consul's check asks the main port where that answers /health, else the metrics port.
   client_options.health_port = config.server().builtin_routes() || !admin ? listeners->port : admin->port();
@@ -307,7 +319,6 @@ int Run(int argc, char** argv) {
   quota_options.link = runtime.lease_link();
   QuotaClient quota(std::move(quota_options));
   metrics.AddSource([&quota] { return quota.Families(); });
-  Watchdog watchdog(workers.size(), options->watchdog_timeout, kWatchInterval);
   metrics.AddSource([&watchdog] { return watchdog.Families(); });
 
   for (const auto& worker : workers) worker->Start();

@@ -1,5 +1,8 @@
 #include "common/base/log.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <chrono>
 #include <ctime>
 #include <iterator>
@@ -7,9 +10,10 @@
 #include <string_view>
 #include <utility>
 
+#include "common/base/log_queue.h"
 #include "common/config/yaml.h"
 #include "spdlog/formatter.h"
-#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/sinks/sink.h"
 
 namespace gateway {
 namespace {
@@ -125,6 +129,38 @@ class LineFormatter : public spdlog::formatter {
   std::string process_;
 };
 
+// Formats on the calling thread and queues the line: no caller ever waits for the reader of standard error.
+class QueueSink : public spdlog::sinks::sink {
+ public:
+  QueueSink(bool json, const std::string& process)
+      : formatter_(json, process), queue_(STDERR_FILENO, [formatter = formatter_](uint64_t dropped) mutable {
+          const std::string text = fmt::format("{} log lines were dropped: the reader of the log stalled", dropped);
+          spdlog::memory_buf_t line;
+          formatter.format(spdlog::details::log_msg("", spdlog::level::warn, text), line);
+          return std::string(line.data(), line.size());
+        }) {}
+
+  void log(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_.format(message, line);  // (changes nothing in the formatter)
+    queue_.Push({line.data(), line.size()});
+  }
+  void flush() override { (void)queue_.Flush(LogQueue::kCloseWait); }
+  void set_pattern(const std::string&) override {}
+  void set_formatter(std::unique_ptr<spdlog::formatter>) override {}
+  uint64_t dropped() const { return queue_.dropped(); }
+
+ private:
+  LineFormatter formatter_;
+  LogQueue queue_;
+};
+
+// The newest sink; spdlog's default logger shares it.
+std::shared_ptr<QueueSink>& CurrentSink() {
+  static std::shared_ptr<QueueSink> sink;
+  return sink;
+}
+
 spdlog::level::level_enum LevelOf(v1::LoggingSection::Level level) {
   switch (level) {
     case v1::LoggingSection::TRACE:
@@ -143,10 +179,12 @@ spdlog::level::level_enum LevelOf(v1::LoggingSection::Level level) {
 }  // namespace
 
 void InitLogging(const v1::LoggingSection& config, const std::string& process) {
-  auto logger = std::make_shared<spdlog::logger>("", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  logger->set_formatter(std::make_unique<LineFormatter>(config.format() != v1::LoggingSection::TEXT, process));
+  CurrentSink() = std::make_shared<QueueSink>(config.format() != v1::LoggingSection::TEXT, process);
+  auto logger = std::make_shared<spdlog::logger>("", CurrentSink());
   logger->set_level(LevelOf(config.level()));
   spdlog::set_default_logger(std::move(logger));
 }
+
+uint64_t DroppedLogLines() { return CurrentSink() == nullptr ? 0 : CurrentSink()->dropped(); }
 
 }  // namespace gateway

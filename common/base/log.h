@@ -1,8 +1,9 @@
 // The program's own log: spdlog on standard error, as JSON lines or as text. Not for requests (see
-// dataplane/access_log.h).
+// dataplane/telemetry/access_log.h).
 #ifndef GATEWAY_COMMON_BASE_LOG_H_
 #define GATEWAY_COMMON_BASE_LOG_H_
 
+#include <cstdint>
 #include <string>
 
 #include "gateway/v1/bootstrap.pb.h"
@@ -12,7 +13,14 @@ namespace gateway {
 
 // Sets up spdlog's default logger: {"time":RFC 3339,"level":...,"process":...,"message":...} or text. Call once, in
 // main. Log with spdlog::info("...", ...) and the like afterwards; any thread. Messages are JSON-escaped.
+//
+// Lines are queued and written by one thread (log_queue.h): no thread that logs waits for the reader, and past a bound
+// lines are dropped. spdlog::default_logger()->flush() waits for what is queued, for at most half a second; so does the
+// end of the process by return from main.
 void InitLogging(const v1::LoggingSection& config, const std::string& process);
+
+// Lines of this process that were dropped because the reader stalled. Any thread.
+uint64_t DroppedLogLines();
 
 }  // namespace gateway
 

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <utility>
 
-namespace gateway::dataplane {
+namespace gateway {
 namespace {
 
 constexpr size_t kNameBytesMax = 15;  // prctl(2), PR_SET_NAME
@@ -39,4 +39,4 @@ std::thread StartThread(std::string name, ThreadPriority priority, std::function
   });
 }
 
-}  // namespace gateway::dataplane
+}  // namespace gateway

@@ -6,7 +6,7 @@
 #include <string>
 #include <thread>
 
-namespace gateway::dataplane {
+namespace gateway {
 
 enum class ThreadPriority {
   kServing,     // as who starts it
@@ -23,6 +23,6 @@ constexpr int kBackgroundNice = 10;
 // starts: gRPC's are mostly started in the background. Throws std::system_error where there can be no further thread.
 std::thread StartThread(std::string name, ThreadPriority priority, std::function<void()> run);
 
-}  // namespace gateway::dataplane
+}  // namespace gateway
 
 #endif  // GATEWAY_COMMON_BASE_THREAD_H_

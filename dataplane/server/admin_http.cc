@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "common/base/text.h"
 #include "prometheus/text_serializer.h"
 
 namespace gateway::dataplane {
@@ -20,22 +21,24 @@ HttpReply HealthReply(std::chrono::system_clock::time_point now) {
           .body = "{\"status\": \"healthy\", \"time\": \"" + time + "\"}\n"};
 }
 
-HttpReply ReadyReply(bool has_configuration, bool draining) {
+HttpReply ReadyReply(const Readiness& readiness) {
+  const bool ready = readiness.configured && !readiness.draining && !readiness.stalled;
+  const char* const status = readiness.draining     ? "draining"
+                             : readiness.stalled    ? "stalled"
+                             : readiness.configured ? "ready"
+                                                    : "no configuration";
   HttpReply reply;
-  reply.status = has_configuration && !draining ? 200 : 503;
-  const std::string status = draining ? "draining" : has_configuration ? "ready" : "no configuration";
-  reply.body = "{\"status\": \"" + status + "\"}\n";
+  reply.status = ready ? 200 : 503;
+  reply.body = Concat("{\"status\": \"", status, "\"}\n");
   return reply;
 }
 
 AdminHttp::AdminHttp(std::unique_ptr<MetricsHttp> server, const MetricsRegistry* registry,
-                     std::function<bool()> configured, std::function<bool()> draining)
+                     std::function<Readiness()> readiness)
     : server_(std::move(server)) {
   server_->Handle("/metrics", [registry] { return MetricsReply(*registry); });
   server_->Handle("/health", [] { return HealthReply(std::chrono::system_clock::now()); });
-  server_->Handle("/ready", [configured = std::move(configured), draining = std::move(draining)] {
-    return ReadyReply(configured(), draining());
-  });
+  server_->Handle("/ready", [readiness = std::move(readiness)] { return ReadyReply(readiness()); });
 }
 
 void AdminHttp::Start() { server_->Start(); }

@@ -13,17 +13,23 @@
 
 namespace gateway::dataplane {
 
-// Wires the metrics server to what it tells; `registry` must outlive it. `configured` (a policy is served) and
-// `draining` are asked on the server's thread.
+// What /ready depends on.
+struct Readiness {
+  bool configured = false;  // a policy is served
+  bool draining = false;
+  bool stalled = false;  // every worker is; one that still turns serves what the others' listeners do not take
+};
+
+// Wires the metrics server to what it tells; `registry` must outlive it. `readiness` is asked on the server's thread
+// and must not wait for a worker.
 //   /metrics  everything that `registry` and its sources know
 //   /health   200 {"status":"healthy","time":RFC 3339} for as long as the process lives: also what Consul's check asks
 //             where server.builtin_routes is off
-//   /ready    200 {"status":"ready"}; 503 {"status":"draining"} or {"status":"no configuration"}
+//   /ready    200 {"status":"ready"}; 503 {"status":"draining"}, {"status":"stalled"} or {"status":"no configuration"}
 class AdminHttp {
  public:
   // Answers from Start on. `server`: MetricsHttp::Listen's or Adopt's.
-  AdminHttp(std::unique_ptr<MetricsHttp> server, const MetricsRegistry* registry, std::function<bool()> configured,
-            std::function<bool()> draining);
+  AdminHttp(std::unique_ptr<MetricsHttp> server, const MetricsRegistry* registry, std::function<Readiness()> readiness);
   void Start();
   uint16_t port() const { return server_->port(); }
   std::string address() const { return server_->address(); }
@@ -37,7 +43,7 @@ class AdminHttp {
 // The bodies, also for the main port (server.builtin_routes, metrics.main_port).
 HttpReply MetricsReply(const MetricsRegistry& registry);
 HttpReply HealthReply(std::chrono::system_clock::time_point now);
-HttpReply ReadyReply(bool has_configuration, bool draining);
+HttpReply ReadyReply(const Readiness& readiness);
 
 }  // namespace gateway::dataplane
 

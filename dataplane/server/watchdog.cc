@@ -38,6 +38,12 @@ std::vector<Watchdog::Change> Watchdog::Check(TimePoint now, const std::vector<T
   return changes;
 }
 
+bool Watchdog::AllStalled() const {
+  return !workers_.empty() && std::all_of(workers_.begin(), workers_.end(), [](const Worker& each) {
+    return each.stalled.load(std::memory_order_relaxed);
+  });
+}
+
 std::vector<MetricFamily> Watchdog::Families() const {
   MetricFamily stalled{"gateway_worker_stalled",
                        "1 while a worker has not turned its loop for server.watchdog_timeout.",

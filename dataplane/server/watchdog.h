@@ -30,6 +30,9 @@ class Watchdog {
   // `turns`: one of each worker, of its newest turn. What has changed since the last call; mostly nothing.
   std::vector<Change> Check(TimePoint now, const std::vector<TimePoint>& turns);
 
+  // No worker serves. Takes no lock.
+  bool AllStalled() const;
+
   // gateway_worker_stalled{worker}, gateway_worker_stalls_total.
   std::vector<prometheus::MetricFamily> Families() const;
 

@@ -16,6 +16,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/log.h"
 #include "common/base/version.h"
 #include "prometheus/client_metric.h"
 #include "prometheus/metric_family.h"
@@ -439,6 +440,8 @@ std::vector<MetricFamily> ProcessFamilies(std::string_view component) {
   const auto add = [&families](const char* name, const char* help, MetricType type, double value) {
     families.push_back(SingleMetric(name, help, type, value));
   };
+  add("gateway_log_dropped_total", "Lines of the program's own log that were dropped because its reader stalled.",
+      MetricType::Counter, static_cast<double>(DroppedLogLines()));
   add("process_cpu_seconds_total", "Processor time, user and system.", MetricType::Counter,
       (field(14) + field(15)) / ticks);
   add("process_resident_memory_bytes", "Resident memory.", MetricType::Gauge,

@@ -17,6 +17,12 @@ void AddSets(const std::vector<std::string>& sets, std::vector<std::string>* arg
   }
 }
 
+// Has a shell do `preparation` before it becomes the program of `argv`.
+void Prepare(const std::string& preparation, std::vector<std::string>* argv) {
+  const std::string shell[] = {"sh", "-c", preparation + R"(; exec "$@")", "sh"};
+  argv->insert(argv->begin(), std::begin(shell), std::end(shell));
+}
+
 }  // namespace
 
 DataPlane::DataPlane(Options options) {
@@ -41,11 +47,8 @@ DataPlane::DataPlane(Options options) {
   std::vector<std::string> argv = {BinaryPath("gateway-dataplane"), "--config",
                                    directory_.Write("gateway.yaml", config)};
   AddSets(options.sets, &argv);
-  if (options.descriptors > 0) {
-    const std::string limit = Concat("ulimit -n ", options.descriptors, R"(; exec "$@")");
-    const std::string shell[] = {"sh", "-c", limit, "sh"};
-    argv.insert(argv.begin(), std::begin(shell), std::end(shell));
-  }
+  if (options.descriptors > 0) Prepare(Concat("ulimit -n ", options.descriptors), &argv);
+  if (!options.output.empty()) Prepare(Concat("exec > ", options.output, " 2>&1"), &argv);
   process_ = std::make_unique<Process>(
       Process::Options{.argv = std::move(argv), .env = std::move(options.env), .listen_sockets = options.sockets});
   const bool ready = !options.wait_line.empty()
@@ -104,6 +107,7 @@ ControlPlane::ControlPlane(Options options) : options_(std::move(options)) {
 void ControlPlane::Start() {
   std::vector<std::string> argv = {BinaryPath("gateway-controlplane"), "--config", directory_.File("gateway.yaml")};
   AddSets(options_.sets, &argv);
+  if (!options_.output.empty()) Prepare(Concat("exec > ", options_.output, " 2>&1"), &argv);
   process_ = std::make_unique<Process>(argv);
   const bool up = WaitFor(
       [&] {

@@ -34,6 +34,7 @@ class DataPlane {
     std::vector<std::string> listeners = {};  // addresses; none: all interfaces at `port`
     std::vector<int> sockets = {};            // passed to it as systemd does
     int descriptors = 0;                      // so many it may have; 0: as many as the test
+    std::string output = {};                  // a file or FIFO for all that it writes; else the test has it
     // What its log says once it is there, in place of asking its metrics port: where another process still answers.
     std::string wait_line = {};
   };
@@ -62,6 +63,7 @@ class ControlPlane {
   struct Options {
     std::string consul = "";  // address; "": no Consul
     std::vector<std::string> sets = {};
+    std::string output = {};  // as DataPlane's
   };
   explicit ControlPlane(Options options);
   ControlPlane() : ControlPlane(Options()) {}

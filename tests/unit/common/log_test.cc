@@ -19,6 +19,10 @@ class LogTest : public ::testing::Test {
  protected:
   void TearDown() override { InitLogging(v1::LoggingSection(), "test"); }
 
+  static std::string Captured() {
+    spdlog::default_logger()->flush();
+    return testing::internal::GetCapturedStderr();
+  }
   static std::vector<std::string> Lines(const std::string& text) {
     std::vector<std::string> lines;
     std::istringstream in(text);
@@ -35,7 +39,7 @@ TEST_F(LogTest, JsonLinesParseWhateverTheMessageHolds) {
   testing::internal::CaptureStderr();
   spdlog::warn("{}", std::string("a \"b\" \\ \n \x1b[31m \xff \xc3\xa9 \xc2\x9b \0 end", 26));
   spdlog::debug("not said at info");
-  std::vector<std::string> lines = Lines(testing::internal::GetCapturedStderr());
+  std::vector<std::string> lines = Lines(Captured());
   ASSERT_THAT(lines, SizeIs(1));
   nlohmann::json line = nlohmann::json::parse(lines[0]);  // throws where it is not JSON
   EXPECT_EQ(line["level"], "warn");
@@ -55,7 +59,7 @@ TEST_F(LogTest, TextHasOneLineAMessageAndNoEscapeSequences) {
   testing::internal::CaptureStderr();
   spdlog::debug("first\nforged line \x1b[2J");
   spdlog::error("second \"quoted\"");
-  std::vector<std::string> lines = Lines(testing::internal::GetCapturedStderr());
+  std::vector<std::string> lines = Lines(Captured());
   ASSERT_THAT(lines, SizeIs(2));
   EXPECT_THAT(lines[0], HasSubstr(" debug cp: first\\nforged line \\u001b[2J"));
   EXPECT_THAT(lines[1], HasSubstr(" error cp: second \"quoted\""));
@@ -68,12 +72,12 @@ TEST_F(LogTest, LevelsAreThoseOfTheBootstrap) {
   testing::internal::CaptureStderr();
   spdlog::warn("hidden");
   spdlog::error("shown");
-  EXPECT_THAT(Lines(testing::internal::GetCapturedStderr()), SizeIs(1));
+  EXPECT_THAT(Lines(Captured()), SizeIs(1));
   config.set_level(v1::LoggingSection::TRACE);
   InitLogging(config, "p");
   testing::internal::CaptureStderr();
   spdlog::trace("shown");
-  EXPECT_THAT(Lines(testing::internal::GetCapturedStderr()), SizeIs(1));
+  EXPECT_THAT(Lines(Captured()), SizeIs(1));
 }
 
 TEST_F(LogTest, LongMessageIsCutBetweenCharacters) {
@@ -82,7 +86,7 @@ TEST_F(LogTest, LongMessageIsCutBetweenCharacters) {
   std::string text = "x";
   while (text.size() < 100'000) text += "\xc3\xa9";
   spdlog::info(text);
-  std::vector<std::string> lines = Lines(testing::internal::GetCapturedStderr());
+  std::vector<std::string> lines = Lines(Captured());
   ASSERT_THAT(lines, SizeIs(1));
   EXPECT_LT(lines[0].size(), 33'000u);
   std::string message = nlohmann::json::parse(lines[0])["message"];
@@ -99,7 +103,7 @@ TEST_F(LogTest, LinesOfSeveralThreadsDoNotMix) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  std::vector<std::string> lines = Lines(testing::internal::GetCapturedStderr());
+  std::vector<std::string> lines = Lines(Captured());
   EXPECT_THAT(lines, SizeIs(400));
   for (const std::string& line : lines) EXPECT_TRUE(nlohmann::json::accept(line)) << line;
 }

@@ -37,6 +37,15 @@ class WatchdogTest : public ::testing::Test {
   std::vector<TimePoint> turns_ = {now_, now_};
 };
 
+TEST_F(WatchdogTest, KnowsWhenNoWorkerTurns) {
+  for (int i = 0; i < 6; ++i) Check({0});
+  EXPECT_FALSE(watchdog_.AllStalled());  // the other one is
+  for (int i = 0; i < 6; ++i) Check({});
+  EXPECT_TRUE(watchdog_.AllStalled());
+  Check({1});
+  EXPECT_FALSE(watchdog_.AllStalled());
+}
+
 TEST_F(WatchdogTest, TellsAWorkerThatStandsStillOnceAndWhenItIsBack) {
   EXPECT_THAT(Check({0, 1}), IsEmpty());
   for (int i = 0; i < 3; ++i) EXPECT_THAT(Check({1}), IsEmpty()) << i;
