@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "common/base/text.h"
 #include "common/policy/route/path.h"
+#include "dataplane/http/http1/response_reader.h"
 #include "dataplane/net/alarm.h"
 #include "dataplane/policy/hash_on.h"
 #include "dataplane/telemetry/logged_target.h"
@@ -685,53 +686,42 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     (*upload)->Start();
   }
 
-  // The answer's head; interim answers before it.
+  // The response's head; interim responses before it.
   http1::ResponseHead answer;
-  http1::HeadScanner scanner;
+  http1::ResponseReader reader;
   Buffer& input = upstream->input;
   bool any_byte = false;
-  for (int interim = 0;;) {
-    if (!input.empty()) {
-      const auto result = scanner.Scan(input.data(), input.size());
-      if (result == http1::HeadScanner::Result::kComplete) {
-        const http1::HeadError error = http1::ParseResponseHead({input.data(), scanner.head_bytes()}, &answer);
-        const bool changes = answer.status == 101;
-        if (error || (changes && !(upgrading_ && answer.NamesWebSocket()))) {
-          attempt.reason = Reason::kUpstreamInvalid;
-          attempt.detail = error ? error.detail : "a 101 that nobody asked for";
-          co_return attempt;
-        }
-        if (answer.status >= 200 || changes) break;
-        if (++interim > kInterimAnswersMax) {
-          attempt.reason = Reason::kUpstreamInvalid;
-          attempt.detail = "too many interim answers";
-          co_return attempt;
-        }
-        if (head_.minor_version > 0) {
-          Buffer out = worker_->buffers().Acquire(BufferPool::kSmall);
-          if (out && BuildAnswerHead(answer, false, false, &out)) {
-            std::array<iovec, 1> part = {{{out.data(), out.size()}}};
-            if (co_await SendToClient(part, false) != Io::kDone) {
-              attempt.reason = Reason::kClientClosed;
-              co_return attempt;
-            }
+  for (;;) {
+    using Result = http1::ResponseReader::Result;
+    const Result result = reader.Read(input.data(), input.size(), &answer);
+    if (result == Result::kRejected) {
+      attempt.reason = Reason::kUpstreamInvalid;
+      attempt.detail = reader.detail();
+      co_return attempt;
+    }
+    if (result == Result::kFinal) {
+      if (answer.status >= 200 || (upgrading_ && answer.NamesWebSocket())) break;
+      attempt.reason = Reason::kUpstreamInvalid;
+      attempt.detail = "an unsolicited 101";
+      co_return attempt;
+    }
+    if (result == Result::kInterim) {
+      if (head_.minor_version > 0) {
+        Buffer out = worker_->buffers().Acquire(BufferPool::kSmall);
+        if (out && BuildAnswerHead(answer, false, false, &out)) {
+          std::array<iovec, 1> part = {{{out.data(), out.size()}}};
+          if (co_await SendToClient(part, false) != Io::kDone) {
+            attempt.reason = Reason::kClientClosed;
+            co_return attempt;
           }
         }
-        if (answer.status == 100) {
-          continue_awaited_ = false;
-          client_->socket.ExtendRead(loop().now() + options_.read_timeout);
-        }
-        input.Consume(scanner.head_bytes());
-        scanner = {};
-        answer.Clear();
-        continue;
       }
-      if (result == http1::HeadScanner::Result::kRefused || input.size() >= kAnswerHeadBytesMax) {
-        attempt.reason = Reason::kUpstreamInvalid;
-        attempt.detail =
-            result == http1::HeadScanner::Result::kRefused ? scanner.detail() : "the answer's head is too large";
-        co_return attempt;
+      if (answer.status == 100) {
+        continue_awaited_ = false;
+        client_->socket.ExtendRead(loop().now() + options_.read_timeout);
       }
+      input.Consume(reader.head_bytes());
+      continue;
     }
     if (!input) {
       // Only when there is something to read: a request that waits holds no second buffer.
@@ -781,8 +771,10 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     answer_head_read_ = false;
     attempt.retried = true;
     attempt.reason = Reason::kNoHealthyEndpoint;  // if there is no other to ask
-    const size_t rest = input.size() - scanner.head_bytes();
-    if (head_.method != "HEAD" && answer.has_length && answer.length == rest && answer.Persistent()) {
+    const size_t rest = input.size() - reader.head_bytes();
+    const bool to_head = head_.method == "HEAD";
+    const bool whole = answer.has_length && answer.length == rest;
+    if (whole && http1::MayReuseConnection(answer, to_head)) {
       input.Reset();
       attempt.reusable = true;
     }

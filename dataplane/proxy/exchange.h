@@ -41,8 +41,6 @@ inline int64_t CeilSeconds(std::chrono::milliseconds time) { return std::max<int
 class Exchange {
  public:
   static constexpr int kConnectAttemptsMax = 3;  // endpoints tried while connections are refused
-  static constexpr int kInterimAnswersMax = 16;  // 1xx of one answer; more are a flood
-  static constexpr size_t kAnswerHeadBytesMax = 64 * 1024;
   static constexpr const char* kMaxDurationDetail = "max_duration is over";
   static constexpr size_t kRelayBytesPerTurnMax = 2 * 1024 * 1024;  // then the other connections have their turn
 

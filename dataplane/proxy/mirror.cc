@@ -5,14 +5,11 @@
 #include <exception>
 #include <utility>
 
-#include "dataplane/http/http1/body.h"
-#include "dataplane/http/http1/head.h"
+#include "dataplane/http/http1/response_reader.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
 namespace {
-
-constexpr int kInterimAnswersMax = 16;
 
 struct Discarded {
   bool answered = false;  // the head of a final answer came
@@ -22,35 +19,25 @@ struct Discarded {
 // Reads one answer to its end.
 Task<Discarded> DiscardAnswer(Worker* worker, UpstreamConnection* upstream, bool head_only, TimePoint until) {
   Buffer& input = upstream->input;
-  http1::HeadScanner scanner;
+  http1::ResponseReader reader;
   http1::ResponseHead head;
   auto body = http1::BodyDecoder::None();
   bool in_body = false;
   Discarded discarded;
-  for (int interim = 0;;) {
-    if (!in_body && !input.empty()) {
-      const auto result = scanner.Scan(input.data(), input.size());
-      if (result == http1::HeadScanner::Result::kRefused) co_return discarded;
-      if (result == http1::HeadScanner::Result::kComplete) {
-        head.Clear();
-        if (http1::ParseResponseHead({input.data(), scanner.head_bytes()}, &head) || head.status == 101)
-          co_return discarded;
-        const bool last = head.status >= 200;
-        discarded.answered = last;
-        const bool bodyless = head_only || head.status == 204 || head.status == 304;
-        if (bodyless && (head.chunked || head.length > 0) && !head_only) co_return discarded;
-        if (last && !bodyless) {
-          if (!head.chunked && !head.has_length) co_return discarded;  // it ends with its connection
-          body = head.chunked ? http1::BodyDecoder::Chunked() : http1::BodyDecoder::Length(head.length);
-        }
-        const bool persistent = head.Persistent();
-        input.Consume(scanner.head_bytes());
-        scanner = {};
-        if (!last) {
-          if (++interim > kInterimAnswersMax) co_return discarded;
-          continue;
-        }
-        if (!persistent) co_return discarded;
+  for (;;) {
+    if (!in_body) {
+      using Result = http1::ResponseReader::Result;
+      const Result result = reader.Read(input.data(), input.size(), &head);
+      if (result == Result::kRejected || (result == Result::kFinal && head.status == 101)) co_return discarded;
+      if (result == Result::kInterim) {
+        input.Consume(reader.head_bytes());
+        continue;
+      }
+      if (result == Result::kFinal) {
+        discarded.answered = true;
+        if (!http1::MayReuseConnection(head, head_only)) co_return discarded;
+        body = http1::BodyOf(head, head_only);
+        input.Consume(reader.head_bytes());
         in_body = true;
       }
     }
@@ -59,6 +46,7 @@ Task<Discarded> DiscardAnswer(Worker* worker, UpstreamConnection* upstream, bool
       if (result.refused) co_return discarded;
       input.Consume(result.consumed);
       if (body.done()) {
+        if (!input.empty()) worker->pool().Distrust(upstream->endpoint.get());
         discarded.reusable = input.empty();
         co_return discarded;
       }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <span>
 
+#include "dataplane/http/http1/response_reader.h"
 #include "dataplane/proxy/exchange.h"
 #include "spdlog/spdlog.h"
 
@@ -213,11 +214,8 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
   Socket& to = client_->socket;
 
   // The answer's framing (RFC 9112, section 6.3), and the client's.
-  const bool bodyless = head_.method == "HEAD" || answer->status == 204 || answer->status == 304;
-  auto body = bodyless             ? http1::BodyDecoder::None()
-              : answer->chunked    ? http1::BodyDecoder::ChunkedAnswer()
-              : answer->has_length ? http1::BodyDecoder::Length(answer->length)
-                                   : http1::BodyDecoder::UntilClose();
+  const bool to_head = head_.method == "HEAD";
+  auto body = http1::BodyOf(*answer, to_head);
   const bool unknown_length = body.chunked() || body.until_close();
   const bool rechunk = unknown_length && head_.minor_version > 0;
   const bool close_delimited = unknown_length && head_.minor_version == 0;
@@ -231,10 +229,7 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
     attempt.reason = Reason::kOverloaded;
     co_return attempt;
   }
-  // An endpoint that sends the body it announces, although there must be none, would answer somebody else's request
-  // with it: no connection that such an answer came on is used again.
-  const bool body_announced = bodyless && (answer->chunked || answer->length > 0);
-  const bool upstream_persists = answer->Persistent() && !body.until_close() && !body_announced;
+  const bool upstream_persists = http1::MayReuseConnection(*answer, to_head);
   const size_t answer_bytes = answer->bytes;
   status_ = answer->status;
   answer_started_ = true;

@@ -16,7 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/base/text.h"
 #include "common/base/thread.h"
-#include "dataplane/http/http1/head.h"
+#include "dataplane/http/http1/response_reader.h"
 #include "dataplane/net/event_loop.h"
 #include "dataplane/net/socket.h"
 #include "dataplane/net/task.h"
@@ -176,7 +176,7 @@ struct HealthChecker::Impl {
     const Io written = co_await socket.WriteRest(parts, policy->timeout, &sent, deadline);
     if (written == Io::kAgain) co_return std::string("no answer in time");
     std::string answer;
-    http1::HeadScanner scanner;
+    http1::ResponseReader reader;
     for (;;) {
       const size_t before = answer.size();
       answer.resize(std::min(before + 4096, kAnswerBytesMax));
@@ -193,25 +193,21 @@ struct HealthChecker::Impl {
         continue;
       }
       if (io != Io::kDone) co_return std::string("the connection ended before an answer");
-      while (!answer.empty()) {
-        const auto result = scanner.Scan(answer.data(), answer.size());
-        if (result == http1::HeadScanner::Result::kMore) break;
-        http1::ResponseHead head;
-        if (result == http1::HeadScanner::Result::kRefused ||
-            http1::ParseResponseHead({answer.data(), scanner.head_bytes()}, &head)) {
-          co_return std::string("the answer is not HTTP");
-        }
-        if (head.status >= 200) {
-          const auto status = static_cast<uint32_t>(head.status);
-          const auto& expected = policy->statuses;
-          const bool passes =
-              expected.empty() ? status < 300 : std::find(expected.begin(), expected.end(), status) != expected.end();
-          if (passes) co_return std::nullopt;
-          co_return Concat("status ", status);
-        }
-        answer.erase(0, scanner.head_bytes());  // an interim one
-        scanner = {};
+      http1::ResponseHead head;
+      using Result = http1::ResponseReader::Result;
+      Result result = reader.Read(answer.data(), answer.size(), &head);
+      while (result == Result::kInterim) {
+        answer.erase(0, reader.head_bytes());
+        result = reader.Read(answer.data(), answer.size(), &head);
       }
+      if (result == Result::kMore) continue;
+      if (result == Result::kRejected) co_return std::string("the answer is not HTTP");
+      const auto status = static_cast<uint32_t>(head.status);
+      const auto& expected = policy->statuses;
+      const bool passes =
+          expected.empty() ? status < 300 : std::find(expected.begin(), expected.end(), status) != expected.end();
+      if (passes && status >= 200) co_return std::nullopt;
+      co_return Concat("status ", status);
     }
   }
 

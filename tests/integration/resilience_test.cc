@@ -312,6 +312,30 @@ TEST(Mirroring, ACopyGoesElsewhereAndNobodyWaitsForIt) {
   EXPECT_EQ(ValueOf(main.requests()[0], "X-Gateway-Mirror"), "");
 }
 
+// The body that the HEAD response announces comes late: on a kept connection it would be the next request's response.
+TEST(Mirroring, AConnectionWhoseHeadResponseAnnouncedABodyIsNotUsedAgain) {
+  ScriptedUpstream main(Echo("main"));
+  ScriptedUpstream shadow([](UpstreamConnection& connection) {
+    while (const auto request = connection.ReadRequest()) {
+      if (!connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")) return;
+      if (request->method != "HEAD" && !connection.Send("hello")) return;
+    }
+  });
+  DataPlane gateway(
+      {.policy = ServicePolicyYaml(
+           {main.address()}, "",
+           Concat("mirror: [{ service: shadow }]\n---\nkind: Service\nname: shadow\nstatic: [{ address: \"",
+                  shadow.address(), "\" }]\n"))});
+  for (int i = 1; i <= 3; ++i) {
+    RawClient client(gateway.port());
+    ASSERT_TRUE(client.Send("HEAD /svc HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok());
+    ASSERT_TRUE(client.ReadUntil("\r\n\r\n").ok());
+    ASSERT_TRUE(shadow.WaitForRequests(i));
+    ASSERT_TRUE(shadow.WaitForOpenConnections(0));
+  }
+  EXPECT_EQ(shadow.connections(), 3);
+}
+
 TEST(Mirroring, ADeadMirrorHarmsNobodyAndConnectionsAreUsedAgain) {
   ScriptedUpstream main(Ok("main"));
   ScriptedUpstream shadow(Ok("shadow"));
