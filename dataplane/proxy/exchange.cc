@@ -506,7 +506,11 @@ Task<void> Exchange::Forward() {
         continue;
       }
       if (attempt.reusable) worker_->pool().Keep(std::move(upstream), service_->policy->idle_timeout);
-      if (attempt.reason == Reason::kNone) break;
+      if (attempt.reason == Reason::kNone) {
+        ReportSuccess();
+        ReportEndpoint(status_, Reason::kNone);
+        break;
+      }
       if (!attempt.stale) ReportEndpoint(0, attempt.reason);
     } else {
       ReportEndpoint(0, attempt.reason);
@@ -548,15 +552,25 @@ void Exchange::EndUnanswered() {
   client_->EndAfterThis();
 }
 
-// Whose fault it was: the service's, but for what the client or its policy did. The first word on an attempt counts.
+// Counts as a failure of the service unless the client or its policy caused it. The first report on an attempt counts.
 void Exchange::ReportFailure(const Attempt& attempt) {
   if (!permit_) return;
   const bool blameless = attempt.reason == Reason::kClientClosed || attempt.reason == Reason::kRequestTimeout ||
                          attempt.reason == Reason::kBadRequest || attempt.reason == Reason::kOverloaded ||
                          attempt.reason == Reason::kBodyTooLarge || attempt.reason == Reason::kDraining ||
+                         (attempt.answered && attempt.reason == Reason::kRequestDeadline) ||
                          (attempt.reason == Reason::kRequestDeadline && upload_ != Upload::kComplete);
   permit_.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now(), ServiceTime());
 }
+
+// Reports the attempt by its status: a 5xx is a failure whatever follows, a 101 a success.
+void Exchange::ReportHead(int status) {
+  const Outcome outcome = status >= 500 ? Outcome::kFailure : Outcome::kSuccess;
+  permit_.Report(outcome, loop().now(), head_latency_);
+  ReportEndpoint(status, Reason::kNone);
+}
+
+void Exchange::ReportSuccess() { permit_.Report(Outcome::kSuccess, loop().now(), head_latency_); }
 
 bool Exchange::MayRepeat(const Attempt& attempt) const {
   // A body that was wholly there before is there still, and so is what has not been read yet; what was read as it came
@@ -759,15 +773,17 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     attempt.stale = upstream->reused && !any_byte;
     co_return attempt;
   }
+  head_latency_ = ServiceTime();
+  head_read_ = loop().now();
   answer_head_read_ = true;
   upstream_duration_ = loop().now() - attempt_started_;
-  if (permit_) {
-    permit_.Report(answer.status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now(), ServiceTime());
-  }
-  ReportEndpoint(answer.status, Reason::kNone);
+  if (answer.status < 502 || answer.status > 504) ObserveLatency(head_latency_);  // else ReportHead does
+  if (answer.status >= 500) ReportHead(answer.status);
   if (KeepsRetrying() && answer.status < 600 && retry_->statuses.test(static_cast<size_t>(answer.status)) &&
       PrepareRetry(Reason::kNone, answer.status)) {
-    // Nobody sees this answer. Its connection is good for another one only where all of it is here already.
+    ReportEndpoint(answer.status, Reason::kNone);
+    // The client does not see this response. Its connection is good for another one only where all of it is here
+    // already.
     answer_head_read_ = false;
     attempt.retried = true;
     attempt.reason = Reason::kNoHealthyEndpoint;  // if there is no other to ask
@@ -780,7 +796,10 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     }
     co_return attempt;
   }
-  if (answer.status == 101) co_return co_await Tunnel(upstream, &answer);
+  if (answer.status == 101) {
+    ReportHead(answer.status);
+    co_return co_await Tunnel(upstream, &answer);
+  }
   co_return co_await RelayAnswer(upstream, &answer);
 }
 
@@ -800,6 +819,7 @@ TimePoint Exchange::AnswerDeadline() const {
 
 // How long the endpoint has taken so far in this attempt: while the client sends its body, it is the client that takes.
 nanoseconds Exchange::ServiceTime() const {
+  if (answer_head_read_) return head_latency_;
   const TimePoint uploaded = upload_ == Upload::kRunning ? loop().now() : request_sent_;
   return loop().now() - attempt_started_ - (uploaded - head_sent_);
 }

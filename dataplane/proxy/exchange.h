@@ -104,6 +104,8 @@ class Exchange {
   Task<Attempt> Converse(UpstreamConnection* upstream, std::optional<Task<void>>* upload);
   bool MayRepeat(const Attempt& attempt) const;
   void ReportFailure(const Attempt& attempt);
+  void ReportHead(int status);  // of the response that is relayed
+  void ReportSuccess();         // its body has ended, or has flowed for long enough
   Task<void> Refuse(Reason reason, const char* detail = "");
   // `content_type` may be empty: there is none.
   Task<void> Reply(int status, std::string_view body, std::string_view fields = {},
@@ -113,6 +115,7 @@ class Exchange {
   // exchange_balance.cc: the endpoints.
   bool PickEndpoint();
   void ReportEndpoint(int status, Reason reason);
+  void ObserveLatency(std::chrono::nanoseconds latency);
   void AppendSessionCookie(std::string* out) const;
 
   // The client went before there was an answer: nobody is to be told.
@@ -266,8 +269,10 @@ class Exchange {
   absl::InlinedVector<uint32_t, 8> tried_;  // as endpoint_index_, of those that are not to be picked again
   InFlight in_flight_;                      // where the balancer counts
   TimePoint attempt_started_;
-  TimePoint ends_at_ = TimePoint::max();  // by the route's max_duration
-  TimePoint tunnel_active_;               // bytes moved, in either direction
+  TimePoint head_read_;                       // the response's head, in this attempt
+  std::chrono::nanoseconds head_latency_{0};  // what the endpoint took for it
+  TimePoint ends_at_ = TimePoint::max();      // by the route's max_duration
+  TimePoint tunnel_active_;                   // bytes moved, in either direction
   std::chrono::nanoseconds upstream_duration_{-1};
   uint64_t bytes_in_ = 0;
   uint64_t bytes_out_ = 0;

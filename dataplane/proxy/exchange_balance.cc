@@ -46,7 +46,9 @@ bool Exchange::PickEndpoint() {
 }
 
 // How the attempt at the endpoint that was picked last went: the status of its answer, or (0) why there is none. The
-// first word on an attempt counts. What the client, or the gateway itself, is to blame for says nothing of an endpoint.
+// first report on an attempt counts: of a failing status at the head, of others at the end of the body, so that a
+// response that breaks off or stalls is a failure. Latency is that of the head. What the client, or the gateway itself,
+// is to blame for says nothing of an endpoint.
 void Exchange::ReportEndpoint(int status, Reason reason) {
   if (endpoint_reported_ || (service_->ejector == nullptr && !service_->balancer->measures_latency())) return;
   using Result = OutlierEjector::Result;
@@ -63,12 +65,16 @@ void Exchange::ReportEndpoint(int status, Reason reason) {
   endpoint_reported_ = true;
   EndpointState& state = *service_->balancer->members()[endpoint_index_].state;
   const TimePoint now = loop().now();
-  if (service_->balancer->measures_latency()) {
-    std::chrono::nanoseconds latency = ServiceTime();
-    if (result == Result::kGatewayFailure) latency = std::max<std::chrono::nanoseconds>(latency, kFailureLatency);
-    state.latency.Observe(latency, now, service_->balancer->options().decay);
+  if (result == Result::kGatewayFailure) {
+    ObserveLatency(std::max<std::chrono::nanoseconds>(ServiceTime(), kFailureLatency));
   }
   if (service_->ejector != nullptr) service_->ejector->Report(&state, result, now);
+}
+
+void Exchange::ObserveLatency(std::chrono::nanoseconds latency) {
+  if (!service_->balancer->measures_latency()) return;
+  EndpointState& state = *service_->balancer->members()[endpoint_index_].state;
+  state.latency.Observe(latency, loop().now(), service_->balancer->options().decay);
 }
 
 // Of an answer to a client that has no session here yet, or whose endpoint is another now. Appended to `out`, a whole

@@ -322,6 +322,12 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
       const size_t room = std::min(pipe ? SplicePipe::kBytesMax : input.room(), body.ReadableBytes());
       size_t moved = 0;
       io = pipe ? from.ReadInto(&pipe, room, &moved) : from.Read(input.space(), room, &moved);
+      // A response that still flows when the breaker's timeout has passed since its head succeeded, so that a long one
+      // does not hold a probe until it is given up.
+      if (io == Io::kDone && service_->breaker != nullptr &&
+          loop().now() >= head_read_ + service_->policy->breaker->timeout) {
+        ReportSuccess();
+      }
       if (io == Io::kDone && pipe) {
         this_turn += moved;
         body.Advance(moved);

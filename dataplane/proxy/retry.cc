@@ -143,6 +143,7 @@ bool Exchange::PrepareRetry(Reason reason, int status, bool connected) {
     return false;
   }
   if (service_->breaker != nullptr) {
+    if (status > 0) permit_.Report(status >= 500 ? Outcome::kFailure : Outcome::kSuccess, now, head_latency_);
     permit_ = {};
     if (service_->breaker->Acquire(now, &permit_) != BreakerVerdict::kAllowed) return false;
   }

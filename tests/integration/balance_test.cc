@@ -90,6 +90,22 @@ TEST(Health, AnEndpointWhoseAnswersFailIsEjectedForAWhile) {
   EXPECT_EQ(gateway.Metric("gateway_endpoint_excluded{service=\"svc\",reason=\"ejected\"}"), 0);
 }
 
+// The head of each response says 200; what is behind it never comes whole.
+TEST(Health, AnEndpointWhoseResponsesBreakOffIsEjected) {
+  ScriptedUpstream broken([](UpstreamConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+    connection.Reset();
+  });
+  Instance b("b");
+  DataPlane gateway({.policy = ServicePolicyYaml({broken.address(), b.upstream.address()},
+                                                 "outlier_ejection: { consecutive_failures: 3, base_time: 60s }")});
+  int cut_off = 0;
+  for (int i = 0; i < 20; ++i) cut_off += Fetch(gateway.port(), "GET", "/svc").ok() ? 0 : 1;
+  EXPECT_EQ(cut_off, 3);
+  EXPECT_EQ(gateway.Metric("gateway_outlier_ejections_total{service=\"svc\"}"), 1);
+}
+
 TEST(Health, AnEndpointThatRefusesConnectionsIsEjected) {
   Instance a("a"), b("b");
   DataPlane gateway(

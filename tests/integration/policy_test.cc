@@ -108,6 +108,43 @@ TEST(Breaking, ConcurrencyIsBoundedUntilTheAnswersEnd) {
   EXPECT_TRUE(WaitFor([&] { return Fetch(gateway.port(), "GET", "/svc")->status == 200; }));
 }
 
+TEST(Breaking, ResponsesThatBreakOffOrStallOpenIt) {
+  for (const bool stalls : {false, true}) {
+    ScriptedUpstream upstream([stalls](UpstreamConnection& connection) {
+      if (!connection.ReadRequest()) return;
+      connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+      if (stalls) connection.WaitForEnd();
+    });
+    DataPlane gateway(
+        {.policy = ServicePolicyYaml(
+             {upstream.address()}, "circuit_breaker: cb\ntimeouts: { response: 200ms }",
+             "---\nkind: CircuitBreaker\nname: cb\nrequest_volume_threshold: 3\nsleep_window: 60s\ntimeout: 10s")});
+    for (int i = 0; i < 3; ++i) EXPECT_FALSE(Fetch(gateway.port(), "GET", "/svc").ok());
+    EXPECT_TRUE(WaitFor([&] { return gateway.Metric("gateway_breaker_state{service=\"svc\"}") == 1; })) << stalls;
+    EXPECT_EQ(upstream.request_count(), 3);
+  }
+}
+
+TEST(Breaking, AClientThatLeavesInABodyIsNoFailure) {
+  ScriptedUpstream upstream([](UpstreamConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+    connection.WaitForEnd();
+  });
+  DataPlane gateway({.policy = ServicePolicyYaml(
+                         {upstream.address()}, "circuit_breaker: cb",
+                         "---\nkind: CircuitBreaker\nname: cb\nrequest_volume_threshold: 2\nsleep_window: 60s")});
+  for (int i = 1; i <= 4; ++i) {
+    RawClient client(gateway.port());
+    ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
+    ASSERT_TRUE(client.ReadUntil("half").ok());
+    client.Reset();
+    ASSERT_EQ(gateway.LogLines(i).size(), static_cast<size_t>(i));
+  }
+  EXPECT_EQ(gateway.Metric("gateway_breaker_state{service=\"svc\"}"), 0);
+  EXPECT_EQ(upstream.request_count(), 4);
+}
+
 TEST(Breaking, ItsTimeoutEndsAnAttempt) {
   ScriptedUpstream upstream([](UpstreamConnection& connection) {
     while (connection.ReadRequest()) connection.StaySilent();
