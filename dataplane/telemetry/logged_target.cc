@@ -1,21 +1,83 @@
 #include "dataplane/telemetry/logged_target.h"
 
 #include <algorithm>
+#include <array>
 
 #include "common/base/text.h"
-#include "dataplane/http/http1/head.h"
 
 namespace gateway::dataplane {
 namespace {
 
+// Query parameters that carry credentials by themselves: OAuth, OpenID Connect, signed URLs of AWS, Google and Azure,
+// sessions, passwords. Lower case.
 constexpr std::string_view kSecretNames[] = {
-    "access_token", "refresh_token", "id_token", "token",         "auth_token", "api_key", "apikey", "api-key",
-    "password",     "passwd",        "pwd",      "client_secret", "secret",     "jwt",     "sig",    "signature",
+    "access_token",
+    "refresh_token",
+    "id_token",
+    "token",
+    "auth_token",
+    "api_key",
+    "apikey",
+    "api-key",
+    "password",
+    "passwd",
+    "pwd",
+    "client_secret",
+    "secret",
+    "jwt",
+    "sig",
+    "signature",
+    "code",
+    "state",
+    "assertion",
+    "client_assertion",
+    "code_verifier",
+    "device_code",
+    "samlresponse",
+    "samlrequest",
+    "session",
+    "session_id",
+    "sessionid",
+    "phpsessid",
+    "jsessionid",
+    "auth",
+    "authorization",
+    "bearer",
+    "credential",
+    "credentials",
+    "otp",
+    "x-amz-signature",
+    "x-amz-security-token",
+    "x-amz-credential",
+    "awsaccesskeyid",
+    "x-goog-signature",
+    "x-goog-credential",
+    "googleaccessid",
 };
+constexpr size_t kSecretNameBytesMax = 32;
 
+// The number that a hexadecimal digit stands for; -1: it is none.
+int HexValue(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  const char lower = static_cast<char>(c | 0x20);
+  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}
+
+// `name` as it stands in the target: services decode it ("acce%73s_token") before they look at it, and so does this.
 bool IsSecretName(std::string_view name) {
-  return std::any_of(std::begin(kSecretNames), std::end(kSecretNames),
-                     [name](std::string_view each) { return http1::EqualsIgnoreCase(each, name); });
+  std::array<char, kSecretNameBytesMax> decoded;
+  size_t size = 0;
+  for (size_t at = 0; at < name.size(); ++at) {
+    if (size == decoded.size()) return false;
+    char c = name[at];
+    if (c == '%' && at + 2 < name.size() && HexValue(name[at + 1]) >= 0 && HexValue(name[at + 2]) >= 0) {
+      c = static_cast<char>(HexValue(name[at + 1]) * 16 + HexValue(name[at + 2]));
+      at += 2;
+    }
+    decoded[size++] = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  }
+  return std::find(std::begin(kSecretNames), std::end(kSecretNames), std::string_view(decoded.data(), size)) !=
+         std::end(kSecretNames);
 }
 
 }  // namespace

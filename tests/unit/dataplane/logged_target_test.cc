@@ -26,6 +26,20 @@ TEST(LoggedTarget, HidesValuesThatAreCredentialsByTheirNames) {
   EXPECT_EQ(Logged("/a?token"), "/a?token");
 }
 
+// Services decode names before they look at them.
+TEST(LoggedTarget, HidesThemHoweverTheirNamesAreWritten) {
+  EXPECT_EQ(Logged("/a?acce%73s_token=eyJ.x.y"), "/a?acce%73s_token=***");
+  EXPECT_EQ(Logged("/a?%41%50%49_%6b%65%79=k&b=1"), "/a?%41%50%49_%6b%65%79=***&b=1");
+  EXPECT_EQ(Logged("/a?toke%6=x&toke%zz=y&%=z"), "/a?toke%6=x&toke%zz=y&%=z");
+  EXPECT_EQ(Logged("/a?" + std::string(100, 'a') + "=x"), "/a?" + std::string(100, 'a') + "=x");
+}
+
+TEST(LoggedTarget, HidesCodesAndSignatures) {
+  EXPECT_EQ(Logged("/cb?code=c&state=s"), "/cb?code=***&state=***");
+  EXPECT_EQ(Logged("/o?X-Amz-Signature=1&X-Amz-Security-Token=2&X-Amz-Date=3&sig=4"),
+            "/o?X-Amz-Signature=***&X-Amz-Security-Token=***&X-Amz-Date=3&sig=***");
+}
+
 TEST(LoggedTarget, LeavesOutTheAuthorityOfAnAbsoluteForm) {
   EXPECT_EQ(Logged("http://user:hunter2@a.example/b?c=d"), "/b?c=d");
   EXPECT_EQ(Logged("HTTPS://user:hunter2@a.example"), "/");
