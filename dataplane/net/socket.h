@@ -13,23 +13,11 @@
 #include <string_view>
 
 #include "dataplane/net/event_loop.h"
+#include "dataplane/net/io.h"
 #include "dataplane/net/splice_pipe.h"
 #include "dataplane/net/task.h"
 
 namespace gateway::dataplane {
-
-enum class Wait : uint8_t {
-  kReady,      // try again
-  kTimeout,    // the deadline passed
-  kCancelled,  // Cancel was called, or the peer reset the connection
-};
-
-enum class Io : uint8_t {
-  kDone,   // bytes were moved
-  kAgain,  // none for now: wait
-  kEnd,    // the peer ended its side (reads only)
-  kError,  // the connection is broken
-};
 
 // Owns the descriptor. At most one coroutine waits for reading and one for writing. Belongs to one loop; not movable
 // (the loop and its timers point at it).

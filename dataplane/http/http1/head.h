@@ -13,6 +13,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "common/policy/snapshot.h"
+#include "dataplane/http/fields.h"
 #include "dataplane/proxy/failure.h"
 
 namespace gateway::dataplane::http1 {
@@ -23,30 +24,8 @@ inline constexpr size_t kFieldsMax = 200;             // more: 431
 inline constexpr size_t kNominatedMax = 32;           // fields that Connection names; more: 400
 inline constexpr uint64_t kLengthMax = INT64_MAX;     // of a body; more is no length to who counts in signed numbers
 
-// What the gateway does with a field, by its name.
-enum class FieldKind : uint8_t {
-  kOther,
-  kHost,
-  kConnection,
-  kHopByHop,  // Keep-Alive, Proxy-Connection, Proxy-Authenticate, Proxy-Authorization, TE, Trailer
-  kUpgrade,
-  kTransferEncoding,
-  kContentLength,
-  kExpect,
-  kForwardedFor,    // X-Forwarded-For
-  kForwardedProto,  // X-Forwarded-Proto
-  kForwardedHost,   // X-Forwarded-Host
-  kForwardedOther,  // Forwarded, X-Real-IP, other X-Forwarded-*
-  kRequestId,       // X-Request-Id
-  kLookalike,       // one of the above or of the forwarding ones, with underscores: dropped always
-  kVia,
-  kMaxForwards,
-  kDate,
-  kUserAgent,
-  kGateway,   // X-Gateway-*: ours alone
-  kIdentity,  // X-Consumer, X-Consumer-*: who calls, as only the gateway may say
-};
-FieldKind ClassifyField(std::string_view name);
+using http::ClassifyField;
+using http::FieldKind;
 
 // The framing and the fields of either head. Views point into the buffer that was parsed.
 struct Head {

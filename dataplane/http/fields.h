@@ -1,0 +1,37 @@
+// Header fields by their names, whatever protocol they came with.
+#ifndef GATEWAY_DATAPLANE_HTTP_FIELDS_H_
+#define GATEWAY_DATAPLANE_HTTP_FIELDS_H_
+
+#include <cstdint>
+#include <string_view>
+
+namespace gateway::dataplane::http {
+
+// What the gateway does with a field, by its name.
+enum class FieldKind : uint8_t {
+  kOther,
+  kHost,
+  kConnection,
+  kHopByHop,  // Keep-Alive, Proxy-Connection, Proxy-Authenticate, Proxy-Authorization, TE, Trailer
+  kUpgrade,
+  kTransferEncoding,
+  kContentLength,
+  kExpect,
+  kForwardedFor,    // X-Forwarded-For
+  kForwardedProto,  // X-Forwarded-Proto
+  kForwardedHost,   // X-Forwarded-Host
+  kForwardedOther,  // Forwarded, X-Real-IP, other X-Forwarded-*
+  kRequestId,       // X-Request-Id
+  kLookalike,       // one of the above or of the forwarding ones, with underscores: dropped always
+  kVia,
+  kMaxForwards,
+  kDate,
+  kUserAgent,
+  kGateway,   // X-Gateway-*: ours alone
+  kIdentity,  // X-Consumer, X-Consumer-*: who calls, as only the gateway may say
+};
+FieldKind ClassifyField(std::string_view name);
+
+}  // namespace gateway::dataplane::http
+
+#endif  // GATEWAY_DATAPLANE_HTTP_FIELDS_H_
