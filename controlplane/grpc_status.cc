@@ -28,7 +28,7 @@ absl::Status PolicyError(absl::string_view what, const std::vector<v1::PolicyErr
   if (first.size() > kQuotedBytesMax) first.resize(kQuotedBytesMax);
   absl::Status status = absl::InvalidArgumentError(
       errors.size() == 1 ? absl::StrCat(what, ": ", first)
-                         : absl::StrCat(what, ": ", errors.size(), " mistakes; the first: ", first));
+                         : absl::StrCat(what, ": ", errors.size(), " errors; the first: ", first));
   status.SetPayload(kPayload, absl::Cord(all.SerializeAsString()));
   return status;
 }

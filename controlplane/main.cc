@@ -58,7 +58,7 @@ int main(int argc, char** argv) {
   while (true) {
     sigwait(&handled, &signal_number);
     if (sigismember(&ending, signal_number) == 1) break;
-    spdlog::info("{}: nothing to reload; the control plane has no file that it reads again",
+    spdlog::info("{}: nothing to reload; the control plane reads its files at start only",
                  signal_number == SIGHUP    ? "SIGHUP"
                  : signal_number == SIGUSR1 ? "SIGUSR1"
                                             : "SIGUSR2");

@@ -123,7 +123,7 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
                    counts.bytes_sent);
   families.Counter("gateway_controlplane_updates_encoded_total", "Updates serialised, each once for all streams.",
                    counts.updates_encoded);
-  families.Counter("gateway_controlplane_updates_sent_total", "Updates begun on a stream.", counts.updates_sent);
+  families.Counter("gateway_controlplane_updates_sent_total", "Updates started on a stream.", counts.updates_sent);
   families.Counter("gateway_controlplane_streams_refused_total", "Streams beyond the limit.", config.streams_refused());
   families.Gauge("gateway_controlplane_endpoints_version", "The version of the endpoints from Consul.",
                  static_cast<double>(counts.endpoints_version));

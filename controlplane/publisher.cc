@@ -197,7 +197,7 @@ absl::Status Publisher::CheckExpected(uint64_t expected) {
   const uint64_t revision = current()->revision;
   if (expected == 0 || expected == revision) return absl::OkStatus();
   return absl::AbortedError(
-      absl::StrCat("the current revision is ", revision, ", not ", expected, "; nothing was changed, read it again"));
+      absl::StrCat("the current revision is ", revision, ", not ", expected, "; nothing was changed; read it again"));
 }
 
 absl::Status Publisher::Count(absl::Status status) {
@@ -342,10 +342,10 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
       });
       if (!told) mistakes.push_back(std::move(error));
     }
-    return Count(PolicyError("the policy is not valid, nothing was changed", mistakes));
+    return Count(PolicyError("the policy is invalid; nothing was changed", mistakes));
   }
   absl::StatusOr<Commitment> done = Commit(std::move(proposal), request.context(), peer, request.dry_run(),
-                                           "the policy is not valid, nothing was changed");
+                                           "the policy is invalid; nothing was changed");
   if (!done.ok()) return Count(done.status());
   response.set_revision(done->revision);
   for (std::string& warning : done->warnings) response.add_warnings(std::move(warning));
@@ -412,7 +412,7 @@ absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackReque
   if (context.comment().empty()) context.set_comment(absl::StrCat("rollback to revision ", request.revision()));
   absl::StatusOr<Commitment> done =
       Commit(std::move(proposal), context, peer, request.dry_run(),
-             absl::StrCat("revision ", request.revision(), " is not valid now, nothing was changed"));
+             absl::StrCat("revision ", request.revision(), " is not valid any more; nothing was changed"));
   if (!done.ok()) return Count(done.status());
   response.set_revision(done->revision);
   return response;

@@ -535,8 +535,8 @@ absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer
   absl::Status error = impl_->Error(rc, "write to");
   if (sqlite3_get_autocommit(impl_->db) == 0) (void)impl_->Exec("ROLLBACK");  // else SQLite has done it by itself
   if (rc == SQLITE_IOERR_FSYNC || rc == SQLITE_IOERR_DIR_FSYNC) {
-    impl_->broken = absl::UnavailableError(
-        absl::StrCat(error.message(), "; a sync failed, so nothing more is written before a restart"));
+    impl_->broken =
+        absl::UnavailableError(absl::StrCat(error.message(), "; a sync failed, so nothing is written until a restart"));
     return impl_->broken;
   }
   return error;
@@ -572,7 +572,7 @@ absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsBefore(uint64_t be
 absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsAfter(uint64_t after, size_t limit) {
   std::lock_guard lock(impl_->mu);
   if (after + 1 < impl_->oldest) {
-    return absl::OutOfRangeError(absl::StrCat("history begins at revision ", impl_->oldest));
+    return absl::OutOfRangeError(absl::StrCat("history starts at revision ", impl_->oldest));
   }
   Statement row(impl_->db,
                 "SELECT revision, time, actor, comment FROM revisions WHERE revision > ? ORDER BY revision LIMIT ?");
@@ -598,7 +598,7 @@ absl::StatusOr<absl::Time> Store::TimeOf(uint64_t revision) {
   }
   if (revision < impl_->oldest) {
     return absl::OutOfRangeError(
-        absl::StrCat("revision ", revision, " is no longer kept; history begins at revision ", impl_->oldest));
+        absl::StrCat("revision ", revision, " is no longer kept; history starts at revision ", impl_->oldest));
   }
   Statement row(impl_->db, "SELECT time FROM revisions WHERE revision = ?");
   row.Bind(static_cast<int64_t>(revision));

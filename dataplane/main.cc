@@ -133,7 +133,7 @@ class Vigil {
     for (const auto& worker : *workers_) turns_.push_back(worker->loop().last_turn());
     for (const Watchdog::Change& each : watchdog_->Check(std::chrono::steady_clock::now(), turns_)) {
       if (each.stalled) {
-        spdlog::error("worker {} stands still: its loop has not turned for {} ms", each.worker, each.standing.count());
+        spdlog::error("worker {} is stalled: its loop has not run for {} ms", each.worker, each.standing.count());
       } else {
         spdlog::warn("worker {} turns its loop again, after {} ms", each.worker, each.standing.count());
       }
@@ -180,8 +180,8 @@ int CheckPolicy(const v1::Bootstrap& config) {
 }
 
 int Run(int argc, char** argv) {
-  DaemonArguments arguments = ParseDaemonArguments(argc, argv, "gateway-dataplane",
-                                                   "The gateway's proxy: forwards HTTP as its control plane says.");
+  DaemonArguments arguments = ParseDaemonArguments(
+      argc, argv, "gateway-dataplane", "The gateway's proxy: forwards HTTP by the policy of its control plane.");
   if (arguments.check) return CheckPolicy(arguments.config);
   if (arguments.exit_code) return *arguments.exit_code;
   const v1::Bootstrap& config = arguments.config;
@@ -368,7 +368,7 @@ int Run(int argc, char** argv) {
       spdlog::critical("hand-over: {}", std::string(status.message()));
       cause = Cause::kRefused;
     } else {
-      spdlog::warn("hand-over: no word from process {} ({}): this one goes on alone", predecessor->pid(),
+      spdlog::warn("hand-over: process {} does not respond ({}): this process continues alone", predecessor->pid(),
                    std::string(status.message()));
     }
     for (const ListeningSocket& each : listeners->leaving) workers[0]->AcceptLast(each);
@@ -417,11 +417,11 @@ int Run(int argc, char** argv) {
   if (cause == Cause::kSignal) {
     draining = true;
     vigil.LetSignalsEnd();
-    spdlog::info("draining: {} ms more for new connections, then {} ms for what is in flight", drain_delay.count(),
+    spdlog::info("draining: {} ms more for new connections, then {} ms for requests in flight", drain_delay.count(),
                  drain_timeout.count());
   } else {
     if (admin) admin->StopListening();
-    spdlog::info("draining: no new connections, {} ms for what is in flight", drain_timeout.count());
+    spdlog::info("draining: no new connections, {} ms for requests in flight", drain_timeout.count());
   }
   std::atomic<bool> drained{false};
   const auto each_drained = AfterAll(workers.size(), [&] {

@@ -67,8 +67,9 @@ absl::Status AddressSet::Add(std::string_view cidr) {
       bits = -1;
   }
   if (bits < 0 || !ParseIp(host, &network)) {
-    return absl::InvalidArgumentError(Concat(
-        QuoteForMessage(cidr), " is no address or block; expected one like 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32"));
+    return absl::InvalidArgumentError(
+        Concat(QuoteForMessage(cidr),
+               " is not an address or a block; expected one like 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32"));
   }
   if (bits > width) {
     return absl::InvalidArgumentError(

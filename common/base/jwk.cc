@@ -115,7 +115,7 @@ Outcome ReadRsa(const json& object, Jwk key) {
   OSSL_PARAM_BLD_push_BN(builder.get(), OSSL_PKEY_PARAM_RSA_E, e.get());
   key.type = Jwk::Type::kRsa;
   key.key = KeyFromParams("RSA", builder.get());
-  if (key.key == nullptr) return {{}, {}, "it is no RSA key"};
+  if (key.key == nullptr) return {{}, {}, "it is not an RSA key"};
   return {std::move(key), {}, {}};
 }
 
@@ -123,7 +123,7 @@ Outcome ReadEc(const json& object, Jwk key) {
   const std::string* crv = FindString(object, "crv");
   const auto* const curve = std::find_if(kCurves.begin(), kCurves.end(),
                                          [crv](const CurveInfo& each) { return crv != nullptr && each.crv == *crv; });
-  if (curve == kCurves.end()) return {{}, "its curve is none of P-256, P-384 and P-521", {}};
+  if (curve == kCurves.end()) return {{}, "its curve is not P-256, P-384 or P-521", {}};
   const std::string x = BytesOf(object, "x");
   const std::string y = BytesOf(object, "y");
   if (x.size() != curve->coordinate_bytes || y.size() != curve->coordinate_bytes) {
@@ -139,7 +139,7 @@ Outcome ReadEc(const json& object, Jwk key) {
     const KeyContext check(EVP_PKEY_CTX_new_from_pkey(nullptr, key.key.get(), nullptr));
     if (check == nullptr || EVP_PKEY_public_check(check.get()) != 1) key.key = nullptr;
   }
-  if (key.key == nullptr) return {{}, {}, "x and y are no point of its curve"};
+  if (key.key == nullptr) return {{}, {}, "x and y are not a point of its curve"};
   return {std::move(key), {}, {}};
 }
 
@@ -152,7 +152,7 @@ Outcome ReadOkp(const json& object, Jwk key) {
   key.key = {EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, reinterpret_cast<const unsigned char*>(x.data()),
                                          x.size()),
              EVP_PKEY_free};
-  if (key.key == nullptr) return {{}, {}, "it is no Ed25519 key"};
+  if (key.key == nullptr) return {{}, {}, "it is not an Ed25519 key"};
   return {std::move(key), {}, {}};
 }
 
@@ -184,7 +184,7 @@ Outcome ReadKey(const json& object) {
   }
   if (const auto alg = object.find("alg"); alg != object.end()) {
     if (alg->is_string()) key.algorithm = ParseJwsAlgorithm(alg->get_ref<const std::string&>());
-    if (!key.algorithm) return {{}, "its alg is none that is accepted", {}};
+    if (!key.algorithm) return {{}, "its alg is not accepted", {}};
   }
   Outcome outcome;
   if (*kty == "RSA") {
@@ -270,7 +270,7 @@ absl::StatusOr<JwkSet> ParseJwks(std::string_view text, BadJwk bad) {
     const std::string where = Concat("key ", i + 1);
     Outcome outcome;
     if (!object.is_object()) {
-      outcome.bad = "it is no object";
+      outcome.bad = "it is not an object";
     } else {
       outcome.bad = WhyUnsafe(object);
       outcome.unsafe = !outcome.bad.empty();

@@ -81,7 +81,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     if (!error) return Answer();
     keep_ = false;
     if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-      return Write(ErrorReply(http::status::request_header_fields_too_large, "Request head too large"), false);
+      return Write(ErrorReply(http::status::request_header_fields_too_large, "Request header too large"), false);
     }
     if (error == http::error::body_limit || error == http::error::unexpected_body) {
       return Write(ErrorReply(http::status::payload_too_large, "No body is expected"), false);
@@ -225,7 +225,7 @@ absl::StatusOr<std::unique_ptr<MetricsHttp>> MetricsHttp::Listen(const std::stri
   auto impl = std::make_unique<Impl>();
   error_code error;
   asio::ip::address address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
-  if (error) return absl::InvalidArgumentError(fmt::format("metrics listener: '{}' is no IP address", host));
+  if (error) return absl::InvalidArgumentError(fmt::format("metrics listener: '{}' is not an IP address", host));
   tcp::endpoint endpoint(address, port);
   impl->acceptor.open(endpoint.protocol(), error);
   if (!error) impl->acceptor.set_option(asio::socket_base::reuse_address(true), error);

@@ -122,7 +122,7 @@ absl::StatusOr<PasswordHash> PasswordHash::Parse(std::string_view phc) {
     if (dollar == std::string_view::npos) break;
     rest.remove_prefix(dollar + 1);
   }
-  if (parts.size() < 2 || !parts[0].empty()) return Bad("is no PHC string");
+  if (parts.size() < 2 || !parts[0].empty()) return Bad("is not a PHC string");
   PasswordHash hash;
   size_t at = 2;
   if (parts[1] == "scrypt") {
@@ -177,7 +177,7 @@ absl::StatusOr<std::string> HashPassword(std::string_view password, PasswordHash
   if (parameters.salt.empty()) {
     parameters.salt.resize(16);
     if (RAND_bytes(reinterpret_cast<unsigned char*>(parameters.salt.data()), 16) != 1) {
-      return absl::UnavailableError("no random bytes are to be had");
+      return absl::UnavailableError("no random bytes are available");
     }
   }
   if (absl::Status status = CheckCost(parameters); !status.ok()) return status;

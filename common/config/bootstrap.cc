@@ -228,7 +228,7 @@ class Loader {
       auto found = by_name.find(name);
       if (found == by_name.end()) {
         std::string nearest = NearestName(name, names);
-        Problem(fmt::format("environment {}: is no key of the bootstrap file{}", QuoteForMessage(name),
+        Problem(fmt::format("environment {}: is not a key of the bootstrap file{}", QuoteForMessage(name),
                             nearest.empty() ? "" : fmt::format("; did you mean {}?", nearest)));
         continue;
       }
@@ -451,7 +451,7 @@ class Loader {
       }
     }
     if (data.control_planes().empty() && data.policy_files().empty()) {
-      KeyProblem("data_plane.control_planes", "is empty, and so is policy_files: there is no policy to serve");
+      KeyProblem("data_plane.control_planes", "and policy_files are both empty: there is no policy to serve");
     }
     for (int i = 0; i < data.policy_files_size(); ++i) {
       if (data.policy_files(i).empty()) ListProblem("data_plane.policy_files", i, "expected a file, found ''");
@@ -471,7 +471,7 @@ class Loader {
         KeyProblem("data_plane.advertise", "a port from 1 to 65535 is needed");
       } else if (IsAnyAddress(parsed->host) && !parsed->host.empty()) {
         KeyProblem("data_plane.advertise",
-                   fmt::format("{} is no address that others can reach", QuoteForMessage(data.advertise())));
+                   fmt::format("{} is not an address that others can reach", QuoteForMessage(data.advertise())));
       }
     }
   }
@@ -616,7 +616,7 @@ absl::StatusOr<HostPort> ParseHostPort(std::string_view text, bool host_optional
     size_t close = text.find(']');
     if (close == std::string_view::npos) return refuse("']' is missing");
     result.host = std::string(text.substr(1, close - 1));
-    if (!IsIpv6(result.host)) return refuse("what stands in brackets is no IPv6 address");
+    if (!IsIpv6(result.host)) return refuse("the text in brackets is not an IPv6 address");
     port = text.substr(close + 1);
     if (port.empty() || port.front() != ':') return refuse("the port is missing");
     port.remove_prefix(1);
@@ -707,7 +707,7 @@ DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& p
   LoadedBootstrap loaded = LoadBootstrap(arguments.config_file, environment, sets);
   if (!loaded.problems.empty()) {
     for (const std::string& problem : loaded.problems) std::fprintf(stderr, "%s\n", problem.c_str());
-    std::fprintf(stderr, "%s: %zu problem%s with the bootstrap; not started\n", program.c_str(), loaded.problems.size(),
+    std::fprintf(stderr, "%s: %zu error%s in the bootstrap; not started\n", program.c_str(), loaded.problems.size(),
                  loaded.problems.size() == 1 ? "" : "s");
     arguments.exit_code = 2;
     return arguments;

@@ -88,7 +88,7 @@ void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<
     std::error_code error;
     // A pipe could be waited for without end.
     if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
-      refuse(fmt::format("{} is no file", QuoteForMessage(path.string())));
+      refuse(fmt::format("{} is not a file", QuoteForMessage(path.string())));
       continue;
     }
     std::ifstream in(path, std::ios::binary);

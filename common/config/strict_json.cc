@@ -35,10 +35,10 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text) {
     return true;
   };
   nlohmann::json value = nlohmann::json::parse(text.begin(), text.end(), look, /*allow_exceptions=*/false);
-  if (value.is_discarded()) return absl::InvalidArgumentError("it is no JSON");
+  if (value.is_discarded()) return absl::InvalidArgumentError("it is not JSON");
   if (too_deep) return absl::InvalidArgumentError("it nests too deep");
   if (repeated) return absl::InvalidArgumentError("it gives a name twice");
-  if (!value.is_object()) return absl::InvalidArgumentError("it is no JSON object");
+  if (!value.is_object()) return absl::InvalidArgumentError("it is not a JSON object");
   return value;
 }
 

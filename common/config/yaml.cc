@@ -132,7 +132,7 @@ class TreeBuilder : public YAML::EventHandler {
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     input_->Progress(mark);
     auto found = anchors_.find(anchor);
-    if (found == anchors_.end()) throw Refusal{PositionOf(mark), "an alias stands inside of its own anchor"};
+    if (found == anchors_.end()) throw Refusal{PositionOf(mark), "an alias is inside its own anchor"};
     const Part& target = found->second;
     if (ExpectsKey()) {
       if (target.node.kind != YamlNode::Kind::kScalar) throw Refusal{PositionOf(mark), "a key must be a scalar"};
@@ -224,7 +224,7 @@ class TreeBuilder : public YAML::EventHandler {
     // (Not repeated: it may be a password that begins with '!'.)
     YamlProblem& problem = problems_->emplace_back();
     problem.position = PositionOf(mark);
-    problem.message = "tags are not supported; leave it out, or quote a text that begins with '!'";
+    problem.message = "tags are not supported; remove it, or quote a text that starts with '!'";
   }
 
   void SetKey(const std::string& key, YamlPosition position, bool counts) {

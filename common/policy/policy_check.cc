@@ -109,17 +109,17 @@ bool IsReservedField(std::string_view name) {
 }
 
 std::string NoFieldName(std::string_view name) {
-  return fmt::format("{} is no field name; expected letters, digits and !#$%&'*+-.^_`|~, as in X-Tenant",
+  return fmt::format("{} is not a header name; expected letters, digits and !#$%&'*+-.^_`|~, as in X-Tenant",
                      QuoteForMessage(name));
 }
 
 std::string NoCookieName(std::string_view name) {
-  return fmt::format("{} is no cookie's name; expected letters, digits and !#$%&'*+-.^_`|~, as in session_id",
+  return fmt::format("{} is not a cookie name; expected letters, digits and !#$%&'*+-.^_`|~, as in session_id",
                      QuoteForMessage(name));
 }
 
 std::string NoMethod(std::string_view method) {
-  return fmt::format("{} is no method; expected one like GET, of at most 32 bytes", QuoteForMessage(method));
+  return fmt::format("{} is not a method; expected one like GET, of at most 32 bytes", QuoteForMessage(method));
 }
 
 // Methods have a case, as RFC 9110 has it: another one than a client's would never be met.
@@ -146,7 +146,7 @@ void CheckFieldName(const Report& report, const std::string& field, std::string_
 // Of one line that is sent as it stands.
 void CheckPlainText(const Report& report, const std::string& field, const std::string& text) {
   if (text.find("${") != std::string::npos) {
-    report.Add(field, fmt::format("{} has a variable, but is sent as it stands; expected text without ${{",
+    report.Add(field, fmt::format("{} has a variable, but is sent literally; expected text without ${{",
                                   QuoteForMessage(text)));
   } else {
     report.AddIfBad(field, ParseText(text, {}, true, 256).status());
@@ -186,7 +186,7 @@ void CheckQueryEdits(const Report& report, const v1::FieldEdits& edits, const st
     if (map.size() > 64) report.Add(field, fmt::format("has {} entries; at most 64", map.size()));
     for (const auto& [name, value] : map) {
       const std::string at = fmt::format("{}.{}", field, KeyInPath(name));
-      if (name.empty() || name.size() > 256) report.Add(at, "is no name in a query; expected one of 1 to 256 bytes");
+      if (name.empty() || name.size() > 256) report.Add(at, "is not a query parameter name; expected 1 to 256 bytes");
       report.AddIfBad(at, ParseText(value, variables, true, kFieldValueBytesMax).status());
     }
   };
@@ -258,7 +258,7 @@ void CheckBalancer(const Report& report, const std::string& field, const v1::Loa
     }
     if (!session.path().empty() &&
         (session.path()[0] != '/' || !IsTargetText(session.path()) || session.path().find(';') != std::string::npos)) {
-      report.Add(field + ".session.path", fmt::format("{} is no cookie's path; expected one like /shop, without a ';'",
+      report.Add(field + ".session.path", fmt::format("{} is not a cookie path; expected one like /shop, without a ';'",
                                                       QuoteForMessage(session.path())));
     }
   }
@@ -271,7 +271,8 @@ void CheckHealthCheck(const Report& report, const std::string& field, const v1::
     report.Add(field, "of type tcp has no path, host or statuses");
   }
   if (!check.path().empty() && (check.path()[0] != '/' || !IsTargetText(check.path()) || check.path().size() > 2048)) {
-    report.Add(field + ".path", fmt::format("{} is no path; expected one like /health", QuoteForMessage(check.path())));
+    report.Add(field + ".path",
+               fmt::format("{} is not a path; expected one like /health", QuoteForMessage(check.path())));
   }
   for (int i = 0; i < check.statuses_size(); ++i) {
     if (check.statuses(i) < 200 || check.statuses(i) > 599) {
@@ -290,8 +291,8 @@ void CheckOutlier(const Report& report, const std::string& field, const v1::Outl
 
 void CheckService(const Report& report, const v1::Service& service) {
   if (service.has_consul() == (service.static__size() > 0)) {
-    report.Add("", service.has_consul() ? "has both consul and static; exactly one says where its endpoints are"
-                                        : "needs one of consul and static, which says where its endpoints are");
+    report.Add("", service.has_consul() ? "has both consul and static; exactly one must define its endpoints"
+                                        : "needs consul or static, to define its endpoints");
   }
   if (service.has_consul()) {
     const v1::ConsulSource& consul = service.consul();
@@ -394,7 +395,7 @@ std::string NeverInPath(std::string_view literal) {
       const std::string_view escape = rest.substr(0, 3);
       const auto is_hex = [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); };
       if (!std::all_of(escape.begin() + 1, escape.end(), is_hex)) {
-        return "has a '%' without two hex digits; expected %25 where it is meant literally";
+        return "has a '%' without two hex digits; expected %25 for a literal one";
       }
       if (escape.size() < 3) return "";  // what follows may complete it
       const PathError error = NormalizePath(Concat("/x", escape), /*reject_encoded_slashes=*/false, &normal);
@@ -434,11 +435,10 @@ void CheckSubstitution(const Report& report, const v1::RegexRewrite& regex) {
     ++i;
   }
   if (!text.empty() && text.front() != '/' && text.front() != '\\' && MatchesAtStartOnly(regex.pattern())) {
-    report.Add(
-        "rewrite.regex.substitution",
-        fmt::format("{} does not begin with '/', though it takes the place of the path's beginning; expected one "
-                    "like {}",
-                    QuoteForMessage(text), QuoteForMessage(Concat("/", text))));
+    report.Add("rewrite.regex.substitution",
+               fmt::format("{} does not start with '/', but replaces the start of the path; expected one "
+                           "like {}",
+                           QuoteForMessage(text), QuoteForMessage(Concat("/", text))));
   }
 }
 
@@ -448,7 +448,8 @@ void CheckRewrite(const Report& report, const v1::Route& route) {
   const int paths = static_cast<int>(!rewrite.prefix().empty()) + static_cast<int>(!rewrite.template_().empty()) +
                     static_cast<int>(rewrite.has_regex());
   if (paths > 1)
-    report.Add("rewrite", "has more than one of prefix, template and regex, which say what the service sees");
+    report.Add("rewrite",
+               "has more than one of prefix, template and regex; one defines the path that the service sees");
   if (paths == 0 && rewrite.host().empty()) {
     report.Add("rewrite", "is empty; expected prefix, template, regex or host");
   }
@@ -466,8 +467,8 @@ void CheckRewrite(const Report& report, const v1::Route& route) {
     const std::unique_ptr<const re2::RE2> pattern = CompileRegex(rewrite.regex().pattern());
     std::string why;
     if (!pattern->ok()) {
-      report.Add("rewrite.regex.pattern",
-                 fmt::format("{} is no RE2 regex: {}", QuoteForMessage(rewrite.regex().pattern()), pattern->error()));
+      report.Add("rewrite.regex.pattern", fmt::format("{} is not an RE2 regex: {}",
+                                                      QuoteForMessage(rewrite.regex().pattern()), pattern->error()));
     } else if (!pattern->CheckRewriteString(rewrite.regex().substitution(), &why)) {
       report.Add("rewrite.regex.substitution", why);
     } else {
@@ -515,7 +516,7 @@ void CheckConsulServiceRoute(const Report& report, const v1::Route& route) {
 void CheckLimitList(const Report& report, const google::protobuf::RepeatedPtrField<std::string>& names) {
   for (int i = 0; i < names.size(); ++i) {
     if (names[i] == kNone && names.size() > 1) {
-      report.Add(At("rate_limits", i), "'none' stands alone");
+      report.Add(At("rate_limits", i), "'none' must be the only entry");
     } else if (std::find(names.begin(), names.begin() + i, names[i]) != names.begin() + i) {
       report.Add(At("rate_limits", i), fmt::format("{} comes twice", QuoteForMessage(names[i])));
     }
@@ -561,12 +562,12 @@ void CheckRedirect(const Report& report, const v1::Route& route) {
                     static_cast<int>(!redirect.template_().empty());
   if (paths > 1) report.Add("redirect", "has more than one of path, prefix and template");
   if (paths == 0 && redirect.host().empty() && redirect.scheme().empty()) {
-    report.Add("redirect", "leads back to where it came from; expected scheme, host, path, prefix or template");
+    report.Add("redirect", "redirects to the same URL; expected scheme, host, path, prefix or template");
   }
   if (!redirect.path().empty() && (redirect.path()[0] != '/' || redirect.path().starts_with("//") ||
                                    !IsTargetText(redirect.path()) || redirect.path().size() > 4096)) {
     report.Add("redirect.path",
-               fmt::format("{} is no path; expected one like /new, of at most 4096 bytes, with what is "
+               fmt::format("{} is not a path; expected one like /new, of at most 4096 bytes, with what is "
                            "not ASCII percent-encoded",
                            QuoteForMessage(redirect.path())));
   }
@@ -581,7 +582,7 @@ void CheckRedirect(const Report& report, const v1::Route& route) {
     const std::string_view field = !redirect.path().empty()     ? "redirect.path"
                                    : !redirect.prefix().empty() ? "redirect.prefix"
                                                                 : "redirect.template";
-    report.Add(field, "leads back to where it came from; expected another path, or a scheme or a host beside it");
+    report.Add(field, "redirects to the same URL; expected another path, or a scheme or a host beside it");
   }
 }
 
@@ -597,7 +598,7 @@ void CheckRespond(const Report& report, const v1::Route& route) {
   CheckHeaderMap(report, "respond.headers", respond.headers(), variables);
   for (const auto& [name, value] : respond.headers()) {
     if (absl::AsciiStrToLower(name) == "content-type") {
-      report.Add(fmt::format("respond.headers.{}", KeyInPath(name)), "has a field of its own: respond.content_type");
+      report.Add(fmt::format("respond.headers.{}", KeyInPath(name)), "has its own setting: respond.content_type");
     }
   }
 }
@@ -633,7 +634,7 @@ void CheckRoute(const Report& report, const v1::Route& route) {
   if (route.has_redirect() || route.has_respond()) {
     const std::string_view what = route.has_redirect() ? "redirect" : "respond";
     const auto refuse = [&](bool given, std::string_view field) {
-      if (given) report.Add(field, fmt::format("means nothing beside {}", what));
+      if (given) report.Add(field, fmt::format("has no effect together with {}", what));
     };
     refuse(route.has_rewrite(), "rewrite");
     refuse(route.mirror_size() > 0, "mirror");
@@ -686,7 +687,7 @@ void CheckBreaker(const Report& report, const v1::CircuitBreaker& breaker) {
     report.Add("max_sleep_window", fmt::format("is shorter than sleep_window ({} ms)", sleep.count()));
   }
   if (breaker.has_slow_call_percent_threshold() && !breaker.has_slow_call_duration()) {
-    report.Add("slow_call_percent_threshold", "needs slow_call_duration, which says what is slow");
+    report.Add("slow_call_percent_threshold", "needs slow_call_duration, which defines a slow call");
   }
 }
 
@@ -696,7 +697,7 @@ void CheckRetry(const Report& report, const v1::Retry& retry) {
     if (!AddRetryCondition(retry.conditions(i), &scratch)) {
       const std::string near = NearestName(retry.conditions(i), {"connect_failure", "reset", "timeout", "5xx"});
       report.Add(At("conditions", i),
-                 fmt::format("{} is no condition; {}", QuoteForMessage(retry.conditions(i)),
+                 fmt::format("{} is not a condition; {}", QuoteForMessage(retry.conditions(i)),
                              near.empty() ? "expected connect_failure, reset, timeout, 5xx, or a status from 400 to 599"
                                           : fmt::format("did you mean {}?", QuoteForMessage(near))));
     }
@@ -733,7 +734,7 @@ void CheckJwt(const Report& report, const std::string& field, const v1::JwtAuth&
       } else if ((!url.starts_with("https://") && !loopback) || !IsTargetText(url) || url.size() > 2048 ||
                  after >= url.size()) {
         report.Add(field + ".jwks.url",
-                   fmt::format("{} is no URL to get keys from; expected https://... (http:// of this host only)",
+                   fmt::format("{} is not a URL to fetch keys from; expected https://... (http:// of this host only)",
                                QuoteForMessage(url)));
       } else if (loopback) {
         const std::string_view host = std::string_view(url).substr(7);
@@ -815,7 +816,7 @@ void CheckConsumer(const Report& report, const v1::Consumer& consumer) {
     const std::string& group = consumer.groups(i);
     if (group.empty() || group.size() > 128 || !IsTargetText(group) || group.find(',') != std::string::npos) {
       report.Add(At("groups", i),
-                 fmt::format("{} is no group's name; expected 1 to 128 characters, none of them a space, a comma or "
+                 fmt::format("{} is not a group name; expected 1 to 128 characters without a space, a comma or "
                              "beyond ASCII",
                              QuoteForMessage(group)));
     }
@@ -830,7 +831,7 @@ void CheckConsumer(const Report& report, const v1::Consumer& consumer) {
               return absl::ascii_isxdigit(static_cast<unsigned char>(c));
             })) {
           report.Add(field + ".api_key_sha256",
-                     "is no SHA-256 in hexadecimal (64 digits); `gatewayctl hash api-key` makes one of a key");
+                     "is not a SHA-256 in hexadecimal (64 digits); `gatewayctl hash api-key` makes one from a key");
         }
         break;
       }
@@ -859,7 +860,7 @@ void CheckConsumer(const Report& report, const v1::Consumer& consumer) {
 void CheckCors(const Report& report, const v1::Cors& cors) {
   for (int i = 0; i < cors.origins_size(); ++i) {
     if (cors.origins(i) == "*") {
-      if (cors.origins_size() > 1) report.Add(At("origins", i), "'*' stands alone");
+      if (cors.origins_size() > 1) report.Add(At("origins", i), "'*' must be the only entry");
       if (cors.credentials()) report.Add(At("origins", i), "'*' never goes with credentials; name the origins");
       continue;
     }
@@ -872,7 +873,7 @@ void CheckCors(const Report& report, const v1::Cors& cors) {
   const auto check = [&report](const std::string& field, const google::protobuf::RepeatedPtrField<std::string>& names) {
     for (int i = 0; i < names.size(); ++i) {
       if (names[i] == "*") {
-        if (names.size() > 1) report.Add(At(field, i), "'*' stands alone");
+        if (names.size() > 1) report.Add(At(field, i), "'*' must be the only entry");
       } else if (field == "methods") {
         CheckMethodName(report, At(field, i), names[i]);
       } else if (!IsToken(names[i])) {
@@ -884,7 +885,7 @@ void CheckCors(const Report& report, const v1::Cors& cors) {
   check("headers", cors.headers());
   check("expose_headers", cors.expose_headers());
   if (cors.credentials() && cors.expose_headers_size() > 0 && cors.expose_headers(0) == "*") {
-    report.Add("expose_headers[0]", "'*' means nothing to a browser with credentials; name the fields");
+    report.Add("expose_headers[0]", "'*' has no meaning for browsers with credentials; list the headers");
   }
 }
 

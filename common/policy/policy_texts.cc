@@ -52,7 +52,7 @@ absl::StatusOr<LimitKey> ParseLimitKey(std::string_view text) {
   }
   const std::string near = NearestName(text, {"client_ip", "path", "host", "route", "service", "consumer"});
   return absl::InvalidArgumentError(
-      fmt::format("{} is no key; {}", QuoteForMessage(text),
+      fmt::format("{} is not a key; {}", QuoteForMessage(text),
                   near.empty() ? "expected client_ip, path, header:NAME, host, route, service, consumer or claim:NAME"
                                : fmt::format("did you mean {}?", QuoteForMessage(near))));
 }
@@ -119,7 +119,7 @@ absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<
     } else if (word.starts_with("path.")) {
       if (word == "path.**") {
         return absl::InvalidArgumentError(
-            "'path.**' is no variable: what ** stands for has no name; expected a {name} of match.path.template, or "
+            "'path.**' is not a variable: ** has no name; expected a {name} of match.path.template, or "
             "path");
       }
       const auto found = std::find(variables.begin(), variables.end(), word.substr(5));
@@ -131,7 +131,7 @@ absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<
       piece.variable = static_cast<int>(found - variables.begin());
     } else {
       return absl::InvalidArgumentError(fmt::format(
-          "{} is no variable; expected client_ip, request_id, consumer, host, path, method, route or path.NAME",
+          "{} is not a variable; expected client_ip, request_id, consumer, host, path, method, route or path.NAME",
           QuoteForMessage(word)));
     }
     if (!literal.empty()) pieces.push_back({.kind = Kind::kLiteral, .literal = std::exchange(literal, {})});

@@ -121,8 +121,8 @@ void RestoreSecrets(const v1::Resource* current, v1::Resource* resource, std::ve
           error.set_field(path);
           error.set_message(
               current == nullptr
-                  ? "is redacted, and there is no such resource yet whose secret could stay; expected the secret"
-                  : "is redacted, and is none of the secrets that this resource has; expected the secret itself");
+                  ? "is redacted, but there is no such resource yet to take the secret from; expected the secret"
+                  : "is redacted, but is not one of the secrets of this resource; expected the secret itself");
           errors->push_back(std::move(error));
         });
 }

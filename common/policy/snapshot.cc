@@ -369,7 +369,7 @@ class SnapshotCompiler {
       for (const auto& [name, value] : edits) {
         if (!absl::StartsWithIgnoreCase(name, "access-control-")) continue;
         report.Add(fmt::format("{}.{}", field, KeyInPath(name)),
-                   fmt::format("is written by Cors/{} already: say it there, or give this route `cors: none`", cors));
+                   fmt::format("is already set by Cors/{}: set it there, or give this route `cors: none`", cors));
       }
     };
     check("response_headers.set", route.response_headers().set());
@@ -571,7 +571,7 @@ class SnapshotCompiler {
     for (const auto& [issuer, consumers] : strange) {
       const std::string more = consumers.second == 0 ? "" : fmt::format(" (and {} more credentials)", consumers.second);
       result_.warnings.push_back(
-          fmt::format("Consumer/{}: no Auth has a jwt method with the issuer {}, so its token is nobody's{}",
+          fmt::format("Consumer/{}: no Auth has a jwt method with the issuer {}, so its token is never accepted{}",
                       consumers.first, QuoteForMessage(issuer), more));
     }
   }
@@ -608,7 +608,7 @@ class SnapshotCompiler {
         result_.warnings.push_back(
             fmt::format("RateLimit/{}: any client can write {} as it likes, and so be in another bucket with each "
                         "request; client_ip "
-                        "takes the address from it where server.trusted_proxies says whom to believe",
+                        "takes the address from it for server.trusted_proxies",
                         limit.name(), key.name));
       }
       policy.mode = limit.mode() == v1::RateLimit::SHADOW ? v1::RateLimit::SHADOW : v1::RateLimit::ENFORCE;

@@ -72,7 +72,7 @@ absl::StatusOr<std::vector<std::string>> ReadToken(const std::string& token, siz
   std::string text;
   std::vector<std::string> read;
   if (absl::WebSafeBase64Unescape(token, &text)) read = absl::StrSplit(text, '|');
-  if (read.size() != words) return absl::InvalidArgumentError("page_token: not one that this call gave");
+  if (read.size() != words) return absl::InvalidArgumentError("page_token: not one that this call returned");
   return read;
 }
 

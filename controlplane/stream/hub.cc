@@ -409,7 +409,7 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
 
 absl::Status Hub::Settle(Lane* lane, uint64_t to, absl::string_view what) {
   if (lane->in_flight == nullptr || lane->in_flight->to != to || lane->next_chunk != lane->in_flight->chunks.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("an answer to ", what, " ", to, ", which is not in flight"));
+    return absl::InvalidArgumentError(absl::StrCat("a response to ", what, " ", to, ", which is not in flight"));
   }
   lane->in_flight = nullptr;
   lane->settled = to;

@@ -212,7 +212,7 @@ void KeyFetcher::Impl::Take(const std::string& url, absl::StatusOr<std::string> 
                      keys->skipped.empty() ? "" : Concat("; not used: ", keys->skipped[0]));
         if (!keys->unsafe.empty()) {
           spdlog::warn(
-              "the keys of {}: {}; it is used for nothing, and whoever has seen it can sign as its issuer where "
+              "the keys of {}: {}; it is not used, and anyone who has seen it can sign as its issuer where "
               "others use it",
               url, keys->unsafe[0]);
         }
@@ -275,14 +275,14 @@ absl::StatusOr<std::string> FetchUrl(const std::string& url, milliseconds timeou
   curl_easy_setopt(curl.get(), CURLOPT_ERRORBUFFER, why);
   const CURLcode code = curl_easy_perform(curl.get());
   if (code == CURLE_WRITE_ERROR) {
-    return absl::InvalidArgumentError(Concat("the answer is larger than ", JwkSet::kTextBytesMax >> 10, " KiB"));
+    return absl::InvalidArgumentError(Concat("the response is larger than ", JwkSet::kTextBytesMax >> 10, " KiB"));
   }
   if (code != CURLE_OK) {
     return absl::UnavailableError(why[0] != '\0' ? why : curl_easy_strerror(code));
   }
   long status = 0;
   curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
-  if (status != 200) return absl::UnavailableError(Concat("the answer is ", status, ", not 200"));
+  if (status != 200) return absl::UnavailableError(Concat("the response is ", status, ", not 200"));
   return text;
 }
 

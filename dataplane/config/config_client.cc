@@ -224,7 +224,7 @@ prometheus::MetricFamily Metric(const char* name, const char* help, prometheus::
 // The errors of a set of files, each where it stands.
 absl::Status PolicyFilesError(const std::vector<PolicyProblem>& problems) {
   std::string text =
-      fmt::format("data_plane.policy_files: {} problem{}", problems.size(), problems.size() == 1 ? "" : "s");
+      fmt::format("data_plane.policy_files: {} error{}", problems.size(), problems.size() == 1 ? "" : "s");
   for (const PolicyProblem& problem : problems) text += "\n" + problem.ToString();
   return absl::InvalidArgumentError(text);
 }
@@ -460,7 +460,7 @@ struct ConfigClient::Impl {
     const SteadyTime now = SteadyClock::now();
     if (stream == nullptr && reconnect_at && !standing_by && now >= *reconnect_at) BeginStream();
     if (stream != nullptr && !welcomed && now >= stream_begin + kWelcomeWait) {
-      BreakStream(fmt::format("no answer within {} s", kWelcomeWait.count()));
+      BreakStream(fmt::format("no response within {} s", kWelcomeWait.count()));
     }
     if (reports() && now >= report_at) SendReport(now);
     if (!retired.empty() && now >= sweep_at) {
@@ -530,7 +530,8 @@ struct ConfigClient::Impl {
           "configuration: the stream from the control plane {} has ended ({}), and is left to the next process",
           address, why);
     } else if (was_welcomed || !away_told) {
-      spdlog::warn("configuration: no stream from the control plane {}: {}; serving what is known", address, why);
+      spdlog::warn("configuration: no stream from the control plane {}: {}; serving the last configuration", address,
+                   why);
       away_told = true;
     } else {
       spdlog::debug("configuration: control plane {}: {}; next try in {} ms", address, why, delay.count());
@@ -700,7 +701,7 @@ struct ConfigClient::Impl {
       absl::MutexLock lock(&stats_mutex);
       ++(nack.endpoints_epoch().empty() ? stats.policy_rejected : stats.endpoints_rejected);
     }
-    spdlog::error("configuration: revision {} is refused, {} stays ({} problems)",
+    spdlog::error("configuration: revision {} is rejected, {} stays ({} errors)",
                   nack.endpoints_epoch().empty() ? nack.revision() : nack.endpoints_version(), hello.revision(),
                   nack.rejections_size());
     for (size_t i = 0; i < std::min<size_t>(kLoggedProblemsMax, static_cast<size_t>(nack.rejections_size())); ++i) {
@@ -968,7 +969,7 @@ std::vector<prometheus::MetricFamily> ConfigClient::Families() const {
 
   prometheus::MetricFamily updates;
   updates.name = "gateway_config_updates_total";
-  updates.help = "Updates received whole, by what they were of and what became of them.";
+  updates.help = "Updates received in full, by kind and result.";
   updates.type = MetricType::Counter;
   const auto count = [&updates](const char* kind, const char* result, uint64_t value) {
     prometheus::ClientMetric metric;

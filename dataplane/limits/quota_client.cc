@@ -212,7 +212,7 @@ struct QuotaClient::Impl {
       BeginStream(now);
     }
     if (stream != nullptr && tables.empty()) return EndStream();  // nothing to lease any more
-    if (stream != nullptr && !up && now - stream_begin >= kWelcomeWait) return BreakStream("no answer in time");
+    if (stream != nullptr && !up && now - stream_begin >= kWelcomeWait) return BreakStream("no response in time");
     if (stream != nullptr && up && now - heard >= kLeaseTtl) return BreakStream("it is silent");
     if (now >= collected + (up && (Live() || more) ? Tick() : SteadyClock::duration(kIdleInterval)) ||
         (woken && now >= collected + WokenInterval())) {

@@ -298,7 +298,7 @@ Task<void> RedisStore::Read() {
     const bool owing = next_reply_ < next_slot_;
     const TimePoint until = owing ? SlotAt(next_reply_).sent + kSilenceMax : loop_->now() + std::chrono::hours(1);
     if (until <= loop_->now() || write_failed_) {
-      why_ = "it does not answer";
+      why_ = "it does not respond";
       co_return;
     }
     if (co_await socket_->Readable(until) == Wait::kCancelled) {
@@ -449,7 +449,7 @@ bool RedisStore::Feed(const char* data, size_t size) {
 bool RedisStore::TakeReply() {
   const std::string_view text(reply_.text.data(), reply_.text_size);
   if (next_reply_ == next_slot_) {
-    why_ = Concat("it says what nobody asked for: ", text);
+    why_ = Concat("it sent an unsolicited reply: ", text);
     return false;
   }
   const Slot slot = SlotAt(next_reply_++);
@@ -463,7 +463,7 @@ bool RedisStore::TakeReply() {
     state_ = State::kReady;
     counters_.up.store(true, std::memory_order_relaxed);
     Increment(counters_.connects);
-    if (std::exchange(told_, false)) spdlog::info("redis at {} answers again", directory_->name());
+    if (std::exchange(told_, false)) spdlog::info("redis at {} responds again", directory_->name());
     return true;
   }
   if (reply_.error && text.starts_with("NOSCRIPT")) {
@@ -496,7 +496,7 @@ bool RedisStore::TakeReply() {
       usable = false;
     } else if (!text.starts_with("NOSCRIPT") && loop_->now() - warned_at_ >= kWarnPause) {
       warned_at_ = loop_->now();
-      spdlog::warn("redis at {} refuses to count: {}", directory_->name(), text);
+      spdlog::warn("redis at {} rejects calls: {}", directory_->name(), text);
     }
   } else if (slot.call != nullptr && reply_.count == 3 * slot.call->limits_.size()) {
     decided = true;
@@ -548,7 +548,7 @@ void RedisStore::Fail(std::string_view why) {
   state_ = State::kPaused;
   counters_.up.store(false, std::memory_order_relaxed);
   if (!std::exchange(told_, true)) {
-    spdlog::warn("redis at {}: {}; until it is back, limits of scope redis do as their on_unavailable says",
+    spdlog::warn("redis at {}: {}; until it is back, limits of scope redis apply their on_unavailable",
                  directory_->name(), why);
   }
   connected_ = false;
@@ -573,7 +573,7 @@ std::vector<prometheus::MetricFamily> RedisFamilies(std::span<const RedisStore* 
   prometheus::MetricFamily up{
       "gateway_redis_up", "Workers that are connected to Redis, of those that asked for it", MetricType::Gauge, {}};
   prometheus::MetricFamily calls{"gateway_redis_calls_total",
-                                 "Calls of limits of scope redis: answered, timeout (20 ms), error (Redis said so), "
+                                 "Calls for limits of scope redis: answered, timeout (20 ms), error (from Redis), "
                                  "unavailable (not connected, or behind a reply that is overdue)",
                                  MetricType::Counter,
                                  {}};

@@ -173,7 +173,7 @@ Task<bool> Exchange::ReadHead() {
     const Wait wait = co_await client_->socket.Readable(deadline);
     if (wait == Wait::kTimeout) {
       reason_ = Reason::kRequestTimeout;
-      detail_ = "the head did not arrive in time";
+      detail_ = "the header did not arrive in time";
     } else if (wait == Wait::kCancelled) {
       client_->EndGone();
       input.Reset();
@@ -292,7 +292,7 @@ Task<void> Exchange::Handle() {
   if (route.redirect != nullptr) co_return co_await Redirect(*route.redirect);
   if (route.respond != nullptr) co_return co_await Respond(*route.respond);
   if (route.rewrite_regex != nullptr && !RewriteByRegex()) {
-    co_return co_await Refuse(Reason::kInternal, "rewrite.regex made what is no path");
+    co_return co_await Refuse(Reason::kInternal, "rewrite.regex did not produce a path");
   }
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
   if (service_->bulkhead != nullptr) {
@@ -769,7 +769,7 @@ Task<Exchange::Attempt> Exchange::Converse(UpstreamConnection* upstream, std::op
     if (upstream->socket.cancelled()) co_return EndOfWait(Wait::kCancelled);
     attempt.reason = Reason::kUpstreamReset;
     attempt.detail =
-        any_byte ? "the connection ended inside the answer's head" : "the connection ended before an answer";
+        any_byte ? "the connection ended inside the response header" : "the connection ended before a response";
     attempt.stale = upstream->reused && !any_byte;
     co_return attempt;
   }
@@ -830,7 +830,7 @@ Exchange::Attempt Exchange::EndOfWait(Wait wait) const {
   if (wait == Wait::kTimeout) {
     const bool deadline = OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout;
     attempt.reason = deadline ? Reason::kRequestDeadline : Reason::kUpstreamTimeout;
-    attempt.detail = OutOfTime() ? kMaxDurationDetail : "no answer in time";
+    attempt.detail = OutOfTime() ? kMaxDurationDetail : "no response in time";
     return attempt;
   }
   switch (upload_) {

@@ -349,7 +349,7 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
         if (wait == Wait::kReady) continue;
         if (wait == Wait::kTimeout && !OutOfTime()) {
           attempt.reason = Reason::kUpstreamTimeout;
-          attempt.detail = "the answer stopped";
+          attempt.detail = "the response stalled";
         } else {
           const Attempt end = EndOfWait(wait);
           attempt.reason = end.reason;
@@ -361,7 +361,7 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
         ended = true;
       } else {
         attempt.reason = Reason::kUpstreamReset;
-        attempt.detail = "the answer was cut off";
+        attempt.detail = "the response was cut off";
         truncated = true;
         break;
       }

@@ -76,7 +76,8 @@ bool ClientConnection::CountAddress() {
   if (counted_) return true;
   worker_->metrics().Add(WorkerGauge::kConnectionsRefusedTotal, 1);
   if (worker_->MayWarn(Worker::Warning::kAddressConnectionsMax)) {
-    spdlog::warn("a connection of {} is refused: it has {} already (server.max_connections_per_address)", peer_ip, max);
+    spdlog::warn("a connection from {} is rejected: it has {} already (server.max_connections_per_address)", peer_ip,
+                 max);
   }
   return false;
 }
@@ -111,7 +112,7 @@ Task<bool> ClientConnection::ReadProxyHeader(ProxyHeaderMode mode) {
     }
     worker_->metrics().Add(WorkerGauge::kBadRequestsTotal, 1);
     if (worker_->MayWarn(Worker::Warning::kProxyHeader))
-      spdlog::warn("a connection of the trusted proxy {} is refused: {}", peer_ip, detail);
+      spdlog::warn("a connection from the trusted proxy {} is rejected: {}", peer_ip, detail);
     co_await RefuseAndLinger(kProxyHeaderExpected);
     co_return false;
   }

@@ -71,7 +71,7 @@ std::optional<std::string_view> TakeUntil(char end, std::string_view* rest) {
 absl::Status Invalid(std::string_view what) { return absl::InvalidArgumentError(AbslView(what)); }
 
 absl::Status Failed(std::string_view what) {
-  if (errno == EAGAIN) return absl::DeadlineExceededError("no answer in time");
+  if (errno == EAGAIN) return absl::DeadlineExceededError("no response in time");
   return absl::UnavailableError(Concat(what, ": ", std::strerror(errno)));
 }
 
@@ -197,7 +197,7 @@ std::string FormatHandoverMessage(const HandoverMessage& message) {
 absl::StatusOr<HandoverMessage> ParseHandoverMessage(std::string_view text) {
   if (text.size() > HandoverMessage::kBytesMax) return Invalid("a message is too long");
   const auto unprintable = [](char c) { return c != '\n' && (c < ' ' || c > '~'); };
-  if (std::any_of(text.begin(), text.end(), unprintable)) return Invalid("a message is no text");
+  if (std::any_of(text.begin(), text.end(), unprintable)) return Invalid("a message is not text");
   std::optional<std::string_view> line = TakeUntil('\n', &text);
   if (!line) return Invalid("a message has no whole line");
   int version = 0;
@@ -230,7 +230,7 @@ absl::StatusOr<HandoverMessage> ParseHandoverMessage(std::string_view text) {
     } else if (*key == "last") {
       message.last = value != "no";
     } else if (*key == "revision") {
-      if (!absl::SimpleAtoi(AbslView(value), &message.revision)) return Invalid("a revision that is no number");
+      if (!absl::SimpleAtoi(AbslView(value), &message.revision)) return Invalid("a revision that is not a number");
     } else if (*key == "socket") {
       const std::optional<std::string_view> word = TakeUntil(' ', &value);
       const auto role = word ? ValueOf(kRoles, *word) : std::nullopt;
@@ -249,7 +249,7 @@ absl::StatusOr<std::unique_ptr<HandoverServer>> HandoverServer::Start(Options op
   const auto address = AddressOf(beside);
   if (!address.ok()) return address.status();
   struct stat there {};
-  if (lstat(path.c_str(), &there) == 0 && !S_ISSOCK(there.st_mode)) return Invalid(Concat(path, " is no socket"));
+  if (lstat(path.c_str(), &there) == 0 && !S_ISSOCK(there.st_mode)) return Invalid(Concat(path, " is not a socket"));
   server->listener_ = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   server->stop_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (server->listener_ < 0 || server->stop_ < 0) return Failed("no socket");
@@ -300,7 +300,7 @@ void HandoverServer::Run() {
 void HandoverServer::RefuseOthers() {
   const int other = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (other < 0) return;
-  spdlog::warn("hand-over: a second process that asks for one is refused");
+  spdlog::warn("hand-over: rejected a second process that asked for one");
   Dismiss(other, "another hand-over is under way");
   close(other);
 }
@@ -338,16 +338,16 @@ absl::Status HandoverServer::SendSockets(int peer) {
 // One process that asks. True: it has taken over.
 bool HandoverServer::Serve(int peer) {
   const auto refuse = [peer](std::string_view reason) {
-    spdlog::warn("hand-over: refused: {}", reason);
+    spdlog::warn("hand-over: rejected: {}", reason);
     Dismiss(peer, reason);
     return false;
   };
   const auto who = CheckPeer(peer);
   if (!who.ok()) return refuse(std::string(who.status().message()));
-  if (AwaitPeer(peer, SteadyClock::now() + kStepPatience) != Wake::kPeer) return refuse("nothing was asked for");
+  if (AwaitPeer(peer, SteadyClock::now() + kStepPatience) != Wake::kPeer) return refuse("no request arrived");
   auto message = ReceiveMessage(peer, nullptr);
   if (!message.ok()) return refuse(std::string(message.status().message()));
-  if (message->kind != Kind::kTake) return refuse("a hand-over begins with 'take'");
+  if (message->kind != Kind::kTake) return refuse("a hand-over starts with 'take'");
 
   spdlog::info("hand-over: process {} asks for {} sockets", who->pid, options_.sockets.size());
   if (options_.under_way) options_.under_way(true);
@@ -376,7 +376,7 @@ bool HandoverServer::Serve(int peer) {
   }
   if (message->kind != Kind::kServing) {
     Dismiss(peer, "'serving' was expected");
-    return go_on("it says something else than 'serving'");
+    return go_on("it sent something else than 'serving'");
   }
   HandoverMessage draining;
   draining.kind = Kind::kDraining;
@@ -426,7 +426,7 @@ absl::Status Predecessor::Receive(HandoverMessage* message, std::vector<int>* de
   auto received = ReceiveMessage(fd_, descriptors);
   if (!received.ok()) return received.status();
   if (received->kind == Kind::kRefused) {
-    return absl::FailedPreconditionError(Concat("process ", pid_, " refuses: ", received->reason));
+    return absl::FailedPreconditionError(Concat("process ", pid_, " rejects it: ", received->reason));
   }
   *message = *std::move(received);
   return absl::OkStatus();
@@ -444,7 +444,7 @@ absl::Status Predecessor::Ask() {
     absl::Cleanup close_rest = [&descriptors] {
       for (const int each : descriptors) close(each);
     };
-    if (message.kind != Kind::kSockets) return Invalid("an answer without sockets");
+    if (message.kind != Kind::kSockets) return Invalid("a response without sockets");
     while (!descriptors.empty()) {
       const auto& line = message.sockets[message.sockets.size() - descriptors.size()];
       auto socket = InspectListener(descriptors[0]);
@@ -477,7 +477,7 @@ absl::Status Predecessor::Succeed(const std::string& name) {
     return absl::IsFailedPrecondition(said) ? said : absl::UnavailableError("it is gone");
   }
   absl::Status status = Receive(&message, nullptr);
-  if (status.ok() && message.kind != Kind::kDraining) return absl::UnavailableError("it answers something else");
+  if (status.ok() && message.kind != Kind::kDraining) return absl::UnavailableError("it sent something else");
   if (status.ok() || absl::IsFailedPrecondition(status)) return status;
   return absl::UnavailableError(status.message());
 }

@@ -218,12 +218,12 @@ absl::StatusOr<PassedSocket> InspectListener(int fd) {
   int type = 0;
   socklen_t length = sizeof type;
   if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0) {
-    return absl::InvalidArgumentError(errno == EBADF ? "is not open" : "is no socket");
+    return absl::InvalidArgumentError(errno == EBADF ? "is not open" : "is not a socket");
   }
-  if (type != SOCK_STREAM) return absl::InvalidArgumentError("is no stream socket");
+  if (type != SOCK_STREAM) return absl::InvalidArgumentError("is not a stream socket");
   if (getsockname(fd, reinterpret_cast<sockaddr*>(&passed.address), &passed.length) != 0 ||
       (passed.address.ss_family != AF_INET && passed.address.ss_family != AF_INET6)) {
-    return absl::InvalidArgumentError("is no socket of IPv4 or IPv6");
+    return absl::InvalidArgumentError("is not an IPv4 or IPv6 socket");
   }
   if (Option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 0) {
     return absl::InvalidArgumentError(Concat("is a socket at ", AddressText(passed.address), " that does not listen"));

@@ -45,8 +45,8 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
   MetricFamily overflowed{
       "gateway_rate_limit_overflowed_total", "Requests counted in a limit's overflow bucket", MetricType::Counter, {}};
   MetricFamily limited{"gateway_rate_limit_requests_total",
-                       "What limits decided: allowed, refused, or would have refused (a shadow). Of several that are "
-                       "checked together, those that would have allowed what another one refused count nothing",
+                       "Decisions of limits: allowed, refused, or would have refused (a shadow). When several are "
+                       "checked together and one of them refuses, the others count nothing",
                        MetricType::Counter,
                        {}};
   const auto add_result = [&limited](const std::string& limit, const char* result, uint64_t count) {
@@ -143,10 +143,11 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
 std::vector<MetricFamily> PasswordFamilies(const PasswordPool& passwords) {
   const PasswordPool::Stats stats = passwords.stats();
   if (stats.checks + stats.remembered + stats.overloaded == 0) return {};
-  MetricFamily checks{"gateway_password_checks_total",
-                      "Passwords: checked against their hash, remembered from before, or refused by a full queue",
-                      MetricType::Counter,
-                      {}};
+  MetricFamily checks{
+      "gateway_password_checks_total",
+      "Passwords: checked against their hash, found in the cache, or rejected because the queue was full",
+      MetricType::Counter,
+      {}};
   AddRow(&checks, "result", "checked", static_cast<double>(stats.checks));
   AddRow(&checks, "result", "remembered", static_cast<double>(stats.remembered));
   AddRow(&checks, "result", "overloaded", static_cast<double>(stats.overloaded));

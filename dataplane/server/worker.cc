@@ -203,7 +203,7 @@ bool Worker::Accept(Listener* listener, bool all) {
       metrics_->Add(WorkerGauge::kClientConnectionsTotal, 1);
       if (counts().connections.load(std::memory_order_relaxed) >= options().max_connections) {
         if (MayWarn(Warning::kConnectionsMax))
-          spdlog::warn("worker {} refuses connections: server.max_connections are open", index_);
+          spdlog::warn("worker {} rejects connections: server.max_connections are open", index_);
         RefuseConnection(fd);
         continue;
       }

@@ -26,7 +26,7 @@ struct RequestRecord {
   std::string_view policy;                    // "RateLimit/per-client": whose decision it was
   int status = 0;
   Reason reason = Reason::kNone;
-  std::string_view detail;  // e.g. "bare LF in the head"; may be empty
+  std::string_view detail;  // e.g. "bare LF in the header"; may be empty
   std::chrono::nanoseconds duration{};
   std::chrono::nanoseconds upstream_duration{-1};  // from the upstream's head sent to its answer's head; below 0: none
   uint64_t bytes_in = 0, bytes_out = 0;            // bodies and heads, of the client's connection

@@ -104,20 +104,20 @@ constexpr std::array<GaugeInfo, static_cast<size_t>(WorkerGauge::kCount)> kGauge
     {"gateway_upstream_connects_total", MetricType::Counter, "Connections opened to endpoints."},
     {"gateway_upstream_reuses_total", MetricType::Counter, "Requests sent on a pooled connection."},
     {"gateway_requests_in_flight", MetricType::Gauge, "Requests being served."},
-    {"gateway_received_bytes_total", MetricType::Counter, "Bytes received from clients, heads and bodies."},
-    {"gateway_sent_bytes_total", MetricType::Counter, "Bytes sent to clients, heads and bodies."},
+    {"gateway_received_bytes_total", MetricType::Counter, "Bytes received from clients, headers and bodies."},
+    {"gateway_sent_bytes_total", MetricType::Counter, "Bytes sent to clients, headers and bodies."},
     {"gateway_buffer_bytes", MetricType::Gauge, "Bytes of relay buffers and pipes in use."},
     {"gateway_accept_errors_total", MetricType::Counter, "Connections that could not be accepted."},
-    {"gateway_bad_requests_total", MetricType::Counter, "Requests refused before a route was looked for."},
+    {"gateway_bad_requests_total", MetricType::Counter, "Requests rejected before routing."},
     {"gateway_upgraded_connections", MetricType::Gauge, "Connections that have changed their protocol (WebSocket)."},
     {"gateway_upgraded_connections_total", MetricType::Counter, "Connections that changed their protocol."},
     {"gateway_connections_refused_total", MetricType::Counter,
-     "Connections refused by max_connections or max_connections_per_address."},
+     "Connections rejected by max_connections or max_connections_per_address."},
     {"gateway_retries_total", MetricType::Counter, "Requests sent again, on another connection or endpoint."},
     {"gateway_retries_over_budget_total", MetricType::Counter, "Retries that their budget did not allow."},
-    {"gateway_mirrored_total", MetricType::Counter, "Copies of requests that were begun."},
+    {"gateway_mirrored_total", MetricType::Counter, "Copies of requests that were started."},
     {"gateway_mirrors_failed_total", MetricType::Counter,
-     "Copies that no answer came to: no connection, a reset, a time-out."},
+     "Copies without a response: no connection, a reset, a timeout."},
     {"gateway_mirrors_dropped_total", MetricType::Counter,
      "Copies that were not sent: no endpoint, too many under way, or too long a body."},
     {"gateway_spliced_bytes_total", MetricType::Counter,
@@ -347,14 +347,13 @@ void MetricsRegistry::AddSource(std::function<std::vector<MetricFamily>()> sourc
 std::vector<MetricFamily> MetricsRegistry::Collect() const {
   MetricFamily requests =
       FamilyOf("api_requests_total", "Requests, rejected ones too; path is the route's pattern.", MetricType::Counter);
-  MetricFamily times =
-      FamilyOf("api_response_time_seconds", "From a request's head to the end of its answer.", MetricType::Histogram);
+  MetricFamily times = FamilyOf("api_response_time_seconds", "From the request header to the end of the response.",
+                                MetricType::Histogram);
   MetricFamily errors = FamilyOf("api_errors_total",
-                                 "Requests that the gateway answered itself, by its reason; upstream_5xx: the service "
-                                 "answered with 500 or above.",
+                                 "Requests that the gateway rejected, by reason; upstream_5xx: the service "
+                                 "responded with 500 or above.",
                                  MetricType::Counter);
-  MetricFamily successes =
-      FamilyOf("api_successes_total", "Requests that the service answered below 500.", MetricType::Counter);
+  MetricFamily successes = FamilyOf("api_successes_total", "Requests with a response below 500.", MetricType::Counter);
   std::vector<std::function<std::vector<MetricFamily>()>> sources;
   {
     absl::ReaderMutexLock lock(&impl_->mutex);
@@ -424,7 +423,7 @@ int OpenDescriptors() {
 
 std::vector<MetricFamily> ProcessFamilies(std::string_view component) {
   std::vector<MetricFamily> families;
-  MetricFamily build = FamilyOf("gateway_build_info", "1; the labels say which build this is.", MetricType::Gauge);
+  MetricFamily build = FamilyOf("gateway_build_info", "1; the labels identify the build.", MetricType::Gauge);
   build.metric.push_back(
       MetricOf(MetricType::Gauge, 1, {{"version", kVersion}, {"component", std::string(component)}}));
   families.push_back(std::move(build));

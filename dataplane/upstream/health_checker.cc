@@ -174,25 +174,25 @@ struct HealthChecker::Impl {
     std::array<iovec, 1> parts = {{{const_cast<char*>(request.data()), request.size()}}};
     uint64_t sent = 0;
     const Io written = co_await socket.WriteRest(parts, policy->timeout, &sent, deadline);
-    if (written == Io::kAgain) co_return std::string("no answer in time");
+    if (written == Io::kAgain) co_return std::string("no response in time");
     std::string answer;
     http1::ResponseReader reader;
     for (;;) {
       const size_t before = answer.size();
       answer.resize(std::min(before + 4096, kAnswerBytesMax));
-      if (answer.size() == before) co_return std::string("the answer's head is too large");
+      if (answer.size() == before) co_return std::string("the response header is too large");
       size_t moved = 0;
       const Io io = socket.Read(answer.data() + before, answer.size() - before, &moved);
       answer.resize(before + moved);
       if (io == Io::kAgain) {
         const Wait wait = co_await socket.Readable(deadline);
-        if (wait == Wait::kTimeout) co_return std::string("no answer in time");
+        if (wait == Wait::kTimeout) co_return std::string("no response in time");
         if (wait == Wait::kCancelled && moved == 0 && socket.cancelled()) {
-          co_return std::string("the connection ended before an answer");
+          co_return std::string("the connection ended before a response");
         }
         continue;
       }
-      if (io != Io::kDone) co_return std::string("the connection ended before an answer");
+      if (io != Io::kDone) co_return std::string("the connection ended before a response");
       http1::ResponseHead head;
       using Result = http1::ResponseReader::Result;
       Result result = reader.Read(answer.data(), answer.size(), &head);
@@ -201,7 +201,7 @@ struct HealthChecker::Impl {
         result = reader.Read(answer.data(), answer.size(), &head);
       }
       if (result == Result::kMore) continue;
-      if (result == Result::kRejected) co_return std::string("the answer is not HTTP");
+      if (result == Result::kRejected) co_return std::string("the response is not HTTP");
       const auto status = static_cast<uint32_t>(head.status);
       const auto& expected = policy->statuses;
       const bool passes =

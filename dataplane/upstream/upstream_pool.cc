@@ -56,8 +56,8 @@ void UpstreamPool::Distrust(Endpoint* endpoint) {
   const int64_t until = (loop_->now() + kDistrust).time_since_epoch().count();
   const int64_t before = endpoint->distrusted_until.exchange(until, std::memory_order_relaxed);
   if (before >= loop_->now().time_since_epoch().count()) return;
-  spdlog::warn("endpoint {} sent bytes that belong to no answer: its connections are not reused for {} s",
-               endpoint->name, kDistrust.count());
+  spdlog::warn("endpoint {} sent unsolicited bytes: its connections are not reused for {} s", endpoint->name,
+               kDistrust.count());
 }
 
 void UpstreamPool::Keep(std::unique_ptr<UpstreamConnection> connection, std::chrono::milliseconds idle_timeout) {

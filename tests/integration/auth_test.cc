@@ -477,13 +477,13 @@ TEST(Auth, SecretsStayWhereTheyAre) {
   renamed.replace(renamed.find("name: acme"), 10, "name: copy");
   applied = control.Ctl({"apply", "-f", "-"}, renamed);
   EXPECT_EQ(applied.exit.code, 3);
-  EXPECT_THAT(applied.err, HasSubstr("is redacted, and there is no such resource"));
+  EXPECT_THAT(applied.err, HasSubstr("is redacted, but there is no such resource"));
   EXPECT_THAT(applied.err, HasSubstr("credentials[0].api_key_sha256"));
   std::string other = changed;
   other.replace(other.find("redacted:") + 9, 4, "0000");
   applied = control.Ctl({"apply", "-f", "-"}, other);
   EXPECT_EQ(applied.exit.code, 3);
-  EXPECT_THAT(applied.err, HasSubstr("none of the secrets"));
+  EXPECT_THAT(applied.err, HasSubstr("not one of the secrets"));
   // The same key of two consumers names both.
   applied = control.Ctl({"apply", "-f", "-"}, Consumer("twin", KeyCredential("k-1")));
   EXPECT_EQ(applied.exit.code, 3);

@@ -143,13 +143,12 @@ TEST(Fleet, AllMistakesOfALargeSetAreToldAndCounted) {
     }
     return std::pair(lines, refused.err.substr(refused.err.rfind("gatewayctl:")));
   };
-  EXPECT_EQ(refused_lines(1000),
-            std::pair(size_t{1000}, std::string("gatewayctl: the policy is invalid: 1000 mistakes; "
-                                                "nothing was changed\n")));
+  EXPECT_EQ(refused_lines(1000), std::pair(size_t{1000}, std::string("gatewayctl: the policy is invalid: 1000 errors; "
+                                                                     "nothing was changed\n")));
   // More than fit into one answer are counted all the same.
   const auto [lines, end] = refused_lines(20'000);
   EXPECT_GT(lines, 3000u);
-  EXPECT_EQ(end, Concat("gatewayctl: the policy is invalid: 20000 mistakes, of which ", 20'000 - lines,
+  EXPECT_EQ(end, Concat("gatewayctl: the policy is invalid: 20000 errors, of which ", 20'000 - lines,
                         " are not shown; nothing was changed\n"));
 }
 

@@ -544,7 +544,7 @@ TEST_F(Proxy, AnEndpointThatTalksOutOfTurnIsNotReused) {
     EXPECT_EQ(response->body, "mine");
   }
   EXPECT_EQ(upstream_->connections(), 4);
-  EXPECT_TRUE(gateway_->process().WaitForLine("belong to no answer").has_value());
+  EXPECT_TRUE(gateway_->process().WaitForLine("unsolicited bytes").has_value());
 }
 
 TEST_F(Proxy, AnEndpointThatGivesNoLeaveToSendABodyIsLate) {

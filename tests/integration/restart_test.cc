@@ -293,7 +293,7 @@ TEST_F(Restart, WhatSystemdPassesMustBeListeningSockets) {
     close(fd);
     return said;
   };
-  EXPECT_THAT(refusal(SOCK_DGRAM, true), HasSubstr("LISTEN_FDS: descriptor 3 is no stream socket"));
+  EXPECT_THAT(refusal(SOCK_DGRAM, true), HasSubstr("LISTEN_FDS: descriptor 3 is not a stream socket"));
   EXPECT_THAT(refusal(SOCK_STREAM, true), HasSubstr("that does not listen"));
 }
 
@@ -412,7 +412,7 @@ TEST_F(Restart, APredecessorThatIsKilledLeavesItsSocketsToItsSuccessor) {
   const auto response = waiting.ReadResponse();
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->status, 200);
-  EXPECT_TRUE(next.process().WaitForLine("goes on alone"));
+  EXPECT_TRUE(next.process().WaitForLine("continues alone"));
 }
 
 TEST_F(Restart, GarbageAtTheHandoverSocketIsRefusedAndHarmsNothing) {
@@ -435,7 +435,7 @@ TEST_F(Restart, GarbageAtTheHandoverSocketIsRefusedAndHarmsNothing) {
   EXPECT_THAT(say("gateway-handover 1 serving\n"), HasSubstr("refused"));
   EXPECT_THAT(say(std::string(100'000, 'a')), HasSubstr("too long"));
   EXPECT_THAT(say(std::string("\0\xff\n", 3)), HasSubstr("refused"));
-  EXPECT_TRUE(gateway->process().WaitForLine("hand-over: refused: version 2"));
+  EXPECT_TRUE(gateway->process().WaitForLine("hand-over: rejected: version 2"));
   EXPECT_EQ(Ready(*gateway), 200);
   EXPECT_TRUE(Fetch(gateway->port(), "GET", "/svc").ok());
   const auto next = TakeOver();

@@ -51,7 +51,7 @@ class CommandTree {
         ->type_name("auto|always|never");
     app_.fallthrough();  // global flags may also follow the command
 
-    CLI::App* apply = Add("apply", "Add and replace policy, all of it or nothing; never deletes", ctl::Apply, R"(
+    CLI::App* apply = Add("apply", "Add and replace policy, all or nothing; never deletes", ctl::Apply, R"(
   gatewayctl apply -f policy.yaml --wait --comment "raise the limit"
   gatewayctl get route orders -o yaml | sed s/30s/10s/ | gatewayctl apply -f -)");
     AddFiles(apply, options);
@@ -77,7 +77,7 @@ class CommandTree {
         ->type_name("KEY=VALUE");
 
     CLI::App* describe =
-        Add("describe", "Tell everything about one resource: who changed it, what it resolves to", ctl::Describe, R"(
+        Add("describe", "Show everything about one resource: who changed it, what it resolves to", ctl::Describe, R"(
   gatewayctl describe route orders
   gatewayctl describe route orders --effective
   gatewayctl describe service/orders -o json)");
@@ -96,7 +96,7 @@ class CommandTree {
 
     Add("export", "Print all policy as one stream of YAML, ready to apply", ctl::Export, R"(
   gatewayctl export > policy.yaml)")
-        ->add_flag("--all", options->all, "Also what is built in");
+        ->add_flag("--all", options->all, "Also built-in resources");
 
     CLI::App* history = Add("history", "List revisions, the newest first", ctl::History, R"(
   gatewayctl history
@@ -104,7 +104,7 @@ class CommandTree {
     AddTarget(history, options, /*required=*/false);
     history->add_option("--limit", options->limit, "At most so many; 0: all")->capture_default_str()->type_name("N");
 
-    AddRevision(Add("show", "Show a revision: who made it, and what it changed", ctl::Show, R"(
+    AddRevision(Add("show", "Show a revision: who made it and what it changed", ctl::Show, R"(
   gatewayctl show 7
   gatewayctl show 7 -o yaml > as-it-was.yaml)"),
                 options, /*required=*/true);
@@ -215,7 +215,7 @@ class CommandTree {
   }
 
   static void AddChange(CLI::App* command, Options* options) {
-    command->add_flag("--dry-run", options->dry_run, "Check and say what would change; store nothing");
+    command->add_flag("--dry-run", options->dry_run, "Check and show what would change; store nothing");
     command->add_flag("--wait", options->wait, "Until every data plane serves it; exit 7 if that does not happen");
     command->add_option("--comment", options->comment, "Why, for history")->type_name("TEXT");
     command->add_option("--actor", options->actor, "Who, for history; default: user@host")->type_name("TEXT");
@@ -234,7 +234,7 @@ class CommandTree {
         ->check([](const std::string& text) {
           uint64_t revision = 0;
           const bool valid = absl::SimpleAtoi(text, &revision) && revision >= 1 && revision <= uint64_t{INT64_MAX};
-          return valid ? std::string() : absl::StrCat("'", text, "' is no revision; expected a number from history");
+          return valid ? std::string() : absl::StrCat("'", text, "' is not a revision; expected a number from history");
         })
         ->type_name("REVISION");
   }

@@ -103,7 +103,7 @@ absl::Status AdminClient::Translate(const grpc::Status& status) const {
       }
       return absl::UnavailableError(absl::StrCat("the control plane at ", server_, " is unavailable: ", message));
     case grpc::StatusCode::DEADLINE_EXCEEDED:
-      return absl::UnavailableError(absl::StrCat("cannot reach the control plane at ", server_, ": no answer within ",
+      return absl::UnavailableError(absl::StrCat("cannot reach the control plane at ", server_, ": no response within ",
                                                  absl::FormatDuration(timeout_)));
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
       // gRPC's own, of either side: "Received message larger than max (150000000 vs. 134217728)".
@@ -226,8 +226,7 @@ absl::StatusOr<v1::RolloutResponse> AdminClient::GetRollout(uint64_t revision) {
   v1::RolloutResponse further;
   while (reader->Read(&further)) response = further;
   if (absl::Status status = Translate(reader->Finish()); !status.ok()) return status;
-  if (!answered)
-    return absl::InternalError(absl::StrCat("the control plane at ", server_, " said nothing of a rollout"));
+  if (!answered) return absl::InternalError(absl::StrCat("the control plane at ", server_, " reported no rollout"));
   reached_ = true;
   return response;
 }

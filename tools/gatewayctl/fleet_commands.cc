@@ -122,7 +122,7 @@ ExitCode Breakers(Session& session) {
       session.out() << row.data_plane() << "/" << row.breaker().service() << "\n";
     }
   } else if (breakers->breakers().empty()) {
-    session.err() << "no data plane has told of a breaker"
+    session.err() << "no data plane reports a breaker"
                   << (session.options.name.empty() ? "" : absl::StrCat(" in front of '", session.options.name, "'"))
                   << "\n";
   } else {
@@ -144,7 +144,7 @@ ExitCode Limits(Session& session) {
       session.out() << row.data_plane() << "/" << row.limit().name() << "\n";
     }
   } else if (limits->limits().empty()) {
-    session.err() << "no data plane has told of a limit"
+    session.err() << "no data plane reports a limit"
                   << (session.options.name.empty() ? "" : absl::StrCat(" '", session.options.name, "'")) << "\n";
   } else {
     session.out() << RenderLimits(*limits);

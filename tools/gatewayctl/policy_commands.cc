@@ -47,7 +47,7 @@ ExitCode Refuse(Session& session, std::string_view what, std::vector<PolicyProbl
                    [&](const PolicyProblem& a, const PolicyProblem& b) { return rank(a) < rank(b); });
   for (const PolicyProblem& problem : problems) session.err() << problem.ToString() << "\n";
   const size_t all = problems.size() + left_out;
-  session.err() << "gatewayctl: " << what << " is invalid: " << all << (all == 1 ? " mistake" : " mistakes");
+  session.err() << "gatewayctl: " << what << " is invalid: " << all << (all == 1 ? " error" : " errors");
   if (left_out > 0) session.err() << ", of which " << left_out << " are not shown";
   session.err() << "; nothing was changed\n";
   return kInvalidPolicy;

@@ -480,7 +480,7 @@ void AppendKeys(const std::string& title, const std::vector<ResourceKey>& keys, 
                                          : "",
                     "\n");
   }
-  if (keys.empty()) *out += "  nothing\n";
+  if (keys.empty()) *out += "  none\n";
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ ExitCode Hash(Session& session) {
   std::string text;
   if (session.options.secret_kind == "api-key") {
     // Fields of a request come without spaces around them.
-    if (secret.front() == ' ' || secret.back() == ' ') return refuse("the key begins or ends with a space");
+    if (secret.front() == ' ' || secret.back() == ' ') return refuse("the key starts or ends with a space");
     text = Hex(Sha256(secret));
   } else {
     PasswordHash parameters;

@@ -227,7 +227,7 @@ service: nowhere
 timeout: -1s
 END
   ctl apply -f "$state/invalid.yaml" > "$state/refused" 2>&1 || rc=$?
-  saw="exit code $rc, $(grep -cE 'invalid.yaml:[0-9]+:[0-9]+' "$state/refused") mistakes named"
+  saw="exit code $rc, $(grep -cE 'invalid.yaml:[0-9]+:[0-9]+' "$state/refused") errors named"
   [ "$rc" = 3 ] && [ "$(grep -cE 'invalid.yaml:[0-9]+:[0-9]+' "$state/refused")" = 5 ] && [ "$(current_revision)" = "$revision" ] ||
     { saw+=": $(paste -sd '|' "$state/refused")"; return 1; }
 }

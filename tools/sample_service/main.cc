@@ -624,10 +624,10 @@ Example:
 int Main(int argc, char** argv) {
   Options options;
   std::string delay = "0s", drain = "500ms";
-  CLI::App app("A small HTTP service that answers, slows down and fails on request.", "sample-service");
+  CLI::App app("A small HTTP service that responds, slows down and fails on request.", "sample-service");
   app.footer(kFooter);
   app.set_version_flag("--version", absl::StrCat("sample-service ", kVersion));
-  app.add_option("--name", options.name, "The service's name, in answers and in Consul")->capture_default_str();
+  app.add_option("--name", options.name, "The service's name, in responses and in Consul")->capture_default_str();
   app.add_option("--id", options.id, "This instance's name; default: NAME-PORT");
   app.add_option("--listen", options.listen, "HOST:PORT to listen on; port 0 takes a free one and prints it")
       ->capture_default_str();
@@ -638,8 +638,8 @@ int Main(int argc, char** argv) {
   app.add_option("--weight", options.weight, "The weight in Consul while passing")
       ->check(CLI::Range(1, 65535))
       ->capture_default_str();
-  app.add_option("--delay", delay, "Every answer comes this much later")->capture_default_str();
-  app.add_option("--fail-every", options.fail_every, "Every Nth answer fails; 0: none")->capture_default_str();
+  app.add_option("--delay", delay, "Delay of every response")->capture_default_str();
+  app.add_option("--fail-every", options.fail_every, "Every Nth response fails; 0: none")->capture_default_str();
   app.add_option("--fail-status", options.fail_status, "The status of those")
       ->check(CLI::Range(200, 599))
       ->capture_default_str();

@@ -205,7 +205,7 @@ std::string_view PathErrorMessage(PathError error) {
     case PathError::kNone:
       return "";
     case PathError::kNotAbsolute:
-      return "The path does not begin with a slash";
+      return "The path does not start with a slash";
     case PathError::kBadEscape:
       return "The path has an incomplete percent-escape";
     case PathError::kForbiddenByte:

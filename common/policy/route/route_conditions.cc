@@ -273,7 +273,7 @@ std::string RouteConditions::Contradiction() const {
     return fmt::format("it asks for the header {} and for its absence", QuoteForMessage(v->name));
   }
   if (const Value* v = find(query, [](const Value& a, const Value& b) { return a.Excludes(b); })) {
-    return fmt::format("what it asks of the query parameter {} excludes itself", QuoteForMessage(v->name));
+    return fmt::format("its conditions on the query parameter {} contradict each other", QuoteForMessage(v->name));
   }
   return {};
 }

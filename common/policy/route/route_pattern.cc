@@ -61,7 +61,7 @@ std::unique_ptr<const RE2> CompileRegex(const std::string& pattern) {
 
 absl::Status CheckPathPattern(std::string_view path) {
   if (path.empty() || path.front() != '/') {
-    return absl::InvalidArgumentError(fmt::format("{} does not begin with '/'", QuoteForMessage(path)));
+    return absl::InvalidArgumentError(fmt::format("{} does not start with '/'", QuoteForMessage(path)));
   }
   if (absl::Status status = CheckPathSize(path); !status.ok()) return status;
   std::string normal;
@@ -88,7 +88,7 @@ absl::Status CheckPathPattern(std::string_view path) {
     case PathError::kEncodedDotSegment:
     case PathError::kEncodedSlash:
       return absl::InvalidArgumentError(
-          fmt::format("{} can never match: requests with such a path are answered 400", QuoteForMessage(path)));
+          fmt::format("{} can never match: requests with such a path are rejected with 400", QuoteForMessage(path)));
   }
   if (normal != path) {
     return absl::InvalidArgumentError(fmt::format("{} can never match: routes see normalised paths; write {}",
@@ -99,7 +99,7 @@ absl::Status CheckPathPattern(std::string_view path) {
 
 absl::StatusOr<std::vector<TemplateSegment>> ParseTemplate(std::string_view text) {
   if (text.empty() || text.front() != '/') {
-    return absl::InvalidArgumentError(fmt::format("{} does not begin with '/'", QuoteForMessage(text)));
+    return absl::InvalidArgumentError(fmt::format("{} does not start with '/'", QuoteForMessage(text)));
   }
   if (absl::Status status = CheckPathSize(text); !status.ok()) return status;
   std::vector<TemplateSegment> segments;
@@ -116,7 +116,7 @@ absl::StatusOr<std::vector<TemplateSegment>> ParseTemplate(std::string_view text
       ++variables;
       continue;
     }
-    if (part == "*") return absl::InvalidArgumentError("'*' is no segment of a template; write {name} for one segment");
+    if (part == "*") return absl::InvalidArgumentError("'*' is not a template segment; write {name} for one segment");
     if (part.find_first_of("{}") == std::string_view::npos) {
       segments.push_back({TemplateSegment::Kind::kLiteral, std::string(part)});
       literal_path += part;
@@ -164,7 +164,7 @@ absl::Status CheckHost(std::string_view host) {
     char text[INET6_ADDRSTRLEN];
     if (inet_pton(AF_INET6, inner.c_str(), &address) != 1 ||
         inet_ntop(AF_INET6, &address, text, sizeof text) == nullptr) {
-      return absl::InvalidArgumentError(fmt::format("{} is no IPv6 address", QuoteForMessage(host)));
+      return absl::InvalidArgumentError(fmt::format("{} is not an IPv6 address", QuoteForMessage(host)));
     }
     if (inner != text) {
       return absl::InvalidArgumentError(
@@ -174,7 +174,7 @@ absl::Status CheckHost(std::string_view host) {
   }
   if (host.find(':') != std::string_view::npos) {
     return absl::InvalidArgumentError(
-        fmt::format("{} is no host name; it has no port, and IPv6 addresses stand in brackets", QuoteForMessage(host)));
+        fmt::format("{} is not a host name; it has no port, and IPv6 addresses need brackets", QuoteForMessage(host)));
   }
   if (host.back() == '.')
     return absl::InvalidArgumentError(fmt::format("{} ends in a dot; leave it out", QuoteForMessage(host)));
@@ -189,10 +189,10 @@ absl::Status CheckHost(std::string_view host) {
             });
   }
   if (!valid) {
-    return absl::InvalidArgumentError(
-        fmt::format("{} is no host name; expected labels of letters, digits, '-' and '_' with dots between them, as in "
-                    "api.example.org",
-                    QuoteForMessage(host)));
+    return absl::InvalidArgumentError(fmt::format(
+        "{} is not a host name; expected labels of letters, digits, '-' and '_' with dots between them, as in "
+        "api.example.org",
+        QuoteForMessage(host)));
   }
   return absl::OkStatus();
 }
@@ -217,7 +217,7 @@ absl::Status CheckHostPattern(std::string_view pattern) {
 absl::Status CheckMethod(std::string_view method) {
   if (!IsToken(method) || method.size() > 32) {
     return absl::InvalidArgumentError(
-        fmt::format("{} is no method; expected a name like GET", QuoteForMessage(method)));
+        fmt::format("{} is not a method; expected a name like GET", QuoteForMessage(method)));
   }
   const std::string upper = absl::AsciiStrToUpper(std::string(method));
   if (upper != method) {
@@ -237,7 +237,8 @@ absl::Status CheckRegex(const std::string& pattern) {
   }
   const std::unique_ptr<const RE2> regex = CompileRegex(pattern);
   if (!regex->ok())
-    return absl::InvalidArgumentError(fmt::format("{} is no RE2 regex: {}", QuoteForMessage(pattern), regex->error()));
+    return absl::InvalidArgumentError(
+        fmt::format("{} is not an RE2 regex: {}", QuoteForMessage(pattern), regex->error()));
   return absl::OkStatus();
 }
 
@@ -316,7 +317,7 @@ void CheckRouteMatch(const v1::RouteMatch& match, ReportField report) {
     const std::string field = fmt::format("headers[{}]", i);
     if (!header.name().empty() && (!IsToken(header.name()) || header.name().size() > 256)) {
       report(field + ".name",
-             fmt::format("{} is no field name; expected a name like X-Tenant", QuoteForMessage(header.name())));
+             fmt::format("{} is not a header name; expected a name like X-Tenant", QuoteForMessage(header.name())));
     }
     if (header.has_exact() &&
         (HasControl(header.exact()) ||

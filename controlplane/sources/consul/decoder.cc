@@ -15,7 +15,7 @@ using Json = nlohmann::json;
 
 // Size, nesting and number of values, by one look at the text: the parsed form takes many times the text's memory.
 absl::Status CheckShape(std::string_view text) {
-  if (text.size() > kAnswerBytesMax) return absl::ResourceExhaustedError("the answer is longer than 64 MiB");
+  if (text.size() > kAnswerBytesMax) return absl::ResourceExhaustedError("the response is longer than 64 MiB");
   size_t depth = 0, values = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -35,7 +35,7 @@ absl::Status CheckShape(std::string_view text) {
       case '[':
       case '{':
         ++values;
-        if (++depth > kAnswerDepthMax) return absl::InvalidArgumentError("the answer nests too deeply");
+        if (++depth > kAnswerDepthMax) return absl::InvalidArgumentError("the response nests too deeply");
         break;
       case ']':
       case '}':
@@ -48,14 +48,14 @@ absl::Status CheckShape(std::string_view text) {
         break;
     }
   }
-  if (values > kAnswerValuesMax) return absl::ResourceExhaustedError("the answer holds more than 4,000,000 values");
+  if (values > kAnswerValuesMax) return absl::ResourceExhaustedError("the response has more than 4,000,000 values");
   return absl::OkStatus();
 }
 
 absl::StatusOr<Json> Parse(std::string_view text) {
   if (absl::Status shape = CheckShape(text); !shape.ok()) return shape;
   Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) return absl::InvalidArgumentError("the answer is not JSON");
+  if (json.is_discarded()) return absl::InvalidArgumentError("the response is not JSON");
   return json;
 }
 
@@ -119,15 +119,15 @@ absl::Status WrongEntry(size_t index, const char* what) {
 absl::Status DecodeInstance(const Json& entry, size_t index, v1::Instance* out) {
   const Json* node = Member(entry, "Node");
   const Json* service = Member(entry, "Service");
-  if (node == nullptr || !node->is_object()) return WrongEntry(index, "Node is no object");
-  if (service == nullptr || !service->is_object()) return WrongEntry(index, "Service is no object");
+  if (node == nullptr || !node->is_object()) return WrongEntry(index, "Node is not an object");
+  if (service == nullptr || !service->is_object()) return WrongEntry(index, "Service is not an object");
 
   const std::string *node_name, *id, *name, *address, *node_address;
-  if (!ReadString(*node, "Node", &node_name) || node_name->empty()) return WrongEntry(index, "Node.Node is no name");
-  if (!ReadString(*service, "ID", &id)) return WrongEntry(index, "Service.ID is no string");
-  if (!ReadString(*service, "Service", &name)) return WrongEntry(index, "Service.Service is no string");
-  if (!ReadString(*service, "Address", &address)) return WrongEntry(index, "Service.Address is no string");
-  if (!ReadString(*node, "Address", &node_address)) return WrongEntry(index, "Node.Address is no string");
+  if (!ReadString(*node, "Node", &node_name) || node_name->empty()) return WrongEntry(index, "Node.Node is not a name");
+  if (!ReadString(*service, "ID", &id)) return WrongEntry(index, "Service.ID is not a string");
+  if (!ReadString(*service, "Service", &name)) return WrongEntry(index, "Service.Service is not a string");
+  if (!ReadString(*service, "Address", &address)) return WrongEntry(index, "Service.Address is not a string");
+  if (!ReadString(*node, "Address", &node_address)) return WrongEntry(index, "Node.Address is not a string");
   const std::string& key = id->empty() ? *name : *id;
   if (key.empty()) return WrongEntry(index, "Service has neither ID nor name");
   if (node_name->size() + 1 + key.size() > kIdBytesMax) return WrongEntry(index, "Service.ID is too long");
@@ -135,11 +135,11 @@ absl::Status DecodeInstance(const Json& entry, size_t index, v1::Instance* out) 
 
   auto health = v1::Instance::PASSING;
   if (const Json* checks = Member(entry, "Checks")) {
-    if (!checks->is_array()) return WrongEntry(index, "Checks is no list");
+    if (!checks->is_array()) return WrongEntry(index, "Checks is not a list");
     for (const Json& check : *checks) {
       const std::string *check_id, *status;
       if (!check.is_object() || !ReadString(check, "CheckID", &check_id) || !ReadString(check, "Status", &status)) {
-        return WrongEntry(index, "Checks holds something that is no check");
+        return WrongEntry(index, "Checks has an entry that is not a check");
       }
       const auto of_check = HealthOf(*check_id, *status);
       if (Rank(of_check) > Rank(health)) health = of_check;
@@ -172,10 +172,10 @@ absl::Status DecodeInstance(const Json& entry, size_t index, v1::Instance* out) 
   }
 
   if (const Json* tags = Member(*service, "Tags")) {
-    if (!tags->is_array()) return WrongEntry(index, "Service.Tags is no list");
+    if (!tags->is_array()) return WrongEntry(index, "Service.Tags is not a list");
     for (const Json& tag : *tags) {
       const auto* text = tag.get_ptr<const std::string*>();
-      if (text == nullptr) return WrongEntry(index, "Service.Tags holds something that is no string");
+      if (text == nullptr) return WrongEntry(index, "Service.Tags has an entry that is not a string");
       if (text->size() > kTagBytesMax || static_cast<size_t>(out->tags_size()) >= kTagsMax) continue;
       out->add_tags(*text);
     }
@@ -188,7 +188,7 @@ absl::Status DecodeInstance(const Json& entry, size_t index, v1::Instance* out) 
 absl::StatusOr<std::vector<v1::Instance>> DecodeHealthService(std::string_view text) {
   const absl::StatusOr<Json> json = Parse(text);
   if (!json.ok()) return json.status();
-  if (!json->is_array()) return absl::InvalidArgumentError("the answer is no list");
+  if (!json->is_array()) return absl::InvalidArgumentError("the response is not a list");
   if (json->size() > kInstancesMax) return absl::ResourceExhaustedError("more than 20,000 instances");
   std::vector<v1::Instance> instances(json->size());
   for (size_t i = 0; i < instances.size(); ++i) {
@@ -205,18 +205,18 @@ absl::StatusOr<std::vector<v1::Instance>> DecodeHealthService(std::string_view t
 absl::StatusOr<CatalogListing> DecodeCatalogServices(std::string_view text) {
   const absl::StatusOr<Json> json = Parse(text);
   if (!json.ok()) return json.status();
-  if (!json->is_object()) return absl::InvalidArgumentError("the answer is no map");
+  if (!json->is_object()) return absl::InvalidArgumentError("the response is not a map");
   if (json->size() > kCatalogServicesMax) return absl::ResourceExhaustedError("more than 100,000 services");
   CatalogListing listing;
   for (const auto& [name, tags] : json->items()) {
     if (name.empty() || name.size() > kNameBytesMax) {
       return absl::InvalidArgumentError("a service's name is empty or too long");
     }
-    if (!tags.is_array() && !tags.is_null()) return absl::InvalidArgumentError("a service's tags are no list");
+    if (!tags.is_array() && !tags.is_null()) return absl::InvalidArgumentError("the tags of a service are not a list");
     std::vector<std::string>& out = listing[name];
     for (const Json& tag : tags) {
       const auto* tag_text = tag.get_ptr<const std::string*>();
-      if (tag_text == nullptr) return absl::InvalidArgumentError("a service's tag is no string");
+      if (tag_text == nullptr) return absl::InvalidArgumentError("a tag of a service is not a string");
       if (tag_text->size() <= kTagBytesMax && out.size() < kTagsMax) out.push_back(*tag_text);
     }
   }
@@ -226,7 +226,7 @@ absl::StatusOr<CatalogListing> DecodeCatalogServices(std::string_view text) {
 absl::StatusOr<CheckDigests> DecodeHealthState(std::string_view text) {
   const absl::StatusOr<Json> json = Parse(text);
   if (!json.ok()) return json.status();
-  if (!json->is_array()) return absl::InvalidArgumentError("the answer is no list");
+  if (!json->is_array()) return absl::InvalidArgumentError("the response is not a list");
   CheckDigests digests;
   for (size_t i = 0; i < json->size(); ++i) {
     const Json& check = (*json)[i];
@@ -234,7 +234,7 @@ absl::StatusOr<CheckDigests> DecodeHealthState(std::string_view text) {
     if (!check.is_object() || !ReadString(check, "Node", &node) || !ReadString(check, "CheckID", &check_id) ||
         !ReadString(check, "Status", &status) || !ReadString(check, "ServiceID", &service_id) ||
         !ReadString(check, "ServiceName", &service)) {
-      return WrongEntry(i, "is no check");
+      return WrongEntry(i, "is not a check");
     }
     std::vector<std::string> tags;
     if (const Json* list = Member(check, "ServiceTags"); list != nullptr && list->is_array()) {
@@ -252,12 +252,12 @@ absl::StatusOr<CheckDigests> DecodeHealthState(std::string_view text) {
 absl::StatusOr<std::map<std::string, AgentService>> DecodeAgentServices(std::string_view text) {
   const absl::StatusOr<Json> json = Parse(text);
   if (!json.ok()) return json.status();
-  if (!json->is_object()) return absl::InvalidArgumentError("the answer is no map");
+  if (!json->is_object()) return absl::InvalidArgumentError("the response is not a map");
   std::map<std::string, AgentService> services;
   for (const auto& [id, entry] : json->items()) {
     const std::string *service, *address;
     if (!ReadString(entry, "Service", &service) || !ReadString(entry, "Address", &address) || !entry.is_object()) {
-      return absl::InvalidArgumentError("the answer holds something that is no service");
+      return absl::InvalidArgumentError("the response has an entry that is not a service");
     }
     AgentService out;
     out.service = *service;

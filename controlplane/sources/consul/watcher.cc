@@ -293,7 +293,7 @@ struct ConsulWatcher::Impl {
     if (reachable == status.ok() && error == text) return;
     if (reachable != status.ok()) {
       if (status.ok()) {
-        spdlog::info("consul: {} answers", options.address);
+        spdlog::info("consul: {} responds", options.address);
       } else {
         spdlog::warn("consul: {}; the last good endpoints are kept", text);
       }

@@ -113,7 +113,7 @@ struct FieldSink {
       } else {
         if (!IsToken(option)) {
           if (!of_request) continue;  // "Keep-Alive; timeout=5": it names nothing that could be passed on
-          return Refuse(Reason::kBadRequest, "Connection names what is no field");
+          return Refuse(Reason::kBadRequest, "Connection names an invalid field");
         }
         if (head->nominated.size() >= kNominatedMax)
           return Refuse(Reason::kBadRequest, "Connection names too many fields");
@@ -196,7 +196,7 @@ void ReadFields(std::string_view lines, FieldSink* sink) {
     const auto* const stop = static_cast<const char*>(std::memchr(at, '\r', static_cast<size_t>(end - at)));
     // White space in front of the colon is refused with everything else that is no token (section 5.1).
     if (name_view.empty() || stop == nullptr || *at != ':') {
-      return sink->Refuse(Reason::kBadRequest, "an invalid field in the head");
+      return sink->Refuse(Reason::kBadRequest, "an invalid field in the header");
     }
     sink->Add(name_view, Trim({at + 1, static_cast<size_t>(stop - at - 1)}));
     if (sink->error) return;
@@ -401,7 +401,7 @@ HeadScanner::Result HeadScanner::Scan(const char* data, size_t size) {
     // A line that begins with white space continues the one before (obs-fold), which readers take apart differently.
     if (position_ == line_start_ && line_start_ > 0 && position_ < size &&
         (data[position_] == ' ' || data[position_] == '\t')) {
-      return Refuse("a folded line in the head");
+      return Refuse("a folded line in the header");
     }
     const size_t i = FindControl(data, position_, size);
     if (i == size) {
@@ -417,7 +417,7 @@ HeadScanner::Result HeadScanner::Scan(const char* data, size_t size) {
           position_ = i;  // look again when the next byte is there
           return Result::kMore;
         }
-        if (data[i + 1] != '\n') return Refuse("a bare CR in the head");
+        if (data[i + 1] != '\n') return Refuse("a bare CR in the header");
         position_ = i + 2;
         if (i == line_start_) return Result::kComplete;
         if (!line_seen_ && !NamesHttp({data, i})) return Refuse("the first line names no version of HTTP");
@@ -425,9 +425,9 @@ HeadScanner::Result HeadScanner::Scan(const char* data, size_t size) {
         line_start_ = position_;
         break;
       case '\n':
-        return Refuse("a bare LF in the head");
+        return Refuse("a bare LF in the header");
       default:
-        return Refuse("a control byte in the head");
+        return Refuse("a control byte in the header");
     }
   }
 }
@@ -452,12 +452,12 @@ HeadError ParseRequestHead(std::string_view head, RequestHead* out) {
 HeadError ParseResponseHead(std::string_view head, ResponseHead* out) {
   const std::string_view line = head.substr(0, head.find('\r'));
   out->bytes = head.size();
-  if (!ReadStatusLine(line, out)) return {Reason::kUpstreamInvalid, "the answer's head is not HTTP/1.x"};
+  if (!ReadStatusLine(line, out)) return {Reason::kUpstreamInvalid, "the response header is not HTTP/1.x"};
   FieldSink sink{out, false, {}, {}};
   ReadFields(head.substr(std::min(line.size() + 2, head.size())), &sink);
   sink.Finish();
   if (sink.error) return {Reason::kUpstreamInvalid, sink.error.detail};
-  if (out->status < 100 || out->status > 599) return {Reason::kUpstreamInvalid, "the answer's status is none"};
+  if (out->status < 100 || out->status > 599) return {Reason::kUpstreamInvalid, "the response has an invalid status"};
   return {};
 }
 

@@ -10,7 +10,7 @@ ResponseReader::Result ResponseReader::Read(const char* data, size_t size, Respo
   if (size == 0) return Result::kMore;
   switch (scanner_.Scan(data, size)) {
     case HeadScanner::Result::kMore:
-      return size >= kHeadBytesMax ? Reject("the response's head is too large") : Result::kMore;
+      return size >= kHeadBytesMax ? Reject("the response header is too large") : Result::kMore;
     case HeadScanner::Result::kRefused:
       return Reject(scanner_.detail());
     case HeadScanner::Result::kComplete:

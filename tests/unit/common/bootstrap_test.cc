@@ -178,7 +178,7 @@ TEST_F(BootstrapTest, UnknownNamesOfOursAreProblemsWithTheNearestName) {
                              "GATEWAY_SERVER_LISTENERS=0.0.0.0:1", "GATEWAY_DATA_PLANE_LABELS=a"},
                             {"servr.port=1", "server.port", "server=1"})
                   .problems,
-              ElementsAre("environment 'GATEWAY_SERVER_PROT': is no key of the bootstrap file; did you mean "
+              ElementsAre("environment 'GATEWAY_SERVER_PROT': is not a key of the bootstrap file; did you mean "
                           "GATEWAY_SERVER_PORT?",
                           "environment GATEWAY_SERVER_LISTENERS: server.listeners can be set in the file only",
                           "environment GATEWAY_DATA_PLANE_LABELS: data_plane.labels can be set in the file only",
@@ -326,7 +326,7 @@ TEST_F(DaemonArgumentsTest, ProblemsAreAllOnStandardErrorWithExitCode2) {
   EXPECT_EQ(Parse({Write("servr: {}\nlogging: { level: loud }\n")}).exit_code, 2);
   EXPECT_THAT(err_, HasSubstr("gateway.yaml:1:1: servr: unknown field; did you mean 'server'?\n"));
   EXPECT_THAT(err_, HasSubstr("gateway.yaml:2:19: logging.level: expected one of"));
-  EXPECT_THAT(err_, HasSubstr("2 problems"));
+  EXPECT_THAT(err_, HasSubstr("2 errors"));
   EXPECT_EQ(out_, "");
   EXPECT_EQ(Parse({"--config", (folder_ / "none").string()}).exit_code, 2);
   EXPECT_EQ(Parse({"--frobnicate"}).exit_code, 2);

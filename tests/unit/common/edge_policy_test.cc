@@ -65,8 +65,8 @@ std::vector<std::string> RouteErrorsOf(const std::function<void(v1::Route*)>& fi
 TEST(CheckRespond, AContentTypeIsSentAsItStands) {
   EXPECT_THAT(
       RouteErrorsOf([](v1::Route* route) { route->mutable_respond()->set_content_type("text/${path}"); }),
-      testing::ElementsAre(testing::HasSubstr("respond.content_type: 'text/${path}' has a variable, but is sent as "
-                                              "it stands")));
+      testing::ElementsAre(testing::HasSubstr("respond.content_type: 'text/${path}' has a variable, but is sent "
+                                              "literally")));
   EXPECT_TRUE(RouteErrorsOf([](v1::Route* route) { route->mutable_respond()->set_content_type("text/css"); }).empty());
 }
 
@@ -86,10 +86,9 @@ TEST(CheckRedirect, OneThatLeadsBackIsRefused) {
       fill(route);
     });
   };
-  EXPECT_THAT(
-      errors([](v1::Route*) {}),
-      testing::ElementsAre("redirect.path: leads back to where it came from; expected another path, or a scheme "
-                           "or a host beside it"));
+  EXPECT_THAT(errors([](v1::Route*) {}),
+              testing::ElementsAre("redirect.path: redirects to the same URL; expected another path, or a scheme "
+                                   "or a host beside it"));
   EXPECT_EQ(errors([](v1::Route* route) { route->mutable_redirect()->set_strip_query(true); }).size(), 1u);
   // Where the next request is another one, or another path's.
   EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_path("/a/"); }).empty());
@@ -112,16 +111,17 @@ TEST(CheckRedirect, OneThatLeadsBackIsRefused) {
       route->mutable_redirect()->set_prefix(to);
     });
   };
-  EXPECT_THAT(prefix("/a", "/a"), testing::ElementsAre(testing::HasSubstr("redirect.prefix: leads back")));
-  EXPECT_THAT(prefix("/a", "/a/"), testing::ElementsAre(testing::HasSubstr("redirect.prefix: leads back")));
-  EXPECT_THAT(prefix("/", "/"), testing::ElementsAre(testing::HasSubstr("redirect.prefix: leads back")));
+  EXPECT_THAT(prefix("/a", "/a"),
+              testing::ElementsAre(testing::HasSubstr("redirect.prefix: redirects to the same URL")));
+  EXPECT_THAT(prefix("/a", "/a/"),
+              testing::ElementsAre(testing::HasSubstr("redirect.prefix: redirects to the same URL")));
+  EXPECT_THAT(prefix("/", "/"), testing::ElementsAre(testing::HasSubstr("redirect.prefix: redirects to the same URL")));
   EXPECT_TRUE(prefix("/a", "/b").empty());
 }
 
 TEST(ParseText, TheRestOfATemplateIsNoVariable) {
   const absl::Status status = ParseText("${path.**}", {"id", ""}, true, kFieldValueBytesMax).status();
-  EXPECT_THAT(std::string(status.message()),
-              testing::HasSubstr("'path.**' is no variable: what ** stands for has no name"));
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("'path.**' is not a variable: ** has no name"));
 }
 
 TEST(ParseText, BoundsHowOftenAVariableIsUsed) {

@@ -233,13 +233,13 @@ TEST(Jwks, RefusesKeysThatProveNothing) {
   mismatched.replace(mismatched.find("ES256"), 5, "RS256");
   const std::vector<std::pair<std::string, std::string>> bad = {
       {weak.PublicJwk(), "1024 bits"},
-      {off_curve, "no point"},
+      {off_curve, "not a point"},
       {exponent_one, "odd number"},
       {mismatched, "does not fit"},
       {R"({"kty":"RSA","n":"!","e":"AQAB"})", "n or e"},
       {R"({"kty":"OKP","crv":"Ed25519","x":"AAAA"})", "32 bytes"},
       {R"({"kid":"k"})", "kty is missing"},
-      {"7", "no object"},
+      {"7", "not an object"},
   };
   for (const auto& [key, why] : bad) {
     EXPECT_THAT(std::string(CheckJwks(JwksOf({key})).message()), HasSubstr(why)) << key;

@@ -69,8 +69,8 @@ TEST(Password, OtherTextsAreRefusedWithoutRepeatingThem) {
   const std::string rest = Concat("$", salt, "$", bytes);
   ASSERT_TRUE(CheckPasswordHash("$scrypt$ln=15,r=8,p=1" + rest).ok());
   const std::vector<std::pair<std::string, std::string>> bad = {
-      {"", "no PHC string"},
-      {"hunter2", "no PHC string"},
+      {"", "not a PHC string"},
+      {"hunter2", "not a PHC string"},
       {"$2b$12$abcdefghijklmnopqrstuv", "another method"},
       {"$argon2i$v=19$m=256,t=2,p=1" + rest, "another method"},
       {"$argon2id$m=256,t=2,p=1" + rest, "parts"},

@@ -487,7 +487,7 @@ TEST(RouteTable, WarnsOfARouteThatExcludesItself) {
   EXPECT_EQ(pair("headers", "present: true", "present: false"), "it asks for the header 'a' and for its absence");
   EXPECT_EQ(pair("headers", "present: false", "exact: b"), "it asks for the header 'a' and for its absence");
   EXPECT_EQ(pair("headers", "exact: b", "exact: c"), "") << "the field may have two lines";
-  const std::string query = "what it asks of the query parameter 'a' excludes itself";
+  const std::string query = "its conditions on the query parameter 'a' contradict each other";
   EXPECT_EQ(pair("query", "exact: b", "exact: c"), query) << "the first pair counts";
   EXPECT_EQ(pair("query", "exact: b", "present: false"), query);
   EXPECT_EQ(pair("query", "prefix: ab", "prefix: ac"), query);

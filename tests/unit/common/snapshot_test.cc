@@ -92,7 +92,7 @@ rate_limits: [per-clients]
   EXPECT_EQ(result.snapshot, nullptr);
   EXPECT_THAT(
       Texts(result.errors),
-      ElementsAre("RateLimit/per-client: key[1]: 'clientip' is no key; did you mean 'client_ip'?",
+      ElementsAre("RateLimit/per-client: key[1]: 'clientip' is not a key; did you mean 'client_ip'?",
                   "Route/orders: match.hosts[0]: 'API.example.com' is not lower case; write 'api.example.com'",
                   "Route/orders: match.methods[0]: methods have a case; 'get' can never match; write 'GET'",
                   "Route/orders: match.path.prefix: '/a/../b' can never match: routes see normalised paths; write '/b'",
@@ -126,12 +126,12 @@ TEST(CompileSnapshot, ChecksPaths) {
                          "template: '/{a}/b/{c_1}/**'", "template: /a/", "regex: '/a.*'", "exact: /a*b"}) {
     EXPECT_EQ(path_error(ok), "0 errors") << ok;
   }
-  EXPECT_EQ(path_error("exact: a"), "match.path.exact: 'a' does not begin with '/'");
+  EXPECT_EQ(path_error("exact: a"), "match.path.exact: 'a' does not start with '/'");
   EXPECT_THAT(path_error("prefix: //a"), HasSubstr("write '/a'"));
   EXPECT_THAT(path_error("prefix: /%61"), HasSubstr("write '/a'"));
   EXPECT_THAT(path_error("prefix: /a%2f"), HasSubstr("write '/a%2F'"));
-  EXPECT_THAT(path_error("exact: /.."), HasSubstr("answered 400"));
-  EXPECT_THAT(path_error("exact: '/..;'"), HasSubstr("answered 400"));
+  EXPECT_THAT(path_error("exact: /.."), HasSubstr("rejected with 400"));
+  EXPECT_THAT(path_error("exact: '/..;'"), HasSubstr("rejected with 400"));
   EXPECT_THAT(path_error("exact: '/a b'"), HasSubstr("only percent-encoded"));
   EXPECT_THAT(path_error("exact: '/a?b'"), HasSubstr("under `query`"));
   EXPECT_THAT(path_error("prefix: '/{id}'"), HasSubstr("`template`"));
@@ -144,8 +144,9 @@ TEST(CompileSnapshot, ChecksPaths) {
   EXPECT_THAT(path_error("template: '/**/a'"), HasSubstr("last segment"));
   EXPECT_THAT(path_error("template: '/*'"), HasSubstr("{name}"));
   EXPECT_THAT(path_error("template: '/{a}//b'"), HasSubstr("write '/x/b'"));
-  EXPECT_THAT(path_error("regex: '/(a'"), HasSubstr("is no RE2 regex"));
-  EXPECT_THAT(path_error("regex: '(((a{100}){100}){100}){100}'"), HasSubstr("is no RE2 regex")) << "memory is bounded";
+  EXPECT_THAT(path_error("regex: '/(a'"), HasSubstr("is not an RE2 regex"));
+  EXPECT_THAT(path_error("regex: '(((a{100}){100}){100}){100}'"), HasSubstr("is not an RE2 regex"))
+      << "memory is bounded";
   EXPECT_THAT(path_error("regex: '" + std::string(kRegexBytesMax + 1, 'a') + "'"), HasSubstr("longer"));
   EXPECT_THAT(path_error("exact: '/" + std::string(kPathPatternBytesMax, 'a') + "'"), HasSubstr("longer"));
   std::string deep;
@@ -175,10 +176,10 @@ TEST(CompileSnapshot, ChecksHosts) {
   EXPECT_THAT(host_error("'a:80'"), HasSubstr("no port"));
   EXPECT_THAT(host_error("'::1'"), HasSubstr("brackets"));
   EXPECT_THAT(host_error("'[::0:1]'"), HasSubstr("write '[::1]'"));
-  EXPECT_THAT(host_error("'[a]'"), HasSubstr("no IPv6"));
+  EXPECT_THAT(host_error("'[a]'"), HasSubstr("not an IPv6"));
   EXPECT_THAT(host_error("a."), HasSubstr("dot"));
   for (const std::string& bad : std::vector<std::string>{"a..b", "-a", "'a b'", "'a/b'", std::string(64, 'a'), "'é'"}) {
-    EXPECT_THAT(host_error(bad), HasSubstr("is no host name")) << bad;
+    EXPECT_THAT(host_error(bad), HasSubstr("is not a host name")) << bad;
   }
   EXPECT_THAT(host_error("a, a"), HasSubstr("comes twice"));
 }
@@ -186,16 +187,16 @@ TEST(CompileSnapshot, ChecksHosts) {
 TEST(CompileSnapshot, ChecksMethodsHeadersAndQueries) {
   EXPECT_THAT(RouteErrors("match: { methods: [CONNECT, TRACE, 'A B', '', GET, GET] }, service: orders"),
               ElementsAre("match.methods[0]: 'CONNECT' is never served", "match.methods[1]: 'TRACE' is never served",
-                          "match.methods[2]: 'A B' is no method; expected a name like GET",
-                          "match.methods[3]: '' is no method; expected a name like GET",
+                          "match.methods[2]: 'A B' is not a method; expected a name like GET",
+                          "match.methods[3]: '' is not a method; expected a name like GET",
                           "match.methods[5]: 'GET' comes twice"));
   EXPECT_THAT(
       RouteErrors("match: { headers: [{ name: ':path', exact: a }, { name: h }, { name: h, prefix: '' }, "
                   "{ name: h, regex: '(' }, { name: h, exact: ' a' }, { name: h, prefix: ' a' }] }, service: orders"),
-      ElementsAre("match.headers[0].name: ':path' is no field name; expected a name like X-Tenant",
+      ElementsAre("match.headers[0].name: ':path' is not a header name; expected a name like X-Tenant",
                   "match.headers[1]: needs one of exact, prefix, regex and present",
                   "match.headers[2].prefix: is empty; `present: true` takes any value",
-                  HasSubstr("match.headers[3].regex: '(' is no RE2 regex"), HasSubstr("match.headers[4].exact: "),
+                  HasSubstr("match.headers[3].regex: '(' is not an RE2 regex"), HasSubstr("match.headers[4].exact: "),
                   HasSubstr("match.headers[5].prefix: ")));
   EXPECT_THAT(RouteErrors("match: { query: [{ name: q }] }, service: orders"),
               ElementsAre("match.query[0]: needs one of exact, prefix, regex and present"));
@@ -213,7 +214,7 @@ TEST(CompileSnapshot, ChecksRewrites) {
   EXPECT_THAT(rewrite_errors("prefix: /a", "prefix: /b, template: /c"),
               ElementsAre(HasSubstr("rewrite: has more than one of")));
   EXPECT_THAT(rewrite_errors("prefix: /a", ""), ElementsAre(HasSubstr("rewrite: is empty")));
-  EXPECT_THAT(rewrite_errors("prefix: /a", "prefix: b"), ElementsAre(HasSubstr("rewrite.prefix: 'b' does not begin")));
+  EXPECT_THAT(rewrite_errors("prefix: /a", "prefix: b"), ElementsAre(HasSubstr("rewrite.prefix: 'b' does not start")));
   EXPECT_THAT(rewrite_errors("template: '/a/{id}'", "template: '/b/{ids}/**'"),
               ElementsAre("rewrite.template: has **, but match.path has no template that ends in **",
                           "rewrite.template: variable 'ids' is not in match.path.template"));
@@ -238,7 +239,7 @@ TEST(CompileSnapshot, ChecksServices) {
   };
   EXPECT_THAT(errors("static: [{ address: '127.0.0.1:1' }], consul: { service: s }"),
               ElementsAre(HasSubstr("has both")));
-  EXPECT_THAT(errors("labels: {}"), ElementsAre(HasSubstr("needs one of consul and static")));
+  EXPECT_THAT(errors("labels: {}"), ElementsAre(HasSubstr("needs consul or static")));
   EXPECT_THAT(
       errors("static: [{ address: '127.0.0.1:1' }, { address: '127.0.0.1:1' }, { address: 'a:0' }, { address: a }]"),
       ElementsAre(HasSubstr("static[1].address: '127.0.0.1:1' is static[0] already"),
@@ -258,7 +259,7 @@ TEST(CompileSnapshot, ChecksLimitsAndDefaults) {
       Texts(
           Compile(ReadPolicy("{ kind: Defaults, name: default, rate_limits: [none, x], circuit_breaker: y }")).errors),
       ElementsAre("Defaults/default: circuit_breaker: circuit breaker 'y' is not defined",
-                  "Defaults/default: rate_limits[0]: 'none' stands alone",
+                  "Defaults/default: rate_limits[0]: 'none' must be the only entry",
                   "Defaults/default: rate_limits[1]: rate limit 'x' is not defined"));
 }
 
@@ -343,10 +344,9 @@ response_headers: { set: { Access-Control-Allow-Origin: "*" } }
 )";
   EXPECT_THAT(
       Texts(Compile(ReadPolicy(kRoutes)).errors),
-      ElementsAre(
-          HasSubstr("Route/twice: respond.headers.Access-Control-Max-Age: is written by Cors/web"),
-          "Route/twice: response_headers.set.access-control-allow-origin: is written by Cors/web already: say it "
-          "there, or give this route `cors: none`"));
+      ElementsAre(HasSubstr("Route/twice: respond.headers.Access-Control-Max-Age: is already set by Cors/web"),
+                  "Route/twice: response_headers.set.access-control-allow-origin: is already set by Cors/web: set it "
+                  "there, or give this route `cors: none`"));
 }
 
 TEST(CompileSnapshot, FillsDefaultsIn) {

@@ -109,7 +109,7 @@ TEST(ParseYaml, ExpandsAnchorsAndMergeKeys) {
 TEST(ParseYaml, RefusesBadMergesAliasesTagsAndKeys) {
   EXPECT_THAT(OnlyProblem(Parse("a: {<<: 3}\n")), HasSubstr("to merge"));
   EXPECT_THAT(OnlyProblem(Parse("a: *nobody\n")), HasSubstr("not YAML"));
-  EXPECT_THAT(OnlyProblem(Parse("a: &x [*x]\n")), HasSubstr("inside of its own anchor"));
+  EXPECT_THAT(OnlyProblem(Parse("a: &x [*x]\n")), HasSubstr("inside its own anchor"));
   EXPECT_THAT(OnlyProblem(Parse("a: !!binary aGk=\n")), HasSubstr("not supported"));
   EXPECT_THAT(OnlyProblem(Parse("a: !mine {b: 1}\n")), HasSubstr("not supported"));
   EXPECT_THAT(OnlyProblem(Parse("? [a]\n: 1\n")), HasSubstr("a key must be a scalar"));

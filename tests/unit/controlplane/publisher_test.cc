@@ -333,7 +333,7 @@ TEST(GrpcStatus, DetailsStayWithinWhatAClientTakes) {
   };
   grpc::Status status = ToGrpc(PolicyError("the policy is not valid", errors));
   EXPECT_LE(status.error_details().size(), kErrorDetailsBytesMax + 256);
-  EXPECT_NE(status.error_message().find("500 mistakes"), std::string::npos) << status.error_message();
+  EXPECT_NE(status.error_message().find("500 errors"), std::string::npos) << status.error_message();
   EXPECT_GT(told(status).errors_size(), 10);
   EXPECT_EQ(told(status).errors_size() + static_cast<int>(told(status).left_out()), 500);
   // To one that takes more.

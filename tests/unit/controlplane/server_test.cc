@@ -470,7 +470,7 @@ TEST_F(ServerTest, HundredsOfMistakesStillReachAClientWithDefaultLimits) {
     v1::ApplyResponse response;
     grpc::Status status = admin_->Apply(&context, request, &response);
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
-    EXPECT_TRUE(absl::StrContains(status.error_message(), "500 mistakes")) << status.error_message();
+    EXPECT_TRUE(absl::StrContains(status.error_message(), "500 errors")) << status.error_message();
   }
 }
 

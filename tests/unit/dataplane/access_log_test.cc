@@ -100,14 +100,14 @@ TEST(AccessLog, RejectionNamesReasonPolicyAndDetail) {
   RequestRecord record = SomeRecord();
   record.reason = Reason::kRateLimited;
   record.policy = "RateLimit/per-client";
-  record.detail = "bare LF in the head";
+  record.detail = "bare LF in the header";
   record.aborted = true;
   record.attempts = 3;
   const auto json = LoggedJson(record);
   EXPECT_EQ(json["attempts"], 3);
   EXPECT_EQ(json["reason"], "rate_limited");
   EXPECT_EQ(json["policy"], "RateLimit/per-client");
-  EXPECT_EQ(json["detail"], "bare LF in the head");
+  EXPECT_EQ(json["detail"], "bare LF in the header");
   EXPECT_EQ(json["aborted"], true);
 }
 

@@ -761,7 +761,7 @@ service: gone-too
   ASSERT_FALSE(status.ok());
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("policy.yaml:4:"), HasSubstr("Route/a"), HasSubstr("policy.yaml:9:"),
-                    HasSubstr("Route/b"), HasSubstr("2 problems")));
+                    HasSubstr("Route/b"), HasSubstr("2 errors")));
   EXPECT_EQ(dp.workers.installs(), 0);
   // --check-config tells the same.
   std::vector<std::string> warnings;

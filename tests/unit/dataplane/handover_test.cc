@@ -341,10 +341,10 @@ TEST_F(Handover, APredecessorThatAnswersWithSomethingElseIsRefused) {
     return std::string(FindAt(path_, answer, descriptors).message());
   };
   EXPECT_EQ(said(Concat(head, "socket: main ", at, "\n"), {listening}), "");
-  EXPECT_THAT(said("HTTP/1.1 200 OK\r\n\r\n", {}), HasSubstr("no text"));
+  EXPECT_THAT(said("HTTP/1.1 200 OK\r\n\r\n", {}), HasSubstr("not text"));
   EXPECT_THAT(said("gateway-handover 9 sockets\n", {}), HasSubstr("version 9"));
-  EXPECT_THAT(said("gateway-handover 1 draining\n", {}), HasSubstr("an answer without sockets"));
-  EXPECT_THAT(said("gateway-handover 1 refused\nreason: busy\n", {}), HasSubstr("refuses: busy"));
+  EXPECT_THAT(said("gateway-handover 1 draining\n", {}), HasSubstr("a response without sockets"));
+  EXPECT_THAT(said("gateway-handover 1 refused\nreason: busy\n", {}), HasSubstr("rejects it: busy"));
   EXPECT_THAT(said(Concat(head, "socket: main ", at, "\n"), {}), HasSubstr("names 1 sockets and brings 0"));
   EXPECT_THAT(said(head, {listening}), HasSubstr("names 0 sockets and brings 1"));
   EXPECT_THAT(said(Concat(head, "socket: main 1.2.3.4:5\n"), {listening}), HasSubstr("1.2.3.4:5 is a socket at"));

@@ -86,14 +86,14 @@ TEST(HealthChecker, SaysWhyACheckFailed) {
   EXPECT_EQ(FirstFailure(failing.port()), "status 503");
   EXPECT_EQ(FirstFailure(failing.port(), {.statuses = {200, 503}}), "");
   ScriptedUpstream silent([](UpstreamConnection& connection) { connection.StaySilent(); });
-  EXPECT_EQ(FirstFailure(silent.port(), {.timeout = 50ms}), "no answer in time");
+  EXPECT_EQ(FirstFailure(silent.port(), {.timeout = 50ms}), "no response in time");
   ScriptedUpstream closing([](UpstreamConnection& connection) { (void)connection.ReadHead(); });
-  EXPECT_EQ(FirstFailure(closing.port()), "the connection ended before an answer");
+  EXPECT_EQ(FirstFailure(closing.port()), "the connection ended before a response");
   ScriptedUpstream babbling([](UpstreamConnection& connection) {
     connection.Send("SSH-2.0-OpenSSH\r\n\r\n");
     connection.StaySilent();
   });
-  EXPECT_EQ(FirstFailure(babbling.port()), "the answer is not HTTP");
+  EXPECT_EQ(FirstFailure(babbling.port()), "the response is not HTTP");
   const uint16_t gone = [] {
     ScriptedUpstream upstream(fixtures::Ok("x"));
     return upstream.port();

@@ -244,9 +244,9 @@ TEST_F(Listeners, OnlyListeningTcpSocketsAreTaken) {
   const int local = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const int idle = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const auto said = [](int fd) { return std::string(InspectListener(fd).status().message()); };
-  EXPECT_EQ(said(pipes[0]), "is no socket");
-  EXPECT_EQ(said(datagram), "is no stream socket");
-  EXPECT_EQ(said(local), "is no socket of IPv4 or IPv6");
+  EXPECT_EQ(said(pipes[0]), "is not a socket");
+  EXPECT_EQ(said(datagram), "is not a stream socket");
+  EXPECT_EQ(said(local), "is not an IPv4 or IPv6 socket");
   EXPECT_THAT(said(idle), HasSubstr("that does not listen"));
   for (const int fd : {pipes[0], pipes[1], datagram, local, idle}) close(fd);
   EXPECT_EQ(said(idle), "is not open");

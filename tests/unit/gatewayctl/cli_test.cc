@@ -160,7 +160,7 @@ TEST_F(Gatewayctl, MistakesOfTheServerStandWhereTheyAreInTheFile) {
   EXPECT_THAT(lines[0], HasSubstr("Route/orders: split[1].service: Service 'x' is not defined"));
   EXPECT_THAT(lines[1], ::testing::StartsWith(file + ":8:")) << "the nearest parent that is written";
   EXPECT_THAT(lines[2], ::testing::EndsWith("Route/elsewhere: service: Service 'svc' would be gone"));
-  EXPECT_EQ(lines[3], "gatewayctl: the policy is invalid: 3 mistakes; nothing was changed");
+  EXPECT_EQ(lines[3], "gatewayctl: the policy is invalid: 3 errors; nothing was changed");
 }
 
 // Mistakes that this program finds and those that only the server can find come in one go, and none of them twice.
@@ -180,7 +180,7 @@ TEST_F(Gatewayctl, MistakesOfBothSidesComeAtOnce) {
   EXPECT_THAT(run.err, Not(HasSubstr("is out of range")));
   EXPECT_THAT(run.err, HasSubstr("load_balancer"));
   EXPECT_THAT(run.err, HasSubstr("Service 'nobody' is not defined"));
-  EXPECT_THAT(run.err, HasSubstr("3 mistakes"));
+  EXPECT_THAT(run.err, HasSubstr("3 errors"));
   ASSERT_EQ(applied_.size(), 1u);
   EXPECT_TRUE(applied_[0].dry_run()) << "a policy with a known mistake must never be stored";
 }
@@ -359,7 +359,7 @@ TEST_F(Gatewayctl, ServerThatDoesNotAnswerIsUnreachable) {
   };
   const Ended run = Ctl({"get", "--timeout", "100ms"});
   EXPECT_EQ(run.code, kUnreachable);
-  EXPECT_THAT(run.err, HasSubstr("no answer within 100ms"));
+  EXPECT_THAT(run.err, HasSubstr("no response within 100ms"));
 }
 
 TEST_F(Gatewayctl, FlagGoesBeforeEnvironmentAndEnvironmentBeforeTheDefault) {
@@ -394,7 +394,7 @@ TEST_F(Gatewayctl, WrongUsageSuggestsWhatWasMeant) {
     EXPECT_EQ(run.out, "");
     EXPECT_NE(run.err, "");
   }
-  EXPECT_THAT(Ctl({"rollback", "x"}).err, HasSubstr("'x' is no revision; expected a number from history"));
+  EXPECT_THAT(Ctl({"rollback", "x"}).err, HasSubstr("'x' is not a revision; expected a number from history"));
 }
 
 TEST_F(Gatewayctl, EveryCommandHasHelpWithAnExample) {
@@ -519,7 +519,7 @@ TEST_F(Gatewayctl, DeleteSaysSoAndRefusesWhatIsStillReferredTo) {
   EXPECT_EQ(run.code, kInvalidPolicy);
   EXPECT_THAT(run.err,
               HasSubstr("Route/orders: service: Service 'svc' is not defined\n"
-                        "gatewayctl: the policy without Service/svc is invalid: 1 mistake; nothing was changed\n"));
+                        "gatewayctl: the policy without Service/svc is invalid: 1 error; nothing was changed\n"));
 }
 
 TEST_F(Gatewayctl, HistoryIsATableForPeopleAndExactForScripts) {
@@ -682,9 +682,9 @@ TEST_F(Gatewayctl, BreakersAndLimitsOfNobodyAreNotFound) {
     EXPECT_THAT(limits.err, HasSubstr("nosuch")) << output;
     EXPECT_EQ(limits.out, "");
   }
-  EXPECT_THAT(Ctl({"breakers", "svc"}).err, HasSubstr("no data plane has told of a breaker in front of 'svc'"));
+  EXPECT_THAT(Ctl({"breakers", "svc"}).err, HasSubstr("no data plane reports a breaker in front of 'svc'"));
   EXPECT_EQ(Ctl({"breakers", "svc"}).code, kDone);
-  EXPECT_THAT(Ctl({"limits", "hourly"}).err, HasSubstr("no data plane has told of a limit 'hourly'"));
+  EXPECT_THAT(Ctl({"limits", "hourly"}).err, HasSubstr("no data plane reports a limit 'hourly'"));
   EXPECT_EQ(Ctl({"limits", "hourly"}).code, kDone);
   EXPECT_EQ(Ctl({"breakers"}).code, kDone);
   EXPECT_EQ(Ctl({"limits"}).code, kDone);
@@ -731,7 +731,7 @@ TEST_F(Gatewayctl, DescribeTellsWhatARouteResolvesTo) {
                                              "  Service/gone  (not defined)\n"
                                              "\n"
                                              "Referred to by\n"
-                                             "  nothing\n"
+                                             "  none\n"
                                              "\n"
                                              "Document\n"
                                              "  kind: Route\n"
