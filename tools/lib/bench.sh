@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154 # what tools/bench sets
-# Sourced by tools/bench after processes.sh: the programs that are measured, and one measurement. Uses $state, $bin,
+# Sourced by tools/bench after processes.sh: the measured programs, and one measurement. Uses $state, $bin,
 # $out, $load_core, $port_of.
 
 config=$project/tests/bench/config
@@ -8,14 +8,14 @@ declare -A port_of=() # by name of a program
 # An instance is KIND or KIND-VARIANT: gateway, nginx, haproxy, envoy, forwarder; the variants are
 #   10k   10,000 routes; without it 10 (and /svc)
 #   idle  fresh, for many connections
-#   small for few of them
-#   bulk  buffers of 64 KiB (HAProxy): the best for big bodies, of 16, 64 and 256 KiB
-#   splice  big bodies by splice(2) (HAProxy), which beats any buffer where a body has a length
+#   small for few
+#   bulk  buffers of 64 KiB (HAProxy): the best of 16, 64 and 256 KiB for large bodies
+#   splice  large bodies by splice(2) (HAProxy), which beats any buffer if the length is known
 #   two   two workers (gateway)
 #   swap  fed by a control plane (gateway)
 #   policies  one route for each policy, and one with all (gateway)
 
-# write_routes COUNT: the same routes for everyone, in $state/routes-COUNT.KIND (the gateway's: .gateway.yaml).
+# write_routes COUNT: the same routes for all, in $state/routes-COUNT.KIND (the gateway's: .gateway.yaml).
 write_routes() {
   awk -v count="$1" -v base="$state/routes-$1" 'BEGIN {
     for (i = 0; i < count; i++) {
@@ -44,14 +44,14 @@ start_instance() {
     *-idle) connections=$((idle_connections * 6 / 5 + 512)) ;; # (nginx closes idle ones when fewer than 1/16 are left)
     *-small) connections=512 ;;
     *-two) workers=2 cores=0,1 ;;
-    *-swap) [ "$(nproc)" -lt 2 ] || cores=0,1 ;; # a policy is compiled beside the worker, on whatever core is free
+    *-swap) [ "$(nproc)" -lt 2 ] || cores=0,1 ;; # a policy is compiled beside the worker, on any free core
   esac
   free_port 18200 > /dev/null
   port_of[$name]=$port
   file=$state/$name.conf
   free_port 18300 > /dev/null
   admin=$port
-  [ "$(id -u)" != 0 ] || user='user root;' # its worker reads this run's folder, which is the caller's alone
+  [ "$(id -u)" != 0 ] || user='user root;' # its worker reads the folder of this run, which only the caller may read
   local values=(name="$name" state="$state" port="${port_of[$name]}" admin="$admin" upstream="${port_of[upstream]}" user="$user"
     connections="$connections" descriptors="$(ulimit -n)" workers="$workers" routes="$routes.$kind")
   case $kind in
@@ -85,13 +85,13 @@ start_instance() {
     forwarder) start "$name" taskset -c "$cores" "$bin/bench-tcp_forward" "${port_of[$name]}" "${port_of[upstream]}" ;;
   esac
   ready "$name" "${port_of[$name]}"
-  within 15 curl -sf -o /dev/null "http://127.0.0.1:${port_of[$name]}/svc/small" || die "$name does not answer: $(tail -n 3 "$state/log/$name.log")"
+  within 15 curl -sf -o /dev/null "http://127.0.0.1:${port_of[$name]}/svc/small" || die "$name does not respond: $(tail -n 3 "$state/log/$name.log")"
 }
 
 # have NAME: starts it unless it runs already.
 have() { alive "$1" || start_instance "$1"; }
 
-# Logs of millions of requests: none is kept longer than its measurement.
+# Logs of millions of requests are deleted after each measurement.
 forget_logs() {
   local file
   for file in "$state"/log/haproxy*.log "$state"/log/*-access.log; do [ ! -e "$file" ] || : > "$file"; done
@@ -103,7 +103,7 @@ pids() {
   printf '%s ' "$pid" "$(< "/proc/$pid/task/$pid/children")"
 }
 
-# load NAME OPTION...: runs bench-load against it; what it says is in $answer.
+# load NAME OPTION...: runs bench-load against it; its output is in $answer.
 load() {
   local name=$1 pid
   shift
@@ -120,8 +120,8 @@ field() {
   printf '%s' "${text%%[,\}]*}"
 }
 
-# sample ROW NAME ROUND COST [LATENCIES]: a line of samples.tsv: row, who, round, cost, requests/s, p50 us, p99 us, errors.
-# Cost is an arithmetic expression for awk.
+# sample ROW NAME ROUND COST [LATENCIES]: a line of samples.tsv: row, name, round, cost, requests/s, p50 us, p99 us,
+# errors. Cost is an arithmetic expression for awk.
 sample() {
   local cost
   cost=$(awk "BEGIN { printf \"%.3f\", $4 }")
@@ -130,7 +130,7 @@ sample() {
 }
 
 readonly mib=1048576 # bytes
-# Fields as a browser sends them; with Host they are 20.
+# Headers as a browser sends them; with Host there are 20.
 twenty_fields=()
 while IFS= read -r line; do twenty_fields+=(--field "$line"); done << 'FIELDS'
 User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36
@@ -176,8 +176,8 @@ measure() {
     upload) load "$name" --seconds "$seconds" --connections "$bulk_connections" --body $((10 * mib)) /svc/upload ;;
     chunked-up) load "$name" --seconds "$seconds" --connections "$bulk_connections" --body $((10 * mib)) --chunk 16384 /svc/upload ;;
     idle)
-      # What one connection costs: against the same program as it would be for few connections, since nginx and HAProxy
-      # allocate for as many as are allowed when they start. Both have served some, so that what is allocated once is.
+      # The memory of one connection: compared with the same program configured for few connections, since nginx and
+      # HAProxy allocate for the maximum at start. Both have served some requests, so that one-time memory is allocated.
       local few=${name%-idle}-small rss
       start_instance "$few"
       load "$few" --seconds 0.5 /svc/small
@@ -202,21 +202,21 @@ measure() {
   esac
 }
 
-# find_rate NAME...: sets `rate` to the highest of a few, 20,000 requests/s at most, that all of them sustain here.
+# find_rate NAME...: sets `rate` to the highest of a few rates, up to 20,000 requests/s, that all sustain here.
 find_rate() {
   local name
   for rate in 20000 15000 12000 10000 8000 6000 4000 2000 1000; do
     for name; do
       load "$name" --seconds 0.5 --rate "$rate" --field 'User-Agent: bench' /svc/small
-      # All but a hundredth of what was due was answered in time, and the queue was no longer at the end.
+      # At least 99 % of the due requests were completed in time, and the queue did not grow.
       awk "BEGIN { exit !($(field requests_per_second) >= 0.98 * $rate && $(field unsent) == 0) }" || continue 2
     done
     return
   done
-  say "  not even $rate requests/s are sustained by all of them: the row says nothing"
+  say "  not all sustain even $rate requests/s: ignore this row"
 }
 
-# --- what each policy costs ---
+# --- the cost of each policy ---
 
 # The routes of config/policies.yaml; the first has no policy.
 policy_routes=(bare limit two-limits breaker retry balance maglev jwt api-key access cors edit all)
@@ -230,7 +230,7 @@ measure_policies() {
   start upstream2 taskset -c 1 "$bin/bench-upstream" "${port_of[upstream2]}"
   ready upstream2 "${port_of[upstream2]}"
   have "$name"
-  for ((round = 0; round <= $1; round++)); do # (round 0 does not count)
+  for ((round = 0; round <= $1; round++)); do # (round 0 is a warm-up)
     for route in "${policy_routes[@]}"; do
       load "$name" --seconds "$seconds" "${fields[@]}" "/$route/small"
       sample policies "$route" "$round" "1e6 * $(field cpu_seconds) / $(field requests)"
@@ -249,7 +249,8 @@ ctl_priority=(env)
 
 rss_mib() { awk '/^Rss:/ { printf "%.1f", $2 / 1024 }' "/proc/${pid_of[$1]}/smaps_rollup"; }
 
-# start_swap: a control plane with two revisions, each of which changes all 10,000 routes of the other, and its data plane.
+# start_swap: a control plane with two revisions, each of which changes all 10,000 routes of the other, and its data
+# plane.
 start_swap() {
   local change=$state/change.yaml
   local name
@@ -275,14 +276,14 @@ END
   ctl apply -f "$change" > "$state/log/apply"
   revisions+=("$(current_revision)")
   start_instance gateway-swap
-  # Only the data plane is measured: from now on, control plane and gatewayctl get what time is left over. Where others
-  # are at work, that would be none for minutes.
+  # Only the data plane is measured: from now on, control plane and gatewayctl get the remaining CPU time. On a busy
+  # machine that may be none for minutes.
   [ "$(idle_percent)" -ge 80 ] || return 0
   local task
   for task in "/proc/${pid_of[controlplane]}/task"/*; do chrt --idle -p 0 "${task##*/}" > /dev/null 2>&1 || true; done
   ctl_priority=(chrt --idle 0)
 }
-# Of all cores' time, in half a second from now.
+# Of the time of all cores, over the next half second.
 idle_percent() {
   { head -n 1 /proc/stat && sleep 0.5 && head -n 1 /proc/stat; } |
     awk '{ sum = 0; for (i = 2; i <= 9; i++) sum += $i; if (NR == 2) printf "%d", 100 * ($5 - idle) / (sum - all); idle = $5; all = sum }'
@@ -297,12 +298,13 @@ change_policy() {
   swaps=$((swaps + 1)) swaps_ms=$((swaps_ms + took_ms))
 }
 
-# measure_swaps ROUNDS: in each, at a fixed rate, four changes between the two revisions, with as long a pause around each
-# as the last one took. What was due between the command and the data plane's acknowledgement counts as `during`.
+# measure_swaps ROUNDS: in each, at a fixed rate, four changes between the two revisions, with a pause around each as
+# long as the last change took. Requests due between the command and the acknowledgement of the data plane count as
+# `during`.
 measure_swaps() {
   local name=gateway-swap pid round i swaps=0 swaps_ms=0 took_ms
   start_swap
-  for swap_rate in 5000 4000 3000 2000 1000; do # a third of what it can do: what else runs is not to be what is measured
+  for swap_rate in 5000 4000 3000 2000 1000; do # a third of its capacity, so that other load is not measured
     load "$name" --seconds 0.5 --rate $((swap_rate * 3)) "$swap_path"
     awk "BEGIN { exit !($(field requests_per_second) >= 0.98 * 3 * $swap_rate) }" && break
   done

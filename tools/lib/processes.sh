@@ -1,9 +1,9 @@
-# Sourced after shell.sh: processes that live no longer than the script that started them, and the ports they listen on.
+# Sourced after shell.sh: processes that end with the script that started them, and their ports.
 #
 # The script sets `state`, a folder of the run: the output of process NAME goes to $state/log/NAME.log. It calls
-# stop_all from its EXIT trap. Should the script be killed outright, the kernel ends what it had started.
+# stop_all from its EXIT trap. If the script is killed, the kernel ends its processes.
 
-declare -A pid_of=() # by name, of what was started and not yet stopped
+declare -A pid_of=() # by name, of running processes
 started=()           # names, in order
 state=''
 
@@ -26,7 +26,7 @@ stop() {
   [ -n "$pid" ] || return 0
   unset "pid_of[$name]"
   kill -"${3:-TERM}" "$pid" 2> /dev/null || true
-  kill -CONT "$pid" 2> /dev/null || true # a stopped process ends only when it goes on
+  kill -CONT "$pid" 2> /dev/null || true # a stopped process ends only after SIGCONT
   while [ "${3:-}" != KILL ] && kill -0 "$pid" 2> /dev/null; do
     ((SECONDS <= deadline)) || kill -KILL "$pid" 2> /dev/null || true
     sleep 0.02
@@ -35,7 +35,7 @@ stop() {
   return "$rc"
 }
 
-# stop_all: all are told at once, and then waited for.
+# stop_all: signals all at once, then waits for them.
 stop_all() {
   local name
   for name in "${!pid_of[@]}"; do kill "${pid_of[$name]}" 2> /dev/null || true; done
@@ -49,8 +49,8 @@ listening() {
   grep -qiE "$address" /proc/net/tcp /proc/net/tcp6 2> /dev/null
 }
 
-# free_port PREFERRED: sets `port` to PREFERRED or, where that is taken (says so), to the next free one. One that this
-# script was given before counts as taken.
+# free_port PREFERRED: sets `port` to PREFERRED or, if that is taken, to the next free one, with a message. Ports
+# returned before count as taken.
 declare -A given_ports=()
 free_port() {
   port=$1
@@ -62,7 +62,7 @@ free_port() {
   [ "$port" = "$1" ] || say "Port $1 is taken: using $port instead."
 }
 
-# within SECONDS COMMAND...: tries COMMAND until it succeeds; its code when the time is over.
+# within SECONDS COMMAND...: repeats COMMAND until it succeeds; its exit code when the time is over.
 within() {
   local deadline=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000))
   shift
@@ -72,7 +72,8 @@ within() {
   done
 }
 
-# ready NAME PORT: waits until NAME listens on PORT; where it ends instead, or takes over 15 s, says why and dies.
+# ready NAME PORT: waits until NAME listens on PORT; if it ends instead, or takes over 15 s, prints the reason and
+# exits.
 ready() {
   local deadline=$((SECONDS + 15))
   until listening "$2"; do

@@ -1,21 +1,21 @@
-# Sourced by the scripts of tools/: where the project is, how they speak, and steps whose output is shown only on failure.
-# Needs bash and coreutils, nothing else: it runs before anything is installed.
+# Sourced by the scripts in tools/: the project's folder, messages, and steps whose output is shown only on failure.
+# Needs only bash and coreutils, since it runs before anything is installed.
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-cache=$project/.cache # downloads, logs and states of runs; safe to delete at any time
+cache=$project/.cache # downloads, logs and files of runs; safe to delete
 PATH=$PATH:/usr/sbin:/sbin # where Debian puts daemons, also for ordinary users
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
-# step TEXT LOG COMMAND...: runs COMMAND with its output in LOG. Shows TEXT and how long it took; while it runs, ninja's
-# count of what is done (on a terminal each second, elsewhere each minute). On failure shows the errors' end of LOG.
-# Returns COMMAND's code.
+# step TEXT LOG COMMAND...: runs COMMAND with its output in LOG. Shows TEXT and the time taken; while it runs, ninja's
+# progress (on a terminal each second, otherwise each minute). On failure shows the end of the errors in LOG.
+# Returns the exit code of COMMAND.
 step() {
   local text=$1 log=$2 rc=0 began=$SECONDS shown=0 progress child
   shift 2
   mkdir -p "${log%/*}"
-  set -m # a process group of its own: what it starts can be ended with it
+  set -m # a process group, so that its children can be ended too
   "$@" > "$log" 2>&1 < /dev/null & child=$!
   set +m
   step_child=$child
@@ -43,7 +43,7 @@ step() {
   return "$rc"
 }
 
-# For traps: ends a step that is under way, with all that it started.
+# For traps: ends a running step with all its processes.
 end_step() {
   [ -z "${step_child:-}" ] || kill -- "-$step_child" 2> /dev/null || true
 }

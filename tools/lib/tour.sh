@@ -1,10 +1,11 @@
-# Sourced by tools/quickstart: README's tour, every claim of it by real requests. Uses what quickstart set up: $dp1, $dp2
-# (host:port of the data planes), $orders2, $next, $consul_address (empty: no Consul), ctl, the names of processes.
+# Sourced by tools/quickstart: the tour of README.md, with every claim checked by real requests. Uses what quickstart
+# set up: $dp1, $dp2 (host:port of the data planes), $orders2, $next, $consul_address (empty: no Consul), ctl, the names
+# of processes.
 
 tour_failed=0
 tour_count=0
 
-# claim TEXT FUNCTION [ARGUMENTS]: FUNCTION says in `saw` what it found and returns whether TEXT holds.
+# claim TEXT FUNCTION [ARGUMENTS]: FUNCTION puts its findings into `saw` and returns whether TEXT holds.
 claim() {
   local text=$1
   shift
@@ -18,11 +19,11 @@ claim() {
   fi
 }
 
-# status URL [CURL ARGUMENTS]: the answer's status; 000 where there was none.
+# status URL [CURL ARGUMENTS]: the status of the response; 000 without one.
 status() { curl -s -o /dev/null --max-time 10 -w '%{http_code}' "$@" || true; }
 
-# instances N URL: who answered each of N requests below URL, as "10 orders-1, 10 orders-2". No two requests have the same
-# path, which has a limit of its own.
+# instances N URL: which instances responded to N requests below URL, as "10 orders-1, 10 orders-2". All requests have
+# different paths, since each path has its own limit.
 instances() {
   curl -s -o /dev/null --max-time 20 -w '%{http_code} %header{x-instance}\n' "$2/${EPOCHREALTIME/[.,]/}-[1-$1]" |
     awk '{ n[$1 == 200 ? $2 : "status " $1]++ } END { for (i in n) print n[i], i }' | sort -k2 | paste -sd, | sed 's/,/, /g'
@@ -99,7 +100,7 @@ registered() {
   return $rc
 }
 
-consul_sees() { # STATUS: what Consul holds of orders-2's own check
+consul_sees() { # STATUS: of the check of orders-2 in Consul
   curl -sf "http://$consul_address/v1/health/checks/orders" | tr -d ' \n' | sed 's/"CheckID"/\n&/g' |
     grep '"ServiceID":"orders-2"' |
     grep -q "\"Status\":\"$1\""
@@ -124,7 +125,7 @@ turned_passing() {
   within 10 balanced
 }
 
-# limited N URL: N answers are 200 and ten more are 429, with all that such an answer has.
+# limited N URL: N responses are 200 and ten more are 429, with all headers and fields of such a response.
 limited() {
   local counts answer text
   counts=$(curl -s -o /dev/null --max-time 30 -w '%{http_code}\n' "$2?[1-$(($1 + 10))]" | uniq -c |
@@ -156,7 +157,7 @@ breaker_closes() {
   [ "$(instances 20 "http://$dp1/api/v1/orders-next")" = '20 orders-next-1' ]
 }
 
-# series NAME LABEL...: the first sample of that name with all of these labels, in whatever order they come.
+# series NAME LABEL...: the first sample with that name and all of these labels, in any order.
 series() {
   local found label
   found=$(grep -E "^$1[{ ]" "$state/metrics") || return 1
@@ -288,32 +289,32 @@ taken_out() {
   within 5 one_left
 }
 
-# The tour, in README's order. Returns 1 where anything differed.
+# The tour, in the order of README.md. Returns 1 if anything differed.
 tour() {
   local began=$SECONDS
   say 'The tour:'
   [ -z "$consul_address" ] || claim 'both data planes are registered in Consul, and healthy' registered
   claim 'requests are balanced over two instances' balanced
-  claim 'the service learns whom it serves, and no hop-by-hop field' identified
+  claim 'the service gets the client address, and no hop-by-hop header' identified
   if [ -n "$consul_address" ]; then
     claim 'an instance that turns critical gets no new request within a second' turned_critical
-    claim 'and is back in turn when it recovers' turned_passing
+    claim 'and gets requests again when it recovers' turned_passing
   fi
   claim 'a limit of 1000 a minute means 1000, on two workers together' limited 1000 "http://$dp1/test-rate-limit"
   claim "and the route's own of 100 in ten seconds means 100" limited 100 "http://$dp1/api/v1/orders/limited"
   claim 'the breaker opens when a service fails' breaker_opens
-  claim 'and closes when it answers again' breaker_closes
+  claim 'and closes when the service recovers' breaker_closes
   claim 'metrics count requests by route, errors by reason' measured
   claim 'the access log has a line with every field' logged
   claim 'a change that was applied with --wait serves on every worker' applied_everywhere
-  claim 'a policy with five mistakes is refused with all five, and changes nothing' refused
-  claim 'what was exported and applied again changes nothing' round_trip
+  claim 'a policy with five errors is rejected with all five, and changes nothing' refused
+  claim 'an export that is applied again changes nothing' round_trip
   claim 'a rollback brings an older revision back' rolled_back
   claim 'kill -9 of the control plane fails no request' controlplane_killed
   claim 'and the next change reaches both data planes' change_after_outage
   [ -z "$consul_address" ] || claim 'a Consul that hangs (SIGSTOP) fails no request' consul_stopped
-  claim 'SIGTERM answers what is in flight, then ends' ended_gracefully
-  [ -z "$consul_address" ] || claim 'and takes the data plane out of Consul' taken_out
+  claim 'SIGTERM finishes requests in flight, then ends' ended_gracefully
+  [ -z "$consul_address" ] || claim 'and deregisters the data plane from Consul' taken_out
   say "$((tour_count - tour_failed)) of $tour_count hold, in $((SECONDS - began)) s."
   [ "$tour_failed" = 0 ]
 }
