@@ -22,7 +22,7 @@ write_routes() {
       prefix = "/api/v1/service-" i "/part-" i
       printf "location %s { proxy_pass http://svc; }\n", prefix > (base ".nginx")
       printf "%s svc\n", prefix > (base ".haproxy")
-      printf "      - { match: { path_separated_prefix: %s }, route: { cluster: svc, timeout: 30s } }\n", prefix > (base ".envoy")
+      printf "              - { match: { path_separated_prefix: %s }, route: { cluster: svc, timeout: 30s } }\n", prefix > (base ".envoy")
       printf "---\nkind: Route\nname: route-%d\nmatch: { path: { prefix: %s } }\nservice: svc\n", i, prefix > (base ".gateway.yaml")
     }
   }'
@@ -49,6 +49,7 @@ start_instance() {
   free_port 18200 > /dev/null
   port_of[$name]=$port
   file=$state/$name.conf
+  [ "$kind" != envoy ] || file=$state/$name.yaml # it takes the format from the file's ending
   free_port 18300 > /dev/null
   admin=$port
   [ "$(id -u)" != 0 ] || user='user root;' # its worker reads the folder of this run, which only the caller may read
@@ -86,6 +87,23 @@ start_instance() {
   esac
   ready "$name" "${port_of[$name]}"
   within 15 curl -sf -o /dev/null "http://127.0.0.1:${port_of[$name]}/svc/small" || die "$name does not respond: $(tail -n 3 "$state/log/$name.log")"
+}
+
+# startable NAME: whether this proxy starts and forwards here. Says so once where it does not: a peer is then left out,
+# and the gateway's own instances end the run.
+declare -A startable_names=() # yes or no
+startable() {
+  local name=$1 log=$state/log/try-$1.log
+  case $name in gateway* | forwarder) return 0 ;; esac
+  if [ -z "${startable_names[$name]:-}" ]; then
+    startable_names[$name]=yes
+    # In a subshell, whose end is the end of what it starts.
+    if ! (start_instance "$name") > "$log" 2>&1; then
+      startable_names[$name]=no
+      say "$name does not start, and is left out: $(tail -n 1 "$log")"
+    fi
+  fi
+  [ "${startable_names[$name]}" = yes ]
 }
 
 # have NAME: starts it unless it runs already.
