@@ -58,10 +58,11 @@ int main(int argc, char** argv) {
   while (true) {
     sigwait(&handled, &signal_number);
     if (sigismember(&ending, signal_number) == 1) break;
-    spdlog::info("{}: nothing to reload; the control plane reads its files at start only",
-                 signal_number == SIGHUP    ? "SIGHUP"
-                 : signal_number == SIGUSR1 ? "SIGUSR1"
-                                            : "SIGUSR2");
+    if (signal_number == SIGHUP) {
+      if (!control_plane->ReloadCertificates()) spdlog::info("SIGHUP: no new certificates to use");
+    } else {
+      spdlog::info("{}: nothing to do", signal_number == SIGUSR1 ? "SIGUSR1" : "SIGUSR2");
+    }
   }
   spdlog::info("{}: ending; once more ends at once", signal_number == SIGTERM ? "SIGTERM" : "SIGINT");
   std::thread impatient([&ending] {

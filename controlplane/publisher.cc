@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "common/policy/redaction.h"
 #include "controlplane/grpc_status.h"
+#include "controlplane/identity/audit_log.h"
 #include "google/protobuf/descriptor.h"
 #include "spdlog/spdlog.h"
 
@@ -123,7 +124,9 @@ absl::Status Publisher::Start() {
     v1::ChangeContext context;
     context.set_actor(kBootstrapActor);
     context.set_comment(loaded->revision == 0 ? "first start" : "the bootstrap file or the version changed");
-    status = Commit(std::move(proposal), context, "", false, "the stored policy with this start's built-ins").status();
+    Author author;
+    author.action = "Start";
+    status = Commit(std::move(proposal), context, author, false, "the stored policy with this start's built-ins").status();
   } else {
     std::vector<const v1::Resource*> resources;
     for (const auto& [key, record] : *loaded->resources) resources.push_back(record.resource.get());
@@ -218,9 +221,29 @@ absl::Status Publisher::Count(absl::Status status) {
   return status;
 }
 
+absl::Status Publisher::CheckScope(const Scope& scope, const ResourceSet& before, const Proposal& proposal) {
+  const auto known = [](const ResourceSet& set, const ResourceKey& key) {
+    const auto it = set.find(key);
+    return it == set.end() ? Scope::Known() : Scope::Known{it->second.resource.get(), it->second.built_in};
+  };
+  for (const Edit& edit : proposal.edits) {
+    // What gives way to a built-in is gone, to whom it was.
+    const v1::Resource* after = edit.built_in ? nullptr : edit.resource.get();
+    const absl::Status status =
+        scope.CheckEdit(edit.key, known(before, edit.key), after,
+                        [&](const ResourceKey& key) { return known(proposal.resources, key); });
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const v1::ChangeContext& context,
-                                                        const std::string& peer, bool dry_run, absl::string_view what) {
+                                                        const Author& author, bool dry_run, absl::string_view what) {
   const std::shared_ptr<const PolicyState> before = current();
+  // Before anything is said of resources that are none of the author's business.
+  if (author.scope != nullptr) {
+    if (absl::Status s = CheckScope(*author.scope, *before->resources, proposal); !s.ok()) return s;
+  }
   if (proposal.resources.size() > kSetResourcesMax) {
     return absl::ResourceExhaustedError(
         absl::StrCat("policy would have ", proposal.resources.size(), " resources; at most ", kSetResourcesMax));
@@ -255,9 +278,20 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   info.set_revision(revision);
   info.mutable_time()->set_seconds(absl::ToUnixMicros(now) / 1'000'000);
   info.mutable_time()->set_nanos(static_cast<int32_t>(absl::ToUnixMicros(now) % 1'000'000) * 1000);
-  info.set_actor(context.actor().empty() ? peer : context.actor());
+  info.set_actor(!author.name.empty()       ? author.name
+                 : context.actor().empty() ? author.address
+                                           : context.actor());
   info.set_comment(context.comment());
-  if (absl::Status s = store_->Commit(info, peer, proposal.edits); !s.ok()) {
+  for (const Edit& edit : proposal.edits) *info.add_changes() = ChangeOf(edit.key, edit.op);
+  v1::AuditEntry entry;
+  *entry.mutable_time() = info.time();
+  entry.set_actor(info.actor());
+  entry.set_address(author.address);
+  entry.set_action(author.action);
+  entry.set_outcome(v1::AuditEntry::DONE);
+  entry.set_revision(revision);
+  entry.set_detail(AuditDetail(info));
+  if (absl::Status s = store_->Commit(info, author.address, proposal.edits, &entry); !s.ok()) {
     spdlog::error("revision {} by '{}' was not stored: {}", revision, info.actor(), std::string(s.message()));
     return s;
   }
@@ -274,14 +308,15 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   state->resources = std::make_shared<const ResourceSet>(std::move(proposal.resources));
   state->snapshot = std::move(compiled.snapshot);
   ++counts_.committed;
-  spdlog::info("revision {} by '{}' from {}: {} changes", revision, info.actor(), peer.empty() ? "here" : peer,
-               proposal.edits.size());
+  spdlog::info("revision {} by '{}' from {}: {} changes", revision, info.actor(),
+               author.address.empty() ? "here" : author.address, proposal.edits.size());
+  if (options_.recorded) options_.recorded(entry);
   Install(std::move(state));
   commitment.revision = revision;
   return commitment;
 }
 
-absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& request, const std::string& peer) {
+absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& request, const Author& author) {
   if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
   if (request.resources_size() > kApplyResourcesMax) {
     return Count(absl::InvalidArgumentError(
@@ -331,6 +366,9 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
     }
   }
   if (!mistakes.empty()) {
+    if (author.scope != nullptr) {
+      if (absl::Status s = CheckScope(*author.scope, *before->resources, proposal); !s.ok()) return Count(s);
+    }
     // Those of the envelope and those inside at once.
     std::vector<const v1::Resource*> resources;
     for (const auto& [key, record] : proposal.resources) resources.push_back(record.resource.get());
@@ -344,7 +382,7 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
     }
     return Count(PolicyError("the policy is invalid; nothing was changed", mistakes));
   }
-  absl::StatusOr<Commitment> done = Commit(std::move(proposal), request.context(), peer, request.dry_run(),
+  absl::StatusOr<Commitment> done = Commit(std::move(proposal), request.context(), author, request.dry_run(),
                                            "the policy is invalid; nothing was changed");
   if (!done.ok()) return Count(done.status());
   response.set_revision(done->revision);
@@ -352,7 +390,7 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
   return response;
 }
 
-absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& request, const std::string& peer) {
+absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& request, const Author& author) {
   if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
   absl::StatusOr<std::string> kind = CanonicalKind(request.kind());
   if (!kind.ok()) return Count(kind.status());
@@ -370,7 +408,7 @@ absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& re
   Proposal proposal{*before->resources, {}};
   Put(key, Builtin(key), true, v1::Change::DELETED, &proposal);
   absl::StatusOr<Commitment> done =
-      Commit(std::move(proposal), request.context(), peer, request.dry_run(),
+      Commit(std::move(proposal), request.context(), author, request.dry_run(),
              absl::StrCat(key.ToString(), " cannot be deleted, something still refers to it"));
   if (!done.ok()) return Count(done.status());
   v1::DeleteResponse response;
@@ -378,7 +416,7 @@ absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& re
   return response;
 }
 
-absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackRequest& request, const std::string& peer) {
+absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackRequest& request, const Author& author) {
   if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
   absl::StatusOr<Store::Past> past = store_->SetAt(request.revision());
   if (!past.ok()) return Count(past.status());
@@ -411,7 +449,7 @@ absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackReque
   v1::ChangeContext context = request.context();
   if (context.comment().empty()) context.set_comment(absl::StrCat("rollback to revision ", request.revision()));
   absl::StatusOr<Commitment> done =
-      Commit(std::move(proposal), context, peer, request.dry_run(),
+      Commit(std::move(proposal), context, author, request.dry_run(),
              absl::StrCat("revision ", request.revision(), " is not valid any more; nothing was changed"));
   if (!done.ok()) return Count(done.status());
   response.set_revision(done->revision);

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/policy/snapshot.h"
+#include "controlplane/identity/scope.h"
 #include "controlplane/store.h"
 #include "controlplane/stream/notifier.h"
 #include "gateway/v1/admin.pb.h"
@@ -45,11 +46,32 @@ struct PublisherOptions {
   std::string own_service = "api-gateway";
   // Called with every state, in order, with the write lock held: must not block, and must not call back.
   std::function<void(std::shared_ptr<const PolicyState>)> publish;
+  // Called with the audit's entry of each revision, which is in the store already; likewise.
+  std::function<void(const v1::AuditEntry&)> recorded;
 };
 
 // How changes ended; of the process's life.
 struct ChangeCounts {
   std::atomic<uint64_t> committed{0}, unchanged{0}, dry_run{0}, invalid{0}, conflict{0}, failed{0};
+};
+
+// Who asks for a change.
+struct Author {
+  Author() = default;
+  // Nobody asked who it is. Implicit: an address is an author.
+  Author(const std::string& given_address) : address(given_address) {}  // NOLINT(google-explicit-constructor)
+  Author(const char* given_address) : address(given_address) {}         // NOLINT(google-explicit-constructor)
+  Author(std::string given_address, std::string given_name, std::string given_action,
+         std::shared_ptr<const Scope> given_scope)
+      : address(std::move(given_address)),
+        name(std::move(given_name)),
+        action(std::move(given_action)),
+        scope(std::move(given_scope)) {}
+
+  std::string address;                 // kept in history; stands in for an actor where none is given
+  std::string name;                    // as authenticated; then the actor, whatever the request says
+  std::string action;                  // the call, for the audit
+  std::shared_ptr<const Scope> scope;  // null: may change everything
 };
 
 // Owns the store. One mutex around all changes; readers take current() and never wait for them. Thread-safe. Changes
@@ -62,11 +84,11 @@ class Publisher {
 
   std::shared_ptr<const PolicyState> current() const;
 
-  // As in admin.proto. `peer` is the caller's address, kept in history; it stands in for an actor where none is given.
-  // Invalid policy: see PolicyErrorsOf (grpc_status.h).
-  absl::StatusOr<v1::ApplyResponse> Apply(const v1::ApplyRequest& request, const std::string& peer);
-  absl::StatusOr<v1::DeleteResponse> Delete(const v1::DeleteRequest& request, const std::string& peer);
-  absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request, const std::string& peer);
+  // As in admin.proto. Invalid policy: see PolicyErrorsOf (grpc_status.h). PermissionDenied where the author's scope
+  // leaves out a resource that would change.
+  absl::StatusOr<v1::ApplyResponse> Apply(const v1::ApplyRequest& request, const Author& author);
+  absl::StatusOr<v1::DeleteResponse> Delete(const v1::DeleteRequest& request, const Author& author);
+  absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request, const Author& author);
 
   // History; see the store.
   Store& store() { return *store_; }
@@ -92,8 +114,9 @@ class Publisher {
   static void Put(const ResourceKey& key, std::shared_ptr<const v1::Resource> resource, bool built_in,
                   v1::Change::Op op, Proposal* proposal);
   // Compiles, commits and publishes `proposal`; with `dry_run` compiles only. Counts how it ended.
-  absl::StatusOr<Commitment> Commit(Proposal proposal, const v1::ChangeContext& context, const std::string& peer,
+  absl::StatusOr<Commitment> Commit(Proposal proposal, const v1::ChangeContext& context, const Author& author,
                                     bool dry_run, absl::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  static absl::Status CheckScope(const Scope& scope, const ResourceSet& before, const Proposal& proposal);
   absl::Status CheckContext(const v1::ChangeContext& context);
   absl::Status CheckExpected(uint64_t expected) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
   absl::Status Count(absl::Status status);

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,11 @@
 #include "common/base/metrics_http.h"
 #include "common/config/bootstrap.h"
 #include "controlplane/admin/admin_service.h"
+#include "controlplane/identity/admin_gate.h"
+#include "controlplane/identity/audit_log.h"
+#include "controlplane/identity/caller.h"
+#include "controlplane/identity/reloading_tls.h"
+#include "controlplane/identity/tokens.h"
 #include "controlplane/metrics.h"
 #include "controlplane/stream/quota_service.h"
 #include "controlplane/stream/roster.h"
@@ -62,10 +68,10 @@ absl::Status CheckBindable(const std::string& key, const std::string& address) {
   return status;
 }
 
-absl::Status CheckListener(const std::string& key, const std::string& address, bool insecure) {
+absl::Status CheckListener(const std::string& key, const std::string& address, bool may_leave_loopback) {
   absl::StatusOr<HostPort> parsed = ParseHostPort(address);
   if (!parsed.ok()) return absl::InvalidArgumentError(absl::StrCat(key, ": ", parsed.status().message()));
-  if (!insecure && !IsLoopback(parsed->host)) {
+  if (!may_leave_loopback && !IsLoopback(parsed->host)) {
     return absl::FailedPreconditionError(absl::StrCat(
         key, ": ", address, " is beyond loopback and has no TLS; set control_plane.insecure: true to allow it"));
   }
@@ -81,12 +87,23 @@ void LogFromGrpc(gpr_log_func_args* args) {
   }
 }
 
+// Null: the listener has no TLS.
+absl::StatusOr<std::unique_ptr<ReloadingTls>> OpenTls(const std::string& key, const v1::ServerTlsSection& section,
+                                                      ClientCertificate with_client_ca) {
+  if (section.cert().empty()) return nullptr;
+  return ReloadingTls::Open(key, {section.cert(), section.key(), section.client_ca()},
+                            section.client_ca().empty() ? ClientCertificate::kNone : with_client_ca);
+}
+
 absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(const std::string& key, const std::string& address,
+                                                     const ReloadingTls* tls,
+                                                     std::unique_ptr<grpc::ContextAllocator> contexts,
                                                      const std::vector<grpc::Service*>& services,
                                                      const std::string& name, int receive_bytes_max, int* port) {
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), port);
+  builder.AddListeningPort(address, tls == nullptr ? grpc::InsecureServerCredentials() : tls->credentials(), port);
   for (grpc::Service* service : services) builder.RegisterService(service);
+  if (contexts != nullptr) builder.SetContextAllocator(std::move(contexts));
   builder.SetMaxReceiveMessageSize(receive_bytes_max);
   builder.SetMaxSendMessageSize(-1);
   // Two control planes on one port would share its connections by chance.
@@ -142,13 +159,17 @@ ConsulInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot) {
 
 // In the order of their making; what comes later uses what comes earlier, and ends before it.
 struct ControlPlane::Impl {
+  std::unique_ptr<ReloadingTls> stream_tls, admin_tls;  // null: cleartext
   std::unique_ptr<Hub> hub;
   std::unique_ptr<QuotaService> quota_service;
   std::unique_ptr<ConsulRegistration> registration;  // null: no Consul
   std::unique_ptr<ConsulWatcher> watcher;            // likewise
   std::unique_ptr<Publisher> publisher;
+  std::unique_ptr<Tokens> tokens;
+  std::unique_ptr<AuditLog> audit;
   std::unique_ptr<ConfigService> config_service;
   std::unique_ptr<AdminService> admin_service;
+  std::unique_ptr<AdminGate> admin_gate;
   std::unique_ptr<grpc::Server> stream_server;
   std::unique_ptr<grpc::Server> admin_server;
   std::unique_ptr<MetricsHttp> metrics;
@@ -163,15 +184,24 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
                                                                   ControlPlaneOptions options) {
   const v1::ControlPlaneSection& section = config.control_plane();
   const bool insecure = section.insecure();
-  for (const auto& [key, address] : {std::pair{"control_plane.admin_listen", section.admin_listen()},
-                                     std::pair{"control_plane.stream_listen", section.stream_listen()}}) {
-    if (absl::Status s = CheckListener(key, address, insecure); !s.ok()) return s;
+  for (const auto& [key, address, tls] :
+       {std::tuple{"control_plane.admin_listen", section.admin_listen(), section.admin_tls()},
+        std::tuple{"control_plane.stream_listen", section.stream_listen(), section.stream_tls()}}) {
+    if (absl::Status s = CheckListener(key, address, insecure || !tls.cert().empty()); !s.ok()) return s;
   }
   gpr_set_log_function(&LogFromGrpc);
 
   // Partly made, it is taken down by the destructor in the right order.
   std::unique_ptr<ControlPlane> control_plane(new ControlPlane(std::make_unique<Impl>()));
   Impl& impl = *control_plane->impl_;
+  for (auto [tls, key, files, clients] :
+       {std::tuple{&impl.stream_tls, "control_plane.stream_tls", &section.stream_tls(), ClientCertificate::kRequired},
+        std::tuple{&impl.admin_tls, "control_plane.admin_tls", &section.admin_tls(), ClientCertificate::kOptional}}) {
+    absl::StatusOr<std::unique_ptr<ReloadingTls>> opened = OpenTls(key, *files, clients);
+    if (!opened.ok()) return opened.status();
+    *tls = *std::move(opened);
+  }
+  options.config.names_by_certificate = impl.stream_tls != nullptr;
   absl::StatusOr<std::unique_ptr<MetricsHttp>> metrics =
       MetricsHttp::Listen(config.metrics().host(), static_cast<uint16_t>(section.metrics_port()));
   if (!metrics.ok()) {
@@ -194,7 +224,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   impl.hub = std::make_unique<Hub>(options.hub);
   QuotaAllocator::Options quota;
   quota.expected = options.hub.expected;
-  impl.quota_service = std::make_unique<QuotaService>(std::move(quota));
+  impl.quota_service = std::make_unique<QuotaService>(std::move(quota), impl.stream_tls != nullptr);
   const bool consul = !config.consul().address().empty();
   if (consul) {
     RegistrationOptions registration;
@@ -226,13 +256,31 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     impl.quota_service->SetLimits(FleetLimitsOf(*state->snapshot));
     impl.hub->PublishPolicy(std::move(state));
   };
+  publisher.recorded = [&impl](const v1::AuditEntry& entry) {
+    if (impl.audit != nullptr) impl.audit->Committed(entry);  // not yet there: the first revision of this start
+  };
   absl::StatusOr<std::unique_ptr<Publisher>> opened = Publisher::Open(*std::move(store), std::move(publisher));
   if (!opened.ok()) return opened.status();
   impl.publisher = *std::move(opened);
   if (impl.watcher != nullptr) impl.watcher->Start();
 
   impl.config_service = std::make_unique<ConfigService>(impl.hub.get(), options.config);
-  impl.admin_service = std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get());
+  absl::StatusOr<std::unique_ptr<Tokens>> tokens = Tokens::Open(&impl.publisher->store());
+  if (!tokens.ok()) return tokens.status();
+  impl.tokens = *std::move(tokens);
+  if (absl::Status s = impl.tokens->MakeFirst(absl::StrCat(section.database(), ".admin-token"), absl::Now()); !s.ok()) {
+    return s;
+  }
+  impl.audit = std::make_unique<AuditLog>(&impl.publisher->store(), section.audit_log().path());
+  if (absl::Status s = impl.audit->CheckFile(); !s.ok()) return s;
+  impl.admin_service = std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(),
+                                                      impl.audit.get());
+  AdminGateOptions gate;
+  gate.required = impl.admin_tls != nullptr || section.require_credentials();
+  gate.shared_client_ca = [admin = impl.admin_tls.get(), stream = impl.stream_tls.get()] {
+    return admin != nullptr && stream != nullptr && ShareCertificate(admin->client_ca(), stream->client_ca());
+  };
+  impl.admin_gate = std::make_unique<AdminGate>(impl.admin_service.get(), impl.tokens.get(), impl.audit.get(), gate);
 
   impl.metrics->Handle("/metrics", [&impl, consul] {
     return HttpReply{200, "text/plain; version=0.0.4; charset=utf-8",
@@ -250,12 +298,13 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server = Listen(
-      "control_plane.stream_listen", section.stream_listen(), {impl.config_service.get(), impl.quota_service.get()},
+      "control_plane.stream_listen", section.stream_listen(), impl.stream_tls.get(), nullptr, {impl.config_service.get(), impl.quota_service.get()},
       v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, &impl.stream_port);
   if (!stream_server.ok()) return stream_server.status();
   impl.stream_server = *std::move(stream_server);
   absl::StatusOr<std::unique_ptr<grpc::Server>> admin_server =
-      Listen("control_plane.admin_listen", section.admin_listen(), {impl.admin_service.get()},
+      Listen("control_plane.admin_listen", section.admin_listen(), impl.admin_tls.get(), std::make_unique<CallContexts>(),
+             {impl.admin_gate.get()},
              v1::Admin::service_full_name(), kAdminMessageBytesMax, &impl.admin_port);
   if (!admin_server.ok()) return admin_server.status();
   impl.admin_server = *std::move(admin_server);
@@ -275,13 +324,24 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   if (impl.admin_server != nullptr) impl.admin_server->Shutdown(deadline);
   impl.stream_server.reset();
   impl.admin_server.reset();
+  impl.admin_gate.reset();
   impl.admin_service.reset();
+  impl.audit.reset();
+  impl.tokens.reset();
   impl.config_service.reset();
   // The quota service stays: the publisher tells it, until it is gone, too.
   // The watcher before the hub that it publishes to; the publisher, and with it the database, before the watcher.
   impl.publisher.reset();
   impl.watcher.reset();
   impl.registration.reset();
+}
+
+bool ControlPlane::ReloadCertificates() {
+  bool any = false;
+  for (const auto& tls : {impl_->stream_tls.get(), impl_->admin_tls.get()}) {
+    if (tls != nullptr && tls->Reload()) any = true;
+  }
+  return any;
 }
 
 uint16_t ControlPlane::admin_port() const { return static_cast<uint16_t>(impl_->admin_port); }

@@ -35,6 +35,10 @@ class ControlPlane {
   // Nobody is taken out of Consul. Takes at most about `grace`.
   void Stop(std::chrono::milliseconds grace);
 
+  // Looks at the certificate files now, and not at the next handshake. False: nothing new, or nothing good; the log
+  // tells. Thread-safe.
+  bool ReloadCertificates();
+
   // As bound.
   uint16_t admin_port() const;
   uint16_t stream_port() const;

@@ -25,7 +25,7 @@ namespace {
 constexpr int kApplicationId = 0x47574350;
 
 // One entry for each schema version, in order; never edited once released, only added to.
-const std::array<const char*, 1> kMigrations = {R"sql(
+const std::array<const char*, 2> kMigrations = {R"sql(
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE resources(
   kind TEXT NOT NULL,
@@ -55,6 +55,19 @@ CREATE TABLE history(
   built_in INTEGER NOT NULL,
   PRIMARY KEY(kind, name, revision)) STRICT;
 CREATE INDEX history_by_revision ON history(revision);
+)sql",
+                                                R"sql(
+CREATE TABLE tokens(
+  name TEXT PRIMARY KEY,
+  digest BLOB NOT NULL UNIQUE, -- SHA-256 of the secret
+  body BLOB NOT NULL,          -- gateway.v1.Token
+  checksum INTEGER NOT NULL) STRICT;
+CREATE TABLE audit(
+  number INTEGER PRIMARY KEY,
+  time INTEGER NOT NULL,       -- microseconds since 1970
+  actor TEXT NOT NULL,
+  body BLOB NOT NULL) STRICT;  -- gateway.v1.AuditEntry, without its number
+CREATE INDEX audit_by_actor ON audit(actor, number);
 )sql"};
 
 // A page of history is cut here, to stay below gRPC's 4 MiB.
@@ -82,6 +95,18 @@ uint32_t RowChecksum(const ResourceKey& key, absl::string_view body, uint64_t re
   uint32_t crc = Crc32c(0, absl::StrCat(key.kind, "\n", key.name, "\n", revision, "\n", changed_at, "\n", op, "\n",
                                         built_in ? 1 : 0, "\n"));
   return Crc32c(crc, body);
+}
+
+uint32_t TokenChecksum(absl::string_view name, absl::string_view digest, absl::string_view body) {
+  return Crc32c(Crc32c(Crc32c(0, absl::StrCat(name, "\n")), digest), body);
+}
+
+absl::string_view BytesOf(const Digest& digest) {
+  return {reinterpret_cast<const char*>(digest.data()), digest.size()};
+}
+
+int64_t MicrosOf(const google::protobuf::Timestamp& time) {
+  return time.seconds() * 1'000'000 + time.nanos() / 1000;
 }
 
 std::string NewEpoch() {
@@ -266,6 +291,10 @@ struct Store::Impl {
   absl::Status ReadRow(Statement& row, ResourceSet* into, int op);
   int Write(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits, int64_t micros,
             uint64_t* rows, uint64_t* new_oldest);
+  int WriteAudit(std::span<const v1::AuditEntry> entries);
+  // Runs `write` in one transaction. Where a sync failed, nothing more is written.
+  template <typename Write>
+  absl::Status Transact(Write write);
   int Prune(uint64_t newest, uint64_t* rows, uint64_t* new_oldest);
   absl::Status ReadChanges(v1::RevisionInfo* info);
 };
@@ -465,6 +494,34 @@ int Store::Impl::Write(const v1::RevisionInfo& info, const std::string& peer, st
   return Prune(info.revision(), rows, new_oldest);
 }
 
+int Store::Impl::WriteAudit(std::span<const v1::AuditEntry> entries) {
+  Statement append(db, "INSERT INTO audit(time, actor, body) VALUES(?,?,?)");
+  for (const v1::AuditEntry& entry : entries) {
+    append.Bind(MicrosOf(entry.time())).Bind(entry.actor()).BindBlob(entry.SerializeAsString());
+    if (int rc = append.Run(); rc != SQLITE_OK) return rc;
+  }
+  // Numbers have no gaps but at the old end: those that are kept are the newest.
+  Statement prune(db, "DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?");
+  return prune.Bind(static_cast<int64_t>(options.audit_rows_max)).Run();
+}
+
+template <typename Write>
+absl::Status Store::Impl::Transact(Write write) {
+  if (!broken.ok()) return broken;
+  int rc = Exec("BEGIN IMMEDIATE");
+  if (rc == SQLITE_OK) rc = write();
+  if (rc == SQLITE_OK) rc = Exec("COMMIT");
+  if (rc == SQLITE_OK) return absl::OkStatus();
+  absl::Status error = Error(rc, "write to");
+  if (sqlite3_get_autocommit(db) == 0) (void)Exec("ROLLBACK");  // else SQLite has done it by itself
+  if (rc == SQLITE_IOERR_FSYNC || rc == SQLITE_IOERR_DIR_FSYNC) {
+    broken = absl::UnavailableError(
+        absl::StrCat(error.message(), "; a sync failed, so nothing is written until a restart"));
+    return broken;
+  }
+  return error;
+}
+
 // Drops the oldest revisions past the bounds. A row of a dropped revision stays while it is the newest of its resource
 // at the oldest revision that is kept.
 int Store::Impl::Prune(uint64_t newest, uint64_t* rows, uint64_t* new_oldest) {
@@ -517,29 +574,82 @@ absl::Time Store::revision_time() const { return absl::FromUnixMicros(impl_->rev
 ResourceSet Store::TakeLoaded() { return std::exchange(impl_->loaded, {}); }
 uint64_t Store::errors() const { return impl_->errors; }
 
-absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits) {
+absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
+                           const v1::AuditEntry* entry) {
   std::lock_guard lock(impl_->mu);
-  if (!impl_->broken.ok()) return impl_->broken;
-  const int64_t micros = info.time().seconds() * 1'000'000 + info.time().nanos() / 1000;
+  const int64_t micros = MicrosOf(info.time());
   uint64_t rows = 0, oldest = 0;
-  int rc = impl_->Exec("BEGIN IMMEDIATE");
-  if (rc == SQLITE_OK) rc = impl_->Write(info, peer, edits, micros, &rows, &oldest);
-  if (rc == SQLITE_OK) rc = impl_->Exec("COMMIT");
-  if (rc == SQLITE_OK) {
-    impl_->revision = info.revision();
-    impl_->revision_micros = micros;
-    impl_->history_rows = rows;
-    impl_->oldest = oldest;
-    return absl::OkStatus();
+  const absl::Status status = impl_->Transact([&] {
+    const int rc = impl_->Write(info, peer, edits, micros, &rows, &oldest);
+    return rc != SQLITE_OK || entry == nullptr ? rc : impl_->WriteAudit({entry, 1});
+  });
+  if (!status.ok()) return status;
+  impl_->revision = info.revision();
+  impl_->revision_micros = micros;
+  impl_->history_rows = rows;
+  impl_->oldest = oldest;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<StoredToken>> Store::LoadTokens() {
+  std::lock_guard lock(impl_->mu);
+  std::vector<StoredToken> all;
+  Statement row(impl_->db, "SELECT name, digest, body, checksum FROM tokens ORDER BY name");
+  while (row.Step()) {
+    StoredToken& each = all.emplace_back();
+    const std::string name = row.Text(0);
+    const std::string digest(row.Blob(1)), body(row.Blob(2));
+    if (row.Int(3) != TokenChecksum(name, digest, body) || digest.size() != each.digest.size() ||
+        !each.token.ParseFromString(body) || each.token.name() != name) {
+      ++impl_->errors;
+      return absl::DataLossError(absl::StrCat("the database '", impl_->options.path, "' is damaged: the token '", name,
+                                              "' cannot be read; restore a backup of the file"));
+    }
+    memcpy(each.digest.data(), digest.data(), digest.size());
   }
-  absl::Status error = impl_->Error(rc, "write to");
-  if (sqlite3_get_autocommit(impl_->db) == 0) (void)impl_->Exec("ROLLBACK");  // else SQLite has done it by itself
-  if (rc == SQLITE_IOERR_FSYNC || rc == SQLITE_IOERR_DIR_FSYNC) {
-    impl_->broken =
-        absl::UnavailableError(absl::StrCat(error.message(), "; a sync failed, so nothing is written until a restart"));
-    return impl_->broken;
+  if (row.rc() != SQLITE_OK) return impl_->Error(row.rc(), "read");
+  return all;
+}
+
+absl::Status Store::PutToken(const StoredToken& token) {
+  std::lock_guard lock(impl_->mu);
+  return impl_->Transact([&] {
+    const std::string body = token.token.SerializeAsString();
+    Statement put(impl_->db, "INSERT OR REPLACE INTO tokens(name, digest, body, checksum) VALUES(?,?,?,?)");
+    put.Bind(token.token.name()).BindBlob(BytesOf(token.digest)).BindBlob(body);
+    return put.Bind(TokenChecksum(token.token.name(), BytesOf(token.digest), body)).Run();
+  });
+}
+
+absl::Status Store::AppendAudit(std::span<const v1::AuditEntry> entries) {
+  std::lock_guard lock(impl_->mu);
+  return impl_->Transact([&] { return impl_->WriteAudit(entries); });
+}
+
+absl::StatusOr<std::vector<v1::AuditEntry>> Store::AuditBefore(uint64_t before, const std::string& actor,
+                                                               absl::Time since, size_t limit) {
+  std::lock_guard lock(impl_->mu);
+  Statement row(impl_->db, actor.empty() ? "SELECT number, body FROM audit WHERE number < ? AND time >= ? "
+                                           "ORDER BY number DESC LIMIT ?"
+                                         : "SELECT number, body FROM audit WHERE number < ? AND time >= ? AND "
+                                           "actor = ? ORDER BY number DESC LIMIT ?");
+  row.Bind(before == 0 ? INT64_MAX : static_cast<int64_t>(before)).Bind(absl::ToUnixMicros(since));
+  if (!actor.empty()) row.Bind(actor);
+  row.Bind(static_cast<int64_t>(limit));
+  std::vector<v1::AuditEntry> page;
+  size_t bytes = 0;
+  while (bytes < kHistoryPageBytesMax && row.Step()) {
+    v1::AuditEntry& entry = page.emplace_back();
+    if (!entry.ParseFromString(std::string(row.Blob(1)))) {
+      ++impl_->errors;
+      return absl::DataLossError(
+          absl::StrCat("the database '", impl_->options.path, "' is damaged: entry ", row.Int(0), " of the audit"));
+    }
+    entry.set_number(static_cast<uint64_t>(row.Int(0)));
+    bytes += entry.ByteSizeLong();
   }
-  return error;
+  if (bytes < kHistoryPageBytesMax && row.rc() != SQLITE_OK) return impl_->Error(row.rc(), "read");
+  return page;
 }
 
 absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsBefore(uint64_t before, const ResourceKey* key,

@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/digest.h"
 #include "common/policy/resource.h"
 #include "gateway/v1/admin.pb.h"
 
@@ -38,11 +39,19 @@ struct Edit {
   bool built_in = false;
 };
 
+// A token of the admin API, with the SHA-256 of its secret.
+struct StoredToken {
+  v1::Token token;
+  Digest digest{};
+};
+
 struct StoreOptions {
   std::string path;
   // How much of history is kept; past it the oldest revisions go, never the newest.
   uint64_t history_revisions_max = 10'000;
   uint64_t history_rows_max = 1'000'000;
+  // Of the audit; past it the oldest entries go.
+  uint64_t audit_rows_max = 100'000;
   // How long to wait for another process that has the file (a control plane that is just ending).
   std::chrono::milliseconds lock_wait{2'000};
 
@@ -74,11 +83,12 @@ class Store {
   // The set as read by Open; empty afterwards.
   ResourceSet TakeLoaded();
 
-  // Writes revision `info.revision` (which must be revision() + 1) in one transaction: resources, history, revision.
+  // Writes revision `info.revision` with its entry in the audit (null: none) (which must be revision() + 1) in one transaction: resources, history, revision.
   // Durable when it returns OK. On any error nothing of it is in effect: ResourceExhausted where the disk is full (a
   // later Commit may succeed), Unavailable after a failed sync (every later Commit is refused until a restart, because
   // the kernel may have dropped what it could not write).
-  absl::Status Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits);
+  absl::Status Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
+                      const v1::AuditEntry* entry = nullptr);
 
   // Revisions below `before` (0: all), newest first, at most `limit` and about 2 MiB; with `key`, those that changed
   // it.
@@ -93,6 +103,18 @@ class Store {
   absl::StatusOr<Past> SetAt(uint64_t revision);
   // When `revision` was committed.
   absl::StatusOr<absl::Time> TimeOf(uint64_t revision);
+
+  // All tokens. DataLoss where a row is damaged: a flipped bit makes nobody an admin.
+  absl::StatusOr<std::vector<StoredToken>> LoadTokens();
+  // Adds or replaces the token of its name. Durable when it returns OK, like a Commit.
+  absl::Status PutToken(const StoredToken& token);
+
+  // Appends to the audit in one transaction, durable like a Commit; sets no numbers in `entries`.
+  absl::Status AppendAudit(std::span<const v1::AuditEntry> entries);
+  // Entries below `before` (0: all), newest first, at most `limit` and about 2 MiB; of `actor` ("": of all), not older
+  // than `since`.
+  absl::StatusOr<std::vector<v1::AuditEntry>> AuditBefore(uint64_t before, const std::string& actor, absl::Time since,
+                                                          size_t limit);
 
   // Errors that SQLite gave since Open.
   uint64_t errors() const;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/base/version.h"
@@ -271,6 +272,16 @@ int Run(int argc, char** argv) {
   std::atomic<bool> draining{false};
   ConfigClientOptions client_options;
   client_options.bootstrap = config;
+  client_options.credentials = std::make_shared<ControlPlaneCredentials>(config.data_plane().tls());
+  if (config.data_plane().name().empty()) {
+    const absl::StatusOr<std::string> name = client_options.credentials->Name(absl::Now());
+    if (!name.ok()) {
+      spdlog::critical("{}; without data_plane.name, the certificate has to tell it",
+                       std::string(name.status().message()));
+      return 1;
+    }
+    client_options.bootstrap.mutable_data_plane()->set_name(*name);  // "": the host's name and the main port
+  }
   client_options.workers = static_cast<uint32_t>(worker_count);
   client_options.main_port = listeners->port;
   client_options.redis_away = [&workers] {
@@ -311,6 +322,7 @@ int Run(int argc, char** argv) {
   });
   QuotaClientOptions quota_options;
   quota_options.name = client->name();
+  quota_options.credentials = client_options.credentials;
   if (config.data_plane().policy_files_size() == 0) {
     quota_options.control_planes = {config.data_plane().control_planes().begin(),
                                     config.data_plane().control_planes().end()};

@@ -13,6 +13,7 @@
 #include <set>
 #include <sstream>
 #include <system_error>
+#include <tuple>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
@@ -220,7 +221,8 @@ class Loader {
     for (const std::string& variable : environment) {
       size_t equals = variable.find('=');
       std::string name = variable.substr(0, equals);
-      if (!name.starts_with("GATEWAY_") || name.starts_with("GATEWAY_TEST_") || name == "GATEWAY_SERVER") continue;
+      if (!name.starts_with("GATEWAY_") || name.starts_with("GATEWAY_TEST_")) continue;
+      if (name == "GATEWAY_SERVER" || name == "GATEWAY_TOKEN" || name == "GATEWAY_CA") continue;
       // What Kubernetes and container links put into every process beside a service called `gateway`.
       if (name == "GATEWAY_PORT" || name.starts_with("GATEWAY_PORT_") || name.starts_with("GATEWAY_SERVICE_")) continue;
       std::string value = equals == std::string::npos ? "" : variable.substr(equals + 1);
@@ -423,20 +425,37 @@ class Loader {
     }
   }
 
+  void CheckPair(const std::string& path, const std::string& cert, const std::string& key) {
+    if (cert.empty() == key.empty()) return;
+    KeyProblem(path + (cert.empty() ? ".cert" : ".key"),
+               fmt::format("is missing; expected cert and key together, found only {}", cert.empty() ? "key" : "cert"));
+  }
+
   void CheckControlPlane(const v1::ControlPlaneSection& control) {
-    for (const auto& [path, address] : {std::pair("control_plane.admin_listen", control.admin_listen()),
-                                        std::pair("control_plane.stream_listen", control.stream_listen())}) {
+    for (const auto& [path, address, tls_path, tls] :
+         {std::tuple("control_plane.admin_listen", control.admin_listen(), std::string("control_plane.admin_tls"),
+                     control.admin_tls()),
+          std::tuple("control_plane.stream_listen", control.stream_listen(), std::string("control_plane.stream_tls"),
+                     control.stream_tls())}) {
       absl::StatusOr<HostPort> parsed = ParseHostPort(address);
       if (!parsed.ok()) {
         KeyProblem(path, std::string(parsed.status().message()));
       } else if (!IsAddress(parsed->host) && parsed->host != "localhost") {
         KeyProblem(path, fmt::format("expected an IP address or localhost, and a port, found the host name {}",
                                      QuoteForMessage(parsed->host)));
-      } else if (!IsLoopback(parsed->host) && !control.insecure()) {
+      } else if (!IsLoopback(parsed->host) && tls.cert().empty() && !control.insecure()) {
         KeyProblem(path, fmt::format("{} is reachable from other machines, and without TLS anyone there may use it; "
-                                     "listen on 127.0.0.1, or set control_plane.insecure: true",
-                                     QuoteForMessage(address)));
+                                     "listen on 127.0.0.1, set {}, or set control_plane.insecure: true",
+                                     QuoteForMessage(address), tls_path));
       }
+      CheckPair(tls_path, tls.cert(), tls.key());
+      if (tls.cert().empty() && !tls.client_ca().empty()) {
+        KeyProblem(tls_path + ".client_ca", "is given without cert and key");
+      }
+    }
+    if (!control.stream_tls().cert().empty() && control.stream_tls().client_ca().empty()) {
+      KeyProblem("control_plane.stream_tls.client_ca",
+                 "is needed with stream_tls: data planes identify themselves by certificates of it");
     }
     if (control.database().empty()) KeyProblem("control_plane.database", "expected a file, found ''");
   }
@@ -455,6 +474,14 @@ class Loader {
     }
     for (int i = 0; i < data.policy_files_size(); ++i) {
       if (data.policy_files(i).empty()) ListProblem("data_plane.policy_files", i, "expected a file, found ''");
+    }
+    const v1::ClientTlsSection& tls = data.tls();
+    CheckPair("data_plane.tls", tls.cert(), tls.key());
+    if (tls.ca().empty() && !(tls.cert().empty() && tls.server_name().empty())) {
+      KeyProblem("data_plane.tls.ca", "is needed with tls: whose certificates the control planes have");
+    }
+    if (!tls.ca().empty() && tls.cert().empty() && tls.key().empty()) {
+      KeyProblem("data_plane.tls.cert", "is needed with tls: a control plane knows a data plane by its certificate");
     }
     const std::string& name = data.name();
     if (name.size() > kDataPlaneNameMax || !std::all_of(name.begin(), name.end(), [](char c) {

@@ -20,7 +20,8 @@
 #include "common/policy/redaction.h"
 #include "common/policy/resource.h"
 #include "controlplane/grpc_status.h"
-#include "controlplane/stream/config_service.h"
+#include "controlplane/identity/caller.h"
+#include "controlplane/identity/rules.h"
 
 namespace gateway::controlplane {
 namespace {
@@ -39,7 +40,13 @@ size_t ErrorDetailsBytesMax(const grpc::CallbackServerContext& context) {
   return std::clamp(bytes, kErrorDetailsBytesMax, kErrorBytesAskedMax);
 }
 
-std::string PeerOf(grpc::CallbackServerContext* context) { return HostOfPeer(context->peer()); }
+// How often expired tokens are looked for; revoked ones are known at once.
+constexpr std::chrono::seconds kSweepEvery{1};
+
+Author AuthorOf(const grpc::CallbackServerContext* context) {
+  const Caller& caller = CallerOf(context);
+  return {caller.address, caller.name, caller.action, caller.scope};
+}
 
 void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
   const int64_t micros = absl::ToUnixMicros(time);
@@ -106,6 +113,7 @@ v1::EndpointSet StaticSet(const v1::Service& service) {
 struct AdminService::Call {
   virtual ~Call() = default;
   virtual void End(const grpc::Status& status) = 0;
+  std::optional<Digest> token;  // by which it was begun
 };
 
 // A call that answers with a stream of messages. Whoever has something to say calls Wake; Next says it.
@@ -255,12 +263,45 @@ class AdminService::RolloutStream final : public Stream<v1::RolloutResponse> {
   std::optional<std::array<uint32_t, 3>> last_ ABSL_GUARDED_BY(mu_);
 };
 
-AdminService::AdminService(Publisher* publisher, Hub* hub)
-    : publisher_(publisher), hub_(hub), started_at_(absl::Now()) {}
+AdminService::AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit)
+    : publisher_(publisher), hub_(hub), tokens_(tokens), audit_(audit), started_at_(absl::Now()) {
+  revocations_ = tokens_->revocations().Add([this] { EndRevoked(); });
+  sweeper_ = std::thread([this] { Sweep(); });
+}
 
 AdminService::~AdminService() {
+  {
+    std::unique_lock lock(mu_);
+    ended_.wait(lock, [this] { return calls_.empty(); });
+    ending_ = true;
+  }
+  ended_.notify_all();
+  sweeper_.join();
+  // Revoke runs on the executor, which ends after this and before all else that EndRevoked uses.
+  tokens_->revocations().Remove(revocations_);
+}
+
+void AdminService::EndRevoked() {
+  const absl::Time now = absl::Now();
+  std::vector<std::shared_ptr<Call>> ended;
+  {
+    std::lock_guard lock(mu_);
+    for (const auto& [raw, call] : calls_) {
+      if (call->token && !tokens_->InForce(*call->token, now)) ended.push_back(call);
+    }
+  }
+  for (const auto& call : ended) {
+    call->End({grpc::StatusCode::UNAUTHENTICATED, "the token of this call is revoked or has expired"});
+  }
+}
+
+void AdminService::Sweep() {
   std::unique_lock lock(mu_);
-  ended_.wait(lock, [this] { return calls_.empty(); });
+  while (!ended_.wait_for(lock, kSweepEvery, [this] { return ending_; })) {
+    lock.unlock();
+    EndRevoked();
+    lock.lock();
+  }
 }
 
 void AdminService::Drain() {
@@ -285,8 +326,9 @@ void AdminService::Remove(Call* call) {
 }
 
 template <typename S, typename Message>
-grpc::ServerWriteReactor<Message>* AdminService::Open(std::shared_ptr<S> stream) {
+grpc::ServerWriteReactor<Message>* AdminService::Open(std::shared_ptr<S> stream, grpc::CallbackServerContext* context) {
   std::optional<grpc::Status> refusal;
+  stream->token = CallerOf(context).token;
   {
     std::lock_guard lock(mu_);
     if (draining_) {
@@ -311,8 +353,12 @@ grpc::ServerUnaryReactor* AdminService::Now(grpc::CallbackServerContext* context
 grpc::ServerUnaryReactor* AdminService::Later(grpc::CallbackServerContext* context,
                                               std::function<absl::Status()> work) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const bool queued = executor_.Run([reactor, work = std::move(work), bytes_max = ErrorDetailsBytesMax(*context)] {
-    reactor->Finish(ToGrpc(work(), bytes_max));
+  const bool queued = executor_.Run([this, reactor, work = std::move(work), caller = CallerOf(context),
+                                     bytes_max = ErrorDetailsBytesMax(*context)] {
+    const absl::Status status = work();
+    // What the gate lets through, the resources may still forbid.
+    if (absl::IsPermissionDenied(status)) audit_->Denied(caller, std::string(status.message()), absl::Now());
+    reactor->Finish(ToGrpc(status, bytes_max));
   });
   if (!queued) reactor->Finish({grpc::StatusCode::UNAVAILABLE, "too many requests are waiting"});
   return reactor;
@@ -320,8 +366,8 @@ grpc::ServerUnaryReactor* AdminService::Later(grpc::CallbackServerContext* conte
 
 grpc::ServerUnaryReactor* AdminService::Apply(grpc::CallbackServerContext* context, const v1::ApplyRequest* request,
                                               v1::ApplyResponse* response) {
-  return Later(context, [this, peer = PeerOf(context), request, response] {
-    absl::StatusOr<v1::ApplyResponse> done = publisher_->Apply(*request, peer);
+  return Later(context, [this, author = AuthorOf(context), request, response] {
+    absl::StatusOr<v1::ApplyResponse> done = publisher_->Apply(*request, author);
     if (!done.ok()) return done.status();
     *response = *std::move(done);
     return absl::OkStatus();
@@ -330,8 +376,8 @@ grpc::ServerUnaryReactor* AdminService::Apply(grpc::CallbackServerContext* conte
 
 grpc::ServerUnaryReactor* AdminService::Delete(grpc::CallbackServerContext* context, const v1::DeleteRequest* request,
                                                v1::DeleteResponse* response) {
-  return Later(context, [this, peer = PeerOf(context), request, response] {
-    absl::StatusOr<v1::DeleteResponse> done = publisher_->Delete(*request, peer);
+  return Later(context, [this, author = AuthorOf(context), request, response] {
+    absl::StatusOr<v1::DeleteResponse> done = publisher_->Delete(*request, author);
     if (!done.ok()) return done.status();
     *response = *std::move(done);
     return absl::OkStatus();
@@ -340,8 +386,8 @@ grpc::ServerUnaryReactor* AdminService::Delete(grpc::CallbackServerContext* cont
 
 grpc::ServerUnaryReactor* AdminService::Rollback(grpc::CallbackServerContext* context,
                                                  const v1::RollbackRequest* request, v1::RollbackResponse* response) {
-  return Later(context, [this, peer = PeerOf(context), request, response] {
-    absl::StatusOr<v1::RollbackResponse> done = publisher_->Rollback(*request, peer);
+  return Later(context, [this, author = AuthorOf(context), request, response] {
+    absl::StatusOr<v1::RollbackResponse> done = publisher_->Rollback(*request, author);
     if (!done.ok()) return done.status();
     *response = *std::move(done);
     return absl::OkStatus();
@@ -479,7 +525,7 @@ grpc::ServerUnaryReactor* AdminService::GetRevision(grpc::CallbackServerContext*
   });
 }
 
-grpc::ServerWriteReactor<v1::WatchResponse>* AdminService::Watch(grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::WatchResponse>* AdminService::Watch(grpc::CallbackServerContext* context,
                                                                  const v1::WatchRequest* request) {
   const uint64_t current = publisher_->current()->revision;
   const uint64_t after = request->after_revision() == 0 ? current : request->after_revision();
@@ -488,10 +534,10 @@ grpc::ServerWriteReactor<v1::WatchResponse>* AdminService::Watch(grpc::CallbackS
     stream->End({grpc::StatusCode::OUT_OF_RANGE,
                  absl::StrCat("there is no revision ", after, " yet; the current one is ", current)});
   }
-  return Open<WatchStream, v1::WatchResponse>(std::move(stream));
+  return Open<WatchStream, v1::WatchResponse>(std::move(stream), context);
 }
 
-grpc::ServerWriteReactor<v1::RolloutResponse>* AdminService::Rollout(grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::RolloutResponse>* AdminService::Rollout(grpc::CallbackServerContext* context,
                                                                      const v1::RolloutRequest* request) {
   const std::shared_ptr<const PolicyState> state = publisher_->current();
   const uint64_t revision = request->revision() == 0 ? state->revision : request->revision();
@@ -508,7 +554,7 @@ grpc::ServerWriteReactor<v1::RolloutResponse>* AdminService::Rollout(grpc::Callb
   }
   auto stream = std::make_shared<RolloutStream>(this, revision, committed_at, request->wait());
   if (!known.ok()) stream->End(ToGrpc(known));
-  return Open<RolloutStream, v1::RolloutResponse>(std::move(stream));
+  return Open<RolloutStream, v1::RolloutResponse>(std::move(stream), context);
 }
 
 grpc::ServerUnaryReactor* AdminService::ListDataPlanes(grpc::CallbackServerContext* context,
@@ -650,6 +696,67 @@ grpc::ServerUnaryReactor* AdminService::ListEndpoints(grpc::CallbackServerContex
                                                       const v1::ListEndpointsRequest* request,
                                                       v1::ListEndpointsResponse* response) {
   return Now(context, FillEndpoints(*request, response));
+}
+
+grpc::ServerUnaryReactor* AdminService::CreateToken(grpc::CallbackServerContext* context,
+                                                    const v1::CreateTokenRequest* request,
+                                                    v1::CreateTokenResponse* response) {
+  return Later(context, [this, caller = CallerOf(context), request, response]() -> absl::Status {
+    const absl::Time now = absl::Now();
+    absl::StatusOr<v1::CreateTokenResponse> done =
+        tokens_->Create(*request, caller.name.empty() ? caller.address : caller.name, now);
+    if (!done.ok()) return done.status();
+    audit_->Done(caller, absl::StrCat("created token ", request->name(), ", ", RoleName(request->role())), now);
+    *response = *std::move(done);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::ListTokens(grpc::CallbackServerContext* context, const v1::ListTokensRequest*,
+                                                   v1::ListTokensResponse* response) {
+  for (v1::Token& token : tokens_->List()) *response->add_tokens() = std::move(token);
+  return Now(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* AdminService::RevokeToken(grpc::CallbackServerContext* context,
+                                                    const v1::RevokeTokenRequest* request, v1::RevokeTokenResponse*) {
+  return Later(context, [this, caller = CallerOf(context), request]() -> absl::Status {
+    const absl::Time now = absl::Now();
+    if (absl::Status s = tokens_->Revoke(request->name(), now); !s.ok()) return s;
+    audit_->Done(caller, absl::StrCat("revoked token ", request->name()), now);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status AdminService::FillAudit(const v1::ListAuditRequest& request, v1::ListAuditResponse* response) {
+  absl::StatusOr<uint32_t> page_size = PageSize(request.page_size(), kAuditPageDefault, kAuditPageMax);
+  if (!page_size.ok()) return page_size.status();
+  const absl::Time since = request.has_since() ? absl::FromUnixSeconds(request.since().seconds()) +
+                                                     absl::Nanoseconds(request.since().nanos())
+                                               : absl::InfinitePast();
+  const std::string fingerprint = Fingerprint(request.actor());
+  uint64_t before = 0;
+  if (!request.page_token().empty()) {
+    absl::StatusOr<std::vector<std::string>> token = ReadToken(request.page_token(), 2);
+    if (!token.ok()) return token.status();
+    if ((*token)[0] != fingerprint || !absl::SimpleAtoi((*token)[1], &before) || before == 0) {
+      return absl::InvalidArgumentError("page_token: of another audit");
+    }
+  }
+  audit_->Flush();
+  absl::StatusOr<std::vector<v1::AuditEntry>> page =
+      publisher_->store().AuditBefore(before, request.actor(), since, *page_size);
+  if (!page.ok()) return page.status();
+  // An empty page ends it: one call more than there need be, where the last page is just full.
+  if (!page->empty()) response->set_next_page_token(MakeToken({fingerprint, absl::StrCat(page->back().number())}));
+  for (v1::AuditEntry& entry : *page) *response->add_entries() = std::move(entry);
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AdminService::ListAudit(grpc::CallbackServerContext* context,
+                                                  const v1::ListAuditRequest* request,
+                                                  v1::ListAuditResponse* response) {
+  return Later(context, [this, request, response] { return FillAudit(*request, response); });
 }
 
 grpc::ServerUnaryReactor* AdminService::GetServerInfo(grpc::CallbackServerContext* context,

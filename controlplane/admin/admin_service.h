@@ -8,11 +8,14 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "controlplane/executor.h"
+#include "controlplane/identity/audit_log.h"
+#include "controlplane/identity/tokens.h"
 #include "controlplane/publisher.h"
 #include "controlplane/stream/hub.h"
 #include "gateway/v1/admin.grpc.pb.h"
@@ -28,10 +31,15 @@ inline constexpr size_t kListPageBytesMax = 3u << 20;
 // Watch and Rollout calls at a time.
 inline constexpr size_t kAdminStreamsMax = 256;
 
-// Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own.
+inline constexpr uint32_t kAuditPageDefault = 100;
+inline constexpr uint32_t kAuditPageMax = 1'000;
+
+// Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own. Called by
+// AdminGate, which gRPC serves: contexts are its, with a Caller who may do what is asked, but for the resources that a
+// bound editor touches (Publisher).
 class AdminService final : public v1::Admin::CallbackService {
  public:
-  AdminService(Publisher* publisher, Hub* hub);
+  AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit);
   ~AdminService() override;  // waits until every call has ended
 
   // Ends the streaming calls with UNAVAILABLE and refuses new ones.
@@ -66,6 +74,14 @@ class AdminService final : public v1::Admin::CallbackService {
                                        v1::ListLimitsResponse* response) override;
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context, const v1::GetServerInfoRequest* request,
                                           v1::GetServerInfoResponse* response) override;
+  grpc::ServerUnaryReactor* CreateToken(grpc::CallbackServerContext* context, const v1::CreateTokenRequest* request,
+                                        v1::CreateTokenResponse* response) override;
+  grpc::ServerUnaryReactor* ListTokens(grpc::CallbackServerContext* context, const v1::ListTokensRequest* request,
+                                       v1::ListTokensResponse* response) override;
+  grpc::ServerUnaryReactor* RevokeToken(grpc::CallbackServerContext* context, const v1::RevokeTokenRequest* request,
+                                        v1::RevokeTokenResponse* response) override;
+  grpc::ServerUnaryReactor* ListAudit(grpc::CallbackServerContext* context, const v1::ListAuditRequest* request,
+                                      v1::ListAuditResponse* response) override;
 
  private:
   // A streaming call, by its base.
@@ -78,22 +94,31 @@ class AdminService final : public v1::Admin::CallbackService {
   grpc::ServerUnaryReactor* Now(grpc::CallbackServerContext* context, const absl::Status& status);
   grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, std::function<absl::Status()> work);
   template <typename S, typename Message>
-  grpc::ServerWriteReactor<Message>* Open(std::shared_ptr<S> stream);
+  grpc::ServerWriteReactor<Message>* Open(std::shared_ptr<S> stream, grpc::CallbackServerContext* context);
   void Remove(Call* call);
+  // Ends the streaming calls whose token is revoked or has expired.
+  void EndRevoked();
+  void Sweep();
 
   absl::Status FillList(const v1::ListRequest& request, v1::ListResponse* response) const;
+  absl::Status FillAudit(const v1::ListAuditRequest& request, v1::ListAuditResponse* response);
   absl::Status FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const;
   void FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const;
   absl::Status FillEndpoints(const v1::ListEndpointsRequest& request, v1::ListEndpointsResponse* response) const;
 
   Publisher* const publisher_;
   Hub* const hub_;
+  Tokens* const tokens_;
+  AuditLog* const audit_;
   const absl::Time started_at_;
+  uint64_t revocations_ = 0;  // the subscription
 
   std::mutex mu_;
   std::condition_variable ended_;
   std::map<Call*, std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mu_);
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool ending_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread sweeper_;
 
   Executor executor_;  // last: its tasks use all of the above
 };

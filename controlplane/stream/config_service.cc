@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "common/config/bootstrap.h"
 #include "controlplane/grpc_status.h"
+#include "controlplane/identity/data_plane_name.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "spdlog/spdlog.h"
 
@@ -218,6 +219,11 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
 
   absl::Status Greet(const v1::Hello& hello) {
     if (absl::Status s = CheckHello(hello); !s.ok()) return s;
+    if (service_->options_.names_by_certificate) {
+      if (absl::Status s = CheckDataPlaneName(hello.name(), PeerCertificate(*context_->auth_context())); !s.ok()) {
+        return s;
+      }
+    }
     name_ = hello.name();
     std::string address = peer_;
     if (!hello.advertise().empty()) {

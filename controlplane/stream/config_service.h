@@ -28,6 +28,8 @@ struct ConfigServiceOptions {
   // A data plane that can be reached has said hello, or goodbye. Must not block. Null: nobody is told.
   std::function<void(const RegisteredInstance&)> registered;
   std::function<void(const std::string& name)> said_goodbye;
+  // With TLS: a data plane goes by a name of its certificate, or not at all.
+  bool names_by_certificate = false;
 };
 
 // InvalidArgument names the field: what a Hello may hold.

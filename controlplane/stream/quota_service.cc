@@ -5,6 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "controlplane/grpc_status.h"
+#include "controlplane/identity/data_plane_name.h"
+#include "controlplane/stream/config_service.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {
@@ -82,9 +85,10 @@ class QuotaService::Stream final : public Reactor {
   void OnReadDone(bool ok) override {
     std::lock_guard lock(service_->mu_);
     if (!ok) return End(grpc::Status::OK);
-    if (const std::string problem = Handle(); !problem.empty()) {
-      spdlog::warn("lease stream of '{}': {}", name_, problem);
-      return End(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, problem));
+    if (const absl::Status status = Handle(); !status.ok()) {
+      spdlog::warn("lease stream of '{}' ({}): {}", name_, HostOfPeer(context_->peer()),
+                   std::string(status.message()));
+      return End(ToGrpc(status));
     }
     if (!end_) StartRead(&incoming_);
   }
@@ -151,13 +155,20 @@ class QuotaService::Stream final : public Reactor {
   }
 
  private:
-  std::string Handle() {
+  absl::Status Handle() {
     const SteadyClock::time_point now = SteadyClock::now();
     ++service_->messages_;
     if (id_ == 0) {
-      if (incoming_.name().empty() || incoming_.name().size() > kNameBytesMax) return "name: expected 1 to 256 bytes";
+      if (incoming_.name().empty() || incoming_.name().size() > kNameBytesMax) {
+        return absl::InvalidArgumentError("name: expected 1 to 256 bytes");
+      }
       if (incoming_.instance_id().empty() || incoming_.instance_id().size() > kNameBytesMax) {
-        return "instance_id: expected 1 to 256 bytes";
+        return absl::InvalidArgumentError("instance_id: expected 1 to 256 bytes");
+      }
+      if (service_->names_by_certificate_) {
+        if (absl::Status s = CheckDataPlaneName(incoming_.name(), PeerCertificate(*context_->auth_context())); !s.ok()) {
+          return s;
+        }
       }
       name_ = incoming_.name();
       id_ = service_->quota_.Attach(name_, incoming_.instance_id(), now);
@@ -170,8 +181,10 @@ class QuotaService::Stream final : public Reactor {
     int keys = 0;
     for (const v1::LimitDemands& limit : incoming_.limits()) {
       for (const v1::KeyDemand& message : limit.keys()) {
-        if (++keys > kKeysPerMessageMax) return absl::StrCat("expected at most ", kKeysPerMessageMax, " keys");
-        if (message.key().size() > kKeyBytesMax) return "key: expected at most 32 bytes";
+        if (++keys > kKeysPerMessageMax) {
+          return absl::InvalidArgumentError(absl::StrCat("expected at most ", kKeysPerMessageMax, " keys"));
+        }
+        if (message.key().size() > kKeyBytesMax) return absl::InvalidArgumentError("key: expected at most 32 bytes");
         if (!service_->quota_.OnDemand(id_, limit.limit(), DemandOf(message), now)) {
           KeyGrant unknown;
           unknown.id = message.id();
@@ -184,7 +197,7 @@ class QuotaService::Stream final : public Reactor {
     incoming_.Clear();
     service_->Collect(false);
     if (dirty_) Write();
-    return "";
+    return absl::OkStatus();
   }
 
   void Write() {
@@ -223,8 +236,8 @@ class QuotaService::Stream final : public Reactor {
   std::optional<grpc::Status> end_;
 };
 
-QuotaService::QuotaService(QuotaAllocator::Options options)
-    : quota_(std::move(options), SteadyClock::now()), ticker_([this] { Tick(); }) {}
+QuotaService::QuotaService(QuotaAllocator::Options options, bool names_by_certificate)
+    : names_by_certificate_(names_by_certificate), quota_(std::move(options), SteadyClock::now()), ticker_([this] { Tick(); }) {}
 
 QuotaService::~QuotaService() {
   {

@@ -31,7 +31,8 @@ class QuotaService final : public v1::Quota::CallbackService {
   static constexpr int kKeysPerMessageMax = 2'000;
   static constexpr std::chrono::milliseconds kHeartbeat{500};
 
-  explicit QuotaService(QuotaAllocator::Options options);
+  // `names_by_certificate`: as ConfigServiceOptions has it.
+  explicit QuotaService(QuotaAllocator::Options options, bool names_by_certificate = false);
   ~QuotaService() override;  // waits until every stream has ended
 
   // Thread-safe, like all of this.
@@ -55,6 +56,7 @@ class QuotaService final : public v1::Quota::CallbackService {
   void Collect(bool tick) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Tick();
 
+  const bool names_by_certificate_;
   mutable std::mutex mu_;
   std::condition_variable changed_;
   QuotaAllocator quota_ ABSL_GUARDED_BY(mu_);

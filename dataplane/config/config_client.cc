@@ -147,9 +147,9 @@ struct Inbox {
 // Cancel is anybody's.
 class ControlPlaneStream {
  public:
-  ControlPlaneStream(const std::string& address, v1::Hello hello, std::shared_ptr<Inbox> inbox)
+  ControlPlaneStream(const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                     grpc::ChannelArguments arguments, v1::Hello hello, std::shared_ptr<Inbox> inbox)
       : inbox_(std::move(inbox)) {
-    grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(std::chrono::milliseconds(kKeepaliveTime).count()));
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
                      static_cast<int>(std::chrono::milliseconds(kKeepaliveTimeout).count()));
@@ -158,8 +158,7 @@ class ControlPlaneStream {
     // The waiting between attempts is ours, so none of it may be shared with an earlier channel.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    stub_ =
-        v1::ConfigStream::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    stub_ = v1::ConfigStream::NewStub(grpc::CreateCustomChannel(address, credentials, arguments));
     v1::DataPlaneMessage first;
     *first.mutable_hello() = std::move(hello);
     thread_ =
@@ -242,6 +241,10 @@ std::chrono::milliseconds ReconnectDelay(int attempt, absl::BitGenRef random) {
 struct ConfigClient::Impl {
   Impl(ConfigClientOptions options, RuntimeState* runtime, InstallFunction install)
       : options(std::move(options)), runtime(runtime), install(std::move(install)), hello(HelloOf(this->options)) {
+    if (this->options.credentials == nullptr) {
+      this->options.credentials =
+          std::make_shared<ControlPlaneCredentials>(this->options.bootstrap.data_plane().tls());
+    }
     if (!alone() && !this->options.bootstrap.data_plane().cache_dir().empty()) {
       cache = std::make_unique<ConfigCache>(this->options.bootstrap.data_plane().cache_dir());
     }
@@ -484,10 +487,19 @@ struct ConfigClient::Impl {
     endpoints_stage = {};
     stream_begin = SteadyClock::now();
     welcomed = false;
-    auto next = std::make_shared<ControlPlaneStream>(address, hello, inbox);
-    absl::MutexLock lock(&stats_mutex);
-    stream = std::move(next);
-    ++stats.stream_attempts;
+    grpc::ChannelArguments arguments;
+    const absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials =
+        options.credentials->ForConnection(absl::Now(), &arguments);
+    std::shared_ptr<ControlPlaneStream> next;
+    if (credentials.ok()) {
+      next = std::make_shared<ControlPlaneStream>(address, *credentials, std::move(arguments), hello, inbox);
+    }
+    {
+      absl::MutexLock lock(&stats_mutex);
+      stream = std::move(next);
+      ++stats.stream_attempts;
+    }
+    if (!credentials.ok()) BreakStream(credentials.status().message());
   }
 
   // Ends it at once. What it still delivered is forgotten.

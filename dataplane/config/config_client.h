@@ -12,6 +12,7 @@
 
 #include "absl/random/bit_gen_ref.h"
 #include "absl/status/status.h"
+#include "dataplane/config/control_plane_credentials.h"
 #include "dataplane/state/serving_state.h"
 #include "gateway/v1/bootstrap.pb.h"
 #include "prometheus/metric_family.h"
@@ -32,6 +33,8 @@ struct ConfigClientOptions {
   uint16_t health_port = 0;  // where Consul's check asks /health
   // Whether limits of scope redis do as their on_unavailable says; empty: they do. The configuration thread asks.
   std::function<bool()> redis_away;
+  // Null: as bootstrap.data_plane.tls has it.
+  std::shared_ptr<ControlPlaneCredentials> credentials;
 };
 
 // Owns the configuration thread: the stream to the first control plane that answers, reconnects with jitter

@@ -55,16 +55,16 @@ struct Inbox {
 // thread's, once a message has been read.
 class LeaseStream {
  public:
-  LeaseStream(const std::string& address, v1::LeaseDemands first, std::shared_ptr<Inbox> inbox)
+  LeaseStream(const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+              grpc::ChannelArguments arguments, v1::LeaseDemands first, std::shared_ptr<Inbox> inbox)
       : inbox_(std::move(inbox)) {
-    grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
     arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
     // A connection of its own: bytes of configuration on the same one would delay grants.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    stub_ = v1::Quota::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    stub_ = v1::Quota::NewStub(grpc::CreateCustomChannel(address, credentials, arguments));
     thread_ = StartThread("quota-stream", ThreadPriority::kServing, [this, first = std::move(first)] { Run(first); });
   }
   ~LeaseStream() {
@@ -275,7 +275,12 @@ struct QuotaClient::Impl {
     first.set_name(options.name);
     first.set_instance_id(instance);
     first.set_number(number);
-    stream = std::make_unique<LeaseStream>(options.control_planes[control_plane], std::move(first), inbox);
+    grpc::ChannelArguments arguments;
+    absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials = grpc::InsecureChannelCredentials();
+    if (options.credentials != nullptr) credentials = options.credentials->ForConnection(absl::Now(), &arguments);
+    if (!credentials.ok()) return BreakStream(std::string(credentials.status().message()));
+    stream = std::make_unique<LeaseStream>(options.control_planes[control_plane], *credentials, std::move(arguments),
+                                           std::move(first), inbox);
   }
 
   void OnMessage(const v1::LeaseGrants& message, SteadyClock::time_point at) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "dataplane/config/control_plane_credentials.h"
 #include "dataplane/limits/lease_bucket.h"
 #include "prometheus/metric_family.h"
 
@@ -19,6 +20,7 @@ using LeaseTables = std::vector<std::pair<std::string, std::shared_ptr<LeaseTabl
 struct QuotaClientOptions {
   std::string name;  // of this data plane
   std::vector<std::string> control_planes;
+  std::shared_ptr<ControlPlaneCredentials> credentials;  // null: cleartext
   std::function<LeaseTables()> tables;  // thread-safe
   std::shared_ptr<LeaseLink> link;      // its `wake` is set by the constructor
 };

@@ -130,7 +130,7 @@ TEST(Signals, DataPlaneReloadsAtHangUpAndOutlivesTheOthers) {
 TEST(Signals, ControlPlaneOutlivesAllButThoseThatEndIt) {
   ControlPlane control_plane;
   for (const int each : {SIGHUP, SIGUSR1, SIGUSR2}) control_plane.process().Signal(each);
-  for (const char* const each : {"SIGHUP: nothing to reload", "SIGUSR1: nothing", "SIGUSR2: nothing"}) {
+  for (const char* const each : {"SIGHUP: no new certificates", "SIGUSR1: nothing", "SIGUSR2: nothing"}) {
     EXPECT_TRUE(control_plane.process().WaitForLine(each).has_value()) << each;
   }
   EXPECT_EQ(control_plane.Apply(kPolicy).exit.code, 0);

@@ -121,6 +121,7 @@ void ControlPlane::Start() {
 Process::Result ControlPlane::Ctl(std::vector<std::string> arguments, std::string input) {
   Process::Options options;
   options.argv = {BinaryPath("gatewayctl"), "--server", Concat("127.0.0.1:", admin_port_)};
+  options.argv.insert(options.argv.end(), options_.ctl.begin(), options_.ctl.end());
   options.argv.insert(options.argv.end(), arguments.begin(), arguments.end());
   options.input = std::move(input);
   return Process::Run(std::move(options));

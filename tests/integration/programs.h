@@ -64,6 +64,7 @@ class ControlPlane {
     std::string consul = "";  // address; "": no Consul
     std::vector<std::string> sets = {};
     std::string output = {};  // as DataPlane's
+    std::vector<std::string> ctl = {};  // what every gatewayctl gets: "--ca", FILE
   };
   explicit ControlPlane(Options options);
   ControlPlane() : ControlPlane(Options()) {}

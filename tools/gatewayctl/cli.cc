@@ -1,6 +1,7 @@
 #include "tools/gatewayctl/cli.h"
 
 #include <algorithm>
+#include <array>
 #include <iostream>
 #include <memory>
 
@@ -20,7 +21,7 @@ using Handler = ExitCode (*)(Session&);
 
 constexpr char kFooter[] =
     R"(Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the policy is invalid; 4 not found; 5 conflict;
-  6 unreachable or not authorised; 7 --wait ended without everyone
+  6 unreachable; 7 --wait ended without everyone; 8 not allowed
 Examples:
   gatewayctl apply -f policy.yaml --wait
   gatewayctl get routes
@@ -35,9 +36,15 @@ class CommandTree {
     app_.footer(kFooter);
     app_.set_version_flag("--version", absl::StrCat("gatewayctl ", kVersion), "This program's version");
     app_.set_help_flag("-h,--help", "This help");
-    app_.add_option("--server", options->server, "The control plane's admin address; also GATEWAY_SERVER")
-        ->capture_default_str()
+    app_.add_option("--server", options->server,
+                    "The control plane's admin address; also GATEWAY_SERVER; else the context's, else 127.0.0.1:7400")
         ->type_name("HOST:PORT");
+    app_.add_option("--ca", options->ca, "Speak TLS, and trust certificates of this CA (PEM); also GATEWAY_CA")
+        ->type_name("FILE");
+    app_.add_option("--token-file", options->token_file, "Who you are: a token; also GATEWAY_TOKEN, the token itself")
+        ->type_name("FILE");
+    app_.add_option("--cert", options->cert, "Who you are: a client certificate (PEM), with --key")->type_name("FILE");
+    app_.add_option("--key", options->key, "The key of --cert (PEM)")->type_name("FILE");
     app_.add_option("--timeout", options->timeout, "How long a call may take, and how long --wait waits")
         ->capture_default_str()
         ->type_name("DURATION");
@@ -155,6 +162,60 @@ class CommandTree {
         ->add_option("NAME", options->name, "A RateLimit's name")
         ->type_name("NAME");
 
+    CLI::App* token = Add("token", "Make, list and revoke tokens of people and pipelines", ctl::Token, R"(
+  gatewayctl token create ci --role editor --only team=orders --kinds Route,Service --expires 30d > ci.token
+  gatewayctl token list
+  gatewayctl token revoke ci)");
+    AddVerb(token, options, {"create", "list", "revoke"});
+    token->add_option("NAME", options->name, "The token's name, which history and audit show")->type_name("TOKEN");
+    AddRole(token, options);
+    token
+        ->add_option("--only", options->only,
+                     "Of an editor: changes only what has all of these labels, and refers only to such, to built-in "
+                     "resources and to those labelled shared: \"true\"")
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->type_name("LABEL=VALUE,...");
+    token->add_option("--kinds", options->kinds, "Of an editor: changes only these kinds")
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->type_name("KIND,...");
+    token->add_option("--expires", options->expires, "When it ends; default: never")->type_name("TIME");
+
+    CLI::App* audit = Add("audit", "List writes and denied attempts, the newest first", ctl::Audit, R"(
+  gatewayctl audit --since 1h
+  gatewayctl audit --actor ci --limit 0 -o json)");
+    audit->add_option("--actor", options->actor, "Only theirs")->type_name("ACTOR");
+    audit->add_option("--since", options->since, "Not older than that: 90m, 12h, 30d")->type_name("TIME");
+    audit->add_option("--limit", options->limit, "At most so many; 0: all")->capture_default_str()->type_name("N");
+
+    CLI::App* context = Add("context", "Name control planes, with how to reach them and who you are there", ctl::Context,
+                            R"(
+  gatewayctl context set prod --server cp.example.com:7400 --ca ca.crt --token-file prod.token
+  gatewayctl context use prod
+  gatewayctl context list)");
+    AddVerb(context, options, {"set", "use", "list"});
+    context->add_option("NAME", options->name, "The context's name")->type_name("CONTEXT");
+
+    CLI::App* pki = Add("pki", "Make a CA for a lab, and certificates of it: EC P-256, keys of mode 0600", ctl::Pki, R"(
+  gatewayctl pki init pki
+  gatewayctl pki issue pki --server controlplane,localhost,127.0.0.1
+  gatewayctl pki issue pki --data-plane dp-1
+  gatewayctl pki issue pki --operator alice --role editor)");
+    AddVerb(pki, options, {"init", "issue"});
+    pki->add_option("DIR", options->directory, "The folder of ca.crt, ca.key and all certificates")
+        ->required()
+        ->type_name("DIR");
+    pki->add_option("--server", options->server_names, "For a control plane: DNS names and IP addresses it goes by")
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->type_name("NAME,...");
+    pki->add_option("--data-plane", options->data_plane, "For a data plane: its data_plane.name")->type_name("DATAPLANE");
+    pki->add_option("--operator", options->operator_name, "For a person or a pipeline, in place of a token")
+        ->type_name("OPERATOR");
+    AddRole(pki, options);
+    pki->add_option("--expires", options->expires, "How long it is valid; default: 90d")->type_name("TIME");
+
     Add("version", "Tell this program's version and the server's", ctl::Version, R"(
   gatewayctl version --client)")
         ->add_flag("--client", options->client_only, "Only this program's, without asking the server");
@@ -200,7 +261,7 @@ class CommandTree {
   CLI::App* Add(const char* name, const char* description, Handler handler, const char* examples) {
     CLI::App* command = app_.add_subcommand(name, description);
     command->footer(
-        absl::StrCat("Example:", examples, "\nGlobal flags: --server, --timeout, -o, --color; see gatewayctl --help"));
+        absl::StrCat("Example:", examples, "\nGlobal flags: --server, --ca, --token-file, --cert, --key, --timeout, -o, --color; see gatewayctl --help"));
     handlers_.emplace_back(command, handler);
     return command;
   }
@@ -228,6 +289,19 @@ class CommandTree {
     command->add_option("NAME", options->name, "The resource's name")->type_name("NAME");
   }
 
+  static void AddVerb(CLI::App* command, Options* options, const std::vector<std::string>& verbs) {
+    command->add_option("VERB", options->verb, "What to do")
+        ->required()
+        ->check(Among(verbs))
+        ->type_name(absl::StrJoin(verbs, "|"));
+  }
+
+  static CLI::Option* AddRole(CLI::App* command, Options* options) {
+    return command->add_option("--role", options->role, "What they may do; each includes the ones before it")
+        ->check(Among({"viewer", "operator", "editor", "admin"}))
+        ->type_name("viewer|operator|editor|admin");
+  }
+
   static void AddRevision(CLI::App* command, Options* options, bool required) {
     command->add_option("REVISION", options->revision, "A number from history")
         ->required(required)
@@ -248,7 +322,9 @@ class CommandTree {
 std::string FirstWord(const std::vector<std::string>& arguments) {
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& word = arguments[i];
-    if (word == "--server" || word == "--timeout" || word == "-o" || word == "--output" || word == "--color") {
+    constexpr std::array kWithValue = {"--server", "--ca",     "--token-file", "--cert", "--key",
+                                       "--timeout", "-o", "--output", "--color"};
+    if (std::find(kWithValue.begin(), kWithValue.end(), word) != kWithValue.end()) {
       ++i;
     } else if (!word.starts_with("-")) {
       return word;
@@ -290,10 +366,6 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
     *terminal.out << CompletionScript(tree.app(), options.shell);
     return kDone;
   }
-  if (tree.app().get_option("--server")->count() == 0) {
-    options.server = terminal.environment("GATEWAY_SERVER").value_or(options.server);
-    if (options.server.empty()) return Misuse(terminal, "GATEWAY_SERVER is empty", command);
-  }
   const absl::StatusOr<google::protobuf::Duration> timeout = ParseDuration(options.timeout);
   if (!timeout.ok() || (timeout->seconds() == 0 && timeout->nanos() == 0)) {
     return Misuse(terminal,
@@ -307,7 +379,14 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
   const bool colour = options.color == "always" || (options.color == "auto" && terminal.out_is_terminal &&
                                                     terminal.environment("NO_COLOR").value_or("").empty());
   const absl::Duration wait = absl::Seconds(timeout->seconds()) + absl::Nanoseconds(timeout->nanos());
-  Session session{options, terminal, AdminClient(options.server, wait), wait, colour};
+  Connection connection;
+  if (command != "context" && command != "pki" && command != "hash") {
+    absl::StatusOr<Connection> resolved = ResolveConnection(
+        {options.server, options.ca, options.cert, options.key, options.token_file}, terminal.environment);
+    if (!resolved.ok()) return Misuse(terminal, std::string(resolved.status().message()), command);
+    connection = *std::move(resolved);
+  }
+  Session session{options, terminal, AdminClient(connection, wait), wait, colour};
   return tree.handler()(session);
 }
 

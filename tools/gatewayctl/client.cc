@@ -20,7 +20,34 @@ constexpr int kMessageBytesMax = 256 << 20;  // a revision with all that one app
 constexpr uint32_t kPageSize = 1000;
 constexpr absl::Duration kReconnectPause = absl::Milliseconds(100);
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
+// Adds the token to every call, with or without TLS; which calls there are is no matter of this.
+class TokenSender final : public grpc::experimental::Interceptor {
+ public:
+  explicit TokenSender(std::string value) : value_(std::move(value)) {}
+
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(grpc::experimental::InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      methods->GetSendInitialMetadata()->emplace("authorization", value_);
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const std::string value_;
+};
+
+class TokenSenderFactory final : public grpc::experimental::ClientInterceptorFactoryInterface {
+ public:
+  explicit TokenSenderFactory(const std::string& token) : value_(absl::StrCat("Bearer ", token)) {}
+  grpc::experimental::Interceptor* CreateClientInterceptor(grpc::experimental::ClientRpcInfo*) override {
+    return new TokenSender(value_);  // gRPC's to delete
+  }
+
+ private:
+  const std::string value_;
+};
+
+std::shared_ptr<grpc::Channel> Connect(const Connection& connection) {
   grpc::ChannelArguments arguments;
   // Also the time that one attempt to connect may take: gRPC's own is 20 s.
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(absl::ToInt64Milliseconds(kConnectTimeout)));
@@ -32,7 +59,13 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& server) {
                    2 * static_cast<int>(kErrorBytesAskedMax));  // (in base64, with all else)
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
+  const std::shared_ptr<grpc::ChannelCredentials> credentials =
+      connection.tls() ? grpc::SslCredentials({connection.ca, connection.key, connection.certificate})
+                       : grpc::InsecureChannelCredentials();
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
+  if (!connection.token.empty()) interceptors.push_back(std::make_unique<TokenSenderFactory>(connection.token));
+  return grpc::experimental::CreateCustomChannelWithInterceptors(connection.server, credentials, arguments,
+                                                                 std::move(interceptors));
 }
 
 // gRPC's account of a failed connection ends with the cause: "failed to connect to all addresses; last error: ...:
@@ -89,8 +122,8 @@ v1::PolicyErrors ErrorsIn(const std::string& details) {
 
 }  // namespace
 
-AdminClient::AdminClient(std::string server, absl::Duration timeout)
-    : server_(std::move(server)), timeout_(timeout), stub_(v1::Admin::NewStub(Connect(server_))) {}
+AdminClient::AdminClient(const Connection& connection, absl::Duration timeout)
+    : server_(connection.server), timeout_(timeout), stub_(v1::Admin::NewStub(Connect(connection))) {}
 
 absl::Status AdminClient::Translate(const grpc::Status& status) const {
   if (status.ok()) return absl::OkStatus();
@@ -284,6 +317,34 @@ absl::StatusOr<v1::GetServerInfoResponse> AdminClient::GetServerInfo() {
   return Call(&v1::Admin::Stub::GetServerInfo, v1::GetServerInfoRequest());
 }
 
+absl::StatusOr<v1::CreateTokenResponse> AdminClient::CreateToken(const v1::CreateTokenRequest& request) {
+  return Call(&v1::Admin::Stub::CreateToken, request);
+}
+
+absl::StatusOr<v1::ListTokensResponse> AdminClient::ListTokens() {
+  return Call(&v1::Admin::Stub::ListTokens, v1::ListTokensRequest());
+}
+
+absl::Status AdminClient::RevokeToken(const std::string& name) {
+  v1::RevokeTokenRequest request;
+  request.set_name(name);
+  return Call(&v1::Admin::Stub::RevokeToken, request).status();
+}
+
+absl::StatusOr<v1::ListAuditResponse> AdminClient::ListAudit(v1::ListAuditRequest request, uint64_t limit) {
+  v1::ListAuditResponse all;
+  while (true) {
+    const uint64_t missing = limit == 0 ? kPageSize : limit - static_cast<uint64_t>(all.entries_size());
+    request.set_page_size(static_cast<uint32_t>(std::min<uint64_t>(missing, kPageSize)));
+    absl::StatusOr<v1::ListAuditResponse> page = Call(&v1::Admin::Stub::ListAudit, request);
+    if (!page.ok()) return page.status();
+    for (v1::AuditEntry& entry : *page->mutable_entries()) *all.add_entries() = std::move(entry);
+    const bool enough = limit != 0 && static_cast<uint64_t>(all.entries_size()) >= limit;
+    if (page->next_page_token().empty() || enough) return all;
+    request.set_page_token(page->next_page_token());
+  }
+}
+
 v1::PolicyErrors PolicyErrorsOf(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kPolicyErrorsUrl);
   v1::PolicyErrors errors;
@@ -300,11 +361,13 @@ ExitCode ExitCodeOf(const absl::Status& status) {
     case absl::StatusCode::kNotFound:
       return kNotFound;
     case absl::StatusCode::kAborted:
+    case absl::StatusCode::kAlreadyExists:
       return kConflict;
     case absl::StatusCode::kUnavailable:
+      return kUnreachable;
     case absl::StatusCode::kUnauthenticated:
     case absl::StatusCode::kPermissionDenied:
-      return kUnreachable;
+      return kNotAllowed;
     default:
       return kFailed;
   }

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "gateway/v1/admin.grpc.pb.h"
+#include "tools/gatewayctl/connection.h"
 #include "tools/gatewayctl/exit_code.h"
 
 namespace gateway::ctl {
@@ -31,8 +32,8 @@ struct RolloutOutcome {
 // people.
 class AdminClient {
  public:
-  // `server` is "host:port"; `timeout` is for each call, and for a whole AwaitRollout.
-  AdminClient(std::string server, absl::Duration timeout);
+  // `timeout` is for each call, and for a whole AwaitRollout. The connection's token goes with every call.
+  AdminClient(const Connection& connection, absl::Duration timeout);
 
   absl::StatusOr<v1::ApplyResponse> Apply(const v1::ApplyRequest& request);
   absl::StatusOr<v1::GetResponse> Get(const std::string& kind, const std::string& name);
@@ -52,6 +53,11 @@ class AdminClient {
   absl::StatusOr<v1::ListBreakersResponse> ListBreakers(const std::string& service);
   absl::StatusOr<v1::ListLimitsResponse> ListLimits(const std::string& name);
   absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo();
+  absl::StatusOr<v1::CreateTokenResponse> CreateToken(const v1::CreateTokenRequest& request);
+  absl::StatusOr<v1::ListTokensResponse> ListTokens();
+  absl::Status RevokeToken(const std::string& name);
+  // The newest `limit` entries; 0: all.
+  absl::StatusOr<v1::ListAuditResponse> ListAudit(v1::ListAuditRequest request, uint64_t limit);
 
  private:
   template <typename Request, typename Response>

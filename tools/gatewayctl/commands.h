@@ -19,7 +19,8 @@ namespace gateway::ctl {
 
 // What the command line said; each command reads its own part.
 struct Options {
-  std::string server = "127.0.0.1:7400";
+  std::string server;             // these five: "" where the command line says nothing
+  std::string ca, cert, key, token_file;
   std::string timeout = "30s";
   std::string output = "table";  // table | yaml | json | name
   std::string color = "auto";    // auto | always | never
@@ -43,6 +44,17 @@ struct Options {
   std::string shell;
   std::string secret_kind;             // of hash: api-key | password
   std::string hash_method = "scrypt";  // of a password: scrypt | argon2id
+
+  std::string verb;  // of a command that has several: set, init, create
+  std::string directory;
+  std::vector<std::string> server_names;
+  std::string data_plane;
+  std::string operator_name;
+  std::string role;     // viewer | operator | editor | admin
+  std::string expires;  // "30d"; "": the command's default
+  std::vector<std::string> only;   // "label=value"
+  std::vector<std::string> kinds;  // in any spelling
+  std::string since;               // "1h"; "": the beginning
 };
 
 // One run of one command.
@@ -90,6 +102,14 @@ ExitCode Version(Session& session);
 
 // secret_commands.cc: what goes into a Consumer; asks no server.
 ExitCode Hash(Session& session);
+
+// context_commands.cc: gatewayctl's own files, and a CA for labs; they ask no server.
+ExitCode Context(Session& session);
+ExitCode Pki(Session& session);
+
+// identity_commands.cc: who may, and who did.
+ExitCode Token(Session& session);
+ExitCode Audit(Session& session);
 
 }  // namespace gateway::ctl
 

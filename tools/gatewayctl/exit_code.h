@@ -11,8 +11,9 @@ enum ExitCode : int {
   kInvalidPolicy = 3,
   kNotFound = 4,
   kConflict = 5,
-  kUnreachable = 6,  // or not authorised
+  kUnreachable = 6,
   kNotEveryone = 7,  // --wait ended without everyone
+  kNotAllowed = 8,   // with or without credentials
 };
 
 }  // namespace gateway::ctl

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/units.h"
@@ -113,6 +114,20 @@ std::string FormatAge(const google::protobuf::Timestamp& time, absl::Time now) {
   if (seconds < 3600) return absl::StrCat(seconds / 60, "m");
   if (seconds < 48 * 3600) return absl::StrCat(seconds / 3600, "h");
   return absl::StrCat(seconds / 86400, "d");
+}
+
+absl::StatusOr<absl::Duration> ParseAge(const std::string& text) {
+  constexpr int64_t kDaysMax = 36'500;
+  int64_t days = 0;
+  absl::Duration age;
+  if (text.ends_with('d') && absl::SimpleAtoi(text.substr(0, text.size() - 1), &days) && days <= kDaysMax) {
+    age = absl::Hours(24 * days);
+  } else {
+    const absl::StatusOr<google::protobuf::Duration> duration = ParseDuration(text);
+    if (duration.ok()) age = absl::Seconds(duration->seconds()) + absl::Nanoseconds(duration->nanos());
+  }
+  if (age > absl::ZeroDuration()) return age;
+  return absl::InvalidArgumentError(absl::StrCat("expected a time such as 30d, 12h or 90m, found '", text, "'"));
 }
 
 std::string FormatTime(const google::protobuf::Timestamp& time) {

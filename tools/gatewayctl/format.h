@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "google/protobuf/duration.pb.h"
 #include "google/protobuf/message.h"
@@ -16,6 +17,8 @@ using Json = nlohmann::ordered_json;
 
 // "12s", "3m", "5h", "12d": the largest unit that fits. "" for no time at all.
 std::string FormatAge(const google::protobuf::Timestamp& time, absl::Time now);
+// "30d", or a duration as in policy: "12h". InvalidArgument says what was expected; never zero.
+absl::StatusOr<absl::Duration> ParseAge(const std::string& text);
 // RFC 3339 in UTC: "2026-07-04T10:00:00.25Z".
 std::string FormatTime(const google::protobuf::Timestamp& time);
 // "9 ms", "12.3 s" from ten seconds on. Never "0 ms": what took less than one is rounded up.

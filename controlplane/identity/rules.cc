@@ -1,0 +1,57 @@
+#include "controlplane/identity/rules.h"
+
+#include <utility>
+
+namespace gateway::controlplane {
+namespace {
+
+constexpr CallRule kRules[] = {
+    {"Apply", v1::Token::EDITOR, CallRule::kChangesPolicy},
+    {"Get", v1::Token::VIEWER, CallRule::kReads},
+    {"List", v1::Token::VIEWER, CallRule::kReads},
+    {"Delete", v1::Token::EDITOR, CallRule::kChangesPolicy},
+    {"History", v1::Token::VIEWER, CallRule::kReads},
+    {"GetRevision", v1::Token::VIEWER, CallRule::kReads},
+    {"Rollback", v1::Token::OPERATOR, CallRule::kChangesPolicy},
+    {"Watch", v1::Token::VIEWER, CallRule::kReads},
+    {"ListDataPlanes", v1::Token::VIEWER, CallRule::kReads},
+    {"Rollout", v1::Token::VIEWER, CallRule::kReads},
+    {"ListEndpoints", v1::Token::VIEWER, CallRule::kReads},
+    {"ListBreakers", v1::Token::VIEWER, CallRule::kReads},
+    {"ListLimits", v1::Token::VIEWER, CallRule::kReads},
+    {"GetServerInfo", v1::Token::VIEWER, CallRule::kReads},
+    {"CreateToken", v1::Token::ADMIN, CallRule::kChangesTokens},
+    {"ListTokens", v1::Token::ADMIN, CallRule::kReads},
+    {"RevokeToken", v1::Token::ADMIN, CallRule::kChangesTokens},
+    {"ListAudit", v1::Token::ADMIN, CallRule::kReads},
+};
+
+constexpr std::pair<v1::Token::Role, std::string_view> kRoleNames[] = {{v1::Token::VIEWER, "viewer"},
+                                                                       {v1::Token::OPERATOR, "operator"},
+                                                                       {v1::Token::EDITOR, "editor"},
+                                                                       {v1::Token::ADMIN, "admin"}};
+
+}  // namespace
+
+const CallRule* RuleOf(std::string_view method) {
+  for (const CallRule& rule : kRules) {
+    if (rule.method == method) return &rule;
+  }
+  return nullptr;
+}
+
+std::string_view RoleName(v1::Token::Role role) {
+  for (const auto& [each, name] : kRoleNames) {
+    if (each == role) return name;
+  }
+  return "";
+}
+
+v1::Token::Role RoleNamed(std::string_view name) {
+  for (const auto& [role, each] : kRoleNames) {
+    if (each == name) return role;
+  }
+  return v1::Token::ROLE_UNSPECIFIED;
+}
+
+}  // namespace gateway::controlplane

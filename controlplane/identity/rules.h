@@ -1,0 +1,32 @@
+// Who may call what of the admin API.
+#ifndef GATEWAY_CONTROLPLANE_IDENTITY_RULES_H_
+#define GATEWAY_CONTROLPLANE_IDENTITY_RULES_H_
+
+#include <string_view>
+
+#include "gateway/v1/admin.pb.h"
+
+namespace gateway::controlplane {
+
+struct CallRule {
+  std::string_view method;
+  v1::Token::Role role;  // at least
+  enum Effect {
+    kReads,
+    kChangesPolicy,  // of a bound editor, resource by resource (Scope); recorded with its revision
+    kChangesFleet,   // no resource of anybody's: not for a bound editor; recorded by the gate
+    kChangesTokens,  // recorded by who does it
+  } effect;
+};
+
+// Null: nobody may call it. A test holds this against the service's descriptor.
+const CallRule* RuleOf(std::string_view method);
+
+// "editor"; "" of none.
+std::string_view RoleName(v1::Token::Role role);
+// ROLE_UNSPECIFIED where it is no role's name.
+v1::Token::Role RoleNamed(std::string_view name);
+
+}  // namespace gateway::controlplane
+
+#endif  // GATEWAY_CONTROLPLANE_IDENTITY_RULES_H_
