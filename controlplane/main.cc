@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/status/statusor.h"
+#include "common/base/descriptors.h"
 #include "common/base/log.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
@@ -39,6 +40,7 @@ int main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);  // past a limit of file size, writes fail like on a full disk
 
+  (void)gateway::RaiseDescriptorLimit();  // the listeners' bounds follow what there is
   auto started = gateway::controlplane::ControlPlane::Start(arguments.config);
   if (!started.ok()) {
     fprintf(stderr, "gateway-controlplane: %s\n", std::string(started.status().message()).c_str());

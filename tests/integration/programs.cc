@@ -127,6 +127,7 @@ void ControlPlane::Start() {
   std::vector<std::string> argv = {BinaryPath("gateway-controlplane"), "--config", directory_.File("gateway.yaml")};
   AddSets(options_.sets, &argv);
   if (!options_.output.empty()) Prepare(Concat("exec > ", options_.output, " 2>&1"), &argv);
+  if (options_.descriptors > 0) Prepare(Concat("ulimit -n ", options_.descriptors), &argv);
   process_ = std::make_unique<Process>(argv);
   const bool up = WaitFor(
       [&] {

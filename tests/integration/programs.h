@@ -67,12 +67,14 @@ class ControlPlane {
     std::string consul = "";  // address; "": no Consul
     std::vector<std::string> sets = {};
     std::string output = {};  // as DataPlane's
+    int descriptors = 0;      // as DataPlane's
   };
   explicit ControlPlane(Options options);
   ControlPlane() : ControlPlane(Options()) {}
 
   uint16_t admin_port() const { return admin_port_; }
   uint16_t stream_port() const { return stream_port_; }
+  uint16_t metrics_port() const { return metrics_port_; }
   Process& process() { return *process_; }
   void Kill() { process_->Kill(); }
   void Start();  // after Kill; returns when it answers
