@@ -101,8 +101,9 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Serve(Acceptor* acceptor, const st
   builder.SetMaxReceiveMessageSize(receive_bytes_max);
   builder.SetMaxSendMessageSize(-1);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
-  // A stopped client with pending data is found within 40 s, an idle connection is kept through NATs.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  // A client that stopped, or whose machine did, is found within 25 s (until then it has its data plane's name), an
+  // idle connection is kept through NATs.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 15'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
@@ -121,10 +122,10 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Serve(Acceptor* acceptor, const st
   return server;
 }
 
-// What /ready says: whether both listeners answer. Asked on one thread.
+// What /ready says: whether both listeners answer, and whether data planes are sent policy. Asked on one thread.
 class Readiness {
  public:
-  HttpReply Reply(Acceptor* stream, Acceptor* admin) {
+  HttpReply Reply(const Hub& hub, Acceptor* stream, Acceptor* admin) {
     const auto now = std::chrono::steady_clock::now();
     if (!asked_at_ || now - *asked_at_ >= kProbeKept) {
       absl::Status status = ProbeListener(stream, v1::ConfigStream::service_full_name(), kProbeTimeout);
@@ -136,10 +137,11 @@ class Readiness {
       }
       asked_at_ = std::chrono::steady_clock::now();
     }
-    if (reason_.empty()) return HealthReply();
+    const std::string reason = reason_.empty() ? hub.WhyHeld() : reason_;
+    if (reason.empty()) return HealthReply();
     return {503, "application/json",
             absl::StrCat(R"({"status": "not_ready", "reason": ")",
-                         absl::StrReplaceAll(reason_, {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", " "}}), R"("})")};
+                         absl::StrReplaceAll(reason, {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", " "}}), R"("})")};
   }
 
   static HttpReply HealthReply() {
@@ -237,20 +239,34 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   }
   impl.metrics = *std::move(metrics);
 
+  if (!section.database().starts_with('/')) {
+    spdlog::warn(
+        "control_plane.database '{}' is relative: started in another folder, this process has another database",
+        section.database());
+  }
   options.store.path = section.database();
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(options.store);
   if (!store.ok()) return store.status();
 
   const Roster roster(absl::StrCat(section.database(), ".dataplanes"));
   options.hub.expected = roster.Load();
-  options.hub.save_roster = [roster](const std::vector<std::string>& names) {
-    if (const absl::Status status = roster.Save(names); !status.ok()) {
+  if ((*store)->created() && !options.hub.expected.empty()) {
+    if (absl::Status s = (*store)->SetTakeover(Takeover::kHeld); !s.ok()) return s;
+  }
+  options.hub.takeover = (*store)->takeover();
+  if (section.has_forget_data_planes_after()) {
+    options.hub.lost_kept = absl::FromChrono(ToMillis(section.forget_data_planes_after()));
+  }
+  options.hub.save_roster = [roster](const std::vector<RosterEntry>& entries) {
+    if (const absl::Status status = roster.Save(entries); !status.ok()) {
       spdlog::warn("the list of data planes is not kept: {}", std::string(status.message()));
     }
   };
   impl.hub = std::make_unique<Hub>(options.hub);
   QuotaAllocator::Options quota;
-  quota.expected = options.hub.expected;
+  for (const RosterEntry& known : options.hub.expected) {
+    if (!known.lost_since) quota.expected.push_back(known.name);
+  }
   impl.quota_service = std::make_unique<QuotaService>(std::move(quota));
   const bool consul = !config.consul().address().empty();
   if (consul) {
@@ -286,6 +302,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   absl::StatusOr<std::unique_ptr<Publisher>> opened = Publisher::Open(*std::move(store), std::move(publisher));
   if (!opened.ok()) return opened.status();
   impl.publisher = *std::move(opened);
+  if (const std::string why = impl.hub->WhyHeld(); !why.empty()) spdlog::error("{}", why);
   if (impl.watcher != nullptr) impl.watcher->Start();
 
   impl.config_service = std::make_unique<ConfigService>(impl.hub.get(), options.config);
@@ -299,8 +316,9 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
                       consul)};
   });
   impl.metrics->Handle("/health", Readiness::HealthReply);
-  impl.metrics->Handle("/ready",
-                       [&impl] { return impl.readiness.Reply(impl.stream_acceptor.get(), impl.admin_acceptor.get()); });
+  impl.metrics->Handle("/ready", [&impl] {
+    return impl.readiness.Reply(*impl.hub, impl.stream_acceptor.get(), impl.admin_acceptor.get());
+  });
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();

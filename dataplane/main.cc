@@ -293,6 +293,9 @@ int Run(int argc, char** argv) {
   client_options.bootstrap = config;
   client_options.workers = static_cast<uint32_t>(worker_count);
   client_options.main_port = listeners->port;
+  if (predecessor != nullptr) {
+    client_options.replaces_instance = predecessor->instance().empty() ? "*" : predecessor->instance();
+  }
   client_options.redis_away = [&workers] {
     return std::any_of(workers.begin(), workers.end(), [](const auto& worker) {
       return worker->redis() == nullptr || !worker->redis()->counters().up.load(std::memory_order_relaxed);
@@ -408,6 +411,7 @@ int Run(int argc, char** argv) {
     }
     if (admin) handing.sockets.push_back({SocketRole::kMetrics, admin->fd(), admin->address()});
     handing.revision = [&client] { return client->revision(); };
+    handing.instance = client->instance_id();
     handing.under_way = [&client](bool on) { client->StandBy(on); };
     handing.taken = [&](const std::string& name) {
       successor = name;

@@ -519,6 +519,37 @@ grpc::ServerUnaryReactor* AdminService::ListDataPlanes(grpc::CallbackServerConte
   return Now(context, absl::OkStatus());
 }
 
+grpc::ServerUnaryReactor* AdminService::ForgetDataPlanes(grpc::CallbackServerContext* context,
+                                                         const v1::ForgetDataPlanesRequest* request,
+                                                         v1::ForgetDataPlanesResponse* response) {
+  if (request->name().empty() != request->gone()) {
+    return Now(context, absl::InvalidArgumentError("expected either `name` or `gone`"));
+  }
+  std::vector<std::string> names{request->name()};
+  if (request->gone()) {
+    names = hub_->ForgetGone();
+  } else if (absl::Status status = hub_->Forget(request->name()); !status.ok()) {
+    return Now(context, status);
+  }
+  spdlog::info("{} data planes that were gone are forgotten, by {}", names.size(), PeerOf(context));
+  for (std::string& name : names) response->add_names(std::move(name));
+  return Now(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* AdminService::AcceptHistory(grpc::CallbackServerContext* context,
+                                                      const v1::AcceptHistoryRequest* request,
+                                                      v1::AcceptHistoryResponse* response) {
+  return Later(context, [this, peer = PeerOf(context), request, response] {
+    response->set_epoch(publisher_->current()->epoch);
+    if (hub_->WhyHeld().empty()) return absl::OkStatus();
+    if (absl::Status status = publisher_->store().SetTakeover(Takeover::kAccepted); !status.ok()) return status;
+    response->set_released(static_cast<uint32_t>(hub_->AcceptHistory()));
+    spdlog::warn("this history (epoch {}) takes the place of any other: accepted by '{}' from {}", response->epoch(),
+                 request->context().actor(), peer);
+    return absl::OkStatus();
+  });
+}
+
 // What data planes see of `service` (empty: of all), a Service's name, or that of a service of Consul: what they leave
 // out, what its hosts' names are, and where exclusions are ignored.
 void AdminService::FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const {

@@ -56,6 +56,11 @@ class AdminService final : public v1::Admin::CallbackService {
   grpc::ServerUnaryReactor* ListDataPlanes(grpc::CallbackServerContext* context,
                                            const v1::ListDataPlanesRequest* request,
                                            v1::ListDataPlanesResponse* response) override;
+  grpc::ServerUnaryReactor* ForgetDataPlanes(grpc::CallbackServerContext* context,
+                                             const v1::ForgetDataPlanesRequest* request,
+                                             v1::ForgetDataPlanesResponse* response) override;
+  grpc::ServerUnaryReactor* AcceptHistory(grpc::CallbackServerContext* context, const v1::AcceptHistoryRequest* request,
+                                          v1::AcceptHistoryResponse* response) override;
   grpc::ServerWriteReactor<v1::RolloutResponse>* Rollout(grpc::CallbackServerContext* context,
                                                          const v1::RolloutRequest* request) override;
   grpc::ServerUnaryReactor* ListEndpoints(grpc::CallbackServerContext* context, const v1::ListEndpointsRequest* request,

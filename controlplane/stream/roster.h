@@ -3,22 +3,30 @@
 #ifndef GATEWAY_CONTROLPLANE_STREAM_ROSTER_H_
 #define GATEWAY_CONTROLPLANE_STREAM_ROSTER_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace gateway::controlplane {
 
-// A file of names, one a line, of mode 0600, replaced whole. Not thread-safe. What it holds is a hint: a lost or
+struct RosterEntry {
+  std::string name;
+  std::optional<absl::Time> lost_since = {};  // gone without a goodbye; none: it was connected
+  friend bool operator==(const RosterEntry&, const RosterEntry&) = default;
+};
+
+// A file of names, one a line, a lost one's with the second since when it is, of mode 0600, replaced whole. Not thread-safe. What it holds is a hint: a lost or
 // damaged file costs a rollout its patience, nothing else.
 class Roster {
  public:
   explicit Roster(std::string path) : path_(std::move(path)) {}
 
   // Empty where there is no file. Lines that are no names are left out.
-  std::vector<std::string> Load() const;
-  absl::Status Save(const std::vector<std::string>& names) const;
+  std::vector<RosterEntry> Load() const;
+  absl::Status Save(const std::vector<RosterEntry>& entries) const;
 
  private:
   const std::string path_;

@@ -1,6 +1,7 @@
 #include "tests/integration/programs.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <sstream>
 #include <stdexcept>
 
@@ -136,6 +137,12 @@ void ControlPlane::Start() {
       },
       Timeout(30'000));
   if (!up || !process_->running()) throw std::runtime_error("the control plane did not come up: " + process_->output());
+}
+
+void ControlPlane::SetAside(const std::string& file) {
+  if (file.empty()) return;
+  std::error_code none;  // it need not be there
+  std::filesystem::rename(directory_.File(file), directory_.File(file + ".aside"), none);
 }
 
 Process::Result ControlPlane::Ctl(std::vector<std::string> arguments, std::string input) {

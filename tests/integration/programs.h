@@ -82,6 +82,10 @@ class ControlPlane {
   // What it keeps of Consul's endpoints for a restart, as it stands on disk.
   std::string KeptEndpoints() const { return directory_.Read("gateway.db.endpoints"); }
 
+  // A file beside the database, which need not be there, gets another name.
+  void SetAside(const std::string& file);
+  void Overwrite(const std::string& file, std::string_view contents) { directory_.Write(file, contents); }
+
   // gatewayctl with these arguments, towards this control plane.
   Process::Result Ctl(std::vector<std::string> arguments, std::string input = "");
   // `gatewayctl apply -f -`, expecting success.

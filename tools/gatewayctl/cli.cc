@@ -120,8 +120,20 @@ class CommandTree {
     AddRevision(rollout, options, /*required=*/false);
     rollout->add_flag("--wait", options->wait, "Until all serve it; exit 7 if that does not happen");
 
-    Add("dataplanes", "List the data planes and what each serves", ctl::DataPlanes, R"(
-  gatewayctl dataplanes)");
+    CLI::App* dataplanes = Add("dataplanes", "List the data planes and what each serves", ctl::DataPlanes, R"(
+  gatewayctl dataplanes
+  gatewayctl dataplanes --forget dp-7)");
+    CLI::Option* forget =
+        dataplanes->add_option("--forget", options->forget, "Forget one that is gone")->type_name("NAME");
+    dataplanes->add_flag("--gone", options->gone, "Forget all that are gone")->excludes(forget);
+    Add("accept-history",
+        "Send this control plane's policy to data planes that serve another history: after a database was created anew "
+        "on "
+        "purpose",
+        ctl::AcceptHistory, R"(
+  gatewayctl accept-history)")
+        ->add_option("--actor", options->actor, "Who, for the log; default: user@host")
+        ->type_name("TEXT");
     Add("services", "List the services of the policy and of Consul, and how many endpoints serve", ctl::Services, R"(
   gatewayctl services)");
     Add("endpoints", "List the endpoints of a service, and why some do not serve", ctl::Endpoints, R"(

@@ -215,6 +215,14 @@ absl::StatusOr<v1::ListDataPlanesResponse> AdminClient::ListDataPlanes() {
   return Call(&v1::Admin::Stub::ListDataPlanes, v1::ListDataPlanesRequest());
 }
 
+absl::StatusOr<v1::ForgetDataPlanesResponse> AdminClient::ForgetDataPlanes(const v1::ForgetDataPlanesRequest& request) {
+  return Call(&v1::Admin::Stub::ForgetDataPlanes, request);
+}
+
+absl::StatusOr<v1::AcceptHistoryResponse> AdminClient::AcceptHistory(const v1::AcceptHistoryRequest& request) {
+  return Call(&v1::Admin::Stub::AcceptHistory, request);
+}
+
 absl::StatusOr<v1::RolloutResponse> AdminClient::GetRollout(uint64_t revision) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + timeout_));

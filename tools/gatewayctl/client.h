@@ -44,6 +44,8 @@ class AdminClient {
   absl::StatusOr<v1::GetRevisionResponse> GetRevision(uint64_t revision);
   absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request);
   absl::StatusOr<v1::ListDataPlanesResponse> ListDataPlanes();
+  absl::StatusOr<v1::ForgetDataPlanesResponse> ForgetDataPlanes(const v1::ForgetDataPlanesRequest& request);
+  absl::StatusOr<v1::AcceptHistoryResponse> AcceptHistory(const v1::AcceptHistoryRequest& request);
   absl::StatusOr<v1::RolloutResponse> GetRollout(uint64_t revision);
   // Until every connected data plane serves `revision` or rejected it, or the timeout. A control plane that goes away
   // meanwhile is waited for, if it was there at first.

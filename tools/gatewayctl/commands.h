@@ -39,6 +39,8 @@ struct Options {
   bool all = false;
   bool exit_code = false;
   bool client_only = false;
+  std::string forget;  // a data plane's name
+  bool gone = false;
   bool effective = false;
   std::string shell;
   std::string secret_kind;             // of hash: api-key | password
@@ -82,6 +84,7 @@ ExitCode AwaitEverywhere(Session& session, uint64_t revision, Json* json);
 
 // fleet_commands.cc: who is there.
 ExitCode DataPlanes(Session& session);
+ExitCode AcceptHistory(Session& session);
 ExitCode Services(Session& session);
 ExitCode Endpoints(Session& session);
 ExitCode Breakers(Session& session);

@@ -17,9 +17,25 @@ bool IsKnownToConsul(const absl::StatusOr<v1::ListEndpointsResponse>& endpoints)
                      [](const v1::EndpointSet& set) { return set.state() != v1::EndpointSet::UNKNOWN_SERVICE; });
 }
 
+ExitCode Forget(Session& session) {
+  v1::ForgetDataPlanesRequest request;
+  request.set_name(session.options.forget);
+  request.set_gone(session.options.gone);
+  const absl::StatusOr<v1::ForgetDataPlanesResponse> forgotten = session.client.ForgetDataPlanes(request);
+  if (!forgotten.ok()) return session.Fail(forgotten.status());
+  if (session.PrintStructured(MessageJson(*forgotten))) return kDone;
+  if (session.options.output == "name") {
+    for (const std::string& name : forgotten->names()) session.out() << name << "\n";
+    return kDone;
+  }
+  session.out() << "forgotten: " << NamesText(forgotten->names(), forgotten->names_size()) << "\n";
+  return kDone;
+}
+
 }  // namespace
 
 ExitCode DataPlanes(Session& session) {
+  if (session.options.gone || !session.options.forget.empty()) return Forget(session);
   const absl::StatusOr<v1::ListDataPlanesResponse> state = session.client.ListDataPlanes();
   if (!state.ok()) return session.Fail(state.status());
   if (session.PrintStructured(MessageJson(*state))) return kDone;
@@ -32,6 +48,17 @@ ExitCode DataPlanes(Session& session) {
     return kDone;
   }
   session.out() << RenderDataPlanes(*state, session.terminal.now());
+  return kDone;
+}
+
+ExitCode AcceptHistory(Session& session) {
+  v1::AcceptHistoryRequest request;
+  request.mutable_context()->set_actor(session.options.actor.empty() ? session.terminal.actor : session.options.actor);
+  const absl::StatusOr<v1::AcceptHistoryResponse> accepted = session.client.AcceptHistory(request);
+  if (!accepted.ok()) return session.Fail(accepted.status());
+  if (session.PrintStructured(MessageJson(*accepted))) return kDone;
+  session.out() << "history " << accepted->epoch() << " is in force; " << accepted->released()
+                << " data planes that waited are sent it\n";
   return kDone;
 }
 

@@ -288,8 +288,15 @@ std::string RevisionCell(const v1::StoredResource& stored) {
 }
 
 std::string StateOf(const v1::DataPlaneState& plane) {
-  if (!plane.connected()) return "gone";
+  if (!plane.connected()) return plane.lost() ? "lost" : "gone";
+  if (!plane.rivals().empty()) return "contended";
+  if (!plane.held().empty()) return "held";
   return plane.rejections().empty() ? "connected" : absl::StrCat("rejected ", plane.rejected_revision());
+}
+
+// "10.0.0.7:8080, version 0.2.0"
+std::string RivalText(const v1::Rival& rival) {
+  return Printable(absl::StrCat(rival.address(), ", version ", rival.version()));
 }
 
 // "Route/orders: match.path.regex: too long"
@@ -574,29 +581,56 @@ std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time
       absl::StrAppend(&text, Printable(plane.name()), " rejected revision ", plane.rejected_revision(), ": ",
                       RejectionText(rejection), "\n");
     }
+    for (const v1::Rival& rival : plane.rivals()) {
+      absl::StrAppend(&text, Printable(plane.name()), ": another instance claims this name and is refused (",
+                      RivalText(rival), "; last try ", FormatAge(rival.last_seen(), now), " ago)\n");
+    }
+    if (!plane.held().empty()) {
+      absl::StrAppend(&text, Printable(plane.name()), " is sent nothing: ", Printable(plane.held()),
+                      "; see gatewayctl accept-history --help\n");
+    }
   }
   return text;
 }
 
+std::string NamesText(const google::protobuf::RepeatedPtrField<std::string>& names, size_t count) {
+  constexpr int kNamed = 5;
+  std::string text;
+  for (int i = 0; i < std::min(kNamed, names.size()); ++i) {
+    absl::StrAppend(&text, i == 0 ? "" : ", ", Printable(names[i]));
+  }
+  const auto total = std::max<size_t>(count, names.size());
+  if (total > kNamed) absl::StrAppend(&text, " and ", total - kNamed, " more");
+  return text;
+}
+
 std::string RolloutLine(const v1::RolloutResponse& rollout) {
-  std::string lost;
-  for (const std::string& name : rollout.lost()) absl::StrAppend(&lost, lost.empty() ? "" : ", ", Printable(name));
   return absl::StrCat(
       "revision ", rollout.revision(), " serving on ", rollout.serving(), "/", rollout.data_planes(), " data planes (",
       rollout.workers_serving(), " workers)",
       rollout.done() && rollout.has_elapsed() ? absl::StrCat(" in ", FormatElapsed(rollout.elapsed())) : "",
-      rollout.lost().empty() ? "" : absl::StrCat("; lost and not counted: ", lost));
+      rollout.lost().empty()
+          ? ""
+          : absl::StrCat("; lost and not counted: ", NamesText(rollout.lost(), rollout.lost_count())));
 }
 
 std::string RenderPending(const v1::RolloutResponse& rollout) {
+  constexpr int kTold = 5;
   std::string text;
+  int told = 0;
   for (const v1::DataPlaneState& plane : rollout.pending()) {
     const std::string name = Printable(plane.name());
+    if (told++ == kTold) break;
     // A rejection of an older revision says nothing of this one.
     if (plane.rejected_revision() >= rollout.revision() && !plane.rejections().empty()) {
       for (const v1::Rejection& rejection : plane.rejections()) {
         absl::StrAppend(&text, "  ", name, " rejected it: ", RejectionText(rejection), "\n");
       }
+    } else if (!plane.rivals().empty()) {
+      absl::StrAppend(&text, "  ", name, " is claimed by two instances: ", Printable(plane.address()), " and ",
+                      RivalText(plane.rivals(0)), "\n");
+    } else if (!plane.held().empty()) {
+      absl::StrAppend(&text, "  ", name, " is sent nothing: ", Printable(plane.held()), "\n");
     } else if (!plane.connected()) {
       absl::StrAppend(&text, "  ", name, " is not connected, and expected back\n");
     } else if (plane.applied_revision() == 0) {
@@ -605,6 +639,8 @@ std::string RenderPending(const v1::RolloutResponse& rollout) {
       absl::StrAppend(&text, "  ", name, " serves revision ", plane.applied_revision(), "\n");
     }
   }
+  const uint32_t pending = std::max<uint32_t>(rollout.data_planes() - rollout.serving(), rollout.pending_size());
+  if (pending > kTold) absl::StrAppend(&text, "  and ", pending - kTold, " more; see gatewayctl dataplanes\n");
   return text;
 }
 

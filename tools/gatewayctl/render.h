@@ -35,9 +35,12 @@ std::string RenderRevisionHead(const v1::RevisionInfo& info, absl::Time now);
 
 std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time now);
 
+// "a, b, c, d, e and 25 more": the first five of `names`, and how many of `count` are not among them.
+std::string NamesText(const google::protobuf::RepeatedPtrField<std::string>& names, size_t count);
+
 // "revision 7 serving on 2/2 data planes (4 workers) in 9 ms"; without the time while not all serve it.
 std::string RolloutLine(const v1::RolloutResponse& rollout);
-// Who does not serve it and why, an indented line each; empty where nobody is missing.
+// Who does not serve it and why, an indented line for each of the first five; empty where nobody is missing.
 std::string RenderPending(const v1::RolloutResponse& rollout);
 
 // An endpoint of a service and whether requests reach it.

@@ -633,6 +633,49 @@ TEST_F(Gatewayctl, DataPlanesAreListedWithWhatTheyServe) {
             "2023-11-14T22:13:20Z");
 }
 
+TEST_F(Gatewayctl, DataPlanesSayWhoContendsForANameAndWhoIsSentNothing) {
+  admin_.data_planes.set_revision(7);
+  for (const char* name : {"dp-1", "dp-2", "dp-3"}) {
+    v1::DataPlaneState* plane = admin_.data_planes.add_data_planes();
+    plane->set_name(name);
+    plane->set_connected(true);
+  }
+  v1::Rival* rival = admin_.data_planes.mutable_data_planes(0)->add_rivals();
+  rival->set_address("10.0.0.7:8080");
+  rival->set_version("0.1.0");
+  admin_.data_planes.mutable_data_planes(1)->set_held("it serves revision 57 of another history (epoch ab12)");
+  admin_.data_planes.mutable_data_planes(2)->set_connected(false);
+  admin_.data_planes.mutable_data_planes(2)->set_lost(true);
+  const std::string out = Ctl({"dataplanes"}).out;
+  for (const char* text : {"contended", "held", "lost",
+                           "dp-1: another instance claims this name and is refused "
+                           "(10.0.0.7:8080, version 0.1.0;",
+                           "dp-2 is sent nothing: it serves revision 57"}) {
+    EXPECT_NE(out.find(text), std::string::npos) << text << "\n" << out;
+  }
+  EXPECT_EQ(Ctl({"accept-history"}).out, "history ab12 is in force; 2 data planes that waited are sent it\n");
+}
+
+TEST_F(Gatewayctl, ForgetsDataPlanesAndNamesAtMostFive) {
+  EXPECT_EQ(Ctl({"dataplanes", "--forget", "dp-1"}).out, "forgotten: dp-1\n");
+  EXPECT_EQ(Ctl({"dataplanes", "--gone"}).out, "forgotten: dp-1, dp-2, dp-3, dp-4, dp-5 and 2 more\n");
+  EXPECT_EQ(Ctl({"dataplanes", "--gone", "--forget", "dp-1"}).code, kUsage);
+  admin_.rollout = [](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    v1::RolloutResponse response = Serving(1, 9, 2, false);
+    for (int i = 1; i <= 8; ++i) response.add_pending()->set_name(absl::StrCat("dp-", i));
+    for (int i = 1; i <= 6; ++i) response.add_lost(absl::StrCat("lost-", i));
+    response.set_lost_count(30);
+    writer->Write(response);
+    return grpc::Status::OK;
+  };
+  const std::string out = Ctl({"rollout"}).out;
+  EXPECT_NE(out.find("lost and not counted: lost-1, lost-2, lost-3, lost-4, lost-5 and 25 more\n"), std::string::npos)
+      << out;
+  EXPECT_NE(out.find("  dp-5 is not connected, and expected back\n  and 3 more; see gatewayctl dataplanes\n"),
+            std::string::npos)
+      << out;
+}
+
 v1::EndpointSet OrdersInConsul() {
   v1::EndpointSet set;
   set.mutable_key()->set_service("orders");

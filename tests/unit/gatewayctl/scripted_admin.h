@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "gateway/v1/admin.grpc.pb.h"
+#include "gtest/gtest.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
 
@@ -81,6 +82,22 @@ class ScriptedAdmin final : public v1::Admin::Service {
     absl::MutexLock lock(&mutex_);
     if (!revisions.contains(in->revision())) return {grpc::StatusCode::NOT_FOUND, "no such revision"};
     *out = revisions[in->revision()];
+    return grpc::Status::OK;
+  }
+  grpc::Status ForgetDataPlanes(grpc::ServerContext*, const v1::ForgetDataPlanesRequest* in,
+                                v1::ForgetDataPlanesResponse* out) override {
+    if (in->gone()) {
+      for (int i = 1; i <= 7; ++i) out->add_names(absl::StrCat("dp-", i));
+    } else {
+      out->add_names(in->name());
+    }
+    return grpc::Status::OK;
+  }
+  grpc::Status AcceptHistory(grpc::ServerContext*, const v1::AcceptHistoryRequest* in,
+                             v1::AcceptHistoryResponse* out) override {
+    EXPECT_FALSE(in->context().actor().empty());
+    out->set_epoch("ab12");
+    out->set_released(2);
     return grpc::Status::OK;
   }
   grpc::Status ListDataPlanes(grpc::ServerContext*, const v1::ListDataPlanesRequest*,
