@@ -17,10 +17,12 @@
 #include "common/config/bootstrap.h"
 #include "controlplane/acceptor.h"
 #include "controlplane/admin/admin_service.h"
+#include "controlplane/admin/reflection.h"
 #include "controlplane/listener_probe.h"
 #include "controlplane/metrics.h"
 #include "controlplane/stream/quota_service.h"
 #include "controlplane/stream/roster.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
@@ -122,6 +124,15 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Serve(Acceptor* acceptor, const st
   return server;
 }
 
+std::unique_ptr<Reflection> MakeReflection(std::vector<std::string> services) {
+  for (const char* name :
+       {grpc::health::v1::Health::service_full_name(), grpc::reflection::v1::ServerReflection::service_full_name(),
+        "grpc.reflection.v1alpha.ServerReflection"}) {
+    services.emplace_back(name);
+  }
+  return std::make_unique<Reflection>(std::move(services));
+}
+
 // What /ready says: whether both listeners answer, and whether data planes are sent policy. Asked on one thread.
 class Readiness {
  public:
@@ -196,6 +207,8 @@ struct ControlPlane::Impl {
   std::unique_ptr<Publisher> publisher;
   std::unique_ptr<ConfigService> config_service;
   std::unique_ptr<AdminService> admin_service;
+  std::unique_ptr<Reflection> stream_reflection;
+  std::unique_ptr<Reflection> admin_reflection;
   std::unique_ptr<Acceptor> stream_acceptor;
   std::unique_ptr<Acceptor> admin_acceptor;
   std::unique_ptr<grpc::Server> stream_server;
@@ -321,15 +334,18 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   });
 
   grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server =
-      Serve(impl.stream_acceptor.get(), {impl.config_service.get(), impl.quota_service.get()},
-            v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, grpc::InsecureServerCredentials());
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // v1alpha
+  impl.stream_reflection =
+      MakeReflection({v1::ConfigStream::service_full_name(), v1::Quota::service_full_name()});
+  impl.admin_reflection = MakeReflection({v1::Admin::service_full_name()});
+  absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server = Serve(
+      impl.stream_acceptor.get(), {impl.config_service.get(), impl.quota_service.get(), impl.stream_reflection.get()},
+      v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, grpc::InsecureServerCredentials());
   if (!stream_server.ok()) return stream_server.status();
   impl.stream_server = *std::move(stream_server);
   absl::StatusOr<std::unique_ptr<grpc::Server>> admin_server =
-      Serve(impl.admin_acceptor.get(), {impl.admin_service.get()}, v1::Admin::service_full_name(),
-            kAdminMessageBytesMax, grpc::InsecureServerCredentials());
+      Serve(impl.admin_acceptor.get(), {impl.admin_service.get(), impl.admin_reflection.get()},
+            v1::Admin::service_full_name(), kAdminMessageBytesMax, grpc::InsecureServerCredentials());
   if (!admin_server.ok()) return admin_server.status();
   impl.admin_server = *std::move(admin_server);
   impl.metrics->Start();

@@ -18,8 +18,9 @@ struct RosterEntry {
   friend bool operator==(const RosterEntry&, const RosterEntry&) = default;
 };
 
-// A file of names, one a line, a lost one's with the second since when it is, of mode 0600, replaced whole. Not thread-safe. What it holds is a hint: a lost or
-// damaged file costs a rollout its patience, nothing else.
+// A file of mode 0600, replaced whole: a name a line, with the second since which it is lost where it is. Not
+// thread-safe. What it holds is a hint: a lost or damaged file costs a rollout its patience, and a new database the
+// knowledge that there was another.
 class Roster {
  public:
   explicit Roster(std::string path) : path_(std::move(path)) {}

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -12,6 +13,8 @@
 #include "gateway/v1/admin.grpc.pb.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "google/rpc/status.pb.h"
+#include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
 #include "tests/fixtures/raw_client.h"
 #include "tests/unit/controlplane/testing.h"
@@ -503,6 +506,60 @@ TEST_F(ServerTest, ALostDataPlaneIsForgottenByTimeAlsoOverARestart) {
   EXPECT_TRUE(StateOf("just-now").lost());
   EXPECT_EQ(RolloutNow().lost_count(), 1u);
   EXPECT_EQ(RolloutNow().data_planes(), 0u) << "nobody waits for one that was lost before the restart";
+}
+
+// As grpcurl does: what there is, and the descriptor of a service by its name. v1alpha is v1 under another package.
+TEST_F(ServerTest, ReflectionKnowsEveryServiceThatItListsInBothVersions) {
+  using Request = grpc::reflection::v1::ServerReflectionRequest;
+  using Response = grpc::reflection::v1::ServerReflectionResponse;
+  for (const uint16_t port : {control_plane_->admin_port(), control_plane_->stream_port()}) {
+    const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
+    for (const std::string version : {"v1", "v1alpha"}) {
+      const auto ask = [&](const Request& request) {
+        grpc::CompletionQueue queue;
+        grpc::ClientContext context;
+        context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+        const std::string method = absl::StrCat("/grpc.reflection.", version, ".ServerReflection/ServerReflectionInfo");
+        auto call = grpc::TemplatedGenericStub<Request, Response>(channel).PrepareCall(&context, method, &queue);
+        const auto done = [&queue] {
+          void* tag;
+          bool ok = false;
+          return queue.Next(&tag, &ok) && ok;
+        };
+        Response response;
+        grpc::Status status;
+        call->StartCall(nullptr);
+        EXPECT_TRUE(done());
+        call->Write(request, nullptr);
+        EXPECT_TRUE(done());
+        call->Read(&response, nullptr);
+        EXPECT_TRUE(done());
+        call->WritesDone(nullptr);
+        EXPECT_TRUE(done());
+        call->Finish(&status, nullptr);
+        EXPECT_TRUE(done());
+        EXPECT_TRUE(status.ok()) << status.error_message();
+        return response;
+      };
+      Request list;
+      list.set_list_services("");
+      std::set<std::string> services;
+      for (const auto& service : ask(list).list_services_response().service()) {
+        services.insert(service.name());
+        Request symbol;
+        symbol.set_file_containing_symbol(service.name());
+        const Response answer = ask(symbol);
+        EXPECT_GT(answer.file_descriptor_response().file_descriptor_proto_size(), 0)
+            << version << ", " << service.name() << ": " << answer.error_response().error_message();
+      }
+      EXPECT_EQ(services.count("grpc.health.v1.Health"), 1u) << version;
+      EXPECT_EQ(services.count("grpc.reflection.v1.ServerReflection"), 1u) << version;
+      EXPECT_EQ(services.count("gateway.v1.Admin"), port == control_plane_->admin_port() ? 1u : 0u) << version;
+      Request unknown;
+      unknown.set_file_containing_symbol("no.such.Thing");
+      EXPECT_EQ(ask(unknown).error_response().error_code(), grpc::StatusCode::NOT_FOUND) << version;
+    }
+  }
 }
 
 TEST_F(ServerTest, ReadyAsksBothListeners) {
