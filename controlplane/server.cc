@@ -43,6 +43,11 @@ constexpr int kHandshakeTimeoutMs = 10'000;
 constexpr std::chrono::milliseconds kProbeTimeout{1000};  // of each listener
 constexpr std::chrono::milliseconds kProbeKept{500};      // whoever asks sooner gets the same answer
 
+std::string HostName() {
+  char name[256] = "";
+  return gethostname(name, sizeof name - 1) == 0 ? name : "controlplane";
+}
+
 bool IsLoopback(const std::string& host) {
   return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
 }
@@ -319,7 +324,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   if (impl.watcher != nullptr) impl.watcher->Start();
 
   impl.config_service = std::make_unique<ConfigService>(impl.hub.get(), options.config);
-  impl.admin_service = std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get());
+  impl.admin_service = std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(),
+                                                      section.name().empty() ? HostName() : section.name());
 
   impl.metrics->Handle("/metrics", [&impl, consul] {
     return HttpReply{

@@ -637,12 +637,13 @@ absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsBefore(uint64_t be
                                                                      size_t limit) {
   std::lock_guard lock(impl_->mu);
   const auto below = before == 0 ? INT64_MAX : static_cast<int64_t>(before);
-  Statement row(impl_->db, key == nullptr
-                               ? "SELECT revision, time, actor, comment FROM revisions WHERE revision < ? "
-                                 "ORDER BY revision DESC LIMIT ?"
-                               : "SELECT r.revision, r.time, r.actor, r.comment FROM history h JOIN revisions r "
-                                 "ON r.revision = h.revision WHERE h.kind = ? AND h.name = ? AND h.revision < ? "
-                                 "ORDER BY h.revision DESC LIMIT ?");
+  Statement row(impl_->db,
+                key == nullptr
+                    ? "SELECT revision, time, actor, comment, peer FROM revisions WHERE revision < ? "
+                      "ORDER BY revision DESC LIMIT ?"
+                    : "SELECT r.revision, r.time, r.actor, r.comment, r.peer FROM history h JOIN revisions r "
+                      "ON r.revision = h.revision WHERE h.kind = ? AND h.name = ? AND h.revision < ? "
+                      "ORDER BY h.revision DESC LIMIT ?");
   if (key != nullptr) row.Bind(key->kind).Bind(key->name);
   row.Bind(below).Bind(static_cast<int64_t>(limit));
   std::vector<v1::RevisionInfo> page;
@@ -653,6 +654,7 @@ absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsBefore(uint64_t be
     ToTimestamp(row.Int(1), info.mutable_time());
     info.set_actor(row.Text(2));
     info.set_comment(row.Text(3));
+    info.set_peer(row.Text(4));
     if (absl::Status s = impl_->ReadChanges(&info); !s.ok()) return s;
     bytes += info.ByteSizeLong();
   }
@@ -665,8 +667,9 @@ absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsAfter(uint64_t aft
   if (after + 1 < impl_->oldest) {
     return absl::OutOfRangeError(absl::StrCat("history starts at revision ", impl_->oldest));
   }
-  Statement row(impl_->db,
-                "SELECT revision, time, actor, comment FROM revisions WHERE revision > ? ORDER BY revision LIMIT ?");
+  Statement row(
+      impl_->db,
+      "SELECT revision, time, actor, comment, peer FROM revisions WHERE revision > ? ORDER BY revision LIMIT ?");
   row.Bind(static_cast<int64_t>(after)).Bind(static_cast<int64_t>(limit));
   std::vector<v1::RevisionInfo> page;
   while (row.Step()) {
@@ -675,6 +678,7 @@ absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsAfter(uint64_t aft
     ToTimestamp(row.Int(1), info.mutable_time());
     info.set_actor(row.Text(2));
     info.set_comment(row.Text(3));
+    info.set_peer(row.Text(4));
     if (absl::Status s = impl_->ReadChanges(&info); !s.ok()) return s;
   }
   if (row.rc() != SQLITE_OK) return impl_->Error(row.rc(), "read");
@@ -704,7 +708,7 @@ absl::StatusOr<Store::Past> Store::SetAt(uint64_t revision) {
   std::lock_guard lock(impl_->mu);
   Past past;
   {
-    Statement row(impl_->db, "SELECT time, actor, comment FROM revisions WHERE revision = ?");
+    Statement row(impl_->db, "SELECT time, actor, comment, peer FROM revisions WHERE revision = ?");
     row.Bind(static_cast<int64_t>(revision));
     if (!row.Step()) {
       if (row.rc() != SQLITE_OK) return impl_->Error(row.rc(), "read");
@@ -714,6 +718,7 @@ absl::StatusOr<Store::Past> Store::SetAt(uint64_t revision) {
     ToTimestamp(row.Int(0), past.info.mutable_time());
     past.info.set_actor(row.Text(1));
     past.info.set_comment(row.Text(2));
+    past.info.set_peer(row.Text(3));
   }
   if (absl::Status s = impl_->ReadChanges(&past.info); !s.ok()) return s;
   Statement row(impl_->db,

@@ -53,12 +53,6 @@ std::function<void()> AfterAll(size_t count, std::function<void()> all_done) {
   };
 }
 
-int WorkerCount(const v1::ServerSection& server) {
-  if (server.workers() != "auto")
-    return std::max(1, std::atoi(server.workers().c_str()));  // checked with the bootstrap
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
-
 void RaiseDescriptorLimit() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -213,7 +207,7 @@ int Run(int argc, char** argv) {
     spdlog::critical("{}", std::string(options.status().message()));
     return 2;
   }
-  const int worker_count = WorkerCount(config.server());
+  const int worker_count = WorkersOf(config.server());
   auto passed = TakeSystemdSockets();
   if (!passed.ok()) {
     spdlog::critical("{}", std::string(passed.status().message()));

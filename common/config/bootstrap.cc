@@ -12,9 +12,11 @@
 #include <map>
 #include <set>
 #include <sstream>
+#include <thread>
 #include <system_error>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "absl/strings/ascii.h"
 #include "common/base/address_set.h"
 #include "common/base/units.h"
@@ -683,6 +685,20 @@ LoadedBootstrap LoadBootstrap(const std::string& path, const std::vector<std::st
   return loaded;
 }
 
+int WorkersOf(const v1::ServerSection& server) {
+  int workers = 0;
+  if (server.workers() != "auto" && absl::SimpleAtoi(server.workers(), &workers)) return std::max(1, workers);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+int64_t ConnectionsPerAddressOf(const v1::ServerSection& server) {
+  // Where few connections are allowed at all, one client address may have them all.
+  constexpr int64_t kOneAddressMin = 1000;
+  if (server.max_connections_per_address() > 0) return server.max_connections_per_address();
+  const int64_t all = server.max_connections();
+  return std::max(all / 2, std::min(all, kOneAddressMin));
+}
+
 std::string DescribeBootstrap(const LoadedBootstrap& loaded) {
   constexpr size_t kCommentColumnMax = 64;
   std::map<std::string, std::string> origins(loaded.origins.begin(), loaded.origins.end());
@@ -691,7 +707,15 @@ std::string DescribeBootstrap(const LoadedBootstrap& loaded) {
   for (const Key& key : AllKeys()) {
     std::string line = fmt::format("{}: {}", key.path, ValueOf(loaded.config, key));
     if (line.size() <= kCommentColumnMax) width = std::max(width, line.size());
-    lines.emplace_back(std::move(line), origins[key.path]);
+    std::string origin = origins[key.path];
+    const v1::ServerSection& server = loaded.config.server();
+    if (key.path == "server.workers" && server.workers() == "auto") {
+      origin += fmt::format("; {} on this machine", WorkersOf(server));
+    }
+    if (key.path == "server.max_connections_per_address" && server.max_connections_per_address() == 0) {
+      origin += fmt::format("; {} in effect", ConnectionsPerAddressOf(server));
+    }
+    lines.emplace_back(std::move(line), std::move(origin));
   }
   std::string text;
   for (const auto& [line, origin] : lines) text += fmt::format("{:<{}}  # {}\n", line, width, origin);

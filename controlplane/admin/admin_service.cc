@@ -17,6 +17,7 @@
 #include "common/base/admin_protocol.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
+#include "common/policy/label_selector.h"
 #include "common/policy/redaction.h"
 #include "common/policy/resource.h"
 #include "controlplane/grpc_status.h"
@@ -47,9 +48,11 @@ void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
   out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
 }
 
-void FillStored(const ResourceRecord& record, v1::StoredResource* out) {
+void FillStored(const ResourceRecord& record, v1::StoredResource* out, bool with_secrets = false) {
   *out->mutable_resource() = *record.resource;
-  if (google::protobuf::Message* body = MutableBodyOf(out->mutable_resource(), KeyOf(*record.resource).kind)) {
+  if (with_secrets) {
+    // as they are
+  } else if (google::protobuf::Message* body = MutableBodyOf(out->mutable_resource(), KeyOf(*record.resource).kind)) {
     RedactSecrets(body);
   }
   out->set_revision(record.revision);
@@ -255,8 +258,8 @@ class AdminService::RolloutStream final : public Stream<v1::RolloutResponse> {
   std::optional<std::array<uint32_t, 3>> last_ ABSL_GUARDED_BY(mu_);
 };
 
-AdminService::AdminService(Publisher* publisher, Hub* hub)
-    : publisher_(publisher), hub_(hub), started_at_(absl::Now()) {}
+AdminService::AdminService(Publisher* publisher, Hub* hub, std::string name)
+    : publisher_(publisher), hub_(hub), name_(std::move(name)), started_at_(absl::Now()) {}
 
 AdminService::~AdminService() {
   std::unique_lock lock(mu_);
@@ -362,7 +365,8 @@ grpc::ServerUnaryReactor* AdminService::Get(grpc::CallbackServerContext* context
   return Now(context, absl::OkStatus());
 }
 
-absl::Status AdminService::FillList(const v1::ListRequest& request, v1::ListResponse* response) const {
+absl::Status AdminService::FillList(const v1::ListRequest& request, bool with_secrets,
+                                    v1::ListResponse* response) const {
   std::string kind;
   if (!request.kind().empty()) {
     absl::StatusOr<std::string> canonical = CanonicalKind(request.kind());
@@ -374,6 +378,10 @@ absl::Status AdminService::FillList(const v1::ListRequest& request, v1::ListResp
   const std::map<std::string, std::string> labels(request.labels().begin(), request.labels().end());
   std::string filter = kind;
   for (const auto& [label, value] : labels) absl::StrAppend(&filter, "\n", label, "=", value);
+  const absl::StatusOr<LabelSelector> selector = LabelSelector::Parse(request.selector());
+  if (!selector.ok()) return selector.status();
+  absl::StrAppend(&filter, "\n\n", request.selector());
+  if (with_secrets) filter += "\n\nwith secrets";
   const std::string fingerprint = Fingerprint(filter);
 
   const std::shared_ptr<const PolicyState> state = publisher_->current();
@@ -399,7 +407,7 @@ absl::Status AdminService::FillList(const v1::ListRequest& request, v1::ListResp
       auto found = own.find(label.first);
       return found != own.end() && found->second == label.second;
     });
-    if (!wanted) continue;
+    if (!wanted || !selector->Matches(own)) continue;
     const size_t more = it->second.resource->ByteSizeLong() + 64;
     if (last != nullptr &&
         (static_cast<uint32_t>(response->resources_size()) == *page_size || bytes + more > kListPageBytesMax)) {
@@ -408,14 +416,27 @@ absl::Status AdminService::FillList(const v1::ListRequest& request, v1::ListResp
     }
     bytes += more;
     last = &it->first;
-    FillStored(it->second, response->add_resources());
+    FillStored(it->second, response->add_resources(), with_secrets);
   }
   return absl::OkStatus();
 }
 
 grpc::ServerUnaryReactor* AdminService::List(grpc::CallbackServerContext* context, const v1::ListRequest* request,
                                              v1::ListResponse* response) {
-  return Now(context, FillList(*request, response));
+  return Now(context, FillList(*request, /*with_secrets=*/false, response));
+}
+
+grpc::ServerUnaryReactor* AdminService::Export(grpc::CallbackServerContext* context, const v1::ListRequest* request,
+                                               v1::ListResponse* response) {
+  return Now(context, FillList(*request, /*with_secrets=*/true, response));
+}
+
+grpc::ServerUnaryReactor* AdminService::Lint(grpc::CallbackServerContext* context, const v1::LintRequest*,
+                                             v1::LintResponse* response) {
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  response->mutable_warnings()->Assign(state->warnings.begin(), state->warnings.end());
+  response->set_revision(state->revision);
+  return Now(context, absl::OkStatus());
 }
 
 absl::Status AdminService::FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const {
@@ -599,6 +620,7 @@ grpc::ServerUnaryReactor* AdminService::ListBreakers(grpc::CallbackServerContext
       v1::DataPlaneBreaker* row = response->add_breakers();
       row->set_data_plane(data_plane);
       *row->mutable_breaker() = breaker;
+      *row->mutable_reported_at() = report->received_at();
     }
   }
   std::sort(response->mutable_breakers()->begin(), response->mutable_breakers()->end(),
@@ -691,6 +713,7 @@ grpc::ServerUnaryReactor* AdminService::GetServerInfo(grpc::CallbackServerContex
   response->set_epoch(state->epoch);
   response->set_revision(state->revision);
   SetTime(started_at_, response->mutable_started_at());
+  response->set_name(name_);
   return Now(context, absl::OkStatus());
 }
 

@@ -31,7 +31,8 @@ inline constexpr size_t kAdminStreamsMax = 256;
 // Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own.
 class AdminService final : public v1::Admin::CallbackService {
  public:
-  AdminService(Publisher* publisher, Hub* hub);
+  // `name`: what GetServerInfo says it is called.
+  AdminService(Publisher* publisher, Hub* hub, std::string name = "");
   ~AdminService() override;  // waits until every call has ended
 
   // Ends the streaming calls with UNAVAILABLE and refuses new ones.
@@ -43,6 +44,10 @@ class AdminService final : public v1::Admin::CallbackService {
                                 v1::GetResponse* response) override;
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* context, const v1::ListRequest* request,
                                  v1::ListResponse* response) override;
+  grpc::ServerUnaryReactor* Export(grpc::CallbackServerContext* context, const v1::ListRequest* request,
+                                   v1::ListResponse* response) override;
+  grpc::ServerUnaryReactor* Lint(grpc::CallbackServerContext* context, const v1::LintRequest* request,
+                                 v1::LintResponse* response) override;
   grpc::ServerUnaryReactor* Delete(grpc::CallbackServerContext* context, const v1::DeleteRequest* request,
                                    v1::DeleteResponse* response) override;
   grpc::ServerUnaryReactor* History(grpc::CallbackServerContext* context, const v1::HistoryRequest* request,
@@ -86,13 +91,14 @@ class AdminService final : public v1::Admin::CallbackService {
   grpc::ServerWriteReactor<Message>* Open(std::shared_ptr<S> stream);
   void Remove(Call* call);
 
-  absl::Status FillList(const v1::ListRequest& request, v1::ListResponse* response) const;
+  absl::Status FillList(const v1::ListRequest& request, bool with_secrets, v1::ListResponse* response) const;
   absl::Status FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const;
   void FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const;
   absl::Status FillEndpoints(const v1::ListEndpointsRequest& request, v1::ListEndpointsResponse* response) const;
 
   Publisher* const publisher_;
   Hub* const hub_;
+  const std::string name_;
   const absl::Time started_at_;
 
   std::mutex mu_;

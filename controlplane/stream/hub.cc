@@ -660,6 +660,7 @@ void Hub::OnReport(const std::shared_ptr<Session>& session, v1::Report report) {
   cut(report.mutable_limits());
   cut(report.mutable_hosts());
   cut(report.mutable_panicking());
+  SetTime(options_.now(), report.mutable_received_at());
   auto kept = std::make_shared<const v1::Report>(std::move(report));
   std::lock_guard lock(mu_);
   auto it = entries_.find(session->name);

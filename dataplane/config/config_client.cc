@@ -745,6 +745,14 @@ struct ConfigClient::Impl {
       breaker->set_failures(row.view.failures);
       breaker->set_slow(row.view.slow);
       breaker->set_opened(row.view.opened);
+      breaker->set_opening_requests(row.view.opening_requests);
+      breaker->set_opening_failures(row.view.opening_failures);
+      breaker->set_opening_slow(row.view.opening_slow);
+      if (row.view.state != BreakerState::kClosed && !row.view.forced) {
+        google::protobuf::Duration& next_probe = *breaker->mutable_next_probe();
+        next_probe.set_seconds(row.next_probe.count() / 1000);
+        next_probe.set_nanos(static_cast<int32_t>(row.next_probe.count() % 1000 * 1'000'000));
+      }
       if (!fits(report.breakers(), *breaker)) break;
     }
     for (RuntimeState::ExclusionRow& row : runtime->Exclusions(now)) {

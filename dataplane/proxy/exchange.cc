@@ -177,6 +177,9 @@ Task<void> Exchange::Handle() {
   if (route.rewrite_regex != nullptr && !RewriteByRegex()) {
     co_return co_await Refuse(Reason::kInternal, "rewrite.regex did not produce a path");
   }
+  if (HasBeenHere()) {
+    co_return co_await Refuse(Reason::kLoopDetected, "its Via says that it has come from this gateway");
+  }
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
   if (service_->bulkhead != nullptr) {
     if (const Reason reason = co_await EnterBulkhead(); reason == Reason::kClientClosed) {
@@ -319,7 +322,24 @@ bool Exchange::IsGuardedOtherwise() const {
     RouteMatch other;
     if (!ReadPathAs(reading, path_, &path) || path == path_) continue;
     (*state_)->snapshot->Match({head_.method, host_, path, head_.query, head_.field_views()}, &other);
-    if (other.route != nullptr && guards(*other.route)) return true;
+    // A method that the route there does not take would be refused.
+    if (other.route == nullptr ? other.method_not_allowed : guards(*other.route)) return true;
+  }
+  return false;
+}
+
+bool Exchange::HasBeenHere() const {
+  // Through several data planes behind one load balancer it may take a while to come back to the same one.
+  constexpr int kGatewaysMax = 16;
+  constexpr std::string_view kAnyGateway = "gateway (";
+  int gateways = 0;
+  for (size_t i = 0; i < head_.fields.size(); ++i) {
+    if (head_.kinds[i] != http::FieldKind::kVia) continue;
+    const std::string_view value = head_.fields[i].value;
+    if (value.find(options_.via) != std::string_view::npos) return true;
+    for (size_t at = value.find(kAnyGateway); at != std::string_view::npos; at = value.find(kAnyGateway, at + 1)) {
+      if (++gateways == kGatewaysMax) return true;
+    }
   }
   return false;
 }

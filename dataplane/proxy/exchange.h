@@ -76,6 +76,7 @@ class Exchange {
   Task<void> AnswerBuiltin();
   Reason MatchRoute();
   bool IsGuardedOtherwise() const;
+  bool HasBeenHere() const;  // by its Via
   void ChooseService();
   // limits.cc: those of one stage, together.
   Reason AdmitByLimits(std::span<const uint32_t> limits);

@@ -22,14 +22,14 @@ bool IsLimitField(std::string_view name) {
          http1::EqualsIgnoreCase(name, "RateLimit-Reset");
 }
 
-std::string_view ViaOf(http::Version version) {
+std::string_view VersionOf(http::Version version) {
   switch (version) {
     case http::Version::kHttp10:
-      return "1.0 gateway";
+      return "1.0 ";
     case http::Version::kHttp11:
-      return "1.1 gateway";
+      return "1.1 ";
     case http::Version::kHttp2:
-      return "2.0 gateway";
+      return "2.0 ";
   }
   return {};
 }
@@ -152,7 +152,7 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
   }
   if (stays("X-Request-Id")) lines.Add("X-Request-Id", request_id_);
   if (edits != nullptr) lines.MoveTo(WriteAddedFields(*edits, values, lines.at()));
-  lines.Add("Via", ViaOf(head_.version));
+  lines << "Via: " << VersionOf(head_.version) << options_.via << "\r\n";
   lines << told;
   if (service_->policy->retry != nullptr) lines << "X-Gateway-Attempt: " << uint64_t{retries_} + 1 << "\r\n";
   if (copy_bytes) lines << "X-Gateway-Mirror: 1\r\n";

@@ -37,6 +37,7 @@ constexpr std::array<ReasonInfo, kReasonCount> kReasons = {{
     {503, "draining", "Service temporarily unavailable"},
     {504, "upstream_timeout", "Gateway timeout"},
     {504, "request_deadline", "Gateway timeout"},
+    {508, "loop_detected", "Loop detected"},
     {499, "client_closed", "Client closed request"},
 }};
 

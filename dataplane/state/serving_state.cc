@@ -918,9 +918,14 @@ std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) cons
   absl::MutexLock lock(&impl_->mutex);
   for (const auto& [service, policy, breaker] : impl_->rows.breakers) {
     const CircuitBreaker::View view = breaker->view(now);
+    const std::chrono::milliseconds next_probe = breaker->RetryAfter(now);
     if (result.empty() || result.back().service != service) {
-      result.push_back({service, policy, view});
+      result.push_back({service, policy, view, next_probe});
       continue;
+    }
+    if (view.state != BreakerState::kClosed) {
+      std::chrono::milliseconds& soonest = result.back().next_probe;
+      soonest = result.back().view.state == BreakerState::kClosed ? next_probe : std::min(soonest, next_probe);
     }
     CircuitBreaker::View& sum = result.back().view;
     const auto badness = [](BreakerState state) {
@@ -933,6 +938,9 @@ std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) cons
     sum.slow += view.slow;
     sum.forced = sum.forced || view.forced;
     sum.opened += view.opened;
+    sum.opening_requests += view.opening_requests;
+    sum.opening_failures += view.opening_failures;
+    sum.opening_slow += view.opening_slow;
   }
   return result;
 }

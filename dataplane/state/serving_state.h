@@ -186,6 +186,7 @@ class RuntimeState {
     std::string service;
     std::string breaker;  // the policy's name
     CircuitBreaker::View view;
+    std::chrono::milliseconds next_probe{0};  // from now; the soonest of the service's breakers
   };
   std::vector<BreakerRow> Breakers(TimePoint now) const;
   struct LimitRow {

@@ -459,6 +459,22 @@ TEST(Auth, SecretsStayWhereTheyAre) {
     }
     exported = result.out;
   }
+  // With its secrets, it is what another control plane takes as it is.
+  TempDir directory;
+  const std::string file = directory.File("policy.yaml");
+  const auto with_secrets = control.Ctl({"export", "--with-secrets", "--output-file", file});
+  ASSERT_EQ(with_secrets.exit.code, 0) << with_secrets.err;
+  EXPECT_EQ(std::filesystem::status(file).permissions() & std::filesystem::perms::all,
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  EXPECT_THAT(directory.Read("policy.yaml"), HasSubstr(digest));
+  {
+    ControlPlane another;
+    EXPECT_NE(another.Ctl({"apply", "-f", "-"}, exported).exit.code, 0) << "redacted secrets are none";
+    const auto restored = another.Ctl({"apply", "-f", file});
+    EXPECT_EQ(restored.exit.code, 0) << restored.err;
+    DataPlane restored_gateway({.control_planes = {another.stream_port()}});
+    EXPECT_EQ(Fetch(restored_gateway.port(), "GET", "/svc", "X-API-Key: k-1\r\n")->status, 200);
+  }
   // Applied again: unchanged, dry or not, and in diff.
   EXPECT_EQ(control.Ctl({"diff", "-f", "-", "--exit-code"}, exported).exit.code, 0);
   EXPECT_THAT(control.Ctl({"diff", "-f", "-"}, policy).out, Not(HasSubstr(digest)));

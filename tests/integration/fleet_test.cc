@@ -87,7 +87,7 @@ TEST(Fleet, AnEndpointWithoutAnAddressIsToldFromOneThatServes) {
   control.Apply(ServicePolicyYaml({"no-such-host.invalid:80", one.address()}), {"--wait"});
   EXPECT_TRUE(WaitFor([&] { return control.Ctl({"services"}).out.find("1/2") != std::string::npos; }))
       << control.Ctl({"services"}).out;
-  const auto endpoints = nlohmann::json::parse(control.Ctl({"endpoints", "svc", "-o", "json"}).out);
+  const auto endpoints = nlohmann::json::parse(control.Ctl({"endpoints", "svc", "-o", "json"}).out)["items"];
   ASSERT_EQ(endpoints.size(), 2u);
   EXPECT_EQ(endpoints[0]["address"], "no-such-host.invalid:80");
   EXPECT_EQ(endpoints[0]["serving"], false);
@@ -354,11 +354,14 @@ TEST(Fleet, RollbackBringsBackWhatWas) {
   ControlPlane control;
   DataPlane gateway({.control_planes = {control.stream_port()}});
   ASSERT_EQ(control.Apply(ServicePolicyYaml({one.address()}), {"--wait"}).exit.code, 0);
-  const std::string revision = nlohmann::json::parse(control.Ctl({"history", "-o", "json"}).out)[0]["revision"].dump();
+  const std::string revision = nlohmann::json::parse(control.Ctl({"history", "-o", "json"}).out)["revision"].dump();
   ASSERT_EQ(control.Apply(ServicePolicyYaml({two.address()}), {"--wait"}).exit.code, 0);
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, "two");
+  const auto conflict = control.Ctl({"rollback", revision, "--expect-revision", revision});
+  EXPECT_EQ(conflict.exit.code, 5) << "somebody has changed it since";
   const auto rolled = control.Ctl({"rollback", revision, "--wait"});
   EXPECT_EQ(rolled.exit.code, 0) << rolled.err << rolled.out;
+  EXPECT_THAT(rolled.err, HasSubstr("undone:\n  revision 3, "));
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, "one");
 }
 

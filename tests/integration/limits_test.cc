@@ -357,8 +357,8 @@ TEST(RedisLimits, TheFleetIsToldWhereRedisIsAway) {
     EXPECT_TRUE(WaitFor([&] {
       out = control.Ctl({"limits", "-o", "json"}).out;
       const auto json = nlohmann::json::parse(out);
-      if (!json.contains("limits")) return false;
-      for (const auto& row : json["limits"]) {
+      if (!json.contains("items")) return false;
+      for (const auto& row : json["items"]) {
         if (row["data_plane"] == data_plane) return row["limit"].value("unavailable", false) == away;
       }
       return false;

@@ -64,6 +64,7 @@ int main(int argc, char** argv) {
   const gateway::ctl::Terminal terminal{.out = &out,
                                         .err = &std::cerr,
                                         .out_is_terminal = isatty(STDOUT_FILENO) == 1,
+                                        .in = isatty(STDIN_FILENO) == 1 ? &std::cin : nullptr,
                                         .environment = Environment,
                                         .now = [] { return absl::Now(); },
                                         .actor = UserAtHost()};

@@ -111,6 +111,9 @@ struct FieldSink {
       case FieldKind::kConnection:
         AddConnection(value);
         break;
+      case FieldKind::kVia:
+        head->via = true;
+        break;
       default:
         break;
     }
@@ -363,6 +366,58 @@ bool IsToken(std::string_view text) {
   return !text.empty();
 }
 
+bool IsMisspeltMethod(std::string_view method) {
+  // IANA's registry, and what caches and UPnP use besides.
+  static constexpr std::string_view kMethods[] = {"ACL",
+                                                  "BASELINE-CONTROL",
+                                                  "BIND",
+                                                  "CHECKIN",
+                                                  "CHECKOUT",
+                                                  "CONNECT",
+                                                  "COPY",
+                                                  "DELETE",
+                                                  "GET",
+                                                  "HEAD",
+                                                  "LABEL",
+                                                  "LINK",
+                                                  "LOCK",
+                                                  "M-SEARCH",
+                                                  "MERGE",
+                                                  "MKACTIVITY",
+                                                  "MKCALENDAR",
+                                                  "MKCOL",
+                                                  "MKREDIRECTREF",
+                                                  "MKWORKSPACE",
+                                                  "MOVE",
+                                                  "NOTIFY",
+                                                  "OPTIONS",
+                                                  "ORDERPATCH",
+                                                  "PATCH",
+                                                  "POST",
+                                                  "PRI",
+                                                  "PROPFIND",
+                                                  "PROPPATCH",
+                                                  "PURGE",
+                                                  "PUT",
+                                                  "QUERY",
+                                                  "REBIND",
+                                                  "REPORT",
+                                                  "SEARCH",
+                                                  "SUBSCRIBE",
+                                                  "TRACE",
+                                                  "UNBIND",
+                                                  "UNCHECKOUT",
+                                                  "UNLINK",
+                                                  "UNLOCK",
+                                                  "UNSUBSCRIBE",
+                                                  "UPDATE",
+                                                  "UPDATEREDIRECTREF",
+                                                  "VERSION-CONTROL"};
+  const bool lower = std::any_of(method.begin(), method.end(), [](char c) { return c >= 'a' && c <= 'z'; });
+  return lower && std::any_of(std::begin(kMethods), std::end(kMethods),
+                              [method](std::string_view known) { return EqualsIgnoreCase(method, known); });
+}
+
 bool IsValidHost(std::string_view host) {
   if (host.empty()) return false;
   size_t end;  // of the host part
@@ -449,6 +504,7 @@ http::Rejection ParseRequestHead(std::string_view head, RequestHead* out) {
   ReadFields(head.substr(std::min(line.size() + 2, head.size())), &sink);
   sink.Finish();
   if (sink.error) return sink.error;
+  if (IsMisspeltMethod(out->method)) return {Reason::kBadRequest, "a known method with lower-case letters"};
   if (out->method == "CONNECT" || out->method == "TRACE")
     return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
   if (const Rejection error = ReadTarget(out, sink.host)) return error;

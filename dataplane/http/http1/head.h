@@ -100,6 +100,10 @@ bool IsValidHost(std::string_view host);
 
 bool IsToken(std::string_view text);
 
+// Whether it is a registered method but for the case of its letters. Methods have a case (RFC 9110, section 9.1), but a
+// service that knows none would serve it, past a route of the method itself.
+bool IsMisspeltMethod(std::string_view method);
+
 // Without the spaces and tabs around it (OWS).
 std::string_view Trim(std::string_view text);
 

@@ -287,6 +287,20 @@ TEST_F(BootstrapTest, DescriptionHasEveryKeyItsOriginAndNoSecret) {
   for (const auto& [path, origin] : loaded.origins) EXPECT_THAT(text, HasSubstr(path + ": "));
 }
 
+TEST_F(BootstrapTest, CheckConfigShowsTheNumbersBehindWords) {
+  const auto described = [](const std::vector<std::string>& sets) {
+    const LoadedBootstrap loaded = LoadBootstrap("", {}, sets);
+    EXPECT_TRUE(loaded.problems.empty());
+    return DescribeBootstrap(loaded);
+  };
+  EXPECT_THAT(described({}), ::testing::ContainsRegex("server.workers: auto +# default; [1-9][0-9]* on this machine\n"));
+  EXPECT_THAT(described({}),
+              ::testing::ContainsRegex("server.max_connections_per_address: 0 +# default; 25000 in effect\n"));
+  EXPECT_THAT(described({"server.max_connections=500"}), HasSubstr("; 500 in effect\n"));
+  EXPECT_THAT(described({"server.max_connections_per_address=7"}), Not(HasSubstr("in effect")));
+  EXPECT_THAT(described({"server.workers=3"}), Not(HasSubstr("on this machine")));
+}
+
 class DaemonArgumentsTest : public BootstrapTest {
  protected:
   DaemonArguments Parse(std::vector<std::string> arguments) {

@@ -783,6 +783,19 @@ TEST_F(ServerTest, ListsComeInPagesAndAChangeBetweenThemIsAConflict) {
   v1::ListResponse odd;
   ASSERT_TRUE(list(other, &odd).ok());
   EXPECT_EQ(odd.resources_size(), 12);
+  const auto selected = [&](const std::string& selector) {
+    v1::ListRequest by_selector;
+    by_selector.set_kind("Service");
+    by_selector.set_selector(selector);
+    v1::ListResponse found;
+    const grpc::Status status = list(by_selector, &found);
+    return status.ok() ? found.resources_size() : -static_cast<int>(status.error_code());
+  };
+  EXPECT_EQ(selected("half!=odd"), 14) << "also the one without labels";
+  EXPECT_EQ(selected("half in (odd, even)"), 25);
+  EXPECT_EQ(selected("!half"), 1);
+  EXPECT_EQ(selected("half=odd,half=even"), 0);
+  EXPECT_EQ(selected("half odd"), -static_cast<int>(grpc::StatusCode::INVALID_ARGUMENT));
   v1::ListResponse all;
   ASSERT_TRUE(list(v1::ListRequest(), &all).ok());
   EXPECT_EQ(all.resources_size(), 29);

@@ -370,6 +370,18 @@ TEST(ParseRequestHead, BoundsMethods) {
             Reason::kNotImplemented);
 }
 
+TEST(ParseRequestHead, RefusesAKnownMethodInLowerCase) {
+  for (const char* method : {"get", "Get", "heaD", "options", "propfind", "m-search", "trace", "connect"}) {
+    RequestHead head;
+    EXPECT_EQ(ParseRequestHead(Concat(method, " / HTTP/1.1\r\nHost: a\r\n\r\n"), &head).reason, Reason::kBadRequest)
+        << method;
+  }
+  for (const char* method : {"GET", "PROPFIND", "PURGE", "MINE", "mine", "gets"}) {
+    RequestHead head;
+    EXPECT_FALSE(ParseRequestHead(Concat(method, " / HTTP/1.1\r\nHost: a\r\n\r\n"), &head)) << method;
+  }
+}
+
 TEST(ParseResponseHead, ReadsAStatusLineThatEndsBehindItsCode) {
   const std::string text = "HTTP/1.1 200\r\nContent-Length: 3\r\n\r\n";
   ResponseHead head;
