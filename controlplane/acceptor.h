@@ -17,8 +17,8 @@
 namespace gateway::controlplane {
 
 struct AcceptorOptions {
-  std::string key;      // of the bootstrap file, for messages: "control_plane.admin_listen"
-  std::string address;  // "127.0.0.1:7400", "localhost:7400", "[::]:7400"; port 0: any
+  std::string key = {};      // of the bootstrap file, for messages: "control_plane.admin_listen"
+  std::string address = {};  // "127.0.0.1:7400", "localhost:7400", "[::]:7400"; port 0: any
   // What a client sends first: the preface of HTTP/2 (RFC 9113, 3.4), or a TLS record with a ClientHello.
   bool tls = false;
   size_t connections_max = 1000;

@@ -341,8 +341,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // v1alpha
-  impl.stream_reflection =
-      MakeReflection({v1::ConfigStream::service_full_name(), v1::Quota::service_full_name()});
+  impl.stream_reflection = MakeReflection({v1::ConfigStream::service_full_name(), v1::Quota::service_full_name()});
   impl.admin_reflection = MakeReflection({v1::Admin::service_full_name()});
   absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server = Serve(
       impl.stream_acceptor.get(), {impl.config_service.get(), impl.quota_service.get(), impl.stream_reflection.get()},

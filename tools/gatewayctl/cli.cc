@@ -171,8 +171,7 @@ class CommandTree {
         dataplanes->add_option("--forget", options->forget, "Forget one that is gone")->type_name("NAME");
     dataplanes->add_flag("--gone", options->gone, "Forget all that are gone")->excludes(forget);
     Add("accept-history",
-        "Send this control plane's policy to data planes that serve another history: after a database was created anew "
-        "on "
+        "Let this control plane's policy replace another history that data planes serve, once its database is new on "
         "purpose",
         ctl::AcceptHistory, R"(
   gatewayctl accept-history)")

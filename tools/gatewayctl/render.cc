@@ -776,13 +776,13 @@ std::string RenderPending(const v1::RolloutResponse& rollout) {
       for (const v1::Rejection& rejection : plane.rejections()) {
         absl::StrAppend(&text, "  ", name, " rejected it: ", RejectionText(rejection), "\n");
       }
+    } else if (!plane.connected()) {
+      absl::StrAppend(&text, "  ", name, " is not connected, and expected back\n");
     } else if (!plane.rivals().empty()) {
       absl::StrAppend(&text, "  ", name, " is claimed by two instances: ", Printable(plane.address()), " and ",
                       RivalText(plane.rivals(0)), "\n");
     } else if (!plane.held().empty()) {
       absl::StrAppend(&text, "  ", name, " is sent nothing: ", Printable(plane.held()), "\n");
-    } else if (!plane.connected()) {
-      absl::StrAppend(&text, "  ", name, " is not connected, and expected back\n");
     } else if (plane.applied_revision() == 0) {
       absl::StrAppend(&text, "  ", name, " serves nothing yet\n");
     } else {

@@ -13,9 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "gateway/v1/admin.grpc.pb.h"
-#include "gtest/gtest.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
+#include "gtest/gtest.h"
 
 namespace gateway::ctl {
 
