@@ -752,36 +752,9 @@ void CheckJwt(const Report& report, const std::string& field, const v1::JwtAuth&
       report.AddIfBad(field + ".jwks.inline", CheckJwks(jwks.inline_()));
       if (jwks.has_refresh()) report.Add(field + ".jwks.refresh", "means something with url only");
       break;
-    case v1::Jwks::kUrl: {
-      const std::string& url = jwks.url();
-      const bool loopback =
-          url.starts_with("http://127.0.0.1") || url.starts_with("http://[::1]") || url.starts_with("http://localhost");
-      const size_t after = url.find("://") == std::string::npos ? 0 : url.find("://") + 3;
-      if (url.find('@') != std::string::npos) {
-        // (Not repeated: what stands before it may be a password.)
-        report.Add(field + ".jwks.url",
-                   "has a user's name or a password (an @); keys are public, and are asked for "
-                   "without either");
-      } else if ((!url.starts_with("https://") && !loopback) || !IsTargetText(url) || url.size() > 2048 ||
-                 after >= url.size()) {
-        report.Add(field + ".jwks.url",
-                   fmt::format("{} is not a URL to fetch keys from; expected https://... (http:// of this host only)",
-                               QuoteForMessage(url)));
-      } else if (loopback) {
-        const std::string_view host = std::string_view(url).substr(7);
-        const std::string_view name = host.substr(0, host.find_first_of("/?#"));
-        if (!ParseHostPort(name).ok() && name != "127.0.0.1" && name != "localhost" && name != "[::1]") {
-          report.Add(field + ".jwks.url", fmt::format("{}: plain http is for this host only", QuoteForMessage(url)));
-        } else {
-          const std::string_view bare =
-              name[0] == '[' ? name.substr(0, name.find(']') + 1) : name.substr(0, name.find(':'));
-          if (bare != "127.0.0.1" && bare != "localhost" && bare != "[::1]") {
-            report.Add(field + ".jwks.url", fmt::format("{}: plain http is for this host only", QuoteForMessage(url)));
-          }
-        }
-      }
+    case v1::Jwks::kUrl:
+      report.AddIfBad(field + ".jwks.url", CheckKeysUrl(jwks.url()));
       break;
-    }
     case v1::Jwks::SOURCE_NOT_SET:
       report.Add(field + ".jwks", "needs one of file, inline and url");
       break;

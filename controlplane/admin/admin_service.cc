@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/base/admin_protocol.h"
+#include "common/base/units.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
 #include "common/policy/label_selector.h"
@@ -102,6 +103,26 @@ v1::EndpointSet StaticSet(const v1::Service& service) {
     instance->set_zone(endpoint.zone());
   }
   return set;
+}
+
+// A typing error in a service's name in Consul is no mistake of the policy: the service may come later. But it is worth
+// a word.
+void WarnOfUnknownServices(const v1::ApplyRequest& request, const EndpointCatalog* catalog,
+                           v1::ApplyResponse* response) {
+  if (catalog == nullptr) return;
+  for (const v1::Resource& resource : request.resources()) {
+    if (!resource.has_service() || !resource.service().has_consul()) continue;
+    const v1::ConsulSource& source = resource.service().consul();
+    const std::string& name = source.service();
+    const auto names = catalog->names.find(source.datacenter());
+    if (names == catalog->names.end() || names->second->contains(name)) continue;
+    const std::string near = NearestName(name, {names->second->begin(), names->second->end()});
+    response->add_warnings(
+        absl::StrCat("Service/", resource.service().name(), ": '", name, "' is unknown to Consul",
+                     source.datacenter().empty() ? "" : absl::StrCat(" in datacenter '", source.datacenter(), "'"),
+                     near.empty() ? "" : absl::StrCat(" (did you mean '", near, "'?)"),
+                     "; requests get 503 until it is registered"));
+  }
 }
 
 }  // namespace
@@ -327,6 +348,7 @@ grpc::ServerUnaryReactor* AdminService::Apply(grpc::CallbackServerContext* conte
     absl::StatusOr<v1::ApplyResponse> done = publisher_->Apply(*request, peer);
     if (!done.ok()) return done.status();
     *response = *std::move(done);
+    WarnOfUnknownServices(*request, hub_->endpoints().get(), response);
     return absl::OkStatus();
   });
 }

@@ -113,6 +113,7 @@ Task<Reason> Exchange::Authenticate() {
   const Authorization offered = ParseAuthorization(FindSingleField("Authorization"));
   bool known = false;       // somebody, whom it does not let in
   bool overloaded = false;  // nobody has looked
+  bool throttled = false;   // nobody looks: too many passwords of this client were wrong
   const char* why = "no credentials";
   const auto lets_in = [&](const ConsumerPolicy* caller, std::shared_ptr<const VerifiedToken> token) {
     caller_ = caller;
@@ -172,6 +173,7 @@ Task<Reason> Exchange::Authenticate() {
         const ConsumerPolicy* caller = nullptr;
         const PasswordPool::Answer answer = co_await CheckPassword(offered.credentials, &caller);
         if (answer == PasswordPool::Answer::kOverloaded) overloaded = true;
+        if (answer == PasswordPool::Answer::kTooManyFailures) throttled = true;
         if (answer != PasswordPool::Answer::kGood) {
           why = "the user name or the password is wrong";
           continue;
@@ -220,6 +222,14 @@ Task<Reason> Exchange::Authenticate() {
 
   policy_ = Concat("Auth/", auth.policy->name);
   detail_ = why;
+  if (!known && throttled) {
+    detail_ = "too many passwords from this address were wrong";
+    limit_policy_ = nullptr;  // no RateLimit's: what that would say is not what keeps this client out
+    limit_.reset =
+        worker_->shared().authentication->passwords.RetryAfter(ClientPrefix::Of(client_address_), loop().now());
+    auth.runtime->Count(worker_->index(), AuthResult::kThrottled);
+    co_return Reason::kRateLimited;
+  }
   if (known || !overloaded) {
     auth.runtime->Count(worker_->index(), known ? AuthResult::kForbidden : AuthResult::kUnauthenticated);
     co_return known ? Reason::kForbidden : Reason::kUnauthenticated;
@@ -279,9 +289,9 @@ Task<PasswordPool::Answer> Exchange::CheckPassword(std::string_view credentials,
   absl::StatusOr<PasswordHash> hash = PasswordHash::Parse(password.hash);
   if (!hash.ok()) co_return Answer::kWrong;  // (the snapshot was checked)
   auto arrival = std::make_shared<Arrival<Answer>>(&loop());
-  const std::optional<Answer> at_once =
-      shared.passwords.Check(key, std::make_shared<const PasswordHash>(*std::move(hash)), std::move(basic->password),
-                             decoy, loop().now(), [arrival](Answer answer) { arrival->Deliver(answer); });
+  const std::optional<Answer> at_once = shared.passwords.Check(
+      key, std::make_shared<const PasswordHash>(*std::move(hash)), std::move(basic->password), decoy,
+      ClientPrefix::Of(client_address_), loop().now(), [arrival](Answer answer) { arrival->Deliver(answer); });
   if (at_once) co_return *at_once;
   Arrival<Answer>::Wait wait(std::move(arrival));
   const Answer answer = co_await wait;

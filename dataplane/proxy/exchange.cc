@@ -379,7 +379,7 @@ Reason Exchange::FindEndpoints() const {
   if (service_ == nullptr) return (*state_)->catalog_known ? Reason::kUnknownService : Reason::kDiscoveryUnavailable;
   switch (service_->discovery) {
     case Discovery::kUnknownService:
-      return Reason::kUnknownService;
+      return Reason::kNoHealthyEndpoint;  // policy names it, not the client
     case Discovery::kUnavailable:
       return Reason::kDiscoveryUnavailable;
     case Discovery::kKnown:

@@ -83,6 +83,7 @@ class Exchange {
   Task<Reason> AdmitWithRedis(std::span<const uint32_t> limits);  // where one of them is counted there
   using Leases = absl::InlinedVector<std::pair<LeaseTable*, std::string_view>, 2>;
   bool AdmitByLease(const BoundLimit& limit, std::string_view key, Leases* leased);
+  void RefundLeases(const Leases& leased) const;
   void AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) const;
   void NoteLimit(const RateLimitPolicy& limit, const RateLimitDecision& decision);
   void AppendLimitFields(std::string* fields) const;

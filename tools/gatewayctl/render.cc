@@ -422,7 +422,9 @@ void AddInstances(const v1::EndpointSet& set, const v1::Service* service, std::v
                     .excluded = {},
                     .out_at = {}};
     std::string missing_tag;
-    if (instance.health() != v1::Instance::PASSING && instance.health() != v1::Instance::WARNING) {
+    if (!instance.unusable().empty()) {
+      row.why_not = instance.unusable();
+    } else if (instance.health() != v1::Instance::PASSING && instance.health() != v1::Instance::WARNING) {
       row.why_not = row.health;
     } else if (instance.weight() == 0) {
       row.why_not = "weight 0";

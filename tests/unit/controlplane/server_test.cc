@@ -1020,6 +1020,34 @@ TEST_F(ServerTest, ChangesOfEndpointsTravelAsDeltasUnderTheirOwnCounter) {
   EXPECT_EQ(jump->endpoints().sets_size(), 2);
 }
 
+TEST_F(ServerTest, WarnsOfAServiceThatConsulDoesNotKnow) {
+  const auto warnings = [&](const std::string& name, const std::string& datacenter = "") {
+    v1::Resource resource;
+    resource.mutable_service()->set_name("svc");
+    resource.mutable_service()->mutable_consul()->set_service(name);
+    resource.mutable_service()->mutable_consul()->set_datacenter(datacenter);
+    grpc::ClientContext context;
+    v1::ApplyResponse response;
+    v1::ApplyRequest request = ApplyOf({resource});
+    request.set_dry_run(true);
+    const grpc::Status status = admin_->Apply(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return std::vector<std::string>(response.warnings().begin(), response.warnings().end());
+  };
+  EXPECT_TRUE(warnings("ordres").empty()) << "nobody has asked Consul yet";
+  auto catalog = std::make_shared<EndpointCatalog>();
+  catalog->version = 1;
+  catalog->catalog_known = true;
+  catalog->names[""] = std::make_shared<const ConsulNames>(ConsulNames{"consul", "orders"});
+  control_plane_->hub().PublishEndpoints(catalog);
+  EXPECT_TRUE(warnings("orders").empty());
+  ASSERT_EQ(warnings("ordres").size(), 1u);
+  EXPECT_EQ(
+      warnings("ordres")[0],
+      "Service/svc: 'ordres' is unknown to Consul (did you mean 'orders'?); requests get 503 until it is registered");
+  EXPECT_TRUE(warnings("ordres", "dc2").empty()) << "of another datacenter nothing is known";
+}
+
 TEST_F(ServerTest, ARestartKeepsPolicyAndEpochAndEndsStreamsPolitely) {
   MustApply({StaticService("svc")});
   const std::string epoch = control_plane_->publisher().current()->epoch;

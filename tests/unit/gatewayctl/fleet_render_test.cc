@@ -101,6 +101,22 @@ TEST(FleetRender, EndpointsSayWhoLeavesThemOutAndWhy) {
 }
 
 // What two data planes say of a service whose endpoints are named.
+TEST(Endpoints, OneThatCannotBeUsedSaysWhy) {
+  v1::EndpointSet set;
+  set.mutable_key()->set_service("svc");
+  v1::Instance* instance = set.add_instances();
+  instance->set_id("node/svc-1");
+  instance->set_health(v1::Instance::PASSING);
+  instance->set_unusable("address '127.0.0.1:9999' is neither an IP address nor a host name");
+  EndpointSets sets;
+  *sets.Add() = set;
+  const std::vector<EndpointRow> rows = EndpointsOf(nullptr, sets);
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_FALSE(rows[0].serving);
+  EXPECT_EQ(rows[0].why_not, instance->unusable());
+  EXPECT_NE(RenderEndpoints(rows).find("127.0.0.1:9999"), std::string::npos);
+}
+
 class NamedEndpoints : public ::testing::Test {
  protected:
   NamedEndpoints() {
