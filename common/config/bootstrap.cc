@@ -73,6 +73,7 @@ constexpr uint32_t kWorkersMax = 1024;
 constexpr size_t kDataPlaneNameMax = 128;
 // Of a Unix socket's address 107 bytes can be used; it is bound under a longer name first.
 constexpr size_t kHandoverPathMax = 90;
+constexpr size_t kRedactedNameBytesMax = 64;
 
 const v1::FieldRules& RulesOf(const FieldDescriptor* field) { return field->options().GetExtension(v1::rules); }
 
@@ -280,6 +281,17 @@ class Loader {
     }
     if (config.access_log().path().empty()) {
       KeyProblem("access_log.path", "expected a file, or \"-\" for standard output, found ''");
+    }
+    for (int i = 0; i < config.access_log().redact_query_size(); ++i) {
+      const std::string& name = config.access_log().redact_query(i);
+      const bool plain = std::all_of(name.begin(), name.end(), [](char c) {
+        return absl::ascii_isgraph(c) && c != '&' && c != ';' && c != '=' && c != '%';
+      });
+      if (!plain || name.empty() || name.size() > kRedactedNameBytesMax) {
+        ListProblem("access_log.redact_query", i,
+                    fmt::format("expected the name of a query parameter, of 1 to {} characters, decoded, found {}",
+                                kRedactedNameBytesMax, QuoteForMessage(name)));
+      }
     }
     CheckControlPlane(config.control_plane());
     CheckDataPlane(config.data_plane());

@@ -275,7 +275,7 @@ void Socket::OnWriteTimeout(void* self) {
 
 bool Socket::ProbeQuiet() {
   if (peer_ended_ || broken_) return false;
-  if (tls_ != nullptr) {
+  if (tls_ != nullptr && tls_->established()) {
     readable_ = true;
     const bool quiet = tls_->Quiet();
     buffered_ = tls_->pending();
@@ -289,7 +289,7 @@ bool Socket::ProbeQuiet() {
 }
 
 bool Socket::HasBytes() {
-  if (tls_ != nullptr) {
+  if (tls_ != nullptr && tls_->established()) {
     readable_ = true;
     const bool has_data = tls_->HasData();
     buffered_ = tls_->pending();

@@ -29,6 +29,14 @@ bool IsUsableRequestId(std::string_view id) {
   });
 }
 
+// Whether Consul asks, as its agent names itself: its checks are no traffic.
+bool IsConsulsCheck(const http::Request& head) {
+  for (size_t i = 0; i < head.fields.size(); ++i) {
+    if (head.kinds[i] == http::FieldKind::kUserAgent) return head.fields[i].value == "Consul Health Check";
+  }
+  return false;
+}
+
 // Where no route was looked for: CONNECT and TRACE are served by none.
 constexpr std::string_view kServedMethodsField = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
 
@@ -475,12 +483,14 @@ void Exchange::Record() {
   const nanoseconds answered_in = status_ == 101 ? upstream_duration_ : duration;
   metrics.Add(WorkerGauge::kBytesReceived, static_cast<int64_t>(stream_.bytes_received()));
   metrics.Add(WorkerGauge::kBytesSent, static_cast<int64_t>(stream_.bytes_sent()));
-  metrics.Record(service_metrics_, series_, MethodOf(head_.method), status_, reason_, answered_in);
+  if (series_ != MetricsRegistry::kHealthSeries || !IsConsulsCheck(head_)) {
+    metrics.Record(service_metrics_, series_, MethodOf(head_.method), status_, reason_, answered_in);
+  }
   if (worker_->log() == nullptr) return;
   RequestRecord record;
   record.time = stream_.started_wall();
   record.method = head_.method;
-  record.path = LoggedTarget(head_.target, &worker_->field_scratch());
+  record.path = LoggedTarget(head_.target, options_.redact_query, &worker_->field_scratch());
   record.client_ip = client_ip_;
   for (size_t i = 0; i < head_.fields.size(); ++i) {
     if (head_.kinds[i] == http::FieldKind::kUserAgent) record.user_agent = head_.fields[i].value;

@@ -79,9 +79,16 @@ Detached ClientConnection::Run(std::unique_ptr<ClientConnection> self, ListenerO
   }
 }
 
+void ClientConnection::BecomeAsked() {
+  worker_->Unlist(this);
+  asked_ = true;
+  worker_->List(this);
+}
+
 bool ClientConnection::CountAddress() {
-  const int64_t max = worker_->options().max_connections_per_address;
-  counted_ = worker_->counts().by_address.Add(info.peer, max);
+  const int64_t max = worker_->connections_per_address_max();
+  ConnectionsByAddress& by_address = worker_->counts().by_address;
+  counted_ = by_address.Add(info.peer, max) || (worker_->CloseSilentOf(info.peer) && by_address.Add(info.peer, max));
   if (counted_) return true;
   worker_->metrics().Add(WorkerGauge::kConnectionsRefusedTotal, 1);
   if (worker_->MayWarn(Worker::Warning::kAddressConnectionsMax)) {
@@ -182,10 +189,11 @@ Task<void> ClientConnection::Serve() {
       input.Reset();
       in_a_row = 0;
       idle_ = true;
+      idle_since_ = loop.now();
       // A new connection has as long for its first byte as for a whole head.
       const auto patience = std::min(worker_->idle_grace(),
                                      served_ ? worker_->options().idle_timeout : worker_->options().header_timeout);
-      const Wait wait = co_await socket.Readable(loop.now() + patience);
+      const Wait wait = co_await socket.Readable(idle_since_ + patience);
       idle_ = false;
       if (wait != Wait::kReady) co_return socket.AnnounceClose();
     } else if (++in_a_row >= 32) {
@@ -208,6 +216,7 @@ Task<void> ClientConnection::Serve() {
 Task<bool> ClientConnection::ServeExchange() {
   http1::ServerStream stream(worker_->stream_resources(), this);
   if (!co_await stream.ReadHead()) co_return false;
+  Asked();
   co_await ServeRequest(*worker_, stream);
   co_return true;
 }

@@ -38,6 +38,18 @@ class ClientConnection : private http::Connection {
   static void Start(Worker* worker, int fd, const sockaddr_storage& address, const ListenerOptions& options);
   ~ClientConnection();
 
+  // The header of a request has arrived.
+  void Asked() {
+    if (!asked_) BecomeAsked();
+  }
+  bool asked() const { return asked_; }
+  // Whether it gives way to a new connection: no request has ever arrived on it, and no byte waits to be read.
+  bool Silent() { return !asked_ && !socket.cancelled() && !socket.HasBytes(); }
+  // Whether it counts against its address's share.
+  bool counted() const { return counted_; }
+  // Since when it waits between two requests; TimePoint::max(): it does not.
+  TimePoint idle_since() const { return idle_ ? idle_since_ : TimePoint::max(); }
+
   // Ends it if it is between two requests. False: it is not.
   bool CloseIfIdle() {
     if (!idle_ || !socket.ProbeQuiet()) return false;  // what has come in the meantime is served first
@@ -49,8 +61,6 @@ class ClientConnection : private http::Connection {
   const std::string& peer_ip() const { return info.peer_ip; }
   // Ends the waits for services: of requests in flight nobody waits for a response any more.
   void AbandonWaits() { socket.AbandonWaits(); }
-  // Whether a request has been answered on it.
-  bool served() const { return served_; }
 
   ClientConnection* previous = nullptr;  // the worker's list
   ClientConnection* next = nullptr;
@@ -58,6 +68,7 @@ class ClientConnection : private http::Connection {
  private:
   ClientConnection(Worker* worker, const sockaddr_storage& address, const in6_addr& peer_address);
   static Detached Run(std::unique_ptr<ClientConnection> self, ListenerOptions options);
+  void BecomeAsked();
   bool CountAddress();                               // false: this address has too many already
   Task<bool> ReadProxyHeader(ProxyHeaderMode mode);  // false: the connection is of no use
   Task<bool> AcceptTls(int listener);                // false: the handshake failed
@@ -69,7 +80,9 @@ class ClientConnection : private http::Connection {
   Worker* const worker_;
   std::unique_ptr<const TlsFacts> tls_;  // null: cleartext
   bool counted_ = false;  // by its address
+  bool asked_ = false;
   bool idle_ = false;
+  TimePoint idle_since_{};
   bool served_ = false;
 };
 

@@ -1,6 +1,7 @@
 #include "dataplane/server/server_options.h"
 
 #include "absl/random/random.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/config/bootstrap.h"
 
@@ -20,7 +21,7 @@ absl::StatusOr<ServerOptions> ServerOptions::From(const v1::Bootstrap& bootstrap
   options.reject_encoded_slashes = server.encoded_slashes() == v1::ServerSection::REJECT;
   options.log_requests = bootstrap.logging().level() <= v1::LoggingSection::INFO;
   options.max_connections = server.max_connections();
-  options.max_connections_per_address = ConnectionsPerAddressOf(server);
+  options.max_connections_per_address = server.max_connections_per_address();
   options.max_header_bytes = server.max_header_bytes();
   for (const std::string& cidr : server.trusted_proxies()) {
     if (absl::Status status = options.trusted_proxies.Add(cidr); !status.ok()) return status;
@@ -28,6 +29,9 @@ absl::StatusOr<ServerOptions> ServerOptions::From(const v1::Bootstrap& bootstrap
   options.trusted_proxies.Seal();
   absl::BitGen random;
   options.via = absl::StrCat("gateway (", absl::Hex(absl::Uniform<uint32_t>(random), absl::kZeroPad8), ")");
+  for (const std::string& name : bootstrap.access_log().redact_query()) {
+    options.redact_query.push_back(absl::AsciiStrToLower(name));
+  }
   return options;
 }
 

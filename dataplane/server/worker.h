@@ -55,6 +55,14 @@ class StateRef {
   LocalState* local_;
 };
 
+// Connections of one worker, the newest first; linked through themselves.
+struct ConnectionList {
+  void Add(ClientConnection* connection);
+  void Remove(ClientConnection* connection);
+  ClientConnection* first = nullptr;
+  ClientConnection* last = nullptr;
+};
+
 class Worker final : private DescriptorReserve {
  public:
   struct Shared {
@@ -63,6 +71,8 @@ class Worker final : private DescriptorReserve {
     ConnectionCounts* counts;
     // Answers /metrics on the main port; may be null.
     std::function<std::string()> metrics_page;
+    // Asks the workers other than `asking` to GiveWay; may be null.
+    std::function<void(int asking)> ask_others_for_room;
     // For limits of scope redis; a null directory: there is no Redis, their on_unavailable holds.
     RedisStore::Options redis = {};
     RedisDirectory* redis_directory = nullptr;
@@ -92,6 +102,8 @@ class Worker final : private DescriptorReserve {
   void Drain(std::chrono::milliseconds idle_grace, std::function<void()> done);
   // While draining: requests that still wait for a service are answered with 503. Any thread.
   void CutShort();
+  // Closes a connection that nobody uses, so that another worker can accept one. Any thread.
+  void GiveWay();
   // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
   void Stop();
 
@@ -120,7 +132,15 @@ class Worker final : private DescriptorReserve {
   // After a line was written: it is flushed within AccessLog::kFlushInterval.
   void LogWritten();
   // Whether a warning about what clients do may be logged now: each kind once a second.
-  enum class Warning : uint8_t { kConnectionsMax, kCannotAccept, kAddressConnectionsMax, kProxyHeader, kTlsHandshake, kCount };
+  enum class Warning : uint8_t {
+    kConnectionsMax,
+    kCannotAccept,
+    kAddressConnectionsMax,
+    kProxyHeader,
+    kTlsHandshake,
+    kGaveWay,
+    kCount
+  };
   bool MayWarn(Warning kind);
   // Scratch for one step without a wait in it.
   std::string& scratch() { return scratch_; }
@@ -146,9 +166,18 @@ class Worker final : private DescriptorReserve {
   void BeginHandshake(ClientConnection* connection);
   void EndHandshake(ClientConnection* connection);
 
+  // How many connections one client address may have.
+  int64_t connections_per_address_max() const;
+  // Closes the connection of `address` that has waited longest without a request ever arriving on it. False: there is
+  // none on this worker.
+  bool CloseSilentOf(const in6_addr& address) { return CloseSilent(&address); }
+
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
   void Unregister(ClientConnection* connection);
+  // Puts it into the list that it belongs to, and takes it out.
+  void List(ClientConnection* connection);
+  void Unlist(ClientConnection* connection);
 
  private:
   struct Listener;
@@ -162,6 +191,12 @@ class Worker final : private DescriptorReserve {
   // Until the queue is empty (true); not `all`: or others should have their turn.
   bool Accept(Listener* listener, bool all = false);
   bool CannotAccept(const char* why);  // false
+  // Of all, or of one client address.
+  bool CloseSilent(const in6_addr* address);
+  // The longest silent connection goes first, then one that has been idle for kIdleMin since its last request.
+  bool MakeRoomForOne();
+  template <typename Visit>  // void(ClientConnection*): may end that one, and no other
+  void ForEachConnection(const Visit& visit);
   void EndListening();
   void RefuseConnection(int fd, const ListenerOptions& options);
   void CheckDrained();
@@ -180,6 +215,10 @@ class Worker final : private DescriptorReserve {
   static constexpr int64_t kServiceDescriptorsMax = 1024;
   // Left to what is neither: the metrics port, the control plane, a log that is opened again.
   static constexpr int64_t kOwnDescriptors = 4;
+  // How many connections are looked at, the oldest first, for one that gives way.
+  static constexpr int kGiveWaySearchMax = 128;
+  // A client that asks again at once keeps its connection.
+  static constexpr std::chrono::milliseconds kIdleMin{1000};
 
   const int index_;
   const Shared shared_;
@@ -201,7 +240,8 @@ class Worker final : private DescriptorReserve {
   TokenCache tokens_{{}};
   LocalState* state_;
   std::vector<std::unique_ptr<Listener>> listeners_;
-  ClientConnection* connections_ = nullptr;  // a list through themselves
+  ConnectionList silent_;  // no request has arrived on them yet
+  ConnectionList asked_;
   size_t connection_count_ = 0;
   TlsContexts tls_contexts_;
   std::deque<ClientConnection*> handshakes_;  // oldest first

@@ -910,6 +910,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   impl.PublishRows();
   impl.FollowHealth();
   impl.previous = state;
+  impl.metrics->DropRemoved();
   return state;
 }
 

@@ -454,6 +454,18 @@ TEST_F(WithConsul, AConsulAndAControlPlaneThatBothBeginAnewDropNothing) {
   EXPECT_EQ(load.failures(), 0) << load.last_failure();
 }
 
+TEST_F(WithConsul, ItsChecksAreNoTraffic) {
+  const auto passing = [&] {
+    const auto json = consul_->GetJson("/v1/health/service/api-gateway?passing");
+    return json.ok() && json->size() == 1;
+  };
+  ASSERT_TRUE(WaitFor(passing, Timeout(20'000)));  // so it has asked at least once
+  constexpr char kHealth[] = "api_requests_total{service=\"gateway\",method=\"GET\",path=\"/health\"}";
+  EXPECT_EQ(gateway_->Metric(kHealth), 0);
+  EXPECT_EQ(Status("/health"), 200);
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric(kHealth) == 1; }));
+}
+
 TEST_F(WithConsul, EveryDataPlaneIsAnInstanceUntilItSaysGoodbye) {
   const auto instances = [&] {
     const auto json = consul_->GetJson("/v1/health/service/api-gateway");
