@@ -350,7 +350,8 @@ struct ConsulWatcher::Impl {
     if (!set.alarm().empty() && (service.set == nullptr || service.set->alarm() != set.alarm())) {
       spdlog::warn("consul: {}: {}", set.key().service(), set.alarm());
     }
-    if (std::ranges::any_of(set.instances(), [](const auto& each) { return !each.unusable().empty(); })) {
+    if (std::any_of(set.instances().begin(), set.instances().end(),
+                    [](const v1::Instance& each) { return !each.unusable().empty(); })) {
       WarnOfUnusable(service.set.get(), set);
     }
     service.set = std::make_shared<const v1::EndpointSet>(std::move(set));

@@ -239,7 +239,7 @@ struct Redirector {
 
 TEST(FetchUrl, ARedirectLeadsNowhereThatPolicyCouldNotName) {
   Redirector issuer;
-  for (const std::string to :
+  for (const std::string& to :
        {"http://127.0.0.2:" + std::to_string(issuer.upstream.port()) + "/keys",
         std::string("http://169.254.169.254/latest/meta-data"), std::string("http://example.com/"),
         std::string("http://u:sekret@127.0.0.1/"), std::string("ftp://127.0.0.1/"), std::string("file:///etc/hostname"),
