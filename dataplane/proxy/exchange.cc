@@ -47,6 +47,18 @@ std::string_view WithoutPort(std::string_view text) {
   return colon == text.rfind(':') ? text.substr(0, colon) : text;
 }
 
+std::string_view ProtocolName(http::Version version) {
+  switch (version) {
+    case http::Version::kHttp10:
+      return "HTTP/1.0";
+    case http::Version::kHttp11:
+      return "HTTP/1.1";
+    case http::Version::kHttp2:
+      return "HTTP/2";
+  }
+  return "";
+}
+
 std::string NowRfc3339(std::chrono::system_clock::time_point now) {
   return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::FromChrono(now), absl::UTCTimeZone());
 }
@@ -518,6 +530,7 @@ void Exchange::Record() {
   record.bytes_in = stream_.bytes_received();
   record.bytes_out = stream_.bytes_sent();
   record.revision = (*state_)->snapshot->revision();
+  record.protocol = ProtocolName(head_.version);
   record.attempts = attempts_;
   record.aborted = aborted_;
   worker_->log()->Write(record);

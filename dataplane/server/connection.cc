@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "dataplane/http/http1/server_stream.h"
+#include "dataplane/http/http2/server_session.h"
 #include "dataplane/net/proxy_header.h"
 #include "dataplane/proxy/serve_request.h"
 #include "dataplane/server/worker.h"
@@ -26,6 +27,11 @@ constexpr std::string_view kHttpsExpected =
     "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 94\r\n"
     "X-Gateway-Reason: bad_request\r\nConnection: close\r\n\r\n"
     R"({"error": "This port speaks HTTPS, not cleartext HTTP", "code": 400, "reason": "bad_request"})"
+    "\n";
+constexpr std::string_view kHttp2Expected =
+    "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 80\r\n"
+    "X-Gateway-Reason: bad_request\r\nConnection: close\r\n\r\n"
+    R"({"error": "This port speaks HTTP/2 only", "code": 400, "reason": "bad_request"})"
     "\n";
 
 }  // namespace
@@ -73,10 +79,83 @@ Detached ClientConnection::Run(std::unique_ptr<ClientConnection> self, ListenerO
       co_return;  // before a handshake there is nothing that a TLS client would understand
     }
     if (options.tls >= 0 && !co_await self->AcceptTls(options.tls)) co_return;
-    co_await self->Serve();
+    if (co_await self->SpeaksHttp2(options)) {
+      co_await self->ServeHttp2();
+    } else if (options.http1) {
+      co_await self->Serve();
+    } else if (!self->gone && !self->input.empty()) {
+      co_await self->RefuseAndLinger(kHttp2Expected);
+    }
   } catch (const std::exception& error) {
     spdlog::error("a connection ended by an exception: {}", error.what());
   }
+}
+
+TimePoint ClientConnection::idle_since() const {
+  if (http2_ != nullptr) return http2_->idle_since();
+  return idle_ ? idle_since_ : TimePoint::max();
+}
+
+bool ClientConnection::CloseIfIdle() {
+  const bool idle = http2_ != nullptr ? http2_->idle() : idle_;
+  if (!idle || !socket.ProbeQuiet()) return false;  // what has come in the meantime is served first
+  socket.Cancel();
+  return true;
+}
+
+void ClientConnection::Drain() {
+  if (http2_ != nullptr) http2_->Drain();
+}
+
+void ClientConnection::AbandonWaits() {
+  if (http2_ != nullptr) return http2_->CutShort();
+  socket.AbandonWaits();
+}
+
+// With TLS, what ALPN has agreed on; else the client's first bytes tell, as soon as they differ from HTTP/2's.
+Task<bool> ClientConnection::SpeaksHttp2(const ListenerOptions& options) {
+  if (!options.http2) co_return false;
+  if (info.tls != nullptr) co_return info.tls->alpn == "h2";
+  const TimePoint deadline = worker_->loop().now() + worker_->options().header_timeout;
+  for (;;) {
+    const http2::Preface preface = http2::MatchPreface({input.data(), input.size()});
+    if (preface != http2::Preface::kMore) co_return preface == http2::Preface::kHttp2;
+    size_t moved = 0;
+    if (!input) input = worker_->buffers().Acquire(BufferPool::kSmall);
+    // A connection that ends here, or for which there is no room, is HTTP/1's to end.
+    if (!input) co_return false;
+    const Io io = socket.Read(input.space(), input.room(), &moved);
+    input.Filled(moved);
+    if (io == Io::kDone) continue;
+    if (input.empty()) input.Reset();
+    if (io != Io::kAgain) co_return false;
+    idle_ = input.empty();
+    idle_since_ = worker_->loop().now();
+    const Wait wait = co_await socket.Readable(std::min(deadline, idle_since_ + worker_->idle_grace()));
+    idle_ = false;
+    if (wait != Wait::kReady) {
+      ending = gone = true;
+      co_return false;
+    }
+  }
+}
+
+Task<void> ClientConnection::ServeHttp2() {
+  http2::ServerSession session(&worker_->http2(), &socket, &info, &ClientConnection::ServeHttp2Stream, this);
+  http2_ = &session;
+  if (worker_->draining()) session.Drain();
+  const http2::ServerSession::End end = co_await session.Serve(std::move(input));
+  http2_ = nullptr;
+  if (session.abuse() != http2::Abuse::kNone && worker_->MayWarn(Worker::Warning::kHttp2Abuse)) {
+    spdlog::warn("an HTTP/2 connection from {} is closed: {}", info.peer_ip, http2::NameOf(session.abuse()));
+  }
+  if (end == http2::ServerSession::End::kClosed) co_await Linger();
+}
+
+Task<void> ClientConnection::ServeHttp2Stream(void* connection, http::DownstreamStream& stream) {
+  auto& self = *static_cast<ClientConnection*>(connection);
+  self.Asked();
+  return ServeRequest(*self.worker_, stream);
 }
 
 void ClientConnection::BecomeAsked() {
@@ -92,8 +171,8 @@ bool ClientConnection::CountAddress() {
   if (counted_) return true;
   worker_->metrics().Add(WorkerGauge::kConnectionsRefusedTotal, 1);
   if (worker_->MayWarn(Worker::Warning::kAddressConnectionsMax)) {
-    spdlog::warn("a connection from {} is rejected: it has {} already (server.max_connections_per_address)", info.peer_ip,
-                 max);
+    spdlog::warn("a connection from {} is rejected: it has {} already (server.max_connections_per_address)",
+                 info.peer_ip, max);
   }
   return false;
 }

@@ -17,6 +17,9 @@
 namespace gateway::dataplane {
 
 class Worker;
+namespace http2 {
+class ServerSession;
+}
 
 // What one connection too many is told.
 inline constexpr std::string_view kTooManyConnections =
@@ -48,19 +51,17 @@ class ClientConnection : private http::Connection {
   // Whether it counts against its address's share.
   bool counted() const { return counted_; }
   // Since when it waits between two requests; TimePoint::max(): it does not.
-  TimePoint idle_since() const { return idle_ ? idle_since_ : TimePoint::max(); }
+  TimePoint idle_since() const;
 
   // Ends it if it is between two requests. False: it is not.
-  bool CloseIfIdle() {
-    if (!idle_ || !socket.ProbeQuiet()) return false;  // what has come in the meantime is served first
-    socket.Cancel();
-    return true;
-  }
+  bool CloseIfIdle();
+  // HTTP/2: takes no further requests, and ends after those in flight. (HTTP/1 ends with the next response.)
+  void Drain();
   // Ends a handshake that has to give way.
   void CancelHandshake() { socket.Cancel(); }
   const std::string& peer_ip() const { return info.peer_ip; }
   // Ends the waits for services: of requests in flight nobody waits for a response any more.
-  void AbandonWaits() { socket.AbandonWaits(); }
+  void AbandonWaits();
 
   ClientConnection* previous = nullptr;  // the worker's list
   ClientConnection* next = nullptr;
@@ -72,6 +73,9 @@ class ClientConnection : private http::Connection {
   bool CountAddress();                               // false: this address has too many already
   Task<bool> ReadProxyHeader(ProxyHeaderMode mode);  // false: the connection is of no use
   Task<bool> AcceptTls(int listener);                // false: the handshake failed
+  Task<bool> SpeaksHttp2(const ListenerOptions& options);
+  Task<void> ServeHttp2();
+  static Task<void> ServeHttp2Stream(void* connection, http::DownstreamStream& stream);
   Task<void> RefuseAndLinger(std::string_view answer);
   Task<void> Serve();
   Task<bool> ServeExchange();  // false: there was no request
@@ -79,11 +83,12 @@ class ClientConnection : private http::Connection {
 
   Worker* const worker_;
   std::unique_ptr<const TlsFacts> tls_;  // null: cleartext
-  bool counted_ = false;  // by its address
+  bool counted_ = false;                 // by its address
   bool asked_ = false;
   bool idle_ = false;
   TimePoint idle_since_{};
   bool served_ = false;
+  http2::ServerSession* http2_ = nullptr;  // null: HTTP/1
 };
 
 }  // namespace gateway::dataplane

@@ -211,6 +211,11 @@ void DataPlane::AddMetricSources() {
   metrics_.AddSource([this] { return quota_->Families(); });
   metrics_.AddSource([this] { return watchdog_.Families(); });
   metrics_.AddSource([this] { return tls_->Families(); });
+  metrics_.AddSource([this] {
+    std::vector<const http2::SessionMetrics*> of_workers;
+    for (const auto& worker : workers_) of_workers.push_back(&worker->http2_metrics());
+    return http2::SessionFamilies(of_workers);
+  });
 }
 
 absl::Status DataPlane::Start() {

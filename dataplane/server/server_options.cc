@@ -23,6 +23,12 @@ absl::StatusOr<ServerOptions> ServerOptions::From(const v1::Bootstrap& bootstrap
   options.max_connections = server.max_connections();
   options.max_connections_per_address = server.max_connections_per_address();
   options.max_header_bytes = server.max_header_bytes();
+  options.http2.max_concurrent_streams = server.http2().max_concurrent_streams();
+  options.http2.initial_window = static_cast<uint32_t>(server.http2().initial_window());
+  options.http2.max_header_list = static_cast<uint32_t>(server.http2().max_header_list());
+  options.http2.header_timeout = options.header_timeout;
+  options.http2.write_timeout = options.write_timeout;
+  options.http2.idle_timeout = options.idle_timeout;
   for (const std::string& cidr : server.trusted_proxies()) {
     if (absl::Status status = options.trusted_proxies.Add(cidr); !status.ok()) return status;
   }

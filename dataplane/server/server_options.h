@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/base/address_set.h"
+#include "dataplane/http/http2/session_options.h"
 #include "gateway/v1/bootstrap.pb.h"
 
 namespace gateway::dataplane {
@@ -32,6 +33,7 @@ struct ServerOptions {
   // at each start. The name alone would take another gateway of this kind for itself.
   std::string via;
   std::chrono::milliseconds watchdog_timeout{5'000};
+  http2::SessionOptions http2;
   AddressSet trusted_proxies;
   std::vector<std::string> redact_query;  // lower case; see LoggedTarget
 

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "common/base/thread.h"
+#include "dataplane/http/http2/server_session.h"
 #include "dataplane/server/connection.h"
 #include "spdlog/spdlog.h"
 
@@ -56,6 +57,7 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
                         .draining = &draining_,
                         .header_timeout = shared.options->header_timeout,
                         .header_bytes_max = shared.options->max_header_bytes},
+      http2_(std::make_unique<http2::SessionResources>(&loop_, &buffers_, &http2_metrics_, shared.options->http2)),
       pool_(stream_resources_, metrics, this),
       redis_(shared.redis_directory == nullptr
                  ? nullptr
@@ -144,7 +146,10 @@ void Worker::EndHandshake(ClientConnection* connection) {
 }
 
 void Worker::AnnounceEnd() {
-  loop_.Post([this] { draining_ = true; });
+  loop_.Post([this] {
+    draining_ = true;
+    ForEachConnection([](ClientConnection* each) { each->Drain(); });
+  });
 }
 
 void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> done) {
@@ -154,6 +159,7 @@ void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> d
     drained_ = std::move(done);
     EndListening();
     idle_timer_.Arm(loop_.now() + idle_grace);
+    ForEachConnection([](ClientConnection* each) { each->Drain(); });
     CheckDrained();
   });
 }

@@ -16,6 +16,7 @@
 
 #include "absl/random/random.h"
 #include "dataplane/http/field_lines.h"
+#include "dataplane/http/http2/session_metrics.h"
 #include "dataplane/http/stream_resources.h"
 #include "dataplane/limits/redis_store.h"
 #include "dataplane/net/buffer_pool.h"
@@ -33,6 +34,9 @@
 namespace gateway::dataplane {
 
 class ClientConnection;
+namespace http2 {
+class SessionResources;
+}
 
 // A worker's own reference count on a ServingState: exchanges hold the state that they started with without touching a
 // counter that other threads touch.
@@ -114,7 +118,9 @@ class Worker final : private DescriptorReserve {
   SplicePipePool& pipes() { return pipes_; }
   UpstreamPool& pool() { return pool_; }
   const http::StreamResources& stream_resources() const { return stream_resources_; }
-  RedisStore* redis() { return redis_.get(); }  // null: there is none
+  http2::SessionResources& http2() { return *http2_; }
+  const http2::SessionMetrics& http2_metrics() const { return http2_metrics_; }  // any thread
+  RedisStore* redis() { return redis_.get(); }                                   // null: there is none
   WorkerShard& metrics() { return *metrics_; }
   AccessLogBuffer* log() { return log_; }
   const ServerOptions& options() const { return *shared_.options; }
@@ -139,6 +145,7 @@ class Worker final : private DescriptorReserve {
     kProxyHeader,
     kTlsHandshake,
     kGaveWay,
+    kHttp2Abuse,
     kCount
   };
   bool MayWarn(Warning kind);
@@ -229,6 +236,8 @@ class Worker final : private DescriptorReserve {
   AccessLogBuffer* const log_;
   bool draining_ = false;
   const http::StreamResources stream_resources_;
+  http2::SessionMetrics http2_metrics_;
+  const std::unique_ptr<http2::SessionResources> http2_;
   UpstreamPool pool_;
   const std::unique_ptr<RedisStore> redis_;
   absl::InsecureBitGen random_;
@@ -245,8 +254,8 @@ class Worker final : private DescriptorReserve {
   size_t connection_count_ = 0;
   TlsContexts tls_contexts_;
   std::deque<ClientConnection*> handshakes_;  // oldest first
-  int64_t descriptors_at_rest_ = 0;    // of the process, when this worker began to listen
-  int64_t descriptors_elsewhere_ = 0;  // not clients'
+  int64_t descriptors_at_rest_ = 0;           // of the process, when this worker began to listen
+  int64_t descriptors_elsewhere_ = 0;         // not clients'
   int64_t descriptors_max_ = 0;
   TimePoint pressed_until_{};
   int64_t connections_max_ = std::numeric_limits<int64_t>::max();

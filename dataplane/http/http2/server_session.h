@@ -20,6 +20,7 @@
 #include "dataplane/http/http2/server_stream.h"
 #include "dataplane/http/http2/session_memory.h"
 #include "dataplane/http/http2/session_metrics.h"
+#include "dataplane/http/http2/session_options.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/event_loop.h"
 #include "dataplane/net/socket.h"
@@ -33,16 +34,6 @@ class ServerSession;
 inline constexpr std::string_view kClientPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 enum class Preface : uint8_t { kMore, kHttp2, kOther };
 Preface MatchPreface(std::string_view input);
-
-// The bootstrap's server.http2, and the timeouts that hold for every protocol.
-struct SessionOptions {
-  uint32_t max_concurrent_streams = 128;
-  uint32_t initial_window = 256 * 1024;
-  uint32_t max_header_list = 64 * 1024;
-  std::chrono::milliseconds header_timeout{10'000};  // of a header section, of SETTINGS and their acknowledgement
-  std::chrono::milliseconds write_timeout{30'000};   // the longest stall of the connection
-  std::chrono::milliseconds idle_timeout{60'000};    // without a stream; with streams, of silence before a PING
-};
 
 // What the sessions of one worker share: memory, streams to reuse, room to read into. Outlives them.
 class SessionResources {
@@ -132,7 +123,8 @@ class ServerSession {
   void CutShort();
   // No stream is open. (A drained session without streams ends by itself.)
   bool idle() const { return live_ == 0; }
-  size_t streams() const { return live_; }
+  // Since when; TimePoint::max(): it is not.
+  TimePoint idle_since() const { return idle() ? idle_since_ : TimePoint::max(); }
   // What it was closed for; kNone: nothing.
   Abuse abuse() const { return abuse_; }
 
