@@ -83,7 +83,7 @@ void AddProcess(Families* families) {
 }  // namespace
 
 std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, const QuotaService& quota,
-                          bool consul) {
+                          const ListenerCounts& listeners, bool consul) {
   Families families;
   const std::shared_ptr<const PolicyState> state = publisher.current();
   const HubCounts counts = hub.counts();
@@ -117,6 +117,11 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
                  static_cast<double>(counts.connected));
   families.Gauge("gateway_controlplane_data_planes_current", "Data planes that serve the current revision.",
                  static_cast<double>(serving));
+  families.Gauge("gateway_controlplane_data_planes_held",
+                 "Connected data planes that are sent nothing until an operator accepts this history.",
+                 static_cast<double>(counts.held));
+  families.Counter("gateway_controlplane_rivals_refused_total",
+                   "Streams refused because another instance of that name was connected.", counts.rivals_refused);
   families.Counter("gateway_controlplane_acks_total", "Updates that data planes applied.", counts.acks);
   families.Counter("gateway_controlplane_nacks_total", "Updates that data planes rejected.", counts.nacks);
   families.Counter("gateway_controlplane_stream_bytes_total", "Bytes of updates handed to the streams.",
@@ -125,6 +130,22 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
                    counts.updates_encoded);
   families.Counter("gateway_controlplane_updates_sent_total", "Updates started on a stream.", counts.updates_sent);
   families.Counter("gateway_controlplane_streams_refused_total", "Streams beyond the limit.", config.streams_refused());
+  for (const auto& [listener, open] : listeners) {
+    families.Gauge("gateway_controlplane_connections", "Open connections, silent ones included.",
+                   static_cast<double>(open->open), {{"listener", listener}});
+  }
+  for (const auto& [listener, closed] : listeners) {
+    for (const auto& [reason, value] : std::vector<std::pair<std::string, uint64_t>>{
+             {"limit", closed->refused}, {"silent", closed->silent}, {"invalid", closed->invalid}}) {
+      families.Counter("gateway_controlplane_connections_refused_total",
+                       "Connections closed before they were served: past a bound, silent, or not HTTP/2.", value,
+                       {{"listener", listener}, {"reason", reason}});
+    }
+  }
+  for (const auto& [listener, tried] : listeners) {
+    families.Counter("gateway_controlplane_accepts_exhausted_total", "Accepts that found no free descriptor.",
+                     tried->exhausted, {{"listener", listener}});
+  }
   families.Gauge("gateway_controlplane_endpoints_version", "The version of the endpoints from Consul.",
                  static_cast<double>(counts.endpoints_version));
   const QuotaService::Stats leases = quota.stats();

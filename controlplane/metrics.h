@@ -3,7 +3,10 @@
 #define GATEWAY_CONTROLPLANE_METRICS_H_
 
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "controlplane/acceptor.h"
 #include "controlplane/publisher.h"
 #include "controlplane/stream/config_service.h"
 #include "controlplane/stream/hub.h"
@@ -11,9 +14,12 @@
 
 namespace gateway::controlplane {
 
+// By the listener's name.
+using ListenerCounts = std::vector<std::pair<std::string, const AcceptorCounts*>>;
+
 // The text of /metrics. Thread-safe. `consul` says whether Consul is used at all.
 std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, const QuotaService& quota,
-                          bool consul);
+                          const ListenerCounts& listeners, bool consul);
 
 }  // namespace gateway::controlplane
 

@@ -77,6 +77,30 @@ v1::Change ChangeOf(const ResourceKey& key, v1::Change::Op op) {
   return change;
 }
 
+// "Route/a, Route/b and 7 more".
+std::string JoinFew(const std::vector<std::string>& names) {
+  constexpr size_t kFew = 5;
+  if (names.size() <= kFew) return absl::StrJoin(names, ", ");
+  return absl::StrCat(absl::StrJoin(names.begin(), names.begin() + kFew, ", "), " and ", names.size() - kFew, " more");
+}
+
+// Whether `warning` speaks of one of `changed` ("Route/orders"): by that, or, of routes alone, by the quoted name.
+bool Concerns(std::string_view warning, const std::set<std::string, std::less<>>& changed) {
+  constexpr std::string_view kEnds = " :;,()";
+  const bool of_routes = warning.starts_with("route");
+  for (size_t begin = 0; begin < warning.size();) {
+    const size_t end = std::min(warning.find_first_of(kEnds, begin), warning.size());
+    std::string_view word = warning.substr(begin, end - begin);
+    begin = end + 1;
+    if (changed.contains(word)) return true;
+    if (of_routes && word.size() > 2 && word.front() == '\'' && word.back() == '\'' &&
+        changed.contains(absl::StrCat("Route/", absl::string_view(word.data() + 1, word.size() - 2)))) {
+      return true;
+    }
+  }
+  return false;
+}
+
 bool Same(const v1::Resource& a, const v1::Resource& b) { return CanonicalBytes(a) == CanonicalBytes(b); }
 
 }  // namespace
@@ -135,6 +159,7 @@ absl::Status Publisher::Start() {
       status = PolicyError("the stored policy", compiled.errors);
     } else {
       loaded->snapshot = std::move(compiled.snapshot);
+      loaded->warnings = std::move(compiled.warnings);
       Install(loaded);
     }
   }
@@ -262,7 +287,14 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   CompileResult compiled = CompileSnapshot(resources, {store_->epoch(), revision, options_.own_service});
   if (compiled.snapshot == nullptr) return PolicyError(what, compiled.errors);
 
-  Commitment commitment{before->revision, std::move(compiled.warnings)};
+  Commitment commitment{before->revision, {}};
+  const std::set<std::string> known(before->warnings.begin(), before->warnings.end());
+  std::set<std::string, std::less<>> changed;
+  for (const Edit& edit : proposal.edits) changed.insert(edit.key.ToString());
+  for (const std::string& warning : compiled.warnings) {
+    if (!known.contains(warning) || Concerns(warning, changed)) commitment.warnings.push_back(warning);
+  }
+  commitment.other_warnings = compiled.warnings.size() - commitment.warnings.size();
   if (dry_run) {
     ++counts_.dry_run;
     return commitment;
@@ -307,6 +339,7 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   state->committed_at = now;
   state->resources = std::make_shared<const ResourceSet>(std::move(proposal.resources));
   state->snapshot = std::move(compiled.snapshot);
+  state->warnings = std::move(compiled.warnings);
   ++counts_.committed;
   spdlog::info("revision {} by '{}' from {}: {} changes", revision, info.actor(),
                author.address.empty() ? "here" : author.address, proposal.edits.size());
@@ -387,31 +420,54 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
   if (!done.ok()) return Count(done.status());
   response.set_revision(done->revision);
   for (std::string& warning : done->warnings) response.add_warnings(std::move(warning));
+  response.set_other_warnings(static_cast<uint32_t>(done->other_warnings));
   return response;
 }
 
 absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& request, const Author& author) {
   if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
-  absl::StatusOr<std::string> kind = CanonicalKind(request.kind());
-  if (!kind.ok()) return Count(kind.status());
-  const ResourceKey key{*kind, request.name()};
+  if (request.resources_size() > kApplyResourcesMax) {
+    return Count(absl::InvalidArgumentError(
+        absl::StrCat(request.resources_size(), " resources; at most ", kApplyResourcesMax, " at once")));
+  }
+  std::set<ResourceKey> keys;
+  const auto add = [&keys](const std::string& kind, const std::string& name) {
+    absl::StatusOr<std::string> canonical = CanonicalKind(kind);
+    if (canonical.ok()) keys.insert({*std::move(canonical), name});
+    return canonical.status();
+  };
+  if (!request.kind().empty() || !request.name().empty() || request.resources().empty()) {
+    if (absl::Status s = add(request.kind(), request.name()); !s.ok()) return Count(s);
+  }
+  for (const v1::ResourceName& resource : request.resources()) {
+    if (absl::Status s = add(resource.kind(), resource.name()); !s.ok()) return Count(s);
+  }
 
   std::lock_guard lock(write_mu_);
   if (absl::Status s = CheckExpected(request.expected_revision()); !s.ok()) return Count(s);
   const std::shared_ptr<const PolicyState> before = current();
-  auto it = before->resources->find(key);
-  if (it == before->resources->end()) return Count(absl::NotFoundError(absl::StrCat("no ", key.ToString())));
-  if (it->second.built_in) {
-    return Count(absl::FailedPreconditionError(
-        absl::StrCat(key.ToString(), " is built in and cannot be deleted, only replaced by a document of its name")));
-  }
   Proposal proposal{*before->resources, {}};
-  Put(key, Builtin(key), true, v1::Change::DELETED, &proposal);
-  absl::StatusOr<Commitment> done =
-      Commit(std::move(proposal), request.context(), author, request.dry_run(),
-             absl::StrCat(key.ToString(), " cannot be deleted, something still refers to it"));
-  if (!done.ok()) return Count(done.status());
   v1::DeleteResponse response;
+  std::vector<std::string> missing, gone;
+  for (const ResourceKey& key : keys) {
+    auto it = before->resources->find(key);
+    if (it == before->resources->end()) {
+      if (!request.ignore_not_found()) missing.push_back(key.ToString());
+      continue;
+    }
+    if (it->second.built_in) {
+      return Count(absl::FailedPreconditionError(
+          absl::StrCat(key.ToString(), " is built in and cannot be deleted, only replaced by a document of its name")));
+    }
+    Put(key, Builtin(key), true, v1::Change::DELETED, &proposal);
+    *response.add_changes() = ChangeOf(key, v1::Change::DELETED);
+    gone.push_back(key.ToString());
+  }
+  if (!missing.empty()) return Count(absl::NotFoundError(absl::StrCat("no ", JoinFew(missing))));
+  absl::StatusOr<Commitment> done = Commit(
+      std::move(proposal), request.context(), author, request.dry_run(),
+      absl::StrCat(JoinFew(gone), " cannot be deleted, something still refers to ", gone.size() == 1 ? "it" : "them"));
+  if (!done.ok()) return Count(done.status());
   response.set_revision(done->revision);
   return response;
 }
@@ -422,6 +478,7 @@ absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackReque
   if (!past.ok()) return Count(past.status());
 
   std::lock_guard lock(write_mu_);
+  if (absl::Status s = CheckExpected(request.expected_revision()); !s.ok()) return Count(s);
   const std::shared_ptr<const PolicyState> before = current();
   // The operators' documents of then, the built-ins of now.
   ResourceSet target;
@@ -446,6 +503,12 @@ absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackReque
     }
   }
   for (const Edit& edit : proposal.edits) *response.add_changes() = ChangeOf(edit.key, edit.op);
+  response.set_undone_count(before->revision - request.revision());
+  absl::StatusOr<std::vector<v1::RevisionInfo>> newest = store_->RevisionsBefore(0, nullptr, kUndoneToldMax);
+  if (!newest.ok()) return Count(newest.status());
+  for (v1::RevisionInfo& info : *newest) {
+    if (info.revision() > request.revision()) *response.add_undone() = std::move(info);
+  }
   v1::ChangeContext context = request.context();
   if (context.comment().empty()) context.set_comment(absl::StrCat("rollback to revision ", request.revision()));
   absl::StatusOr<Commitment> done =

@@ -30,10 +30,12 @@ struct PolicyState {
   absl::Time committed_at;
   std::shared_ptr<const ResourceSet> resources;  // built-ins included
   std::shared_ptr<const Snapshot> snapshot;
+  std::vector<std::string> warnings;  // of the whole set
 };
 
 // Limits of one request and of the whole. A set of 100,000 routes with their services goes in at once.
 inline constexpr int kApplyResourcesMax = 150'000;
+inline constexpr int kUndoneToldMax = 100;  // revisions that a rollback undoes, in its answer
 inline constexpr size_t kActorBytesMax = 256;
 inline constexpr size_t kCommentBytesMax = 4096;
 // Two lists of 100,000 blocks, as an IpAccess may have; one such resource is a message of the config stream by itself.
@@ -105,7 +107,8 @@ class Publisher {
   };
   struct Commitment {
     uint64_t revision = 0;
-    std::vector<std::string> warnings;
+    std::vector<std::string> warnings;  // about what changed
+    size_t other_warnings = 0;
   };
 
   Publisher(std::unique_ptr<Store> store, PublisherOptions options);

@@ -1,12 +1,9 @@
 #include "controlplane/server.h"
 
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
+#include <algorithm>
+#include <chrono>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -14,18 +11,24 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
+#include "common/base/descriptors.h"
 #include "common/base/metrics_http.h"
 #include "common/config/bootstrap.h"
+#include "controlplane/acceptor.h"
 #include "controlplane/admin/admin_service.h"
+#include "controlplane/admin/reflection.h"
 #include "controlplane/identity/admin_gate.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/caller.h"
 #include "controlplane/identity/reloading_tls.h"
 #include "controlplane/identity/tokens.h"
+#include "controlplane/listener_probe.h"
 #include "controlplane/metrics.h"
 #include "controlplane/stream/quota_service.h"
 #include "controlplane/stream/roster.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
@@ -39,33 +42,20 @@ namespace {
 constexpr int kAdminMessageBytesMax = 128 << 20;
 // A data plane sends hellos and acks; the longest is a NACK with many rejections.
 constexpr int kStreamMessageBytesMax = 1 << 20;
+// Of what RLIMIT_NOFILE allows, as many stay for Consul's watches (90), the database, the metrics port, the log.
+constexpr size_t kReservedDescriptors = 256;
+// From the first bytes of a connection to the client's SETTINGS, a TLS handshake included.
+constexpr int kHandshakeTimeoutMs = 10'000;
+constexpr std::chrono::milliseconds kProbeTimeout{1000};  // of each listener
+constexpr std::chrono::milliseconds kProbeKept{500};      // whoever asks sooner gets the same answer
+
+std::string HostName() {
+  char name[256] = "";
+  return gethostname(name, sizeof name - 1) == 0 ? name : "controlplane";
+}
 
 bool IsLoopback(const std::string& host) {
   return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
-}
-
-// gRPC says only that it could not bind; the socket itself says why.
-absl::Status CheckBindable(const std::string& key, const std::string& address) {
-  absl::StatusOr<HostPort> parsed = ParseHostPort(address);
-  if (!parsed.ok()) return absl::InvalidArgumentError(absl::StrCat(key, ": ", parsed.status().message()));
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  const int rc = getaddrinfo(parsed->host.c_str(), std::to_string(parsed->port).c_str(), &hints, &found);
-  if (rc != 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address, " (", key, "): ", gai_strerror(rc)));
-  }
-  absl::Status status;
-  const int fd = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, 0);
-  const int yes = 1;
-  if (fd >= 0) (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);  // as gRPC does
-  if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-    status = absl::UnavailableError(absl::StrCat("cannot listen on ", address, " (", key, "): ", strerror(errno)));
-  }
-  if (fd >= 0) close(fd);
-  freeaddrinfo(found);
-  return status;
 }
 
 absl::Status CheckListener(const std::string& key, const std::string& address, bool may_leave_loopback) {
@@ -75,7 +65,7 @@ absl::Status CheckListener(const std::string& key, const std::string& address, b
     return absl::FailedPreconditionError(absl::StrCat(
         key, ": ", address, " is beyond loopback and has no TLS; set control_plane.insecure: true to allow it"));
   }
-  return CheckBindable(key, address);
+  return absl::OkStatus();
 }
 
 // gRPC's own words go to the program's log, at a level where they disturb nobody.
@@ -87,6 +77,18 @@ void LogFromGrpc(gpr_log_func_args* args) {
   }
 }
 
+// Of descriptors that the process may have, three quarters are for streams and a quarter is for operators; with half of
+// its share one address leaves room for the others.
+AcceptorOptions BoundsOf(size_t wanted, size_t quarters, std::chrono::milliseconds first_bytes_timeout) {
+  const size_t limit = DescriptorLimit();
+  const size_t available = limit > 2 * kReservedDescriptors ? limit - kReservedDescriptors : limit / 2;
+  AcceptorOptions options;
+  options.connections_max = std::max<size_t>(std::min(wanted, available / 4 * quarters), 2);
+  options.connections_per_address_max = options.connections_max / 2;
+  options.first_bytes_timeout = first_bytes_timeout;
+  return options;
+}
+
 // Null: the listener has no TLS.
 absl::StatusOr<std::unique_ptr<ReloadingTls>> OpenTls(const std::string& key, const v1::ServerTlsSection& section,
                                                       ClientCertificate with_client_ca) {
@@ -95,35 +97,100 @@ absl::StatusOr<std::unique_ptr<ReloadingTls>> OpenTls(const std::string& key, co
                             section.client_ca().empty() ? ClientCertificate::kNone : with_client_ca);
 }
 
-absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(const std::string& key, const std::string& address,
-                                                     const ReloadingTls* tls,
-                                                     std::unique_ptr<grpc::ContextAllocator> contexts,
-                                                     const std::vector<grpc::Service*>& services,
-                                                     const std::string& name, int receive_bytes_max, int* port) {
+std::shared_ptr<grpc::ServerCredentials> CredentialsOf(const ReloadingTls* tls) {
+  return tls == nullptr ? grpc::InsecureServerCredentials() : tls->credentials();
+}
+
+absl::StatusOr<std::unique_ptr<Acceptor>> ListenOn(const std::string& key, const std::string& address,
+                                                   const ReloadingTls* tls, AcceptorOptions options) {
+  options.tls = tls != nullptr;
+  options.key = key;
+  options.address = address;
+  spdlog::debug("{}: at most {} connections, {} of an address", key, options.connections_max,
+                options.connections_per_address_max);
+  return Acceptor::Listen(std::move(options));
+}
+
+// A server on the connections that `acceptor` hands over.
+absl::StatusOr<std::unique_ptr<grpc::Server>> Serve(Acceptor* acceptor, const std::vector<grpc::Service*>& services,
+                                                    const std::string& name, int receive_bytes_max,
+                                                    std::shared_ptr<grpc::ServerCredentials> credentials,
+                                                    std::unique_ptr<grpc::ContextAllocator> contexts) {
+  using External = grpc::experimental::ExternalConnectionAcceptor;
+  constexpr auto kFromFd = grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD;
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, tls == nullptr ? grpc::InsecureServerCredentials() : tls->credentials(), port);
+  std::shared_ptr<External> clients =
+      builder.experimental().AddExternalConnectionAcceptor(kFromFd, std::move(credentials));
+  // The process' own never leave it, and need no credentials.
+  std::shared_ptr<External> own =
+      builder.experimental().AddExternalConnectionAcceptor(kFromFd, grpc::InsecureServerCredentials());
   for (grpc::Service* service : services) builder.RegisterService(service);
   if (contexts != nullptr) builder.SetContextAllocator(std::move(contexts));
   builder.SetMaxReceiveMessageSize(receive_bytes_max);
   builder.SetMaxSendMessageSize(-1);
-  // Two control planes on one port would share its connections by chance.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // A stopped client with pending data is found within 40 s, an idle connection is kept through NATs.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  // A client that stopped, or whose machine did, is found within 25 s (until then it has its data plane's name), an
+  // idle connection is kept through NATs.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 15'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Clients ping every 20 s.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr || *port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address, " (", key, ")"));
-  }
+  if (server == nullptr) return absl::InternalError(absl::StrCat("gRPC does not start a server for ", name));
   if (grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService()) {
     health->SetServingStatus(name, true);
   }
+  acceptor->Start([clients, own](int fd, bool from_self) {
+    External::NewConnectionParameters connection;
+    connection.fd = fd;
+    (from_self ? own : clients)->HandleNewConnection(&connection);
+  });
   return server;
 }
+
+std::unique_ptr<Reflection> MakeReflection(std::vector<std::string> services) {
+  for (const char* name :
+       {grpc::health::v1::Health::service_full_name(), grpc::reflection::v1::ServerReflection::service_full_name(),
+        "grpc.reflection.v1alpha.ServerReflection"}) {
+    services.emplace_back(name);
+  }
+  return std::make_unique<Reflection>(std::move(services));
+}
+
+// What /ready says: whether both listeners answer, and whether data planes are sent policy. Asked on one thread.
+class Readiness {
+ public:
+  HttpReply Reply(const Hub& hub, Acceptor* stream, Acceptor* admin) {
+    const auto now = std::chrono::steady_clock::now();
+    if (!asked_at_ || now - *asked_at_ >= kProbeKept) {
+      absl::Status status = ProbeListener(stream, v1::ConfigStream::service_full_name(), kProbeTimeout);
+      if (!status.ok()) {
+        reason_ = absl::StrCat("control_plane.stream_listen: ", status.message());
+      } else {
+        status = ProbeListener(admin, v1::Admin::service_full_name(), kProbeTimeout);
+        reason_ = status.ok() ? "" : absl::StrCat("control_plane.admin_listen: ", status.message());
+      }
+      asked_at_ = std::chrono::steady_clock::now();
+    }
+    const std::string reason = reason_.empty() ? hub.WhyHeld() : reason_;
+    if (reason.empty()) return HealthReply();
+    return {503, "application/json",
+            absl::StrCat(R"({"status": "not_ready", "reason": ")",
+                         absl::StrReplaceAll(reason, {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", " "}}), R"("})")};
+  }
+
+  static HttpReply HealthReply() {
+    return {200, "application/json",
+            absl::StrCat(R"({"status": "healthy", "time": ")",
+                         absl::FormatTime(absl::RFC3339_full, absl::Now(), absl::UTCTimeZone()), R"("})")};
+  }
+
+ private:
+  std::optional<std::chrono::steady_clock::time_point> asked_at_;
+  std::string reason_;
+};
 
 }  // namespace
 
@@ -165,16 +232,19 @@ struct ControlPlane::Impl {
   std::unique_ptr<ConsulRegistration> registration;  // null: no Consul
   std::unique_ptr<ConsulWatcher> watcher;            // likewise
   std::unique_ptr<Publisher> publisher;
+  std::unique_ptr<ConfigService> config_service;
   std::unique_ptr<Tokens> tokens;
   std::unique_ptr<AuditLog> audit;
-  std::unique_ptr<ConfigService> config_service;
   std::unique_ptr<AdminService> admin_service;
   std::unique_ptr<AdminGate> admin_gate;
+  std::unique_ptr<Reflection> stream_reflection;
+  std::unique_ptr<Reflection> admin_reflection;
+  std::unique_ptr<Acceptor> stream_acceptor;
+  std::unique_ptr<Acceptor> admin_acceptor;
   std::unique_ptr<grpc::Server> stream_server;
   std::unique_ptr<grpc::Server> admin_server;
+  Readiness readiness;
   std::unique_ptr<MetricsHttp> metrics;
-  int admin_port = 0;
-  int stream_port = 0;
 };
 
 ControlPlane::ControlPlane(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -197,11 +267,22 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   for (auto [tls, key, files, clients] :
        {std::tuple{&impl.stream_tls, "control_plane.stream_tls", &section.stream_tls(), ClientCertificate::kRequired},
         std::tuple{&impl.admin_tls, "control_plane.admin_tls", &section.admin_tls(), ClientCertificate::kOptional}}) {
-    absl::StatusOr<std::unique_ptr<ReloadingTls>> opened = OpenTls(key, *files, clients);
-    if (!opened.ok()) return opened.status();
-    *tls = *std::move(opened);
+    absl::StatusOr<std::unique_ptr<ReloadingTls>> loaded = OpenTls(key, *files, clients);
+    if (!loaded.ok()) return loaded.status();
+    *tls = *std::move(loaded);
   }
   options.config.names_by_certificate = impl.stream_tls != nullptr;
+  // Bound before the database is opened: of two control planes by mistake, the second ends here.
+  absl::StatusOr<std::unique_ptr<Acceptor>> stream =
+      ListenOn("control_plane.stream_listen", section.stream_listen(), impl.stream_tls.get(),
+               BoundsOf(options.stream_connections_max, 3, options.first_bytes_timeout));
+  if (!stream.ok()) return stream.status();
+  impl.stream_acceptor = *std::move(stream);
+  absl::StatusOr<std::unique_ptr<Acceptor>> admin =
+      ListenOn("control_plane.admin_listen", section.admin_listen(), impl.admin_tls.get(),
+               BoundsOf(options.admin_connections_max, 1, options.first_bytes_timeout));
+  if (!admin.ok()) return admin.status();
+  impl.admin_acceptor = *std::move(admin);
   absl::StatusOr<std::unique_ptr<MetricsHttp>> metrics =
       MetricsHttp::Listen(config.metrics().host(), static_cast<uint16_t>(section.metrics_port()));
   if (!metrics.ok()) {
@@ -210,20 +291,34 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   }
   impl.metrics = *std::move(metrics);
 
+  if (!section.database().starts_with('/')) {
+    spdlog::warn(
+        "control_plane.database '{}' is relative: started in another folder, this process has another database",
+        section.database());
+  }
   options.store.path = section.database();
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(options.store);
   if (!store.ok()) return store.status();
 
   const Roster roster(absl::StrCat(section.database(), ".dataplanes"));
   options.hub.expected = roster.Load();
-  options.hub.save_roster = [roster](const std::vector<std::string>& names) {
-    if (const absl::Status status = roster.Save(names); !status.ok()) {
+  if ((*store)->created() && !options.hub.expected.empty()) {
+    if (absl::Status s = (*store)->SetTakeover(Takeover::kHeld); !s.ok()) return s;
+  }
+  options.hub.takeover = (*store)->takeover();
+  if (section.has_forget_data_planes_after()) {
+    options.hub.lost_kept = absl::FromChrono(ToMillis(section.forget_data_planes_after()));
+  }
+  options.hub.save_roster = [roster](const std::vector<RosterEntry>& entries) {
+    if (const absl::Status status = roster.Save(entries); !status.ok()) {
       spdlog::warn("the list of data planes is not kept: {}", std::string(status.message()));
     }
   };
   impl.hub = std::make_unique<Hub>(options.hub);
   QuotaAllocator::Options quota;
-  quota.expected = options.hub.expected;
+  for (const RosterEntry& known : options.hub.expected) {
+    if (!known.lost_since) quota.expected.push_back(known.name);
+  }
   impl.quota_service = std::make_unique<QuotaService>(std::move(quota), impl.stream_tls != nullptr);
   const bool consul = !config.consul().address().empty();
   if (consul) {
@@ -262,6 +357,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   absl::StatusOr<std::unique_ptr<Publisher>> opened = Publisher::Open(*std::move(store), std::move(publisher));
   if (!opened.ok()) return opened.status();
   impl.publisher = *std::move(opened);
+  if (const std::string why = impl.hub->WhyHeld(); !why.empty()) spdlog::error("{}", why);
   if (impl.watcher != nullptr) impl.watcher->Start();
 
   impl.config_service = std::make_unique<ConfigService>(impl.hub.get(), options.config);
@@ -273,8 +369,9 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   }
   impl.audit = std::make_unique<AuditLog>(&impl.publisher->store(), section.audit_log().path());
   if (absl::Status s = impl.audit->CheckFile(); !s.ok()) return s;
-  impl.admin_service = std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(),
-                                                      impl.audit.get());
+  impl.admin_service =
+      std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(), impl.audit.get(),
+                                     section.name().empty() ? HostName() : section.name());
   AdminGateOptions gate;
   gate.required = impl.admin_tls != nullptr || section.require_credentials();
   gate.shared_client_ca = [admin = impl.admin_tls.get(), stream = impl.stream_tls.get()] {
@@ -283,29 +380,30 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   impl.admin_gate = std::make_unique<AdminGate>(impl.admin_service.get(), impl.tokens.get(), impl.audit.get(), gate);
 
   impl.metrics->Handle("/metrics", [&impl, consul] {
-    return HttpReply{200, "text/plain; version=0.0.4; charset=utf-8",
-                     RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service, consul)};
+    return HttpReply{
+        200, "text/plain; version=0.0.4; charset=utf-8",
+        RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service,
+                      {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
+                      consul)};
   });
-  const auto healthy = [] {
-    return HttpReply{200, "application/json",
-                     absl::StrCat(R"({"status": "healthy", "time": ")",
-                                  absl::FormatTime(absl::RFC3339_full, absl::Now(), absl::UTCTimeZone()), R"("})")};
-  };
-  impl.metrics->Handle("/health", healthy);
-  // Whoever gets an answer here gets one from the two listeners: they are bound before this one starts.
-  impl.metrics->Handle("/ready", healthy);
+  impl.metrics->Handle("/health", Readiness::HealthReply);
+  impl.metrics->Handle("/ready", [&impl] {
+    return impl.readiness.Reply(*impl.hub, impl.stream_acceptor.get(), impl.admin_acceptor.get());
+  });
 
   grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server = Listen(
-      "control_plane.stream_listen", section.stream_listen(), impl.stream_tls.get(), nullptr, {impl.config_service.get(), impl.quota_service.get()},
-      v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, &impl.stream_port);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // v1alpha
+  impl.stream_reflection = MakeReflection({v1::ConfigStream::service_full_name(), v1::Quota::service_full_name()});
+  impl.admin_reflection = MakeReflection({v1::Admin::service_full_name()});
+  absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server = Serve(
+      impl.stream_acceptor.get(), {impl.config_service.get(), impl.quota_service.get(), impl.stream_reflection.get()},
+      v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, CredentialsOf(impl.stream_tls.get()), nullptr);
   if (!stream_server.ok()) return stream_server.status();
   impl.stream_server = *std::move(stream_server);
   absl::StatusOr<std::unique_ptr<grpc::Server>> admin_server =
-      Listen("control_plane.admin_listen", section.admin_listen(), impl.admin_tls.get(), std::make_unique<CallContexts>(),
-             {impl.admin_gate.get()},
-             v1::Admin::service_full_name(), kAdminMessageBytesMax, &impl.admin_port);
+      Serve(impl.admin_acceptor.get(), {impl.admin_gate.get(), impl.admin_reflection.get()},
+            v1::Admin::service_full_name(), kAdminMessageBytesMax, CredentialsOf(impl.admin_tls.get()),
+            std::make_unique<CallContexts>());
   if (!admin_server.ok()) return admin_server.status();
   impl.admin_server = *std::move(admin_server);
   impl.metrics->Start();
@@ -315,6 +413,9 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
 void ControlPlane::Stop(std::chrono::milliseconds grace) {
   Impl& impl = *impl_;
   impl.metrics.reset();  // its handlers use all the rest
+  // Before their servers: a server that is shut down takes no connection.
+  if (impl.stream_acceptor != nullptr) impl.stream_acceptor->Stop();
+  if (impl.admin_acceptor != nullptr) impl.admin_acceptor->Stop();
   const auto deadline = std::chrono::system_clock::now() + grace;
   if (impl.config_service != nullptr) impl.config_service->Drain();
   if (impl.quota_service != nullptr) impl.quota_service->Drain();
@@ -338,14 +439,14 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
 
 bool ControlPlane::ReloadCertificates() {
   bool any = false;
-  for (const auto& tls : {impl_->stream_tls.get(), impl_->admin_tls.get()}) {
+  for (ReloadingTls* tls : {impl_->stream_tls.get(), impl_->admin_tls.get()}) {
     if (tls != nullptr && tls->Reload()) any = true;
   }
   return any;
 }
 
-uint16_t ControlPlane::admin_port() const { return static_cast<uint16_t>(impl_->admin_port); }
-uint16_t ControlPlane::stream_port() const { return static_cast<uint16_t>(impl_->stream_port); }
+uint16_t ControlPlane::admin_port() const { return impl_->admin_acceptor->port(); }
+uint16_t ControlPlane::stream_port() const { return impl_->stream_acceptor->port(); }
 uint16_t ControlPlane::metrics_port() const { return impl_->metrics->port(); }
 Publisher& ControlPlane::publisher() { return *impl_->publisher; }
 Hub& ControlPlane::hub() { return *impl_->hub; }

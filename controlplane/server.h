@@ -20,6 +20,10 @@ struct ControlPlaneOptions {
   StoreOptions store;  // `path` is the bootstrap's
   HubOptions hub;
   ConfigServiceOptions config;  // the callbacks are for whoever sets them where Consul is off
+  // Fewer where RLIMIT_NOFILE allows fewer; half of them from one address.
+  size_t stream_connections_max = 24'000;  // two of each data plane that may have a stream
+  size_t admin_connections_max = 1000;
+  std::chrono::milliseconds first_bytes_timeout{10'000};
 };
 
 // Owns everything; runs from Start until Stop. Which thread does what: gRPC's callback threads answer and stream, the

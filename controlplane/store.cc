@@ -72,6 +72,8 @@ CREATE INDEX audit_by_actor ON audit(actor, number);
 
 // A page of history is cut here, to stay below gRPC's 4 MiB.
 constexpr size_t kHistoryPageBytesMax = 2u << 20;
+// The smallest database of SQLite has one page of 512 bytes. SQLite takes a shorter file for one that is new.
+constexpr off_t kDatabaseBytesMin = 512;
 // What a checkpoint leaves of the WAL.
 constexpr int kWalBytesKept = 16 << 20;
 
@@ -180,6 +182,16 @@ class Statement {
   int bound_ = 0;
 };
 
+constexpr char kTakeoverHeld[] = "held";
+constexpr char kTakeoverUndecided[] = "undecided";
+constexpr char kTakeoverAccepted[] = "accepted";
+
+Takeover TakeoverOf(absl::string_view word) {
+  if (word == kTakeoverHeld) return Takeover::kHeld;
+  if (word == kTakeoverUndecided) return Takeover::kUndecided;
+  return Takeover::kAccepted;  // also a file of a version that did not ask
+}
+
 void ToTimestamp(int64_t micros, google::protobuf::Timestamp* out) {
   out->set_seconds(micros / 1'000'000);
   out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
@@ -211,6 +223,9 @@ struct Store::Impl {
   mutable std::mutex mu;
   sqlite3* db = nullptr;  // used only with `mu` held
   std::string epoch;
+  bool created = false;
+  bool orphaned = false;  // created beside the log of a database that is gone
+  std::atomic<Takeover> takeover{Takeover::kUndecided};
   std::atomic<uint64_t> revision{0};
   std::atomic<int64_t> revision_micros{0};
   uint64_t oldest = 0;        // revision that is kept; 0: none
@@ -279,6 +294,8 @@ struct Store::Impl {
   }
 
   absl::Status Open();
+  absl::Status Create();
+  int OpenFile(const std::string& path, int flags);
   absl::Status Migrate(int from, int to);
   absl::Status Backup(const std::string& to);
   absl::Status Load();
@@ -299,11 +316,68 @@ struct Store::Impl {
   absl::Status ReadChanges(v1::RevisionInfo* info);
 };
 
+int Store::Impl::OpenFile(const std::string& path, int flags) {
+  return sqlite3_open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | flags,
+                         options.vfs.empty() ? nullptr : options.vfs.c_str());
+}
+
+// Whole or not at all: a process that is killed on its first start leaves no empty file, which would look like a
+// database that was lost.
+absl::Status Store::Impl::Create() {
+  const std::string beside = absl::StrCat(options.path, ".new");
+  const size_t slash = options.path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : options.path.substr(0, slash + 1);
+  if (folder != ".") (void)mkdir(folder.c_str(), 0700);  // where it cannot be, the file cannot be opened
+  for (const char* suffix : {"", "-journal", "-wal", "-shm"}) unlink(absl::StrCat(beside, suffix).c_str());
+  // A log without its database is of one that is gone, and would be read into the new one.
+  for (const char* suffix : {"-journal", "-wal"}) {
+    const std::string log = absl::StrCat(options.path, suffix);
+    struct stat there {};
+    if (stat(log.c_str(), &there) != 0 || there.st_size == 0) continue;
+    const std::string aside = absl::StrCat(log, ".lost");
+    if (rename(log.c_str(), aside.c_str()) != 0) {
+      return absl::DataLossError(absl::StrCat("the database '", options.path, "' is lost, its log '", log,
+                                              "' is there and cannot be renamed: ", strerror(errno)));
+    }
+    spdlog::error("the database '{}' is lost, its log is there: it is now '{}'", options.path, aside);
+    orphaned = true;
+  }
+  unlink(absl::StrCat(options.path, "-shm").c_str());
+  CreatePrivate(beside);
+  if (int rc = OpenFile(beside, SQLITE_OPEN_CREATE); rc != SQLITE_OK) return Error(rc, "open");
+  sqlite3_extended_result_codes(db, 1);
+  absl::Status status = Migrate(0, static_cast<int>(kMigrations.size() + options.further_migrations.size()));
+  sqlite3_close_v2(std::exchange(db, nullptr));
+  // A link does not replace what another control plane has put there meanwhile. Not every file system has links.
+  if (status.ok() && link(beside.c_str(), options.path.c_str()) != 0 && errno != EEXIST &&
+      rename(beside.c_str(), options.path.c_str()) != 0) {
+    status = absl::UnavailableError(absl::StrCat("cannot create the database '", options.path, "': ", strerror(errno)));
+  }
+  unlink(beside.c_str());
+  if (!status.ok()) return status;
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0) {
+    (void)fsync(fd);  // file systems that cannot do that need not; commits are synced by SQLite
+    close(fd);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Store::Impl::Open() {
-  CreatePrivate(options.path);
-  int rc = sqlite3_open_v2(options.path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
-                           options.vfs.empty() ? nullptr : options.vfs.c_str());
-  if (rc != SQLITE_OK) return Error(rc, "open");
+  struct stat there {};
+  if (stat(options.path.c_str(), &there) != 0) {
+    if (errno == ENOENT) {
+      if (absl::Status s = Create(); !s.ok()) return s;
+      created = true;
+    }
+  } else if (S_ISREG(there.st_mode) && there.st_size < kDatabaseBytesMin) {
+    ++errors;
+    return absl::DataLossError(absl::StrCat("the database '", options.path, "' is lost: the file is there, but has ",
+                                            there.st_size,
+                                            " bytes; restore a backup of it, or remove it to begin "
+                                            "with an empty policy"));
+  }
+  if (int rc = OpenFile(options.path, 0); rc != SQLITE_OK) return Error(rc, "open");
   sqlite3_extended_result_codes(db, 1);
   sqlite3_busy_timeout(db, static_cast<int>(options.lock_wait.count()));
   // Until every check has passed, closing must not move the WAL into a file that may be damaged or newer.
@@ -314,16 +388,14 @@ absl::Status Store::Impl::Open() {
   }
   // The file is ours alone: a second writer would change it behind the set in memory, and a reader that never ends
   // would keep the WAL from being reused.
-  if (rc = Exec("PRAGMA locking_mode=EXCLUSIVE"); rc != SQLITE_OK) return Error(rc, "open");
+  int rc = Exec("PRAGMA locking_mode=EXCLUSIVE");
+  if (rc != SQLITE_OK) return Error(rc, "open");
 
   absl::StatusOr<int64_t> version = Number("PRAGMA user_version");
   if (!version.ok()) return version.status();
   absl::StatusOr<int64_t> application = Number("PRAGMA application_id");
   if (!application.ok()) return application.status();
-  absl::StatusOr<int64_t> tables = Number("SELECT count(*) FROM sqlite_schema");
-  if (!tables.ok()) return tables.status();
-  const bool fresh = *version == 0 && *application == 0 && *tables == 0;
-  if (!fresh && *application != kApplicationId) {
+  if (*application != kApplicationId) {
     ++errors;
     return absl::FailedPreconditionError(
         absl::StrCat("cannot open the database '", options.path, "': it is not a gateway's database"));
@@ -335,14 +407,12 @@ absl::Status Store::Impl::Open() {
                                                       "': it was written by a newer version (its schema is ", *version,
                                                       ", this version knows ", newest, "); it was left as it is"));
   }
-  if (!fresh) {
-    absl::StatusOr<std::string> check = One("PRAGMA quick_check(1)");
-    if (!check.ok()) return check.status();
-    if (*check != "ok") {
-      ++errors;
-      return absl::DataLossError(absl::StrCat("the database '", options.path, "' is damaged (", *check,
-                                              "); it was left as it is, restore a backup of the file"));
-    }
+  absl::StatusOr<std::string> check = One("PRAGMA quick_check(1)");
+  if (!check.ok()) return check.status();
+  if (*check != "ok") {
+    ++errors;
+    return absl::DataLossError(absl::StrCat("the database '", options.path, "' is damaged (", *check,
+                                            "); it was left as it is, restore a backup of the file"));
   }
 
   MakePrivate(options.path);
@@ -378,8 +448,9 @@ absl::Status Store::Impl::Migrate(int from, int to) {
     rc = Exec(index < kMigrations.size() ? kMigrations[index] : options.further_migrations[index - kMigrations.size()]);
   }
   if (rc == SQLITE_OK && from == 0) {
-    rc = Exec(absl::StrCat("INSERT INTO meta(key, value) VALUES('epoch', '", NewEpoch(),
-                           "'); PRAGMA application_id=", kApplicationId));
+    rc =
+        Exec(absl::StrCat("INSERT INTO meta(key, value) VALUES('epoch', '", NewEpoch(), "'), ('takeover', '",
+                          orphaned ? kTakeoverHeld : kTakeoverUndecided, "'); PRAGMA application_id=", kApplicationId));
   }
   if (rc == SQLITE_OK) rc = Exec(absl::StrCat("PRAGMA user_version=", to));
   if (rc == SQLITE_OK) rc = Exec("COMMIT");
@@ -434,6 +505,9 @@ absl::Status Store::Impl::Load() {
   if (!stored_epoch.ok()) return stored_epoch.status();
   if (stored_epoch->empty()) return absl::DataLossError(absl::StrCat("the database '", options.path, "' has no epoch"));
   epoch = *std::move(stored_epoch);
+  absl::StatusOr<std::string> stored_takeover = One("SELECT value FROM meta WHERE key='takeover'", "read");
+  if (!stored_takeover.ok()) return stored_takeover.status();
+  takeover = TakeoverOf(*stored_takeover);
   {
     Statement row(db, "SELECT coalesce(min(revision), 0), coalesce(max(revision), 0) FROM revisions");
     if (!row.Step()) return Error(row.rc(), "read");
@@ -569,6 +643,23 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(StoreOptions options) {
 }
 
 const std::string& Store::epoch() const { return impl_->epoch; }
+bool Store::created() const { return impl_->created; }
+Takeover Store::takeover() const { return impl_->takeover; }
+
+absl::Status Store::SetTakeover(Takeover takeover) {
+  std::lock_guard lock(impl_->mu);
+  if (!impl_->broken.ok()) return impl_->broken;
+  Statement statement(impl_->db,
+                      "INSERT INTO meta(key, value) VALUES('takeover', ?) "
+                      "ON CONFLICT(key) DO UPDATE SET value=excluded.value");
+  statement.Bind(takeover == Takeover::kHeld       ? kTakeoverHeld
+                 : takeover == Takeover::kAccepted ? kTakeoverAccepted
+                                                   : kTakeoverUndecided);
+  if (int rc = statement.Run(); rc != SQLITE_OK) return impl_->Error(rc, "write to");
+  impl_->takeover = takeover;
+  return absl::OkStatus();
+}
+
 uint64_t Store::revision() const { return impl_->revision; }
 absl::Time Store::revision_time() const { return absl::FromUnixMicros(impl_->revision_micros); }
 ResourceSet Store::TakeLoaded() { return std::exchange(impl_->loaded, {}); }
@@ -656,12 +747,13 @@ absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsBefore(uint64_t be
                                                                      size_t limit) {
   std::lock_guard lock(impl_->mu);
   const auto below = before == 0 ? INT64_MAX : static_cast<int64_t>(before);
-  Statement row(impl_->db, key == nullptr
-                               ? "SELECT revision, time, actor, comment FROM revisions WHERE revision < ? "
-                                 "ORDER BY revision DESC LIMIT ?"
-                               : "SELECT r.revision, r.time, r.actor, r.comment FROM history h JOIN revisions r "
-                                 "ON r.revision = h.revision WHERE h.kind = ? AND h.name = ? AND h.revision < ? "
-                                 "ORDER BY h.revision DESC LIMIT ?");
+  Statement row(impl_->db,
+                key == nullptr
+                    ? "SELECT revision, time, actor, comment, peer FROM revisions WHERE revision < ? "
+                      "ORDER BY revision DESC LIMIT ?"
+                    : "SELECT r.revision, r.time, r.actor, r.comment, r.peer FROM history h JOIN revisions r "
+                      "ON r.revision = h.revision WHERE h.kind = ? AND h.name = ? AND h.revision < ? "
+                      "ORDER BY h.revision DESC LIMIT ?");
   if (key != nullptr) row.Bind(key->kind).Bind(key->name);
   row.Bind(below).Bind(static_cast<int64_t>(limit));
   std::vector<v1::RevisionInfo> page;
@@ -672,6 +764,7 @@ absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsBefore(uint64_t be
     ToTimestamp(row.Int(1), info.mutable_time());
     info.set_actor(row.Text(2));
     info.set_comment(row.Text(3));
+    info.set_peer(row.Text(4));
     if (absl::Status s = impl_->ReadChanges(&info); !s.ok()) return s;
     bytes += info.ByteSizeLong();
   }
@@ -684,8 +777,9 @@ absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsAfter(uint64_t aft
   if (after + 1 < impl_->oldest) {
     return absl::OutOfRangeError(absl::StrCat("history starts at revision ", impl_->oldest));
   }
-  Statement row(impl_->db,
-                "SELECT revision, time, actor, comment FROM revisions WHERE revision > ? ORDER BY revision LIMIT ?");
+  Statement row(
+      impl_->db,
+      "SELECT revision, time, actor, comment, peer FROM revisions WHERE revision > ? ORDER BY revision LIMIT ?");
   row.Bind(static_cast<int64_t>(after)).Bind(static_cast<int64_t>(limit));
   std::vector<v1::RevisionInfo> page;
   while (row.Step()) {
@@ -694,6 +788,7 @@ absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsAfter(uint64_t aft
     ToTimestamp(row.Int(1), info.mutable_time());
     info.set_actor(row.Text(2));
     info.set_comment(row.Text(3));
+    info.set_peer(row.Text(4));
     if (absl::Status s = impl_->ReadChanges(&info); !s.ok()) return s;
   }
   if (row.rc() != SQLITE_OK) return impl_->Error(row.rc(), "read");
@@ -723,7 +818,7 @@ absl::StatusOr<Store::Past> Store::SetAt(uint64_t revision) {
   std::lock_guard lock(impl_->mu);
   Past past;
   {
-    Statement row(impl_->db, "SELECT time, actor, comment FROM revisions WHERE revision = ?");
+    Statement row(impl_->db, "SELECT time, actor, comment, peer FROM revisions WHERE revision = ?");
     row.Bind(static_cast<int64_t>(revision));
     if (!row.Step()) {
       if (row.rc() != SQLITE_OK) return impl_->Error(row.rc(), "read");
@@ -733,6 +828,7 @@ absl::StatusOr<Store::Past> Store::SetAt(uint64_t revision) {
     ToTimestamp(row.Int(0), past.info.mutable_time());
     past.info.set_actor(row.Text(1));
     past.info.set_comment(row.Text(2));
+    past.info.set_peer(row.Text(3));
   }
   if (absl::Status s = impl_->ReadChanges(&past.info); !s.ok()) return s;
   Statement row(impl_->db,

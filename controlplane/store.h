@@ -45,6 +45,14 @@ struct StoredToken {
   Digest digest{};
 };
 
+// Whether this history may take the place of another one that data planes serve: an empty database in the place of a
+// lost one must not.
+enum class Takeover {
+  kUndecided,  // nobody has been asked: data planes that serve another history keep it
+  kHeld,       // it was made although data planes were known: nothing is sent to anybody
+  kAccepted,   // an operator said so, or the file is of a version that did not ask
+};
+
 struct StoreOptions {
   std::string path;
   // How much of history is kept; past it the oldest revisions go, never the newest.
@@ -67,9 +75,10 @@ struct StoreOptions {
 // that is read once, at Open, and lives in memory (publisher.h).
 class Store {
  public:
-  // Opens or creates the file and reads all of the current set. Every error names the file, and leaves it as it was:
-  // FailedPrecondition (in use by another control plane; written by a newer version; not a gateway's database),
-  // PermissionDenied (read-only, cannot be opened), DataLoss (damaged), ResourceExhausted (disk full).
+  // Opens the file and reads all of the current set; creates it where there is none. Every error names the file, and
+  // leaves it as it was: FailedPrecondition (in use by another control plane; written by a newer version; not a
+  // gateway's database), PermissionDenied (read-only, cannot be opened), DataLoss (damaged, empty or cut short),
+  // ResourceExhausted (disk full).
   static absl::StatusOr<std::unique_ptr<Store>> Open(StoreOptions options);
   ~Store();
   Store(const Store&) = delete;
@@ -77,6 +86,10 @@ class Store {
 
   // Names the history that this file's revisions belong to; made with the file.
   const std::string& epoch() const;
+  // There was no file before Open.
+  bool created() const;
+  Takeover takeover() const;
+  absl::Status SetTakeover(Takeover takeover);
   // The newest revision; 0: none yet.
   uint64_t revision() const;
   absl::Time revision_time() const;

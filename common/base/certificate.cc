@@ -2,370 +2,253 @@
 
 #include <arpa/inet.h>
 #include <openssl/err.h>
-#include <openssl/evp.h>
+#include <openssl/ocsp.h>
 #include <openssl/pem.h>
-#include <openssl/rand.h>
-#include <openssl/x509.h>
 #include <openssl/x509v3.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <ctime>
-#include <fstream>
-#include <memory>
+#include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/base/text.h"
 
 namespace gateway {
 namespace {
 
-template <auto Free>
-struct Deleter {
-  template <typename T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-using Bio = std::unique_ptr<BIO, Deleter<BIO_free_all>>;
-using Certificate = std::unique_ptr<X509, Deleter<X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, Deleter<EVP_PKEY_free>>;
-using Extension = std::unique_ptr<X509_EXTENSION, Deleter<X509_EXTENSION_free>>;
-using GeneralNames = std::unique_ptr<GENERAL_NAMES, Deleter<GENERAL_NAMES_free>>;
+constexpr int kRsaBitsMin = 2048;
+constexpr int kEcBitsMin = 256;
 
-// Clocks of two machines differ; a certificate that begins in the future of one is refused there.
-constexpr absl::Duration kBackdate = absl::Minutes(5);
-constexpr size_t kSerialBytes = 16;
-constexpr size_t kCommonNameBytesMax = 64;  // ub-common-name, RFC 5280, appendix A.1
-constexpr int kCertificatesMax = 1000;      // in one file
+using NamesPtr = std::unique_ptr<GENERAL_NAMES, OpensslDeleter<GENERAL_NAMES_free>>;
+using OcspPtr = std::unique_ptr<OCSP_RESPONSE, OpensslDeleter<OCSP_RESPONSE_free>>;
 
-Bio ReadOnly(std::string_view text) { return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
-
-// Never asks a terminal for a passphrase.
-int NoPassphrase(char*, int, int, void*) { return -1; }
-
-std::vector<Certificate> ParseCertificates(std::string_view pem) {
-  std::vector<Certificate> all;
-  const Bio in = ReadOnly(pem);
-  while (all.size() < kCertificatesMax) {
-    Certificate next(PEM_read_bio_X509(in.get(), nullptr, NoPassphrase, nullptr));
-    if (next == nullptr) break;
-    all.push_back(std::move(next));
-  }
-  ERR_clear_error();
-  return all;
+BioPtr MemoryBio(std::string_view text) {
+  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(std::min<size_t>(text.size(), kCertificateBytesMax))));
 }
 
-absl::Time TimeOf(const ASN1_TIME* time) {
+// An encrypted key would ask the terminal.
+int NoPassphrase(char*, int, int, void* asked) {
+  *static_cast<bool*>(asked) = true;
+  return -1;
+}
+
+bool EndOfPem() {
+  const unsigned long error = ERR_peek_last_error();
+  return ERR_GET_LIB(error) == ERR_LIB_PEM && ERR_GET_REASON(error) == PEM_R_NO_START_LINE;
+}
+
+absl::Time ToTime(const ASN1_TIME* time) {
   std::tm parts{};
   if (ASN1_TIME_to_tm(time, &parts) != 1) return absl::InfinitePast();
   return absl::FromTimeT(timegm(&parts));
 }
 
-std::string EntryOf(const X509* certificate, int nid) {
-  const X509_NAME* subject = X509_get_subject_name(certificate);
-  const int at = X509_NAME_get_index_by_NID(subject, nid, -1);
-  if (at < 0) return "";
-  unsigned char* text = nullptr;
-  const int size = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
-  if (size < 0) return "";
-  std::string entry(reinterpret_cast<char*>(text), static_cast<size_t>(size));
-  OPENSSL_free(text);
-  return entry;
+bool IsPrintable(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c != '\x7f'; });
 }
 
-CertificateInfo Describe(const X509* certificate) {
-  CertificateInfo info;
-  info.common_name = EntryOf(certificate, NID_commonName);
-  info.organizational_unit = EntryOf(certificate, NID_organizationalUnitName);
-  info.not_before = TimeOf(X509_get0_notBefore(certificate));
-  info.not_after = TimeOf(X509_get0_notAfter(certificate));
-  const GeneralNames names(
-      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
-  for (int i = 0; names != nullptr && i < sk_GENERAL_NAME_num(names.get()); ++i) {
-    const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
-    const auto text = [](const ASN1_STRING* string) {
-      return std::string(reinterpret_cast<const char*>(ASN1_STRING_get0_data(string)),
-                         static_cast<size_t>(ASN1_STRING_length(string)));
-    };
-    if (name->type == GEN_DNS) info.dns_names.push_back(text(name->d.dNSName));
-    if (name->type == GEN_URI) info.uris.push_back(text(name->d.uniformResourceIdentifier));
-    if (name->type == GEN_IPADD) {
-      char address[INET6_ADDRSTRLEN] = "";
-      const std::string bytes = text(name->d.iPAddress);
-      const int family = bytes.size() == 4 ? AF_INET : AF_INET6;
-      if ((bytes.size() == 4 || bytes.size() == 16) && inet_ntop(family, bytes.data(), address, sizeof address)) {
-        info.addresses.emplace_back(address);
-      }
-    }
+std::string_view ViewOf(const ASN1_STRING* text) {
+  return {reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)), static_cast<size_t>(ASN1_STRING_length(text))};
+}
+
+std::string KeyWeakness(EVP_PKEY* key) {
+  const int bits = EVP_PKEY_get_bits(key);
+  switch (EVP_PKEY_get_base_id(key)) {
+    case EVP_PKEY_RSA:
+    case EVP_PKEY_RSA_PSS:
+      if (bits < kRsaBitsMin) return absl::StrFormat("an RSA key of %d bits; at least %d are needed", bits, kRsaBitsMin);
+      return "";
+    case EVP_PKEY_EC:
+      if (bits < kEcBitsMin)
+        return absl::StrFormat("an elliptic-curve key of %d bits; at least %d are needed", bits, kEcBitsMin);
+      return "";
+    case EVP_PKEY_ED25519:
+      return "";
+    default:
+      return "a key of a type that is not supported; expected RSA, ECDSA or Ed25519";
   }
-  return info;
-}
-
-absl::StatusOr<std::string> ReadPem(const std::string& path) {
-  errno = 0;
-  std::ifstream in(path, std::ios::binary);
-  std::string text;
-  if (in) {
-    text.resize(kPemFileBytesMax + 1);
-    in.read(text.data(), static_cast<std::streamsize>(text.size()));
-    text.resize(static_cast<size_t>(in.gcount()));
-  }
-  if (!in.is_open() || in.bad()) {
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be read: ", strerror(errno == 0 ? EIO : errno)));
-  }
-  if (text.size() > kPemFileBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": expected at most ", kPemFileBytesMax, " bytes of PEM"));
-  }
-  return text;
-}
-
-std::string Date(absl::Time time) { return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", time, absl::UTCTimeZone()); }
-
-Key ParseKey(std::string_view pem) {
-  const Bio in = ReadOnly(pem);
-  Key key(PEM_read_bio_PrivateKey(in.get(), nullptr, NoPassphrase, nullptr));
-  ERR_clear_error();
-  return key;
-}
-
-std::string TextOf(BIO* out) {
-  char* data = nullptr;
-  const long size = BIO_get_mem_data(out, &data);
-  return std::string(data, static_cast<size_t>(size));
-}
-
-absl::StatusOr<CertificateAndKey> ToPem(X509* certificate, EVP_PKEY* key) {
-  const Bio certificate_out(BIO_new(BIO_s_mem())), key_out(BIO_new(BIO_s_secmem()));
-  if (PEM_write_bio_X509(certificate_out.get(), certificate) != 1 ||
-      PEM_write_bio_PKCS8PrivateKey(key_out.get(), key, nullptr, nullptr, 0, nullptr, nullptr) != 1) {
-    return absl::InternalError("the certificate cannot be written as PEM");
-  }
-  return CertificateAndKey{TextOf(certificate_out.get()), TextOf(key_out.get())};
-}
-
-bool AddExtension(X509* certificate, X509* issuer, int nid, const char* value) {
-  X509V3_CTX context;
-  X509V3_set_ctx_nodb(&context);
-  X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
-  const Extension extension(X509V3_EXT_conf_nid(nullptr, &context, nid, value));
-  return extension != nullptr && X509_add_ext(certificate, extension.get(), -1) == 1;
-}
-
-bool SetTimes(X509* certificate, absl::Time begin, absl::Time end) {
-  return ASN1_TIME_set(X509_getm_notBefore(certificate), absl::ToTimeT(begin)) != nullptr &&
-         ASN1_TIME_set(X509_getm_notAfter(certificate), absl::ToTimeT(end)) != nullptr;
-}
-
-bool SetSerial(X509* certificate) {
-  unsigned char bytes[kSerialBytes];
-  if (RAND_bytes(bytes, sizeof bytes) != 1) return false;
-  bytes[0] &= 0x7f;  // positive
-  BIGNUM* number = BN_bin2bn(bytes, sizeof bytes, nullptr);
-  const bool set = number != nullptr && BN_to_ASN1_INTEGER(number, X509_get_serialNumber(certificate)) != nullptr;
-  BN_free(number);
-  return set;
-}
-
-bool AddEntry(X509_NAME* name, int nid, const std::string& value) {
-  return X509_NAME_add_entry_by_NID(name, nid, MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(value.data()),
-                                    static_cast<int>(value.size()), -1, 0) == 1;
-}
-
-// What IssueCertificate and MakeAuthority share: version, serial number, times, subject, key.
-Certificate Blank(EVP_PKEY* key, const std::string& common_name, const std::string& unit, absl::Time begin,
-                  absl::Time end) {
-  Certificate certificate(X509_new());
-  if (certificate == nullptr) return nullptr;
-  X509_NAME* subject = X509_get_subject_name(certificate.get());
-  const bool made = X509_set_version(certificate.get(), X509_VERSION_3) == 1 && SetSerial(certificate.get()) &&
-                    SetTimes(certificate.get(), begin, end) && X509_set_pubkey(certificate.get(), key) == 1 &&
-                    (unit.empty() || AddEntry(subject, NID_organizationalUnitName, unit)) &&
-                    AddEntry(subject, NID_commonName, common_name);
-  return made ? std::move(certificate) : nullptr;
-}
-
-// An alternative name as OpenSSL's structure; null: it fits none.
-GENERAL_NAME* NameOf(const std::string& text) {
-  unsigned char address[16];
-  GENERAL_NAME* name = GENERAL_NAME_new();
-  if (name == nullptr) return nullptr;
-  const bool v4 = inet_pton(AF_INET, text.c_str(), address) == 1;
-  if (v4 || inet_pton(AF_INET6, text.c_str(), address) == 1) {
-    ASN1_OCTET_STRING* bytes = ASN1_OCTET_STRING_new();
-    ASN1_OCTET_STRING_set(bytes, address, v4 ? 4 : 16);
-    GENERAL_NAME_set0_value(name, GEN_IPADD, bytes);
-    return name;
-  }
-  ASN1_IA5STRING* string = ASN1_IA5STRING_new();
-  ASN1_STRING_set(string, text.data(), static_cast<int>(text.size()));
-  GENERAL_NAME_set0_value(name, absl::StrContains(text, "://") ? GEN_URI : GEN_DNS, string);
-  return name;
-}
-
-absl::Status AddNames(X509* certificate, const std::vector<std::string>& names) {
-  const GeneralNames all(sk_GENERAL_NAME_new_null());
-  for (const std::string& text : names) {
-    const bool printable = std::all_of(text.begin(), text.end(), [](char c) { return absl::ascii_isgraph(c); });
-    if (text.empty() || text.size() > 253 || !printable) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("'", text, "': expected a name of 1 to 253 printable characters without spaces"));
-    }
-    GENERAL_NAME* name = NameOf(text);
-    if (name == nullptr || sk_GENERAL_NAME_push(all.get(), name) == 0) {
-      GENERAL_NAME_free(name);
-      return absl::ResourceExhaustedError("no memory for a certificate");
-    }
-  }
-  if (X509_add1_ext_i2d(certificate, NID_subject_alt_name, all.get(), 0, X509V3_ADD_DEFAULT) != 1) {
-    return absl::InternalError("the alternative names do not fit into a certificate");
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<CertificateInfo> DescribeCertificate(std::string_view pem) {
-  const std::vector<Certificate> all = ParseCertificates(pem);
-  if (all.empty()) return absl::InvalidArgumentError("holds no certificate; expected PEM");
-  return Describe(all.front().get());
+std::string OpensslError() {
+  const unsigned long code = ERR_peek_last_error();
+  const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
+  ERR_clear_error();
+  return reason == nullptr ? "unknown error" : reason;
 }
 
-absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now) {
-  TlsMaterial material;
-  if (!files.cert.empty()) {
-    absl::StatusOr<std::string> chain = ReadPem(files.cert);
-    if (!chain.ok()) return chain.status();
-    absl::StatusOr<std::string> key_text = ReadPem(files.key);
-    if (!key_text.ok()) return key_text.status();
-    const std::vector<Certificate> certificates = ParseCertificates(*chain);
-    if (certificates.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(files.cert, ": holds no certificate; expected PEM"));
-    }
-    const Key key = ParseKey(*key_text);
-    if (key == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(files.key, ": holds no private key in PEM without a passphrase"));
-    }
-    if (X509_check_private_key(certificates.front().get(), key.get()) != 1) {
+absl::StatusOr<std::vector<X509Ptr>> ReadCertificates(std::string_view pem, OSSL_LIB_CTX* library) {
+  const BioPtr bio = MemoryBio(pem);
+  std::vector<X509Ptr> certificates;
+  for (;;) {
+    X509* into = X509_new_ex(library, nullptr);
+    if (bio == nullptr || into == nullptr) return absl::ResourceExhaustedError("out of memory");
+    if (PEM_read_bio_X509(bio.get(), &into, nullptr, nullptr) == nullptr) {
+      X509_free(into);
+      if (!EndOfPem()) {
+        return absl::InvalidArgumentError(
+            Concat("certificate ", certificates.size() + 1, " can't be read: ", OpensslError()));
+      }
       ERR_clear_error();
-      return absl::FailedPreconditionError(
-          absl::StrCat(files.key, ": is not the key of the certificate in ", files.cert));
+      if (certificates.empty()) {
+        return absl::InvalidArgumentError("there is no certificate (expected \"-----BEGIN CERTIFICATE-----\")");
+      }
+      return certificates;
     }
-    const CertificateInfo leaf = Describe(certificates.front().get());
-    if (leaf.not_after <= now) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(files.cert, ": the certificate expired at ", Date(leaf.not_after)));
-    }
-    if (leaf.not_before > now) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(files.cert, ": the certificate is not valid before ", Date(leaf.not_before)));
-    }
-    material.certificate_chain = *std::move(chain);
-    material.private_key = *std::move(key_text);
-    material.not_after = leaf.not_after;
+    certificates.emplace_back(into);
   }
-  if (!files.ca.empty()) {
-    absl::StatusOr<std::string> ca = ReadPem(files.ca);
-    if (!ca.ok()) return ca.status();
-    const std::vector<Certificate> authorities = ParseCertificates(*ca);
-    if (authorities.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(files.ca, ": holds no certificate; expected PEM"));
-    }
-    const bool all_expired = std::all_of(authorities.begin(), authorities.end(), [now](const Certificate& each) {
-      return Describe(each.get()).not_after <= now;
-    });
-    if (all_expired) {
-      return absl::FailedPreconditionError(absl::StrCat(files.ca, ": every certificate in it has expired"));
-    }
-    material.ca = *std::move(ca);
-  }
-  return material;
 }
 
-std::string TlsFilesStamp(const TlsFiles& files) {
-  std::string stamp;
-  for (const std::string& path : {files.cert, files.key, files.ca}) {
-    struct stat there {};
-    if (path.empty() || stat(path.c_str(), &there) != 0) {
-      stamp += "-;";
+absl::StatusOr<std::vector<CrlPtr>> ReadCrls(std::string_view pem, OSSL_LIB_CTX* library) {
+  const BioPtr bio = MemoryBio(pem);
+  std::vector<CrlPtr> crls;
+  for (;;) {
+    X509_CRL* into = X509_CRL_new_ex(library, nullptr);
+    if (bio == nullptr || into == nullptr) return absl::ResourceExhaustedError("out of memory");
+    if (PEM_read_bio_X509_CRL(bio.get(), &into, nullptr, nullptr) == nullptr) {
+      X509_CRL_free(into);
+      if (!EndOfPem()) {
+        return absl::InvalidArgumentError(
+            Concat("revocation list ", crls.size() + 1, " can't be read: ", OpensslError()));
+      }
+      ERR_clear_error();
+      if (crls.empty()) {
+        return absl::InvalidArgumentError("there is no revocation list (expected \"-----BEGIN X509 CRL-----\")");
+      }
+      return crls;
+    }
+    crls.emplace_back(into);
+  }
+}
+
+absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* library) {
+  const BioPtr bio = MemoryBio(pem);
+  if (bio == nullptr) return absl::ResourceExhaustedError("out of memory");
+  bool asked = false;
+  KeyPtr key(PEM_read_bio_PrivateKey_ex(bio.get(), nullptr, &NoPassphrase, &asked, library, nullptr));
+  if (key != nullptr) return key;
+  const bool absent = EndOfPem();
+  const std::string error = OpensslError();
+  if (asked) return absl::InvalidArgumentError("the private key is encrypted; expected one without a passphrase");
+  if (absent) return absl::InvalidArgumentError("there is no private key (expected \"-----BEGIN PRIVATE KEY-----\")");
+  return absl::InvalidArgumentError(Concat("the private key can't be read: ", error));
+}
+
+std::string SubjectOf(const X509* certificate) {
+  const BioPtr bio(BIO_new(BIO_s_mem()));
+  if (bio == nullptr || X509_NAME_print_ex(bio.get(), X509_get_subject_name(certificate), 0, XN_FLAG_RFC2253) < 0) {
+    return "";
+  }
+  char* data = nullptr;
+  const long size = BIO_get_mem_data(bio.get(), &data);
+  return {data, static_cast<size_t>(size)};
+}
+
+std::string FingerprintOf(const X509* certificate) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  if (X509_digest(certificate, EVP_sha256(), digest, &size) != 1) return "";
+  std::string text;
+  for (unsigned int i = 0; i < size; ++i) text += absl::StrFormat("%02x", digest[i]);
+  return text;
+}
+
+AlternativeNames AlternativeNamesOf(const X509* certificate) {
+  AlternativeNames names;
+  const NamesPtr all(
+      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
+  for (int i = 0; i < sk_GENERAL_NAME_num(all.get()); ++i) {
+    const GENERAL_NAME* name = sk_GENERAL_NAME_value(all.get(), i);
+    if (name->type == GEN_IPADD) {
+      const std::string_view bytes = ViewOf(name->d.iPAddress);
+      char text[INET6_ADDRSTRLEN] = "";
+      if (bytes.size() != 4 && bytes.size() != 16) continue;
+      (void)inet_ntop(bytes.size() == 4 ? AF_INET : AF_INET6, bytes.data(), text, sizeof text);
+      names.addresses.emplace_back(text);
       continue;
     }
-    absl::StrAppend(&stamp, there.st_dev, ".", there.st_ino, ".", there.st_size, ".", there.st_mtim.tv_sec, ".",
-                    there.st_mtim.tv_nsec, ";");
+    if (name->type != GEN_DNS && name->type != GEN_URI && name->type != GEN_EMAIL) continue;
+    const std::string_view text = ViewOf(name->d.ia5);
+    if (text.empty() || !IsPrintable(text)) continue;
+    if (name->type == GEN_DNS) names.dns.push_back(absl::AsciiStrToLower({text.data(), text.size()}));
+    if (name->type == GEN_URI) names.uris.emplace_back(text);
+    if (name->type == GEN_EMAIL) names.emails.emplace_back(text);
   }
-  return stamp;
+  return names;
 }
 
-bool ShareCertificate(std::string_view a, std::string_view b) {
-  const std::vector<Certificate> ours = ParseCertificates(a), theirs = ParseCertificates(b);
-  return std::any_of(ours.begin(), ours.end(), [&theirs](const Certificate& one) {
-    return std::any_of(theirs.begin(), theirs.end(),
-                       [&one](const Certificate& other) { return X509_cmp(one.get(), other.get()) == 0; });
-  });
+bool NameCovers(std::string_view pattern, std::string_view host) {
+  if (!pattern.starts_with("*.")) return pattern == host;
+  const size_t dot = host.find('.');
+  return dot != std::string_view::npos && dot > 0 && host.substr(dot + 1) == pattern.substr(2);
 }
 
-absl::StatusOr<CertificateAndKey> MakeAuthority(const std::string& common_name, absl::Time now,
-                                                absl::Duration lifetime) {
-  const Key key(EVP_EC_gen("P-256"));
-  const Certificate certificate =
-      key == nullptr ? nullptr : Blank(key.get(), common_name, "", now - kBackdate, now + lifetime);
-  const bool made =
-      certificate != nullptr &&
-      X509_set_issuer_name(certificate.get(), X509_get_subject_name(certificate.get())) == 1 &&
-      AddExtension(certificate.get(), certificate.get(), NID_basic_constraints, "critical,CA:TRUE,pathlen:0") &&
-      AddExtension(certificate.get(), certificate.get(), NID_key_usage, "critical,keyCertSign,cRLSign") &&
-      AddExtension(certificate.get(), certificate.get(), NID_subject_key_identifier, "hash") &&
-      X509_sign(certificate.get(), key.get(), EVP_sha256()) > 0;
-  ERR_clear_error();
-  if (!made) return absl::InternalError("OpenSSL made no certificate");
-  return ToPem(certificate.get(), key.get());
-}
+absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now) {
+  const auto invalid = [&source](std::string_view what) {
+    return absl::InvalidArgumentError(Concat(source.name, ": ", std::string(what)));
+  };
+  if (source.chain_pem.size() > kCertificateBytesMax) return invalid("larger than 1 MiB");
+  auto chain = ReadCertificates(source.chain_pem);
+  if (!chain.ok()) return invalid(std::string(chain.status().message()));
+  if (chain->size() > kChainCertificatesMax) {
+    return invalid(absl::StrFormat("%d certificates; at most %d are allowed", chain->size(), kChainCertificatesMax));
+  }
+  auto key = ReadPrivateKey(source.key_pem);
+  if (!key.ok()) return invalid(std::string(key.status().message()));
 
-absl::StatusOr<CertificateAndKey> IssueCertificate(const CertificateAndKey& authority,
-                                                   const CertificateRequest& request, absl::Time now) {
-  const std::vector<Certificate> issuers = ParseCertificates(authority.certificate);
-  const Key issuer_key = ParseKey(authority.private_key);
-  if (issuers.empty() || issuer_key == nullptr ||
-      X509_check_private_key(issuers.front().get(), issuer_key.get()) != 1) {
+  const X509* leaf = chain->front().get();
+  if (X509_check_private_key(leaf, key->get()) != 1) {
     ERR_clear_error();
-    return absl::InvalidArgumentError("the authority's certificate and key do not belong together");
+    for (size_t i = 1; i < chain->size(); ++i) {
+      if (X509_check_private_key((*chain)[i].get(), key->get()) == 1) {
+        return invalid(absl::StrFormat("the private key belongs to certificate %d of the chain; the leaf comes first", i + 1));
+      }
+      ERR_clear_error();
+    }
+    return invalid(Concat("the private key is not that of the certificate (", SubjectOf(leaf), ")"));
   }
-  X509* issuer = issuers.front().get();
-  if (request.common_name.empty() || request.common_name.size() > kCommonNameBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", request.common_name, "': expected a name of 1 to ", kCommonNameBytesMax, " bytes"));
+  if (const std::string weakness = KeyWeakness(key->get()); !weakness.empty()) return invalid(weakness);
+  for (size_t i = 1; i < chain->size(); ++i) {
+    if (X509_check_issued((*chain)[i].get(), (*chain)[i - 1].get()) != X509_V_OK) {
+      return invalid(absl::StrFormat("certificate %d of the chain (%s) did not issue certificate %d (%s); expected the "
+                                     "leaf first, then its issuers in order",
+                                     i + 1, SubjectOf((*chain)[i].get()), i, SubjectOf((*chain)[i - 1].get())));
+    }
   }
-  const absl::Time authority_end = TimeOf(X509_get0_notAfter(issuer));
-  if (authority_end <= now) {
-    return absl::FailedPreconditionError(absl::StrCat("the authority expired at ", Date(authority_end)));
+
+  Certificate certificate;
+  const int type = EVP_PKEY_get_base_id(key->get());
+  certificate.key_type = type == EVP_PKEY_EC        ? Certificate::KeyType::kEcdsa
+                         : type == EVP_PKEY_ED25519 ? Certificate::KeyType::kEd25519
+                                                    : Certificate::KeyType::kRsa;
+  certificate.subject = SubjectOf(leaf);
+  AlternativeNames names = AlternativeNamesOf(leaf);
+  certificate.dns_names = std::move(names.dns);
+  certificate.addresses = std::move(names.addresses);
+  certificate.fingerprint = FingerprintOf(leaf);
+  certificate.not_before = ToTime(X509_get0_notBefore(leaf));
+  certificate.not_after = ToTime(X509_get0_notAfter(leaf));
+  const auto warn = [&](std::string text) { certificate.warnings.push_back(Concat(source.name, ": ", text)); };
+  if (certificate.not_after <= now) {
+    warn(Concat("expired on ", absl::FormatTime(certificate.not_after, absl::UTCTimeZone())));
+  } else if (certificate.not_before > now) {
+    warn(Concat("not valid before ", absl::FormatTime(certificate.not_before, absl::UTCTimeZone())));
   }
-  const Key key(EVP_EC_gen("P-256"));
-  const Certificate certificate =
-      key == nullptr ? nullptr
-                     : Blank(key.get(), request.common_name, request.organizational_unit, now - kBackdate,
-                             std::min(now + request.lifetime, authority_end));
-  const char* usage = request.server && request.client ? "serverAuth,clientAuth"
-                      : request.server                 ? "serverAuth"
-                                                       : "clientAuth";
-  if (certificate == nullptr || X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer)) != 1 ||
-      !AddExtension(certificate.get(), issuer, NID_basic_constraints, "critical,CA:FALSE") ||
-      !AddExtension(certificate.get(), issuer, NID_key_usage, "critical,digitalSignature") ||
-      !AddExtension(certificate.get(), issuer, NID_ext_key_usage, usage) ||
-      !AddExtension(certificate.get(), issuer, NID_authority_key_identifier, "keyid")) {
-    ERR_clear_error();
-    return absl::InternalError("OpenSSL made no certificate");
+  if (certificate.dns_names.empty() && certificate.addresses.empty()) {
+    warn("no subjectAltName: clients reject it, and no server name selects it");
   }
-  if (!request.names.empty()) {
-    if (absl::Status status = AddNames(certificate.get(), request.names); !status.ok()) return status;
+  if (!source.ocsp_der.empty()) {
+    const auto* at = reinterpret_cast<const unsigned char*>(source.ocsp_der.data());
+    const OcspPtr response(d2i_OCSP_RESPONSE(nullptr, &at, static_cast<long>(source.ocsp_der.size())));
+    if (response == nullptr || OCSP_response_status(response.get()) != OCSP_RESPONSE_STATUS_SUCCESSFUL) {
+      ERR_clear_error();
+      return invalid("the OCSP response can't be read; expected a successful response in DER");
+    }
   }
-  if (X509_sign(certificate.get(), issuer_key.get(), EVP_sha256()) <= 0) {
-    ERR_clear_error();
-    return absl::InternalError("OpenSSL did not sign the certificate");
-  }
-  return ToPem(certificate.get(), key.get());
+  certificate.source = std::move(source);
+  return certificate;
 }
 
 }  // namespace gateway

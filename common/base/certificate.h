@@ -1,68 +1,74 @@
-// X.509 certificates: files read and checked before TLS sees them, what a certificate says of its owner, and a small
-// authority for labs. PEM in, PEM out; alone includes OpenSSL's x509.
+// X.509 certificates with their private keys, read from PEM and checked.
 #ifndef GATEWAY_COMMON_BASE_CERTIFICATE_H_
 #define GATEWAY_COMMON_BASE_CERTIFICATE_H_
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/openssl_ptr.h"
 
 namespace gateway {
 
-// Longest certificate, key or CA file that is read.
-inline constexpr size_t kPemFileBytesMax = 1u << 20;
-
-struct CertificateInfo {
-  std::string common_name;
-  std::string organizational_unit;
-  std::vector<std::string> dns_names, uris, addresses;  // subject alternative names
-  absl::Time not_before, not_after;
+// As it was read; `name` is for people: a file or a resource.
+struct CertificateSource {
+  std::string name;
+  std::string chain_pem;  // the leaf first, then its issuers
+  std::string key_pem;    // not encrypted
+  std::string ocsp_der = {};  // a response to staple; may be empty
 };
 
-// Of the first certificate in `pem`. InvalidArgument where it holds none.
-absl::StatusOr<CertificateInfo> DescribeCertificate(std::string_view pem);
-
-// How one end of a TLS connection identifies itself and whom it trusts: PEM files. `cert` (leaf first) and `key` go
-// together; either pair or `ca` may be absent ("").
-struct TlsFiles {
-  std::string cert = {}, key = {}, ca = {};
-};
-struct TlsMaterial {
-  std::string certificate_chain, private_key, ca;
-  absl::Time not_after = absl::InfiniteFuture();  // of the leaf
-};
-
-// Reads and checks all of it, so that a handshake cannot fail on this end's account. Errors name the file: it cannot be
-// read, is no PEM, the key is encrypted or another certificate's, the certificate has expired or is not valid yet.
-absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now);
-
-// Changes when a file does; cheap enough for each handshake. A file that is not there has a stamp too.
-std::string TlsFilesStamp(const TlsFiles& files);
-
-// Whether the two PEM texts have a certificate in common.
-bool ShareCertificate(std::string_view a, std::string_view b);
-
-struct CertificateAndKey {
-  std::string certificate, private_key;
+struct Certificate {
+  CertificateSource source;
+  enum class KeyType : uint8_t { kRsa, kEcdsa, kEd25519 };
+  KeyType key_type = KeyType::kRsa;
+  std::string subject;                 // "CN=orders,O=shop" (RFC 2253)
+  std::vector<std::string> dns_names;  // subjectAltName, lower case; "*.example.com" covers one label
+  std::vector<std::string> addresses;  // subjectAltName, "10.0.0.7"
+  absl::Time not_before;
+  absl::Time not_after;
+  std::string fingerprint;  // SHA-256 of the leaf, 64 hexadecimal digits
+  std::vector<std::string> warnings;
 };
 
-// A self-signed authority: EC P-256, ECDSA with SHA-256.
-absl::StatusOr<CertificateAndKey> MakeAuthority(const std::string& common_name, absl::Time now,
-                                                absl::Duration lifetime);
+// Certificates larger than this are no certificates.
+inline constexpr size_t kCertificateBytesMax = 1 << 20;
+inline constexpr int kChainCertificatesMax = 16;
 
-struct CertificateRequest {
-  std::string common_name = {};
-  std::string organizational_unit = {};  // "": none
-  std::vector<std::string> names = {};   // IP addresses, URIs ("spiffe://..."), else DNS names
-  bool server = false, client = false;
-  absl::Duration lifetime = absl::ZeroDuration();
+// InvalidArgument, beginning with source.name, where: there is no certificate or key, or one that can't be read; the
+// key is encrypted or is not the leaf's; a certificate of the chain did not issue the one before it; a key is weaker
+// than RSA 2048 or P-256. Expiry, a missing subjectAltName and an OCSP response for another certificate are warnings.
+absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now);
+
+// All certificates of `pem` in their order, made with `library` (null: the default). InvalidArgument where there is
+// none, or one can't be read.
+absl::StatusOr<std::vector<X509Ptr>> ReadCertificates(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
+absl::StatusOr<std::vector<CrlPtr>> ReadCrls(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
+// The private key of `pem`; never asks for a passphrase.
+absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
+
+// "CN=orders,O=shop" (RFC 2253).
+std::string SubjectOf(const X509* certificate);
+// SHA-256 of the certificate, 64 hexadecimal digits.
+std::string FingerprintOf(const X509* certificate);
+struct AlternativeNames {
+  std::vector<std::string> dns;        // lower case
+  std::vector<std::string> uris;       // as written
+  std::vector<std::string> emails;     // as written
+  std::vector<std::string> addresses;  // "10.0.0.7", "2001:db8::1"
 };
-// A leaf with a new key. Ends no later than its authority. InvalidArgument: a name that fits no certificate.
-absl::StatusOr<CertificateAndKey> IssueCertificate(const CertificateAndKey& authority,
-                                                   const CertificateRequest& request, absl::Time now);
+// Names with a NUL or a control character are left out.
+AlternativeNames AlternativeNamesOf(const X509* certificate);
+
+// Whether a certificate for `pattern` ("example.com", "*.example.com") serves `host`, both in lower case. A wildcard
+// stands for one whole label (RFC 6125, section 6.4.3).
+bool NameCovers(std::string_view pattern, std::string_view host);
+
+// What OpenSSL's error queue says last, "unknown error" where it is empty; empties it.
+std::string OpensslError();
 
 }  // namespace gateway
 

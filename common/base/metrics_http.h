@@ -18,8 +18,11 @@ struct HttpReply {
   std::string body;
 };
 
-// GET and HEAD of exact paths; anything else is 404 or 405 as {"error", "code"}. At most 64 connections, 8 KiB of head,
-// 10 s each step.
+// GET and HEAD of exact paths; anything else is 404 or 405 as {"error", "code"}. At most 64 connections (an eighth of
+// the process's descriptors, where that is less), 16 of one client address (IPv6: of one /64), 8 KiB of head, 2 s for
+// the first byte, 10 s for each further step. At a bound, and where descriptors run out, a new connection takes the
+// place of the one that has waited longest without a request: of those that never sent one first, then of kept ones,
+// then of those that don't take their response. So a probe always gets through.
 class MetricsHttp {
  public:
   using Handler = std::function<HttpReply()>;  // called on the server's thread

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string>
 
+#include "common/base/key_shares.h"
+
 namespace gateway {
 
 enum class FleetAlgorithm : uint8_t { kSlidingWindow, kTokenBucket, kFixedWindow };
@@ -33,6 +35,7 @@ struct KeyDemand {
   // With the first word of a stream on this key; else empty and `first` is false.
   bool first = false;
   std::string key;
+  ClientPrefix client;    // with `first`: whose request made the key
   uint64_t used = 0;      // requests let through since the data plane knows the key
   uint64_t returned = 0;  // leased tokens given back on this stream
   uint32_t target = 0;    // how many tokens it would like to hold now

@@ -12,10 +12,12 @@
 #include <map>
 #include <set>
 #include <sstream>
+#include <thread>
 #include <system_error>
 #include <tuple>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "absl/strings/ascii.h"
 #include "common/base/address_set.h"
 #include "common/base/units.h"
@@ -72,6 +74,7 @@ constexpr uint32_t kWorkersMax = 1024;
 constexpr size_t kDataPlaneNameMax = 128;
 // Of a Unix socket's address 107 bytes can be used; it is bound under a longer name first.
 constexpr size_t kHandoverPathMax = 90;
+constexpr size_t kRedactedNameBytesMax = 64;
 
 const v1::FieldRules& RulesOf(const FieldDescriptor* field) { return field->options().GetExtension(v1::rules); }
 
@@ -281,6 +284,17 @@ class Loader {
     if (config.access_log().path().empty()) {
       KeyProblem("access_log.path", "expected a file, or \"-\" for standard output, found ''");
     }
+    for (int i = 0; i < config.access_log().redact_query_size(); ++i) {
+      const std::string& name = config.access_log().redact_query(i);
+      const bool plain = std::all_of(name.begin(), name.end(), [](char c) {
+        return absl::ascii_isgraph(c) && c != '&' && c != ';' && c != '=' && c != '%';
+      });
+      if (!plain || name.empty() || name.size() > kRedactedNameBytesMax) {
+        ListProblem("access_log.redact_query", i,
+                    fmt::format("expected the name of a query parameter, of 1 to {} characters, decoded, found {}",
+                                kRedactedNameBytesMax, QuoteForMessage(name)));
+      }
+    }
     CheckControlPlane(config.control_plane());
     CheckDataPlane(config.data_plane());
     CheckPorts(config);
@@ -388,6 +402,7 @@ class Loader {
         KeyProblem(path, fmt::format("{} is given twice", QuoteForMessage(address)));
       }
     }
+    for (int i = 0; i < server.listeners_size(); ++i) CheckListener(server.listeners(i), i);
     uint32_t workers = 0;
     const std::string& text = server.workers();
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), workers);
@@ -404,6 +419,34 @@ class Loader {
     for (int i = 0; i < server.trusted_proxies_size(); ++i) {
       const absl::Status status = trusted.Add(server.trusted_proxies(i));
       if (!status.ok()) ListProblem("server.trusted_proxies", i, std::string(status.message()));
+    }
+  }
+
+  // What can be told without reading the files.
+  void CheckListener(const v1::Listener& listener, int index) {
+    const std::string path = fmt::format("server.listeners[{}]", index);
+    std::set<std::string> protocols;
+    for (int i = 0; i < listener.protocols_size(); ++i) {
+      const std::string& each = listener.protocols(i);
+      const std::string at = fmt::format("{}.protocols[{}]", path, i);
+      if (each != "h2" && each != "http/1.1") {
+        KeyProblem(at, fmt::format("expected h2 or http/1.1, found {}", QuoteForMessage(each)));
+      } else if (!protocols.insert(each).second) {
+        KeyProblem(at, fmt::format("{} is given twice", QuoteForMessage(each)));
+      }
+    }
+    if (!listener.has_tls()) return;
+    const v1::ListenerTls& tls = listener.tls();
+    if (tls.has_min_version() && tls.min_version() != "1.2" && tls.min_version() != "1.3") {
+      KeyProblem(path + ".tls.min_version",
+                 fmt::format("expected 1.2 or 1.3, found {}", QuoteForMessage(tls.min_version())));
+    }
+    const bool asks = tls.client_certificate() == v1::ListenerTls::OPTIONAL ||
+                      tls.client_certificate() == v1::ListenerTls::REQUIRED;
+    if (asks && tls.client_ca().empty()) {
+      KeyProblem(path + ".tls.client_ca", "is needed where client_certificate is optional or required");
+    } else if (!asks && (!tls.client_ca().empty() || !tls.client_crl().empty())) {
+      KeyProblem(path + ".tls.client_certificate", "is none, so client_ca and client_crl have no effect");
     }
   }
 
@@ -681,6 +724,20 @@ LoadedBootstrap LoadBootstrap(const std::string& path, const std::vector<std::st
   return loaded;
 }
 
+int WorkersOf(const v1::ServerSection& server) {
+  int workers = 0;
+  if (server.workers() != "auto" && absl::SimpleAtoi(server.workers(), &workers)) return std::max(1, workers);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+int64_t ConnectionsPerAddressOf(const v1::ServerSection& server) {
+  // Where few connections are allowed at all, one client address may have them all.
+  constexpr int64_t kOneAddressMin = 1000;
+  if (server.max_connections_per_address() > 0) return server.max_connections_per_address();
+  const int64_t all = server.max_connections();
+  return std::max(all / 2, std::min(all, kOneAddressMin));
+}
+
 std::string DescribeBootstrap(const LoadedBootstrap& loaded) {
   constexpr size_t kCommentColumnMax = 64;
   std::map<std::string, std::string> origins(loaded.origins.begin(), loaded.origins.end());
@@ -689,7 +746,15 @@ std::string DescribeBootstrap(const LoadedBootstrap& loaded) {
   for (const Key& key : AllKeys()) {
     std::string line = fmt::format("{}: {}", key.path, ValueOf(loaded.config, key));
     if (line.size() <= kCommentColumnMax) width = std::max(width, line.size());
-    lines.emplace_back(std::move(line), origins[key.path]);
+    std::string origin = origins[key.path];
+    const v1::ServerSection& server = loaded.config.server();
+    if (key.path == "server.workers" && server.workers() == "auto") {
+      origin += fmt::format("; {} on this machine", WorkersOf(server));
+    }
+    if (key.path == "server.max_connections_per_address" && server.max_connections_per_address() == 0) {
+      origin += fmt::format("; {} in effect", ConnectionsPerAddressOf(server));
+    }
+    lines.emplace_back(std::move(line), std::move(origin));
   }
   std::string text;
   for (const auto& [line, origin] : lines) text += fmt::format("{:<{}}  # {}\n", line, width, origin);

@@ -31,7 +31,8 @@ struct LoadedBootstrap {
 LoadedBootstrap LoadBootstrap(const std::string& path, const std::vector<std::string>& environment,
                               const std::vector<std::string>& sets);
 
-// What --check-config prints: every key with its value (secrets redacted) and its origin.
+// What --check-config prints: every key with its value (secrets redacted) and its origin; where the value is a word for
+// a number, the number too.
 std::string DescribeBootstrap(const LoadedBootstrap& loaded);
 
 // What both daemons' main do first: reads `--config FILE` (or the first argument), --set, --check-config, --version,
@@ -45,6 +46,10 @@ struct DaemonArguments {
 DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& program, const std::string& about);
 
 std::chrono::milliseconds ToMillis(const google::protobuf::Duration& duration);
+
+// What stands behind `auto` and behind 0.
+int WorkersOf(const v1::ServerSection& server);
+int64_t ConnectionsPerAddressOf(const v1::ServerSection& server);
 
 // The built-in limit that the bootstrap asks for.
 std::optional<BuiltinRateLimit> BuiltinLimitOf(const v1::Bootstrap& config);

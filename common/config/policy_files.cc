@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
+#include "common/base/certificate.h"
 #include "common/base/jwk.h"
 #include "common/base/units.h"
 #include "common/policy/resource.h"
@@ -27,6 +28,9 @@ using google::protobuf::Message;
 constexpr size_t kPolicyFilesMax = 10'000;
 constexpr int kPolicyFolderDepthMax = 32;
 constexpr size_t kPolicyBytesMax = 256u << 20;  // of all files of one call
+constexpr size_t kHiddenNamesMax = 10'000;      // of one file that is no YAML
+
+const std::vector<ResourceKey> kHidesAll = {{"", ""}};
 
 // The text of a file or of standard input, at most one byte more than may be parsed, so that the parser refuses it.
 std::optional<std::string> ReadAll(std::istream& in) {
@@ -45,7 +49,7 @@ std::optional<std::string> ReadAll(std::istream& in) {
 void ListFolder(const std::filesystem::path& folder, int depth, std::vector<std::string>* files,
                 std::vector<PolicyProblem>* problems) {
   auto problem = [&](std::string message) {
-    problems->push_back({folder.string(), {}, "", "", std::move(message), ""});
+    problems->push_back({folder.string(), {}, "", "", std::move(message), kHidesAll});
   };
   if (depth > kPolicyFolderDepthMax)
     return problem(fmt::format("nested deeper than {} folders", kPolicyFolderDepthMax));
@@ -68,44 +72,74 @@ void ListFolder(const std::filesystem::path& folder, int depth, std::vector<std:
   }
 }
 
-// Puts the text of every `jwks.file` into `inline`. A relative path is relative to the document's file.
+// The text of a file that a field of `document` names, relative to the document's file. Nothing: a problem was added.
+std::optional<std::string> ReadNamedFile(const std::string& file, const PolicyDocument& document,
+                                         const std::string& field, const std::string& name, size_t bytes_max,
+                                         absl::Status (*check)(std::string_view text),
+                                         std::vector<PolicyProblem>* problems) {
+  std::filesystem::path path = name;
+  if (path.is_relative() && file != "-") path = std::filesystem::path(file).parent_path() / path;
+  const auto refuse = [&](std::string message) {
+    YamlPosition position = document.position;
+    if (const auto found = document.sources.find(field); found != document.sources.end()) position = found->second;
+    problems->push_back({document.file, position, KeyOf(document.resource).ToString(), field, std::move(message)});
+    return std::nullopt;
+  };
+  errno = 0;
+  std::string text;
+  std::error_code error;
+  // A pipe could be waited for without end.
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
+    return refuse(fmt::format("{} is not a file", QuoteForMessage(path.string())));
+  }
+  std::ifstream in(path, std::ios::binary);
+  text.resize(bytes_max + 1);
+  if (in) in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (!in && !in.eof()) {
+    return refuse(fmt::format("{} cannot be read: {}", QuoteForMessage(path.string()),
+                              std::generic_category().message(errno == 0 ? EIO : errno)));
+  }
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (absl::Status status = check(text); !status.ok()) {
+    return refuse(fmt::format("{}: {}", QuoteForMessage(path.string()), std::string(status.message())));
+  }
+  return text;
+}
+
+absl::Status CheckCertificates(std::string_view text) { return ReadCertificates(text).status(); }
+
+void InlineCa(const std::string& file, const std::string& field, const PolicyDocument& document, v1::UpstreamTls* tls,
+              std::vector<PolicyProblem>* problems) {
+  if (tls->ca().source_case() != v1::PemText::kFile) return;
+  auto text = ReadNamedFile(file, document, field + ".ca.file", tls->ca().file(), kCertificateBytesMax,
+                            &CheckCertificates, problems);
+  if (text.has_value()) tls->mutable_ca()->set_inline_(*std::move(text));
+}
+
+// Puts the text of every file that a document names (`jwks.file`, `tls.ca.file`) into `inline`.
 void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<PolicyProblem>* problems) {
-  if (!document->resource.has_auth()) return;
-  v1::Auth* auth = document->resource.mutable_auth();
+  v1::Resource& resource = document->resource;
+  if (resource.has_service() && resource.service().has_tls()) {
+    InlineCa(file, "tls", *document, resource.mutable_service()->mutable_tls(), problems);
+  }
+  if (resource.has_route() && resource.route().consul_service().template_().has_tls()) {
+    InlineCa(file, "consul_service.template.tls", *document,
+             resource.mutable_route()->mutable_consul_service()->mutable_template_()->mutable_tls(), problems);
+  }
+  if (!resource.has_auth()) return;
+  v1::Auth* auth = resource.mutable_auth();
   for (int i = 0; i < auth->methods_size(); ++i) {
     if (!auth->methods(i).has_jwt() || auth->methods(i).jwt().jwks().source_case() != v1::Jwks::kFile) continue;
     v1::Jwks* jwks = auth->mutable_methods(i)->mutable_jwt()->mutable_jwks();
-    std::filesystem::path path = jwks->file();
-    if (path.is_relative() && file != "-") path = std::filesystem::path(file).parent_path() / path;
-    const std::string field = fmt::format("methods[{}].jwt.jwks.file", i);
-    const auto refuse = [&](std::string message) {
-      YamlPosition position = document->position;
-      if (const auto found = document->sources.find(field); found != document->sources.end()) position = found->second;
-      problems->push_back({document->file, position, KeyOf(document->resource).ToString(), field, std::move(message)});
-    };
-    errno = 0;
-    std::string text;
-    std::error_code error;
-    // A pipe could be waited for without end.
-    if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
-      refuse(fmt::format("{} is not a file", QuoteForMessage(path.string())));
-      continue;
-    }
-    std::ifstream in(path, std::ios::binary);
-    text.resize(JwkSet::kTextBytesMax + 1);
-    if (in) in.read(text.data(), static_cast<std::streamsize>(text.size()));
-    if (!in && !in.eof()) {
-      refuse(fmt::format("{} cannot be read: {}", QuoteForMessage(path.string()),
-                         std::generic_category().message(errno == 0 ? EIO : errno)));
-      continue;
-    }
-    text.resize(static_cast<size_t>(in.gcount()));
-    if (absl::Status status = CheckJwks(text); !status.ok()) {
-      refuse(fmt::format("{}: {}", QuoteForMessage(path.string()), std::string(status.message())));
-      continue;
-    }
-    jwks->set_inline_(std::move(text));
+    auto text = ReadNamedFile(file, *document, fmt::format("methods[{}].jwt.jwks.file", i), jwks->file(),
+                              JwkSet::kTextBytesMax, &CheckJwks, problems);
+    if (text.has_value()) jwks->set_inline_(*std::move(text));
   }
+}
+
+// Written for another system, whose every field would be one mistake.
+bool IsShapedLikeKubernetes(const YamlNode& node) {
+  return node.Find("apiVersion") != nullptr || node.Find("metadata") != nullptr || node.Find("spec") != nullptr;
 }
 
 // Whether one of the fields is the other, or lies inside it. The empty field is the whole document.
@@ -114,14 +148,35 @@ bool IsSameOrInside(const std::string& outer, const std::string& inner) {
          (outer.empty() || inner.size() == outer.size() || inner[outer.size()] == '.' || inner[outer.size()] == '[');
 }
 
-// Whether `message` ("rate limit 'x' is not defined; ...") misses a resource of this kind ("": of any).
-bool MissesOne(std::string_view message, std::string_view kind) {
-  if (message.find(" is not defined") == std::string_view::npos) return false;
+// Whether `message` ("rate limit 'x' is not defined; ...") misses `key`.
+bool Misses(std::string_view message, const ResourceKey& key) {
+  const size_t end = message.find(" is not defined");
+  if (end == std::string_view::npos) return false;
+  const size_t quote = message.find(" '");
   std::string noun;
-  for (const char c : message.substr(0, message.find(" '"))) {
+  for (const char c : message.substr(0, quote)) {
     if (c != ' ') noun += absl::ascii_tolower(static_cast<unsigned char>(c));
   }
-  return kind.empty() || noun == absl::AsciiStrToLower(std::string(kind));
+  return (key.kind.empty() || noun == absl::AsciiStrToLower(key.kind)) &&
+         (key.name.empty() || message.substr(0, end).substr(std::min(quote + 1, end)) == QuoteForMessage(key.name));
+}
+
+// What may stand in a text that is no YAML: whatever it calls `name`.
+std::vector<ResourceKey> NamedIn(std::string_view text) {
+  constexpr std::string_view kKey = "name:";
+  constexpr std::string_view kBefore = " \t{,\n-\"'";
+  std::vector<ResourceKey> named;
+  for (size_t at = text.find(kKey); at != std::string_view::npos; at = text.find(kKey, at + 1)) {
+    if (at > 0 && kBefore.find(text[at - 1]) == std::string_view::npos) continue;
+    std::string_view name = text.substr(at + kKey.size());
+    name = name.substr(0, name.find_first_of("\n,}#"));
+    const size_t begin = name.find_first_not_of(" \t\r\"'");
+    if (begin == std::string_view::npos) continue;
+    name = name.substr(begin, name.find_last_not_of(" \t\r\"'") + 1 - begin);
+    if (named.size() == kHiddenNamesMax) return kHidesAll;
+    named.push_back({"", std::string(name)});
+  }
+  return named;
 }
 
 // Where `field` of a document stands, or the nearest thing around it.
@@ -138,7 +193,9 @@ YamlPosition PositionOf(const PolicyDocument& document, std::string field) {
 
 bool FollowsFrom(const PolicyProblem& error, const std::vector<PolicyProblem>& problems) {
   return std::any_of(problems.begin(), problems.end(), [&error](const PolicyProblem& other) {
-    if (other.hides.has_value() && MissesOne(error.message, *other.hides)) return true;
+    for (const ResourceKey& hidden : other.hides) {
+      if (Misses(error.message, hidden)) return true;
+    }
     // One whose name is wrong is known to the reading by its kind alone.
     const bool same = other.resource == error.resource ||
                       (other.field == "name" && error.field == "name" && error.resource.starts_with(other.resource));
@@ -183,19 +240,31 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
   for (YamlProblem& problem : yaml_problems) {
     const bool whole = !problem.duplicate.empty() && problem.duplicate != "kind" && problem.duplicate != "name";
     problems->push_back({std::string(file), problem.position, "", "", std::move(problem.message),
-                         whole ? std::nullopt : std::optional<std::string>("")});
+                         whole ? std::vector<ResourceKey>() : NamedIn(text)});
   }
   std::vector<std::string> kinds(ResourceKinds().begin(), ResourceKinds().end());
+  size_t shaped_like_kubernetes = 0, first_of_these = 0;
   for (const YamlNode& node : nodes) {
     if (node.kind == YamlNode::Kind::kNull) continue;
     auto problem = [&](YamlPosition position, std::string resource, std::string field, std::string message,
-                       std::optional<std::string> hides) {
+                       std::vector<ResourceKey> hides) {
       problems->push_back(
           {std::string(file), position, std::move(resource), std::move(field), std::move(message), std::move(hides)});
     };
     if (node.kind != YamlNode::Kind::kMap) {
       problem(node.position, "", "", "expected a document with kind and name, found " + DescribeForMessage(node, false),
-              "");
+              {});
+      continue;
+    }
+    if (IsShapedLikeKubernetes(node)) {
+      if (++shaped_like_kubernetes == 1) {
+        first_of_these = problems->size();
+        problem(node.position, "", "",
+                "kind and name stand at the top level; there is no spec (nor apiVersion or metadata)", {});
+      }
+      const YamlNode* metadata = node.Find("metadata");
+      const YamlNode* own = metadata == nullptr ? node.Find("name") : metadata->Find("name");
+      if (own != nullptr && !own->scalar.empty()) (*problems)[first_of_these].hides.push_back({"", own->scalar});
       continue;
     }
     const YamlNode* kind = node.Find("kind");
@@ -203,9 +272,15 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
     std::string label = kind != nullptr && kind->kind == YamlNode::Kind::kScalar ? kind->scalar : "";
     if (label.size() > 128 || !std::all_of(label.begin(), label.end(), absl::ascii_isalnum)) label = "";
     if (!label.empty() && name != nullptr && CheckName(name->scalar).ok()) label += "/" + name->scalar;
+    // What it would have been referred to by. Without a name nothing can mean it.
+    const auto hidden = [name](std::string of_kind) {
+      const bool named = name != nullptr && name->kind == YamlNode::Kind::kScalar && !name->scalar.empty();
+      return named ? std::vector<ResourceKey>{{std::move(of_kind), name->scalar}} : std::vector<ResourceKey>();
+    };
     if (kind == nullptr || kind->kind != YamlNode::Kind::kScalar) {
       problem(kind == nullptr ? node.position : kind->position, label, "kind",
-              fmt::format("{}expected one of: {}", kind == nullptr ? "is required; " : "", fmt::join(kinds, ", ")), "");
+              fmt::format("{}expected one of: {}", kind == nullptr ? "is required; " : "", fmt::join(kinds, ", ")),
+              hidden(""));
       continue;
     }
     PolicyDocument document;
@@ -218,7 +293,7 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
       problem(kind->position, label, "kind",
               fmt::format("unknown kind {}; {}", QuoteForMessage(kind->scalar),
                           meant.ok() ? fmt::format("did you mean '{}'?", *meant) : DidYouMean(kind->scalar, kinds)),
-              meant.ok() ? *meant : "");
+              hidden(meant.ok() ? *meant : NearestName(kind->scalar, kinds)));
       continue;
     }
     std::vector<FieldProblem> field_problems;
@@ -230,11 +305,14 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
                                 name == nullptr ? "is required" : std::string(status.message())});
     }
     for (FieldProblem& told : field_problems) {
-      std::optional<std::string> hides;
-      if (told.field == "name") hides = kind->scalar;
+      std::vector<ResourceKey> hides;
+      if (told.field == "name") hides = hidden(kind->scalar);
       problem(told.position, label, std::move(told.field), std::move(told.message), std::move(hides));
     }
     documents.push_back(std::move(document));
+  }
+  if (shaped_like_kubernetes > 1) {
+    (*problems)[first_of_these].message += fmt::format("; so it is in {} documents", shaped_like_kubernetes);
   }
   return documents;
 }
@@ -251,7 +329,7 @@ std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& path
     }
   }
   if (files.size() > kPolicyFilesMax) {
-    problems->push_back({"", {}, "", "", fmt::format("more than {} files", kPolicyFilesMax), ""});
+    problems->push_back({"", {}, "", "", fmt::format("more than {} files", kPolicyFilesMax), kHidesAll});
     return {};
   }
   std::vector<PolicyDocument> documents;
@@ -268,14 +346,14 @@ std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& path
     }
     if (!text.has_value()) {
       int code = errno == 0 ? EIO : errno;
-      problems->push_back({file, {}, "", "", "cannot be read: " + std::generic_category().message(code), ""});
+      problems->push_back({file, {}, "", "", "cannot be read: " + std::generic_category().message(code), kHidesAll});
       continue;
     }
     std::string shown = file == "-" ? "standard input" : file;
     bytes += text->size();
     if (bytes > kPolicyBytesMax) {
       problems->push_back(
-          {shown, {}, "", "", fmt::format("all files together are longer than {} bytes", kPolicyBytesMax), ""});
+          {shown, {}, "", "", fmt::format("all files together are longer than {} bytes", kPolicyBytesMax), kHidesAll});
       break;
     }
     for (PolicyDocument& document : ParsePolicy(*text, shown, problems)) {

@@ -30,9 +30,9 @@ struct PolicyProblem {
   std::string resource;  // "Route/orders", as far as known
   std::string field;
   std::string message;
-  // The kind of a resource that could not be read, or not under its name; "": of whatever kind. What refers to it looks
-  // wrong without being so.
-  std::optional<std::string> hides = std::nullopt;
+  // The resources that could not be read, or not under their names: what refers to one of them looks wrong without
+  // being so. An empty kind or name is any.
+  std::vector<ResourceKey> hides = {};
   // "policy.yaml:12:3: Route/orders: match.path.prefix: ..."
   std::string ToString() const;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <istream>
+#include <optional>
 #include <streambuf>
 #include <unordered_map>
 
@@ -28,6 +29,21 @@ struct Refusal {
 };
 
 YamlPosition PositionOf(const YAML::Mark& mark) { return {mark.line + 1, mark.column + 1}; }
+
+// The first tab among the white space that begins this line (1-based) or the one before it.
+std::optional<YamlPosition> FindTabIndent(std::string_view text, int line) {
+  size_t begin = 0;
+  for (int number = 1; number <= line && begin <= text.size(); ++number) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    if (number + 1 >= line) {
+      const std::string_view indent = text.substr(begin, std::min(text.find_first_not_of(" \t", begin), end) - begin);
+      const size_t tab = indent.find('\t');
+      if (tab != std::string_view::npos) return YamlPosition{number, static_cast<int>(tab) + 1};
+    }
+    begin = end + 1;
+  }
+  return std::nullopt;
+}
 
 YamlPosition PositionAt(std::string_view text, size_t offset) {
   std::string_view before = text.substr(0, offset);
@@ -422,7 +438,10 @@ std::vector<YamlNode> ParseYaml(std::string_view text, std::vector<YamlProblem>*
                                                "bytes",
                                                limits.stretch_bytes_max)});
     } else {
-      problems->push_back({PositionOf(error.mark), fmt::format("not YAML: {}", error.msg)});
+      const YamlPosition position = PositionOf(error.mark);
+      const std::optional<YamlPosition> tab = FindTabIndent(text, position.line);
+      problems->push_back(tab.has_value() ? YamlProblem{*tab, "a tab cannot indent; YAML takes spaces alone"}
+                                          : YamlProblem{position, fmt::format("not YAML: {}", error.msg)});
     }
   } catch (const std::exception& error) {
     problems->push_back({{}, fmt::format("cannot be read as YAML: {}", error.what())});

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/policy/policy.h"
 #include "gateway/v1/policy.pb.h"
@@ -40,6 +41,11 @@ struct Origin {
   bool wildcard = false;
 };
 absl::StatusOr<Origin> ParseOrigin(std::string_view text);
+
+// Whether keys may be fetched from `url`: https, or http of this host (127.0.0.1, [::1], localhost), without a user or
+// a password. The rule holds for policy and for every redirect. InvalidArgument says what was expected; a password is
+// not repeated.
+absl::Status CheckKeysUrl(std::string_view url);
 
 // What a Retry's condition means; false: it is none.
 bool AddRetryCondition(std::string_view text, RetryPolicy* policy);

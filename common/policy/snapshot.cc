@@ -17,6 +17,7 @@
 #include "common/config/bootstrap.h"
 #include "common/config/codec.h"
 #include "common/config/yaml.h"
+#include "common/policy/guard_warnings.h"
 #include "common/policy/policy_check.h"
 #include "common/policy/policy_texts.h"
 #include "common/policy/resource.h"
@@ -64,6 +65,17 @@ bool NamesClientAddress(std::string_view name) {
       "x-forwarded-for", "forwarded",        "x-real-ip",           "x-client-ip",     "true-client-ip",
       "client-ip",       "cf-connecting-ip", "x-cluster-client-ip", "fastly-client-ip"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+}
+
+std::shared_ptr<const UpstreamTlsPolicy> BuildUpstreamTls(const v1::UpstreamTls& tls) {
+  auto policy = std::make_shared<UpstreamTlsPolicy>();
+  policy->server_name = tls.server_name();
+  policy->verify = tls.verify() == v1::UpstreamTls::CHAIN  ? UpstreamTlsPolicy::Verify::kChain
+                   : tls.verify() == v1::UpstreamTls::NONE ? UpstreamTlsPolicy::Verify::kNone
+                                                           : UpstreamTlsPolicy::Verify::kFull;
+  policy->ca_pem = tls.ca().inline_();
+  policy->tls13_only = tls.min_version() == "1.3";
+  return policy;
 }
 
 void ReadTimeouts(const v1::Timeouts& timeouts, ServicePolicy* policy) {
@@ -532,7 +544,10 @@ class SnapshotCompiler {
     for (const auto& [name, access] : accesses_.sorted) access_policies_.push_back(BuildAccess(*access));
     snapshot_->consumers_ = std::move(consumer_table_);
     BuildIdentityFields();
-    for (const auto& [name, service] : services_.sorted) snapshot_->services_.push_back(BuildService(*service));
+    for (const auto& [name, service] : services_.sorted) {
+      snapshot_->services_.push_back(BuildService(*service));
+      WarnOfAddresses(snapshot_->services_.back());
+    }
     std::vector<RouteTable::Entry> entries;
     entries.reserve(routes_.sorted.size());
     snapshot_->routes_.reserve(routes_.sorted.size());
@@ -543,6 +558,34 @@ class SnapshotCompiler {
       snapshot_->routes_.push_back(std::move(policy));
     }
     snapshot_->table_ = RouteTable::Build(entries, &result_.warnings);
+    WarnOfOpenMethods(*snapshot_->table_, entries, &result_.warnings);
+  }
+
+  // Of written-down endpoints: none that would get a request, or one that is written twice.
+  void WarnOfAddresses(const ServicePolicy& service) {
+    if (service.addresses.empty()) return;
+    bool any_weight = false;
+    absl::flat_hash_map<std::string, size_t> seen;
+    for (size_t i = 0; i < service.addresses.size(); ++i) {
+      const auto& address = service.addresses[i];
+      any_weight = any_weight || address.weight > 0;
+      const bool literal = address.host.find(':') != std::string::npos;
+      const std::string host = literal ? Concat("[", address.host, "]") : address.host;
+      char normal[kNormalHostBytesMax];
+      if (host.size() > sizeof normal) continue;
+      const std::string shown =
+          fmt::format("{}:{}", std::string_view(normal, NormalizeHost(host, normal)), address.port);
+      const auto [first, added] = seen.emplace(shown, i);
+      if (added) continue;
+      result_.warnings.push_back(
+          fmt::format("Service/{}: static[{}] and static[{}] are the same address {}; its share "
+                      "is said by `weight`, not by writing it twice",
+                      service.name, first->second, i, QuoteForMessage(shown)));
+    }
+    if (!any_weight) {
+      result_.warnings.push_back(
+          fmt::format("Service/{}: every endpoint has weight 0, so none gets a request (503)", service.name));
+    }
   }
 
   // Whether some Auth reads credentials from the field; `name` is in lower case.
@@ -644,7 +687,7 @@ class SnapshotCompiler {
         AddRetryCondition(condition, policy.get());
       }
     }
-    policy->methods.assign(retry.methods().begin(), retry.methods().end());
+    policy->methods = MethodsWithHead(retry.methods());
     if (policy->methods.empty()) policy->methods = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"};
     std::sort(policy->methods.begin(), policy->methods.end());
     if (retry.has_per_try_timeout()) policy->per_try_timeout = ToMillis(retry.per_try_timeout());
@@ -725,10 +768,8 @@ class SnapshotCompiler {
       }
     }
     std::sort(policy->origins.begin(), policy->origins.end());
-    for (const std::string& method : cors.methods()) {
-      if (method == "*") policy->any_method = true;
-      policy->methods.push_back(method);
-    }
+    policy->methods = MethodsWithHead(cors.methods());
+    policy->any_method = std::find(policy->methods.begin(), policy->methods.end(), "*") != policy->methods.end();
     if (policy->methods.empty()) policy->methods = {"GET", "HEAD", "POST"};
     for (const std::string& header : cors.headers()) {
       if (header == "*") policy->any_header = true;
@@ -770,6 +811,7 @@ class SnapshotCompiler {
   void ReadServicePolicies(const Body& body, ServicePolicy* policy) const {
     policy->balance = BuildBalance(body.load_balancer());
     ReadTimeouts(body.timeouts(), policy);
+    if (body.has_tls()) policy->tls = BuildUpstreamTls(body.tls());
     policy->breaker = Referred(body.circuit_breaker(), Default().circuit_breaker(), breakers_, breaker_policies_);
     policy->retry = Referred(body.retry(), Default().retry(), retries_, retry_policies_);
     ReadHealth(body, policy);

@@ -15,8 +15,10 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/base/admin_protocol.h"
+#include "common/base/units.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
+#include "common/policy/label_selector.h"
 #include "common/policy/redaction.h"
 #include "common/policy/resource.h"
 #include "controlplane/grpc_status.h"
@@ -54,9 +56,11 @@ void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
   out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
 }
 
-void FillStored(const ResourceRecord& record, v1::StoredResource* out) {
+void FillStored(const ResourceRecord& record, v1::StoredResource* out, bool with_secrets = false) {
   *out->mutable_resource() = *record.resource;
-  if (google::protobuf::Message* body = MutableBodyOf(out->mutable_resource(), KeyOf(*record.resource).kind)) {
+  if (with_secrets) {
+    // as they are
+  } else if (google::protobuf::Message* body = MutableBodyOf(out->mutable_resource(), KeyOf(*record.resource).kind)) {
     RedactSecrets(body);
   }
   out->set_revision(record.revision);
@@ -106,6 +110,26 @@ v1::EndpointSet StaticSet(const v1::Service& service) {
     instance->set_zone(endpoint.zone());
   }
   return set;
+}
+
+// A typing error in a service's name in Consul is no mistake of the policy: the service may come later. But it is worth
+// a word.
+void WarnOfUnknownServices(const v1::ApplyRequest& request, const EndpointCatalog* catalog,
+                           v1::ApplyResponse* response) {
+  if (catalog == nullptr) return;
+  for (const v1::Resource& resource : request.resources()) {
+    if (!resource.has_service() || !resource.service().has_consul()) continue;
+    const v1::ConsulSource& source = resource.service().consul();
+    const std::string& name = source.service();
+    const auto names = catalog->names.find(source.datacenter());
+    if (names == catalog->names.end() || names->second->contains(name)) continue;
+    const std::string near = NearestName(name, {names->second->begin(), names->second->end()});
+    response->add_warnings(
+        absl::StrCat("Service/", resource.service().name(), ": '", name, "' is unknown to Consul",
+                     source.datacenter().empty() ? "" : absl::StrCat(" in datacenter '", source.datacenter(), "'"),
+                     near.empty() ? "" : absl::StrCat(" (did you mean '", near, "'?)"),
+                     "; requests get 503 until it is registered"));
+  }
 }
 
 }  // namespace
@@ -263,8 +287,13 @@ class AdminService::RolloutStream final : public Stream<v1::RolloutResponse> {
   std::optional<std::array<uint32_t, 3>> last_ ABSL_GUARDED_BY(mu_);
 };
 
-AdminService::AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit)
-    : publisher_(publisher), hub_(hub), tokens_(tokens), audit_(audit), started_at_(absl::Now()) {
+AdminService::AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit, std::string name)
+    : publisher_(publisher),
+      hub_(hub),
+      tokens_(tokens),
+      audit_(audit),
+      name_(std::move(name)),
+      started_at_(absl::Now()) {
   revocations_ = tokens_->revocations().Add([this] { EndRevoked(); });
   sweeper_ = std::thread([this] { Sweep(); });
 }
@@ -370,6 +399,7 @@ grpc::ServerUnaryReactor* AdminService::Apply(grpc::CallbackServerContext* conte
     absl::StatusOr<v1::ApplyResponse> done = publisher_->Apply(*request, author);
     if (!done.ok()) return done.status();
     *response = *std::move(done);
+    WarnOfUnknownServices(*request, hub_->endpoints().get(), response);
     return absl::OkStatus();
   });
 }
@@ -408,7 +438,8 @@ grpc::ServerUnaryReactor* AdminService::Get(grpc::CallbackServerContext* context
   return Now(context, absl::OkStatus());
 }
 
-absl::Status AdminService::FillList(const v1::ListRequest& request, v1::ListResponse* response) const {
+absl::Status AdminService::FillList(const v1::ListRequest& request, bool with_secrets,
+                                    v1::ListResponse* response) const {
   std::string kind;
   if (!request.kind().empty()) {
     absl::StatusOr<std::string> canonical = CanonicalKind(request.kind());
@@ -420,6 +451,10 @@ absl::Status AdminService::FillList(const v1::ListRequest& request, v1::ListResp
   const std::map<std::string, std::string> labels(request.labels().begin(), request.labels().end());
   std::string filter = kind;
   for (const auto& [label, value] : labels) absl::StrAppend(&filter, "\n", label, "=", value);
+  const absl::StatusOr<LabelSelector> selector = LabelSelector::Parse(request.selector());
+  if (!selector.ok()) return selector.status();
+  absl::StrAppend(&filter, "\n\n", request.selector());
+  if (with_secrets) filter += "\n\nwith secrets";
   const std::string fingerprint = Fingerprint(filter);
 
   const std::shared_ptr<const PolicyState> state = publisher_->current();
@@ -445,7 +480,7 @@ absl::Status AdminService::FillList(const v1::ListRequest& request, v1::ListResp
       auto found = own.find(label.first);
       return found != own.end() && found->second == label.second;
     });
-    if (!wanted) continue;
+    if (!wanted || !selector->Matches(own)) continue;
     const size_t more = it->second.resource->ByteSizeLong() + 64;
     if (last != nullptr &&
         (static_cast<uint32_t>(response->resources_size()) == *page_size || bytes + more > kListPageBytesMax)) {
@@ -454,14 +489,27 @@ absl::Status AdminService::FillList(const v1::ListRequest& request, v1::ListResp
     }
     bytes += more;
     last = &it->first;
-    FillStored(it->second, response->add_resources());
+    FillStored(it->second, response->add_resources(), with_secrets);
   }
   return absl::OkStatus();
 }
 
 grpc::ServerUnaryReactor* AdminService::List(grpc::CallbackServerContext* context, const v1::ListRequest* request,
                                              v1::ListResponse* response) {
-  return Now(context, FillList(*request, response));
+  return Now(context, FillList(*request, /*with_secrets=*/false, response));
+}
+
+grpc::ServerUnaryReactor* AdminService::Export(grpc::CallbackServerContext* context, const v1::ListRequest* request,
+                                               v1::ListResponse* response) {
+  return Now(context, FillList(*request, /*with_secrets=*/true, response));
+}
+
+grpc::ServerUnaryReactor* AdminService::Lint(grpc::CallbackServerContext* context, const v1::LintRequest*,
+                                             v1::LintResponse* response) {
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  response->mutable_warnings()->Assign(state->warnings.begin(), state->warnings.end());
+  response->set_revision(state->revision);
+  return Now(context, absl::OkStatus());
 }
 
 absl::Status AdminService::FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const {
@@ -565,6 +613,38 @@ grpc::ServerUnaryReactor* AdminService::ListDataPlanes(grpc::CallbackServerConte
   return Now(context, absl::OkStatus());
 }
 
+grpc::ServerUnaryReactor* AdminService::ForgetDataPlanes(grpc::CallbackServerContext* context,
+                                                         const v1::ForgetDataPlanesRequest* request,
+                                                         v1::ForgetDataPlanesResponse* response) {
+  if (request->name().empty() != request->gone()) {
+    return Now(context, absl::InvalidArgumentError("expected either `name` or `gone`"));
+  }
+  std::vector<std::string> names{request->name()};
+  if (request->gone()) {
+    names = hub_->ForgetGone();
+  } else if (absl::Status status = hub_->Forget(request->name()); !status.ok()) {
+    return Now(context, status);
+  }
+  spdlog::info("{} data planes that were gone are forgotten, by '{}' from {}", names.size(), CallerOf(context).name,
+               CallerOf(context).address);
+  for (std::string& name : names) response->add_names(std::move(name));
+  return Now(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* AdminService::AcceptHistory(grpc::CallbackServerContext* context,
+                                                      const v1::AcceptHistoryRequest* request,
+                                                      v1::AcceptHistoryResponse* response) {
+  return Later(context, [this, author = AuthorOf(context), request, response] {
+    response->set_epoch(publisher_->current()->epoch);
+    if (hub_->WhyHeld().empty()) return absl::OkStatus();
+    if (absl::Status status = publisher_->store().SetTakeover(Takeover::kAccepted); !status.ok()) return status;
+    response->set_released(static_cast<uint32_t>(hub_->AcceptHistory()));
+    spdlog::warn("this history (epoch {}) takes the place of any other: accepted by '{}' from {}", response->epoch(),
+                 author.name.empty() ? request->context().actor() : author.name, author.address);
+    return absl::OkStatus();
+  });
+}
+
 // What data planes see of `service` (empty: of all), a Service's name, or that of a service of Consul: what they leave
 // out, what its hosts' names are, and where exclusions are ignored.
 void AdminService::FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const {
@@ -614,6 +694,7 @@ grpc::ServerUnaryReactor* AdminService::ListBreakers(grpc::CallbackServerContext
       v1::DataPlaneBreaker* row = response->add_breakers();
       row->set_data_plane(data_plane);
       *row->mutable_breaker() = breaker;
+      *row->mutable_reported_at() = report->received_at();
     }
   }
   std::sort(response->mutable_breakers()->begin(), response->mutable_breakers()->end(),
@@ -767,6 +848,7 @@ grpc::ServerUnaryReactor* AdminService::GetServerInfo(grpc::CallbackServerContex
   response->set_epoch(state->epoch);
   response->set_revision(state->revision);
   SetTime(started_at_, response->mutable_started_at());
+  response->set_name(name_);
   return Now(context, absl::OkStatus());
 }
 

@@ -39,7 +39,8 @@ inline constexpr uint32_t kAuditPageMax = 1'000;
 // bound editor touches (Publisher).
 class AdminService final : public v1::Admin::CallbackService {
  public:
-  AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit);
+  // `name`: what GetServerInfo says it is called.
+  AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit, std::string name = "");
   ~AdminService() override;  // waits until every call has ended
 
   // Ends the streaming calls with UNAVAILABLE and refuses new ones.
@@ -51,6 +52,10 @@ class AdminService final : public v1::Admin::CallbackService {
                                 v1::GetResponse* response) override;
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* context, const v1::ListRequest* request,
                                  v1::ListResponse* response) override;
+  grpc::ServerUnaryReactor* Export(grpc::CallbackServerContext* context, const v1::ListRequest* request,
+                                   v1::ListResponse* response) override;
+  grpc::ServerUnaryReactor* Lint(grpc::CallbackServerContext* context, const v1::LintRequest* request,
+                                 v1::LintResponse* response) override;
   grpc::ServerUnaryReactor* Delete(grpc::CallbackServerContext* context, const v1::DeleteRequest* request,
                                    v1::DeleteResponse* response) override;
   grpc::ServerUnaryReactor* History(grpc::CallbackServerContext* context, const v1::HistoryRequest* request,
@@ -64,6 +69,11 @@ class AdminService final : public v1::Admin::CallbackService {
   grpc::ServerUnaryReactor* ListDataPlanes(grpc::CallbackServerContext* context,
                                            const v1::ListDataPlanesRequest* request,
                                            v1::ListDataPlanesResponse* response) override;
+  grpc::ServerUnaryReactor* ForgetDataPlanes(grpc::CallbackServerContext* context,
+                                             const v1::ForgetDataPlanesRequest* request,
+                                             v1::ForgetDataPlanesResponse* response) override;
+  grpc::ServerUnaryReactor* AcceptHistory(grpc::CallbackServerContext* context, const v1::AcceptHistoryRequest* request,
+                                          v1::AcceptHistoryResponse* response) override;
   grpc::ServerWriteReactor<v1::RolloutResponse>* Rollout(grpc::CallbackServerContext* context,
                                                          const v1::RolloutRequest* request) override;
   grpc::ServerUnaryReactor* ListEndpoints(grpc::CallbackServerContext* context, const v1::ListEndpointsRequest* request,
@@ -100,7 +110,7 @@ class AdminService final : public v1::Admin::CallbackService {
   void EndRevoked();
   void Sweep();
 
-  absl::Status FillList(const v1::ListRequest& request, v1::ListResponse* response) const;
+  absl::Status FillList(const v1::ListRequest& request, bool with_secrets, v1::ListResponse* response) const;
   absl::Status FillAudit(const v1::ListAuditRequest& request, v1::ListAuditResponse* response);
   absl::Status FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const;
   void FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const;
@@ -110,6 +120,7 @@ class AdminService final : public v1::Admin::CallbackService {
   Hub* const hub_;
   Tokens* const tokens_;
   AuditLog* const audit_;
+  const std::string name_;
   const absl::Time started_at_;
   uint64_t revocations_ = 0;  // the subscription
 

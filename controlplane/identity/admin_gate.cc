@@ -6,7 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/base/certificate.h"
+#include "common/base/pki.h"
 #include "controlplane/grpc_status.h"
 #include "controlplane/identity/data_plane_name.h"
 #include "controlplane/identity/rules.h"

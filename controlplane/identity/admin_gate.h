@@ -46,10 +46,13 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_UNARY(List)
   GATEWAY_UNARY(Delete)
   GATEWAY_UNARY(History)
+  GATEWAY_UNARY(Lint)
   GATEWAY_UNARY(GetRevision)
   GATEWAY_UNARY(Rollback)
   GATEWAY_STREAM(Watch)
   GATEWAY_UNARY(ListDataPlanes)
+  GATEWAY_UNARY(ForgetDataPlanes)
+  GATEWAY_UNARY(AcceptHistory)
   GATEWAY_STREAM(Rollout)
   GATEWAY_UNARY(ListEndpoints)
   GATEWAY_UNARY(ListBreakers)
@@ -59,6 +62,10 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_UNARY(ListTokens)
   GATEWAY_UNARY(RevokeToken)
   GATEWAY_UNARY(ListAudit)
+  grpc::ServerUnaryReactor* Export(grpc::CallbackServerContext* context, const v1::ListRequest* request,
+                                   v1::ListResponse* response) override {
+    return Unary("Export", context, request, response, &AdminService::Export);
+  }
 #undef GATEWAY_UNARY
 #undef GATEWAY_STREAM
 

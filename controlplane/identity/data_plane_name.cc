@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "common/base/certificate.h"
+#include "common/base/pki.h"
 #include "grpc/grpc_security_constants.h"
 
 namespace gateway::controlplane {

@@ -9,7 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "common/base/certificate.h"
+#include "common/base/pki.h"
 #include "grpc/grpc_security.h"
 #include "grpcpp/security/server_credentials.h"
 

@@ -56,6 +56,7 @@ absl::Status CheckHello(const v1::Hello& hello) {
   if (hello.version().size() > kTextBytesMax) return bad("version", "at most 256 bytes");
   if (hello.zone().size() > kTextBytesMax) return bad("zone", "at most 256 bytes");
   if (hello.epoch().size() > kTextBytesMax) return bad("epoch", "at most 256 bytes");
+  if (hello.replaces_instance().size() > kTextBytesMax) return bad("replaces_instance", "at most 256 bytes");
   if (hello.endpoints_epoch().size() > kTextBytesMax) return bad("endpoints_epoch", "at most 256 bytes");
   if (hello.health_port() > 65535) return bad("health_port", "at most 65535");
   if (hello.labels_size() > kLabelsMax) return bad("labels", "at most 64");
@@ -106,7 +107,7 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
     }
     {
       std::lock_guard lock(mu_);
-      if (finished_ || end_) return;
+      if (finished_ || end_) return;  // refused, among others
       StartRead(&incoming_);
     }
     Wake();
@@ -226,21 +227,31 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
     }
     name_ = hello.name();
     std::string address = peer_;
+    std::optional<RegisteredInstance> instance;
     if (!hello.advertise().empty()) {
       const HostPort advertised = ParseHostPort(hello.advertise(), /*host_optional=*/true).value();
-      RegisteredInstance instance;
-      instance.name = hello.name();
-      instance.host = advertised.host.empty() ? peer_ : advertised.host;
-      instance.port = advertised.port;
-      instance.health_port = static_cast<uint16_t>(hello.health_port() == 0 ? advertised.port : hello.health_port());
-      instance.zone = hello.zone();
-      instance.labels = {hello.labels().begin(), hello.labels().end()};
-      instance.version = hello.version();
-      address = absl::StrContains(instance.host, ':') ? absl::StrCat("[", instance.host, "]:", instance.port)
-                                                      : absl::StrCat(instance.host, ":", instance.port);
-      if (service_->options_.registered) service_->options_.registered(instance);
+      instance.emplace();
+      instance->name = hello.name();
+      instance->host = advertised.host.empty() ? peer_ : advertised.host;
+      instance->port = advertised.port;
+      instance->health_port = static_cast<uint16_t>(hello.health_port() == 0 ? advertised.port : hello.health_port());
+      instance->zone = hello.zone();
+      instance->labels = {hello.labels().begin(), hello.labels().end()};
+      instance->version = hello.version();
+      address = absl::StrContains(instance->host, ':') ? absl::StrCat("[", instance->host, "]:", instance->port)
+                                                       : absl::StrCat(instance->host, ":", instance->port);
     }
-    session_ = service_->hub_->Attach(hello, address, weak_from_this());
+    Hub::Attachment attachment = service_->hub_->Attach(hello, address, weak_from_this());
+    if (attachment.session == nullptr) {
+      if (attachment.news) spdlog::error("data plane {} ({}): {}", hello.instance_id(), peer_, attachment.refusal);
+      End(grpc::Status(grpc::StatusCode::ALREADY_EXISTS, attachment.refusal));
+      return absl::OkStatus();
+    }
+    session_ = std::move(attachment.session);
+    if (instance && service_->options_.registered) service_->options_.registered(*instance);
+    if (!attachment.held.empty() && attachment.news) {
+      spdlog::error("data plane '{}' is sent nothing: {}; see /ready", name_, attachment.held);
+    }
     spdlog::info("data plane '{}' ({}) connected: version {}, {} workers, revision {}", name_, peer_, hello.version(),
                  hello.workers(), hello.revision());
     std::lock_guard lock(mu_);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/base/version.h"
 #include "google/protobuf/util/time_util.h"
 #include "grpcpp/support/slice.h"
@@ -21,6 +22,12 @@ constexpr size_t kItemOverheadBytes = 32;
 // Of a NACK, as much is kept.
 constexpr int kRejectionsKept = 100;
 constexpr size_t kRejectionTextBytesMax = 1024;
+// Of the instances that claim one name, as many are kept.
+constexpr int kRivalsMax = 8;
+// As many names are in a sentence.
+constexpr size_t kNamesTold = 5;
+// In place of an instance's id: it replaces a process that did not say its own (of a version before 0.2).
+constexpr char kReplacesAny[] = "*";
 
 grpc::ByteBuffer Serialise(const v1::ControlPlaneMessage& message) {
   grpc::Slice slice(message.ByteSizeLong());
@@ -32,6 +39,10 @@ void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
   const int64_t micros = absl::ToUnixMicros(time);
   out->set_seconds(micros / 1'000'000);
   out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
+}
+
+absl::Time TimeOf(const google::protobuf::Timestamp& time) {
+  return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
 }
 
 v1::Rejection Clipped(const v1::Rejection& rejection) {
@@ -143,6 +154,7 @@ class Hub::Session {
  private:
   friend class Hub;
   std::string name;
+  bool held = false;  // gets no update before an operator has decided
   std::weak_ptr<StreamSink> sink;
   std::optional<grpc::ByteBuffer> welcome;
   bool too_old = false;  // does not understand this version's policy: gets no update
@@ -151,7 +163,7 @@ class Hub::Session {
 };
 
 struct Hub::Entry {
-  v1::DataPlaneState state;
+  v1::DataPlaneState state;  // its rivals, too
   absl::Time since;
   absl::Time applied_at;                     // of applied_revision
   std::string applied_epoch;                 // that applied_revision belongs to
@@ -161,12 +173,13 @@ struct Hub::Entry {
   std::shared_ptr<const v1::Report> report;  // null: none on this stream
 };
 
-Hub::Hub(HubOptions options) : options_(std::move(options)), endpoints_epoch_(NewEpoch()) {
-  for (const std::string& name : options_.expected) {
-    Entry& entry = entries_[name];
+Hub::Hub(HubOptions options)
+    : options_(std::move(options)), endpoints_epoch_(NewEpoch()), takeover_(options_.takeover) {
+  for (const RosterEntry& known : options_.expected) {
+    Entry& entry = entries_[known.name];
     entry.lost = true;
-    entry.since = options_.now();
-    entry.state.set_name(name);
+    entry.since = known.lost_since.value_or(options_.now());
+    entry.state.set_name(known.name);
     SetTime(entry.since, entry.state.mutable_since());
   }
   keeper_ = std::thread([this] { KeepTime(); });
@@ -185,15 +198,22 @@ void Hub::KeepTime() {
   std::unique_lock lock(mu_);
   while (!ending_ || members_changed_) {
     if (std::exchange(members_changed_, false) && options_.save_roster) {
-      const std::vector<std::string> members = Members();
+      const std::vector<RosterEntry> members = Members();
       lock.unlock();
       options_.save_roster(members);
       lock.lock();
       continue;
     }
+    PruneGone();
+    if (members_changed_) continue;
     absl::Time next = absl::InfiniteFuture();
     for (const auto& [name, entry] : entries_) {
-      if (entry.session == nullptr && Expected(entry)) next = std::min(next, entry.since + options_.lost_grace);
+      if (entry.session == nullptr) {
+        next = std::min(next, Expected(entry) ? entry.since + options_.lost_grace : ForgottenAt(entry));
+      }
+      for (const v1::Rival& rival : entry.state.rivals()) {
+        next = std::min(next, TimeOf(rival.last_seen()) + options_.rival_kept);
+      }
     }
     if (next == absl::InfiniteFuture()) {
       keeper_wakes_.wait(lock);
@@ -207,12 +227,19 @@ void Hub::KeepTime() {
   }
 }
 
-std::vector<std::string> Hub::Members() const {
-  std::vector<std::string> members;
-  for (const auto& [name, entry] : entries_) {
-    if (entry.session != nullptr || entry.lost) members.push_back(name);
+std::vector<RosterEntry> Hub::Members() const {
+  std::vector<RosterEntry> members;
+  for (const bool connected : {true, false}) {  // the more important ones first
+    for (const auto& [name, entry] : entries_) {
+      if ((entry.session != nullptr) != connected || (!connected && !entry.lost)) continue;
+      members.push_back({name, connected ? std::nullopt : std::optional(entry.since)});
+    }
   }
   return members;
+}
+
+absl::Time Hub::ForgottenAt(const Entry& entry) const {
+  return entry.since + (entry.lost ? options_.lost_kept : std::min(options_.goodbye_kept, options_.lost_kept));
 }
 
 bool Hub::Expected(const Entry& entry) const {
@@ -269,70 +296,121 @@ void Hub::WakeAll() {
   for (const auto& sink : sinks) sink->Wake();
 }
 
-std::shared_ptr<Hub::Session> Hub::Attach(const v1::Hello& hello, const std::string& address,
-                                          std::weak_ptr<StreamSink> sink) {
-  auto session = std::make_shared<Session>();
-  session->name = hello.name();
-  session->sink = std::move(sink);
+std::string Hub::ReasonToHold(const v1::Hello& hello) const {
+  if (policy_ == nullptr || takeover_ == Takeover::kAccepted || hello.epoch() == policy_->epoch) return "";
+  if (!hello.epoch().empty() && hello.revision() > 0) {
+    return absl::StrCat("it serves revision ", hello.revision(), " of another history (epoch ", hello.epoch(), ")");
+  }
+  return takeover_ == Takeover::kHeld ? "the database was created anew although data planes were known" : "";
+}
+
+void Hub::Refuse(Entry* entry, const v1::Hello& hello, const std::string& address, Attachment* attachment) {
+  auto* rivals = entry->state.mutable_rivals();
+  auto rival = std::find_if(rivals->begin(), rivals->end(),
+                            [&hello](const v1::Rival& each) { return each.instance_id() == hello.instance_id(); });
+  attachment->news = rival == rivals->end();
+  if (rival == rivals->end()) {
+    if (rivals->size() == kRivalsMax) rivals->DeleteSubrange(0, 1);
+    rivals->Add();
+    rival = rivals->end() - 1;
+  }
+  rival->set_instance_id(hello.instance_id());
+  rival->set_address(address);
+  rival->set_version(hello.version());
+  SetTime(options_.now(), rival->mutable_last_seen());
+  ++counts_.rivals_refused;
+  attachment->refusal =
+      absl::StrCat("the name '", hello.name(), "' is in use by another instance (", entry->state.address(),
+                   ", version ", entry->state.version(), "); give this one a data_plane.name of its own");
+}
+
+Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink) {
+  Attachment attachment;
   std::shared_ptr<StreamSink> replaced;
   {
     std::lock_guard lock(mu_);
-    const absl::Time now = options_.now();
     Entry& entry = entries_[hello.name()];
-    if (entry.session != nullptr) replaced = entry.session->sink.lock();
-    entry.session = session;
-    entry.report = nullptr;
-    entry.since = now;
-    entry.lost = false;
-    entry.acked = 0;
-    members_changed_ = true;
-    v1::DataPlaneState& state = entry.state;
-    state.set_name(hello.name());
-    state.set_instance_id(hello.instance_id());
-    state.set_version(hello.version());
-    state.set_workers(hello.workers());
-    state.set_zone(hello.zone());
-    *state.mutable_labels() = hello.labels();
-    state.set_address(address);
-    state.set_connected(true);
-    SetTime(now, state.mutable_since());
-    state.clear_rejections();
-    state.set_rejected_revision(0);
-
-    // What the data plane serves already is not sent again. A revision above ours is of a history that was lost (an
-    // older copy of the database was put back): it says nothing.
-    const bool known = policy_ != nullptr && hello.epoch() == policy_->epoch && hello.revision() <= policy_->revision;
-    const uint64_t applied = known ? hello.revision() : 0;
-    if (applied != state.applied_revision() || entry.applied_epoch != hello.epoch()) entry.applied_at = now;
-    state.set_applied_revision(applied);
-    entry.applied_epoch = hello.epoch();
-    session->policy.acked = session->policy.settled = applied;
-    const bool endpoints_known = catalog_ != nullptr && hello.endpoints_epoch() == endpoints_epoch_ &&
-                                 hello.endpoints_version() <= catalog_->version;
-    session->endpoints.acked = session->endpoints.settled = endpoints_known ? hello.endpoints_version() : 0;
-    state.set_applied_endpoints_version(session->endpoints.acked);
-
-    if (hello.schema_version() < kSchemaVersion) {
-      session->too_old = true;
-      state.set_rejected_revision(policy_ == nullptr ? 0 : policy_->revision);
-      state.add_rejections()->set_reason(absl::StrCat("this data plane understands policy of schema version ",
-                                                      hello.schema_version(), "; version ", kSchemaVersion,
-                                                      " is needed, upgrade it"));
+    const bool takes_its_place = hello.instance_id() == entry.state.instance_id() ||
+                                 hello.replaces_instance() == entry.state.instance_id() ||
+                                 hello.replaces_instance() == kReplacesAny;
+    if (entry.session == nullptr || takes_its_place) {
+      if (entry.session != nullptr) replaced = entry.session->sink.lock();
+      Admit(&entry, hello, address, std::move(sink), &attachment);
+    } else {
+      Refuse(&entry, hello, address, &attachment);
     }
-    v1::ControlPlaneMessage message;
-    message.mutable_welcome()->set_control_plane_version(kVersion);
-    message.mutable_welcome()->set_takes_reports(true);
-    if (policy_ != nullptr) {
-      message.mutable_welcome()->set_epoch(policy_->epoch);
-      message.mutable_welcome()->set_revision(policy_->revision);
-    }
-    session->welcome = Serialise(message);
-    PruneGone();
   }
   if (replaced != nullptr) replaced->Replaced();
   keeper_wakes_.notify_one();
   ledger_.Notify();
-  return session;
+  return attachment;
+}
+
+void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
+                Attachment* attachment) {
+  auto session = std::make_shared<Session>();
+  session->name = hello.name();
+  session->sink = std::move(sink);
+  const absl::Time now = options_.now();
+  entry->session = session;
+  entry->report = nullptr;
+  entry->since = now;
+  entry->lost = false;
+  entry->acked = 0;
+  members_changed_ = true;
+  v1::DataPlaneState& state = entry->state;
+  state.set_name(hello.name());
+  state.set_instance_id(hello.instance_id());
+  state.set_version(hello.version());
+  state.set_workers(hello.workers());
+  state.set_zone(hello.zone());
+  *state.mutable_labels() = hello.labels();
+  state.set_address(address);
+  state.set_connected(true);
+  SetTime(now, state.mutable_since());
+  state.clear_rejections();
+  state.set_rejected_revision(0);
+  auto* rivals = state.mutable_rivals();
+  rivals->erase(std::remove_if(rivals->begin(), rivals->end(),
+                               [&hello](const v1::Rival& rival) { return rival.instance_id() == hello.instance_id(); }),
+                rivals->end());
+
+  std::string reason = ReasonToHold(hello);
+  session->held = !reason.empty();
+  attachment->news = reason != state.held();
+  attachment->held = reason;
+  state.set_held(std::move(reason));
+
+  // What the data plane serves already is not sent again. A revision above ours is of a history that was lost (an
+  // older copy of the database was put back): it says nothing.
+  const bool known = policy_ != nullptr && hello.epoch() == policy_->epoch && hello.revision() <= policy_->revision;
+  const uint64_t applied = known ? hello.revision() : 0;
+  if (applied != state.applied_revision() || entry->applied_epoch != hello.epoch()) entry->applied_at = now;
+  state.set_applied_revision(applied);
+  entry->applied_epoch = hello.epoch();
+  session->policy.acked = session->policy.settled = applied;
+  const bool endpoints_known = catalog_ != nullptr && hello.endpoints_epoch() == endpoints_epoch_ &&
+                               hello.endpoints_version() <= catalog_->version;
+  session->endpoints.acked = session->endpoints.settled = endpoints_known ? hello.endpoints_version() : 0;
+  state.set_applied_endpoints_version(session->endpoints.acked);
+
+  if (hello.schema_version() < kSchemaVersion) {
+    session->too_old = true;
+    state.set_rejected_revision(policy_ == nullptr ? 0 : policy_->revision);
+    state.add_rejections()->set_reason(absl::StrCat("this data plane understands policy of schema version ",
+                                                    hello.schema_version(), "; version ", kSchemaVersion,
+                                                    " is needed, upgrade it"));
+  }
+  v1::ControlPlaneMessage message;
+  message.mutable_welcome()->set_control_plane_version(kVersion);
+  message.mutable_welcome()->set_takes_reports(true);
+  if (policy_ != nullptr) {
+    message.mutable_welcome()->set_epoch(policy_->epoch);
+    message.mutable_welcome()->set_revision(policy_->revision);
+  }
+  session->welcome = Serialise(message);
+  attachment->session = std::move(session);
+  PruneGone();
 }
 
 bool Hub::Detach(const std::shared_ptr<Session>& session, bool said_goodbye) {
@@ -361,15 +439,22 @@ bool Hub::Holds(const std::shared_ptr<Session>& session) const {
 }
 
 void Hub::PruneGone() {
-  const absl::Time oldest_kept = options_.now() - options_.gone_kept;
+  const absl::Time now = options_.now();
   std::vector<std::pair<absl::Time, std::string>> gone;
   for (auto it = entries_.begin(); it != entries_.end();) {
-    if (it->second.session != nullptr) {
+    Entry& entry = it->second;
+    auto* rivals = entry.state.mutable_rivals();
+    rivals->erase(
+        std::remove_if(rivals->begin(), rivals->end(),
+                       [&](const v1::Rival& rival) { return TimeOf(rival.last_seen()) + options_.rival_kept <= now; }),
+        rivals->end());
+    if (entry.session != nullptr) {
       ++it;
-    } else if (it->second.since < oldest_kept) {
+    } else if (ForgottenAt(entry) <= now) {
+      members_changed_ = members_changed_ || entry.lost;
       it = entries_.erase(it);
     } else {
-      gone.emplace_back(it->second.since, it->first);
+      gone.emplace_back(entry.since, it->first);
       ++it;
     }
   }
@@ -377,6 +462,80 @@ void Hub::PruneGone() {
   std::sort(gone.begin(), gone.end());
   gone.resize(gone.size() - options_.gone_max);
   for (const auto& [since, name] : gone) entries_.erase(name);
+  members_changed_ = true;
+}
+
+absl::Status Hub::Forget(const std::string& name) {
+  {
+    std::lock_guard lock(mu_);
+    auto it = entries_.find(name);
+    if (it == entries_.end()) return absl::NotFoundError(absl::StrCat("there is no data plane '", name, "'"));
+    if (it->second.session != nullptr) {
+      return absl::FailedPreconditionError(absl::StrCat("data plane '", name, "' is connected; nothing was forgotten"));
+    }
+    entries_.erase(it);
+    members_changed_ = true;
+  }
+  keeper_wakes_.notify_one();
+  ledger_.Notify();
+  return absl::OkStatus();
+}
+
+std::vector<std::string> Hub::ForgetGone() {
+  std::vector<std::string> names;
+  {
+    std::lock_guard lock(mu_);
+    for (auto it = entries_.begin(); it != entries_.end();) {
+      if (it->second.session != nullptr) {
+        ++it;
+        continue;
+      }
+      names.push_back(it->first);
+      it = entries_.erase(it);
+    }
+    members_changed_ = true;
+  }
+  keeper_wakes_.notify_one();
+  ledger_.Notify();
+  return names;
+}
+
+std::string Hub::WhyHeld() const {
+  constexpr absl::string_view kChoice =
+      "; restore the database and start again, or accept this history: gatewayctl accept-history";
+  std::lock_guard lock(mu_);
+  size_t held = 0;
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : entries_) {
+    if (entry.session == nullptr || !entry.session->held) continue;
+    if (names.size() < kNamesTold) names.push_back(name);
+    ++held;
+  }
+  const std::string who = absl::StrCat(held, held == 1 ? " data plane (" : " data planes (", absl::StrJoin(names, ", "),
+                                       held > names.size() ? ", ..." : "", ")");
+  if (takeover_ == Takeover::kHeld) {
+    return absl::StrCat("the database was created anew although data planes were known, so policy is sent to nobody",
+                        held > 0 ? absl::StrCat("; waiting: ", who) : "", kChoice);
+  }
+  if (held == 0) return "";
+  return absl::StrCat("policy is not sent to ", who,
+                      ": they serve another history than the database has, which was lost, replaced or created anew",
+                      kChoice);
+}
+
+size_t Hub::AcceptHistory() {
+  size_t released = 0;
+  {
+    std::lock_guard lock(mu_);
+    takeover_ = Takeover::kAccepted;
+    for (auto& [name, entry] : entries_) {
+      entry.state.clear_held();
+      if (entry.session != nullptr && std::exchange(entry.session->held, false)) ++released;
+    }
+  }
+  WakeAll();
+  ledger_.Notify();
+  return released;
 }
 
 std::optional<grpc::ByteBuffer> Hub::NextChunk(Lane* lane) {
@@ -390,7 +549,7 @@ std::optional<grpc::ByteBuffer> Hub::NextChunk(Lane* lane) {
 std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& session) {
   std::lock_guard lock(mu_);
   if (session->welcome) return std::exchange(session->welcome, std::nullopt);
-  if (session->too_old) return std::nullopt;
+  if (session->too_old || session->held) return std::nullopt;
   // Endpoints first: a policy that is served before its endpoints are known answers 503 for a moment.
   Lane& endpoints = session->endpoints;
   if (endpoints.in_flight == nullptr && endpoints_full_ != nullptr && endpoints_full_->to != endpoints.settled) {
@@ -501,6 +660,7 @@ void Hub::OnReport(const std::shared_ptr<Session>& session, v1::Report report) {
   cut(report.mutable_limits());
   cut(report.mutable_hosts());
   cut(report.mutable_panicking());
+  SetTime(options_.now(), report.mutable_received_at());
   auto kept = std::make_shared<const v1::Report>(std::move(report));
   std::lock_guard lock(mu_);
   auto it = entries_.find(session->name);
@@ -519,10 +679,12 @@ std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Hub::Repo
 
 std::vector<v1::DataPlaneState> Hub::DataPlanes() const {
   std::lock_guard lock(mu_);
-  const absl::Time oldest_kept = options_.now() - options_.gone_kept;
+  const absl::Time now = options_.now();
   std::vector<v1::DataPlaneState> states;
   for (const auto& [name, entry] : entries_) {
-    if (entry.session != nullptr || entry.since >= oldest_kept) states.push_back(entry.state);
+    if (entry.session == nullptr && ForgottenAt(entry) <= now) continue;
+    states.push_back(entry.state);
+    states.back().set_lost(entry.session == nullptr && entry.lost);
   }
   return states;
 }
@@ -532,15 +694,17 @@ v1::RolloutResponse Hub::Rollout(uint64_t revision, absl::Time committed_at) con
   response.set_revision(revision);
   absl::Duration elapsed = absl::ZeroDuration();
   std::lock_guard lock(mu_);
-  uint32_t expected = 0, serving = 0, workers = 0, rejected = 0;
+  uint32_t expected = 0, serving = 0, workers = 0, rejected = 0, lost = 0;
   bool measured = true;  // every one of them acknowledged this very revision on the stream that it has now
   for (const auto& [name, entry] : entries_) {
     if (!Expected(entry)) {
-      if (entry.lost && response.lost_size() < kPendingListedMax) response.add_lost(name);
+      if (!entry.lost) continue;
+      if (response.lost_size() < kPendingListedMax) response.add_lost(name);
+      ++lost;
       continue;
     }
     ++expected;
-    if (entry.session != nullptr && entry.state.applied_revision() >= revision) {
+    if (entry.session != nullptr && entry.state.applied_revision() >= revision && entry.state.rivals().empty()) {
       ++serving;
       workers += entry.state.workers();
       elapsed = std::max(elapsed, entry.applied_at - committed_at);
@@ -554,6 +718,7 @@ v1::RolloutResponse Hub::Rollout(uint64_t revision, absl::Time committed_at) con
   response.set_serving(serving);
   response.set_workers_serving(workers);
   response.set_rejected(rejected);
+  response.set_lost_count(lost);
   response.set_done(expected > 0 && serving == expected);
   if (!measured) return response;
   *response.mutable_elapsed() =
@@ -570,7 +735,10 @@ HubCounts Hub::counts() const {
   std::lock_guard lock(mu_);
   HubCounts counts = counts_;
   counts.known = entries_.size();
-  for (const auto& [name, entry] : entries_) counts.connected += entry.session != nullptr ? 1 : 0;
+  for (const auto& [name, entry] : entries_) {
+    counts.connected += entry.session != nullptr ? 1 : 0;
+    counts.held += entry.session != nullptr && entry.session->held ? 1 : 0;
+  }
   return counts;
 }
 

@@ -21,6 +21,7 @@
 #include "controlplane/publisher.h"
 #include "controlplane/sources/consul/watcher.h"
 #include "controlplane/stream/notifier.h"
+#include "controlplane/stream/roster.h"
 #include "gateway/v1/admin.pb.h"
 #include "gateway/v1/config_stream.pb.h"
 #include "grpcpp/support/byte_buffer.h"
@@ -55,15 +56,22 @@ class StreamSink {
 };
 
 struct HubOptions {
-  absl::Duration gone_kept = absl::Hours(1);  // how long a data plane that is gone is remembered
-  size_t gone_max = 10'000;
+  // How long a data plane that is gone is remembered: one that was lost, and one that said goodbye (no longer than the
+  // former).
+  absl::Duration lost_kept = absl::Hours(1);
+  absl::Duration goodbye_kept = absl::Minutes(10);
+  size_t gone_max = 10'000;  // past it the longest gone are forgotten
   // A data plane that went without a goodbye is expected back for this long, and a rollout waits for it: longer than
   // the longest pause between two of its tries (5 s).
   absl::Duration lost_grace = absl::Seconds(10);
+  // A second instance of a name counts as a rival for so long after its last try: longer than the longest pause between
+  // two of these.
+  absl::Duration rival_kept = absl::Seconds(15);
+  Takeover takeover = Takeover::kAccepted;
   // Who was there when the process before this one ended: expected back like those that are lost now.
-  std::vector<std::string> expected;
-  // Told, on a thread of the hub's own, who is there or expected, after every change.
-  std::function<void(const std::vector<std::string>&)> save_roster;
+  std::vector<RosterEntry> expected;
+  // Told, on a thread of the hub's own, who is there or lost, after every change.
+  std::function<void(const std::vector<RosterEntry>&)> save_roster;
   std::function<absl::Time()> now = absl::Now;
 };
 
@@ -76,6 +84,8 @@ struct HubCounts {
   uint64_t updates_encoded = 0;
   uint64_t updates_sent = 0;
   uint64_t endpoints_version = 0;
+  uint64_t rivals_refused = 0;  // streams that claimed the name of another instance
+  size_t held = 0;              // connected, and sent nothing: see Hub::WhyHeld
 };
 
 // A mailbox for each connected data plane that holds only the newest, and the ledger of what each has applied. At most
@@ -92,8 +102,15 @@ class Hub {
   // A catalog whose version is that of the one before says nothing new to data planes.
   void PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog);
 
-  // A data plane has said hello. Its session takes the place of an earlier one of its name, and lasts until Detach.
-  std::shared_ptr<Session> Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink);
+  struct Attachment {
+    std::shared_ptr<Session> session;  // null: refused
+    std::string refusal;
+    bool news = false;  // this instance was not refused, or not held, the last time
+    std::string held;   // not empty: why nothing is sent to it
+  };
+  // A data plane has said hello. Its session lasts until Detach. It takes the place of an earlier one of the same
+  // instance, or of the instance that it replaces; another instance of a name that is connected is refused.
+  Attachment Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink);
   // The stream has ended, after a goodbye or without. False where another stream has taken its place.
   bool Detach(const std::shared_ptr<Session>& session, bool said_goodbye);
   // Whether `session` is still the one of its data plane.
@@ -109,12 +126,23 @@ class Hub {
   void OnReport(const std::shared_ptr<Session>& session, v1::Report report);
   static constexpr int kReportEntriesMax = 10'000;
 
+  // Why policy and endpoints are kept from data planes, in a sentence for operators; empty: from nobody. See Takeover.
+  std::string WhyHeld() const;
+  // An operator has decided: this history takes the place of any other. The store has it already. Returns how many data
+  // planes are sent it from now on.
+  size_t AcceptHistory();
+
+  // Data planes that are gone, until they come back: one (NotFound, FailedPrecondition where it is connected), or all.
+  absl::Status Forget(const std::string& name);
+  std::vector<std::string> ForgetGone();
+
   // By name; also those that are gone, for a while.
   std::vector<v1::DataPlaneState> DataPlanes() const;
   // The newest report of each that is connected, by name.
   std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Reports() const;
   // Who serves `revision` (committed at `committed_at`), of those who are there or expected back; at most
-  // kPendingListedMax are listed as pending.
+  // kPendingListedMax are listed as pending. A name that two instances contend for is pending, whatever one of them
+  // serves.
   static constexpr int kPendingListedMax = 100;
   v1::RolloutResponse Rollout(uint64_t revision, absl::Time committed_at) const;
   // Told after every change of the ledger.
@@ -128,8 +156,16 @@ class Hub {
   struct Entry;
   struct Lane;
   void KeepTime();
-  std::vector<std::string> Members() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::vector<RosterEntry> Members() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Expected(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // When an entry that is gone is forgotten.
+  absl::Time ForgottenAt(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Admit(Entry* entry, const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
+             Attachment* attachment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Refuse(Entry* entry, const v1::Hello& hello, const std::string& address, Attachment* attachment)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Why a data plane with this hello is sent nothing; empty: it is.
+  std::string ReasonToHold(const v1::Hello& hello) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PruneGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeAll();
   absl::Status Settle(Lane* lane, uint64_t to, absl::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -147,10 +183,11 @@ class Hub {
   std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
   HubCounts counts_ ABSL_GUARDED_BY(mu_);
+  Takeover takeover_ ABSL_GUARDED_BY(mu_);
   bool members_changed_ ABSL_GUARDED_BY(mu_) = false;
   bool ending_ ABSL_GUARDED_BY(mu_) = false;
   std::condition_variable keeper_wakes_;
-  std::thread keeper_;  // notices when somebody is not expected any more, and has the roster saved
+  std::thread keeper_;  // notices when time alone changes something, and has the roster saved
 };
 
 }  // namespace gateway::controlplane

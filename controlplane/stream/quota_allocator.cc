@@ -9,6 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
+#include "common/base/digest.h"
 #include "common/base/text.h"
 
 namespace gateway::controlplane {
@@ -30,6 +31,11 @@ constexpr size_t kGoneMax = 10'000;
 // What is told by the first word of a stream and is not older than this was overdrawn just now.
 constexpr milliseconds kJustNow{500};
 constexpr size_t kEvictionsPerTick = 1000;
+// Of so many idle keys the one that has used least gives its place away.
+constexpr size_t kCheapCandidates = 16;
+// A limit may have as many keys as there are places left for others, and always so many.
+constexpr size_t kLimitAlways = 1024;
+constexpr size_t kOverflowCounts = 1024;  // of each limit
 
 int64_t Ns(TimePoint now) { return std::max<int64_t>(0, nanoseconds(now.time_since_epoch()).count()); }
 
@@ -157,6 +163,13 @@ class TrueCount {
     return level_ >= capacity_;
   }
 
+  // What of its capacity is used: 0 to 1, or more where it was overdrawn.
+  double Used(int64_t now_ns) {
+    if (!is_bucket()) return static_cast<double>(Content(now_ns)) / std::max<uint32_t>(1, limit_.requests);
+    Refill(now_ns, 0);
+    return 1 - level_ / std::max(1.0, capacity_);
+  }
+
   const FleetLimit& limit() const { return limit_; }
 
  private:
@@ -247,6 +260,7 @@ struct Holder {
   uint64_t id = 0;
   size_t index = 0;   // in Key::holders
   bool told = false;  // on the plane's present stream
+  ClientPrefix client;
   uint64_t used = 0;
   uint64_t returned = 0;
   uint64_t granted = 0;
@@ -263,6 +277,7 @@ struct Key {
       : limit(of), name(std::move(text)), count(settings, tick_ns, now_ns) {}
   Limit* limit;
   std::string name;
+  ClientPrefix client;  // whose share its place counts in
   TrueCount count;
   std::vector<Holder*> holders;
   int64_t outstanding = 0;
@@ -277,7 +292,7 @@ struct Limit {
   FleetLimit settings;
   bool gone = false;
   absl::flat_hash_map<std::string, std::unique_ptr<Key>> keys;
-  std::unique_ptr<Key> overflow;
+  absl::flat_hash_map<size_t, std::unique_ptr<Key>> overflow;  // of clients past their share, by a keyed hash
 };
 
 struct Plane {
@@ -313,18 +328,61 @@ struct QuotaAllocator::Impl {
     asked.push_back(key);
   }
 
-  Key* FindKey(Limit* limit, const std::string& name, int64_t now_ns) {
+  Key* FindKey(Limit* limit, const std::string& name, const ClientPrefix& client, int64_t now_ns) {
     if (const auto it = limit->keys.find(name); it != limit->keys.end()) return it->second.get();
-    if (keys >= options.keys_max) {
+    const size_t free = keys < options.keys_max ? options.keys_max - keys : 0;
+    const bool limit_may = limit->keys.size() < std::max(kLimitAlways, free);
+    const KeyShares::Answer answer = shares.Take(client, free);
+    const bool known = client.kind != ClientPrefix::Kind::kNone;
+    if (!answer.granted || !limit_may || (free == 0 && !(known && EvictCheap(now_ns)))) {
+      if (answer.granted) shares.Release(client);
       ++counts.overflowed;
-      if (limit->overflow == nullptr) {
-        limit->overflow = std::make_unique<Key>(limit, limit->settings, "", tick_ns(), now_ns);
-      }
-      return limit->overflow.get();
+      const ClientPrefix& whose = answer.granted ? client : answer.whose;
+      std::unique_ptr<Key>& shared =
+          limit->overflow[known ? DigestHash()(digest.Of({whose.ToBytes()})) % kOverflowCounts : kOverflowCounts];
+      if (shared == nullptr) shared = std::make_unique<Key>(limit, limit->settings, "", tick_ns(), now_ns);
+      return shared.get();
     }
     ++keys;
     auto key = std::make_unique<Key>(limit, limit->settings, name, tick_ns(), now_ns);
+    key->client = client;
     return limit->keys.emplace(name, std::move(key)).first->second.get();
+  }
+
+  void Drop(Limit* limit, const std::string& name) {
+    const auto it = limit->keys.find(name);
+    shares.Release(it->second->client);
+    limit->keys.erase(it);
+    --keys;
+    ++counts.evicted;
+  }
+
+  // A key that nobody holds, or nothing.
+  Key* FindIdle(const std::pair<std::string, std::string>& name) {
+    const auto limit = limits.find(name.first);
+    if (limit == limits.end()) return nullptr;
+    const auto it = limit->second->keys.find(name.second);
+    return it == limit->second->keys.end() || !it->second->holders.empty() ? nullptr : it->second.get();
+  }
+
+  // Of the keys that nobody has held for longest, forgets the one that has used least, if that is no more than half.
+  bool EvictCheap(int64_t now_ns) {
+    Key* cheapest = nullptr;
+    double least = 0.5;
+    for (size_t n = std::min(idle.size(), kCheapCandidates); n > 0; --n) {
+      auto name = std::move(idle.front());
+      idle.pop_front();
+      Key* key = FindIdle(name);
+      if (key == nullptr) continue;
+      idle.push_back(std::move(name));
+      const double used = key->count.Used(now_ns);
+      if (key->asked || used > least || (cheapest != nullptr && used == least)) continue;
+      cheapest = key;
+      least = used;
+    }
+    if (cheapest == nullptr) return false;
+    Drop(cheapest->limit, std::string(cheapest->name));
+    return true;
   }
 
   // What it holds is not leased any more: given back, or used.
@@ -346,6 +404,7 @@ struct QuotaAllocator::Impl {
     key->holders[holder->index]->index = holder->index;
     key->holders.pop_back();
     if (key->holders.empty()) idle.push_back({key->limit->name, key->name});
+    holder_shares.Release(holder->client);
     --holders;
   }
 
@@ -361,9 +420,11 @@ struct QuotaAllocator::Impl {
     auto it = plane->holders.find({limit, demand.id});
     if (it == plane->holders.end()) {
       if (!demand.first || demand.dropped || holders >= options.holders_max) return false;
+      if (!holder_shares.Take(demand.client, options.holders_max - holders).granted) return false;
       auto made = std::make_unique<Holder>();
       made->plane = plane;
-      made->key = FindKey(limit, demand.key, now_ns);
+      made->client = demand.client;
+      made->key = FindKey(limit, demand.key, demand.client, now_ns);
       made->id = demand.id;
       made->index = made->key->holders.size();
       made->used = demand.used - std::min(demand.recent, demand.used);
@@ -507,19 +568,15 @@ struct QuotaAllocator::Impl {
       }
     }
     for (size_t n = std::min(idle.size(), kEvictionsPerTick); n > 0; --n) {
-      auto [limit_name, key_name] = std::move(idle.front());
+      auto name = std::move(idle.front());
       idle.pop_front();
-      const auto limit = limits.find(limit_name);
-      if (limit == limits.end()) continue;
-      const auto it = limit->second->keys.find(key_name);
-      if (it == limit->second->keys.end() || !it->second->holders.empty()) continue;
-      if (it->second->asked || !it->second->count.Recovered(now_ns)) {
-        idle.push_back({std::move(limit_name), std::move(key_name)});
+      Key* key = FindIdle(name);
+      if (key == nullptr) continue;
+      if (key->asked || !key->count.Recovered(now_ns)) {
+        idle.push_back(std::move(name));
         continue;
       }
-      limit->second->keys.erase(it);
-      --keys;
-      ++counts.evicted;
+      Drop(key->limit, name.second);
     }
   }
 
@@ -535,6 +592,8 @@ struct QuotaAllocator::Impl {
   std::deque<std::pair<std::string, std::string>> idle;  // keys without holders
   uint64_t streams_ever = 0;
   size_t keys = 0, holders = 0;
+  KeyShares shares, holder_shares;
+  const KeyedDigest digest = KeyedDigest::Random();
   Stats counts;
 };
 
@@ -551,7 +610,7 @@ void QuotaAllocator::SetLimits(const std::map<std::string, FleetLimit>& limits, 
       if (limit->settings != found->second) {
         limit->settings = found->second;
         for (auto& [name, key] : limit->keys) key->count.Change(found->second, impl_->tick_ns(), now_ns);
-        if (limit->overflow != nullptr) limit->overflow->count.Change(found->second, impl_->tick_ns(), now_ns);
+        for (auto& [hash, key] : limit->overflow) key->count.Change(found->second, impl_->tick_ns(), now_ns);
       }
       ++it;
       continue;
@@ -561,10 +620,12 @@ void QuotaAllocator::SetLimits(const std::map<std::string, FleetLimit>& limits, 
       absl::erase_if(plane->holders, [this, limit](const auto& entry) {
         if (entry.first.first != limit) return false;
         --impl_->holders;
+        impl_->holder_shares.Release(entry.second->client);
         return true;
       });
     }
     impl_->keys -= limit->keys.size();
+    for (const auto& [name, key] : limit->keys) impl_->shares.Release(key->client);
     it = impl_->limits.erase(it);
   }
   for (const auto& [name, settings] : limits) {

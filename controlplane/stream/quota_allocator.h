@@ -24,6 +24,10 @@ namespace gateway::controlplane {
 //   overdrafts (token_bucket).
 // Where there is enough, a demand is answered at once; where there is not, all of one tick share it in proportion.
 //
+// Keys are bounded over all limits, and so is what one client can occupy, over all data planes (KeyShares), and what
+// one limit can. New keys past that count together with those of the same client: its own count, but for collisions of
+// a keyed hash. Where the table is full, a client within its share takes the place of an idle key that has used little.
+//
 // After a restart the counts are gone, so nothing is leased until every data plane that is expected back has told what
 // it let through of late, or kReturnWait is over. Until then each goes on at its last share.
 //
@@ -41,7 +45,7 @@ class QuotaAllocator {
   static constexpr std::chrono::seconds kReturnWait{10};
 
   struct Options {
-    size_t keys_max = 200'000;          // past it, new keys of a limit share one count
+    size_t keys_max = 200'000;
     size_t holders_max = 2'000'000;     // (data plane, key) pairs; past it a demand is answered by `scarce`
     std::vector<std::string> expected;  // the data planes whose word is waited for after the start
   };
@@ -58,7 +62,8 @@ class QuotaAllocator {
   // What the data plane holds stays leased for one lease TTL, and counts as used then.
   void Detach(StreamId stream, TimePoint now);
 
-  // Every demand is answered by a grant of a later Collect. False: no such stream or limit, or an unknown key.
+  // Every demand is answered by a grant of a later Collect. False: no such stream or limit, an unknown key, or no room
+  // for another holder.
   bool OnDemand(StreamId stream, std::string_view limit, const KeyDemand& demand, TimePoint now);
   // The data plane has told all keys that it knows.
   void OnToldAll(StreamId stream, TimePoint now);
@@ -78,7 +83,7 @@ class QuotaAllocator {
     size_t holders = 0;
     uint64_t leased = 0;  // tokens, ever
     uint64_t overdrawn = 0;
-    uint64_t overflowed = 0;  // demands that were counted with other keys
+    uint64_t overflowed = 0;  // keys that were counted with others of their client
     uint64_t evicted = 0;
   };
   Stats stats() const;

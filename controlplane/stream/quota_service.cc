@@ -34,6 +34,7 @@ KeyDemand DemandOf(const v1::KeyDemand& message) {
   demand.id = message.id();
   demand.first = message.first();
   demand.key = message.key();
+  demand.client = ClientPrefix::FromBytes(message.client());
   demand.used = message.used();
   demand.returned = message.returned();
   demand.target = message.target();
@@ -185,6 +186,10 @@ class QuotaService::Stream final : public Reactor {
           return absl::InvalidArgumentError(absl::StrCat("expected at most ", kKeysPerMessageMax, " keys"));
         }
         if (message.key().size() > kKeyBytesMax) return absl::InvalidArgumentError("key: expected at most 32 bytes");
+        const size_t client_bytes = message.client().size();
+        if (client_bytes != 0 && client_bytes != 4 && client_bytes != 8) {
+          return absl::InvalidArgumentError("client: expected 0, 4 or 8 bytes");
+        }
         if (!service_->quota_.OnDemand(id_, limit.limit(), DemandOf(message), now)) {
           KeyGrant unknown;
           unknown.id = message.id();

@@ -30,8 +30,8 @@ struct VerifiedToken {
 // One worker's. By the token and by what its method asks of it; the generation is the key set's.
 using TokenCache = CredentialCache<VerifiedToken, WallTime>;
 
-enum class AuthResult : uint8_t { kAllowed, kUnauthenticated, kForbidden, kOverloaded };
-inline constexpr size_t kAuthResultCount = 4;
+enum class AuthResult : uint8_t { kAllowed, kUnauthenticated, kForbidden, kOverloaded, kThrottled };
+inline constexpr size_t kAuthResultCount = 5;
 
 // Survives a change of the Auth. Counted by the workers without sharing cache lines.
 class AuthRuntime {

@@ -75,6 +75,9 @@ class CredentialCache {
     bytes_ += bytes;
   }
 
+  // Requires: Find has just found it.
+  void Extend(const CredentialKey& key, Time expires) { index_.find(HashOf(key))->second->expires = expires; }
+
   size_t size() const { return entries_.size(); }
   size_t bytes() const { return bytes_; }
   const Stats& stats() const { return stats_; }

@@ -12,12 +12,15 @@
 #include "absl/time/time.h"
 #include "common/base/text.h"
 #include "common/base/thread.h"
+#include "common/policy/policy_texts.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
 namespace {
 
 using std::chrono::milliseconds;
+
+constexpr int kRedirectsMax = 3;
 
 std::atomic<uint64_t> next_generation{1};
 
@@ -260,30 +263,46 @@ absl::StatusOr<std::string> FetchUrl(const std::string& url, milliseconds timeou
       curl_slist_append(nullptr, "Accept: application/jwk-set+json, application/json"), curl_slist_free_all);
   std::string text;
   char why[CURL_ERROR_SIZE] = "";
-  const bool secure = url.compare(0, 8, "https://") == 0;
-  curl_easy_setopt(curl.get(), CURLOPT_URL, url.c_str());
   curl_easy_setopt(curl.get(), CURLOPT_PROTOCOLS_STR, "http,https");
-  curl_easy_setopt(curl.get(), CURLOPT_REDIR_PROTOCOLS_STR, secure ? "https" : "http,https");
-  curl_easy_setopt(curl.get(), CURLOPT_FOLLOWLOCATION, 1L);
-  curl_easy_setopt(curl.get(), CURLOPT_MAXREDIRS, 3L);
-  curl_easy_setopt(curl.get(), CURLOPT_TIMEOUT_MS, static_cast<long>(timeout.count()));
+  // Redirects are followed here, so that each is checked first.
+  curl_easy_setopt(curl.get(), CURLOPT_FOLLOWLOCATION, 0L);
   curl_easy_setopt(curl.get(), CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(curl.get(), CURLOPT_HTTPHEADER, fields.get());
   curl_easy_setopt(curl.get(), CURLOPT_USERAGENT, "gateway");
   curl_easy_setopt(curl.get(), CURLOPT_WRITEFUNCTION, Append);
   curl_easy_setopt(curl.get(), CURLOPT_WRITEDATA, &text);
   curl_easy_setopt(curl.get(), CURLOPT_ERRORBUFFER, why);
-  const CURLcode code = curl_easy_perform(curl.get());
-  if (code == CURLE_WRITE_ERROR) {
-    return absl::InvalidArgumentError(Concat("the response is larger than ", JwkSet::kTextBytesMax >> 10, " KiB"));
+  const auto until = std::chrono::steady_clock::now() + timeout;
+  std::string at = url;
+  for (int redirects = 0;; ++redirects) {
+    if (const absl::Status allowed = CheckKeysUrl(at); !allowed.ok()) {
+      if (redirects == 0) return allowed;
+      return absl::InvalidArgumentError(Concat("the redirect to ", std::string(allowed.message())));
+    }
+    const auto left = std::chrono::ceil<milliseconds>(until - std::chrono::steady_clock::now());
+    if (left.count() <= 0) return absl::UnavailableError("the redirects take too long");
+    text.clear();
+    curl_easy_setopt(curl.get(), CURLOPT_URL, at.c_str());
+    curl_easy_setopt(curl.get(), CURLOPT_TIMEOUT_MS, static_cast<long>(left.count()));
+    const CURLcode code = curl_easy_perform(curl.get());
+    if (code == CURLE_WRITE_ERROR) {
+      return absl::InvalidArgumentError(Concat("the response is larger than ", JwkSet::kTextBytesMax >> 10, " KiB"));
+    }
+    if (code != CURLE_OK) return absl::UnavailableError(why[0] != '\0' ? why : curl_easy_strerror(code));
+    const char* next = nullptr;
+    curl_easy_getinfo(curl.get(), CURLINFO_REDIRECT_URL, &next);
+    if (next == nullptr) {
+      long status = 0;
+      curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
+      if (status != 200) return absl::UnavailableError(Concat("the response is ", status, ", not 200"));
+      return text;
+    }
+    if (redirects == kRedirectsMax) return absl::UnavailableError("there are too many redirects");
+    if (at.starts_with("https://") && std::string_view(next).starts_with("http://")) {
+      return absl::InvalidArgumentError("the redirect leads from https to http");
+    }
+    at = next;
   }
-  if (code != CURLE_OK) {
-    return absl::UnavailableError(why[0] != '\0' ? why : curl_easy_strerror(code));
-  }
-  long status = 0;
-  curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
-  if (status != 200) return absl::UnavailableError(Concat("the response is ", status, ", not 200"));
-  return text;
 }
 
 }  // namespace gateway::dataplane

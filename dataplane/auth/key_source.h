@@ -86,8 +86,9 @@ class KeyFetcher {
   std::unique_ptr<Impl> impl_;
 };
 
-// By libcurl: http and https (certificates checked), three redirects at most, none from https to http, a status of 200,
-// at most JwkSet::kTextBytesMax. Blocks for `timeout` at most.
+// By libcurl: https (certificates checked), http from this host only, a status of 200, at most JwkSet::kTextBytesMax.
+// At most three redirects are followed, none from https to http. CheckKeysUrl holds for `url` and for each redirect.
+// Blocks for `timeout` at most.
 absl::StatusOr<std::string> FetchUrl(const std::string& url, std::chrono::milliseconds timeout);
 
 }  // namespace gateway::dataplane

@@ -75,6 +75,7 @@ v1::Hello HelloOf(const ConfigClientOptions& options) {
   hello.set_schema_version(kSchemaVersion);
   hello.set_name(section.name().empty() ? fmt::format("{}:{}", HostName(), options.main_port) : section.name());
   hello.set_instance_id(RandomId());
+  hello.set_replaces_instance(options.replaces_instance);
   hello.set_version(kVersion);
   hello.set_workers(options.workers);
   hello.set_zone(section.zone());
@@ -536,15 +537,15 @@ struct ConfigClient::Impl {
     std::chrono::milliseconds delay{0};
     if (control_plane == 0) delay = ReconnectDelay(attempt++, random);
     reconnect_at = SteadyClock::now() + delay;
-    // Told once each time that it goes away, not once for each try.
+    // Told once each time that it goes away, and when the reason is another one; not once for each try.
     if (standing_by) {
       spdlog::info(
           "configuration: the stream from the control plane {} has ended ({}), and is left to the next process",
           address, why);
-    } else if (was_welcomed || !away_told) {
+    } else if (was_welcomed || told_away != why) {
       spdlog::warn("configuration: no stream from the control plane {}: {}; serving the last configuration", address,
                    why);
-      away_told = true;
+      told_away = why;
     } else {
       spdlog::debug("configuration: control plane {}: {}; next try in {} ms", address, why, delay.count());
     }
@@ -555,7 +556,8 @@ struct ConfigClient::Impl {
     switch (message.message_case()) {
       case v1::ControlPlaneMessage::kWelcome: {
         welcomed = true;
-        away_told = false;
+        told_away.clear();
+        hello.clear_replaces_instance();  // it has its place
         takes_reports = message.welcome().takes_reports();
         last_report.clear();
         report_at = SteadyClock::now();
@@ -755,6 +757,14 @@ struct ConfigClient::Impl {
       breaker->set_failures(row.view.failures);
       breaker->set_slow(row.view.slow);
       breaker->set_opened(row.view.opened);
+      breaker->set_opening_requests(row.view.opening_requests);
+      breaker->set_opening_failures(row.view.opening_failures);
+      breaker->set_opening_slow(row.view.opening_slow);
+      if (row.view.state != BreakerState::kClosed && !row.view.forced) {
+        google::protobuf::Duration& next_probe = *breaker->mutable_next_probe();
+        next_probe.set_seconds(row.next_probe.count() / 1000);
+        next_probe.set_nanos(static_cast<int32_t>(row.next_probe.count() % 1000 * 1'000'000));
+      }
       if (!fits(report.breakers(), *breaker)) break;
     }
     for (RuntimeState::ExclusionRow& row : runtime->Exclusions(now)) {
@@ -852,7 +862,7 @@ struct ConfigClient::Impl {
 
   // Start's, then the configuration thread's.
   v1::Hello hello;  // says what is applied
-  const std::string name = hello.name();
+  const std::string name = hello.name(), instance_id = hello.instance_id();
   ResourceSet resources;
   std::shared_ptr<const Snapshot> snapshot;
   bool has_policy = false;
@@ -861,7 +871,8 @@ struct ConfigClient::Impl {
   std::deque<std::shared_ptr<const ServingState>> retired;  // until the workers have let go of them
   uint64_t installs = 0;
   bool policy_unsaved = false, endpoints_unsaved = false;
-  bool welcomed = false, away_told = false;
+  bool welcomed = false;
+  std::string told_away;  // why, as the log has it; empty: it is there
   bool takes_reports = false;
   std::string last_report;  // of this stream, as sent
   bool standing_by = false;
@@ -890,8 +901,13 @@ ConfigClient::ConfigClient(ConfigClientOptions options, RuntimeState* runtime, I
     : impl_(std::make_unique<Impl>(std::move(options), runtime, std::move(install))) {}
 
 absl::Status ConfigClient::CheckPolicyFiles(const v1::Bootstrap& bootstrap, std::vector<std::string>* warnings) {
-  Impl impl({.bootstrap = bootstrap, .workers = 1, .main_port = 0, .health_port = 0, .redis_away = nullptr}, nullptr,
-            nullptr);
+  Impl impl({.bootstrap = bootstrap,
+             .workers = 1,
+             .main_port = 0,
+             .health_port = 0,
+             .replaces_instance = "",
+             .redis_away = nullptr},
+            nullptr, nullptr);
   return impl.alone() ? impl.LoadPolicyFiles(warnings) : absl::OkStatus();
 }
 
@@ -936,6 +952,7 @@ void ConfigClient::Rebind() {
 }
 
 const std::string& ConfigClient::name() const { return impl_->name; }
+const std::string& ConfigClient::instance_id() const { return impl_->instance_id; }
 
 bool ConfigClient::ready() const {
   absl::MutexLock lock(&impl_->stats_mutex);

@@ -31,6 +31,8 @@ struct ConfigClientOptions {
   uint32_t workers = 1;
   uint16_t main_port = 0;    // as bound
   uint16_t health_port = 0;  // where Consul's check asks /health
+  // Of the process whose sockets this one has taken over, as v1::Hello says it; empty: none.
+  std::string replaces_instance;
   // Whether limits of scope redis do as their on_unavailable says; empty: they do. The configuration thread asks.
   std::function<bool()> redis_away;
   // Null: as bootstrap.data_plane.tls has it.
@@ -74,8 +76,9 @@ class ConfigClient {
   // Binds what is applied anew: hosts that it names have other addresses. Returns at once. Thread-safe.
   void Rebind();
 
-  // Of this data plane, as the control plane knows it.
+  // Of this data plane, as the control plane knows it; and of this process, for the one that takes its place.
   const std::string& name() const;
+  const std::string& instance_id() const;
 
   // A policy is being served: /ready. Thread-safe.
   bool ready() const;

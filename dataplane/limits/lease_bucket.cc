@@ -11,6 +11,8 @@
 #include "absl/hash/hash.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/digest.h"
+#include "common/base/text.h"
 
 namespace gateway::dataplane {
 namespace {
@@ -35,8 +37,16 @@ constexpr double kDemandMin = 0.05;
 // told how much there is.
 constexpr int64_t kIdleNs = 10'000'000'000;
 constexpr size_t kEvictionsPerCollect = 256;
-// What keys past the bound are counted as, once a shard; no key of a request holds a NUL.
+// How the keys begin that count for a client past its share. No key of a request begins like this: 's' would be the
+// length of its next part.
 constexpr std::string_view kSharedKey("\0shared", 7);
+// So many clients have one each; past that, a keyed hash says which clients share one.
+constexpr size_t kSharedKeysMax = 1024;
+constexpr size_t kSharedHashed = 256;
+// Of so many keys of a full shard that have been idle for longest, the one that has used least gives its place away.
+constexpr size_t kCheapCandidates = 16;
+// Keys that a shard has forgotten and the control plane was not told of.
+constexpr size_t kDropsMax = 1024;
 // While the control plane is away: tokens of at most this time are saved up.
 constexpr double kShareSeconds = 1;
 
@@ -120,7 +130,8 @@ struct Entry {
   std::string key;
   uint64_t id = 0;
   bool live = false;    // in ShardState::live, else in ShardState::idle
-  bool shared = false;  // of the keys past keys_max
+  bool shared = false;  // of a client past its share
+  ClientPrefix client;
 
   // With the control plane, on stream `stream`.
   uint64_t stream = 0;
@@ -170,7 +181,29 @@ struct alignas(64) ShardState {
   absl::flat_hash_map<uint64_t, Entries::iterator> by_id ABSL_GUARDED_BY(mutex);
   uint64_t stream_seen ABSL_GUARDED_BY(mutex) = 0;
   uint64_t ids ABSL_GUARDED_BY(mutex) = 0;
+  std::vector<KeyDemand> drops ABSL_GUARDED_BY(mutex);  // of stream_seen
 };
+
+namespace {
+
+// What one client's keys count in that find no place.
+std::string SharedKeyOf(const ClientPrefix& client) {
+  std::string key(kSharedKey);
+  if (client.kind != ClientPrefix::Kind::kNone) Append(&key, std::string_view("c"), client.ToBytes());
+  return key;
+}
+
+// Requires: nothing of it is leased.
+KeyDemand DropOf(const Entry& entry) {
+  KeyDemand demand;
+  demand.id = entry.id;
+  demand.used = entry.used;
+  demand.returned = entry.returned;
+  demand.dropped = true;
+  return demand;
+}
+
+}  // namespace
 
 struct LeaseTable::Impl {
   Impl(const Options& given, std::shared_ptr<LeaseLink> shared, TimePoint now)
@@ -216,7 +249,18 @@ struct LeaseTable::Impl {
 
   RateLimitDecision Decide(Entry& entry, int64_t now_ns, bool consume) const;
   RateLimitDecision DecideByShare(Entry& entry, int64_t now_ns, bool consume, bool awaits_answer = false) const;
-  RateLimitDecision Count(std::string_view key, TimePoint now, bool consume);
+  RateLimitDecision Count(std::string_view key, const ClientPrefix& client, TimePoint now, bool consume);
+  RateLimitDecision CountIn(ShardState& shard, ShardState::Entries::iterator found, int64_t now_ns, bool* wake)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mutex);
+  KeyShares::Answer Reserve(ShardState& shard, const ClientPrefix& client, int64_t now_ns)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mutex);
+  ShardState::Entries::iterator Add(ShardState& shard, std::string_view key, const ClientPrefix& client, bool shared)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mutex);
+  void Forget(ShardState& shard, ShardState::Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mutex);
+  bool EvictCheap(ShardState& shard, int64_t now_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mutex);
+  RateLimitDecision CountShared(const ClientPrefix& client, int64_t now_ns, bool* wake);
+  std::string HashedSharedKey(const ClientPrefix& client) const;
+  ShardState& ShardOf(size_t hash) { return shards[hash >> (8 * sizeof hash - kShardBits)]; }
   void Spend(Entry& entry, int64_t now_ns) const {
     if (entry.refunded > 0) {
       --entry.refunded;
@@ -239,7 +283,10 @@ struct LeaseTable::Impl {
   std::atomic<size_t> keys_max{0};
 
   std::array<ShardState, kShards> shards;
+  KeyShares shares;
+  const KeyedDigest digest = KeyedDigest::Random();
   std::atomic<size_t> keys{0};
+  std::atomic<size_t> shared_keys{0};
   std::atomic<size_t> live{0};
   std::atomic<uint64_t> evicted{0};
   mutable std::atomic<uint64_t> overflowed{0}, overdrawn{0}, by_share{0}, allowed{0}, refused{0};
@@ -356,59 +403,136 @@ RateLimitDecision LeaseTable::Impl::Decide(Entry& entry, int64_t now_ns, bool co
   return decision;
 }
 
-RateLimitDecision LeaseTable::Impl::Count(std::string_view key, TimePoint now, bool consume) {
-  const size_t hash = KeyHash()(key);
-  const size_t number = hash >> (8 * sizeof hash - kShardBits);
-  ShardState& shard = shards[number];
+// A place for one more key of `client`; else in whose bucket it counts.
+KeyShares::Answer LeaseTable::Impl::Reserve(ShardState& shard, const ClientPrefix& client, int64_t now_ns) {
+  const size_t taken = keys.fetch_add(1, std::memory_order_relaxed);
+  const size_t most = keys_max.load(std::memory_order_relaxed);
+  KeyShares::Answer answer = shares.Take(client, taken < most ? most - taken : 0);
+  if (answer.granted && taken < most) return answer;
+  if (answer.granted && client.kind != ClientPrefix::Kind::kNone && EvictCheap(shard, now_ns)) return answer;
+  keys.fetch_sub(1, std::memory_order_relaxed);
+  if (answer.granted) {
+    shares.Release(client);
+    answer = {false, client};
+  }
+  return answer;
+}
+
+ShardState::Entries::iterator LeaseTable::Impl::Add(ShardState& shard, std::string_view key, const ClientPrefix& client,
+                                                    bool shared) {
+  shard.live.emplace_back();
+  const auto added = std::prev(shard.live.end());
+  added->key = key;
+  added->id = first_id | (++shard.ids << kShardBits) | static_cast<size_t>(&shard - shards.data());
+  added->live = true;
+  added->shared = shared;
+  added->client = client;
+  live.fetch_add(1, std::memory_order_relaxed);
+  shard.by_key.emplace(std::string_view(added->key), added);
+  shard.by_id.emplace(added->id, added);
+  return added;
+}
+
+// Requires: it is idle.
+void LeaseTable::Impl::Forget(ShardState& shard, ShardState::Entries::iterator entry) {
+  shard.by_key.erase(std::string_view(entry->key));
+  shard.by_id.erase(entry->id);
+  if (entry->shared) {
+    shared_keys.fetch_sub(1, std::memory_order_relaxed);
+  } else {
+    keys.fetch_sub(1, std::memory_order_relaxed);
+    shares.Release(entry->client);
+  }
+  evicted.fetch_add(1, std::memory_order_relaxed);
+  shard.idle.erase(entry);
+}
+
+// Of the keys that have been idle for longest, forgets the one that has used least, if that is no more than half of the
+// limit. The control plane, if it is there, knows all of it.
+bool LeaseTable::Impl::EvictCheap(ShardState& shard, int64_t now_ns) {
+  if (shard.drops.size() >= kDropsMax) return false;
+  auto cheapest = shard.idle.end();
+  double least = 0;
+  size_t looked = 0;
+  for (auto at = shard.idle.begin(); at != shard.idle.end() && looked < kCheapCandidates; ++at, ++looked) {
+    if (at->shared || (at->scarce && now_ns < at->scarce_until_ns)) continue;
+    const double used = at->recent.Count(now_ns, Window());
+    if (2 * used > Capacity() || (cheapest != shard.idle.end() && used >= least)) continue;
+    cheapest = at;
+    least = used;
+  }
+  if (cheapest == shard.idle.end()) return false;
+  if (cheapest->named && cheapest->stream == shard.stream_seen) shard.drops.push_back(DropOf(*cheapest));
+  Forget(shard, cheapest);
+  return true;
+}
+
+std::string LeaseTable::Impl::HashedSharedKey(const ClientPrefix& client) const {
+  return Concat(kSharedKey, std::string_view("h"), DigestHash()(digest.Of({client.ToBytes()})) % kSharedHashed);
+}
+
+// The bucket of a client past its share.
+RateLimitDecision LeaseTable::Impl::CountShared(const ClientPrefix& client, int64_t now_ns, bool* wake) {
+  overflowed.fetch_add(1, std::memory_order_relaxed);
+  for (const std::string& key : {SharedKeyOf(client), HashedSharedKey(client)}) {
+    const size_t hash = KeyHash()(key);
+    ShardState& shard = ShardOf(hash);
+    absl::MutexLock lock(&shard.mutex);
+    const auto found = shard.by_key.find(std::string_view(key), hash);
+    if (found != shard.by_key.end()) return CountIn(shard, found->second, now_ns, wake);
+    const bool own = key.size() == kSharedKey.size() || key[kSharedKey.size()] == 'c';
+    if (own && shared_keys.load(std::memory_order_relaxed) >= kSharedKeysMax) continue;
+    shared_keys.fetch_add(1, std::memory_order_relaxed);
+    *wake = true;
+    return CountIn(shard, Add(shard, key, own ? client : ClientPrefix(), true), now_ns, wake);
+  }
+  return {};  // not reached: the hashed one is always found or made
+}
+
+RateLimitDecision LeaseTable::Impl::CountIn(ShardState& shard, ShardState::Entries::iterator found, int64_t now_ns,
+                                            bool* wake) {
+  Entry& entry = *found;
+  const RateLimitDecision decision = Decide(entry, now_ns, true);
+  (decision.allowed ? allowed : refused).fetch_add(1, std::memory_order_relaxed);
+  ++entry.asked_for;
+  if (!decision.allowed) ++entry.refused;
+  entry.last_used_ns = now_ns;
+  if (!entry.live) {
+    entry.live = true;
+    live.fetch_add(1, std::memory_order_relaxed);
+    shard.live.splice(shard.live.end(), shard.idle, found);
+    *wake = true;
+  }
+  if (entry.answered && (!entry.scarce || now_ns >= entry.scarce_until_ns)) {
+    const int64_t balance = entry.Balance();
+    *wake = *wake || balance <= 0 || 2 * balance < static_cast<int64_t>(entry.target);
+  }
+  return decision;
+}
+
+RateLimitDecision LeaseTable::Impl::Count(std::string_view key, const ClientPrefix& client, TimePoint now,
+                                          bool consume) {
   const int64_t now_ns = Ns(now);
   bool wake = false;
   RateLimitDecision decision;
+  KeyShares::Answer answer;
   {
+    const size_t hash = KeyHash()(key);
+    ShardState& shard = ShardOf(hash);
     absl::MutexLock lock(&shard.mutex);
-    auto found = shard.by_key.find(key, hash);
-    if (found == shard.by_key.end()) {
-      if (!consume) {
-        Entry unknown;
-        return Decide(unknown, now_ns, false);
-      }
-      if (keys.fetch_add(1, std::memory_order_relaxed) >= keys_max.load(std::memory_order_relaxed)) {
-        keys.fetch_sub(1, std::memory_order_relaxed);
-        overflowed.fetch_add(1, std::memory_order_relaxed);
-        key = kSharedKey;
-        found = shard.by_key.find(key);
-      }
-      if (found == shard.by_key.end()) {
-        shard.live.emplace_back();
-        const auto added = std::prev(shard.live.end());
-        added->key = key;
-        added->id = first_id | (++shard.ids << kShardBits) | number;
-        added->live = true;
-        added->shared = key == kSharedKey;
-        live.fetch_add(1, std::memory_order_relaxed);
-        found = shard.by_key.emplace(std::string_view(added->key), added).first;
-        shard.by_id.emplace(added->id, added);
-        wake = true;
-      }
+    const auto found = shard.by_key.find(key, hash);
+    if (!consume) {
+      Entry unknown;
+      return Decide(found == shard.by_key.end() ? unknown : *found->second, now_ns, false);
     }
-    Entry& entry = *found->second;
-    decision = Decide(entry, now_ns, consume);
-    if (consume) {
-      (decision.allowed ? allowed : refused).fetch_add(1, std::memory_order_relaxed);
-      ++entry.asked_for;
-      if (!decision.allowed) ++entry.refused;
-      entry.last_used_ns = now_ns;
-      if (!entry.live) {
-        entry.live = true;
-        live.fetch_add(1, std::memory_order_relaxed);
-        shard.live.splice(shard.live.end(), shard.idle, found->second);
-        wake = true;
-      }
-      if (entry.answered && (!entry.scarce || now_ns >= entry.scarce_until_ns)) {
-        const int64_t balance = entry.Balance();
-        wake = wake || balance <= 0 || 2 * balance < static_cast<int64_t>(entry.target);
-      }
+    if (found != shard.by_key.end()) {
+      decision = CountIn(shard, found->second, now_ns, &wake);
+    } else if (answer = Reserve(shard, client, now_ns); answer.granted) {
+      wake = true;
+      decision = CountIn(shard, Add(shard, key, client, false), now_ns, &wake);
     }
   }
+  if (!answer.granted) decision = CountShared(answer.whose, now_ns, &wake);
   if (wake) link->Wake();
   return decision;
 }
@@ -446,6 +570,7 @@ bool LeaseTable::Impl::MakeDemand(Entry& entry, int64_t now_ns, uint64_t stream,
     entry.named = true;
     demand->first = true;
     demand->key = entry.key;
+    demand->client = entry.client;
     demand->recent = static_cast<uint64_t>(std::ceil(entry.recent.Count(now_ns, Window())));
     demand->recent_span = CeilMs(entry.recent.Span(now_ns, Window()));
     entry.used_before = entry.used;
@@ -468,21 +593,28 @@ LeaseTable::LeaseTable(const Options& options, std::shared_ptr<LeaseLink> link, 
     : impl_(std::make_unique<Impl>(options, std::move(link), now)) {}
 LeaseTable::~LeaseTable() = default;
 
-RateLimitDecision LeaseTable::Admit(std::string_view key, TimePoint now) { return impl_->Count(key, now, true); }
-RateLimitDecision LeaseTable::Peek(std::string_view key, TimePoint now) { return impl_->Count(key, now, false); }
+RateLimitDecision LeaseTable::Admit(std::string_view key, TimePoint now, const ClientPrefix& client) {
+  return impl_->Count(key, client, now, true);
+}
+RateLimitDecision LeaseTable::Peek(std::string_view key, TimePoint now) { return impl_->Count(key, {}, now, false); }
 
-void LeaseTable::Refund(std::string_view key) {
-  const size_t hash = KeyHash()(key);
-  ShardState& shard = impl_->shards[hash >> (8 * sizeof hash - kShardBits)];
-  absl::MutexLock lock(&shard.mutex);
-  auto found = shard.by_key.find(key, hash);
-  if (found == shard.by_key.end()) found = shard.by_key.find(kSharedKey);
-  if (found == shard.by_key.end()) return;
-  Entry& entry = *found->second;
-  if (entry.share_ns != 0) entry.share_level += 1;
-  ++entry.refunded;
-  impl_->allowed.fetch_sub(1, std::memory_order_relaxed);
-  impl_->refused.fetch_add(1, std::memory_order_relaxed);
+void LeaseTable::Refund(std::string_view key, const ClientPrefix& client) {
+  const auto refund = [this](std::string_view name) {
+    const size_t hash = KeyHash()(name);
+    ShardState& shard = impl_->ShardOf(hash);
+    absl::MutexLock lock(&shard.mutex);
+    const auto found = shard.by_key.find(name, hash);
+    if (found == shard.by_key.end()) return false;
+    Entry& entry = *found->second;
+    if (entry.share_ns != 0) entry.share_level += 1;
+    ++entry.refunded;
+    impl_->allowed.fetch_sub(1, std::memory_order_relaxed);
+    impl_->refused.fetch_add(1, std::memory_order_relaxed);
+    return true;
+  };
+  // Where none is found, the request stays counted.
+  (void)(refund(key) || refund(SharedKeyOf(client)) || refund(SharedKeyOf(client.site())) ||
+         refund(impl_->HashedSharedKey(client)));
 }
 
 void LeaseTable::Reconfigure(const Options& options, TimePoint now) {
@@ -502,6 +634,7 @@ bool LeaseTable::Collect(TimePoint now, size_t max, std::vector<KeyDemand>* dema
     absl::MutexLock lock(&shard.mutex);
     if (up && shard.stream_seen != stream) {
       shard.stream_seen = stream;
+      shard.drops.clear();
       for (auto it = shard.idle.begin(); it != shard.idle.end();) {
         const auto entry = it++;
         if (entry->recent.Count(now_ns, impl.Window()) <= 0) continue;
@@ -509,6 +642,10 @@ bool LeaseTable::Collect(TimePoint now, size_t max, std::vector<KeyDemand>* dema
         impl.live.fetch_add(1, std::memory_order_relaxed);
         shard.live.splice(shard.live.end(), shard.idle, entry);
       }
+    }
+    while (!shard.drops.empty() && demands->size() < max) {
+      if (up) demands->push_back(std::move(shard.drops.back()));
+      shard.drops.pop_back();
     }
     // Each once: those looked at go to the end.
     for (size_t left = shard.live.size(); left > 0; --left) {
@@ -533,20 +670,9 @@ bool LeaseTable::Collect(TimePoint now, size_t max, std::vector<KeyDemand>* dema
     while (evictions > 0 && !shard.idle.empty() && demands->size() < max) {
       const auto entry = shard.idle.begin();
       if (now_ns - entry->last_used_ns < idle_ns || (entry->scarce && now_ns < entry->scarce_until_ns)) break;
-      if (up && entry->stream == stream && entry->named) {
-        KeyDemand demand;
-        demand.id = entry->id;
-        demand.used = entry->used;
-        demand.returned = entry->returned;
-        demand.dropped = true;
-        demands->push_back(std::move(demand));
-      }
-      shard.by_key.erase(std::string_view(entry->key));
-      shard.by_id.erase(entry->id);
+      if (up && entry->stream == stream && entry->named) demands->push_back(DropOf(*entry));
+      impl.Forget(shard, entry);
       --evictions;
-      if (!entry->shared) impl.keys.fetch_sub(1, std::memory_order_relaxed);
-      shard.idle.pop_front();
-      impl.evicted.fetch_add(1, std::memory_order_relaxed);
     }
   }
   return true;

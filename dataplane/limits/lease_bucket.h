@@ -45,8 +45,10 @@ struct LeaseLink {
 // pace and without a burst; after one lease TTL `on_unavailable` decides. It stays so until the control plane has
 // answered for the key again, so that its return is no burst either.
 //
-// Thread-safe; keys are spread over shards, each with its own lock. Keys are bounded: past the bound new ones share one
-// bucket. Never reads a clock.
+// Thread-safe; keys are spread over shards, each with its own lock. Keys are bounded, and so is what one client can
+// occupy: new keys of a client that has exhausted its share count in one bucket of that client, the same on every data
+// plane. Where the table is full, a client within its share takes the place of an old key that has used little. Never
+// reads a clock.
 class LeaseTable {
  public:
   enum class OnUnavailable : uint8_t { kLastShare, kAllow, kDeny };
@@ -62,10 +64,10 @@ class LeaseTable {
   LeaseTable& operator=(const LeaseTable&) = delete;
 
   // As SlidingWindowLimiter's. Allocates nothing for a known key.
-  RateLimitDecision Admit(std::string_view key, TimePoint now);
+  RateLimitDecision Admit(std::string_view key, TimePoint now, const ClientPrefix& client = {});
   RateLimitDecision Peek(std::string_view key, TimePoint now);
   // Gives back a request that Admit let through and something else refused.
-  void Refund(std::string_view key);
+  void Refund(std::string_view key, const ClientPrefix& client = {});
   void Reconfigure(const Options& options, TimePoint now);
 
   // How many requests a key may be ahead of its grants, in a fleet of so many: a 20th of the limit over all of them;
@@ -86,7 +88,7 @@ class LeaseTable {
   struct Stats {
     size_t keys = 0;
     uint64_t evicted = 0;
-    uint64_t overflowed = 0;  // requests that were counted in the shared bucket
+    uint64_t overflowed = 0;  // requests that were counted in the bucket of their client
     uint64_t overdrawn = 0;   // requests let through ahead of a grant
     uint64_t by_share = 0;    // requests decided without the control plane
     uint64_t allowed = 0;

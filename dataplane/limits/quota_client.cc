@@ -121,6 +121,7 @@ void FillDemand(const KeyDemand& demand, v1::KeyDemand* message) {
   if (!demand.first) return;
   message->set_first(true);
   message->set_key(WireKey(demand.key));
+  message->set_client(demand.client.ToBytes());
   message->set_recent(demand.recent);
   message->set_recent_span_ms(static_cast<uint32_t>(demand.recent_span.count()));
 }

@@ -18,6 +18,7 @@
 #include "absl/hash/hash.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/digest.h"
 
 namespace gateway::dataplane {
 namespace {
@@ -37,6 +38,10 @@ constexpr size_t kEntryRoomMax = kEntriesMax + kEntriesMax / 3 + 1;
 constexpr size_t kEvictionsPerInsert = 4;
 // The same from every shard, where there is no place for the new one. Bounded, since a request waits for it.
 constexpr size_t kEvictionsPerSweep = 64;
+// Of so many of the oldest keys of a full shard the one that has used least gives its place away.
+constexpr size_t kCheapCandidates = 16;
+
+constexpr size_t kOverflowBuckets = 1024;
 
 // Limits that are checked together without an allocation.
 constexpr size_t kPlansInline = 4;
@@ -47,7 +52,7 @@ constexpr int kShiftMax = 30;
 
 // `Options` in the units of the hot path.
 struct Limit {
-  LimitAlgorithm algorithm;
+  LimitAlgorithm algorithm = LimitAlgorithm::kSlidingWindow;
   uint32_t requests = 0;
   int64_t window_ns = 0;
   int64_t part_ns = 0;  // of the time that a key takes to recover
@@ -58,6 +63,7 @@ struct Limit {
   int64_t cost = 0;
   int64_t capacity = 0;
 
+  Limit() = default;
   explicit Limit(const RateLimiter::Options& options)
       : algorithm(options.algorithm),
         requests(options.requests),
@@ -332,6 +338,7 @@ struct alignas(64) RateLimiter::Shard {
     std::string name;
     Bucket bucket;
     int64_t placed_ns;  // when it came to the end of the list
+    ClientPrefix client;
   };
   // In the order of their last requests, to a part of a window: none is much closer to recovery than the first.
   using Keys = std::list<Key>;
@@ -351,15 +358,38 @@ struct alignas(64) RateLimiter::Shard {
     return latest_ns = std::max(latest_ns, Nanoseconds(now));
   }
 
+  void Drop(Keys::iterator key, KeyShares* shares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    shares->Release(key->client);
+    index.erase(std::string_view(key->name));
+    keys.erase(key);
+  }
+
   // Drops recovered keys; says how many.
-  size_t Evict(int64_t now_ns, size_t evictions_max) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  size_t Evict(int64_t now_ns, size_t evictions_max, KeyShares* shares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     size_t evicted = 0;
     while (evicted < evictions_max && !keys.empty() && RecoveredNs(limit, keys.front().bucket) <= now_ns) {
-      index.erase(std::string_view(keys.front().name));
-      keys.pop_front();
+      Drop(keys.begin(), shares);
       ++evicted;
     }
     return evicted;
+  }
+
+  // Drops the one of the oldest keys that has used least, if that is no more than half of the limit.
+  bool EvictCheap(int64_t now_ns, KeyShares* shares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    auto cheapest = keys.end();
+    uint32_t least = 0;
+    size_t looked = 0;
+    for (auto at = keys.begin(); at != keys.end() && looked < kCheapCandidates; ++at, ++looked) {
+      const RateLimitDecision decision = dataplane::Look(limit, at->bucket, now_ns);
+      if (!decision.allowed) continue;
+      const uint32_t used = decision.limit - decision.remaining - 1;
+      if (used > decision.limit / 2 || (cheapest != keys.end() && used >= least)) continue;
+      cheapest = at;
+      least = used;
+    }
+    if (cheapest == keys.end()) return false;
+    Drop(cheapest, shares);
+    return true;
   }
 
   void Count(bool was_allowed, bool shadow) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
@@ -369,9 +399,8 @@ struct alignas(64) RateLimiter::Shard {
 
 struct RateLimiter::Impl {
   explicit Impl(const Options& options)
-      : shards(MakeShards(Limit(options), std::make_index_sequence<kShards>())),
-        overflow(Limit(options)),
-        keys_max(options.keys_max) {}
+      : shards(MakeShards(Limit(options), std::make_index_sequence<kShards>())), keys_max(options.keys_max) {}
+  ~Impl() { delete overflow.load(std::memory_order_acquire); }
 
   template <size_t... I>
   static std::array<Shard, kShards> MakeShards(const Limit& limit, std::index_sequence<I...>) {
@@ -380,13 +409,27 @@ struct RateLimiter::Impl {
 
   Shard& ShardOf(size_t hash) { return shards[hash >> (8 * sizeof hash - kShardBits)]; }
 
-  // A place for one more key, if there is one.
-  bool Reserve() {
-    if (keys.fetch_add(1, std::memory_order_relaxed) < keys_max.load(std::memory_order_relaxed)) return true;
+  // A place for one more key of `client`; else in whose bucket it is counted. Requires: the lock of `shard`.
+  KeyShares::Answer Reserve(const ClientPrefix& client, Shard* shard, int64_t now_ns) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    const size_t taken = keys.fetch_add(1, std::memory_order_relaxed);
+    const size_t most = keys_max.load(std::memory_order_relaxed);
+    KeyShares::Answer answer = shares.Take(client, taken < most ? most - taken : 0);
+    if (answer.granted && taken < most) return answer;
+    if (answer.granted && client.kind != ClientPrefix::Kind::kNone && shard->EvictCheap(now_ns, &shares)) {
+      Dropped(1);
+      return answer;
+    }
     keys.fetch_sub(1, std::memory_order_relaxed);
-    return false;
+    if (answer.granted) {
+      shares.Release(client);
+      answer = {false, client};
+    }
+    return answer;
   }
-  void Unreserve() { keys.fetch_sub(1, std::memory_order_relaxed); }
+  void Unreserve(const ClientPrefix& client) {
+    keys.fetch_sub(1, std::memory_order_relaxed);
+    shares.Release(client);
+  }
   bool full() const { return keys.load(std::memory_order_relaxed) >= keys_max.load(std::memory_order_relaxed); }
 
   void Dropped(size_t count) {
@@ -396,19 +439,51 @@ struct RateLimiter::Impl {
   }
 
   void SweepIfDue(TimePoint now);
-  Bucket OverflowCopy(const Limit& limit, int64_t now_ns);
 
-  std::array<Shard, kShards> shards;
-
-  // Shared by the keys past keys_max. Locked after all shards, never before one.
-  struct Overflow {
-    explicit Overflow(const Limit& initial) : limit(initial), bucket(EmptyBucket(initial.algorithm)) {}
+  // What clients that have exhausted their share are limited by. Locked after all shards, never before one.
+  struct OverflowBucket {
     absl::Mutex mutex;
     Limit limit ABSL_GUARDED_BY(mutex);
     int64_t latest_ns ABSL_GUARDED_BY(mutex) = 0;
     Bucket bucket ABSL_GUARDED_BY(mutex);
-  } overflow;
-  std::atomic<int64_t> overflow_until_ns{0};  // when it will have recovered
+    ClientPrefix whose ABSL_GUARDED_BY(mutex);  // who was counted in it last
+  };
+  struct Overflow {
+    explicit Overflow(const Limit& limit) {
+      for (OverflowBucket& each : buckets) {
+        absl::MutexLock lock(&each.mutex);
+        each.limit = limit;
+        each.bucket = EmptyBucket(limit.algorithm);
+      }
+    }
+    OverflowBucket& Of(const ClientPrefix& client) {
+      const std::string_view bits(reinterpret_cast<const char*>(&client.bits), sizeof client.bits);
+      const char kind = static_cast<char>(client.kind);
+      return buckets[DigestHash()(digest.Of({bits, {&kind, 1}})) % kOverflowBuckets];
+    }
+    const KeyedDigest digest = KeyedDigest::Random();
+    std::array<OverflowBucket, kOverflowBuckets> buckets;
+  };
+  // Made when it is needed first.
+  Overflow& FindOverflow(const Limit& limit) {
+    if (Overflow* known = overflow.load(std::memory_order_acquire)) return *known;
+    auto made = std::make_unique<Overflow>(limit);
+    Overflow* known = nullptr;
+    if (overflow.compare_exchange_strong(known, made.get(), std::memory_order_acq_rel)) return *made.release();
+    return *known;
+  }
+  Bucket OverflowCopy(const ClientPrefix& client, const Limit& limit, int64_t now_ns);
+  void NoteOverflow(int64_t recovered_ns) {
+    int64_t until = overflow_until_ns.load(std::memory_order_relaxed);
+    while (until < recovered_ns &&
+           !overflow_until_ns.compare_exchange_weak(until, recovered_ns, std::memory_order_relaxed)) {
+    }
+  }
+
+  std::array<Shard, kShards> shards;
+  KeyShares shares;
+  std::atomic<Overflow*> overflow{nullptr};
+  std::atomic<int64_t> overflow_until_ns{0};  // when all of it will have recovered
 
   std::atomic<size_t> keys_max;
   std::atomic<size_t> keys{0};
@@ -427,19 +502,30 @@ void RateLimiter::Impl::SweepIfDue(TimePoint now) {
   if (now_ns < due || !sweep_due_ns.compare_exchange_strong(due, next, std::memory_order_relaxed)) return;
   for (Shard& shard : shards) {
     absl::MutexLock lock(&shard.mutex);
-    Dropped(shard.Evict(shard.Advance(now), kEvictionsPerSweep));
+    Dropped(shard.Evict(shard.Advance(now), kEvictionsPerSweep, &shares));
   }
 }
 
-// What a new key begins with: it may have been in the overflow bucket before, and which part of that was its own is not
-// known.
-Bucket RateLimiter::Impl::OverflowCopy(const Limit& limit, int64_t now_ns) {
-  if (now_ns >= overflow_until_ns.load(std::memory_order_relaxed)) return EmptyBucket(limit.algorithm);
-  absl::MutexLock lock(&overflow.mutex);
-  // In the middle of a Reconfigure the shard has the new limit already.
-  const bool same = overflow.limit.algorithm == limit.algorithm && overflow.limit.window_ns == limit.window_ns &&
-                    overflow.limit.cost == limit.cost && overflow.limit.shift == limit.shift;
-  return same ? overflow.bucket : Converted(overflow.limit, limit, overflow.bucket, now_ns);
+// What a new key of `client` begins with: it may have been in the client's overflow bucket before, or in its site's,
+// and which part of that was its own is not known. A bucket that somebody else used last counts for nothing: whoever
+// collides with a flood, and has a place, is not to pay for it.
+Bucket RateLimiter::Impl::OverflowCopy(const ClientPrefix& client, const Limit& limit, int64_t now_ns) {
+  Overflow* const known = overflow.load(std::memory_order_acquire);
+  if (known == nullptr || now_ns >= overflow_until_ns.load(std::memory_order_relaxed)) {
+    return EmptyBucket(limit.algorithm);
+  }
+  const std::array<ClientPrefix, 2> prefixes = {client, client.site()};
+  for (size_t i = 0; i < (prefixes[0] == prefixes[1] ? 1 : 2); ++i) {
+    const ClientPrefix& prefix = prefixes[i];
+    OverflowBucket& each = known->Of(prefix);
+    absl::MutexLock lock(&each.mutex);
+    if (each.whose != prefix || RecoveredNs(each.limit, each.bucket) <= now_ns) continue;
+    // In the middle of a Reconfigure the shard has the new limit already.
+    const bool same = each.limit.algorithm == limit.algorithm && each.limit.window_ns == limit.window_ns &&
+                      each.limit.cost == limit.cost && each.limit.shift == limit.shift;
+    return same ? each.bucket : Converted(each.limit, limit, each.bucket, now_ns);
+  }
+  return EmptyBucket(limit.algorithm);
 }
 
 // One check on its way through AdmitTogether. Holds the locks that it took until it is destroyed.
@@ -447,7 +533,7 @@ struct RateLimiter::Plan {
   Plan(Check* of, size_t key_hash, Shard* key_shard) : check(of), hash(key_hash), shard(key_shard) {}
   Plan(const Plan&) = delete;
   ~Plan() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    if (reserved) check->limiter->impl_->Unreserve();
+    if (reserved) check->limiter->impl_->Unreserve(check->client);
     if (overflow != nullptr) overflow->mutex.Unlock();
     if (locked) shard->mutex.Unlock();
   }
@@ -467,14 +553,16 @@ struct RateLimiter::Plan {
       place = at->second;
       bucket = &found->bucket;
     } else {
-      impl.Dropped(shard->Evict(now_ns, impl.full() ? kEvictionsPerSweep : kEvictionsPerInsert));
-      reserved = impl.Reserve();
+      impl.Dropped(shard->Evict(now_ns, impl.full() ? kEvictionsPerSweep : kEvictionsPerInsert, &impl.shares));
+      const KeyShares::Answer answer = impl.Reserve(check->client, shard, now_ns);
+      reserved = answer.granted;
       if (reserved) {
-        bucket = &fresh.emplace(impl.OverflowCopy(*limit, now_ns));
+        bucket = &fresh.emplace(impl.OverflowCopy(check->client, *limit, now_ns));
       } else {
         // Under the shard's lock, so that the key does not get a bucket of its own in the meantime, without this one.
-        impl.overflow.mutex.Lock();
-        overflow = &impl.overflow;
+        whose = answer.whose;
+        overflow = &impl.FindOverflow(*limit).Of(whose);
+        overflow->mutex.Lock();
         now_ns = overflow->latest_ns = std::max(overflow->latest_ns, now_ns);
         limit = &overflow->limit;
         bucket = &overflow->bucket;
@@ -484,20 +572,22 @@ struct RateLimiter::Plan {
   }
 
   void Consume() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    Impl& impl = *check->limiter->impl_;
     Take(*limit, *bucket, now_ns);
+    if (overflow != nullptr) {
+      overflow->whose = whose;
+      check->limiter->impl_->NoteOverflow(RecoveredNs(*limit, *bucket));
+      return;
+    }
     if (found != nullptr) {
       if (now_ns - found->placed_ns >= limit->part_ns) {
         shard->keys.splice(shard->keys.end(), shard->keys, place);
         found->placed_ns = now_ns;
       }
-    } else if (reserved) {
-      shard->keys.push_back({std::string(check->key), *std::move(fresh), now_ns});
+    } else {
+      shard->keys.push_back({std::string(check->key), *std::move(fresh), now_ns, check->client});
       place = std::prev(shard->keys.end());
       shard->index.emplace(std::string_view(place->name), place);
       reserved = false;  // taken
-    } else {
-      impl.overflow_until_ns.store(RecoveredNs(*limit, *bucket), std::memory_order_relaxed);
     }
   }
 
@@ -511,7 +601,8 @@ struct RateLimiter::Plan {
   Shard* const shard;
   bool locked = false;
   bool reserved = false;
-  Impl::Overflow* overflow = nullptr;  // locked
+  Impl::OverflowBucket* overflow = nullptr;  // locked
+  ClientPrefix whose;                        // with `overflow`
   int64_t now_ns = 0;
   const Limit* limit = nullptr;
   Shard::Key* found = nullptr;
@@ -592,14 +683,14 @@ RateLimiter::RateLimiter(const Options& options) : impl_(std::make_unique<Impl>(
 }
 RateLimiter::~RateLimiter() = default;
 
-RateLimitDecision RateLimiter::Admit(std::string_view key, TimePoint now) {
-  Check check{this, key, false, {}};
+RateLimitDecision RateLimiter::Admit(std::string_view key, TimePoint now, const ClientPrefix& client) {
+  Check check{this, key, false, client, {}};
   AdmitAlone(&check, now);
   return check.decision;
 }
 
-RateLimitDecision RateLimiter::Peek(std::string_view key, TimePoint now) {
-  Check check{this, key, false, {}};
+RateLimitDecision RateLimiter::Peek(std::string_view key, TimePoint now, const ClientPrefix& client) {
+  Check check{this, key, false, client, {}};
   const size_t hash = KeyHash()(key);
   Plan plan(&check, hash, &impl_->ShardOf(hash));
   plan.Lock();
@@ -634,12 +725,15 @@ void RateLimiter::Reconfigure(const Options& options, TimePoint now) {
     for (Shard::Key& key : shard.keys) key.bucket = Converted(shard.limit, limit, std::move(key.bucket), now_ns);
     shard.limit = limit;
   }
-  absl::MutexLock lock(&impl_->overflow.mutex);
-  Impl::Overflow& overflow = impl_->overflow;
-  const int64_t now_ns = overflow.latest_ns = std::max(overflow.latest_ns, Nanoseconds(now));
-  overflow.bucket = Converted(overflow.limit, limit, std::move(overflow.bucket), now_ns);
-  overflow.limit = limit;
-  impl_->overflow_until_ns.store(RecoveredNs(limit, overflow.bucket), std::memory_order_relaxed);
+  Impl::Overflow* const overflow = impl_->overflow.load(std::memory_order_acquire);
+  if (overflow == nullptr) return;
+  for (Impl::OverflowBucket& each : overflow->buckets) {
+    absl::MutexLock lock(&each.mutex);
+    const int64_t now_ns = each.latest_ns = std::max(each.latest_ns, Nanoseconds(now));
+    each.bucket = Converted(each.limit, limit, std::move(each.bucket), now_ns);
+    each.limit = limit;
+    impl_->NoteOverflow(RecoveredNs(limit, each.bucket));
+  }
 }
 
 RateLimiter::Stats RateLimiter::stats() const {

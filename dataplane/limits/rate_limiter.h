@@ -9,6 +9,8 @@
 #include <span>
 #include <string_view>
 
+#include "common/base/key_shares.h"
+
 namespace gateway::dataplane {
 
 // Steady time since an arbitrary start; what every policy object is told as `now`.
@@ -33,9 +35,14 @@ struct RateLimitDecision {
 // the one that leaves the fewest requests.
 bool IsTighter(const RateLimitDecision& a, const RateLimitDecision& b);
 
-// A refused request consumes nothing. Thread-safe: keys are spread over shards, each with its own lock. Keys are
-// bounded: only fully recovered ones are dropped, and past the bound new keys share one overflow bucket, so that
-// made-up keys free nobody. Never reads a clock.
+// A refused request consumes nothing. Thread-safe: keys are spread over shards, each with its own lock. Never reads a
+// clock.
+//
+// Keys are bounded, and so is what one client can occupy (KeyShares). New keys of a client that has exhausted its share
+// count in an overflow bucket: its own, but for collisions of a keyed hash. So a flood of made-up keys limits the
+// client that makes them up, and nobody else. Fully recovered keys are dropped first; where the table is full, a client
+// within its share takes the place of an old key that has used little. A key that has used more than half of its limit
+// is never dropped before it has recovered, so made-up keys free nobody.
 //
 // The sliding window remembers when each request came, exactly for up to 64 different moments in a window; of a busier
 // key, requests within 1/192 of the window are taken for as late as the last of them. So it is never early, and late by
@@ -59,17 +66,19 @@ class RateLimiter {
   struct Check {
     RateLimiter* limiter;
     std::string_view key;
-    bool shadow = false;         // its refusal is counted and refuses nobody
-    RateLimitDecision decision;  // out; of a limit that would allow what another one refuses: as if it had allowed it
+    bool shadow = false;       // its refusal is counted and refuses nobody
+    ClientPrefix client = {};  // whose share a new key counts in; without one the table's bound alone holds
+    RateLimitDecision decision =
+        {};  // out; of a limit that would allow what another one refuses: as if it had allowed it
   };
   // Asks several limits at once, under the locks of all of their keys: exact over threads. Where one of them refuses
   // (false), none is consumed. Requires: every check has another limiter.
   static bool AdmitTogether(std::span<Check> checks, TimePoint now);
 
   // Of this limit alone. `key` is copied only when it is new. Allocates nothing for a known key (amortised).
-  RateLimitDecision Admit(std::string_view key, TimePoint now);
+  RateLimitDecision Admit(std::string_view key, TimePoint now, const ClientPrefix& client = {});
   // What Admit would say.
-  RateLimitDecision Peek(std::string_view key, TimePoint now);
+  RateLimitDecision Peek(std::string_view key, TimePoint now, const ClientPrefix& client = {});
 
   // Gives back a request that was admitted at `admitted` and refused by somebody else afterwards. What of it can't be
   // told from later requests stays consumed.
@@ -86,7 +95,7 @@ class RateLimiter {
   struct Stats {
     size_t keys = 0;
     uint64_t evicted = 0;
-    uint64_t overflowed = 0;  // requests that were counted in the overflow bucket
+    uint64_t overflowed = 0;  // requests that were counted in an overflow bucket
     uint64_t allowed = 0;
     uint64_t refused = 0;
     uint64_t shadow_refused = 0;

@@ -234,16 +234,26 @@ void RedisStore::OnPauseEnd(void* self) {
 
 // The connection's life, over and over.
 Task<void> RedisStore::Live() {
+  std::vector<Slot> unanswered;  // of the connection before
   for (;;) {
     state_ = State::kConnecting;
     reader_.reset(redisReaderCreateWithFunctions(ReplyFunctions::Table()));
     reader_->privdata = &reply_;
     why_.clear();
+    ended_ = false;
     AppendSetup();
+    for (const Slot& slot : std::exchange(unanswered, {})) {
+      AppendCall(*slot.call);
+      Push({.call = slot.call, .again = true, .sent = loop_->now(), .due = slot.due});
+    }
     if (co_await Connect()) {
       connected_ = true;
       QueueFlush();
       co_await Read();
+    }
+    if (ended_ && state_ == State::kReady && loop_->now() - ready_at_ >= kIdleMin) {
+      unanswered = Replace();
+      continue;
     }
     Fail(why_);
     // Not all workers at once, and not again and again.
@@ -288,9 +298,11 @@ Task<void> RedisStore::Read() {
         continue;
       case Io::kEnd:
         why_ = "it ended the connection";
+        ended_ = true;
         co_return;
       case Io::kError:
         why_ = "the connection broke";
+        ended_ = true;
         co_return;
       case Io::kAgain:
         break;
@@ -461,6 +473,7 @@ bool RedisStore::TakeReply() {
     loading_script_ = false;
     if (setup_left_ == 0 || --setup_left_ > 0) return true;
     state_ = State::kReady;
+    ready_at_ = loop_->now();
     counters_.up.store(true, std::memory_order_relaxed);
     Increment(counters_.connects);
     if (std::exchange(told_, false)) spdlog::info("redis at {} responds again", directory_->name());
@@ -551,6 +564,36 @@ void RedisStore::Fail(std::string_view why) {
     spdlog::warn("redis at {}: {}; until it is back, limits of scope redis apply their on_unavailable",
                  directory_->name(), why);
   }
+  Disconnect();
+  while (next_reply_ < next_slot_) {
+    if (Call* const call = SlotAt(next_reply_++).call) {
+      Increment(counters_.unavailable);
+      FinishCall(call, false);
+    }
+  }
+}
+
+// The calls that it owes, in their order; those that were sent a second time fail. (Redis may have counted what it did
+// not answer; counting a request twice is the safe side.)
+std::vector<RedisStore::Slot> RedisStore::Replace() {
+  Increment(counters_.replaced);
+  state_ = State::kPaused;  // nothing is sent before the setup of the next connection
+  Disconnect();
+  std::vector<Slot> unanswered;
+  while (next_reply_ < next_slot_) {
+    const Slot slot = SlotAt(next_reply_++);
+    if (slot.call == nullptr) continue;
+    if (slot.again) {
+      Increment(counters_.unavailable);
+      FinishCall(slot.call, false);
+    } else {
+      unanswered.push_back(slot);
+    }
+  }
+  return unanswered;
+}
+
+void RedisStore::Disconnect() {
   connected_ = false;
   rest_.reset();
   socket_.reset();
@@ -559,12 +602,6 @@ void RedisStore::Fail(std::string_view why) {
   written_ = 0;
   write_failed_ = false;
   loading_script_ = false;
-  while (next_reply_ < next_slot_) {
-    if (Call* const call = SlotAt(next_reply_++).call) {
-      Increment(counters_.unavailable);
-      FinishCall(call, false);
-    }
-  }
 }
 
 std::vector<prometheus::MetricFamily> RedisFamilies(std::span<const RedisStore* const> stores) {

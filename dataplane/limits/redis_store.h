@@ -79,7 +79,8 @@ struct RedisLimit {
 
 // Owns one connection, over which all of a worker's calls are pipelined. Belongs to the worker's loop; never blocks it:
 // a call is over after kPatience at the latest, and while Redis does not answer, or is not connected, calls fail at
-// once. Connects when it is first needed, and again with a growing pause.
+// once. Connects when it is first needed, and again with a growing pause; at once where Redis has ended a connection
+// that worked (its `timeout` for idle clients): what was sent on it, or comes meanwhile, goes on the new one.
 class RedisStore {
  public:
   struct Options {
@@ -91,6 +92,8 @@ class RedisStore {
   // Of a connection that owes an answer, and of connecting (with AUTH and SELECT): then it is made anew.
   static constexpr std::chrono::milliseconds kSilenceMax{1000};
   static constexpr std::chrono::milliseconds kPauseMin{50}, kPauseMax{2000};
+  // A connection that ends sooner after its setup is no idle one: the shortest `timeout` of Redis is a second.
+  static constexpr std::chrono::milliseconds kIdleMin{500};
   static constexpr size_t kInFlightMax = 1024;         // calls; further ones fail at once
   static constexpr size_t kReplyBytesMax = 64 * 1024;  // unread ones; ours are below 1 KiB
   static constexpr size_t kLimitsMax = 32;             // of one call
@@ -135,7 +138,7 @@ class RedisStore {
   static constexpr std::array<double, 7> kBoundSeconds = {0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02};
   struct Counters {
     std::atomic<bool> up{false};
-    std::atomic<uint64_t> answered{0}, timeouts{0}, errors{0}, unavailable{0}, connects{0};
+    std::atomic<uint64_t> answered{0}, timeouts{0}, errors{0}, unavailable{0}, connects{0}, replaced{0};
     std::array<std::atomic<uint64_t>, kBoundSeconds.size() + 1> buckets{};
     std::atomic<uint64_t> nanos{0};
   };
@@ -146,7 +149,7 @@ class RedisStore {
   struct Slot {
     Call* call = nullptr;  // null: nobody waits for this reply any more
     bool setup = false;    // AUTH, SELECT, SCRIPT LOAD
-    bool again = false;    // sent a second time
+    bool again = false;    // sent a second time: without the script, or on a connection that had ended
     TimePoint sent;
     TimePoint due{};  // of a call: kPatience after it was sent first
   };
@@ -177,6 +180,8 @@ class RedisStore {
   bool Feed(const char* data, size_t size);
   bool TakeReply();
   void Fail(std::string_view why);
+  std::vector<Slot> Replace();
+  void Disconnect();
   static void FinishCall(Call* call, bool decided);
   void ArmOverdue(TimePoint at);
   static void OnOverdue(void* self);
@@ -191,6 +196,8 @@ class RedisStore {
   size_t setup_left_ = 0;
   bool loading_script_ = false;
   bool connected_ = false;
+  bool ended_ = false;  // by Redis, or on the way
+  TimePoint ready_at_{};
   bool write_failed_ = false;
   bool flush_queued_ = false;
   bool told_ = false;  // that it is away

@@ -129,6 +129,7 @@ void EventLoop::RunPosted() {
 
 void EventLoop::Run() {
   std::array<epoll_event, kEventsMax> events;
+  std::vector<std::function<void()>> due;  // keeps its room from turn to turn
   for (;;) {
     const int count = epoll_wait(epoll_, events.data(), kEventsMax, deferred_.empty() ? SleepMillis() : 0);
     ReadClock();
@@ -151,8 +152,9 @@ void EventLoop::Run() {
     }
     if (!deferred_.empty()) {
       // What this defers again has its turn after the events of the next.
-      auto work = std::exchange(deferred_, {});
-      for (auto& each : work) each();
+      due.swap(deferred_);
+      for (auto& each : due) each();
+      due.clear();
     }
     free_slots_.insert(free_slots_.end(), released_.begin(), released_.end());
     released_.clear();

@@ -139,6 +139,7 @@ void CircuitBreaker::OpenIfFailing(TimePoint now) {
   ++generation_;
   opened_at_ = now;
   ++opened_;
+  opening_ = sum;
   sleep_ = policy_.sleep_window;
 }
 
@@ -163,7 +164,16 @@ void CircuitBreaker::Reconfigure(const BreakerPolicy& policy) {
 CircuitBreaker::View CircuitBreaker::view(TimePoint now) const {
   absl::MutexLock lock(&mutex_);
   const Bucket sum = Sum(now);
-  View view{state_, in_flight_, sum.requests, sum.failures, sum.slow, opened_, false};
+  View view{.state = state_,
+            .in_flight = in_flight_,
+            .requests = sum.requests,
+            .failures = sum.failures,
+            .slow = sum.slow,
+            .opened = opened_,
+            .forced = false,
+            .opening_requests = opening_.requests,
+            .opening_failures = opening_.failures,
+            .opening_slow = opening_.slow};
   if (policy_.force != v1::CircuitBreaker::FORCE_UNSPECIFIED) {
     view.forced = true;
     view.state = policy_.force == v1::CircuitBreaker::OPEN ? BreakerState::kOpen : BreakerState::kClosed;

@@ -63,9 +63,10 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
   struct View {
     BreakerState state = BreakerState::kClosed;
     uint32_t in_flight = 0;
-    uint32_t requests = 0, failures = 0, slow = 0;  // in the rolling window
-    uint64_t opened = 0;                            // times
-    bool forced = false;                            // `state` is an operator's word
+    uint32_t requests = 0, failures = 0, slow = 0;                          // in the rolling window
+    uint64_t opened = 0;                                                    // times
+    bool forced = false;                                                    // `state` is an operator's word
+    uint32_t opening_requests = 0, opening_failures = 0, opening_slow = 0;  // in the window that opened it last
   };
   View view(TimePoint now) const;
   // Until the next probe; 0 where closed; the sleep window where it is forced open. For Retry-After.
@@ -96,6 +97,7 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
   uint32_t probes_succeeded_ ABSL_GUARDED_BY(mutex_) = 0;
   TimePoint probe_at_ ABSL_GUARDED_BY(mutex_){};
   uint64_t opened_ ABSL_GUARDED_BY(mutex_) = 0;
+  Bucket opening_ ABSL_GUARDED_BY(mutex_);  // the window that opened it last
 };
 
 }  // namespace gateway::dataplane

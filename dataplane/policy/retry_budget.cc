@@ -30,13 +30,18 @@ bool RetryBudget::Spend(const RetryPolicy& policy, TimePoint now) {
   Bucket& current = BucketOf(now);
   uint64_t requests = 0;
   uint64_t retries = 0;
+  int64_t first = current.second;
   for (const Bucket& bucket : buckets_) {
     if (bucket.second <= current.second - kBuckets) continue;
     requests += bucket.requests;
     retries += bucket.retries;
+    if (bucket.requests > 0) first = std::min(first, bucket.second);
   }
   const bool within_share = (retries + 1) * 100 <= requests * policy.budget_percent;
-  if (!within_share && current.retries >= policy.budget_min_per_second) {
+  const auto seconds = static_cast<uint64_t>(current.second - first + 1);
+  const bool within_floor =
+      current.retries < policy.budget_min_per_second && retries < policy.budget_min_per_second * seconds;
+  if (!within_share && !within_floor) {
     ++stats_.refused;
     return false;
   }

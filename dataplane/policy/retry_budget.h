@@ -13,9 +13,10 @@
 namespace gateway::dataplane {
 
 // One service's, over all workers of the process. Thread-safe; never reads a clock.
-// Over the last ten seconds there are at most `budget_percent` of the requests (first tries) in retries, or
-// `budget_min_per_second` a second where that is more. The floor counts by the second, so that a service without load
-// is not hit by ten seconds' worth at once.
+// Over the last ten seconds retries are at most the larger of `budget_percent` of the requests (first tries) and
+// `budget_min_per_second` for each of those seconds since the first request. The two are not added: a busy service that
+// fails sees its share and no more. What the floor allows is not saved up: past the share, a second has no more than
+// `budget_min_per_second`.
 class RetryBudget {
  public:
   void OnRequest(TimePoint now);

@@ -7,6 +7,7 @@
 #include "absl/container/inlined_vector.h"
 #include "common/base/text.h"
 #include "dataplane/auth/authorization.h"
+#include "dataplane/http/http1/head.h"
 #include "dataplane/net/arrival.h"
 #include "dataplane/proxy/exchange.h"
 
@@ -44,7 +45,7 @@ Task<const BoundAuthMethod*> AwaitNewerKeys(EventLoop* loop, KeyFetcher* fetcher
 IdentityFields::IdentityFields(std::span<const std::string> names) {
   for (std::string name : names) {
     std::replace(name.begin(), name.end(), '_', '-');
-    if (http1::ClassifyField(name) == http1::FieldKind::kIdentity) continue;
+    if (http::ClassifyField(name) == http::FieldKind::kIdentity) continue;
     sizes_.set(std::min(name.size(), sizes_.size() - 1));
     names_.push_back(std::move(name));
   }
@@ -62,7 +63,7 @@ void Exchange::RemoveIdentityFields() {
   const IdentityFields& named = (*state_)->identity_fields;
   size_t kept = 0;
   for (size_t i = 0; i < head_.fields.size(); ++i) {
-    if (head_.kinds[i] == http1::FieldKind::kIdentity || (!named.empty() && named.Has(head_.fields[i].name))) continue;
+    if (head_.kinds[i] == http::FieldKind::kIdentity || (!named.empty() && named.Has(head_.fields[i].name))) continue;
     if (kept != i) {
       head_.fields[kept] = head_.fields[i];
       head_.kinds[kept] = head_.kinds[i];
@@ -112,6 +113,7 @@ Task<Reason> Exchange::Authenticate() {
   const Authorization offered = ParseAuthorization(FindSingleField("Authorization"));
   bool known = false;       // somebody, whom it does not let in
   bool overloaded = false;  // nobody has looked
+  bool throttled = false;   // nobody looks: too many passwords of this client were wrong
   const char* why = "no credentials";
   const auto lets_in = [&](const ConsumerPolicy* caller, std::shared_ptr<const VerifiedToken> token) {
     caller_ = caller;
@@ -171,6 +173,7 @@ Task<Reason> Exchange::Authenticate() {
         const ConsumerPolicy* caller = nullptr;
         const PasswordPool::Answer answer = co_await CheckPassword(offered.credentials, &caller);
         if (answer == PasswordPool::Answer::kOverloaded) overloaded = true;
+        if (answer == PasswordPool::Answer::kTooManyFailures) throttled = true;
         if (answer != PasswordPool::Answer::kGood) {
           why = "the user name or the password is wrong";
           continue;
@@ -219,6 +222,14 @@ Task<Reason> Exchange::Authenticate() {
 
   policy_ = Concat("Auth/", auth.policy->name);
   detail_ = why;
+  if (!known && throttled) {
+    detail_ = "too many passwords from this address were wrong";
+    limit_policy_ = nullptr;  // no RateLimit's: what that would say is not what keeps this client out
+    limit_.reset =
+        worker_->shared().authentication->passwords.RetryAfter(ClientPrefix::Of(client_address_), loop().now());
+    auth.runtime->Count(worker_->index(), AuthResult::kThrottled);
+    co_return Reason::kRateLimited;
+  }
   if (known || !overloaded) {
     auth.runtime->Count(worker_->index(), known ? AuthResult::kForbidden : AuthResult::kUnauthenticated);
     co_return known ? Reason::kForbidden : Reason::kUnauthenticated;
@@ -278,9 +289,9 @@ Task<PasswordPool::Answer> Exchange::CheckPassword(std::string_view credentials,
   absl::StatusOr<PasswordHash> hash = PasswordHash::Parse(password.hash);
   if (!hash.ok()) co_return Answer::kWrong;  // (the snapshot was checked)
   auto arrival = std::make_shared<Arrival<Answer>>(&loop());
-  const std::optional<Answer> at_once =
-      shared.passwords.Check(key, std::make_shared<const PasswordHash>(*std::move(hash)), std::move(basic->password),
-                             decoy, loop().now(), [arrival](Answer answer) { arrival->Deliver(answer); });
+  const std::optional<Answer> at_once = shared.passwords.Check(
+      key, std::make_shared<const PasswordHash>(*std::move(hash)), std::move(basic->password), decoy,
+      ClientPrefix::Of(client_address_), loop().now(), [arrival](Answer answer) { arrival->Deliver(answer); });
   if (at_once) co_return *at_once;
   Arrival<Answer>::Wait wait(std::move(arrival));
   const Answer answer = co_await wait;

@@ -28,6 +28,7 @@ enum class Reason : uint8_t {
   kUpstreamReset,
   kUpstreamInvalid,
   kUpstreamConnectFailed,
+  kUpstreamTlsFailed,
   kNoHealthyEndpoint,
   kDiscoveryUnavailable,
   kBreakerOpen,
@@ -36,6 +37,7 @@ enum class Reason : uint8_t {
   kDraining,
   kUpstreamTimeout,
   kRequestDeadline,
+  kLoopDetected,
   kClientClosed,  // nobody is left to answer; status 499 in log and metrics
 };
 inline constexpr int kReasonCount = static_cast<int>(Reason::kClientClosed) + 1;

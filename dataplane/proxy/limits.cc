@@ -10,6 +10,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "common/base/text.h"
+#include "dataplane/http/http1/head.h"
 #include "dataplane/limits/limit_key.h"
 #include "dataplane/proxy/exchange.h"
 
@@ -89,6 +90,7 @@ Reason Exchange::AdmitByLimits(std::span<const uint32_t> limits) {
     AppendLimitKey(*state.limits[index].policy, &keys);
     ends.push_back(keys.size());
   }
+  const ClientPrefix client = ClientPrefix::Of(client_address_);
   Checks checks;
   absl::InlinedVector<const RateLimitPolicy*, kLimitsInline> policies;  // of `checks`
   Leases leased;
@@ -102,7 +104,7 @@ Reason Exchange::AdmitByLimits(std::span<const uint32_t> limits) {
       allowed = AdmitByLease(limit, key, &leased) && allowed;
       continue;
     }
-    checks.push_back({limit.limiter.get(), key, IsShadow(*limit.policy), {}});
+    checks.push_back({limit.limiter.get(), key, IsShadow(*limit.policy), client, {}});
     policies.push_back(limit.policy);
   }
   if (allowed && !checks.empty()) {
@@ -110,19 +112,23 @@ Reason Exchange::AdmitByLimits(std::span<const uint32_t> limits) {
     for (size_t i = 0; i < checks.size(); ++i) NoteLimit(*policies[i], checks[i].decision);
   }
   if (allowed) return Reason::kNone;
-  for (const auto& [table, key] : leased) table->Refund(key);
+  RefundLeases(leased);
   policy_ = Concat("RateLimit/", limit_policy_->name);
   return Reason::kRateLimited;
 }
 
 // False: refused. What was let through is noted in `leased`, for a refund.
 bool Exchange::AdmitByLease(const BoundLimit& limit, std::string_view key, Leases* leased) {
-  const RateLimitDecision decision = limit.leases->Admit(key, loop().now());
+  const RateLimitDecision decision = limit.leases->Admit(key, loop().now(), ClientPrefix::Of(client_address_));
   const bool shadow = IsShadow(*limit.policy);
   limit.limiter->Note(decision.allowed, shadow);
   NoteLimit(*limit.policy, decision);
   if (decision.allowed) leased->emplace_back(limit.leases.get(), key);
   return decision.allowed || shadow;
+}
+
+void Exchange::RefundLeases(const Leases& leased) const {
+  for (const auto& [table, key] : leased) table->Refund(key, ClientPrefix::Of(client_address_));
 }
 
 Task<Reason> Exchange::AdmitWithRedis(std::span<const uint32_t> limits) {
@@ -137,6 +143,7 @@ Task<Reason> Exchange::AdmitWithRedis(std::span<const uint32_t> limits) {
     Each& each = (limit.policy->scope == v1::RateLimit::REDIS ? there : here).emplace_back(Each{&limit, {}});
     AppendLimitKey(*limit.policy, &each.key);
   }
+  const ClientPrefix client = ClientPrefix::Of(client_address_);
   const TimePoint counted_at = loop().now();
   Checks counted;  // in this data plane, and by this request
   Leases leased;
@@ -149,7 +156,7 @@ Task<Reason> Exchange::AdmitWithRedis(std::span<const uint32_t> limits) {
         if (!AdmitByLease(*each.limit, each.key, &leased)) return false;
         continue;
       }
-      checks.push_back({each.limit->limiter.get(), each.key, IsShadow(*each.limit->policy), {}});
+      checks.push_back({each.limit->limiter.get(), each.key, IsShadow(*each.limit->policy), client, {}});
       policies.push_back(each.limit->policy);
     }
     if (checks.empty()) return true;
@@ -162,7 +169,7 @@ Task<Reason> Exchange::AdmitWithRedis(std::span<const uint32_t> limits) {
   };
   const auto refuse = [&] {
     for (const RateLimiter::Check& check : counted) check.limiter->Refund(check.key, counted_at);
-    for (const auto& [table, key] : leased) table->Refund(key);
+    RefundLeases(leased);
     policy_ = Concat("RateLimit/", limit_policy_->name);
     return Reason::kRateLimited;
   };

@@ -9,14 +9,17 @@
 #include <memory>
 #include <string>
 
-#include "dataplane/net/buffer_pool.h"
-#include "dataplane/net/socket.h"
+#include "dataplane/http/connection.h"
 #include "dataplane/net/task.h"
 #include "dataplane/server/listener.h"
+#include "dataplane/server/tls_facts.h"
 
 namespace gateway::dataplane {
 
 class Worker;
+namespace http2 {
+class ServerSession;
+}
 
 // What one connection too many is told.
 inline constexpr std::string_view kTooManyConnections =
@@ -26,7 +29,7 @@ inline constexpr std::string_view kTooManyConnections =
     "\r\n";
 
 // Lives on one worker, from accept to close; owns itself. Between two requests it holds no buffer.
-class ClientConnection {
+class ClientConnection : private http::Connection {
  public:
   // How much of what a client still sends is read and thrown away, and for how long, before a connection that ended
   // early is closed: closed at once, the client's unread bytes would reset it, and the answer could be lost (RFC 9112,
@@ -34,62 +37,58 @@ class ClientConnection {
   static constexpr size_t kLingerBytesMax = 4 << 20;
   static constexpr std::chrono::milliseconds kLingerTime{2000};
 
-  // Takes over an accepted, non-blocking descriptor. `proxy_header`: what it begins with where the peer is a trusted
-  // proxy.
-  static void Start(Worker* worker, int fd, const sockaddr_storage& address, ProxyHeaderMode proxy_header);
+  // Takes over an accepted, non-blocking descriptor.
+  static void Start(Worker* worker, int fd, const sockaddr_storage& address, const ListenerOptions& options);
   ~ClientConnection();
 
-  // Ends it if it is between two requests. False: it is not.
-  bool CloseIfIdle() {
-    if (!idle_ || !socket.ProbeQuiet()) return false;  // what has come in the meantime is served first
-    socket.Cancel();
-    return true;
+  // The header of a request has arrived.
+  void Asked() {
+    if (!asked_) BecomeAsked();
   }
-  // Whether a request has been answered on it.
-  bool served() const { return served_; }
+  bool asked() const { return asked_; }
+  // Whether it gives way to a new connection: no request has ever arrived on it, and no byte waits to be read.
+  bool Silent() { return !asked_ && !socket.cancelled() && !socket.HasBytes(); }
+  // Whether it counts against its address's share.
+  bool counted() const { return counted_; }
+  // Since when it waits between two requests; TimePoint::max(): it does not.
+  TimePoint idle_since() const;
 
-  Socket socket;
-  Buffer input;  // what was read and not used yet
-  // The address at the other end, or the one that a PROXY header told of: who the client is, unless a trusted peer's
-  // X-Forwarded-For knows better.
-  in6_addr peer;  // IPv4 as IPv4-mapped
-  std::string peer_ip;
-  bool peer_trusted;  // X-Forwarded-* of this peer are believed
-
-  // Said by the exchange: no further request on this connection; `reset`: and the client shall see that its answer is
-  // cut off.
-  void EndAfterThis() { ending_ = lingers_ = true; }
-  // The same where the client asked for it and has sent everything: it waits for nothing but the end, so there is
-  // nothing to linger for.
-  void EndAsAsked() { ending_ = true; }
-  // Nobody is there any more: it is closed at once.
-  void EndGone() { ending_ = gone_ = true; }
-  void ResetAtEnd() { ending_ = reset_ = true; }
-  bool ending() const { return ending_; }
-  // An empty line came alone, before a request: it is the one that is ignored.
-  bool empty_line_seen = false;
+  // Ends it if it is between two requests. False: it is not.
+  bool CloseIfIdle();
+  // HTTP/2: takes no further requests, and ends after those in flight. (HTTP/1 ends with the next response.)
+  void Drain();
+  // Ends a handshake that has to give way.
+  void CancelHandshake() { socket.Cancel(); }
+  const std::string& peer_ip() const { return info.peer_ip; }
+  // Ends the waits for services: of requests in flight nobody waits for a response any more.
+  void AbandonWaits();
 
   ClientConnection* previous = nullptr;  // the worker's list
   ClientConnection* next = nullptr;
 
  private:
   ClientConnection(Worker* worker, const sockaddr_storage& address, const in6_addr& peer_address);
-  static Detached Run(std::unique_ptr<ClientConnection> self, ProxyHeaderMode proxy_header);
+  static Detached Run(std::unique_ptr<ClientConnection> self, ListenerOptions options);
+  void BecomeAsked();
   bool CountAddress();                               // false: this address has too many already
   Task<bool> ReadProxyHeader(ProxyHeaderMode mode);  // false: the connection is of no use
+  Task<bool> AcceptTls(int listener);                // false: the handshake failed
+  Task<bool> SpeaksHttp2(const ListenerOptions& options);
+  Task<void> ServeHttp2();
+  static Task<void> ServeHttp2Stream(void* connection, http::DownstreamStream& stream);
   Task<void> RefuseAndLinger(std::string_view answer);
   Task<void> Serve();
   Task<bool> ServeExchange();  // false: there was no request
   Task<void> Linger();
 
   Worker* const worker_;
-  bool counted_ = false;  // by its address
+  std::unique_ptr<const TlsFacts> tls_;  // null: cleartext
+  bool counted_ = false;                 // by its address
+  bool asked_ = false;
   bool idle_ = false;
+  TimePoint idle_since_{};
   bool served_ = false;
-  bool ending_ = false;
-  bool lingers_ = false;
-  bool gone_ = false;
-  bool reset_ = false;
+  http2::ServerSession* http2_ = nullptr;  // null: HTTP/1
 };
 
 }  // namespace gateway::dataplane

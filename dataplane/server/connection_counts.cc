@@ -1,10 +1,22 @@
 #include "dataplane/server/connection_counts.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/hash/hash.h"
 
 namespace gateway::dataplane {
+namespace {
+
+// Where few connections are wanted at all, one client address may have them all.
+constexpr int64_t kOneAddressMin = 1000;
+
+}  // namespace
+
+int64_t ConnectionsByAddress::DefaultMax(int64_t connections_max, int64_t by_descriptors) {
+  const int64_t wanted = std::max(connections_max / 2, std::min(connections_max, kOneAddressMin));
+  return by_descriptors >= connections_max ? wanted : std::max<int64_t>(1, std::min(wanted, by_descriptors / 2));
+}
 
 ConnectionsByAddress::Key ConnectionsByAddress::KeyOf(const in6_addr& address) {
   Key key{0, 0};

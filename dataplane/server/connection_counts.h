@@ -19,6 +19,12 @@ namespace gateway::dataplane {
 // addresses that are connected, so server.max_connections bounds it. Shared by all workers; thread-safe.
 class ConnectionsByAddress {
  public:
+  // Whether both are counted as one.
+  static bool Same(const in6_addr& one, const in6_addr& other) { return KeyOf(one) == KeyOf(other); }
+  // How many one address may have where nothing else is configured: half of what can be open. That is
+  // `connections_max` (server.max_connections), or the lower `by_descriptors`. Where as few as 1,000 are wanted, one
+  // address may have them all; where only descriptors are few, it may not.
+  static int64_t DefaultMax(int64_t connections_max, int64_t by_descriptors);
   // Counts one more of `address` (IPv4 as IPv4-mapped); false, and not counted, where there are `max` already.
   bool Add(const in6_addr& address, int64_t max);
   // Once for each Add that was true.

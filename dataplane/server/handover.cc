@@ -188,6 +188,7 @@ std::string FormatHandoverMessage(const HandoverMessage& message) {
   if (!message.name.empty()) Append(&text, "name: ", message.name, "\n");
   if (!message.reason.empty()) Append(&text, "reason: ", message.reason, "\n");
   if (message.revision != 0) Append(&text, "revision: ", message.revision, "\n");
+  if (!message.instance.empty()) Append(&text, "instance: ", message.instance, "\n");
   if (!message.last) text += "last: no\n";
   for (const auto& each : message.sockets)
     Append(&text, "socket: ", WordOf(kRoles, each.role), " ", each.address, "\n");
@@ -231,6 +232,8 @@ absl::StatusOr<HandoverMessage> ParseHandoverMessage(std::string_view text) {
       message.last = value != "no";
     } else if (*key == "revision") {
       if (!absl::SimpleAtoi(AbslView(value), &message.revision)) return Invalid("a revision that is not a number");
+    } else if (*key == "instance") {
+      message.instance = value;
     } else if (*key == "socket") {
       const std::optional<std::string_view> word = TakeUntil(' ', &value);
       const auto role = word ? ValueOf(kRoles, *word) : std::nullopt;
@@ -323,6 +326,7 @@ absl::Status HandoverServer::SendSockets(int peer) {
     HandoverMessage message;
     message.kind = Kind::kSockets;
     message.revision = options_.revision ? options_.revision() : 0;
+    message.instance = options_.instance;
     std::vector<int> descriptors;
     for (; begin < options_.sockets.size() && descriptors.size() < HandoverMessage::kSocketsMax; ++begin) {
       const Socket& each = options_.sockets[begin];
@@ -457,6 +461,7 @@ absl::Status Predecessor::Ask() {
       descriptors.erase(descriptors.begin());
     }
     revision_ = message.revision;
+    instance_ = message.instance;
     last = message.last;
   }
   return absl::OkStatus();

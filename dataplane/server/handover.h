@@ -9,7 +9,8 @@
 //   old -> new  sockets    `socket: ROLE ADDRESS` lines, and as many descriptors (SCM_RIGHTS) in the same order. ROLE
 //   is
 //                          main, systemd (main, and passed by systemd at first) or metrics. `last: no`: more messages
-//                          like this one follow. `revision: N`, the policy that is served.
+//                          like this one follow. `revision: N`, the policy that is served;
+//                          `instance: ID`, the process as the control plane knows it.
 //   new -> old  serving    It accepts from all of these sockets by now. `name: NAME`, its data_plane.name.
 //   old -> new  draining   The old one accepts nothing any more, and ends when what it has is answered.
 //   old -> new  refused    At any time, in place of an answer, with `reason: TEXT`: the old one goes on.
@@ -55,6 +56,7 @@ struct HandoverMessage {
   Kind kind = Kind::kTake;
   std::string name;
   std::string reason;
+  std::string instance;
   uint64_t revision = 0;
   bool last = true;
   std::vector<SocketLine> sockets;
@@ -82,6 +84,7 @@ class HandoverServer {
     std::vector<Socket> sockets;
     std::chrono::milliseconds patience = kHandoverPatience;
     std::function<uint64_t()> revision;
+    std::string instance;
     // Both on the thread. A hand-over is under way, or has come to nothing and this process goes on.
     std::function<void(bool)> under_way;
     // The other process serves, under this data_plane.name: nothing more is handed over from here on.
@@ -127,6 +130,8 @@ class Predecessor {
 
   pid_t pid() const { return pid_; }
   uint64_t revision() const { return revision_; }
+  // Empty where it did not say (a version before 0.2).
+  const std::string& instance() const { return instance_; }
   // Each once; the caller owns them from then on.
   std::vector<PassedSocket> TakeMain() { return std::exchange(main_, {}); }
   std::vector<PassedSocket> TakeMetrics() { return std::exchange(metrics_, {}); }
@@ -145,6 +150,7 @@ class Predecessor {
   int fd_ = -1;
   pid_t pid_ = 0;
   uint64_t revision_ = 0;
+  std::string instance_;
   std::vector<PassedSocket> main_, metrics_;
 };
 

@@ -102,7 +102,7 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
   families.push_back(std::move(refused));
   MetricFamily auths{"gateway_auth_total", "Requests on routes with an Auth, by how it ended", MetricType::Counter, {}};
   constexpr std::array<const char*, kAuthResultCount> kResults = {"allowed", "unauthenticated", "forbidden",
-                                                                  "overloaded"};
+                                                                  "overloaded", "throttled"};
   for (const auto& auth : runtime.Auths()) {
     for (size_t i = 0; i < kAuthResultCount; ++i) {
       ClientMetric metric;
@@ -142,15 +142,16 @@ std::vector<MetricFamily> RuntimeFamilies(const RuntimeState& runtime, const Acc
 
 std::vector<MetricFamily> PasswordFamilies(const PasswordPool& passwords) {
   const PasswordPool::Stats stats = passwords.stats();
-  if (stats.checks + stats.remembered + stats.overloaded == 0) return {};
-  MetricFamily checks{
-      "gateway_password_checks_total",
-      "Passwords: checked against their hash, found in the cache, or rejected because the queue was full",
-      MetricType::Counter,
-      {}};
+  if (stats.checks + stats.remembered + stats.overloaded + stats.throttled == 0) return {};
+  MetricFamily checks{"gateway_password_checks_total",
+                      "Passwords: checked against their hash, found in the cache, rejected because the queue was full, "
+                      "or rejected because too many of the same client's were wrong (throttled)",
+                      MetricType::Counter,
+                      {}};
   AddRow(&checks, "result", "checked", static_cast<double>(stats.checks));
   AddRow(&checks, "result", "remembered", static_cast<double>(stats.remembered));
   AddRow(&checks, "result", "overloaded", static_cast<double>(stats.overloaded));
+  AddRow(&checks, "result", "throttled", static_cast<double>(stats.throttled));
   MetricFamily queued{"gateway_password_checks_queued", "Passwords that wait to be checked", MetricType::Gauge, {}};
   AddRow(&queued, "", "", static_cast<double>(stats.queued));
   return {std::move(checks), std::move(queued)};

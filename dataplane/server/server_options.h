@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/base/address_set.h"
+#include "dataplane/http/http2/session_options.h"
 #include "gateway/v1/bootstrap.pb.h"
 
 namespace gateway::dataplane {
@@ -26,10 +27,15 @@ struct ServerOptions {
   bool reject_encoded_slashes = false;
   bool log_requests = true;
   int64_t max_connections = 50'000;
-  int64_t max_connections_per_address = 25'000;
+  int64_t max_connections_per_address = 0;  // 0: a share of what can be open (Worker::connections_per_address_max)
   size_t max_header_bytes = 64 * 1024;
+  // What this process writes behind its version in Via, and knows its own requests by: "gateway (5f3a9c1e)", drawn anew
+  // at each start. The name alone would take another gateway of this kind for itself.
+  std::string via;
   std::chrono::milliseconds watchdog_timeout{5'000};
+  http2::SessionOptions http2;
   AddressSet trusted_proxies;
+  std::vector<std::string> redact_query;  // lower case; see LoggedTarget
 
   static absl::StatusOr<ServerOptions> From(const v1::Bootstrap& bootstrap);
 };

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "common/base/thread.h"
+#include "dataplane/http/http2/server_session.h"
 #include "dataplane/server/connection.h"
 #include "spdlog/spdlog.h"
 
@@ -50,7 +51,14 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
       pipes_(shared.budget, metrics),
       metrics_(metrics),
       log_(log),
-      pool_(&loop_, metrics),
+      stream_resources_{.loop = &loop_,
+                        .buffers = &buffers_,
+                        .pipes = &pipes_,
+                        .draining = &draining_,
+                        .header_timeout = shared.options->header_timeout,
+                        .header_bytes_max = shared.options->max_header_bytes},
+      http2_(std::make_unique<http2::SessionResources>(&loop_, &buffers_, &http2_metrics_, shared.options->http2)),
+      pool_(stream_resources_, metrics, this),
       redis_(shared.redis_directory == nullptr
                  ? nullptr
                  : std::make_unique<RedisStore>(&loop_, shared.redis, shared.redis_directory)),
@@ -61,6 +69,7 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
       accept_timer_(&loop_, &Worker::OnAcceptRetry, this),
       idle_timer_(&loop_, &Worker::OnIdleGrace, this),
       beat_timer_(&loop_, &Worker::OnBeat, this) {
+  if (shared.tls != nullptr) tls_contexts_ = shared.tls->contexts(index);
   for (const ListeningSocket& each : listeners) listeners_.push_back(std::make_unique<Listener>(Listener{this, each}));
 }
 
@@ -117,8 +126,30 @@ void Worker::Install(std::shared_ptr<const ServingState> state, std::function<vo
   });
 }
 
+void Worker::InstallTls(TlsContexts contexts) {
+  loop_.Post([this, contexts = std::move(contexts)]() mutable { tls_contexts_ = std::move(contexts); });
+}
+
+void Worker::BeginHandshake(ClientConnection* connection) {
+  if (handshakes_.size() >= kHandshakesMax) {
+    const auto same = std::find_if(handshakes_.begin(), handshakes_.end(), [&](const ClientConnection* each) {
+      return each->peer_ip() == connection->peer_ip();
+    });
+    ClientConnection* const oldest = same != handshakes_.end() ? *same : handshakes_.front();
+    oldest->CancelHandshake();  // it leaves the list
+  }
+  handshakes_.push_back(connection);
+}
+
+void Worker::EndHandshake(ClientConnection* connection) {
+  handshakes_.erase(std::find(handshakes_.begin(), handshakes_.end(), connection));
+}
+
 void Worker::AnnounceEnd() {
-  loop_.Post([this] { draining_ = true; });
+  loop_.Post([this] {
+    draining_ = true;
+    ForEachConnection([](ClientConnection* each) { each->Drain(); });
+  });
 }
 
 void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> done) {
@@ -128,6 +159,7 @@ void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> d
     drained_ = std::move(done);
     EndListening();
     idle_timer_.Arm(loop_.now() + idle_grace);
+    ForEachConnection([](ClientConnection* each) { each->Drain(); });
     CheckDrained();
   });
 }
@@ -135,20 +167,26 @@ void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> d
 void Worker::CutShort() {
   loop_.Post([this] {
     cut_short_ = true;
-    for (ClientConnection* each = connections_; each != nullptr;) {
-      ClientConnection* const next = each->next;  // it may end by this, and nobody else
-      each->socket.AbandonWaits();
-      each = next;
-    }
+    ForEachConnection([](ClientConnection* each) { each->AbandonWaits(); });
   });
 }
 
+void Worker::GiveWay() {
+  loop_.Post([this] { (void)MakeRoomForOne(); });
+}
+
 void Worker::OnIdleGrace(void* self) {
-  auto* worker = static_cast<Worker*>(self);
-  for (ClientConnection* each = worker->connections_; each != nullptr;) {
-    ClientConnection* const next = each->next;  // closing one ends only that one
-    each->CloseIfIdle();
-    each = next;
+  static_cast<Worker*>(self)->ForEachConnection([](ClientConnection* each) { each->CloseIfIdle(); });
+}
+
+template <typename Visit>
+void Worker::ForEachConnection(const Visit& visit) {
+  for (const ConnectionList* list : {&silent_, &asked_}) {
+    for (ClientConnection* each = list->first; each != nullptr;) {
+      ClientConnection* const next = each->next;
+      visit(each);
+      each = next;
+    }
   }
 }
 
@@ -186,10 +224,10 @@ void Worker::OnAcceptRetry(void* self) {
 
 bool Worker::Accept(Listener* listener, bool all) {
   for (int accepted = 0;; ++accepted) {
-    if (!all && counts().connections.load(std::memory_order_relaxed) >= connections_max_) {
+    while (!all && counts().connections.load(std::memory_order_relaxed) >= connections_max_) {
       pollfd waiting{listener->socket.fd, POLLIN, 0};
       if (poll(&waiting, 1, 0) <= 0) return true;
-      return CannotAccept("the descriptors that are left are for services");
+      if (!MakeRoomForOne()) return CannotAccept("the descriptors that are left are for services");
     }
     if (accepted >= kAcceptsPerTurnMax && !all) {
       accept_timer_.Arm(loop_.now());
@@ -201,27 +239,30 @@ bool Worker::Accept(Listener* listener, bool all) {
         accept4(listener->socket.fd, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
       metrics_->Add(WorkerGauge::kClientConnectionsTotal, 1);
-      if (counts().connections.load(std::memory_order_relaxed) >= options().max_connections) {
+      if (counts().connections.load(std::memory_order_relaxed) >= options().max_connections && !CloseSilent(nullptr)) {
         if (MayWarn(Warning::kConnectionsMax))
           spdlog::warn("worker {} rejects connections: server.max_connections are open", index_);
-        RefuseConnection(fd);
+        RefuseConnection(fd, listener->socket.options);
         continue;
       }
       try {
-        ClientConnection::Start(this, fd, peer, listener->socket.proxy_header);
+        ClientConnection::Start(this, fd, peer, listener->socket.options);
       } catch (const std::exception& error) {
         spdlog::error("worker {} cannot take a connection: {}", index_, error.what());
       }
       if (!all && IsShortOfDescriptors(fd)) {
         MakeRoom();
-        return CannotAccept(std::strerror(EMFILE));
+        if (!MakeRoomForOne()) return CannotAccept(std::strerror(EMFILE));
       }
       continue;
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
     if (errno == EINTR || errno == ECONNABORTED) continue;
     const int error = errno;
-    if (error == EMFILE || error == ENFILE) MakeRoom();
+    if (error == EMFILE || error == ENFILE) {
+      MakeRoom();
+      if (MakeRoomForOne()) continue;
+    }
     return CannotAccept(std::strerror(error));
   }
 }
@@ -231,6 +272,41 @@ bool Worker::CannotAccept(const char* why) {
   metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
   if (MayWarn(Warning::kCannotAccept)) spdlog::error("worker {} cannot accept connections: {}", index_, why);
   accept_timer_.Arm(loop_.now() + kAcceptRetry);
+  if (shared_.ask_others_for_room) shared_.ask_others_for_room(index_);
+  return false;
+}
+
+int64_t Worker::connections_per_address_max() const {
+  const int64_t configured = options().max_connections_per_address;
+  return configured > 0 ? configured : ConnectionsByAddress::DefaultMax(options().max_connections, connections_max_);
+}
+
+bool Worker::CloseSilent(const in6_addr* address) {
+  int looked_at = 0;
+  for (ClientConnection* each = silent_.last; each != nullptr && looked_at < kGiveWaySearchMax;
+       each = each->previous, ++looked_at) {
+    if (address != nullptr && !(each->counted() && ConnectionsByAddress::Same(each->peer, *address))) continue;
+    if (!each->Silent()) continue;
+    metrics_->Add(WorkerGauge::kConnectionsGaveWayTotal, 1);
+    if (MayWarn(Warning::kGaveWay)) {
+      spdlog::warn("worker {} closes connections that never sent a request, of {} among others: new ones need room",
+                   index_, each->peer_ip);
+    }
+    each->socket.Cancel();
+    return true;
+  }
+  return false;
+}
+
+bool Worker::MakeRoomForOne() {
+  if (CloseSilent(nullptr)) return true;
+  int looked_at = 0;
+  for (ClientConnection* each = asked_.last; each != nullptr && looked_at < kGiveWaySearchMax;
+       each = each->previous, ++looked_at) {
+    if (each->idle_since() > loop_.now() - kIdleMin || !each->CloseIfIdle()) continue;
+    metrics_->Add(WorkerGauge::kConnectionsGaveWayTotal, 1);
+    return true;
+  }
   return false;
 }
 
@@ -255,20 +331,18 @@ void Worker::MakeRoom() {
 
 bool Worker::FreeDescriptor() {
   if (pool_.CloseOne()) return true;
-  // Rather one that has not asked for anything yet.
-  for (const bool served : {false, true}) {
-    for (ClientConnection* each = connections_; each != nullptr; each = each->next) {
-      if (each->served() == served && each->CloseIfIdle()) return true;
-    }
+  if (CloseSilent(nullptr)) return true;
+  for (ClientConnection* each = asked_.last; each != nullptr; each = each->previous) {
+    if (each->CloseIfIdle()) return true;
   }
   return false;
 }
 
 // As far as it goes: a connection too many gets no memory of ours. What it has sent already is read, so that the close
 // resets nothing.
-void Worker::RefuseConnection(int fd) {
+void Worker::RefuseConnection(int fd, const ListenerOptions& options) {
   metrics_->Add(WorkerGauge::kConnectionsRefusedTotal, 1);
-  (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);
+  if (options.tls < 0) (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);
   shutdown(fd, SHUT_WR);
   char sink[4096];
   while (recv(fd, sink, sizeof sink, MSG_DONTWAIT) == static_cast<ssize_t>(sizeof sink)) {
@@ -283,22 +357,31 @@ bool Worker::MayWarn(Warning kind) {
   return true;
 }
 
+void ConnectionList::Add(ClientConnection* connection) {
+  connection->previous = nullptr;
+  connection->next = first;
+  (first != nullptr ? first->previous : last) = connection;
+  first = connection;
+}
+
+void ConnectionList::Remove(ClientConnection* connection) {
+  (connection->previous != nullptr ? connection->previous->next : first) = connection->next;
+  (connection->next != nullptr ? connection->next->previous : last) = connection->previous;
+}
+
+void Worker::List(ClientConnection* connection) { (connection->asked() ? asked_ : silent_).Add(connection); }
+
+void Worker::Unlist(ClientConnection* connection) { (connection->asked() ? asked_ : silent_).Remove(connection); }
+
 void Worker::Register(ClientConnection* connection) {
-  connection->next = connections_;
-  if (connections_ != nullptr) connections_->previous = connection;
-  connections_ = connection;
+  List(connection);
   ++connection_count_;
   counts().connections.fetch_add(1, std::memory_order_relaxed);
   metrics_->Add(WorkerGauge::kClientConnections, 1);
 }
 
 void Worker::Unregister(ClientConnection* connection) {
-  if (connection->previous != nullptr) {
-    connection->previous->next = connection->next;
-  } else {
-    connections_ = connection->next;
-  }
-  if (connection->next != nullptr) connection->next->previous = connection->previous;
+  Unlist(connection);
   --connection_count_;
   counts().connections.fetch_sub(1, std::memory_order_relaxed);
   metrics_->Add(WorkerGauge::kClientConnections, -1);

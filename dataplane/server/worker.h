@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -14,6 +15,9 @@
 #include <vector>
 
 #include "absl/random/random.h"
+#include "dataplane/http/field_lines.h"
+#include "dataplane/http/http2/session_metrics.h"
+#include "dataplane/http/stream_resources.h"
 #include "dataplane/limits/redis_store.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/event_loop.h"
@@ -21,6 +25,7 @@
 #include "dataplane/server/connection_counts.h"
 #include "dataplane/server/listener.h"
 #include "dataplane/server/server_options.h"
+#include "dataplane/server/tls_listeners.h"
 #include "dataplane/state/serving_state.h"
 #include "dataplane/telemetry/access_log.h"
 #include "dataplane/telemetry/metrics.h"
@@ -29,6 +34,9 @@
 namespace gateway::dataplane {
 
 class ClientConnection;
+namespace http2 {
+class SessionResources;
+}
 
 // A worker's own reference count on a ServingState: exchanges hold the state that they started with without touching a
 // counter that other threads touch.
@@ -51,7 +59,15 @@ class StateRef {
   LocalState* local_;
 };
 
-class Worker {
+// Connections of one worker, the newest first; linked through themselves.
+struct ConnectionList {
+  void Add(ClientConnection* connection);
+  void Remove(ClientConnection* connection);
+  ClientConnection* first = nullptr;
+  ClientConnection* last = nullptr;
+};
+
+class Worker final : private DescriptorReserve {
  public:
   struct Shared {
     const ServerOptions* options;
@@ -59,11 +75,14 @@ class Worker {
     ConnectionCounts* counts;
     // Answers /metrics on the main port; may be null.
     std::function<std::string()> metrics_page;
+    // Asks the workers other than `asking` to GiveWay; may be null.
+    std::function<void(int asking)> ask_others_for_room;
     // For limits of scope redis; a null directory: there is no Redis, their on_unavailable holds.
     RedisStore::Options redis = {};
     RedisDirectory* redis_directory = nullptr;
     // Needed where a route asks who calls; else may be null.
     Authentication* authentication = nullptr;
+    TlsListeners* tls = nullptr;  // null: no listener has TLS
   };
 
   // Takes over `listeners`.
@@ -78,6 +97,8 @@ class Worker {
   void AcceptLast(const ListeningSocket& socket);
   // Serves from `state` from the next request on, then calls `done` on the worker. Any thread.
   void Install(std::shared_ptr<const ServingState> state, std::function<void()> done);
+  // Accepts TLS connections with `contexts` from now on; established ones go on with what they have. Any thread.
+  void InstallTls(TlsContexts contexts);
   // From now on every answer ends its connection. New ones are still accepted, idle ones stay. Any thread.
   void AnnounceEnd();
   // The same, and: accepts what waits in the queues, then nothing more; idle connections end after `idle_grace`. Calls
@@ -85,6 +106,8 @@ class Worker {
   void Drain(std::chrono::milliseconds idle_grace, std::function<void()> done);
   // While draining: requests that still wait for a service are answered with 503. Any thread.
   void CutShort();
+  // Closes a connection that nobody uses, so that another worker can accept one. Any thread.
+  void GiveWay();
   // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
   void Stop();
 
@@ -94,7 +117,10 @@ class Worker {
   BufferPool& buffers() { return buffers_; }
   SplicePipePool& pipes() { return pipes_; }
   UpstreamPool& pool() { return pool_; }
-  RedisStore* redis() { return redis_.get(); }  // null: there is none
+  const http::StreamResources& stream_resources() const { return stream_resources_; }
+  http2::SessionResources& http2() { return *http2_; }
+  const http2::SessionMetrics& http2_metrics() const { return http2_metrics_; }  // any thread
+  RedisStore* redis() { return redis_.get(); }                                   // null: there is none
   WorkerShard& metrics() { return *metrics_; }
   AccessLogBuffer* log() { return log_; }
   const ServerOptions& options() const { return *shared_.options; }
@@ -112,12 +138,23 @@ class Worker {
   // After a line was written: it is flushed within AccessLog::kFlushInterval.
   void LogWritten();
   // Whether a warning about what clients do may be logged now: each kind once a second.
-  enum class Warning : uint8_t { kConnectionsMax, kCannotAccept, kAddressConnectionsMax, kProxyHeader, kCount };
+  enum class Warning : uint8_t {
+    kConnectionsMax,
+    kCannotAccept,
+    kAddressConnectionsMax,
+    kProxyHeader,
+    kTlsHandshake,
+    kGaveWay,
+    kHttp2Abuse,
+    kCount
+  };
   bool MayWarn(Warning kind);
   // Scratch for one step without a wait in it.
   std::string& scratch() { return scratch_; }
   // The same, for field lines beside what is in scratch().
   std::string& field_scratch() { return field_scratch_; }
+  // The same, for what a head says of ours.
+  http::FieldLines& lines() { return lines_; }
   TokenCache& tokens() { return tokens_; }
   int index() const { return index_; }
 
@@ -125,24 +162,50 @@ class Worker {
   static constexpr int kMirrorsMax = 256;
   int mirrors = 0;
 
-  // Out of descriptors: closes a connection that nobody uses now, to a service or of a client. False: there is none.
-  bool FreeDescriptor();
-  // Whether no more than kOwnDescriptors are left behind `fd`, which was just opened: it was the lowest one that was
-  // free (POSIX.1-2017, section 2.14).
-  bool IsShortOfDescriptors(int fd) const { return descriptors_max_ > 0 && fd >= descriptors_max_ - kOwnDescriptors; }
+  // What a connection of listener `listener` is accepted with; its index is ListenerOptions::tls.
+  const std::shared_ptr<const tls::ServerContext>& tls_context(int listener) const {
+    return tls_contexts_[static_cast<size_t>(listener)];
+  }
+  TlsCounters& tls_counters() { return *shared_.tls->counters(index_); }
+  // Handshakes that are under way, at most so many: past that, the oldest one of the same client address gives way, or
+  // the oldest of all.
+  static constexpr size_t kHandshakesMax = 1024;
+  void BeginHandshake(ClientConnection* connection);
+  void EndHandshake(ClientConnection* connection);
+
+  // How many connections one client address may have.
+  int64_t connections_per_address_max() const;
+  // Closes the connection of `address` that has waited longest without a request ever arriving on it. False: there is
+  // none on this worker.
+  bool CloseSilentOf(const in6_addr& address) { return CloseSilent(&address); }
 
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
   void Unregister(ClientConnection* connection);
+  // Puts it into the list that it belongs to, and takes it out.
+  void List(ClientConnection* connection);
+  void Unlist(ClientConnection* connection);
 
  private:
   struct Listener;
+  // Of DescriptorReserve. A descriptor that was just opened was the lowest one that was free (POSIX.1-2017, section
+  // 2.14), so no more than kOwnDescriptors are left behind it, or more.
+  bool FreeDescriptor() override;
+  bool IsShortOfDescriptors(int fd) const override {
+    return descriptors_max_ > 0 && fd >= descriptors_max_ - kOwnDescriptors;
+  }
   static void OnAcceptable(void* listener, uint32_t events);
   // Until the queue is empty (true); not `all`: or others should have their turn.
   bool Accept(Listener* listener, bool all = false);
   bool CannotAccept(const char* why);  // false
+  // Of all, or of one client address.
+  bool CloseSilent(const in6_addr* address);
+  // The longest silent connection goes first, then one that has been idle for kIdleMin since its last request.
+  bool MakeRoomForOne();
+  template <typename Visit>  // void(ClientConnection*): may end that one, and no other
+  void ForEachConnection(const Visit& visit);
   void EndListening();
-  void RefuseConnection(int fd);
+  void RefuseConnection(int fd, const ListenerOptions& options);
   void CheckDrained();
   // As many connections of clients may be open in this process that some descriptors are left for services.
   void BoundConnections();
@@ -159,6 +222,10 @@ class Worker {
   static constexpr int64_t kServiceDescriptorsMax = 1024;
   // Left to what is neither: the metrics port, the control plane, a log that is opened again.
   static constexpr int64_t kOwnDescriptors = 4;
+  // How many connections are looked at, the oldest first, for one that gives way.
+  static constexpr int kGiveWaySearchMax = 128;
+  // A client that asks again at once keeps its connection.
+  static constexpr std::chrono::milliseconds kIdleMin{1000};
 
   const int index_;
   const Shared shared_;
@@ -167,6 +234,10 @@ class Worker {
   SplicePipePool pipes_;
   WorkerShard* const metrics_;
   AccessLogBuffer* const log_;
+  bool draining_ = false;
+  const http::StreamResources stream_resources_;
+  http2::SessionMetrics http2_metrics_;
+  const std::unique_ptr<http2::SessionResources> http2_;
   UpstreamPool pool_;
   const std::unique_ptr<RedisStore> redis_;
   absl::InsecureBitGen random_;
@@ -174,17 +245,20 @@ class Worker {
   uint64_t id_counter_;
   std::string scratch_;
   std::string field_scratch_;
+  http::FieldLines lines_;
   TokenCache tokens_{{}};
   LocalState* state_;
   std::vector<std::unique_ptr<Listener>> listeners_;
-  ClientConnection* connections_ = nullptr;  // a list through themselves
+  ConnectionList silent_;  // no request has arrived on them yet
+  ConnectionList asked_;
   size_t connection_count_ = 0;
-  int64_t descriptors_at_rest_ = 0;    // of the process, when this worker began to listen
-  int64_t descriptors_elsewhere_ = 0;  // not clients'
+  TlsContexts tls_contexts_;
+  std::deque<ClientConnection*> handshakes_;  // oldest first
+  int64_t descriptors_at_rest_ = 0;           // of the process, when this worker began to listen
+  int64_t descriptors_elsewhere_ = 0;         // not clients'
   int64_t descriptors_max_ = 0;
   TimePoint pressed_until_{};
   int64_t connections_max_ = std::numeric_limits<int64_t>::max();
-  bool draining_ = false;
   bool cut_short_ = false;
   std::chrono::milliseconds idle_grace_ = std::chrono::hours(24 * 365);
   std::function<void()> drained_;

@@ -27,6 +27,7 @@
 #include "dataplane/auth/auth.h"
 #include "dataplane/limits/lease_bucket.h"
 #include "dataplane/limits/rate_limiter.h"
+#include "dataplane/net/tls/client_context.h"
 #include "dataplane/policy/bulkhead.h"
 #include "dataplane/policy/circuit_breaker.h"
 #include "dataplane/policy/endpoint_balancer.h"
@@ -43,6 +44,7 @@ struct Endpoint {
   sockaddr_storage address{};
   socklen_t address_length = 0;
   uint64_t id = 0;  // unique for the life of the process: the key of the workers' connection pools
+  std::shared_ptr<tls::EndpointTls> tls;  // null: cleartext
   // The newest bind that named it; a worker closes the idle connections of those that fell behind.
   std::atomic<uint64_t> bound_generation{0};
   // Until when none of its connections is kept for reuse: it has said something that nobody asked for, so what comes
@@ -55,7 +57,7 @@ struct Endpoint {
 struct ServiceRuntime {
   std::string name;
   std::atomic<uint64_t> cursor{0};
-  uint32_t metrics_service = 0;  // MetricsRegistry's id
+  MetricId metrics_service;
   RetryBudget retry_budget;
   std::shared_ptr<Bulkhead> bulkhead;  // the configuration thread's; null: there never was one
 };
@@ -100,16 +102,16 @@ struct BoundRoute {
   const BoundAuth* auth = nullptr;  // in ServingState::auths; null: none
   // Series of api_requests_total for (service, this route's pattern), one for each split target; with redirect or
   // respond one, of service "gateway".
-  std::vector<uint32_t> series;
+  std::vector<MetricId> series;
   // With consul_service: of requests that name none of `dynamic`, {service="unknown", path=this route's pattern}.
-  uint32_t unknown_series = MetricsRegistry::kNoRouteSeries;
+  MetricId unknown_series;
   // Whether one of its limits is counted in Redis, of those before authentication and of those behind it.
   bool limits_ask_redis = false;
   bool identity_limits_ask_redis = false;
   // With consul_service: by the name in Consul. Holds what Consul lists and the route allows.
   struct Dynamic {
     std::shared_ptr<const BoundService> service;
-    uint32_t series = 0;
+    MetricId series;
   };
   absl::flat_hash_map<std::string, Dynamic, StringHash, std::equal_to<>> dynamic;
 };
@@ -184,6 +186,7 @@ class RuntimeState {
     std::string service;
     std::string breaker;  // the policy's name
     CircuitBreaker::View view;
+    std::chrono::milliseconds next_probe{0};  // from now; the soonest of the service's breakers
   };
   std::vector<BreakerRow> Breakers(TimePoint now) const;
   struct LimitRow {

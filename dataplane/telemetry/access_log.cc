@@ -276,6 +276,11 @@ void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Escaped(record.policy, kNameBytesMax);
   out->Literal("\",\"revision\":");
   out->Number(record.revision);
+  if (!record.protocol.empty()) {
+    out->Literal(",\"protocol\":\"");
+    out->Plain(record.protocol);
+    out->Literal("\"");
+  }
   if (record.attempts > 1) {
     out->Literal(",\"attempts\":");
     out->Number(record.attempts);
@@ -324,6 +329,7 @@ void AppendText(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Number(record.bytes_out);
   out->Literal(" revision=");
   out->Number(record.revision);
+  field(" protocol=", record.protocol, kNameBytesMax);
   field(" id=", record.request_id, kNameBytesMax);
   if (record.attempts > 1) {
     out->Literal(" attempts=");

@@ -31,8 +31,9 @@ struct RequestRecord {
   std::chrono::nanoseconds upstream_duration{-1};  // from the upstream's head sent to its answer's head; below 0: none
   uint64_t bytes_in = 0, bytes_out = 0;            // bodies and heads, of the client's connection
   uint64_t revision = 0;
-  uint32_t attempts = 0;  // how often an endpoint was asked, or would have been had it let itself be connected to
-  bool aborted = false;   // the answer did not end as it should have
+  std::string_view protocol;  // of the client: "HTTP/2"; empty: unknown
+  uint32_t attempts = 0;      // how often an endpoint was asked, or would have been had it let itself be connected to
+  bool aborted = false;       // the answer did not end as it should have
 };
 
 class AccessLogBuffer;

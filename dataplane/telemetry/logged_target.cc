@@ -54,7 +54,8 @@ constexpr std::string_view kSecretNames[] = {
     "x-goog-credential",
     "googleaccessid",
 };
-constexpr size_t kSecretNameBytesMax = 32;
+// Of a name with what is around its brackets. What is longer has a name that nobody configured.
+constexpr size_t kNameBytesMax = 128;
 
 // The number that a hexadecimal digit stands for; -1: it is none.
 int HexValue(char c) {
@@ -64,8 +65,8 @@ int HexValue(char c) {
 }
 
 // `name` as it stands in the target: services decode it ("acce%73s_token") before they look at it, and so does this.
-bool IsSecretName(std::string_view name) {
-  std::array<char, kSecretNameBytesMax> decoded;
+bool IsSecretName(std::string_view name, const std::vector<std::string>& more) {
+  std::array<char, kNameBytesMax> decoded;
   size_t size = 0;
   for (size_t at = 0; at < name.size(); ++at) {
     if (size == decoded.size()) return false;
@@ -76,13 +77,19 @@ bool IsSecretName(std::string_view name) {
     }
     decoded[size++] = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
   }
-  return std::find(std::begin(kSecretNames), std::end(kSecretNames), std::string_view(decoded.data(), size)) !=
-         std::end(kSecretNames);
+  const std::string_view whole(decoded.data(), size);
+  std::string_view last = whole;  // of a name as PHP and Rails nest them
+  if (size > 2 && whole.back() == ']') last = whole.substr(whole.rfind('[') + 1, size - whole.rfind('[') - 2);
+  const auto names = [&](const auto& list) {
+    return std::any_of(std::begin(list), std::end(list),
+                       [&](std::string_view each) { return each == whole || each == last; });
+  };
+  return names(kSecretNames) || names(more);
 }
 
 }  // namespace
 
-std::string_view LoggedTarget(std::string_view target, std::string* room) {
+std::string_view LoggedTarget(std::string_view target, const std::vector<std::string>& more, std::string* room) {
   if (!target.starts_with('/')) {
     if (const size_t scheme = target.find("://"); scheme != std::string_view::npos) {
       const size_t end = target.find_first_of("/?#", scheme + 3);
@@ -94,10 +101,10 @@ std::string_view LoggedTarget(std::string_view target, std::string* room) {
   room->clear();
   size_t copied = 0;
   for (size_t at = question + 1; at < target.size();) {
-    const size_t end = std::min(target.find('&', at), target.size());
+    const size_t end = std::min(target.find_first_of("&;", at), target.size());  // some services part at both
     const std::string_view pair = target.substr(at, end - at);
     const size_t equals = pair.find('=');
-    if (equals != std::string_view::npos && IsSecretName(pair.substr(0, equals))) {
+    if (equals != std::string_view::npos && IsSecretName(pair.substr(0, equals), more)) {
       Append(room, target.substr(copied, at + equals + 1 - copied), "***");
       copied = end;
     }

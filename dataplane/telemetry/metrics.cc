@@ -47,6 +47,7 @@ class Counter {
  public:
   void Add(uint64_t delta) { value_.store(value_.load(std::memory_order_relaxed) + delta, std::memory_order_relaxed); }
   uint64_t Get() const { return value_.load(std::memory_order_relaxed); }
+  void Clear() { value_.store(0, std::memory_order_relaxed); }  // not while a writer may write
 
  private:
   std::atomic<uint64_t> value_{0};
@@ -54,6 +55,9 @@ class Counter {
 
 struct alignas(64) SeriesCounters {
   std::array<Counter, kMethodCount> requests;  // exactly a cache line
+  void Clear() {
+    for (Counter& each : requests) each.Clear();
+  }
 };
 
 struct alignas(64) ServiceCounters {
@@ -61,6 +65,12 @@ struct alignas(64) ServiceCounters {
   Counter duration_nanos;
   Counter successes;
   std::array<Counter, kErrorTypes> errors;
+  void Clear() {
+    for (Counter& each : buckets) each.Clear();
+    for (Counter& each : errors) each.Clear();
+    duration_nanos.Clear();
+    successes.Clear();
+  }
 };
 
 // Elements 0..kCapacity-1 in chunks that stay where they are. Reserve (registering thread, under the registry's lock)
@@ -90,6 +100,77 @@ class ChunkedArray {
 constexpr uint32_t kOtherSeries = MetricsRegistry::kSeriesMax;
 constexpr uint32_t kOtherService = MetricsRegistry::kServicesMax;
 
+// Names and the slots that they have. The registry's lock guards it.
+template <typename Key>
+class SlotTable {
+ public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
+  SlotTable(uint32_t capacity, uint32_t other) : capacity_(capacity), other_(other) {}
+
+  // `prepare` makes a slot ready for a new name.
+  template <typename Prepare>
+  MetricId Register(Key key, const Prepare& prepare) {
+    if (const auto found = ids_.find(key); found != ids_.end()) {
+      Slot& slot = slots_[found->second];
+      std::shared_ptr<const void> use = slot.use.lock();
+      if (use == nullptr) slot.use = use = std::make_shared<char>();
+      slot.removed_at = TimePoint::max();
+      return {found->second, std::move(use)};
+    }
+    uint32_t id = 0;
+    if (!free_.empty()) {
+      id = free_.back();
+      free_.pop_back();
+    } else if (slots_.size() < capacity_) {
+      id = static_cast<uint32_t>(slots_.size());
+      slots_.emplace_back();
+    } else {
+      return {other_, nullptr};
+    }
+    prepare(id);
+    std::shared_ptr<const void> use = std::make_shared<char>();
+    slots_[id] = {key, use, TimePoint::max(), true};
+    ids_.emplace(std::move(key), id);
+    return {id, std::move(use)};
+  }
+
+  // A slot that was let go `keep` ago has no writer any more: `clear` may write to its counters.
+  template <typename Clear>
+  void DropRemoved(TimePoint now, TimePoint::duration keep, const Clear& clear) {
+    for (uint32_t id = 0; id < slots_.size(); ++id) {
+      Slot& slot = slots_[id];
+      if (!slot.taken || !slot.use.expired()) continue;
+      if (slot.removed_at == TimePoint::max()) slot.removed_at = now;
+      if (now - slot.removed_at < keep) continue;
+      ids_.erase(slot.key);
+      slot = {};
+      clear(id);
+      free_.push_back(id);
+    }
+  }
+
+  template <typename Visit>  // void(uint32_t id, const Key&)
+  void ForEach(const Visit& visit) const {
+    for (uint32_t id = 0; id < slots_.size(); ++id) {
+      if (slots_[id].taken) visit(id, slots_[id].key);
+    }
+  }
+
+ private:
+  struct Slot {
+    Key key;
+    std::weak_ptr<const void> use;  // of all copies of its MetricId
+    TimePoint removed_at = TimePoint::max();
+    bool taken = false;
+  };
+  const uint32_t capacity_;
+  const uint32_t other_;
+  std::vector<Slot> slots_;
+  std::vector<uint32_t> free_;
+  absl::flat_hash_map<Key, uint32_t> ids_;
+};
+
 struct GaugeInfo {
   const char* name;
   MetricType type;
@@ -113,6 +194,8 @@ constexpr std::array<GaugeInfo, static_cast<size_t>(WorkerGauge::kCount)> kGauge
     {"gateway_upgraded_connections_total", MetricType::Counter, "Connections that changed their protocol."},
     {"gateway_connections_refused_total", MetricType::Counter,
      "Connections rejected by max_connections or max_connections_per_address."},
+    {"gateway_connections_gave_way_total", MetricType::Counter,
+     "Connections without a request, closed to make room for new ones."},
     {"gateway_retries_total", MetricType::Counter, "Requests sent again, on another connection or endpoint."},
     {"gateway_retries_over_budget_total", MetricType::Counter, "Retries that their budget did not allow."},
     {"gateway_mirrored_total", MetricType::Counter, "Copies of requests that were started."},
@@ -225,36 +308,33 @@ int64_t WorkerShard::Get(WorkerGauge gauge) const {
 
 struct MetricsRegistry::Impl {
   using ShardPointer = std::unique_ptr<WorkerShard, void (*)(WorkerShard*)>;
-  struct Series {
-    std::string service, path;
-  };
+  using SeriesName = std::pair<std::string, std::string>;  // service, path
 
-  explicit Impl(int workers) {
+  Impl(int workers, Options given) : options(std::move(given)) {
     shards.reserve(static_cast<size_t>(workers));
     for (int i = 0; i < workers; ++i) shards.emplace_back(new WorkerShard, [](WorkerShard* shard) { delete shard; });
   }
 
-  uint32_t AddService(std::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    // Debian's absl::string_view is not std::string_view, so a view can't be looked up as it is.
-    std::string key(name);
-    if (const auto it = service_ids.find(key); it != service_ids.end()) return it->second;
-    if (services.size() >= kServicesMax) return kOtherService;
-    const auto id = static_cast<uint32_t>(services.size());
-    for (const auto& shard : shards) shard->impl_->services.Reserve(id);
-    services.push_back(key);
-    service_ids.emplace(std::move(key), id);
-    return id;
+  MetricId AddService(std::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return services.Register(std::string(name), [this](uint32_t id) {
+      for (const auto& shard : shards) shard->impl_->services.Reserve(id);
+    });
   }
 
-  uint32_t AddSeries(std::string_view service, std::string_view path) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    std::pair<std::string, std::string> key(service, path);
-    if (const auto it = series_ids.find(key); it != series_ids.end()) return it->second;
-    if (series.size() >= kSeriesMax) return kOtherSeries;
-    const auto id = static_cast<uint32_t>(series.size());
-    for (const auto& shard : shards) shard->impl_->series.Reserve(id);
-    series.push_back({key.first, key.second});
-    series_ids.emplace(std::move(key), id);
-    return id;
+  MetricId AddSeries(std::string_view service, std::string_view path) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return series.Register({std::string(service), std::string(path)}, [this](uint32_t id) {
+      for (const auto& shard : shards) shard->impl_->series.Reserve(id);
+    });
+  }
+
+  void DropRemoved() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const auto now = options.clock();
+    services.DropRemoved(now, options.keep_removed_for, [this](uint32_t id) {
+      for (const auto& shard : shards) shard->impl_->services.At(id)->Clear();
+    });
+    series.DropRemoved(now, options.keep_removed_for, [this](uint32_t id) {
+      for (const auto& shard : shards) shard->impl_->series.At(id)->Clear();
+    });
   }
 
   void CollectSeries(uint32_t id, const std::string& service, const std::string& path, MetricFamily* requests) const {
@@ -300,25 +380,26 @@ struct MetricsRegistry::Impl {
     }
   }
 
+  const Options options;
   std::vector<ShardPointer> shards;  // fixed from the start
 
-  // Guards names only: a worker never takes it, a scrape holds it for reading.
+  // Guards names only: a worker never takes it.
   mutable absl::Mutex mutex;
-  std::vector<std::string> services ABSL_GUARDED_BY(mutex);
-  std::vector<Series> series ABSL_GUARDED_BY(mutex);
-  absl::flat_hash_map<std::string, uint32_t> service_ids ABSL_GUARDED_BY(mutex);
-  absl::flat_hash_map<std::pair<std::string, std::string>, uint32_t> series_ids ABSL_GUARDED_BY(mutex);
+  SlotTable<std::string> services ABSL_GUARDED_BY(mutex){kServicesMax, kOtherService};
+  SlotTable<SeriesName> series ABSL_GUARDED_BY(mutex){kSeriesMax, kOtherSeries};
+  std::vector<MetricId> registered_from_the_start ABSL_GUARDED_BY(mutex);
   std::vector<std::function<std::vector<MetricFamily>()>> sources ABSL_GUARDED_BY(mutex);
 };
 
-MetricsRegistry::MetricsRegistry(int workers) : impl_(std::make_unique<Impl>(workers)) {
+MetricsRegistry::MetricsRegistry(int workers, Options options)
+    : impl_(std::make_unique<Impl>(workers, std::move(options))) {
   absl::MutexLock lock(&impl_->mutex);
-  impl_->AddService("unknown");
-  impl_->AddService("gateway");
-  impl_->AddSeries("unknown", "unmatched");
-  impl_->AddSeries("gateway", "/health");
-  impl_->AddSeries("gateway", "/test-rate-limit");
-  impl_->AddSeries("gateway", "/metrics");
+  impl_->registered_from_the_start = {impl_->AddService("unknown"),
+                                      impl_->AddService("gateway"),
+                                      impl_->AddSeries("unknown", "unmatched"),
+                                      impl_->AddSeries("gateway", "/health"),
+                                      impl_->AddSeries("gateway", "/test-rate-limit"),
+                                      impl_->AddSeries("gateway", "/metrics")};
   for (const auto& shard : impl_->shards) {
     shard->impl_->series.Reserve(kOtherSeries);
     shard->impl_->services.Reserve(kOtherService);
@@ -327,14 +408,19 @@ MetricsRegistry::MetricsRegistry(int workers) : impl_(std::make_unique<Impl>(wor
 
 MetricsRegistry::~MetricsRegistry() = default;
 
-uint32_t MetricsRegistry::RegisterService(std::string_view service) {
+MetricId MetricsRegistry::RegisterService(std::string_view service) {
   absl::MutexLock lock(&impl_->mutex);
   return impl_->AddService(service);
 }
 
-uint32_t MetricsRegistry::RegisterSeries(std::string_view service, std::string_view path) {
+MetricId MetricsRegistry::RegisterSeries(std::string_view service, std::string_view path) {
   absl::MutexLock lock(&impl_->mutex);
   return impl_->AddSeries(service, path);
+}
+
+void MetricsRegistry::DropRemoved() {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->DropRemoved();
 }
 
 WorkerShard* MetricsRegistry::shard(int worker) { return impl_->shards.at(static_cast<size_t>(worker)).get(); }
@@ -356,14 +442,14 @@ std::vector<MetricFamily> MetricsRegistry::Collect() const {
   MetricFamily successes = FamilyOf("api_successes_total", "Requests with a response below 500.", MetricType::Counter);
   std::vector<std::function<std::vector<MetricFamily>()>> sources;
   {
-    absl::ReaderMutexLock lock(&impl_->mutex);
-    for (uint32_t id = 0; id < impl_->series.size(); ++id) {
-      impl_->CollectSeries(id, impl_->series[id].service, impl_->series[id].path, &requests);
-    }
+    absl::MutexLock lock(&impl_->mutex);
+    impl_->DropRemoved();
+    impl_->series.ForEach([&](uint32_t id, const Impl::SeriesName& name) {
+      impl_->CollectSeries(id, name.first, name.second, &requests);
+    });
     impl_->CollectSeries(kOtherSeries, "other", "other", &requests);
-    for (uint32_t id = 0; id < impl_->services.size(); ++id) {
-      impl_->CollectService(id, impl_->services[id], &times, &errors, &successes);
-    }
+    impl_->services.ForEach(
+        [&](uint32_t id, const std::string& name) { impl_->CollectService(id, name, &times, &errors, &successes); });
     impl_->CollectService(kOtherService, "other", &times, &errors, &successes);
     sources = impl_->sources;
   }

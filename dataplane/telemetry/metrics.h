@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "dataplane/proxy/failure.h"
@@ -42,6 +43,7 @@ enum class WorkerGauge : uint8_t {
   kUpgraded,          // gauge: connections that have changed their protocol
   kUpgradedTotal,
   kConnectionsRefusedTotal,  // by max_connections or max_connections_per_address
+  kConnectionsGaveWayTotal,  // that nobody used, closed to make room for new ones
   kRetriesTotal,             // on a fresh connection after a stale one, on another endpoint, or by a Retry policy
   kRetriesOverBudgetTotal,   // that a Retry policy would have made
   kMirroredTotal,            // copies that were begun
@@ -53,9 +55,24 @@ enum class WorkerGauge : uint8_t {
 
 class WorkerShard;
 
+// The slot of a name in the registry. It stays the name's for as long as a copy of this exists: whoever counts on it
+// holds one. Converts to the number that WorkerShard::Record takes.
+class MetricId {
+ public:
+  MetricId() = default;  // the first one: unknown
+  MetricId(uint32_t value, std::shared_ptr<const void> use) : value_(value), use_(std::move(use)) {}
+  operator uint32_t() const { return value_; }  // NOLINT(google-explicit-constructor)
+  friend bool operator==(const MetricId& a, const MetricId& b) { return a.value_ == b.value_; }
+
+ private:
+  uint32_t value_ = 0;
+  std::shared_ptr<const void> use_;
+};
+
 // Names of series and the shards. Register* is called on the configuration thread; Collect on the scraper's;
 // WorkerShard's methods on the worker that owns it. Bounded: past kSeriesMax new series share the series
-// {service="other", path="other"}.
+// {service="other", path="other"}. Names that nobody holds any more are dropped after a while, and their slots are used
+// again; one that returns before that goes on counting.
 class MetricsRegistry : public prometheus::Collectable {
  public:
   static constexpr uint32_t kSeriesMax = 100'000;
@@ -68,12 +85,21 @@ class MetricsRegistry : public prometheus::Collectable {
   static constexpr uint32_t kTestRateLimitSeries = 2;
   static constexpr uint32_t kMetricsSeries = 3;  // {service="gateway", path="/metrics"}
 
-  explicit MetricsRegistry(int workers);
+  struct Options {
+    // How long a name that nobody holds stays: scrapers shall see its last values (metrics.keep_removed_for).
+    std::chrono::milliseconds keep_removed_for = std::chrono::minutes(10);
+    std::function<std::chrono::steady_clock::time_point()> clock = std::chrono::steady_clock::now;
+  };
+  MetricsRegistry(int workers, Options options);
+  explicit MetricsRegistry(int workers) : MetricsRegistry(workers, Options()) {}
   ~MetricsRegistry() override;
 
-  // The same name gives the same id, always.
-  uint32_t RegisterService(std::string_view service);
-  uint32_t RegisterSeries(std::string_view service, std::string_view path);
+  // The same name gives the same id until it is dropped.
+  MetricId RegisterService(std::string_view service);
+  MetricId RegisterSeries(std::string_view service, std::string_view path);
+  // Takes note of what nobody holds any more, and drops what nobody has held for `keep_removed_for`. Done by each
+  // Collect as well.
+  void DropRemoved();
 
   WorkerShard* shard(int worker);
 

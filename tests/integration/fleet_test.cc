@@ -19,6 +19,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::ThrowsMessage;
 
 // Requests to /svc, one after the other on a kept connection, until told to stop. Every one that does not come back
 // with 200 is a failure.
@@ -86,7 +87,7 @@ TEST(Fleet, AnEndpointWithoutAnAddressIsToldFromOneThatServes) {
   control.Apply(ServicePolicyYaml({"no-such-host.invalid:80", one.address()}), {"--wait"});
   EXPECT_TRUE(WaitFor([&] { return control.Ctl({"services"}).out.find("1/2") != std::string::npos; }))
       << control.Ctl({"services"}).out;
-  const auto endpoints = nlohmann::json::parse(control.Ctl({"endpoints", "svc", "-o", "json"}).out);
+  const auto endpoints = nlohmann::json::parse(control.Ctl({"endpoints", "svc", "-o", "json"}).out)["items"];
   ASSERT_EQ(endpoints.size(), 2u);
   EXPECT_EQ(endpoints[0]["address"], "no-such-host.invalid:80");
   EXPECT_EQ(endpoints[0]["serving"], false);
@@ -271,6 +272,66 @@ TEST(Fleet, ALostDataPlaneIsWaitedForAndThenNamed) {
   EXPECT_THAT(late.out, HasSubstr("lost and not counted: dp-2"));
 }
 
+// Goal: an empty database in the place of a lost one takes no route from anybody before an operator says so.
+TEST(Fleet, ALostDatabaseIsNoEmptyPolicy) {
+  ScriptedUpstream upstream(Ok("kept"));
+  ControlPlane control;
+  DataPlane gateway({.control_planes = {control.stream_port()}});
+  ASSERT_EQ(control.Apply(ServicePolicyYaml({upstream.address()}), {"--wait"}).exit.code, 0);
+  const auto serves = [&] {
+    const auto response = Fetch(gateway.port(), "GET", "/svc");
+    return response.ok() ? response->body : "";
+  };
+
+  // Cut short: not started at all.
+  control.Kill();
+  for (const char* contents : {"", "x"}) {
+    control.SetAside("gateway.db-wal");
+    control.Overwrite("gateway.db", contents);
+    EXPECT_THAT([&] { control.Start(); }, ThrowsMessage<std::runtime_error>(HasSubstr("is lost")));
+  }
+  // Gone, with the list of data planes and without: started, and held.
+  for (const char* also : {"", "gateway.db.dataplanes"}) {
+    control.Kill();
+    for (const char* file : {"gateway.db", "gateway.db-wal", also}) control.SetAside(file);
+    control.Start();
+    std::string body;
+    ASSERT_TRUE(WaitFor([&] {
+      const auto ready = Fetch(control.metrics_port(), "GET", "/ready");
+      body = ready.ok() ? ready->body : "";
+      return ready.ok() && ready->status == 503 && body.find("1 data plane (dp-1)") != std::string::npos;
+    })) << body;
+    EXPECT_THAT(control.Ctl({"dataplanes"}).out, HasSubstr("held"));
+    EXPECT_EQ(control.Ctl({"rollout", "--wait", "--timeout", "1s"}).exit.code, 7);
+    EXPECT_EQ(serves(), "kept");
+  }
+  const auto accepted = control.Ctl({"accept-history"});
+  EXPECT_EQ(accepted.exit.code, 0) << accepted.err;
+  EXPECT_EQ(control.Ctl({"rollout", "--wait"}).exit.code, 0);
+  EXPECT_THAT(serves(), HasSubstr("no_route"));
+  const auto ready = Fetch(control.metrics_port(), "GET", "/ready");
+  ASSERT_TRUE(ready.ok());
+  EXPECT_EQ(ready->status, 200);
+}
+
+TEST(Fleet, TwoDataPlanesOfOneNameAreToldApart) {
+  ScriptedUpstream upstream(Ok("x"));
+  ControlPlane control;
+  DataPlane first({.control_planes = {control.stream_port()}, .name = "dp-1"});
+  DataPlane second({.control_planes = {control.stream_port()}, .name = "dp-1", .wait_ready = false});
+  ASSERT_TRUE(second.process().WaitForLine("the name 'dp-1' is in use by another instance").has_value());
+  const auto contended = control.Apply(ServicePolicyYaml({upstream.address()}), {"--wait", "--timeout", "3s"});
+  EXPECT_EQ(contended.exit.code, 7) << contended.out;
+  EXPECT_THAT(contended.out + contended.err, HasSubstr("dp-1 is claimed by two instances"));
+  EXPECT_THAT(control.Ctl({"dataplanes"}).out, HasSubstr("contended"));
+  EXPECT_EQ(Fetch(first.port(), "GET", "/svc")->body, "x") << "the first serves on";
+  EXPECT_EQ(control.process().output().find("takes its place"), std::string::npos);
+  second.process().Kill();
+  const auto alone = control.Ctl({"rollout", "--wait"});
+  EXPECT_EQ(alone.exit.code, 0) << alone.err;
+  EXPECT_THAT(alone.out, HasSubstr("serving on 1/1 data planes"));
+}
+
 TEST(Fleet, ADataPlaneStartsFromItsCacheWithoutAControlPlane) {
   ScriptedUpstream upstream(Ok("cached"));
   TempDir cache;
@@ -293,11 +354,14 @@ TEST(Fleet, RollbackBringsBackWhatWas) {
   ControlPlane control;
   DataPlane gateway({.control_planes = {control.stream_port()}});
   ASSERT_EQ(control.Apply(ServicePolicyYaml({one.address()}), {"--wait"}).exit.code, 0);
-  const std::string revision = nlohmann::json::parse(control.Ctl({"history", "-o", "json"}).out)[0]["revision"].dump();
+  const std::string revision = nlohmann::json::parse(control.Ctl({"history", "-o", "json"}).out)["revision"].dump();
   ASSERT_EQ(control.Apply(ServicePolicyYaml({two.address()}), {"--wait"}).exit.code, 0);
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, "two");
+  const auto conflict = control.Ctl({"rollback", revision, "--expect-revision", revision});
+  EXPECT_EQ(conflict.exit.code, 5) << "somebody has changed it since";
   const auto rolled = control.Ctl({"rollback", revision, "--wait"});
   EXPECT_EQ(rolled.exit.code, 0) << rolled.err << rolled.out;
+  EXPECT_THAT(rolled.err, HasSubstr("undone:\n  revision 3, "));
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, "one");
 }
 
@@ -388,6 +452,18 @@ TEST_F(WithConsul, AConsulAndAControlPlaneThatBothBeginAnewDropNothing) {
   EXPECT_TRUE(WaitFor([&] { return load.requests() > from + 500; }));
   load.Stop();
   EXPECT_EQ(load.failures(), 0) << load.last_failure();
+}
+
+TEST_F(WithConsul, ItsChecksAreNoTraffic) {
+  const auto passing = [&] {
+    const auto json = consul_->GetJson("/v1/health/service/api-gateway?passing");
+    return json.ok() && json->size() == 1;
+  };
+  ASSERT_TRUE(WaitFor(passing, Timeout(20'000)));  // so it has asked at least once
+  constexpr char kHealth[] = "api_requests_total{service=\"gateway\",method=\"GET\",path=\"/health\"}";
+  EXPECT_EQ(gateway_->Metric(kHealth), 0);
+  EXPECT_EQ(Status("/health"), 200);
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric(kHealth) == 1; }));
 }
 
 TEST_F(WithConsul, EveryDataPlaneIsAnInstanceUntilItSaysGoodbye) {

@@ -71,6 +71,48 @@ TEST(Limits, ARefusedRequestCountsInNoneOfSeveral) {
   EXPECT_EQ(gateway.Metric("gateway_rate_limit_requests_total{limit=\"whole\",result=\"allowed\"}"), 40);
 }
 
+// One client asks for more made-up paths than a limit has places, while a thousand others ask for the first time.
+TEST(Limits, AFloodOfMadeUpKeysRefusesNobodyElse) {
+  DataPlane gateway(
+      {.policy = Concat("kind: Route\nname: r\nmatch: { path: { prefix: / } }\n"
+                        "respond: { status: 200, body: x }\nrate_limits: [by-path]\n",
+                        LimitYaml("by-path", "key: [client_ip, path]\nlimit: { requests: 20, window: 1h }")),
+       .sets = {"server.trusted_proxies=127.0.0.0/8"}});
+  constexpr int kKeys = 104'000, kBatch = 200, kBystanders = 1000;
+  std::atomic<int> flooded{0}, allowed{0};
+  std::thread flood([&] {
+    RawClient client(gateway.port());
+    while (flooded < kKeys) {
+      std::string batch;
+      for (int i = 0; i < kBatch; ++i) {
+        Append(&batch, "GET /", flooded + i, " HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
+      }
+      if (!client.Send(batch).ok()) return;
+      for (int i = 0; i < kBatch; ++i) {
+        const auto response = client.ReadResponse(60s);
+        if (!response.ok()) return;
+        if (response->status == 200) ++allowed;
+      }
+      flooded += kBatch;
+    }
+  });
+  RawClient client(gateway.port());
+  int refused = 0;
+  for (int i = 0; i < kBystanders; ++i) {
+    // Spread over the flood; the last of them after it.
+    while (flooded < kKeys / kBystanders * i && flooded < kKeys) std::this_thread::yield();
+    const std::string address = i % 2 == 0 ? Concat("198.51.", i / 250, ".", i % 250) : Concat("2001:db8:", i, "::1");
+    const auto response = client.Request("GET", "/bystander", Concat("X-Forwarded-For: ", address, "\r\n"), "", 60s);
+    ASSERT_TRUE(response.ok()) << response.status();
+    refused += response->status == 200 ? 0 : 1;
+  }
+  flood.join();
+  ASSERT_EQ(flooded, kKeys);
+  EXPECT_EQ(refused, 0);
+  EXPECT_LE(allowed, 20'020) << "a fifth of the places, and its own bucket";
+  EXPECT_GT(gateway.Metric("gateway_rate_limit_overflowed_total{limit=\"by-path\"}"), 80'000);
+}
+
 TEST(Limits, HeadersTellOfTheTightestToTheSecond) {
   // It has a limit of its own, of which a client behind the gateway must not hear.
   ScriptedUpstream upstream(Respond([](const UpstreamRequest&) {
@@ -357,8 +399,8 @@ TEST(RedisLimits, TheFleetIsToldWhereRedisIsAway) {
     EXPECT_TRUE(WaitFor([&] {
       out = control.Ctl({"limits", "-o", "json"}).out;
       const auto json = nlohmann::json::parse(out);
-      if (!json.contains("limits")) return false;
-      for (const auto& row : json["limits"]) {
+      if (!json.contains("items")) return false;
+      for (const auto& row : json["items"]) {
         if (row["data_plane"] == data_plane) return row["limit"].value("unavailable", false) == away;
       }
       return false;

@@ -28,6 +28,9 @@ class DataPlane {
     std::vector<std::string> sets = {};  // "server.idle_timeout=1s"
     std::string cache_dir = {};
     std::string proxy_protocol = {};                            // of its listener
+    // Further fields of its listener in YAML flow style, "tls: { ... }"; with GATEWAY_TEST_TRANSPORT=tls in the
+    // environment, a listener without any speaks TLS, and RawClient does to its port.
+    std::string listener = {};
     std::vector<std::pair<std::string, std::string>> env = {};  // on top of the test's own
     bool wait_ready = true;
     uint16_t port = 0, metrics_port = 0;      // 0: free ones
@@ -65,18 +68,24 @@ class ControlPlane {
     std::vector<std::string> sets = {};
     std::string output = {};  // as DataPlane's
     std::vector<std::string> ctl = {};  // what every gatewayctl gets: "--ca", FILE
+    int descriptors = 0;      // as DataPlane's
   };
   explicit ControlPlane(Options options);
   ControlPlane() : ControlPlane(Options()) {}
 
   uint16_t admin_port() const { return admin_port_; }
   uint16_t stream_port() const { return stream_port_; }
+  uint16_t metrics_port() const { return metrics_port_; }
   Process& process() { return *process_; }
   void Kill() { process_->Kill(); }
   void Start();  // after Kill; returns when it answers
 
   // What it keeps of Consul's endpoints for a restart, as it stands on disk.
   std::string KeptEndpoints() const { return directory_.Read("gateway.db.endpoints"); }
+
+  // A file beside the database, which need not be there, gets another name.
+  void SetAside(const std::string& file);
+  void Overwrite(const std::string& file, std::string_view contents) { directory_.Write(file, contents); }
 
   // gatewayctl with these arguments, towards this control plane.
   Process::Result Ctl(std::vector<std::string> arguments, std::string input = "");

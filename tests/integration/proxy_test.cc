@@ -28,7 +28,7 @@ TEST_F(Proxy, ForwardsARequestAndTellsTheServiceWhereItCameFrom) {
   EXPECT_EQ(Seen(echo, "x-forwarded-for"), List{"127.0.0.1"});
   EXPECT_EQ(Seen(echo, "x-forwarded-proto"), List{"http"});
   EXPECT_EQ(Seen(echo, "x-forwarded-host"), List{"api.example:99"});
-  EXPECT_EQ(Seen(echo, "via"), List{"1.1 gateway"});
+  EXPECT_THAT(Seen(echo, "via"), ::testing::ElementsAre(::testing::MatchesRegex("1\\.1 gateway \\([0-9a-f]{8}\\)")));
   EXPECT_EQ(Seen(echo, "x-request-id").size(), 1u);
 }
 
@@ -682,6 +682,56 @@ TEST_F(Proxy, NoSpellingOfAPathGoesAroundTheRouteThatGuardsIt) {
   for (const char* target : {"/svc/a;b=c/d", "/svc/a%2Fb", "/svc/admins;x", "/svc/%3Badmin"}) {
     EXPECT_EQ(Echoed(target)["target"], target);
   }
+}
+
+// A guard of GET beside an open route for everything: HEAD is GET without its content, and a service may know no case.
+TEST_F(Proxy, NoSpellingOfAMethodGoesAroundTheRouteThatGuardsIt) {
+  StartWith(Echo(), "",
+            "---\nkind: IpAccess\nname: nobody\ndeny: [0.0.0.0/0]\n---\nkind: Route\nname: guarded\n"
+            "match: { path: { prefix: /svc/admin }, methods: [GET] }\nservice: svc\naccess: nobody\n"
+            "---\nkind: Route\nname: readers\nmatch: { path: { exact: /x/list }, methods: [GET] }\nservice: svc\n"
+            "---\nkind: Route\nname: parameters\nmatch: { path: { exact: /x/list%3Bx } }\nservice: svc");
+  const auto status = [&](std::string_view method, std::string_view target) {
+    const auto response = Fetch(gateway_->port(), method, target);
+    EXPECT_TRUE(response.ok()) << method << " " << target << ": " << response.status();
+    return response.ok() ? response->status : 0;
+  };
+  EXPECT_EQ(status("GET", "/svc/admin"), 403);
+  EXPECT_EQ(status("HEAD", "/svc/admin"), 403);
+  for (const char* method : {"get", "Get", "gEt", "head", "post", "Options", "trace", "propfind"}) {
+    EXPECT_EQ(status(method, "/svc/admin"), 400) << method;
+  }
+  for (const char* method : {"GET", "HEAD"}) EXPECT_EQ(status(method, "/svc/admin;x"), 400) << method;
+  // Read without its parameters, this path takes GET and HEAD alone.
+  EXPECT_EQ(status("POST", "/x/list"), 405);
+  EXPECT_EQ(status("POST", "/x/list%3Bx"), 400);
+  EXPECT_EQ(upstream_->request_count(), 0);
+  EXPECT_EQ(status("GET", "/x/list%3Bx"), 200);
+  EXPECT_EQ(status("HEAD", "/x/list"), 200);
+  EXPECT_EQ(status("purgatory", "/svc/open"), 200) << "a method that nobody knows has whatever case it has";
+}
+
+// The service's only endpoint is the gateway itself.
+TEST_F(Proxy, ARequestThatComesBackIsStopped) {
+  StartWith(Echo());
+  const auto passed = Get("/svc", "Via: 1.1 gateway (00000000), 1.1 gateway, 1.0 other\r\n");
+  EXPECT_EQ(passed.status, 200) << "another gateway of this kind is not this one";
+  std::string many = "1.1 a";
+  for (int i = 0; i < 16; ++i) many += ", 1.1 gateway (0000000" + std::to_string(i % 10) + ")";
+  EXPECT_EQ(Get("/svc", Concat("Via: ", many, "\r\n")).status, 508) << "round and round through other data planes";
+
+  DataPlane::Options options;
+  const int port = FreePort();
+  options.policy = ServicePolicyYaml({Concat("127.0.0.1:", port)});
+  options.port = port;
+  DataPlane looping(std::move(options));
+  const auto response = Fetch(looping.port(), "GET", "/svc");
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 508);
+  EXPECT_EQ(ReasonOf(*response), "loop_detected");
+  const auto lines = looping.LogLines(2);
+  ASSERT_EQ(lines.size(), 2u) << "once out and once back, no more";
+  EXPECT_EQ(lines[0]["reason"], "loop_detected");
 }
 
 TEST_F(Proxy, CredentialsInATargetAreNotLogged) {

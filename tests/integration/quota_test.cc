@@ -293,7 +293,7 @@ TEST_F(FleetQuota, BreakersAndLimitsOfTheFleetAreTold) {
   };
   told("breakers", [](const nlohmann::json& json) {
     int open = 0, closed = 0;
-    for (const auto& row : json["breakers"]) {
+    for (const auto& row : json["items"]) {
       EXPECT_EQ(row["breaker"]["service"], "svc");
       EXPECT_EQ(row["breaker"]["breaker"], "quick");
       (row["data_plane"] == "dp-0" && row["breaker"]["state"] == "open" ? open : closed) += 1;
@@ -302,7 +302,7 @@ TEST_F(FleetQuota, BreakersAndLimitsOfTheFleetAreTold) {
   });
   EXPECT_THAT(control_.Ctl({"breakers", "svc"}).out, HasSubstr("svc       dp-0         quick     open"));
   told("limits", [](const nlohmann::json& json) {
-    for (const auto& row : json["limits"]) {
+    for (const auto& row : json["items"]) {
       if (row["data_plane"] == "dp-1" && row["limit"]["name"] == "shared") {
         return row["limit"].value("allowed", 0) >= 1 && row["limit"].value("refused", 0) >= 1;
       }
@@ -327,7 +327,7 @@ TEST_F(FleetQuota, DescribeEffectiveShowsEveryPolicyInOrderWithItsSource) {
   const auto described = control_.Ctl({"describe", "route", "svc", "--effective", "-o", "json"});
   ASSERT_EQ(described.exit.code, 0) << described.err;
   std::vector<std::string> rows;
-  for (const auto& row : nlohmann::json::parse(described.out)) {
+  for (const auto& row : nlohmann::json::parse(described.out)["items"]) {
     rows.push_back(Concat(row["stage"].get<std::string>(), " | ", row["policy"].get<std::string>(), " | ",
                           row["source"].get<std::string>()));
   }
@@ -337,7 +337,9 @@ TEST_F(FleetQuota, DescribeEffectiveShowsEveryPolicyInOrderWithItsSource) {
                                            "breaker | CircuitBreaker/hystrix | Defaults/default",
                                            "balance | load_balancer | Service/svc", "forward | none | built-in",
                                            "forward | timeouts | built-in", "forward | timeout | built-in"));
-  EXPECT_EQ(control_.Ctl({"describe", "service", "svc", "--effective"}).exit.code, 2);
+  EXPECT_THAT(control_.Ctl({"describe", "service", "svc", "--effective"}).out,
+              HasSubstr("CircuitBreaker/hystrix   Defaults/default"));
+  EXPECT_EQ(control_.Ctl({"describe", "ratelimit", "mine", "--effective"}).exit.code, 2);
 }
 
 }  // namespace

@@ -536,6 +536,7 @@ int RunOverload(const std::string& only) {
   cases.back().client = Asking("/victim/delay?ms=500", true);
   cases.back().time = milliseconds(8'000);
   cases.back().descriptors = 100;
+  cases.back().sets = {"server.max_connections_per_address=300"};
   cases.back().others_unharmed = false;
 
   int failed = 0, run = 0;

@@ -6,13 +6,19 @@
 #include <memory>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "common/base/units.h"
 #include "common/base/version.h"
+#include "common/config/bootstrap.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/completion.h"
+#include "tools/gatewayctl/jsonpath.h"
+#include "tools/gatewayctl/requirement.h"
+#include "tools/gatewayctl/table.h"
 
 namespace gateway::ctl {
 namespace {
@@ -21,7 +27,7 @@ using Handler = ExitCode (*)(Session&);
 
 constexpr char kFooter[] =
     R"(Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the policy is invalid; 4 not found; 5 conflict;
-  6 unreachable; 7 --wait ended without everyone; 8 not allowed
+  6 unreachable; 7 --wait or --require: too few serve it; 8 not allowed
 Examples:
   gatewayctl apply -f policy.yaml --wait
   gatewayctl get routes
@@ -34,11 +40,11 @@ class CommandTree {
   explicit CommandTree(Options* options)
       : app_("Reads and changes the policy of a gateway, and shows who serves it.", "gatewayctl") {
     app_.footer(kFooter);
-    app_.set_version_flag("--version", absl::StrCat("gatewayctl ", kVersion), "This program's version");
+    app_.set_version_flag("-v,--version", absl::StrCat("gatewayctl ", kVersion), "This program's version");
     app_.set_help_flag("-h,--help", "This help");
     app_.add_option("--server", options->server,
                     "The control plane's admin address; also GATEWAY_SERVER; else the context's, else 127.0.0.1:7400")
-        ->type_name("HOST:PORT");
+        ->type_name("HOST[:PORT]");
     app_.add_option("--ca", options->ca, "Speak TLS, and trust certificates of this CA (PEM); also GATEWAY_CA")
         ->type_name("FILE");
     app_.add_option("--token-file", options->token_file, "Who you are: a token; also GATEWAY_TOKEN, the token itself")
@@ -49,39 +55,43 @@ class CommandTree {
         ->capture_default_str()
         ->type_name("DURATION");
     app_.add_option("-o,--output", options->output, "How to print")
-        ->check(Among({"table", "yaml", "json", "name"}))
+        ->check(OutputFormat())
         ->capture_default_str()
-        ->type_name("table|yaml|json|name");
+        ->type_name("table|wide|yaml|json|name|jsonpath=TEMPLATE");
     app_.add_option("--color", options->color, "Colours; auto: on a terminal, unless NO_COLOR is set")
         ->check(Among({"auto", "always", "never"}))
         ->capture_default_str()
         ->type_name("auto|always|never");
     app_.fallthrough();  // global flags may also follow the command
+    // Once there is a command, every further word is its argument: names and kinds may be those of commands.
+    app_.require_subcommand(0, 1);
 
     CLI::App* apply = Add("apply", "Add and replace policy, all or nothing; never deletes", ctl::Apply, R"(
   gatewayctl apply -f policy.yaml --wait --comment "raise the limit"
   gatewayctl get route orders -o yaml | sed s/30s/10s/ | gatewayctl apply -f -)");
     AddFiles(apply, options);
     AddChange(apply, options);
-    apply
-        ->add_option("--expect-revision", options->expected_revision,
-                     "Only if this is the current revision; else exit 5")
-        ->type_name("REVISION");
+    AddExpectedRevision(apply, options);
 
     CLI::App* diff = Add("diff", "Show what apply would change", ctl::Diff, R"(
   gatewayctl diff -f policy/
   gatewayctl diff -f policy.yaml --exit-code || echo "not applied yet")");
     AddFiles(diff, options);
+    diff->add_flag("--all-errors", options->all_errors,
+                   absl::StrCat("Print every error, not only the first ", kErrorsShown));
     diff->add_flag("--exit-code", options->exit_code, "Exit 1 if there are differences; without it they exit 0");
 
     CLI::App* get = Add("get", "List policy; without KIND, of all kinds", ctl::Get, R"(
   gatewayctl get routes
   gatewayctl get rl per-client -o yaml
-  gatewayctl get services -l team=orders -o name)");
-    AddTarget(get, options, /*required=*/false);
-    get->add_option("-l,--label", options->labels, "Only those with this label; may be repeated")
-        ->allow_extra_args(false)
-        ->type_name("KEY=VALUE");
+  gatewayctl get routes orders shop -o wide
+  gatewayctl get routes --watch
+  gatewayctl get routes -o jsonpath='{.items[*].name}'
+  gatewayctl get services -l team=orders -o name
+  gatewayctl get routes -l 'team in (orders, search),env!=test')");
+    AddTargets(get, options);
+    AddSelector(get, options);
+    get->add_flag("-w,--watch", options->watch, "Go on with what changes, until interrupted");
 
     CLI::App* describe =
         Add("describe", "Show everything about one resource: who changed it, what it resolves to", ctl::Describe, R"(
@@ -89,21 +99,50 @@ class CommandTree {
   gatewayctl describe route orders --effective
   gatewayctl describe service/orders -o json)");
     AddTarget(describe, options, /*required=*/true);
-    describe->add_flag("--effective", options->effective,
-                       "Of a route: every policy that applies to it, in the order of a request, and whose word it is");
+    describe->add_flag(
+        "--effective", options->effective,
+        "Of a route or a service: every policy that applies, in the order of a request, and where it comes from");
 
-    CLI::App* remove = Add("delete", "Delete one resource; what replaced a built-in gives way to it", ctl::Delete, R"(
-  gatewayctl delete route orders --wait)");
-    AddTarget(remove, options, /*required=*/true);
-    AddChange(remove, options);
+    CLI::App* remove =
+        Add("delete", "Delete resources; a built-in comes back where its replacement goes", ctl::Delete, R"(
+  gatewayctl delete route orders --wait
+  gatewayctl delete route/orders service/orders
+  gatewayctl delete -f policy.yaml --ignore-not-found
+  gatewayctl delete routes -l team=orders --yes)");
+    AddTargets(remove, options);
+    AddSelector(remove, options);
     remove
-        ->add_option("--expect-revision", options->expected_revision,
-                     "Only if this is the current revision; else exit 5")
-        ->type_name("REVISION");
+        ->add_option("-f,--file", options->files, "Delete what these files define: a file, a folder, or -; repeatable")
+        ->allow_extra_args(false)
+        ->type_name("FILE");
+    remove->add_flag("--ignore-not-found", options->ignore_not_found, "What does not exist is no error");
+    AddChange(remove, options);
+    AddExpectedRevision(remove, options);
+    AddYes(remove, options);
 
-    Add("export", "Print all policy as one stream of YAML, ready to apply", ctl::Export, R"(
-  gatewayctl export > policy.yaml)")
-        ->add_flag("--all", options->all, "Also built-in resources");
+    CLI::App* edit = Add("edit", "Open one resource in $VISUAL or $EDITOR and apply what is saved", ctl::Edit, R"(
+  gatewayctl edit route orders
+  EDITOR=nano gatewayctl edit ratelimit per-client --wait)");
+    AddTarget(edit, options, /*required=*/true);
+    AddChange(edit, options);
+
+    Add("lint", "List everything that is doubtful in the current policy", ctl::Lint, R"(
+  gatewayctl lint)");
+
+    Add("fields", "Show the reference of a kind or of one of its fields", ctl::Fields, R"(
+  gatewayctl fields
+  gatewayctl fields route
+  gatewayctl fields route.match.headers)")
+        ->add_option("KIND", options->name, "A kind, with the path of a field behind dots: route.match.path")
+        ->type_name("KIND[.FIELD]");
+
+    CLI::App* exported = Add("export", "Print all policy as one stream of YAML, ready to apply", ctl::Export, R"(
+  gatewayctl export > policy.yaml
+  gatewayctl export --with-secrets --output-file policy-with-hashes.yaml)");
+    exported->add_flag("--all", options->all, "Also built-in resources");
+    exported->add_flag("--with-secrets", options->with_secrets,
+                       "With the hashes of secrets, so that a new control plane takes it; needs --output-file");
+    exported->add_option("--output-file", options->output_file, "Write it to this file (mode 0600)")->type_name("FILE");
 
     CLI::App* history = Add("history", "List revisions, the newest first", ctl::History, R"(
   gatewayctl history
@@ -117,18 +156,34 @@ class CommandTree {
                 options, /*required=*/true);
 
     CLI::App* rollback = Add("rollback", "Make a new revision with the policy of an older one", ctl::Rollback, R"(
-  gatewayctl rollback 6 --wait)");
+  gatewayctl rollback 6 --dry-run
+  gatewayctl rollback 6 --wait --expect-revision 9)");
     AddRevision(rollback, options, /*required=*/true);
     AddChange(rollback, options);
+    AddExpectedRevision(rollback, options);
+    AddYes(rollback, options);
 
     CLI::App* rollout = Add("rollout", "Tell who serves a revision; by default the current one", ctl::Rollout, R"(
   gatewayctl rollout
-  gatewayctl rollout 7 --wait --timeout 1m)");
+  gatewayctl rollout 7 --wait --timeout 1m
+  gatewayctl rollout --wait --require 80%)");
     AddRevision(rollout, options, /*required=*/false);
     rollout->add_flag("--wait", options->wait, "Until all serve it; exit 7 if that does not happen");
+    AddRequire(rollout, options);
 
-    Add("dataplanes", "List the data planes and what each serves", ctl::DataPlanes, R"(
-  gatewayctl dataplanes)");
+    CLI::App* dataplanes = Add("dataplanes", "List the data planes and what each serves", ctl::DataPlanes, R"(
+  gatewayctl dataplanes
+  gatewayctl dataplanes --forget dp-7)");
+    CLI::Option* forget =
+        dataplanes->add_option("--forget", options->forget, "Forget one that is gone")->type_name("NAME");
+    dataplanes->add_flag("--gone", options->gone, "Forget all that are gone")->excludes(forget);
+    Add("accept-history",
+        "Let this control plane's policy replace another history that data planes serve, once its database is new on "
+        "purpose",
+        ctl::AcceptHistory, R"(
+  gatewayctl accept-history)")
+        ->add_option("--actor", options->actor, "Who, for the log; default: user@host")
+        ->type_name("TEXT");
     Add("services", "List the services of the policy and of Consul, and how many endpoints serve", ctl::Services, R"(
   gatewayctl services)");
     Add("endpoints", "List the endpoints of a service, and why some do not serve", ctl::Endpoints, R"(
@@ -220,6 +275,10 @@ class CommandTree {
   gatewayctl version --client)")
         ->add_flag("--client", options->client_only, "Only this program's, without asking the server");
 
+    help_ = Add("help", "Show this help, or that of a command", nullptr, R"(
+  gatewayctl help apply)");
+    help_->add_option("COMMAND", options->name, "Which command")->type_name("COMMAND");
+
     completion_ = Add("completion", "Print a completion script for a shell", nullptr, R"(
   source <(gatewayctl completion bash)
   gatewayctl completion fish > ~/.config/fish/completions/gatewayctl.fish)");
@@ -237,9 +296,17 @@ class CommandTree {
     return parsed.empty() ? nullptr : parsed.front();
   }
   bool is_completion() const { return chosen() == completion_; }
+  bool is_help() const { return chosen() == help_; }
   Handler handler() const {
     return std::find_if(handlers_.begin(), handlers_.end(), [&](const auto& entry) { return entry.first == chosen(); })
         ->second;
+  }
+
+  // Null: there is no command of that name.
+  const CLI::App* Find(const std::string& name) const {
+    const auto found = std::find_if(handlers_.begin(), handlers_.end(),
+                                    [&name](const auto& entry) { return entry.first->get_name() == name; });
+    return found == handlers_.end() ? nullptr : found->first;
   }
 
   std::vector<std::string> CommandNames() const {
@@ -254,6 +321,18 @@ class CommandTree {
         [words](std::string& word) {
           if (std::find(words.begin(), words.end(), word) != words.end()) return std::string();
           return absl::StrCat("'", word, "': expected ", absl::StrJoin(words, ", "));
+        },
+        "");
+  }
+
+  static CLI::Validator OutputFormat() {
+    return CLI::Validator(
+        [](std::string& word) {
+          for (const char* format : {"table", "wide", "yaml", "json", "name"}) {
+            if (word == format) return std::string();
+          }
+          if (word.starts_with("jsonpath=")) return std::string();
+          return absl::StrCat("'", word, "': expected table, wide, yaml, json, name or jsonpath=TEMPLATE");
         },
         "");
   }
@@ -275,7 +354,33 @@ class CommandTree {
         ->type_name("FILE");
   }
 
+  static void AddExpectedRevision(CLI::App* command, Options* options) {
+    command
+        ->add_option("--expect-revision", options->expected_revision,
+                     "Only if this is the current revision; else exit 5")
+        ->type_name("REVISION");
+  }
+
+  static void AddYes(CLI::App* command, Options* options) {
+    command->add_flag("-y,--yes", options->yes, "Ask nothing; without a terminal nothing is asked");
+  }
+
+  static void AddRequire(CLI::App* command, Options* options) {
+    command
+        ->add_option("--require", options->require,
+                     "How many data planes must serve it, lost ones counted: a number, a percentage, or all; exit 7 "
+                     "where fewer do")
+        ->check([](const std::string& text) {
+          return RequirementOf(text).has_value() ? std::string()
+                                                 : absl::StrCat("'", text, "': expected a number, a percentage or all");
+        })
+        ->type_name("N|P%|all");
+  }
+
   static void AddChange(CLI::App* command, Options* options) {
+    AddRequire(command, options);
+    command->add_flag("--all-errors", options->all_errors,
+                      absl::StrCat("Print every error, not only the first ", kErrorsShown));
     command->add_flag("--dry-run", options->dry_run, "Check and show what would change; store nothing");
     command->add_flag("--wait", options->wait, "Until every data plane serves it; exit 7 if that does not happen");
     command->add_option("--comment", options->comment, "Why, for history")->type_name("TEXT");
@@ -302,6 +407,23 @@ class CommandTree {
         ->type_name("viewer|operator|editor|admin");
   }
 
+  static void AddTargets(CLI::App* command, Options* options) {
+    command
+        ->add_option("KIND", options->kind,
+                     "In any case, plural or short: route, Routes, rl; several with commas; or KIND/NAME")
+        ->type_name("KIND");
+    command->add_option("NAME", options->names, "The names of resources, or further KIND/NAME")->type_name("NAME");
+  }
+
+  static void AddSelector(CLI::App* command, Options* options) {
+    command
+        ->add_option("-l,--selector,--label", options->selectors,
+                     "Only those whose labels match: k=v, k!=v, 'k in (a, b)', 'k notin (a)', k, !k, with commas "
+                     "between; repeated: all must match")
+        ->allow_extra_args(false)
+        ->type_name("SELECTOR");
+  }
+
   static void AddRevision(CLI::App* command, Options* options, bool required) {
     command->add_option("REVISION", options->revision, "A number from history")
         ->required(required)
@@ -315,6 +437,7 @@ class CommandTree {
 
   CLI::App app_;
   CLI::App* completion_;
+  CLI::App* help_;
   std::vector<std::pair<const CLI::App*, Handler>> handlers_;
 };
 
@@ -360,11 +483,45 @@ ExitCode ExplainParseError(const CLI::ParseError& error, CommandTree& tree, cons
   return Misuse(terminal, message, name);
 }
 
+// "host" and "host:port" as "host:port". InvalidArgument where it is neither.
+absl::StatusOr<std::string> ServerAddress(const std::string& text) {
+  constexpr int kAdminPort = 7400;
+  if (text.find("://") != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", text, "' is a URL; expected the admin listener's HOST or HOST:PORT"));
+  }
+  if (ParseHostPort(text).ok()) return text;
+  const bool bare_ipv6 = std::count(text.begin(), text.end(), ':') > 1 && text.front() != '[';
+  const std::string with_port = absl::StrCat(bare_ipv6 ? absl::StrCat("[", text, "]") : text, ":", kAdminPort);
+  if (ParseHostPort(with_port).ok()) return with_port;
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "': expected HOST or HOST:PORT"));
+}
+
 int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
   const std::string command = tree.chosen()->get_name();
   if (tree.is_completion()) {
     *terminal.out << CompletionScript(tree.app(), options.shell);
     return kDone;
+  }
+  if (tree.is_help()) {
+    if (options.name.empty()) {
+      *terminal.out << tree.app().help();
+      return kDone;
+    }
+    const CLI::App* about = tree.Find(options.name);
+    if (about == nullptr) {
+      const std::string nearest = NearestName(options.name, tree.CommandNames());
+      return Misuse(terminal,
+                    absl::StrCat("unknown command '", options.name, "'",
+                                 nearest.empty() ? "" : absl::StrCat("; did you mean '", nearest, "'?")),
+                    "");
+    }
+    *terminal.out << about->help("gatewayctl");
+    return kDone;
+  }
+  if (options.output.starts_with("jsonpath=")) {
+    const auto tried = EvaluateJsonPath(options.output.substr(options.output.find('=') + 1), Json());
+    if (!tried.ok()) return Misuse(terminal, std::string(tried.status().message()), command);
   }
   const absl::StatusOr<google::protobuf::Duration> timeout = ParseDuration(options.timeout);
   if (!timeout.ok() || (timeout->seconds() == 0 && timeout->nanos() == 0)) {
@@ -373,7 +530,7 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
                   command);
   }
   if (command == "export" && tree.app().get_option("--output")->count() == 0) options.output = "yaml";
-  if (command == "export" && options.output == "table") {
+  if (command == "export" && (options.output == "table" || options.output == "wide")) {
     return Misuse(terminal, "export prints yaml, json or name; 'gatewayctl get' prints tables", command);
   }
   const bool colour = options.color == "always" || (options.color == "auto" && terminal.out_is_terminal &&
@@ -385,6 +542,9 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
         {options.server, options.ca, options.cert, options.key, options.token_file}, terminal.environment);
     if (!resolved.ok()) return Misuse(terminal, std::string(resolved.status().message()), command);
     connection = *std::move(resolved);
+    absl::StatusOr<std::string> server = ServerAddress(connection.server);
+    if (!server.ok()) return Misuse(terminal, absl::StrCat("--server: ", server.status().message()), command);
+    connection.server = *std::move(server);
   }
   Session session{options, terminal, AdminClient(connection, wait), wait, colour};
   return tree.handler()(session);
@@ -403,15 +563,83 @@ ExitCode Session::Fail(const absl::Status& status) {
   return ExitCodeOf(status);
 }
 
+bool Session::structured() const {
+  return options.output == "json" || options.output == "yaml" || options.output.starts_with("jsonpath=");
+}
+
 bool Session::PrintStructured(const Json& value) {
   if (options.output == "json") {
     *terminal.out << JsonText(value);
   } else if (options.output == "yaml") {
     *terminal.out << YamlText(value);
+  } else if (options.output.starts_with("jsonpath=")) {
+    // RunParsed has tried it: it cannot be refused.
+    *terminal.out << EvaluateJsonPath(options.output.substr(options.output.find('=') + 1), value).value_or("");
   } else {
     return false;
   }
   return true;
+}
+
+bool Session::PrintList(Json items, uint64_t revision) {
+  if (!structured()) return false;
+  Json list = Json::object();
+  list["items"] = items.is_null() ? Json::array() : std::move(items);
+  list["revision"] = revision;
+  return PrintStructured(list);
+}
+
+bool Session::Confirm(const std::string& what) {
+  if (options.yes || options.dry_run || terminal.in == nullptr || !terminal.out_is_terminal) return true;
+  const absl::StatusOr<v1::GetServerInfoResponse> info = client.GetServerInfo();
+  const std::string name = info.ok() && !info->name().empty() ? absl::StrCat(Printable(info->name()), " at ") : "";
+  terminal.out->flush();
+  *terminal.err << what << " (on " << name << options.server << ")? [y/N] " << std::flush;
+  std::string answer;
+  std::getline(*terminal.in, answer);
+  absl::AsciiStrToLower(&answer);
+  if (answer == "y" || answer == "yes") return true;
+  *terminal.err << "gatewayctl: nothing was changed\n";
+  return false;
+}
+
+absl::StatusOr<std::vector<ResourceKey>> ParseTargets(const Options& options) {
+  std::vector<ResourceKey> keys;
+  if (options.kind.empty()) return keys;
+  Options one;
+  if (options.kind.find('/') != std::string::npos) {
+    std::vector<std::string> words = {options.kind};
+    words.insert(words.end(), options.names.begin(), options.names.end());
+    for (const std::string& word : words) {
+      if (word.find('/') == std::string::npos) {
+        return absl::InvalidArgumentError(absl::StrCat("both '", options.kind, "' and '", word, "' name a resource"));
+      }
+      one.kind = word;
+      absl::StatusOr<ResourceKey> key = ParseTarget(one);
+      if (!key.ok()) return key.status();
+      keys.push_back(*std::move(key));
+    }
+    return keys;
+  }
+  for (const absl::string_view kind : absl::StrSplit(options.kind, ',', absl::SkipEmpty())) {
+    one.kind = std::string(kind);
+    absl::StatusOr<ResourceKey> key = ParseTarget(one);
+    if (!key.ok()) return key.status();
+    if (std::find(keys.begin(), keys.end(), *key) == keys.end()) keys.push_back(*std::move(key));
+  }
+  if (keys.empty()) return absl::InvalidArgumentError(absl::StrCat("'", options.kind, "' is no kind"));
+  if (options.names.empty()) return keys;
+  if (keys.size() > 1) return absl::InvalidArgumentError("names go with one kind; or write KIND/NAME for each");
+  const std::string kind = keys.front().kind;
+  keys.clear();
+  for (const std::string& name : options.names) {
+    if (name.find('/') != std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("both '", options.kind, "' and '", name, "' name a kind"));
+    }
+    ResourceKey key{kind, name};
+    if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(std::move(key));
+  }
+  return keys;
 }
 
 absl::StatusOr<ResourceKey> ParseTarget(const Options& options) {
@@ -456,7 +684,7 @@ int RunCommandLine(const std::vector<std::string>& arguments, const Terminal& te
     *terminal.err << tree.app().help();
     return kUsage;
   }
-  for (const char* needs_name : {"describe", "delete"}) {
+  for (const char* needs_name : {"describe", "edit"}) {
     const absl::StatusOr<ResourceKey> target = ParseTarget(options);
     if (tree.chosen()->get_name() == needs_name && target.ok() && target->name.empty()) {
       return Misuse(terminal, absl::StrCat(needs_name, ": NAME is required"), needs_name);

@@ -17,6 +17,7 @@ struct Terminal {
   std::ostream* out;
   std::ostream* err;
   bool out_is_terminal = false;
+  std::istream* in = nullptr;  // answers to questions; null: nobody is there to ask
   std::function<std::optional<std::string>(const std::string& name)> environment;
   std::function<absl::Time()> now;
   std::string actor;  // "user@host", for history

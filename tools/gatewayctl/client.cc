@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/admin_protocol.h"
+#include "common/policy/label_selector.h"
+#include "common/policy/resource.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
 
@@ -183,23 +185,49 @@ absl::StatusOr<v1::GetResponse> AdminClient::Get(const std::string& kind, const 
   return Call(&v1::Admin::Stub::Get, request);
 }
 
-absl::StatusOr<v1::ListResponse> AdminClient::List(const std::string& kind,
-                                                   const std::map<std::string, std::string>& labels) {
+absl::StatusOr<v1::ListResponse> AdminClient::List(const std::string& kind, const std::string& selector) {
+  return AllPages(&v1::Admin::Stub::List, kind, selector);
+}
+
+absl::StatusOr<v1::ListResponse> AdminClient::ListWithSecrets() { return AllPages(&v1::Admin::Stub::Export, "", ""); }
+
+absl::StatusOr<v1::LintResponse> AdminClient::Lint() { return Call(&v1::Admin::Stub::Lint, v1::LintRequest()); }
+
+absl::Status AdminClient::Watch(uint64_t after, const std::function<bool(const v1::RevisionInfo&)>& on_revision) {
+  grpc::ClientContext context;
+  v1::WatchRequest request;
+  request.set_after_revision(after);
+  auto reader = stub_->Watch(&context, request);
+  v1::WatchResponse response;
+  bool wanted = true;
+  while (wanted && reader->Read(&response)) wanted = on_revision(response.revision());
+  if (!wanted) context.TryCancel();
+  const grpc::Status status = reader->Finish();
+  return wanted ? Translate(status) : absl::OkStatus();
+}
+
+absl::StatusOr<v1::ListResponse> AdminClient::AllPages(ListMethod method, const std::string& kind,
+                                                       const std::string& selector) {
+  const absl::StatusOr<LabelSelector> wanted = LabelSelector::Parse(selector);
+  if (!wanted.ok()) return wanted.status();
   absl::Status changed;
   for (int restart = 0; restart <= kListRestartsMax; ++restart) {
     v1::ListRequest request;
     request.set_kind(kind);
     request.set_page_size(kPageSize);
-    request.mutable_labels()->insert(labels.begin(), labels.end());
+    request.set_selector(selector);
     v1::ListResponse all;
     while (true) {
-      absl::StatusOr<v1::ListResponse> page = Call(&v1::Admin::Stub::List, request);
+      absl::StatusOr<v1::ListResponse> page = Call(method, request);
       if (!page.ok()) {
         changed = page.status();
         break;
       }
       all.set_revision(page->revision());
-      for (v1::StoredResource& resource : *page->mutable_resources()) *all.add_resources() = std::move(resource);
+      for (v1::StoredResource& stored : *page->mutable_resources()) {
+        // A control plane that is older than selectors sends all.
+        if (wanted->Matches(LabelsOf(stored.resource()))) *all.add_resources() = std::move(stored);
+      }
       if (page->next_page_token().empty()) return all;
       request.set_page_token(page->next_page_token());
     }
@@ -248,6 +276,14 @@ absl::StatusOr<v1::ListDataPlanesResponse> AdminClient::ListDataPlanes() {
   return Call(&v1::Admin::Stub::ListDataPlanes, v1::ListDataPlanesRequest());
 }
 
+absl::StatusOr<v1::ForgetDataPlanesResponse> AdminClient::ForgetDataPlanes(const v1::ForgetDataPlanesRequest& request) {
+  return Call(&v1::Admin::Stub::ForgetDataPlanes, request);
+}
+
+absl::StatusOr<v1::AcceptHistoryResponse> AdminClient::AcceptHistory(const v1::AcceptHistoryRequest& request) {
+  return Call(&v1::Admin::Stub::AcceptHistory, request);
+}
+
 absl::StatusOr<v1::RolloutResponse> AdminClient::GetRollout(uint64_t revision) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + timeout_));
@@ -264,7 +300,8 @@ absl::StatusOr<v1::RolloutResponse> AdminClient::GetRollout(uint64_t revision) {
   return response;
 }
 
-absl::StatusOr<RolloutOutcome> AdminClient::AwaitRollout(uint64_t revision) {
+absl::StatusOr<RolloutOutcome> AdminClient::AwaitRollout(
+    uint64_t revision, const std::function<bool(const v1::RolloutResponse&)>& enough) {
   const absl::Time deadline = absl::Now() + timeout_;
   v1::RolloutRequest request;
   request.set_revision(revision);
@@ -282,10 +319,23 @@ absl::StatusOr<RolloutOutcome> AdminClient::AwaitRollout(uint64_t revision) {
       outcome.last = response;
       // Revision 0 asked for the current one; whatever is committed later is not what we wait for.
       request.set_revision(response.revision());
-      if (response.done()) return outcome;
+      if (enough != nullptr ? enough(response) : response.done()) {
+        context.TryCancel();
+        (void)reader->Finish();  // whatever it says: the answer is here
+        return outcome;
+      }
     }
     const grpc::Status status = reader->Finish();
-    if (status.ok()) return outcome;
+    if (status.ok()) {
+      // With all there are it may not be enough yet: others may come.
+      if (enough == nullptr) return outcome;
+      if (absl::Now() + kReconnectPause >= deadline) {
+        outcome.timed_out = true;
+        return outcome;
+      }
+      absl::SleepFor(kReconnectPause);
+      continue;
+    }
     if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && reached_) {
       outcome.timed_out = true;
       return outcome;
@@ -364,6 +414,7 @@ ExitCode ExitCodeOf(const absl::Status& status) {
     case absl::StatusCode::kAlreadyExists:
       return kConflict;
     case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kUnimplemented:  // another listener, or a server of another time
       return kUnreachable;
     case absl::StatusCode::kUnauthenticated:
     case absl::StatusCode::kPermissionDenied:

@@ -3,7 +3,7 @@
 #define GATEWAY_TOOLS_GATEWAYCTL_CLIENT_H_
 
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,18 +37,28 @@ class AdminClient {
 
   absl::StatusOr<v1::ApplyResponse> Apply(const v1::ApplyRequest& request);
   absl::StatusOr<v1::GetResponse> Get(const std::string& kind, const std::string& name);
-  // All pages of one state of the policy, and that state's revision. An empty `kind` means all kinds.
-  absl::StatusOr<v1::ListResponse> List(const std::string& kind, const std::map<std::string, std::string>& labels);
+  // All pages of one state of the policy, and that state's revision. An empty `kind` means all kinds, an empty
+  // `selector` (LabelSelector's grammar) all resources.
+  absl::StatusOr<v1::ListResponse> List(const std::string& kind, const std::string& selector = "");
+  // As List, with secrets as they are stored.
+  absl::StatusOr<v1::ListResponse> ListWithSecrets();
+  absl::StatusOr<v1::LintResponse> Lint();
+  // Calls `on_revision` for every revision after `after` until it returns false, or the connection breaks.
+  absl::Status Watch(uint64_t after, const std::function<bool(const v1::RevisionInfo&)>& on_revision);
   absl::StatusOr<v1::DeleteResponse> Delete(const v1::DeleteRequest& request);
   // The newest `limit` revisions; 0: all.
   absl::StatusOr<v1::HistoryResponse> History(const std::string& kind, const std::string& name, uint64_t limit);
   absl::StatusOr<v1::GetRevisionResponse> GetRevision(uint64_t revision);
   absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request);
   absl::StatusOr<v1::ListDataPlanesResponse> ListDataPlanes();
+  absl::StatusOr<v1::ForgetDataPlanesResponse> ForgetDataPlanes(const v1::ForgetDataPlanesRequest& request);
+  absl::StatusOr<v1::AcceptHistoryResponse> AcceptHistory(const v1::AcceptHistoryRequest& request);
   absl::StatusOr<v1::RolloutResponse> GetRollout(uint64_t revision);
-  // Until every connected data plane serves `revision` or rejected it, or the timeout. A control plane that goes away
-  // meanwhile is waited for, if it was there at first.
-  absl::StatusOr<RolloutOutcome> AwaitRollout(uint64_t revision);
+  // Until every connected data plane serves `revision` or rejected it, or the timeout; with `enough`, until that says
+  // so of what was heard, whoever is missing. A control plane that goes away meanwhile is waited for, if it was there
+  // at first.
+  absl::StatusOr<RolloutOutcome> AwaitRollout(uint64_t revision,
+                                              const std::function<bool(const v1::RolloutResponse&)>& enough = nullptr);
   absl::StatusOr<v1::ListEndpointsResponse> ListEndpoints(const std::string& service);
   absl::StatusOr<v1::ListBreakersResponse> ListBreakers(const std::string& service);
   absl::StatusOr<v1::ListLimitsResponse> ListLimits(const std::string& name);
@@ -64,6 +74,8 @@ class AdminClient {
   absl::StatusOr<Response> Call(grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*, const Request&,
                                                                         Response*),
                                 const Request& request);
+  using ListMethod = grpc::Status (v1::Admin::Stub::*)(grpc::ClientContext*, const v1::ListRequest&, v1::ListResponse*);
+  absl::StatusOr<v1::ListResponse> AllPages(ListMethod method, const std::string& kind, const std::string& selector);
   absl::Status Translate(const grpc::Status& status) const;
 
   const std::string server_;

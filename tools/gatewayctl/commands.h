@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,10 +23,13 @@ struct Options {
   std::string server;             // these five: "" where the command line says nothing
   std::string ca, cert, key, token_file;
   std::string timeout = "30s";
-  std::string output = "table";  // table | yaml | json | name
+  std::string output = "table";  // table | wide | yaml | json | name | jsonpath=TEMPLATE
   std::string color = "auto";    // auto | always | never
 
   std::vector<std::string> files;
+  bool all_errors = false;  // not only the first kErrorsShown
+  bool yes = false;         // asks nothing before it destroys something
+  std::string require;      // of a rollout: "3", "all", "80%"; empty: everyone who is not lost
   bool dry_run = false;
   bool wait = false;
   std::string comment;
@@ -34,12 +38,19 @@ struct Options {
 
   std::string kind;  // as written: any case, plural, short name, or KIND/NAME
   std::string name;
-  std::vector<std::string> labels;  // "k=v"
+  std::vector<std::string> names;      // of get and delete: all that follows `kind`
+  std::vector<std::string> selectors;  // of labels
+  bool ignore_not_found = false;
+  bool watch = false;
+  bool with_secrets = false;
+  std::string output_file;  // of export
   uint64_t revision = 0;
   uint64_t limit = 50;
   bool all = false;
   bool exit_code = false;
   bool client_only = false;
+  std::string forget;  // a data plane's name
+  bool gone = false;
   bool effective = false;
   std::string shell;
   std::string secret_kind;             // of hash: api-key | password
@@ -69,10 +80,23 @@ struct Session {
   std::ostream& err() { return *terminal.err; }
   // Prints the error as gatewayctl does and returns its exit code.
   ExitCode Fail(const absl::Status& status);
-  // Prints `value` as -o json or -o yaml asks. False: another format is asked for.
+  // Whether -o asks for a value (json, yaml, jsonpath) and not for a table or names.
+  bool structured() const;
+  bool table() const { return options.output == "table" || options.output == "wide"; }
+  // Prints `value` as -o asks. False: it asks for a table or names.
   bool PrintStructured(const Json& value);
+  // The one shape of a list: {"items": [...], "revision": N}. As PrintStructured.
+  bool PrintList(Json items, uint64_t revision);
+  // Asks on the terminal, where there is one and --yes is not given, before something is lost; `what` ends without a
+  // question mark, and is told with the server's name. False: the answer is no.
+  bool Confirm(const std::string& what);
 };
 
+inline constexpr size_t kErrorsShown = 50;  // mistakes of a policy that are printed, unless --all-errors is given
+
+// What KIND and the NAMEs of the command line mean: KIND[,KIND...] [NAME...], or KIND/NAME...; without KIND, nothing. A
+// name is empty where a whole kind is meant. InvalidArgument otherwise.
+absl::StatusOr<std::vector<ResourceKey>> ParseTargets(const Options& options);
 // KIND and NAME of the command line; the kind is canonical, or empty where none was given. InvalidArgument otherwise.
 absl::StatusOr<ResourceKey> ParseTarget(const Options& options);
 
@@ -81,8 +105,16 @@ ExitCode Apply(Session& session);
 ExitCode Diff(Session& session);
 ExitCode Get(Session& session);
 ExitCode Describe(Session& session);
-ExitCode Delete(Session& session);
 ExitCode Export(Session& session);
+ExitCode Lint(Session& session);
+// delete_command.cc
+ExitCode Delete(Session& session);
+
+// edit_command.cc
+ExitCode Edit(Session& session);
+
+// fields_command.cc: the reference of policy; asks no server.
+ExitCode Fields(Session& session);
 
 // revision_commands.cc: what was in force, and who serves what.
 ExitCode History(Session& session);
@@ -94,6 +126,7 @@ ExitCode AwaitEverywhere(Session& session, uint64_t revision, Json* json);
 
 // fleet_commands.cc: who is there.
 ExitCode DataPlanes(Session& session);
+ExitCode AcceptHistory(Session& session);
 ExitCode Services(Session& session);
 ExitCode Endpoints(Session& session);
 ExitCode Breakers(Session& session);

@@ -19,7 +19,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/base/certificate.h"
+#include "common/base/pki.h"
 #include "common/config/bootstrap.h"
 #include "common/config/codec.h"
 #include "common/config/yaml.h"

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
-#include "common/base/certificate.h"
+#include "common/base/pki.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/connection.h"
 #include "tools/gatewayctl/table.h"

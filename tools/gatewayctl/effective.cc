@@ -136,6 +136,11 @@ class Effective {
     return std::move(rows_);
   }
 
+  std::vector<EffectiveRow> ServiceRows(const v1::Service& service) {
+    AddService(service, absl::StrCat("Service/", service.name()));
+    return std::move(rows_);
+  }
+
  private:
   const v1::StoredResource* Find(const std::string& kind, const std::string& name) const {
     for (const v1::StoredResource& stored : all_) {
@@ -278,6 +283,11 @@ class Effective {
 
 std::vector<EffectiveRow> EffectiveOf(const v1::Route& route, std::span<const v1::StoredResource> all) {
   return Effective(route, all).Rows();
+}
+
+std::vector<EffectiveRow> EffectiveOfService(const v1::Service& service, std::span<const v1::StoredResource> all) {
+  const v1::Route nobody;  // whose own settings are none
+  return Effective(nobody, all).ServiceRows(service);
 }
 
 std::string RenderEffective(std::span<const EffectiveRow> rows) {

@@ -23,6 +23,8 @@ struct EffectiveRow {
 // what is changed in the request, its copies, and what is changed in the answer. Where the route is split, the source
 // of what a service inherits names the service.
 std::vector<EffectiveRow> EffectiveOf(const v1::Route& route, std::span<const v1::StoredResource> all);
+// Of a service by itself: its limits, breaker, balance, retries and times, and which of them Defaults gives.
+std::vector<EffectiveRow> EffectiveOfService(const v1::Service& service, std::span<const v1::StoredResource> all);
 std::string RenderEffective(std::span<const EffectiveRow> rows);
 
 }  // namespace gateway::ctl

@@ -12,7 +12,7 @@ enum ExitCode : int {
   kNotFound = 4,
   kConflict = 5,
   kUnreachable = 6,
-  kNotEveryone = 7,  // --wait ended without everyone
+  kNotEveryone = 7,  // --wait or --require: not everyone, or too few, serve it
   kNotAllowed = 8,   // with or without credentials
 };
 

@@ -1,11 +1,13 @@
 // dataplanes, services, endpoints, breakers, limits, version.
 #include <algorithm>
 #include <iostream>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/version.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/render.h"
+#include "tools/gatewayctl/table.h"
 
 namespace gateway::ctl {
 namespace {
@@ -17,12 +19,30 @@ bool IsKnownToConsul(const absl::StatusOr<v1::ListEndpointsResponse>& endpoints)
                      [](const v1::EndpointSet& set) { return set.state() != v1::EndpointSet::UNKNOWN_SERVICE; });
 }
 
+ExitCode Forget(Session& session) {
+  v1::ForgetDataPlanesRequest request;
+  request.set_name(session.options.forget);
+  request.set_gone(session.options.gone);
+  const absl::StatusOr<v1::ForgetDataPlanesResponse> forgotten = session.client.ForgetDataPlanes(request);
+  if (!forgotten.ok()) return session.Fail(forgotten.status());
+  if (session.PrintStructured(MessageJson(*forgotten))) return kDone;
+  if (session.options.output == "name") {
+    for (const std::string& name : forgotten->names()) session.out() << name << "\n";
+    return kDone;
+  }
+  session.out() << "forgotten: " << NamesText(forgotten->names(), forgotten->names_size()) << "\n";
+  return kDone;
+}
+
 }  // namespace
 
 ExitCode DataPlanes(Session& session) {
+  if (session.options.gone || !session.options.forget.empty()) return Forget(session);
   const absl::StatusOr<v1::ListDataPlanesResponse> state = session.client.ListDataPlanes();
   if (!state.ok()) return session.Fail(state.status());
-  if (session.PrintStructured(MessageJson(*state))) return kDone;
+  Json items = Json::array();
+  for (const v1::DataPlaneState& plane : state->data_planes()) items.push_back(MessageJson(plane));
+  if (session.PrintList(std::move(items), state->revision())) return kDone;
   if (session.options.output == "name") {
     for (const v1::DataPlaneState& plane : state->data_planes()) session.out() << plane.name() << "\n";
     return kDone;
@@ -35,13 +55,26 @@ ExitCode DataPlanes(Session& session) {
   return kDone;
 }
 
+ExitCode AcceptHistory(Session& session) {
+  v1::AcceptHistoryRequest request;
+  request.mutable_context()->set_actor(session.options.actor.empty() ? session.terminal.actor : session.options.actor);
+  const absl::StatusOr<v1::AcceptHistoryResponse> accepted = session.client.AcceptHistory(request);
+  if (!accepted.ok()) return session.Fail(accepted.status());
+  if (session.PrintStructured(MessageJson(*accepted))) return kDone;
+  session.out() << "history " << accepted->epoch() << " is in force; " << accepted->released()
+                << " data planes that waited are sent it\n";
+  return kDone;
+}
+
 ExitCode Services(Session& session) {
-  const absl::StatusOr<v1::ListResponse> services = session.client.List("Service", {});
+  const absl::StatusOr<v1::ListResponse> services = session.client.List("Service");
   if (!services.ok()) return session.Fail(services.status());
   const absl::StatusOr<v1::ListEndpointsResponse> endpoints = session.client.ListEndpoints("");
   if (!endpoints.ok()) return session.Fail(endpoints.status());
   const std::vector<v1::StoredResource> stored(services->resources().begin(), services->resources().end());
-  const std::vector<ServiceRow> rows = ServicesOf(stored, *endpoints);
+  const absl::StatusOr<v1::ListBreakersResponse> breakers = session.client.ListBreakers("");
+  if (!breakers.ok()) return session.Fail(breakers.status());
+  const std::vector<ServiceRow> rows = ServicesOf(stored, *endpoints, *breakers);
   if (session.options.output == "name") {
     for (const ServiceRow& row : rows) session.out() << row.name << "\n";
     return kDone;
@@ -52,9 +85,10 @@ ExitCode Services(Session& session) {
                     {"source", row.source},
                     {"serving", row.serving},
                     {"endpoints", row.endpoints},
-                    {"state", row.state}});
+                    {"state", row.state},
+                    {"breaker_open_on", row.breaker_open_on}});
   }
-  if (session.PrintStructured(json)) return kDone;
+  if (session.PrintList(std::move(json), services->revision())) return kDone;
   if (rows.empty()) {
     session.err() << "no services\n";
   } else {
@@ -68,6 +102,8 @@ ExitCode Endpoints(Session& session) {
   const std::string& name = session.options.name;
   const absl::StatusOr<v1::GetResponse> service = session.client.Get("Service", name);
   if (!service.ok() && !absl::IsNotFound(service.status())) return session.Fail(service.status());
+  const absl::StatusOr<v1::GetServerInfoResponse> server = session.client.GetServerInfo();
+  if (!server.ok()) return session.Fail(server.status());
   const absl::StatusOr<v1::ListEndpointsResponse> endpoints = session.client.ListEndpoints(name);
   if (!endpoints.ok() && !absl::IsNotFound(endpoints.status())) return session.Fail(endpoints.status());
   if (!service.ok() && !IsKnownToConsul(endpoints)) {
@@ -94,7 +130,7 @@ ExitCode Endpoints(Session& session) {
                     {"id", row.id},
                     {"left_out_by", row.excluded}});
   }
-  if (session.PrintStructured(json)) return kDone;
+  if (session.PrintList(std::move(json), server->revision())) return kDone;
   if (rows.empty()) {
     session.err() << "'" << name << "' has no endpoints\n";
   } else {
@@ -116,7 +152,14 @@ ExitCode Breakers(Session& session) {
           absl::NotFoundError(absl::StrCat("neither the policy nor Consul knows a service '", name, "'")));
     }
   }
-  if (session.PrintStructured(MessageJson(*breakers))) return kDone;
+  Json items = Json::array();
+  for (const v1::DataPlaneBreaker& row : breakers->breakers()) items.push_back(MessageJson(row));
+  if (session.structured()) {
+    const absl::StatusOr<v1::GetServerInfoResponse> server = session.client.GetServerInfo();
+    if (!server.ok()) return session.Fail(server.status());
+    session.PrintList(std::move(items), server->revision());
+    return kDone;
+  }
   if (session.options.output == "name") {
     for (const v1::DataPlaneBreaker& row : breakers->breakers()) {
       session.out() << row.data_plane() << "/" << row.breaker().service() << "\n";
@@ -126,7 +169,7 @@ ExitCode Breakers(Session& session) {
                   << (session.options.name.empty() ? "" : absl::StrCat(" in front of '", session.options.name, "'"))
                   << "\n";
   } else {
-    session.out() << RenderBreakers(*breakers);
+    session.out() << RenderBreakers(*breakers, session.terminal.now());
   }
   return kDone;
 }
@@ -138,7 +181,14 @@ ExitCode Limits(Session& session) {
     const absl::Status known = session.client.Get("RateLimit", session.options.name).status();
     if (!known.ok()) return session.Fail(known);
   }
-  if (session.PrintStructured(MessageJson(*limits))) return kDone;
+  Json items = Json::array();
+  for (const v1::DataPlaneLimit& row : limits->limits()) items.push_back(MessageJson(row));
+  if (session.structured()) {
+    const absl::StatusOr<v1::GetServerInfoResponse> server = session.client.GetServerInfo();
+    if (!server.ok()) return session.Fail(server.status());
+    session.PrintList(std::move(items), server->revision());
+    return kDone;
+  }
   if (session.options.output == "name") {
     for (const v1::DataPlaneLimit& row : limits->limits()) {
       session.out() << row.data_plane() << "/" << row.limit().name() << "\n";
@@ -153,10 +203,9 @@ ExitCode Limits(Session& session) {
 }
 
 ExitCode Version(Session& session) {
-  const std::string& output = session.options.output;
   Json json = Json::object();
   json["client"]["version"] = std::string(kVersion);
-  if (output == "table" || output == "name") session.out() << "gatewayctl " << kVersion << "\n";
+  if (!session.structured()) session.out() << "gatewayctl " << kVersion << "\n";
   if (!session.options.client_only) {
     const absl::StatusOr<v1::GetServerInfoResponse> info = session.client.GetServerInfo();
     if (!info.ok()) {
@@ -164,10 +213,11 @@ ExitCode Version(Session& session) {
       return session.Fail(info.status());
     }
     json["server"] = MessageJson(*info);
-    if (output == "table") {
-      session.out() << "control plane " << info->version() << " at " << session.options.server << ", revision "
-                    << info->revision() << ", started " << FormatAge(info->started_at(), session.terminal.now())
-                    << " ago, epoch " << info->epoch() << "\n";
+    if (session.table()) {
+      session.out() << "control plane " << Printable(info->name()) << (info->name().empty() ? "" : " ")
+                    << info->version() << " at " << session.options.server << ", revision " << info->revision()
+                    << ", started " << FormatAge(info->started_at(), session.terminal.now()) << " ago, epoch "
+                    << info->epoch() << "\n";
     }
   }
   session.PrintStructured(json);

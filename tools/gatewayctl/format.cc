@@ -140,10 +140,21 @@ std::string FormatElapsed(const google::protobuf::Duration& elapsed) {
   return absl::StrCat(std::max<int64_t>(1, std::llround(ms)), " ms");
 }
 
+std::string FormatShortDuration(const google::protobuf::Duration& duration) {
+  if (duration.nanos() % 1'000'000 == 0 || duration.seconds() < 0 || duration.nanos() < 0) {
+    return FormatDuration(duration);
+  }
+  const double ms = static_cast<double>(duration.seconds()) * 1e3 + duration.nanos() / 1e6;
+  std::string text = absl::StrFormat("%.3f", ms);
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.ends_with('.')) text.pop_back();
+  return absl::StrCat(text, "ms");
+}
+
 Json MessageJson(const Message& message) {
   if (const auto* time = dynamic_cast<const google::protobuf::Timestamp*>(&message)) return FormatTime(*time);
   if (const auto* duration = dynamic_cast<const google::protobuf::Duration*>(&message)) {
-    return FormatDuration(*duration);
+    return FormatShortDuration(*duration);
   }
   if (const auto* resource = dynamic_cast<const v1::Resource*>(&message)) {
     return Json::parse(EncodeResourceJson(*resource), nullptr, /*allow_exceptions=*/false);

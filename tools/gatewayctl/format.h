@@ -24,6 +24,9 @@ std::string FormatTime(const google::protobuf::Timestamp& time);
 // "9 ms", "12.3 s" from ten seconds on. Never "0 ms": what took less than one is rounded up.
 std::string FormatElapsed(const google::protobuf::Duration& elapsed);
 
+// As policy writes durations, down to microseconds: "1m", "250ms", "2.147ms".
+std::string FormatShortDuration(const google::protobuf::Duration& duration);
+
 // Any message of the admin API: the proto's names, times in RFC 3339, durations as in policy, enum values in lower
 // case, a Resource as its document. Every plain field is there, also at its default, so that scripts need not ask.
 Json MessageJson(const google::protobuf::Message& message);

@@ -1,8 +1,11 @@
-// apply, diff, get, describe, delete, export.
+// apply, diff, get, describe, export, lint.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <iostream>
 #include <map>
 #include <optional>
@@ -10,141 +13,70 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "absl/strings/str_join.h"
 #include "common/base/units.h"
 #include "common/config/codec.h"
-#include "common/config/policy_files.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/diff.h"
+#include "tools/gatewayctl/documents.h"
 #include "tools/gatewayctl/effective.h"
 #include "tools/gatewayctl/render.h"
 
 namespace gateway::ctl {
 namespace {
 
-constexpr std::string_view kThePolicy = "the policy";
+using StoredResources = google::protobuf::RepeatedPtrField<v1::StoredResource>;
 
-// The server's mistakes, where they stand in the files.
-std::vector<PolicyProblem> Locate(const v1::PolicyErrors& errors, const std::vector<PolicyDocument>& documents) {
-  const PolicyPlaces places(documents);
-  std::vector<PolicyProblem> problems;
-  for (const v1::PolicyError& error : errors.errors()) problems.push_back(places.Locate(error));
-  return problems;
-}
-
-// `what` would not be valid. `left_out`: mistakes that the server had no room to tell.
-ExitCode Refuse(Session& session, std::string_view what, std::vector<PolicyProblem> problems, size_t left_out) {
-  // In the order of the files as given; what stands in no file comes last.
-  std::vector<std::string> files;
-  for (const PolicyProblem& problem : problems) {
-    if (std::find(files.begin(), files.end(), problem.file) == files.end()) files.push_back(problem.file);
+std::string DocumentsText(const StoredResources& resources) {
+  std::string text;
+  for (const auto& stored : resources) {
+    absl::StrAppend(&text, text.empty() ? "" : "---\n", EncodeResource(stored.resource()));
   }
-  const auto rank = [&](const PolicyProblem& p) {
-    return std::tuple(p.file.empty(), std::find(files.begin(), files.end(), p.file), p.position.line,
-                      p.position.column);
-  };
-  std::stable_sort(problems.begin(), problems.end(),
-                   [&](const PolicyProblem& a, const PolicyProblem& b) { return rank(a) < rank(b); });
-  for (const PolicyProblem& problem : problems) session.err() << problem.ToString() << "\n";
-  const size_t all = problems.size() + left_out;
-  session.err() << "gatewayctl: " << what << " is invalid: " << all << (all == 1 ? " error" : " errors");
-  if (left_out > 0) session.err() << ", of which " << left_out << " are not shown";
-  session.err() << "; nothing was changed\n";
-  return kInvalidPolicy;
-}
-
-v1::ApplyRequest RequestOf(const std::vector<PolicyDocument>& documents) {
-  v1::ApplyRequest request;
-  for (const PolicyDocument& document : documents) *request.add_resources() = document.resource;
-  return request;
-}
-
-// The documents of --file. On anything wrong with them: says so, sets `code`, and returns nothing.
-std::optional<std::vector<PolicyDocument>> ReadDocuments(Session& session, ExitCode* code) {
-  for (const std::string& path : session.options.files) {
-    std::error_code error;
-    if (path != "-" && !std::filesystem::exists(path, error)) {
-      session.err() << "gatewayctl: " << path << ": " << (error ? error.message() : std::strerror(ENOENT)) << "\n";
-      *code = kUsage;
-      return std::nullopt;
-    }
-  }
-  std::vector<PolicyProblem> problems;
-  std::vector<PolicyDocument> documents = ReadPolicyFiles(session.options.files, &problems);
-  if (!problems.empty()) {
-    // All mistakes at once: the server is asked about what could be read too, if it is there.
-    v1::ApplyRequest request;
-    for (const PolicyDocument& document : documents) {
-      if (!KeyOf(document.resource).name.empty()) *request.add_resources() = document.resource;
-    }
-    request.set_dry_run(true);
-    const absl::StatusOr<v1::ApplyResponse> checked = session.client.Apply(request);
-    const std::vector<PolicyProblem> told = problems;
-    const v1::PolicyErrors errors = PolicyErrorsOf(checked.status());
-    for (PolicyProblem& problem : Locate(errors, documents)) {
-      if (!FollowsFrom(problem, told)) problems.push_back(std::move(problem));
-    }
-    *code = Refuse(session, kThePolicy, std::move(problems), errors.left_out());
-    return std::nullopt;
-  }
-  if (documents.empty()) {
-    session.err() << "gatewayctl: the files hold no policy\n";
-    *code = kUsage;
-    return std::nullopt;
-  }
-  return documents;
-}
-
-ExitCode FailApply(Session& session, const absl::Status& status, const std::vector<PolicyDocument>& documents,
-                   std::string_view what = kThePolicy) {
-  const v1::PolicyErrors errors = PolicyErrorsOf(status);
-  return errors.errors().empty() ? session.Fail(status)
-                                 : Refuse(session, what, Locate(errors, documents), errors.left_out());
-}
-
-std::vector<v1::Change> RealChanges(const google::protobuf::RepeatedPtrField<v1::Change>& changes) {
-  std::vector<v1::Change> real;
-  std::copy_if(changes.begin(), changes.end(), std::back_inserter(real),
-               [](const v1::Change& change) { return change.op() != v1::Change::UNCHANGED; });
-  return real;
+  return text;
 }
 
 // The documents of `resources` as -o asks; the table is the caller's.
-bool PrintDocuments(Session& session, const google::protobuf::RepeatedPtrField<v1::StoredResource>& resources,
-                    bool single) {
+bool PrintDocuments(Session& session, const StoredResources& resources, uint64_t revision, bool single) {
+  if (session.table()) return false;
   const std::string& output = session.options.output;
   if (output == "name") {
     for (const auto& stored : resources) session.out() << KeyOf(stored.resource()).ToString() << "\n";
     return true;
   }
   if (output == "yaml") {
-    bool first = true;
-    for (const auto& stored : resources) {
-      session.out() << (first ? "" : "---\n") << EncodeResource(stored.resource());
-      first = false;
-    }
+    session.out() << DocumentsText(resources);
     return true;
   }
-  if (output == "json") {
-    Json documents = Json::array();
-    for (const auto& stored : resources) documents.push_back(MessageJson(stored.resource()));
-    return session.PrintStructured(single ? documents[0] : documents);
-  }
-  return false;
+  Json documents = Json::array();
+  for (const auto& stored : resources) documents.push_back(MessageJson(stored.resource()));
+  return single ? session.PrintStructured(documents[0]) : session.PrintList(std::move(documents), revision);
 }
 
-absl::StatusOr<std::map<std::string, std::string>> ParseLabels(const std::vector<std::string>& words) {
-  std::map<std::string, std::string> labels;
-  for (const std::string& word : words) {
-    for (const std::string& pair : std::vector<std::string>(absl::StrSplit(word, ',', absl::SkipEmpty()))) {
-      const size_t equals = pair.find('=');
-      if (equals == std::string::npos || equals == 0) {
-        return absl::InvalidArgumentError(absl::StrCat("-l '", pair, "': expected KEY=VALUE"));
-      }
-      labels[pair.substr(0, equals)] = pair.substr(equals + 1);
-    }
+// Writes `text` to `path`, which nobody else can read.
+absl::Status WritePrivately(const std::string& path, const std::string& text) {
+  const auto failed = [&path](const char* what) {
+    return absl::InternalError(absl::StrCat(what, " '", path, "': ", std::strerror(errno)));
+  };
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
+  if (file < 0) return failed("cannot create");
+  absl::Status status;
+  // Of a file that was there before: first the mode, then the content.
+  if (fchmod(file, S_IRUSR | S_IWUSR) != 0 || ftruncate(file, 0) != 0) status = failed("cannot write");
+  for (size_t at = 0; status.ok() && at < text.size();) {
+    const ssize_t written = write(file, text.data() + at, text.size() - at);
+    if (written > 0) at += static_cast<size_t>(written);
+    if (written < 0 && errno != EINTR) status = failed("cannot write");
   }
-  return labels;
+  if (close(file) != 0 && status.ok()) status = failed("cannot write");
+  return status;
+}
+
+Json EffectiveJson(const std::vector<EffectiveRow>& rows) {
+  Json json = Json::array();
+  for (const EffectiveRow& row : rows) {
+    json.push_back({{"stage", row.stage}, {"policy", row.policy}, {"source", row.source}, {"settings", row.settings}});
+  }
+  return json;
 }
 
 // NAME of KIND, with the names that there are in the message where there is none.
@@ -152,7 +84,7 @@ absl::StatusOr<v1::GetResponse> GetOne(Session& session, const ResourceKey& key)
   absl::StatusOr<v1::GetResponse> got = session.client.Get(key.kind, key.name);
   if (got.ok() || !absl::IsNotFound(got.status())) return got;
   std::string message = absl::StrCat(key.ToString(), " is not defined");
-  if (const absl::StatusOr<v1::ListResponse> list = session.client.List(key.kind, {}); list.ok()) {
+  if (const absl::StatusOr<v1::ListResponse> list = session.client.List(key.kind); list.ok()) {
     std::vector<std::string> names;
     for (const auto& stored : list->resources()) names.push_back(KeyOf(stored.resource()).name);
     if (const std::string nearest = NearestName(key.name, names); !nearest.empty()) {
@@ -160,10 +92,6 @@ absl::StatusOr<v1::GetResponse> GetOne(Session& session, const ResourceKey& key)
     }
   }
   return absl::NotFoundError(message);
-}
-
-std::string ActorOf(const Session& session) {
-  return session.options.actor.empty() ? session.terminal.actor : session.options.actor;
 }
 
 }  // namespace
@@ -182,8 +110,12 @@ ExitCode Apply(Session& session) {
   if (!applied.ok()) return FailApply(session, applied.status(), *documents);
 
   for (const std::string& warning : applied->warnings()) session.err() << "warning: " << warning << "\n";
-  const bool wait = options.wait && !options.dry_run;
-  if (options.output == "json" || options.output == "yaml") {
+  if (applied->other_warnings() > 0) {
+    session.err() << "(" << applied->other_warnings() << (applied->other_warnings() == 1 ? " warning" : " warnings")
+                  << " about the rest of the policy: gatewayctl lint)\n";
+  }
+  const bool wait = (options.wait || !options.require.empty()) && !options.dry_run;
+  if (session.structured()) {
     Json json = MessageJson(*applied);
     json["dry_run"] = options.dry_run;
     if (wait) code = AwaitEverywhere(session, applied->revision(), &json);
@@ -211,7 +143,7 @@ ExitCode Diff(Session& session) {
   request.set_dry_run(true);
   const absl::StatusOr<v1::ApplyResponse> checked = session.client.Apply(request);
   if (!checked.ok()) return FailApply(session, checked.status(), *documents);
-  const absl::StatusOr<v1::ListResponse> current = session.client.List("", {});
+  const absl::StatusOr<v1::ListResponse> current = session.client.List("");
   if (!current.ok()) return session.Fail(current.status());
 
   std::map<ResourceKey, std::string> texts;
@@ -226,44 +158,127 @@ ExitCode Diff(Session& session) {
     if (!changed.contains(key)) continue;
     const std::string name = key.ToString();
     const std::string before = texts[key], after = EncodeResource(document.resource);
-    const bool structured = session.options.output != "table";
     const std::string diff = UnifiedDiff(absl::StrCat("current/", name), absl::StrCat(document.file, "/", name), before,
-                                         after, session.colour && !structured);
-    if (session.options.output == "table") session.out() << diff;
+                                         after, session.colour && session.table());
+    if (session.table()) session.out() << diff;
     if (session.options.output == "name") session.out() << name << "\n";
     json.push_back(
         {{"kind", key.kind}, {"name", key.name}, {"op", before.empty() ? "created" : "updated"}, {"diff", diff}});
   }
-  session.PrintStructured(json);
+  session.PrintList(std::move(json), checked->revision());
   return session.options.exit_code && !changed.empty() ? kFailed : kDone;
 }
 
-ExitCode Get(Session& session) {
-  const absl::StatusOr<ResourceKey> target = ParseTarget(session.options);
-  if (!target.ok()) return session.Fail(target.status());
-  const auto labels = ParseLabels(session.options.labels);
-  if (!labels.ok()) return session.Fail(labels.status());
-  const absl::Time now = session.terminal.now();
+namespace {
+
+// What `get` is asked for.
+struct Wanted {
+  std::vector<ResourceKey> targets;  // none: everything
+  std::string selector;
+
+  bool single() const { return targets.size() == 1 && !targets.front().name.empty(); }
+  bool named() const { return !targets.empty() && !targets.front().name.empty(); }
+  // The kind of all of them; empty: of several.
+  std::string kind() const {
+    std::set<std::string> kinds;
+    for (const ResourceKey& target : targets) kinds.insert(target.kind);
+    return kinds.size() == 1 ? *kinds.begin() : "";
+  }
+  bool Includes(const v1::Change& change) const {
+    return targets.empty() || std::any_of(targets.begin(), targets.end(), [&change](const ResourceKey& target) {
+             return target.kind == change.kind() && (target.name.empty() || target.name == change.name());
+           });
+  }
+};
+
+absl::StatusOr<v1::ListResponse> Find(Session& session, const Wanted& wanted) {
+  if (wanted.targets.empty()) return session.client.List("", wanted.selector);
   v1::ListResponse found;
-  const bool single = !target->name.empty();
-  if (single) {
-    if (!labels->empty()) return session.Fail(absl::InvalidArgumentError("-l goes with a list, not with one NAME"));
-    absl::StatusOr<v1::GetResponse> got = GetOne(session, *target);
-    if (!got.ok()) return session.Fail(got.status());
-    *found.add_resources() = std::move(*got->mutable_resource());
-  } else {
-    absl::StatusOr<v1::ListResponse> list = session.client.List(target->kind, *labels);
-    if (!list.ok()) return session.Fail(list.status());
-    found = *std::move(list);
+  for (const ResourceKey& target : wanted.targets) {
+    if (!target.name.empty()) {
+      absl::StatusOr<v1::GetResponse> got = GetOne(session, target);
+      if (!got.ok()) return got.status();
+      *found.add_resources() = std::move(*got->mutable_resource());
+      found.set_revision(got->revision());
+      continue;
+    }
+    absl::StatusOr<v1::ListResponse> list = session.client.List(target.kind, wanted.selector);
+    if (!list.ok()) return list.status();
+    found.mutable_resources()->MergeFrom(list->resources());
+    found.set_revision(list->revision());
   }
-  if (PrintDocuments(session, found.resources(), single)) return kDone;
-  if (found.resources().empty()) {
-    session.err() << "no " << (target->kind.empty() ? "policy" : target->kind) << " found\n";
-    return kDone;
-  }
+  return found;
+}
+
+void PrintRows(Session& session, const Wanted& wanted, const v1::ListResponse& found, bool headings) {
+  if (PrintDocuments(session, found.resources(), found.revision(), wanted.single())) return;
+  if (found.resources().empty()) return;
   const std::vector<v1::StoredResource> rows(found.resources().begin(), found.resources().end());
-  session.out() << RenderResources(target->kind, rows, now);
-  return kDone;
+  const std::string table =
+      RenderResources(wanted.kind(), rows, session.terminal.now(), session.options.output == "wide");
+  session.out() << (headings ? table : table.substr(table.find('\n') + 1));
+}
+
+// Prints every later change of what is wanted, until the connection ends or nobody reads.
+ExitCode WatchWanted(Session& session, const Wanted& wanted, uint64_t after) {
+  absl::Status failure;
+  const absl::Status ended = session.client.Watch(after, [&](const v1::RevisionInfo& info) {
+    Wanted changed;
+    changed.selector = wanted.selector;
+    for (const v1::Change& change : info.changes()) {
+      if (change.op() == v1::Change::UNCHANGED || !wanted.Includes(change)) continue;
+      if (change.op() == v1::Change::DELETED) {
+        session.err() << change.kind() << "/" << change.name() << " deleted in revision " << info.revision() << "\n";
+      } else {
+        changed.targets.push_back({change.kind(), change.name()});
+      }
+    }
+    v1::ListResponse rows;
+    rows.set_revision(info.revision());
+    std::set<std::string> kinds;
+    for (const ResourceKey& key : changed.targets) kinds.insert(key.kind);
+    for (const std::string& kind : kinds) {
+      absl::StatusOr<v1::ListResponse> list = session.client.List(kind, wanted.selector);
+      if (!list.ok()) {
+        failure = list.status();
+        return false;
+      }
+      for (const v1::StoredResource& stored : list->resources()) {
+        const ResourceKey key = KeyOf(stored.resource());
+        if (std::find(changed.targets.begin(), changed.targets.end(), key) != changed.targets.end()) {
+          *rows.add_resources() = stored;
+        }
+      }
+    }
+    Wanted shown;
+    if (const std::string kind = wanted.kind(); !kind.empty()) shown.targets = {{kind, ""}};
+    if (!rows.resources().empty()) PrintRows(session, shown, rows, /*headings=*/false);
+    session.out().flush();
+    return session.out().good();
+  });
+  if (!failure.ok()) return session.Fail(failure);
+  return ended.ok() ? kDone : session.Fail(ended);
+}
+
+}  // namespace
+
+ExitCode Get(Session& session) {
+  absl::StatusOr<std::vector<ResourceKey>> targets = ParseTargets(session.options);
+  if (!targets.ok()) return session.Fail(targets.status());
+  // Each -l is a selector; all of them must hold.
+  const Wanted wanted{*std::move(targets), absl::StrJoin(session.options.selectors, ",")};
+  if (wanted.named() && !session.options.selectors.empty()) {
+    return session.Fail(absl::InvalidArgumentError("-l goes with a list, not with a NAME"));
+  }
+  const absl::StatusOr<v1::ListResponse> found = Find(session, wanted);
+  if (!found.ok()) return session.Fail(found.status());
+  PrintRows(session, wanted, *found, /*headings=*/true);
+  if (found->resources().empty() && session.table()) {
+    session.err() << "no " << (wanted.kind().empty() ? "policy" : wanted.kind()) << " found\n";
+  }
+  if (!session.options.watch) return kDone;
+  session.out().flush();
+  return WatchWanted(session, wanted, found->revision());
 }
 
 ExitCode Describe(Session& session) {
@@ -271,20 +286,17 @@ ExitCode Describe(Session& session) {
   if (!target.ok()) return session.Fail(target.status());
   const absl::StatusOr<v1::GetResponse> got = GetOne(session, *target);
   if (!got.ok()) return session.Fail(got.status());
-  const absl::StatusOr<v1::ListResponse> all = session.client.List("", {});
+  const absl::StatusOr<v1::ListResponse> all = session.client.List("");
   if (!all.ok()) return session.Fail(all.status());
   if (session.options.effective) {
-    if (!got->resource().resource().has_route()) {
-      return session.Fail(absl::InvalidArgumentError("--effective goes with a route"));
+    const v1::Resource& resource = got->resource().resource();
+    if (!resource.has_route() && !resource.has_service()) {
+      return session.Fail(absl::InvalidArgumentError("--effective goes with a route or a service"));
     }
     const std::vector<v1::StoredResource> resources(all->resources().begin(), all->resources().end());
-    const std::vector<EffectiveRow> rows = EffectiveOf(got->resource().resource().route(), resources);
-    Json json = Json::array();
-    for (const EffectiveRow& row : rows) {
-      json.push_back(
-          {{"stage", row.stage}, {"policy", row.policy}, {"source", row.source}, {"settings", row.settings}});
-    }
-    if (!session.PrintStructured(json)) session.out() << RenderEffective(rows);
+    const std::vector<EffectiveRow> rows = resource.has_route() ? EffectiveOf(resource.route(), resources)
+                                                                : EffectiveOfService(resource.service(), resources);
+    if (!session.PrintList(EffectiveJson(rows), all->revision())) session.out() << RenderEffective(rows);
     return kDone;
   }
   const absl::StatusOr<v1::HistoryResponse> history = session.client.History(target->kind, target->name, 1);
@@ -315,54 +327,57 @@ ExitCode Describe(Session& session) {
   for (const auto& key : ReferencesOf(description.stored.resource())) json["refers_to"].push_back(key.ToString());
   json["referred_to_by"] = Json::array();
   for (const auto& key : ReferrersOf(*target, description.all)) json["referred_to_by"].push_back(key.ToString());
+  if (description.stored.resource().has_consumer()) {
+    json["admitted_by"] = Json::array();
+    for (const Admission& admission : AdmissionsOf(description.stored.resource().consumer(), description.all)) {
+      json["admitted_by"].push_back({{"auth", admission.auth},
+                                     {"methods", admission.methods},
+                                     {"because", admission.because},
+                                     {"routes", admission.routes}});
+    }
+  }
   if (session.PrintStructured(json)) return kDone;
   session.out() << RenderDescription(description, session.terminal.now());
   return kDone;
 }
 
-ExitCode Delete(Session& session) {
+ExitCode Export(Session& session) {
   const Options& options = session.options;
-  const absl::StatusOr<ResourceKey> target = ParseTarget(options);
-  if (!target.ok()) return session.Fail(target.status());
-  v1::DeleteRequest request;
-  request.set_kind(target->kind);
-  request.set_name(target->name);
-  request.set_dry_run(options.dry_run);
-  request.set_expected_revision(options.expected_revision);
-  request.mutable_context()->set_actor(ActorOf(session));
-  request.mutable_context()->set_comment(options.comment);
-  const absl::StatusOr<v1::DeleteResponse> deleted = session.client.Delete(request);
-  if (!deleted.ok()) {
-    return FailApply(session, deleted.status(), {}, absl::StrCat("the policy without ", target->ToString()));
+  if (options.with_secrets && options.output_file.empty()) {
+    return session.Fail(absl::InvalidArgumentError(
+        "--with-secrets prints hashes of secrets, which are for nobody's terminal or shared file: "
+        "say where with --output-file FILE (mode 0600)"));
   }
-  const bool wait = options.wait && !options.dry_run;
-  if (options.output == "json" || options.output == "yaml") {
-    Json json = {{"revision", deleted->revision()},
-                 {"kind", target->kind},
-                 {"name", target->name},
-                 {"dry_run", options.dry_run}};
-    const ExitCode code = wait ? AwaitEverywhere(session, deleted->revision(), &json) : kDone;
-    session.PrintStructured(json);
-    return code;
+  if (!options.output_file.empty() && options.output != "yaml") {
+    return session.Fail(absl::InvalidArgumentError("--output-file takes YAML alone"));
   }
-  if (options.output == "name") {
-    session.out() << target->ToString() << "\n";
-  } else {
-    session.out() << target->ToString() << " deleted\nrevision " << deleted->revision()
-                  << (options.dry_run ? " (dry run: nothing was stored)" : "") << "\n"
-                  << std::flush;
+  absl::StatusOr<v1::ListResponse> list =
+      options.with_secrets ? session.client.ListWithSecrets() : session.client.List("");
+  if (!list.ok()) return session.Fail(list.status());
+  StoredResources chosen;
+  for (v1::StoredResource& stored : *list->mutable_resources()) {
+    if (options.all || !stored.built_in()) *chosen.Add() = std::move(stored);
   }
-  return wait ? AwaitEverywhere(session, deleted->revision(), nullptr) : kDone;
+  if (options.output_file.empty()) {
+    PrintDocuments(session, chosen, list->revision(), /*single=*/false);
+    return kDone;
+  }
+  if (const absl::Status written = WritePrivately(options.output_file, DocumentsText(chosen)); !written.ok()) {
+    return session.Fail(written);
+  }
+  session.err() << chosen.size() << " resources of revision " << list->revision() << " are in " << options.output_file
+                << "\n";
+  return kDone;
 }
 
-ExitCode Export(Session& session) {
-  absl::StatusOr<v1::ListResponse> list = session.client.List("", {});
-  if (!list.ok()) return session.Fail(list.status());
-  google::protobuf::RepeatedPtrField<v1::StoredResource> chosen;
-  for (v1::StoredResource& stored : *list->mutable_resources()) {
-    if (session.options.all || !stored.built_in()) *chosen.Add() = std::move(stored);
-  }
-  PrintDocuments(session, chosen, /*single=*/false);
+ExitCode Lint(Session& session) {
+  const absl::StatusOr<v1::LintResponse> lint = session.client.Lint();
+  if (!lint.ok()) return session.Fail(lint.status());
+  Json items = Json::array();
+  for (const std::string& warning : lint->warnings()) items.push_back(warning);
+  if (session.PrintList(std::move(items), lint->revision())) return kDone;
+  for (const std::string& warning : lint->warnings()) session.out() << "warning: " << warning << "\n";
+  if (lint->warnings().empty()) session.err() << "revision " << lint->revision() << ": nothing to warn of\n";
   return kDone;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 #include <utility>
@@ -23,17 +24,19 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
 constexpr size_t kSummaryItemsMax = 3;  // of a list inside a table's cell
+constexpr size_t kLostNamedMax = 5;     // data planes in one line
 constexpr char kNone[] = "none";
 
 std::string Lower(const std::string& enum_name) { return absl::AsciiStrToLower(enum_name); }
 
+// "a, b, c and 7 more".
 template <typename Range>
-std::string JoinSome(const Range& items) {
+std::string JoinSome(const Range& items, size_t most = kSummaryItemsMax) {
   std::vector<std::string> shown(items.begin(), items.end());
   const size_t total = shown.size();
-  if (total > kSummaryItemsMax) shown.resize(kSummaryItemsMax);
-  return absl::StrCat(absl::StrJoin(shown, ", "),
-                      total > kSummaryItemsMax ? absl::StrCat(", +", total - kSummaryItemsMax) : "");
+  if (total <= most) return absl::StrJoin(shown, ", ");
+  shown.resize(most);
+  return absl::StrCat(absl::StrJoin(shown, ", "), " and ", total - most, " more");
 }
 
 std::string DurationOr(bool given, const google::protobuf::Duration& duration, const char* absent) {
@@ -84,6 +87,49 @@ std::string PathText(const v1::PathMatch& path) {
   return "any";
 }
 
+// "X-Canary=1", "no X-Debug", "v~2.*".
+template <typename Match>
+std::string ConditionText(const Match& match) {
+  if (match.has_exact()) return absl::StrCat(match.name(), "=", match.exact());
+  if (match.has_prefix()) return absl::StrCat(match.name(), "=", match.prefix(), "*");
+  if (match.has_regex()) return absl::StrCat(match.name(), "~", match.regex());
+  return match.has_present() && !match.present() ? absl::StrCat("no ", match.name()) : match.name();
+}
+
+// Of headers and of the query ("?v=2").
+std::vector<std::string> ConditionsOf(const v1::RouteMatch& match) {
+  std::vector<std::string> conditions;
+  for (const v1::HeaderMatch& header : match.headers()) conditions.push_back(ConditionText(header));
+  for (const v1::QueryMatch& query : match.query()) conditions.push_back(absl::StrCat("?", ConditionText(query)));
+  return conditions;
+}
+
+// "GET, POST api.example.com/v1/** (X-Canary=1)".
+std::string MatchText(const v1::RouteMatch& match) {
+  std::string text;
+  if (match.methods_size() > 0) absl::StrAppend(&text, JoinSome(match.methods()), " ");
+  const std::string path = PathText(match.path());
+  if (match.hosts_size() > 0) absl::StrAppend(&text, JoinSome(match.hosts()), path.starts_with('/') ? "" : " ");
+  absl::StrAppend(&text, path);
+  const std::vector<std::string> conditions = ConditionsOf(match);
+  if (!conditions.empty()) absl::StrAppend(&text, " (", JoinSome(conditions), ")");
+  return text;
+}
+
+// Whom an Auth lets in: "any consumer", "group partners or consumer acme".
+std::string AdmittedText(const v1::AuthAllow& allow, size_t most = kSummaryItemsMax) {
+  if (allow.groups().empty() && allow.consumers().empty()) return "any consumer";
+  std::vector<std::string> parts;
+  if (!allow.groups().empty()) {
+    parts.push_back(absl::StrCat(allow.groups_size() == 1 ? "group " : "groups ", JoinSome(allow.groups(), most)));
+  }
+  if (!allow.consumers().empty()) {
+    parts.push_back(
+        absl::StrCat(allow.consumers_size() == 1 ? "consumer " : "consumers ", JoinSome(allow.consumers(), most)));
+  }
+  return absl::StrJoin(parts, " or ");
+}
+
 uint32_t WeightOf(const v1::WeightedService& target) { return target.has_weight() ? target.weight() : 1; }
 
 // Where a route's requests go, each with its share in per cent.
@@ -105,7 +151,7 @@ std::string Percent(double share) {
   return tenth == 0 ? absl::StrCat(text, "%") : absl::StrCat(text, ".", tenth, "%");
 }
 
-std::string RouteTo(const v1::Route& route) {
+std::string RouteTo(const v1::Route& route, size_t most = kSummaryItemsMax) {
   if (route.has_consul_service()) return absl::StrCat("consul {", route.consul_service().from(), "}");
   if (!route.service().empty()) return route.service();
   if (route.has_redirect()) {
@@ -116,10 +162,10 @@ std::string RouteTo(const v1::Route& route) {
   }
   std::vector<std::string> shares;
   for (const auto& [service, share] : TargetsOf(route)) shares.push_back(absl::StrCat(service, " ", Percent(share)));
-  return JoinSome(shares);
+  return JoinSome(shares, most);
 }
 
-std::string ServiceSource(const v1::Service& service) {
+std::string ServiceSource(const v1::Service& service, size_t most = kSummaryItemsMax) {
   if (service.has_consul()) {
     return absl::StrCat(
         "consul ", service.consul().service(),
@@ -128,7 +174,7 @@ std::string ServiceSource(const v1::Service& service) {
   }
   std::vector<std::string> addresses;
   for (const auto& endpoint : service.static_()) addresses.push_back(endpoint.address());
-  return JoinSome(addresses);
+  return JoinSome(addresses, most);
 }
 
 std::string BalancerOf(const v1::LoadBalancer& balancer) {
@@ -165,11 +211,11 @@ std::string AuthMethodsText(const v1::Auth& auth) {
 // A kind's own columns, between the name and the revision.
 std::vector<std::string> Headings(const std::string& kind) {
   if (kind == "Service") return {"ENDPOINTS", "BALANCER", "BREAKER"};
-  if (kind == "Route") return {"HOSTS", "METHODS", "PATH", "TO", "PRIORITY"};
+  if (kind == "Route") return {"HOSTS", "METHODS", "PATH", "CONDITIONS", "TO", "PRIORITY"};
   if (kind == "RateLimit") return {"LIMIT", "KEY", "MODE"};
   if (kind == "CircuitBreaker") return {"TIMEOUT", "CONCURRENT", "VOLUME", "ERRORS", "SLEEP"};
   if (kind == "Retry") return {"ATTEMPTS", "CONDITIONS", "METHODS", "BUDGET"};
-  if (kind == "Auth") return {"METHODS", "GROUPS", "CONSUMERS"};
+  if (kind == "Auth") return {"METHODS", "ADMITS"};
   if (kind == "Consumer") return {"GROUPS", "CREDENTIALS"};
   if (kind == "Cors") return {"ORIGINS", "METHODS", "CREDENTIALS"};
   if (kind == "IpAccess") return {"ALLOW", "DENY"};
@@ -177,17 +223,21 @@ std::vector<std::string> Headings(const std::string& kind) {
   return {"SUMMARY"};
 }
 
-std::vector<std::string> Cells(const v1::Resource& resource) {
+// `most`: of each list.
+std::vector<std::string> Cells(const v1::Resource& resource, size_t most = kSummaryItemsMax) {
   switch (resource.kind_case()) {
     case v1::Resource::kService: {
       const v1::Service& s = resource.service();
-      return {ServiceSource(s), BalancerOf(s.load_balancer()), s.circuit_breaker()};
+      return {ServiceSource(s, most), BalancerOf(s.load_balancer()), s.circuit_breaker()};
     }
     case v1::Resource::kRoute: {
       const v1::Route& r = resource.route();
-      return {r.match().hosts().empty() ? "any" : JoinSome(r.match().hosts()),
-              r.match().methods().empty() ? "any" : JoinSome(r.match().methods()), PathText(r.match().path()),
-              RouteTo(r), absl::StrCat(r.priority())};
+      return {r.match().hosts().empty() ? "any" : JoinSome(r.match().hosts(), most),
+              r.match().methods().empty() ? "any" : JoinSome(r.match().methods(), most),
+              PathText(r.match().path()),
+              JoinSome(ConditionsOf(r.match()), most),
+              RouteTo(r, most),
+              absl::StrCat(r.priority())};
     }
     case v1::Resource::kRateLimit: {
       const v1::RateLimit& l = resource.rate_limit();
@@ -210,25 +260,25 @@ std::vector<std::string> Cells(const v1::Resource& resource) {
     }
     case v1::Resource::kAuth: {
       const v1::Auth& a = resource.auth();
-      return {AuthMethodsText(a), a.allow().groups().empty() ? "any" : JoinSome(a.allow().groups()),
-              a.allow().consumers().empty() ? "any" : JoinSome(a.allow().consumers())};
+      return {AuthMethodsText(a), AdmittedText(a.allow(), most)};
     }
     case v1::Resource::kConsumer: {
       const v1::Consumer& c = resource.consumer();
-      return {JoinSome(c.groups()), absl::StrCat(c.credentials_size())};
+      return {JoinSome(c.groups(), most), absl::StrCat(c.credentials_size())};
     }
     case v1::Resource::kCors: {
       const v1::Cors& c = resource.cors();
-      return {JoinSome(c.origins()), c.methods().empty() ? "GET, HEAD, POST" : absl::StrJoin(c.methods(), ", "),
+      return {JoinSome(c.origins(), most), c.methods().empty() ? "GET, HEAD, POST" : absl::StrJoin(c.methods(), ", "),
               c.credentials() ? "yes" : "no"};
     }
     case v1::Resource::kIpAccess: {
       const v1::IpAccess& a = resource.ip_access();
-      return {a.allow().empty() ? "any" : JoinSome(a.allow()), a.deny().empty() ? kNone : JoinSome(a.deny())};
+      return {a.allow().empty() ? "any" : JoinSome(a.allow(), most),
+              a.deny().empty() ? kNone : JoinSome(a.deny(), most)};
     }
     case v1::Resource::kDefaults: {
       const v1::Defaults& d = resource.defaults();
-      return {JoinSome(d.rate_limits()), d.circuit_breaker(), DurationOr(d.has_timeout(), d.timeout(), "30s")};
+      return {JoinSome(d.rate_limits(), most), d.circuit_breaker(), DurationOr(d.has_timeout(), d.timeout(), "30s")};
     }
     case v1::Resource::KIND_NOT_SET:
       break;
@@ -241,7 +291,7 @@ std::string Summary(const v1::Resource& resource) {
     case v1::Resource::kService:
       return ServiceSource(resource.service());
     case v1::Resource::kRoute:
-      return absl::StrCat(PathText(resource.route().match().path()), " -> ", RouteTo(resource.route()));
+      return absl::StrCat(MatchText(resource.route().match()), " -> ", RouteTo(resource.route()));
     case v1::Resource::kRateLimit:
       return absl::StrCat(
           LimitText(resource.rate_limit()),
@@ -258,7 +308,7 @@ std::string Summary(const v1::Resource& resource) {
     }
     case v1::Resource::kAuth: {
       const std::vector<std::string> cells = Cells(resource);
-      return absl::StrCat(cells[0], "; groups: ", cells[1], "; consumers: ", cells[2]);
+      return absl::StrCat(cells[0], "; admits ", cells[1]);
     }
     case v1::Resource::kConsumer: {
       const std::vector<std::string> cells = Cells(resource);
@@ -283,13 +333,48 @@ std::string Summary(const v1::Resource& resource) {
   return "";
 }
 
+std::string LabelsText(const v1::Resource& resource) {
+  const std::map<std::string, std::string> labels(LabelsOf(resource).begin(), LabelsOf(resource).end());
+  return absl::StrJoin(labels, ", ", absl::PairFormatter("="));
+}
+
+std::string DescriptionOf(const v1::Resource& resource) {
+  const Message* body = BodyOf(resource);
+  const FieldDescriptor* field = body == nullptr ? nullptr : body->GetDescriptor()->FindFieldByName("description");
+  return field == nullptr ? "" : body->GetReflection()->GetString(*body, field);
+}
+
+// "+Route/a, -Route/b and 9,997 more (9,998 deleted)".
+std::string ChangesText(const google::protobuf::RepeatedPtrField<v1::Change>& all) {
+  std::vector<std::string> shown;
+  std::map<v1::Change::Op, size_t> counts;
+  for (const v1::Change& change : all) {
+    if (change.op() == v1::Change::UNCHANGED) continue;
+    ++counts[change.op()];
+    const char* sign = change.op() == v1::Change::CREATED ? "+" : change.op() == v1::Change::DELETED ? "-" : "~";
+    shown.push_back(absl::StrCat(sign, change.kind(), "/", change.name()));
+  }
+  std::string text = JoinSome(shown);
+  if (shown.size() <= kSummaryItemsMax) return text;
+  std::vector<std::string> sums;
+  for (const auto& [op, count] : counts) sums.push_back(absl::StrCat(count, " ", Lower(v1::Change::Op_Name(op))));
+  return absl::StrCat(text, " (", absl::StrJoin(sums, ", "), ")");
+}
+
 std::string RevisionCell(const v1::StoredResource& stored) {
   return stored.built_in() ? "built-in" : absl::StrCat(stored.revision());
 }
 
 std::string StateOf(const v1::DataPlaneState& plane) {
-  if (!plane.connected()) return "gone";
+  if (!plane.connected()) return plane.lost() ? "lost" : "gone";
+  if (!plane.rivals().empty()) return "contended";
+  if (!plane.held().empty()) return "held";
   return plane.rejections().empty() ? "connected" : absl::StrCat("rejected ", plane.rejected_revision());
+}
+
+// "10.0.0.7:8080, version 0.2.0"
+std::string RivalText(const v1::Rival& rival) {
+  return Printable(absl::StrCat(rival.address(), ", version ", rival.version()));
 }
 
 // "Route/orders: match.path.regex: too long"
@@ -337,7 +422,9 @@ void AddInstances(const v1::EndpointSet& set, const v1::Service* service, std::v
                     .excluded = {},
                     .out_at = {}};
     std::string missing_tag;
-    if (instance.health() != v1::Instance::PASSING && instance.health() != v1::Instance::WARNING) {
+    if (!instance.unusable().empty()) {
+      row.why_not = instance.unusable();
+    } else if (instance.health() != v1::Instance::PASSING && instance.health() != v1::Instance::WARNING) {
       row.why_not = row.health;
     } else if (instance.weight() == 0) {
       row.why_not = "weight 0";
@@ -415,7 +502,7 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
   AppendFact(out, "Methods", match.methods().empty() ? "any" : absl::StrJoin(match.methods(), ", "));
   AppendFact(out, "Path", PathText(match.path()));
   if (match.headers_size() + match.query_size() > 0) {
-    AppendFact(out, "Conditions", absl::StrCat(match.headers_size(), " headers, ", match.query_size(), " query"));
+    AppendFact(out, "Conditions", absl::StrJoin(ConditionsOf(match), ", "));
   }
   std::string label = "To";
   if (route.has_consul_service()) {
@@ -469,6 +556,17 @@ void DescribeService(const v1::Service& service, const Description& d, const v1:
   for (const std::string& line : lines) absl::StrAppend(out, "  ", line, "\n");
 }
 
+void DescribeConsumer(const v1::Consumer& consumer, const Description& d, std::string* out) {
+  *out += "\nAdmitted by\n";
+  const std::vector<Admission> admissions = AdmissionsOf(consumer, d.all);
+  for (const Admission& admission : admissions) {
+    absl::StrAppend(out, "  Auth/", Printable(admission.auth), " through ", absl::StrJoin(admission.methods, ", "),
+                    ": ", Printable(admission.because),
+                    "; routes: ", admission.routes.empty() ? kNone : Printable(JoinSome(admission.routes)), "\n");
+  }
+  if (admissions.empty()) *out += "  nothing\n";
+}
+
 void AppendKeys(const std::string& title, const std::vector<ResourceKey>& keys, std::span<const v1::StoredResource> all,
                 std::string* out) {
   absl::StrAppend(out, "\n", title, "\n");
@@ -502,13 +600,60 @@ std::vector<ResourceKey> ReferrersOf(const ResourceKey& key, std::span<const v1:
   return found;
 }
 
-std::string RenderResources(const std::string& kind, std::span<const v1::StoredResource> resources, absl::Time now) {
+std::vector<Admission> AdmissionsOf(const v1::Consumer& consumer, std::span<const v1::StoredResource> all) {
+  const v1::StoredResource* stored = Find({"Defaults", "default"}, all);
+  const std::string by_default = stored == nullptr ? "" : stored->resource().defaults().auth();
+  std::vector<Admission> admissions;
+  for (const v1::StoredResource& each : all) {
+    if (!each.resource().has_auth()) continue;
+    const v1::Auth& auth = each.resource().auth();
+    Admission admission{.auth = auth.name(), .methods = {}, .because = "any consumer is admitted", .routes = {}};
+    for (const v1::AuthMethod& method : auth.methods()) {
+      const bool has = std::any_of(
+          consumer.credentials().begin(), consumer.credentials().end(), [&method](const v1::Credential& credential) {
+            return (method.has_api_key() && credential.credential_case() == v1::Credential::kApiKeySha256) ||
+                   (method.has_basic() && credential.has_basic()) ||
+                   (method.has_jwt() && credential.has_jwt() && credential.jwt().issuer() == method.jwt().issuer());
+          });
+      if (!has) continue;
+      admission.methods.push_back(method.has_api_key() ? "api_key"
+                                  : method.has_jwt()   ? absl::StrCat("jwt of ", method.jwt().issuer())
+                                                       : "basic");
+    }
+    if (admission.methods.empty()) continue;
+    if (auth.allow().groups_size() + auth.allow().consumers_size() > 0) {
+      const auto& named = auth.allow().consumers();
+      const auto group =
+          std::find_if(auth.allow().groups().begin(), auth.allow().groups().end(), [&](const auto& name) {
+            return std::find(consumer.groups().begin(), consumer.groups().end(), name) != consumer.groups().end();
+          });
+      if (std::find(named.begin(), named.end(), consumer.name()) != named.end()) {
+        admission.because = "it is named";
+      } else if (group != auth.allow().groups().end()) {
+        admission.because = absl::StrCat("group ", *group);
+      } else {
+        continue;
+      }
+    }
+    for (const v1::StoredResource& other : all) {
+      if (!other.resource().has_route()) continue;
+      const v1::Route& route = other.resource().route();
+      if ((route.auth().empty() ? by_default : route.auth()) == auth.name()) admission.routes.push_back(route.name());
+    }
+    admissions.push_back(std::move(admission));
+  }
+  return admissions;
+}
+
+std::string RenderResources(const std::string& kind, std::span<const v1::StoredResource> resources, absl::Time now,
+                            bool wide) {
   std::vector<std::string> headings;
   if (kind.empty()) headings.push_back("KIND");
   headings.push_back("NAME");
   for (std::string& heading : Headings(kind)) headings.push_back(std::move(heading));
   headings.push_back("REVISION");
   headings.push_back("AGE");
+  if (wide) headings.insert(headings.end(), {"CHANGED", "LABELS", "DESCRIPTION"});
   Table table(headings);
   for (const v1::StoredResource& stored : resources) {
     ResourceKey key = KeyOf(stored.resource());
@@ -516,11 +661,18 @@ std::string RenderResources(const std::string& kind, std::span<const v1::StoredR
     if (kind.empty()) cells.push_back(key.kind);
     cells.push_back(key.name);
     for (std::string& cell :
-         kind.empty() ? std::vector<std::string>{Summary(stored.resource())} : Cells(stored.resource())) {
+         kind.empty() ? std::vector<std::string>{Summary(stored.resource())}
+                      : Cells(stored.resource(), wide ? std::numeric_limits<size_t>::max() : kSummaryItemsMax)) {
       cells.push_back(std::move(cell));
     }
     cells.push_back(RevisionCell(stored));
     cells.push_back(FormatAge(stored.changed_at(), now));
+    if (wide) {
+      cells.resize(headings.size() - 3);
+      cells.push_back(stored.has_changed_at() ? FormatTime(stored.changed_at()) : "");
+      cells.push_back(LabelsText(stored.resource()));
+      cells.push_back(DescriptionOf(stored.resource()));
+    }
     cells.resize(headings.size());  // a server newer than this program may know kinds that this program doesn't
     table.AddRow(std::move(cells));
   }
@@ -539,16 +691,10 @@ std::string RenderChanges(std::span<const v1::Change> changes) {
 }
 
 std::string RenderHistory(std::span<const v1::RevisionInfo> revisions, absl::Time now) {
-  Table table({"REVISION", "AGE", "ACTOR", "CHANGES", "COMMENT"});
+  Table table({"REVISION", "AGE", "ACTOR", "FROM", "CHANGES", "COMMENT"});
   for (const v1::RevisionInfo& info : revisions) {
-    std::vector<std::string> changes;
-    for (const v1::Change& change : info.changes()) {
-      if (change.op() == v1::Change::UNCHANGED) continue;
-      const char* sign = change.op() == v1::Change::CREATED ? "+" : change.op() == v1::Change::DELETED ? "-" : "~";
-      changes.push_back(absl::StrCat(sign, change.kind(), "/", change.name()));
-    }
-    table.AddRow(
-        {absl::StrCat(info.revision()), FormatAge(info.time(), now), info.actor(), JoinSome(changes), info.comment()});
+    table.AddRow({absl::StrCat(info.revision()), FormatAge(info.time(), now), info.actor(), info.peer(),
+                  ChangesText(info.changes()), info.comment()});
   }
   return table.ToString();
 }
@@ -556,8 +702,21 @@ std::string RenderHistory(std::span<const v1::RevisionInfo> revisions, absl::Tim
 std::string RenderRevisionHead(const v1::RevisionInfo& info, absl::Time now) {
   std::string text = absl::StrCat("revision ", info.revision(), "\n");
   AppendFact(&text, "Time", absl::StrCat(FormatTime(info.time()), ", ", FormatAge(info.time(), now), " ago"));
-  AppendFact(&text, "Actor", info.actor());
+  AppendFact(&text, "Actor", info.peer().empty() ? info.actor() : absl::StrCat(info.actor(), " from ", info.peer()));
   if (!info.comment().empty()) AppendFact(&text, "Comment", info.comment());
+  return text;
+}
+
+std::string RenderUndone(const v1::RollbackResponse& rollback, absl::Time now, bool done) {
+  if (rollback.undone_count() == 0) return "";
+  std::string text = absl::StrCat(done ? "undone" : "this would undo", ":\n");
+  for (const v1::RevisionInfo& info : rollback.undone()) {
+    absl::StrAppend(&text, "  revision ", info.revision(), ", ", FormatAge(info.time(), now), " ago, by ",
+                    Printable(info.actor()), ": ", Printable(ChangesText(info.changes())),
+                    info.comment().empty() ? "" : absl::StrCat(" (", Printable(info.comment()), ")"), "\n");
+  }
+  const uint64_t more = rollback.undone_count() - static_cast<uint64_t>(rollback.undone_size());
+  if (more > 0) absl::StrAppend(&text, "  and ", more, " earlier revisions\n");
   return text;
 }
 
@@ -574,24 +733,46 @@ std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time
       absl::StrAppend(&text, Printable(plane.name()), " rejected revision ", plane.rejected_revision(), ": ",
                       RejectionText(rejection), "\n");
     }
+    for (const v1::Rival& rival : plane.rivals()) {
+      absl::StrAppend(&text, Printable(plane.name()), ": another instance claims this name and is refused (",
+                      RivalText(rival), "; last try ", FormatAge(rival.last_seen(), now), " ago)\n");
+    }
+    if (!plane.held().empty()) {
+      absl::StrAppend(&text, Printable(plane.name()), " is sent nothing: ", Printable(plane.held()),
+                      "; see gatewayctl accept-history --help\n");
+    }
   }
   return text;
 }
 
+std::string NamesText(const google::protobuf::RepeatedPtrField<std::string>& names, size_t count) {
+  constexpr int kNamed = 5;
+  std::string text;
+  for (int i = 0; i < std::min(kNamed, names.size()); ++i) {
+    absl::StrAppend(&text, i == 0 ? "" : ", ", Printable(names[i]));
+  }
+  const auto total = std::max<size_t>(count, names.size());
+  if (total > kNamed) absl::StrAppend(&text, " and ", total - kNamed, " more");
+  return text;
+}
+
 std::string RolloutLine(const v1::RolloutResponse& rollout) {
-  std::string lost;
-  for (const std::string& name : rollout.lost()) absl::StrAppend(&lost, lost.empty() ? "" : ", ", Printable(name));
   return absl::StrCat(
       "revision ", rollout.revision(), " serving on ", rollout.serving(), "/", rollout.data_planes(), " data planes (",
       rollout.workers_serving(), " workers)",
       rollout.done() && rollout.has_elapsed() ? absl::StrCat(" in ", FormatElapsed(rollout.elapsed())) : "",
-      rollout.lost().empty() ? "" : absl::StrCat("; lost and not counted: ", lost));
+      rollout.lost().empty()
+          ? ""
+          : absl::StrCat("; lost and not counted: ", NamesText(rollout.lost(), rollout.lost_count())));
 }
 
 std::string RenderPending(const v1::RolloutResponse& rollout) {
+  constexpr int kTold = 5;
   std::string text;
+  int told = 0;
   for (const v1::DataPlaneState& plane : rollout.pending()) {
     const std::string name = Printable(plane.name());
+    if (told++ == kTold) break;
     // A rejection of an older revision says nothing of this one.
     if (plane.rejected_revision() >= rollout.revision() && !plane.rejections().empty()) {
       for (const v1::Rejection& rejection : plane.rejections()) {
@@ -599,12 +780,19 @@ std::string RenderPending(const v1::RolloutResponse& rollout) {
       }
     } else if (!plane.connected()) {
       absl::StrAppend(&text, "  ", name, " is not connected, and expected back\n");
+    } else if (!plane.rivals().empty()) {
+      absl::StrAppend(&text, "  ", name, " is claimed by two instances: ", Printable(plane.address()), " and ",
+                      RivalText(plane.rivals(0)), "\n");
+    } else if (!plane.held().empty()) {
+      absl::StrAppend(&text, "  ", name, " is sent nothing: ", Printable(plane.held()), "\n");
     } else if (plane.applied_revision() == 0) {
       absl::StrAppend(&text, "  ", name, " serves nothing yet\n");
     } else {
       absl::StrAppend(&text, "  ", name, " serves revision ", plane.applied_revision(), "\n");
     }
   }
+  const uint32_t pending = std::max<uint32_t>(rollout.data_planes() - rollout.serving(), rollout.pending_size());
+  if (pending > kTold) absl::StrAppend(&text, "  and ", pending - kTold, " more; see gatewayctl dataplanes\n");
   return text;
 }
 
@@ -724,26 +912,59 @@ std::string RenderEndpoints(std::span<const EndpointRow> rows) {
   return table.ToString();
 }
 
-std::string RenderBreakers(const v1::ListBreakersResponse& breakers) {
-  Table table({"SERVICE", "DATA PLANE", "BREAKER", "STATE", "IN FLIGHT", "REQUESTS", "FAILURES", "SLOW", "OPENED"});
+std::string RenderBreakers(const v1::ListBreakersResponse& breakers, absl::Time now) {
+  Table table({"SERVICE", "DATA PLANE", "BREAKER", "STATE", "NEXT PROBE", "IN FLIGHT", "REQUESTS", "FAILURES", "SLOW",
+               "OPENED", "OPENED BY", "AS OF"});
   for (const v1::DataPlaneBreaker& row : breakers.breakers()) {
     const v1::BreakerReport& breaker = row.breaker();
+    std::string next_probe;
+    if (breaker.has_next_probe()) {
+      // It was said at the time of the report.
+      const absl::Duration told =
+          absl::Seconds(breaker.next_probe().seconds()) + absl::Nanoseconds(breaker.next_probe().nanos());
+      const absl::Duration age = now - absl::FromUnixSeconds(row.reported_at().seconds());
+      const absl::Duration left = row.has_reported_at() ? told - age : told;
+      next_probe = left <= absl::ZeroDuration() ? "due" : absl::StrCat("in ", absl::ToInt64Seconds(left) + 1, "s");
+    }
+    std::string opened_by;
+    if (breaker.opening_requests() > 0) {
+      opened_by = absl::StrCat(breaker.opening_failures(), " of ", breaker.opening_requests(), " failed",
+                               breaker.opening_slow() > 0 ? absl::StrCat(", ", breaker.opening_slow(), " slow") : "");
+    }
+    const std::string age = FormatAge(row.reported_at(), now);
     table.AddRow(
         {breaker.service(), row.data_plane(), breaker.breaker(),
          absl::StrCat(Lower(v1::BreakerReport::State_Name(breaker.state())), breaker.forced() ? " (forced)" : ""),
-         absl::StrCat(breaker.in_flight()), absl::StrCat(breaker.requests()), absl::StrCat(breaker.failures()),
-         absl::StrCat(breaker.slow()), absl::StrCat(breaker.opened())});
+         next_probe, absl::StrCat(breaker.in_flight()), absl::StrCat(breaker.requests()),
+         absl::StrCat(breaker.failures()), absl::StrCat(breaker.slow()), absl::StrCat(breaker.opened()), opened_by,
+         age.empty() ? "" : absl::StrCat(age, " ago")});
   }
   return table.ToString();
 }
 
 std::string RenderLimits(const v1::ListLimitsResponse& limits) {
+  struct Total {
+    uint64_t planes = 0, keys = 0, allowed = 0, refused = 0, overflowed = 0;
+  };
+  std::map<std::string, Total> totals;
   Table table({"LIMIT", "DATA PLANE", "KEYS", "ALLOWED", "REFUSED", "OVERFLOWED", "STATE"});
   for (const v1::DataPlaneLimit& row : limits.limits()) {
     const v1::LimitReport& limit = row.limit();
     table.AddRow({limit.name(), row.data_plane(), absl::StrCat(limit.keys()), absl::StrCat(limit.allowed()),
                   absl::StrCat(limit.refused()), absl::StrCat(limit.overflowed()),
                   limit.unavailable() ? "unavailable" : "ok"});
+    Total& total = totals[limit.name()];
+    ++total.planes;
+    total.keys += limit.keys();
+    total.allowed += limit.allowed();
+    total.refused += limit.refused();
+    total.overflowed += limit.overflowed();
+  }
+  // Of limits that more than one data plane counts.
+  for (const auto& [name, total] : totals) {
+    if (total.planes < 2) continue;
+    table.AddRow({name, absl::StrCat("all ", total.planes), absl::StrCat(total.keys), absl::StrCat(total.allowed),
+                  absl::StrCat(total.refused), absl::StrCat(total.overflowed), ""});
   }
   return table.ToString();
 }
@@ -762,7 +983,19 @@ std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints) {
   return text;
 }
 
-std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services, const v1::ListEndpointsResponse& all) {
+std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services, const v1::ListEndpointsResponse& all,
+                                   const v1::ListBreakersResponse& breakers) {
+  const auto open_on = [&breakers](const std::string& service) {
+    std::vector<std::string> planes;
+    for (const v1::DataPlaneBreaker& row : breakers.breakers()) {
+      if (row.breaker().service() != service || row.breaker().state() == v1::BreakerReport::CLOSED ||
+          row.breaker().state() == v1::BreakerReport::STATE_UNSPECIFIED) {
+        continue;
+      }
+      planes.push_back(row.data_plane());
+    }
+    return planes;
+  };
   std::vector<ServiceRow> rows;
   std::vector<const v1::EndpointSet*> told;
   for (const v1::StoredResource& stored : services) {
@@ -775,7 +1008,7 @@ std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
       state = SetState(told.back(), serving);
     }
     rows.push_back({service.name(), service.has_consul() ? ServiceSource(service) : "static", serving,
-                    static_cast<int>(endpoints.size()), std::move(state)});
+                    static_cast<int>(endpoints.size()), open_on(service.name()), std::move(state)});
   }
   for (const v1::EndpointSet& set : all.sets()) {
     if (set.written_down() || std::find(told.begin(), told.end(), &set) != told.end()) continue;
@@ -783,8 +1016,8 @@ std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
     AddInstances(set, nullptr, &endpoints);
     AddExclusions(all, set.key().service(), &endpoints);
     const int serving = CountServing(endpoints);
-    rows.push_back(
-        {set.key().service(), "consul only", serving, static_cast<int>(endpoints.size()), SetState(&set, serving)});
+    rows.push_back({set.key().service(), "consul only", serving, static_cast<int>(endpoints.size()),
+                    open_on(set.key().service()), SetState(&set, serving)});
   }
   return rows;
 }
@@ -792,7 +1025,10 @@ std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
 std::string RenderServices(std::span<const ServiceRow> rows) {
   Table table({"NAME", "SOURCE", "SERVING", "STATE"});
   for (const ServiceRow& row : rows) {
-    table.AddRow({row.name, row.source, absl::StrCat(row.serving, "/", row.endpoints), row.state});
+    const std::string breaker =
+        row.breaker_open_on.empty() ? "" : absl::StrCat("; breaker open on ", JoinSome(row.breaker_open_on));
+    table.AddRow(
+        {row.name, row.source, absl::StrCat(row.serving, "/", row.endpoints), absl::StrCat(row.state, breaker)});
   }
   return table.ToString();
 }
@@ -811,13 +1047,12 @@ std::string RenderDescription(const Description& d, absl::Time now) {
                absl::StrCat(d.last_change->actor(),
                             d.last_change->comment().empty() ? "" : absl::StrCat(": ", d.last_change->comment())));
   }
-  const std::map<std::string, std::string> labels(LabelsOf(d.stored.resource()).begin(),
-                                                  LabelsOf(d.stored.resource()).end());
-  if (!labels.empty()) AppendFact(&out, "Labels", absl::StrJoin(labels, ", ", absl::PairFormatter("=")));
+  if (!LabelsOf(d.stored.resource()).empty()) AppendFact(&out, "Labels", LabelsText(d.stored.resource()));
 
   const v1::StoredResource* stored_defaults = Find({"Defaults", "default"}, d.all);
   const v1::Defaults* defaults = stored_defaults == nullptr ? nullptr : &stored_defaults->resource().defaults();
   if (d.stored.resource().has_route()) DescribeRoute(d.stored.resource().route(), d, defaults, &out);
+  if (d.stored.resource().has_consumer()) DescribeConsumer(d.stored.resource().consumer(), d, &out);
   if (d.stored.resource().has_service()) DescribeService(d.stored.resource().service(), d, defaults, &out);
   AppendKeys("Refers to", ReferencesOf(d.stored.resource()), d.all, &out);
   AppendKeys("Referred to by", ReferrersOf(key, d.all), d.all, &out);

@@ -18,8 +18,10 @@ namespace gateway::ctl {
 // Every resource that `resource` names, in the order of its fields, each once; `none` is no name.
 std::vector<ResourceKey> ReferencesOf(const v1::Resource& resource);
 
-// With one kind: that kind's own columns; with an empty `kind`: kind, name and a summary.
-std::string RenderResources(const std::string& kind, std::span<const v1::StoredResource> resources, absl::Time now);
+// With one kind: that kind's own columns; with an empty `kind`: kind, name and a summary. `wide`: nothing is cut short,
+// and labels, description and time besides.
+std::string RenderResources(const std::string& kind, std::span<const v1::StoredResource> resources, absl::Time now,
+                            bool wide = false);
 
 // What one is about, in a few words.
 std::string SummaryOf(const v1::Resource& resource);
@@ -33,11 +35,17 @@ std::string RenderHistory(std::span<const v1::RevisionInfo> revisions, absl::Tim
 // The head of `show`: revision, time, actor, comment.
 std::string RenderRevisionHead(const v1::RevisionInfo& info, absl::Time now);
 
+// What a rollback undoes (`done`: has undone), and by whom; empty where nothing.
+std::string RenderUndone(const v1::RollbackResponse& rollback, absl::Time now, bool done);
+
 std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time now);
+
+// "a, b, c, d, e and 25 more": the first five of `names`, and how many of `count` are not among them.
+std::string NamesText(const google::protobuf::RepeatedPtrField<std::string>& names, size_t count);
 
 // "revision 7 serving on 2/2 data planes (4 workers) in 9 ms"; without the time while not all serve it.
 std::string RolloutLine(const v1::RolloutResponse& rollout);
-// Who does not serve it and why, an indented line each; empty where nobody is missing.
+// Who does not serve it and why, an indented line for each of the first five; empty where nobody is missing.
 std::string RenderPending(const v1::RolloutResponse& rollout);
 
 // An endpoint of a service and whether requests reach it.
@@ -73,14 +81,25 @@ struct ServiceRow {
   std::string source;  // "static", "consul orders", "consul only"
   int serving = 0;
   int endpoints = 0;
+  std::vector<std::string> breaker_open_on;  // data planes whose breaker is open, or half open
   std::string state;  // "ok", "stale: ...", "unknown to consul", "unavailable", "no endpoint serves"
 };
 std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
-                                   const v1::ListEndpointsResponse& endpoints);
+                                   const v1::ListEndpointsResponse& endpoints,
+                                   const v1::ListBreakersResponse& breakers);
 std::string RenderServices(std::span<const ServiceRow> rows);
 
-std::string RenderBreakers(const v1::ListBreakersResponse& breakers);
+std::string RenderBreakers(const v1::ListBreakersResponse& breakers, absl::Time now);
 std::string RenderLimits(const v1::ListLimitsResponse& limits);
+
+// By which Auth a consumer gets in, and where that leads.
+struct Admission {
+  std::string auth;                  // its name
+  std::vector<std::string> methods;  // "api_key"; those that the consumer has credentials for
+  std::string because;               // "group partners", "it is named", "any consumer is admitted"
+  std::vector<std::string> routes;   // that ask for this Auth, themselves or by Defaults
+};
+std::vector<Admission> AdmissionsOf(const v1::Consumer& consumer, std::span<const v1::StoredResource> all);
 
 // Everything that is worth knowing of one resource.
 struct Description {

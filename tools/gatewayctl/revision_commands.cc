@@ -1,22 +1,33 @@
 // history, show, rollback, rollout.
+#include <functional>
 #include <iostream>
 #include <map>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/config/codec.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/diff.h"
 #include "tools/gatewayctl/render.h"
+#include "tools/gatewayctl/requirement.h"
+#include "tools/gatewayctl/table.h"
 
 namespace gateway::ctl {
 namespace {
 
-// Everyone serves it; a rejection of something newer is no matter.
+// The --require of the command line, which has been checked; nothing: everyone who is not lost.
+std::optional<Requirement> RequirementFrom(const Session& session) {
+  return session.options.require.empty() ? std::nullopt : RequirementOf(session.options.require);
+}
+
+// Enough serve it; a rejection of something newer does not matter.
 ExitCode ReportRollout(Session& session, const RolloutOutcome& outcome, Json* json) {
   const v1::RolloutResponse& last = outcome.last;
+  const std::optional<Requirement> requirement = RequirementFrom(session);
   if (json != nullptr) (*json)["rollout"] = MessageJson(last);
-  if (last.done()) {
-    if (json == nullptr && session.options.output == "table") session.out() << RolloutLine(last) << "\n";
+  if (requirement.has_value() ? requirement->IsMet(last) : last.done()) {
+    if (json == nullptr && session.table()) session.out() << RolloutLine(last) << "\n";
     return kDone;
   }
   std::string reason;
@@ -27,15 +38,27 @@ ExitCode ReportRollout(Session& session, const RolloutOutcome& outcome, Json* js
         absl::StrCat(RolloutLine(last), last.rejected() > 0 ? absl::StrCat(", rejected by ", last.rejected()) : "");
   }
   session.err() << "gatewayctl: " << reason;
+  if (requirement.has_value()) session.err() << "; required: " << session.options.require;
   if (outcome.timed_out) session.err() << "; waited " << absl::FormatDuration(session.timeout);
   session.err() << "\n" << RenderPending(last);
   return kNotEveryone;
 }
 
+// Which control plane a command speaks to, for people who have several.
+void NameServer(Session& session, const v1::GetServerInfoResponse& info) {
+  if (info.name().empty() || !session.table()) return;
+  session.err() << "control plane " << Printable(info.name()) << " at " << session.options.server << "\n";
+}
+
 }  // namespace
 
 ExitCode AwaitEverywhere(Session& session, uint64_t revision, Json* json) {
-  const absl::StatusOr<RolloutOutcome> outcome = session.client.AwaitRollout(revision);
+  const std::optional<Requirement> requirement = RequirementFrom(session);
+  std::function<bool(const v1::RolloutResponse&)> enough;
+  if (requirement.has_value()) {
+    enough = [&requirement](const v1::RolloutResponse& rollout) { return requirement->IsMet(rollout); };
+  }
+  const absl::StatusOr<RolloutOutcome> outcome = session.client.AwaitRollout(revision, enough);
   if (!outcome.ok()) return session.Fail(outcome.status());
   return ReportRollout(session, *outcome, json);
 }
@@ -53,9 +76,12 @@ ExitCode History(Session& session) {
     for (const v1::RevisionInfo& info : history->revisions()) session.out() << info.revision() << "\n";
     return kDone;
   }
+  const absl::StatusOr<v1::GetServerInfoResponse> server = session.client.GetServerInfo();
+  if (!server.ok()) return session.Fail(server.status());
   Json json = Json::array();
   for (const v1::RevisionInfo& info : history->revisions()) json.push_back(MessageJson(info));
-  if (session.PrintStructured(json)) return kDone;
+  if (session.PrintList(std::move(json), server->revision())) return kDone;
+  NameServer(session, *server);
   const std::vector<v1::RevisionInfo> rows(history->revisions().begin(), history->revisions().end());
   session.out() << RenderHistory(rows, session.terminal.now());
   return kDone;
@@ -78,10 +104,7 @@ ExitCode Show(Session& session) {
     }
     return kDone;
   }
-  if (output == "json") {
-    session.PrintStructured(MessageJson(*shown));
-    return kDone;
-  }
+  if (session.PrintStructured(MessageJson(*shown))) return kDone;
 
   session.out() << RenderRevisionHead(shown->info(), session.terminal.now());
   std::map<ResourceKey, std::string> before, after;
@@ -118,10 +141,21 @@ ExitCode Rollback(Session& session) {
   request.mutable_context()->set_actor(options.actor.empty() ? session.terminal.actor : options.actor);
   request.mutable_context()->set_comment(
       options.comment.empty() ? absl::StrCat("rollback to revision ", options.revision) : options.comment);
+  request.set_expected_revision(options.expected_revision);
+  if (session.terminal.in != nullptr && session.terminal.out_is_terminal && !options.yes && !options.dry_run) {
+    // Somebody is there to be asked, so that the answer is about what would happen.
+    request.set_dry_run(true);
+    const absl::StatusOr<v1::RollbackResponse> would = session.client.Rollback(request);
+    if (!would.ok()) return session.Fail(would.status());
+    session.err() << RenderUndone(*would, session.terminal.now(), /*done=*/false);
+    if (!session.Confirm(absl::StrCat("go back to revision ", options.revision))) return kFailed;
+    request.set_dry_run(false);
+    request.set_expected_revision(would->revision());  // of a dry run: the current one
+  }
   const absl::StatusOr<v1::RollbackResponse> rolled = session.client.Rollback(request);
   if (!rolled.ok()) return session.Fail(rolled.status());
-  const bool wait = options.wait && !options.dry_run;
-  if (options.output == "json" || options.output == "yaml") {
+  const bool wait = (options.wait || !options.require.empty()) && !options.dry_run;
+  if (session.structured()) {
     Json json = MessageJson(*rolled);
     json["dry_run"] = options.dry_run;
     const ExitCode code = wait ? AwaitEverywhere(session, rolled->revision(), &json) : kDone;
@@ -131,6 +165,7 @@ ExitCode Rollback(Session& session) {
   if (options.output == "name") {
     for (const v1::Change& change : rolled->changes()) session.out() << change.kind() << "/" << change.name() << "\n";
   } else {
+    session.err() << RenderUndone(*rolled, session.terminal.now(), !options.dry_run);
     session.out() << RenderChanges(std::vector<v1::Change>(rolled->changes().begin(), rolled->changes().end()))
                   << "revision " << rolled->revision() << (options.dry_run ? " (dry run: nothing was stored)" : "")
                   << "\n"
@@ -141,22 +176,25 @@ ExitCode Rollback(Session& session) {
 
 ExitCode Rollout(Session& session) {
   const Options& options = session.options;
-  const bool structured = options.output == "json" || options.output == "yaml";
   if (options.wait) {
     Json json = Json::object();
-    const ExitCode code = AwaitEverywhere(session, options.revision, structured ? &json : nullptr);
+    const ExitCode code = AwaitEverywhere(session, options.revision, session.structured() ? &json : nullptr);
     if (json.contains("rollout")) session.PrintStructured(json["rollout"]);
     return code;
   }
   const absl::StatusOr<v1::RolloutResponse> rollout = session.client.GetRollout(options.revision);
   if (!rollout.ok()) return session.Fail(rollout.status());
-  if (session.PrintStructured(MessageJson(*rollout))) return kDone;
-  if (options.output == "name") {
-    for (const v1::DataPlaneState& plane : rollout->pending()) session.out() << plane.name() << "\n";
-    return kDone;
+  const std::optional<Requirement> requirement = RequirementFrom(session);
+  const ExitCode code = requirement.has_value() && !requirement->IsMet(*rollout) ? kNotEveryone : kDone;
+  if (!session.PrintStructured(MessageJson(*rollout))) {
+    if (options.output == "name") {
+      for (const v1::DataPlaneState& plane : rollout->pending()) session.out() << plane.name() << "\n";
+    } else {
+      session.out() << RolloutLine(*rollout) << "\n" << RenderPending(*rollout);
+    }
   }
-  session.out() << RolloutLine(*rollout) << "\n" << RenderPending(*rollout);
-  return kDone;
+  if (code != kDone) session.err() << "gatewayctl: required: " << options.require << "\n";
+  return code;
 }
 
 }  // namespace gateway::ctl

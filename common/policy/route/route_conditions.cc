@@ -149,7 +149,8 @@ bool SameFieldName(std::string_view a, std::string_view b) {
 
 RouteConditions RouteConditions::Compile(const v1::RouteMatch& match) {
   RouteConditions conditions;
-  conditions.methods.assign(match.methods().begin(), match.methods().end());
+  conditions.methods = MethodsWithHead(match.methods());
+  conditions.implies_head = conditions.methods.size() > static_cast<size_t>(match.methods_size());
   for (const v1::HeaderMatch& header : match.headers()) {
     conditions.headers.push_back(CompileValue(header));
     absl::AsciiStrToLower(&conditions.headers.back().name);
@@ -292,7 +293,8 @@ std::string RouteConditions::Canonical() const {
       texts.push_back(fmt::format("{}:{}{}{}", v.name.size(), v.name, static_cast<int>(v.kind), v.text));
     return sorted(std::move(texts));
   };
-  return sorted(methods) + values(headers) + values(query) + (path == nullptr ? "" : path->pattern());
+  return (implies_head ? "implied " : "") + sorted(methods) + values(headers) + values(query) +
+         (path == nullptr ? "" : path->pattern());
 }
 
 }  // namespace gateway

@@ -66,7 +66,8 @@ struct RouteConditions {
     bool IsAbsentBeside(const Value& other) const;
   };
 
-  std::vector<std::string> methods;  // empty: any
+  std::vector<std::string> methods;  // empty: any. With GET, HEAD is among them (RFC 9110, section 9.3.2)
+  bool implies_head = false;         // HEAD is there for GET's sake alone
   std::vector<Value> headers;
   std::vector<Value> query;
   std::unique_ptr<const RE2> path;  // null: none
@@ -81,6 +82,8 @@ struct RouteConditions {
   bool AllowsMethod(std::string_view method) const {
     return methods.empty() || std::find(methods.begin(), methods.end(), method) != methods.end();
   }
+  // Whether HEAD was written down.
+  bool ListsHead() const { return !methods.empty() && !implies_head && AllowsMethod("HEAD"); }
 
   // All but the method.
   bool HoldFor(const MatchInput& in) const;

@@ -42,6 +42,13 @@ absl::Status CheckPathSize(std::string_view path) {
 
 }  // namespace
 
+std::vector<std::string> MethodsWithHead(const google::protobuf::RepeatedPtrField<std::string>& methods) {
+  std::vector<std::string> all(methods.begin(), methods.end());
+  const auto listed = [&](std::string_view method) { return std::find(all.begin(), all.end(), method) != all.end(); };
+  if (listed("GET") && !listed("HEAD")) all.emplace_back("HEAD");
+  return all;
+}
+
 std::vector<std::string_view> SplitSegments(std::string_view path) {
   std::vector<std::string_view> segments;
   for (size_t slash = 0; slash < path.size();) {

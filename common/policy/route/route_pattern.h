@@ -58,6 +58,10 @@ size_t CountRegexes(const v1::RouteMatch& match);
 // "/a/b" taken apart without its leading slash: "/" is one empty segment. Views into `path`.
 std::vector<std::string_view> SplitSegments(std::string_view path);
 
+// `methods`, and HEAD behind them where GET is among them and HEAD is not: whoever may GET may ask for the head of it
+// (RFC 9110, section 9.3.2).
+std::vector<std::string> MethodsWithHead(const google::protobuf::RepeatedPtrField<std::string>& methods);
+
 // Within kRegexMemoryBytesMax; it works on bytes. Check ok().
 std::unique_ptr<const re2::RE2> CompileRegex(const std::string& pattern);
 

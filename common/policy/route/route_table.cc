@@ -267,7 +267,9 @@ class RouteTable::Walk {
     } else {
       taken = FindInLargeLeaf(leaf);
     }
-    if (taken != leaf.end) Take(table_.candidates_[taken], position, literals_end, variables);
+    if (taken == leaf.end) return;
+    if (table_.candidates_[taken].yields_head && in_.method == "HEAD") taken = FindListedHead(leaf, taken);
+    Take(table_.candidates_[taken], position, literals_end, variables);
   }
 
   // The first candidate that takes the request; the leaf's end: none. Apart, so that the walk's frames stay small.
@@ -280,6 +282,16 @@ class RouteTable::Walk {
       }
     });
     return taken;
+  }
+
+  // The first behind `implied`, equal to it but for its name, that lists HEAD and takes the request; else `implied`.
+  __attribute__((noinline)) uint32_t FindListedHead(Leaf leaf, uint32_t implied) {
+    for (uint32_t i = implied + 1; i < leaf.end; ++i) {
+      const Candidate& candidate = table_.candidates_[i];
+      if (!DifferByNameAlone(table_.candidates_[implied], candidate)) break;
+      if (candidate.conditions->ListsHead() && Takes(candidate)) return i;
+    }
+    return implied;
   }
 
   bool Takes(const Candidate& candidate) {
@@ -428,13 +440,23 @@ void RouteTable::Builder::Add(const Entry& entry) {
   }
 }
 
+bool RouteTable::HasMethods(const Candidate& candidate) {
+  return candidate.conditions != nullptr && !candidate.conditions->methods.empty();
+}
+
+size_t RouteTable::CountConditions(const Candidate& candidate) {
+  return candidate.conditions == nullptr ? 0 : candidate.conditions->Count();
+}
+
+bool RouteTable::DifferByNameAlone(const Candidate& a, const Candidate& b) {
+  return a.priority == b.priority && HasMethods(a) == HasMethods(b) && CountConditions(a) == CountConditions(b);
+}
+
 // The order within one path pattern.
 bool RouteTable::Builder::Precedes(const Candidate& a, const Candidate& b) {
   if (a.priority != b.priority) return a.priority > b.priority;
-  auto has_methods = [](const Candidate& c) { return c.conditions != nullptr && !c.conditions->methods.empty(); };
-  if (has_methods(a) != has_methods(b)) return has_methods(a);
-  auto count = [](const Candidate& c) { return c.conditions == nullptr ? 0 : c.conditions->Count(); };
-  if (count(a) != count(b)) return count(a) > count(b);
+  if (HasMethods(a) != HasMethods(b)) return HasMethods(a);
+  if (CountConditions(a) != CountConditions(b)) return CountConditions(a) > CountConditions(b);
   return a.route->name < b.route->name;
 }
 
@@ -448,6 +470,14 @@ RouteTable::Leaf RouteTable::Builder::Flatten(const Candidates& candidates) {
   leaf.begin = static_cast<uint32_t>(table_.candidates_.size());
   table_.candidates_.insert(table_.candidates_.end(), candidates.begin(), candidates.end());
   leaf.end = static_cast<uint32_t>(table_.candidates_.size());
+  bool listed_behind = false;
+  for (uint32_t i = leaf.end; i-- > leaf.begin;) {
+    Candidate& candidate = table_.candidates_[i];
+    if (i + 1 < leaf.end && !DifferByNameAlone(candidate, table_.candidates_[i + 1])) listed_behind = false;
+    if (candidate.conditions == nullptr) continue;
+    candidate.yields_head = listed_behind && candidate.conditions->implies_head;
+    listed_behind = listed_behind || candidate.conditions->ListsHead();
+  }
   if (candidates.size() > kScannedMax) {
     table_.leaf_indices_.emplace(leaf.begin, std::make_unique<const LeafIndex>(candidates, leaf.begin));
   }

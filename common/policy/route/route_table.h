@@ -11,6 +11,9 @@
 //   `present: false` needs that there is none. Regexes match the whole value, byte by byte.
 // - Of a query, names and values are compared percent-decoded and with '+' as a space; the first pair of a name counts.
 //   A malformed escape is itself.
+// - A route of GET takes HEAD too. Where the routes of one path, with one priority and as many conditions, would be
+// told
+//   apart by their names alone, one that lists HEAD goes before one that only implies it.
 // - A route without a path comes after those with a regex; it alone (and a regex) can match "*" of OPTIONS.
 #ifndef GATEWAY_COMMON_POLICY_ROUTE_ROUTE_TABLE_H_
 #define GATEWAY_COMMON_POLICY_ROUTE_ROUTE_TABLE_H_
@@ -71,6 +74,8 @@ class RouteTable {
     const RouteConditions* conditions;  // null: none but host and path
     int32_t priority;
     PathKind path_kind;
+    // It takes HEAD for GET's sake, and one behind it, equal but for its name, lists HEAD.
+    bool yields_head = false;
   };
   // A range of candidates_, best first.
   struct Leaf {
@@ -94,6 +99,10 @@ class RouteTable {
   using Edge = std::pair<uint32_t, absl::string_view>;  // a node and a literal segment; views into edge_text_
 
   RouteTable();
+  static bool HasMethods(const Candidate& candidate);
+  static size_t CountConditions(const Candidate& candidate);
+  // Of two at one path pattern.
+  static bool DifferByNameAlone(const Candidate& a, const Candidate& b);
 
   std::vector<Node> nodes_;
   absl::flat_hash_map<Edge, uint32_t> edges_;

@@ -136,7 +136,10 @@ class RouteTable::Builder::CoverSearch {
       if (c.priority < priority_min || c.route == own_.route || ++checks > kCoverChecksMax) return false;
       const RouteConditions& conditions = ConditionsOf(c);
       if (c.path_kind == PathKind::kRegex && !RegexTakesPaths(conditions)) continue;
-      if (conditions.CoverFieldsAndQuery(conditions_) && TakeMethods(c.route, conditions)) return true;
+      // One that only implies HEAD leaves it to its equal that lists it.
+      const bool leaves_head = conditions.implies_head && conditions_.ListsHead() &&
+                               &candidates == &builder_.HomeOf(place_) && DifferByNameAlone(c, own_);
+      if (conditions.CoverFieldsAndQuery(conditions_) && TakeMethods(c.route, conditions, leaves_head)) return true;
     }
     return false;
   }
@@ -148,8 +151,10 @@ class RouteTable::Builder::CoverSearch {
   }
 
   // Whether nothing is left.
-  bool TakeMethods(const RoutePolicy* route, const RouteConditions& other) {
-    auto taken = [&other](const std::string& method) { return other.AllowsMethod(method); };
+  bool TakeMethods(const RoutePolicy* route, const RouteConditions& other, bool leaves_head) {
+    auto taken = [&other, leaves_head](const std::string& method) {
+      return other.AllowsMethod(method) && !(leaves_head && method == "HEAD");
+    };
     const std::vector<std::string>& own = conditions_.methods;
     if (other.methods.empty() || (!own.empty() && std::all_of(own.begin(), own.end(), taken))) {
       routes_ = {route};

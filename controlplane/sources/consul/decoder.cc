@@ -1,11 +1,15 @@
 #include "controlplane/sources/consul/decoder.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/hash/hash.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "common/config/yaml.h"
 #include "nlohmann/json.hpp"
 
 namespace gateway::controlplane {
@@ -94,11 +98,33 @@ std::string StringAt(const Json& object, const char* map, const char* name) {
   return text == nullptr ? "" : *text;
 }
 
-// Letters of host names and IP literals. Anything else (a path, a space, a control byte) can't be connected to.
-bool UsableAddress(std::string_view address) {
-  return !address.empty() && address.size() <= 255 && std::ranges::all_of(address, [](unsigned char c) {
-    return absl::ascii_isalnum(c) || c == '.' || c == '-' || c == '_' || c == ':' || c == '%';
-  });
+bool IsIpAddress(const std::string& address) {
+  in6_addr parsed;  // room for either
+  if (inet_pton(AF_INET, address.c_str(), &parsed) == 1) return true;
+  const size_t scope = address.find('%');
+  if (scope != std::string::npos &&
+      (scope + 1 == address.size() || !std::all_of(address.begin() + static_cast<ptrdiff_t>(scope) + 1, address.end(),
+                                                   [](unsigned char c) { return absl::ascii_isalnum(c); }))) {
+    return false;
+  }
+  return inet_pton(AF_INET6, address.substr(0, scope).c_str(), &parsed) == 1;
+}
+
+// Letters, digits, dashes and underscores between dots (RFC 1123, section 2.1, and what is in use); the last label is
+// not a number, so nothing that was meant as an IPv4 address passes.
+bool IsHostName(std::string_view name) {
+  if (name.ends_with('.')) name.remove_suffix(1);
+  if (name.empty() || name.size() > 253) return false;
+  for (;;) {
+    const std::string_view label = name.substr(0, name.find('.'));
+    const auto letter = [](unsigned char c) { return absl::ascii_isalnum(c) || c == '-' || c == '_'; };
+    if (label.empty() || label.size() > 63 || label.starts_with('-') || label.ends_with('-')) return false;
+    if (!std::all_of(label.begin(), label.end(), letter)) return false;
+    if (label.size() == name.size()) {
+      return !std::all_of(label.begin(), label.end(), [](unsigned char c) { return absl::ascii_isdigit(c); });
+    }
+    name.remove_prefix(label.size() + 1);
+  }
 }
 
 int Rank(v1::Instance::Health health) { return static_cast<int>(health); }  // the enum is in rising order
@@ -114,6 +140,26 @@ v1::Instance::Health HealthOf(std::string_view check_id, std::string_view status
 
 absl::Status WrongEntry(size_t index, const char* what) {
   return absl::InvalidArgumentError(absl::StrCat("entry ", index, ": ", what));
+}
+
+// Adds one check. A sum, since the order of checks means nothing.
+bool AddCheck(const Json& check, bool with_node_checks, CheckDigests* digests) {
+  const std::string *node, *check_id, *status, *service_id, *service;
+  if (!check.is_object() || !ReadString(check, "Node", &node) || !ReadString(check, "CheckID", &check_id) ||
+      !ReadString(check, "Status", &status) || !ReadString(check, "ServiceID", &service_id) ||
+      !ReadString(check, "ServiceName", &service)) {
+    return false;
+  }
+  if (service->empty() && !with_node_checks) return true;
+  std::vector<std::string> tags;
+  if (const Json* list = Member(check, "ServiceTags"); list != nullptr && list->is_array()) {
+    for (const Json& tag : *list) {
+      if (const auto* tag_text = tag.get_ptr<const std::string*>()) tags.push_back(*tag_text);
+    }
+  }
+  const uint64_t digest = absl::HashOf(*node, *check_id, *service_id, *status, tags);
+  (service->empty() ? digests->nodes[*node] : digests->services[*service]) += digest | 1;
+  return true;
 }
 
 absl::Status DecodeInstance(const Json& entry, size_t index, v1::Instance* out) {
@@ -149,9 +195,16 @@ absl::Status DecodeInstance(const Json& entry, size_t index, v1::Instance* out) 
 
   const std::string& usable = address->empty() ? *node_address : *address;
   const int64_t port = ReadInteger(*service, "Port", -1, 65536, 0);
-  const bool reachable = UsableAddress(usable) && port >= 1 && port <= 65535;
-  if (UsableAddress(usable)) out->set_address(usable);
-  if (port >= 1 && port <= 65535) out->set_port(static_cast<uint32_t>(port));
+  const bool address_ok = IsIpAddress(usable) || IsHostName(usable);
+  const bool port_ok = port >= 1 && port <= 65535;
+  const bool reachable = address_ok && port_ok;
+  if (address_ok) out->set_address(usable);
+  if (port_ok) out->set_port(static_cast<uint32_t>(port));
+  if (!address_ok) {
+    out->set_unusable(absl::StrCat("address ", QuoteForMessage(usable), " is neither an IP address nor a host name"));
+  } else if (!port_ok) {
+    out->set_unusable("the port is not between 1 and 65535");
+  }
 
   int64_t weight = 0;
   if (reachable && (health == v1::Instance::PASSING || health == v1::Instance::WARNING)) {
@@ -185,7 +238,7 @@ absl::Status DecodeInstance(const Json& entry, size_t index, v1::Instance* out) 
 
 }  // namespace
 
-absl::StatusOr<std::vector<v1::Instance>> DecodeHealthService(std::string_view text) {
+absl::StatusOr<std::vector<v1::Instance>> DecodeHealthService(std::string_view text, CheckDigests* checks) {
   const absl::StatusOr<Json> json = Parse(text);
   if (!json.ok()) return json.status();
   if (!json->is_array()) return absl::InvalidArgumentError("the response is not a list");
@@ -193,6 +246,19 @@ absl::StatusOr<std::vector<v1::Instance>> DecodeHealthService(std::string_view t
   std::vector<v1::Instance> instances(json->size());
   for (size_t i = 0; i < instances.size(); ++i) {
     if (absl::Status status = DecodeInstance((*json)[i], i, &instances[i]); !status.ok()) return status;
+  }
+  if (checks != nullptr) {
+    // Every instance of a node lists the node's own checks; they count once.
+    std::set<std::string_view> nodes;
+    for (size_t i = 0; i < instances.size(); ++i) {
+      const std::string_view id = instances[i].id();
+      const bool new_node = nodes.insert(id.substr(0, id.find('/'))).second;
+      const Json* list = Member((*json)[i], "Checks");
+      if (list == nullptr) continue;
+      for (const Json& check : *list) {
+        if (!AddCheck(check, new_node, checks)) return WrongEntry(i, "Checks has an entry that is not a check");
+      }
+    }
   }
   // Not the algorithms over ranges: clang 14, which builds the fuzzer, can't compile those of gcc 12's library.
   std::stable_sort(instances.begin(), instances.end(), [](const auto& a, const auto& b) { return a.id() < b.id(); });
@@ -229,22 +295,7 @@ absl::StatusOr<CheckDigests> DecodeHealthState(std::string_view text) {
   if (!json->is_array()) return absl::InvalidArgumentError("the response is not a list");
   CheckDigests digests;
   for (size_t i = 0; i < json->size(); ++i) {
-    const Json& check = (*json)[i];
-    const std::string *node, *check_id, *status, *service_id, *service;
-    if (!check.is_object() || !ReadString(check, "Node", &node) || !ReadString(check, "CheckID", &check_id) ||
-        !ReadString(check, "Status", &status) || !ReadString(check, "ServiceID", &service_id) ||
-        !ReadString(check, "ServiceName", &service)) {
-      return WrongEntry(i, "is not a check");
-    }
-    std::vector<std::string> tags;
-    if (const Json* list = Member(check, "ServiceTags"); list != nullptr && list->is_array()) {
-      for (const Json& tag : *list) {
-        if (const auto* tag_text = tag.get_ptr<const std::string*>()) tags.push_back(*tag_text);
-      }
-    }
-    // A sum, since the order of the list means nothing.
-    const uint64_t digest = absl::HashOf(*node, *check_id, *service_id, *status, tags);
-    (service->empty() ? digests.nodes[*node] : digests.services[*service]) += digest | 1;
+    if (!AddCheck((*json)[i], true, &digests)) return WrongEntry(i, "is not a check");
   }
   return digests;
 }

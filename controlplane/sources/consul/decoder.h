@@ -29,22 +29,25 @@ inline constexpr size_t kTagsMax = 256;       // of one instance; the rest is le
 inline constexpr size_t kTagBytesMax = 512;   // longer ones are left out
 inline constexpr uint32_t kInstanceWeightMax = 65535;
 
+// Checks, digested: equal digests mean the same checks with the same status and tags, whichever response tells of them.
+// What a check merely prints is left out.
+struct CheckDigests {
+  std::map<std::string, uint64_t, std::less<>> services;  // by service name
+  std::map<std::string, uint64_t, std::less<>> nodes;     // by node: its own checks, which concern all it runs
+};
+
 // /v1/health/service/NAME: every instance, sorted by id, unfiltered. Health is the worst of its checks, those of its
 // node too; maintenance stands above critical. `weight` is Weights.Passing or Weights.Warning, and 0 for an instance
-// that is critical, in maintenance, or whose address or port can't be used. The zone is `zone` of the service's meta,
-// else its locality's, else the node's.
-absl::StatusOr<std::vector<v1::Instance>> DecodeHealthService(std::string_view json);
+// that is critical, in maintenance, or whose address or port can't be used (`unusable` says why): an address is an IP
+// address or a host name, without a port. The zone is `zone` of the service's meta, else its locality's, else the
+// node's. `checks`, where given, gets the digests of the checks in the response: those of the service and of its nodes.
+absl::StatusOr<std::vector<v1::Instance>> DecodeHealthService(std::string_view json, CheckDigests* checks = nullptr);
 
 // /v1/catalog/services: names with all tags that their instances carry.
 using CatalogListing = std::map<std::string, std::vector<std::string>, std::less<>>;
 absl::StatusOr<CatalogListing> DecodeCatalogServices(std::string_view json);
 
-// /v1/health/state/any, digested: equal digests mean the same checks with the same status and tags. What a check merely
-// prints is left out.
-struct CheckDigests {
-  std::map<std::string, uint64_t, std::less<>> services;  // by service name
-  std::map<std::string, uint64_t, std::less<>> nodes;     // by node: its own checks, which concern all it runs
-};
+// /v1/health/state/any, digested.
 absl::StatusOr<CheckDigests> DecodeHealthState(std::string_view json);
 
 // /v1/agent/services: what is registered with this agent, by service ID.

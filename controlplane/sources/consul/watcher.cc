@@ -2,9 +2,10 @@
 //
 //   WatchCatalog   one for each datacenter: catalog/services. What exists, and so what to watch.
 //   WatchService   within the budget, one for each service that exists: health/service/NAME.
-//   WatchChecks    past the budget, one for each datacenter: health/state/any, compared with the one before; Fetch
-//   reads
-//                  the services that it (or the catalog) says have changed, and Sweep all of them, slowly.
+//   WatchChecks    past the budget, one for each datacenter: health/state/any. Fetch reads the services whose served
+//   set
+//                  differs from what it (or the catalog) says, and Sweep all of them: slowly, and when the catalog has
+//                  changed without saying where.
 //   Confirm        one for each datacenter while something is suspect: asks the leader.
 //
 // Every answer about a service, whoever asked, goes through OnServiceAnswer; every change of what is known through
@@ -54,8 +55,12 @@ constexpr milliseconds kConfirmPauseMax{5000};
 // Losses that belong together are read one by one: none is confirmed before the others had time to show.
 constexpr milliseconds kLossSettle{300};
 constexpr milliseconds kSweepInterval{60'000};
-constexpr milliseconds kEagerSweepInterval{5000};  // the catalog changed, and doesn't say which service
 constexpr milliseconds kSweepTick{500};
+constexpr milliseconds kSweepingTick{20};  // while one runs
+// A sweep that the catalog asks for, since it changed and doesn't say which service, begins at once after a quiet time.
+// Otherwise it waits as long as the one before it took, so sweeps take half of the fetchers' time at most.
+constexpr int kSweepRest = 1;
+constexpr int kWarningsPerSet = 5;       // of a set's instances, at a time
 constexpr int kFetchers = 4;             // connections for targeted reads
 constexpr size_t kServicesMax = 20'000;  // of interest at once; the rest is left out, with an error in the log
 // A blocking query keeps its slot at the agent (of 200 for each client) until its wait ends, also when its client has
@@ -83,9 +88,11 @@ struct Tracked {
   v1::ConsulSource::OnSuspect on_suspect = v1::ConsulSource::KEEP;
   bool named = false;  // by policy; else it is there because the catalog lists it and `dynamic` lets it pass
   std::shared_ptr<const v1::EndpointSet> set;
-  uint64_t good_index = 0;  // of the read that `set` came with; 0: it is from the state file, or never read
-  bool failed = false;      // the newest read failed
-  RetryDelay retry;         // of targeted reads that Consul refuses
+  uint64_t good_index = 0;         // of the read that `set` came with; 0: it is from the state file, or never read
+  std::optional<uint64_t> checks;  // DigestOf the checks in that read
+  RetryDelay disagreement;         // of reads that don't agree with the global watches
+  bool failed = false;             // the newest read failed
+  RetryDelay retry;                // of targeted reads that Consul refuses
   Clock::time_point retry_at{};
   std::optional<Clock::time_point> suspect_since;
   std::shared_ptr<Loop> loop;  // its own watch
@@ -96,8 +103,10 @@ struct Datacenter {
   std::shared_ptr<Loop> catalog_loop, checks_loop, confirm_loop;
   bool known = false;  // `listing` was read
   CatalogListing listing;
+  std::shared_ptr<const ConsulNames> names;  // of `listing`
   uint64_t listing_index = 0;
   std::optional<CheckDigests> checks;
+  uint64_t checks_index = 0;
   bool checks_failed = false;
   bool catalog_failed = false;
 };
@@ -110,6 +119,32 @@ size_t CountLost(const v1::EndpointSet& before, const std::vector<v1::Instance>&
     if (i == now.size() || now[i].id() != instance.id()) ++lost;
   }
   return lost;
+}
+
+uint64_t DigestAt(const std::map<std::string, uint64_t, std::less<>>& digests, std::string_view name) {
+  const auto found = digests.find(name);
+  return found == digests.end() ? 0 : found->second;
+}
+
+// Of the checks that concern `set`: its service's, and those of the nodes that its instances run on.
+uint64_t DigestOf(const v1::EndpointSet& set, const CheckDigests& checks) {
+  uint64_t digest = DigestAt(checks.services, set.key().service());
+  std::string_view node;
+  for (const v1::Instance& instance : set.instances()) {
+    const std::string_view id = instance.id();  // sorted, so the instances of a node follow each other
+    const std::string_view of = id.substr(0, id.find('/'));
+    if (of == node) continue;
+    node = of;
+    digest = digest * 31 + DigestAt(checks.nodes, node);
+  }
+  return digest;
+}
+
+// Whether the instances of `set` carry exactly the tags that the catalog lists.
+bool HasTagsOf(const v1::EndpointSet& set, const std::vector<std::string>& listed) {
+  std::set<std::string_view> tags, wanted(listed.begin(), listed.end());
+  for (const v1::Instance& instance : set.instances()) tags.insert(instance.tags().begin(), instance.tags().end());
+  return tags == wanted;
 }
 
 void Rethrow(const std::exception_ptr& error) {
@@ -143,8 +178,12 @@ struct ConsulWatcher::Impl {
   std::deque<Clock::time_point> abandoned;  // when slots of cancelled blocking queries are free again
 
   bool past_budget = false;
-  std::deque<ConsulKey> fetch_queue;
-  std::set<ConsulKey> fetch_queued;
+  // What is known to have changed comes before what is merely swept. A key is in one of the sets at most, and may be
+  // left over in the other's queue.
+  std::deque<ConsulKey> fetch_queue, sweep_queue;
+  std::set<ConsulKey> fetch_queued, sweep_queued;
+  std::set<ConsulKey> fetching;     // under way; never the same key twice, so that no older answer comes second
+  std::set<ConsulKey> fetch_again;  // of those
   std::vector<std::shared_ptr<Loop>> fetchers;  // and, last, the sweep's
   Clock::time_point next_sweep{};
   bool eager_sweep = false;
@@ -230,6 +269,9 @@ struct ConsulWatcher::Impl {
     }
     next->catalog_known = CatalogKnown();
     for (const auto& [key, service] : tracked) next->sets.emplace_hint(next->sets.end(), key, service.set);
+    for (const auto& [name, dc] : datacenters) {
+      if (dc->names != nullptr) next->names.emplace(name, dc->names);
+    }
     next->reachable = reachable;
     next->error = error;
     sets_changed = false;
@@ -308,9 +350,30 @@ struct ConsulWatcher::Impl {
     if (!set.alarm().empty() && (service.set == nullptr || service.set->alarm() != set.alarm())) {
       spdlog::warn("consul: {}: {}", set.key().service(), set.alarm());
     }
+    if (std::any_of(set.instances().begin(), set.instances().end(),
+                    [](const v1::Instance& each) { return !each.unusable().empty(); })) {
+      WarnOfUnusable(service.set.get(), set);
+    }
     service.set = std::make_shared<const v1::EndpointSet>(std::move(set));
     sets_changed = true;
     SchedulePublish();
+  }
+
+  // Of each instance once, while it stays so.
+  static void WarnOfUnusable(const v1::EndpointSet* before, const v1::EndpointSet& set) {
+    std::set<std::pair<std::string_view, std::string_view>> told;
+    if (before != nullptr) {
+      for (const v1::Instance& instance : before->instances()) told.emplace(instance.id(), instance.unusable());
+    }
+    int warnings = 0;
+    for (const v1::Instance& instance : set.instances()) {
+      if (instance.unusable().empty() || told.contains({instance.id(), instance.unusable()})) continue;
+      if (++warnings > kWarningsPerSet) {
+        spdlog::warn("consul: {}: more instances that cannot be used", set.key().service());
+        return;
+      }
+      spdlog::warn("consul: {}: instance {} is not used: {}", set.key().service(), instance.id(), instance.unusable());
+    }
   }
 
   v1::EndpointSet EmptySet(const ConsulKey& key, v1::EndpointSet::State state) const {
@@ -347,7 +410,8 @@ struct ConsulWatcher::Impl {
     return absl::OkStatus();
   }
 
-  void OnServiceAnswer(const ConsulKey& key, const ConsulAnswer& answer, const std::vector<v1::Instance>& instances) {
+  void OnServiceAnswer(const ConsulKey& key, const ConsulAnswer& answer, const std::vector<v1::Instance>& instances,
+                       const CheckDigests& checks) {
     Tracked* service = Find(key);
     if (service == nullptr) return;
     if (service->suspect_since.has_value() && instances.empty()) return;  // Confirm is at it
@@ -357,7 +421,7 @@ struct ConsulWatcher::Impl {
       Suspect(key, *service);
       return;
     }
-    Believe(key, *service, answer, instances, loss.lost);
+    Believe(key, *service, answer, instances, checks, loss.lost);
   }
 
   Loss MeasureLoss(const Tracked& service, const ConsulAnswer& answer, const std::vector<v1::Instance>& instances) {
@@ -381,7 +445,7 @@ struct ConsulWatcher::Impl {
   }
 
   void Believe(const ConsulKey& key, Tracked& service, const ConsulAnswer& answer,
-               const std::vector<v1::Instance>& instances, size_t lost) {
+               const std::vector<v1::Instance>& instances, const CheckDigests& checks, size_t lost) {
     losses.Believe(lost, Clock::now());
     service.failed = false;
     service.retry.Reset();
@@ -390,7 +454,37 @@ struct ConsulWatcher::Impl {
     v1::EndpointSet set = EmptySet(key, v1::EndpointSet::KNOWN);
     set.mutable_instances()->Assign(instances.begin(), instances.end());
     if (!answer.known_leader) set.set_alarm("Consul knew no leader when this was read");
+    service.checks = DigestOf(set, checks);
     Store(service, std::move(set));
+    if (past_budget) CompareWithWatches(key, service, answer.index);
+  }
+
+  // Whether what is served differs from what the global watches have said last.
+  static bool DiffersFromChecks(const Tracked& service, const CheckDigests& checks) {
+    return service.checks != DigestOf(*service.set, checks);
+  }
+  static bool DiffersFromListing(const ConsulKey& key, const Tracked& service, const Datacenter& dc) {
+    const auto listed = dc.listing.find(key.second);
+    return listed != dc.listing.end() && !HasTagsOf(*service.set, listed->second);
+  }
+
+  // After a read. Where it is newer than a global watch's answer, that wakes again. Where it is not, and differs, it is
+  // from a server that lags behind (reads are `stale`): nothing will wake for it, so it is read again, less and less
+  // often.
+  void CompareWithWatches(const ConsulKey& key, Tracked& service, uint64_t index) {
+    const Datacenter& dc = *datacenters.at(key.first);
+    const bool lags = (dc.checks.has_value() && index <= dc.checks_index && DiffersFromChecks(service, *dc.checks)) ||
+                      (dc.known && index <= dc.listing_index && DiffersFromListing(key, service, dc));
+    if (!lags) {
+      service.disagreement.Reset();
+      return;
+    }
+    service.retry_at = Clock::now() + service.disagreement.Next(Unit());
+  }
+
+  // A global watch says something else than what is served, whoever read that.
+  void OnDifference(const ConsulKey& key, const Tracked& service) {
+    if (service.retry_at == Clock::time_point{}) Enqueue(key);
   }
 
   void Suspect(const ConsulKey& key, Tracked& service) {
@@ -459,7 +553,9 @@ struct ConsulWatcher::Impl {
     if (loop.stopped) co_return;
     Tracked* service = Find(key);
     if (service == nullptr || !service->suspect_since.has_value()) co_return;
-    const absl::StatusOr<std::vector<v1::Instance>> instances = DecodeHealthService(answer.ok() ? answer->body : "");
+    CheckDigests checks;
+    const absl::StatusOr<std::vector<v1::Instance>> instances =
+        DecodeHealthService(answer.ok() ? answer->body : "", &checks);
     if (!CheckAnswer(answer).ok() || !instances.ok()) {
       Hold(*service, "instances gone, and Consul's leader can't confirm it");
       co_return;
@@ -481,7 +577,7 @@ struct ConsulWatcher::Impl {
       dc.listing.erase(key.second);
       SetUnknown(key, *service);
     } else {
-      Believe(key, *service, *answer, *instances, loss.lost);
+      Believe(key, *service, *answer, *instances, checks, loss.lost);
     }
   }
 
@@ -497,6 +593,7 @@ struct ConsulWatcher::Impl {
     service.suspect_since.reset();
     service.failed = false;
     service.good_index = 0;
+    service.checks.reset();
     Store(service, EmptySet(key, v1::EndpointSet::UNKNOWN_SERVICE));
   }
 
@@ -516,23 +613,28 @@ struct ConsulWatcher::Impl {
       dc.catalog_failed = true;
       return false;
     }
-    std::vector<ConsulKey> changed;
-    for (const auto& [name, tags] : listing) {
-      const auto before = dc.listing.find(name);
-      if (before == dc.listing.end() || before->second != tags) changed.emplace_back(dc.name, name);
-    }
-    const bool news = !dc.known || dc.catalog_failed || !changed.empty() || dc.listing.size() != listing.size();
+    const bool same_names = std::ranges::equal(dc.listing, listing, {}, &CatalogListing::value_type::first,
+                                               &CatalogListing::value_type::first);
+    const bool news = !dc.known || dc.catalog_failed || !same_names;
     dc.known = true;
     dc.catalog_failed = false;
     dc.listing = std::move(listing);
+    if (dc.names == nullptr || !same_names) {
+      auto names = std::make_shared<ConsulNames>();
+      for (const auto& [name, tags] : dc.listing) names->insert(names->end(), name);
+      dc.names = std::move(names);
+    }
     dc.listing_index = answer.index;
     SetReachable(dc, absl::OkStatus());
     if (news) Reconcile();
-    for (const ConsulKey& key : changed) {
-      if (Find(key) != nullptr) Enqueue(key);
+    if (past_budget) {
+      for (const auto& [key, service] : tracked) {
+        if (key.first == dc.name && DiffersFromListing(key, service, dc)) OnDifference(key, service);
+      }
+      // Not everything that wakes this shows in the list: an instance without checks of a service that has others, say.
+      eager_sweep = true;
+      fetchers.back()->timer.cancel();
     }
-    // Not everything that wakes this shows in the list: an instance without checks of a service that has others, say.
-    eager_sweep = past_budget;
     SchedulePublish();
     return true;
   }
@@ -744,11 +846,12 @@ struct ConsulWatcher::Impl {
     if (loop.stopped) co_return absl::CancelledError("");
     absl::Status status = CheckAnswer(answer);
     if (status.ok()) {
-      const absl::StatusOr<std::vector<v1::Instance>> instances = DecodeHealthService(answer->body);
+      CheckDigests checks;
+      const absl::StatusOr<std::vector<v1::Instance>> instances = DecodeHealthService(answer->body, &checks);
       status = instances.status();
       if (instances.ok()) {
         SetReachable(dc, absl::OkStatus());
-        OnServiceAnswer(key, *answer, *instances);
+        OnServiceAnswer(key, *answer, *instances, checks);
         if (index != nullptr) *index = NextIndex(*index, answer->index);
         if (leader_known != nullptr) *leader_known = answer->known_leader;
         co_return status;
@@ -777,7 +880,7 @@ struct ConsulWatcher::Impl {
         status = digests.status();
         if (digests.ok()) {
           SetReachable(*dc, absl::OkStatus());
-          OnChecks(*dc, *std::move(digests));
+          OnChecks(*dc, *std::move(digests), answer->index);
           index = NextIndex(index, answer->index);
           leader_known = answer->known_leader;
           retry.Reset();
@@ -794,35 +897,55 @@ struct ConsulWatcher::Impl {
     }
   }
 
-  void OnChecks(Datacenter& dc, CheckDigests digests) {
+  void OnChecks(Datacenter& dc, CheckDigests digests, uint64_t index) {
     // After a failure every set is marked; reading each again takes that back.
     const bool all = !dc.checks.has_value() || dc.checks_failed;
     dc.checks_failed = false;
-    const auto differs = [](const auto& before, const auto& now, const std::string& name) {
-      const auto a = before.find(name), b = now.find(name);
-      return (a == before.end()) != (b == now.end()) || (a != before.end() && a->second != b->second);
-    };
+    dc.checks = std::move(digests);
+    dc.checks_index = index;
     for (const auto& [key, service] : tracked) {
       if (key.first != dc.name) continue;
-      bool changed = all || differs(dc.checks->services, digests.services, key.second);
-      for (int i = 0; !changed && i < service.set->instances_size(); ++i) {
-        const std::string& id = service.set->instances(i).id();
-        changed = differs(dc.checks->nodes, digests.nodes, id.substr(0, id.find('/')));
+      if (all) {
+        Enqueue(key);
+      } else if (DiffersFromChecks(service, *dc.checks)) {
+        OnDifference(key, service);
       }
-      if (changed) Enqueue(key);
     }
-    dc.checks = std::move(digests);
   }
 
   void Enqueue(const ConsulKey& key) {
-    if (!past_budget || !fetch_queued.insert(key).second) return;
+    if (!past_budget) return;
+    if (fetching.contains(key)) {
+      fetch_again.insert(key);  // what is being read may be older than the reason to read it
+      return;
+    }
+    if (!fetch_queued.insert(key).second) return;
+    sweep_queued.erase(key);
     fetch_queue.push_back(key);
     for (const auto& loop : fetchers) loop->timer.cancel();
   }
 
+  void EnqueueSweep(const ConsulKey& key) {
+    if (fetch_queued.contains(key) || !sweep_queued.insert(key).second) return;
+    sweep_queue.push_back(key);
+  }
+
+  std::optional<ConsulKey> NextToFetch() {
+    for (auto [queue, queued] : {std::pair{&fetch_queue, &fetch_queued}, {&sweep_queue, &sweep_queued}}) {
+      while (!queue->empty()) {
+        ConsulKey key = std::move(queue->front());
+        queue->pop_front();
+        if (queued->erase(key) == 0) continue;  // it went to the other one
+        if (!fetching.contains(key)) return key;
+        fetch_again.insert(std::move(key));  // what is being read may be older than the sweep
+      }
+    }
+    return std::nullopt;
+  }
+
   void BeginFetching() {
     next_sweep = Clock::now() + kSweepInterval;
-    eager_sweep_from = Clock::now() + kEagerSweepInterval;
+    eager_sweep_from = {};
     for (int i = 0; i <= kFetchers; ++i) {
       fetchers.push_back(std::make_shared<Loop>(io, options));
       if (i < kFetchers) {
@@ -839,27 +962,33 @@ struct ConsulWatcher::Impl {
     fetchers.clear();
     fetch_queue.clear();
     fetch_queued.clear();
+    sweep_queue.clear();
+    sweep_queued.clear();
+    fetching.clear();
+    fetch_again.clear();
     eager_sweep = false;
   }
 
   asio::awaitable<void> Fetch(std::shared_ptr<Loop> loop) {
     RetryDelay unreachable;
     while (!loop->stopped) {
-      if (fetch_queue.empty()) {
+      const std::optional<ConsulKey> next = NextToFetch();
+      if (!next.has_value()) {
         co_await Pause(*loop, kSweepInterval);  // until woken
         continue;
       }
-      const ConsulKey key = fetch_queue.front();
-      fetch_queue.pop_front();
-      fetch_queued.erase(key);
+      const ConsulKey& key = *next;
       const auto dc_found = datacenters.find(key.first);
       Tracked* service = Find(key);
       if (dc_found == datacenters.end() || service == nullptr) continue;
       const std::shared_ptr<Datacenter> dc = dc_found->second;
       if (!dc->known || !dc->listing.contains(key.second)) continue;  // the catalog's business
       const std::string target = absl::StrCat("/v1/health/service/", EscapeUrl(key.second), Query(*dc, "stale"));
+      fetching.insert(key);
       const absl::Status status = co_await ReadService(*dc, *loop, key, target, kReadTimeout, nullptr, nullptr);
       if (loop->stopped) break;
+      fetching.erase(key);
+      if (fetch_again.erase(key) > 0) Enqueue(key);
       if (status.ok()) {
         unreachable.Reset();
         continue;
@@ -878,10 +1007,14 @@ struct ConsulWatcher::Impl {
 
   // Reads everything again now and then, since no watch shows every change; and again what failed.
   asio::awaitable<void> Sweep(std::shared_ptr<Loop> loop) {
-    Clock::time_point began{};
+    std::optional<Clock::time_point> began;
     while (!loop->stopped) {
-      const auto wake = Clock::now() + kSweepTick;
-      while (!loop->stopped && Clock::now() < wake) co_await Pause(*loop, wake - Clock::now());
+      const auto wake = Clock::now() + (began ? kSweepingTick : kSweepTick);
+      const auto eager = [&] { return eager_sweep && !began && Clock::now() >= eager_sweep_from; };
+      while (!loop->stopped && Clock::now() < wake && !eager()) {
+        const auto until = eager_sweep && !began ? std::min(wake, eager_sweep_from) : wake;
+        co_await Pause(*loop, until - Clock::now());
+      }
       if (loop->stopped) break;
       const auto now = Clock::now();
       for (auto& [key, service] : tracked) {
@@ -889,19 +1022,18 @@ struct ConsulWatcher::Impl {
         service.retry_at = {};
         Enqueue(key);
       }
-      if (began != Clock::time_point{} && fetch_queue.empty()) {
-        // A tenth of the time at most goes into these.
-        eager_sweep_from = std::max(began + kEagerSweepInterval, now + 9 * (now - began - kSweepTick));
-        began = {};
+      if (began && sweep_queued.empty()) {
+        eager_sweep_from = now + kSweepRest * (now - *began);
+        began.reset();
       }
-      if (now < next_sweep && !(eager_sweep && now >= eager_sweep_from)) continue;
+      if (began || (now < next_sweep && !eager())) continue;
       eager_sweep = false;
       began = now;
       next_sweep = now + kSweepInterval;
       ChooseWatches();  // slots at the agent may have become free, and this loop be over
       if (loop->stopped) break;
-      eager_sweep_from = next_sweep;  // until this one's length is known
-      for (const auto& [key, service] : tracked) Enqueue(key);
+      for (const auto& [key, service] : tracked) EnqueueSweep(key);
+      for (const auto& each : fetchers) each->timer.cancel();
     }
   }
 

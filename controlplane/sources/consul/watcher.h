@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,12 +18,16 @@ namespace gateway::controlplane {
 // (datacenter, service); the agent's own datacenter is "".
 using ConsulKey = std::pair<std::string, std::string>;
 
+using ConsulNames = std::set<std::string, std::less<>>;
+
 // Everything known, immutable. A new one for every change.
 struct EndpointCatalog {
   uint64_t version =
       0;  // rises by one with every change of `sets` or `catalog_known`; never written to the policy store
   bool catalog_known = false;  // the agent's list of services was read at least once
   std::map<ConsulKey, std::shared_ptr<const v1::EndpointSet>> sets;
+  // The services that Consul lists, by datacenter (those that were read): also those that nobody watches.
+  std::map<std::string, std::shared_ptr<const ConsulNames>> names;
   bool reachable = false;  // the newest read succeeded
   std::string error;       // of the newest read
 };

@@ -20,7 +20,8 @@ int HexDigit(char c) {
 // A byte that may stand in an extension or in a trailer's value.
 bool IsText(char c) { return c == '\t' || (static_cast<unsigned char>(c) >= 0x20 && c != 0x7f); }
 
-// Fields that say how a message is framed, routed or authenticated never come after it (RFC 9110, section 6.5.1).
+}  // namespace
+
 bool IsForbiddenTrailer(std::string_view name) {
   switch (ClassifyField(name)) {
     case FieldKind::kHopByHop:
@@ -29,6 +30,8 @@ bool IsForbiddenTrailer(std::string_view name) {
     case FieldKind::kForwardedHost:
     case FieldKind::kForwardedOther:
     case FieldKind::kLookalike:
+    case FieldKind::kGateway:
+    case FieldKind::kIdentity:
       return true;
     default:
       break;
@@ -53,8 +56,6 @@ bool IsForbiddenTrailer(std::string_view name) {
   return std::any_of(std::begin(kForbidden), std::end(kForbidden),
                      [&](std::string_view each) { return EqualsIgnoreCase(each, name); });
 }
-
-}  // namespace
 
 size_t BodyDecoder::ReadableBytes() const {
   if (mode_ == Mode::kLength) return static_cast<size_t>(std::min<uint64_t>(left_, std::numeric_limits<size_t>::max()));

@@ -94,12 +94,21 @@ TEST_F(BootstrapTest, EveryKeyOfThePolicyPageIsKnown) {
   drain_delay: 3s
   handover: /run/gateway/handover
   watchdog_timeout: 5s
-access_log: { path: "-" }
-metrics: { host: 127.0.0.1, main_port: false }
+access_log: { path: "-", redact_query: [card_number, X-Ticket] }
+metrics: { host: 127.0.0.1, main_port: false, keep_removed_for: 10m }
 control_plane: { admin_listen: "127.0.0.1:7400", stream_listen: "127.0.0.1:7401", database: gateway.db, metrics_port: 9091, insecure: false }
 data_plane: { control_planes: ["127.0.0.1:7401"], name: dp-1, advertise: "10.0.0.5:8080", zone: a, labels: {}, cache_dir: DIR, policy_files: [FILE] }
 )"),
               IsEmpty());
+}
+
+TEST_F(BootstrapTest, NamesOfQueryParametersToRedactAreNamesAsServicesReadThem) {
+  EXPECT_THAT(Problems("access_log: { redact_query: [card, \"a%20b\", \"\", \"a&b\"] }\n"),
+              ElementsAre(HasSubstr("access_log.redact_query[1]: expected the name of a query parameter"),
+                          HasSubstr("redact_query[2]"), HasSubstr("redact_query[3]")));
+  LoadedBootstrap loaded = LoadBootstrap("", {}, {"access_log.redact_query=card,ticket"});
+  EXPECT_THAT(loaded.problems, IsEmpty());
+  EXPECT_THAT(loaded.config.access_log().redact_query(), ElementsAre("card", "ticket"));
 }
 
 TEST_F(BootstrapTest, ListenersLeaveLoopbackWithTlsOrWhereToldTo) {
@@ -152,6 +161,7 @@ TEST_F(BootstrapTest, DefaultsAreFilledInEverywhereButForTheRateLimit) {
   EXPECT_EQ(config.consul().address(), "localhost:8500");
   EXPECT_EQ(config.consul().health_check().timeout().seconds(), 5);
   EXPECT_EQ(config.metrics().port(), 9090u);
+  EXPECT_EQ(ToMillis(config.metrics().keep_removed_for()), std::chrono::minutes(10));
   EXPECT_EQ(config.logging().level(), v1::LoggingSection::INFO);
   EXPECT_EQ(config.logging().format(), v1::LoggingSection::JSON);
   EXPECT_EQ(config.access_log().path(), "-");
@@ -319,6 +329,20 @@ TEST_F(BootstrapTest, DescriptionHasEveryKeyItsOriginAndNoSecret) {
   EXPECT_THAT(text, HasSubstr("server.max_header_bytes: 64KiB "));
   EXPECT_THAT(text, HasSubstr("rate_limit.window_size: absent "));
   for (const auto& [path, origin] : loaded.origins) EXPECT_THAT(text, HasSubstr(path + ": "));
+}
+
+TEST_F(BootstrapTest, CheckConfigShowsTheNumbersBehindWords) {
+  const auto described = [](const std::vector<std::string>& sets) {
+    const LoadedBootstrap loaded = LoadBootstrap("", {}, sets);
+    EXPECT_TRUE(loaded.problems.empty());
+    return DescribeBootstrap(loaded);
+  };
+  EXPECT_THAT(described({}), ::testing::ContainsRegex("server.workers: auto +# default; [1-9][0-9]* on this machine\n"));
+  EXPECT_THAT(described({}),
+              ::testing::ContainsRegex("server.max_connections_per_address: 0 +# default; 25000 in effect\n"));
+  EXPECT_THAT(described({"server.max_connections=500"}), HasSubstr("; 500 in effect\n"));
+  EXPECT_THAT(described({"server.max_connections_per_address=7"}), Not(HasSubstr("in effect")));
+  EXPECT_THAT(described({"server.workers=3"}), Not(HasSubstr("on this machine")));
 }
 
 class DaemonArgumentsTest : public BootstrapTest {

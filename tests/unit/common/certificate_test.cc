@@ -1,13 +1,12 @@
 #include "common/base/certificate.h"
 
-#include <openssl/evp.h>
-#include <openssl/pem.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <fstream>
+#include <iterator>
+#include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/fixtures/temp_dir.h"
+#include "tests/fixtures/lab_ca.h"
 
 namespace gateway {
 namespace {
@@ -15,132 +14,92 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::StartsWith;
 
-const absl::Time kNow = absl::FromUnixSeconds(1'800'000'000);
+std::string Read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
 
-class Certificates : public ::testing::Test {
+class CertificateFile : public ::testing::Test {
  protected:
-  CertificateAndKey Issue(CertificateRequest request) {
-    if (request.lifetime == absl::ZeroDuration()) request.lifetime = absl::Hours(24);
-    absl::StatusOr<CertificateAndKey> made = IssueCertificate(authority_, request, kNow);
-    EXPECT_TRUE(made.ok()) << made.status();
-    return made.ok() ? *made : CertificateAndKey();
+  CertificateSource Source(const fixtures::LabCa::Files& files) {
+    return {.name = "site.crt", .chain_pem = Read(files.cert), .key_pem = Read(files.key)};
   }
-  TlsFiles Write(const CertificateAndKey& pair) {
-    return {dir_.Write("a.crt", pair.certificate), dir_.Write("a.key", pair.private_key),
-            dir_.Write("ca.crt", authority_.certificate)};
+  std::string ErrorOf(CertificateSource source) {
+    const auto parsed = ParseCertificate(std::move(source), absl::Now());
+    return parsed.ok() ? "" : std::string(parsed.status().message());
   }
-  std::string Problem(const TlsFiles& files, absl::Time now = kNow) {
-    return std::string(ReadTlsFiles(files, now).status().message());
-  }
-
-  const CertificateAndKey authority_ = MakeAuthority("lab", kNow, absl::Hours(48)).value();
-  fixtures::TempDir dir_;
+  fixtures::LabCa ca_;
 };
 
-TEST_F(Certificates, AnIssuedOneSaysWhoItIsFor) {
-  const CertificateAndKey pair =
-      Issue({.common_name = "dp-1",
-             .organizational_unit = "data-plane",
-             .names = {"dp-1", "host.example:8080", "10.0.0.7", "::1", "spiffe://fleet/dp-1"},
-             .client = true});
-  const absl::StatusOr<CertificateInfo> info = DescribeCertificate(pair.certificate);
-  ASSERT_TRUE(info.ok()) << info.status();
-  EXPECT_EQ(info->common_name, "dp-1");
-  EXPECT_EQ(info->organizational_unit, "data-plane");
-  EXPECT_THAT(info->dns_names, ElementsAre("dp-1", "host.example:8080"));
-  EXPECT_THAT(info->uris, ElementsAre("spiffe://fleet/dp-1"));
-  EXPECT_THAT(info->addresses, ElementsAre("10.0.0.7", "::1"));
-  EXPECT_LT(info->not_before, kNow) << "clocks differ";
-  EXPECT_EQ(info->not_after, kNow + absl::Hours(24));
+TEST_F(CertificateFile, IsReadWithItsNames) {
+  const auto files = ca_.Issue({.names = {"DNS:A.test", "DNS:*.b.test", "IP:10.0.0.7"}, .common_name = "leaf"});
+  const auto parsed = ParseCertificate(Source(files), absl::Now());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->subject, "CN=leaf");
+  EXPECT_THAT(parsed->dns_names, ElementsAre("a.test", "*.b.test"));
+  EXPECT_THAT(parsed->addresses, ElementsAre("10.0.0.7"));
+  EXPECT_EQ(parsed->key_type, Certificate::KeyType::kEcdsa);
+  EXPECT_EQ(parsed->fingerprint.size(), 64);
+  EXPECT_THAT(parsed->warnings, IsEmpty());
+  EXPECT_GT(parsed->not_after, absl::Now());
 }
 
-TEST_F(Certificates, NoneOutlivesItsAuthority) {
-  const CertificateAndKey pair = Issue({.common_name = "cp", .server = true, .lifetime = absl::Hours(1000)});
-  EXPECT_EQ(DescribeCertificate(pair.certificate)->not_after, kNow + absl::Hours(48));
-  EXPECT_THAT(std::string(IssueCertificate(authority_, {.common_name = "cp", .lifetime = absl::Hours(1)},
-                                           kNow + absl::Hours(49))
-                              .status()
-                              .message()),
-              HasSubstr("expired"));
+TEST_F(CertificateFile, NamesWhatIsWrong) {
+  const auto a = ca_.IssueFor({"DNS:a.test"});
+  const auto b = ca_.IssueFor({"DNS:b.test"});
+  CertificateSource source = Source(a);
+  source.key_pem = Read(b.key);
+  EXPECT_THAT(ErrorOf(source), StartsWith("site.crt: the private key is not that of the certificate (CN=leaf)"));
+
+  source = Source(a);
+  source.chain_pem += Read(b.cert);
+  EXPECT_THAT(ErrorOf(source), HasSubstr("certificate 2 of the chain (CN=leaf) did not issue certificate 1"));
+  source.chain_pem = Read(ca_.file()) + Read(a.cert);
+  EXPECT_THAT(ErrorOf(source), HasSubstr("the private key belongs to certificate 2 of the chain"));
+  source.chain_pem = Read(a.cert) + Read(ca_.file());
+  EXPECT_EQ(ErrorOf(source), "");
+
+  source = Source(a);
+  source.chain_pem = source.key_pem;
+  EXPECT_THAT(ErrorOf(source), HasSubstr("there is no certificate"));
+  source = Source(a);
+  source.key_pem = source.chain_pem;
+  EXPECT_THAT(ErrorOf(source), HasSubstr("there is no private key"));
+  source = Source(a);
+  source.chain_pem.resize(source.chain_pem.size() / 2);
+  EXPECT_THAT(ErrorOf(source), HasSubstr("can't be read"));
+  source = Source(a);
+  source.key_pem =
+      "-----BEGIN ENCRYPTED PRIVATE KEY-----\n"
+      "MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAj3Zf8lXr5VVwICCAAw\nDAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEKwqXb5Cdgg5\n"
+      "-----END ENCRYPTED PRIVATE KEY-----\n";
+  EXPECT_THAT(ErrorOf(source), HasSubstr("private key"));
+
+  EXPECT_THAT(ErrorOf(Source(ca_.Issue({.names = {"DNS:a.test"}, .rsa = true, .rsa_bits = 1024}))),
+              HasSubstr("an RSA key of 1024 bits; at least 2048 are needed"));
+  source = Source(a);
+  source.ocsp_der = "nonsense";
+  EXPECT_THAT(ErrorOf(source), HasSubstr("OCSP response"));
 }
 
-TEST_F(Certificates, NamesThatFitNoCertificateAreRefused) {
-  for (const std::string name : {"", "two words", "line\nbreak"}) {
-    EXPECT_FALSE(
-        IssueCertificate(authority_, {.common_name = "x", .names = {name}, .lifetime = absl::Hours(1)}, kNow).ok())
-        << name;
-  }
-  EXPECT_FALSE(IssueCertificate(authority_, {.common_name = "", .lifetime = absl::Hours(1)}, kNow).ok());
-  EXPECT_FALSE(IssueCertificate({authority_.certificate, Issue({.common_name = "x"}).private_key},
-                                {.common_name = "x", .lifetime = absl::Hours(1)}, kNow)
-                   .ok())
-      << "the key of another";
+TEST_F(CertificateFile, WarnsOfWhatClientsWillReject) {
+  auto parsed = ParseCertificate(
+      Source(ca_.Issue({.names = {"DNS:a.test"}, .validity = std::chrono::hours(-1)})), absl::Now());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(parsed->warnings, ElementsAre(HasSubstr("site.crt: expired on")));
+  parsed = ParseCertificate(Source(ca_.Issue(fixtures::LabCa::Request())), absl::Now());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(parsed->warnings, ElementsAre(HasSubstr("no subjectAltName")));
 }
 
-TEST_F(Certificates, GoodFilesAreReadWhole) {
-  const CertificateAndKey pair = Issue({.common_name = "cp", .names = {"cp"}, .server = true});
-  const absl::StatusOr<TlsMaterial> read = ReadTlsFiles(Write(pair), kNow);
-  ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_EQ(read->certificate_chain, pair.certificate);
-  EXPECT_EQ(read->private_key, pair.private_key);
-  EXPECT_EQ(read->ca, authority_.certificate);
-  EXPECT_EQ(read->not_after, kNow + absl::Hours(24));
-  EXPECT_THAT(Problem({}), IsEmpty()) << "no TLS at all";
-}
-
-TEST_F(Certificates, WhatAHandshakeWouldFailOnIsToldByFile) {
-  const CertificateAndKey pair = Issue({.common_name = "cp", .server = true});
-  const TlsFiles files = Write(pair);
-  EXPECT_THAT(Problem(files, kNow + absl::Hours(25)), HasSubstr("a.crt: the certificate expired at 2027-01-16"));
-  EXPECT_THAT(Problem(files, kNow - absl::Hours(1)), HasSubstr("a.crt: the certificate is not valid before"));
-  EXPECT_THAT(Problem({files.cert, dir_.File("no.key"), ""}), HasSubstr("no.key: cannot be read: No such file"));
-  EXPECT_THAT(Problem({files.key, files.key, ""}), HasSubstr("a.key: holds no certificate"));
-  EXPECT_THAT(Problem({files.cert, files.cert, ""}), HasSubstr("a.crt: holds no private key"));
-  EXPECT_THAT(Problem({files.cert, dir_.Write("other.key", Issue({.common_name = "other"}).private_key), ""}),
-              HasSubstr("other.key: is not the key of the certificate in"));
-  EXPECT_THAT(Problem({"", "", files.key}), HasSubstr("a.key: holds no certificate"));
-  EXPECT_THAT(Problem({"", "", files.ca}, kNow + absl::Hours(49)), HasSubstr("ca.crt: every certificate in it has"));
-  EXPECT_THAT(Problem({"", "", dir_.Write("big", std::string(kPemFileBytesMax + 1, 'x'))}), HasSubstr("at most"));
-  EXPECT_THAT(Problem({dir_.Write("half.crt", pair.certificate.substr(0, 200)), files.key, ""}),
-              HasSubstr("half.crt: holds no certificate"));
-}
-
-TEST_F(Certificates, AnEncryptedKeyIsRefusedWithoutAskingATerminal) {
-  const CertificateAndKey pair = Issue({.common_name = "cp"});
-  BIO* in = BIO_new_mem_buf(pair.private_key.data(), static_cast<int>(pair.private_key.size()));
-  EVP_PKEY* key = PEM_read_bio_PrivateKey(in, nullptr, nullptr, nullptr);
-  BIO* out = BIO_new(BIO_s_mem());
-  ASSERT_EQ(PEM_write_bio_PKCS8PrivateKey(out, key, EVP_aes_256_cbc(), "secret", 6, nullptr, nullptr), 1);
-  char* text = nullptr;
-  const long size = BIO_get_mem_data(out, &text);
-  const std::string encrypted(text, static_cast<size_t>(size));
-  BIO_free(in);
-  BIO_free(out);
-  EVP_PKEY_free(key);
-  EXPECT_THAT(Problem({dir_.Write("a.crt", pair.certificate), dir_.Write("a.key", encrypted), ""}),
-              HasSubstr("without a passphrase"));
-}
-
-TEST_F(Certificates, TheStampChangesWithEachFile) {
-  const TlsFiles files = Write(Issue({.common_name = "cp"}));
-  const std::string first = TlsFilesStamp(files);
-  EXPECT_EQ(TlsFilesStamp(files), first);
-  for (const std::string& path : {files.cert, files.key, files.ca}) {
-    const std::string before = TlsFilesStamp(files);
-    const std::string next = dir_.Write("next", "other");
-    ASSERT_EQ(rename(next.c_str(), path.c_str()), 0);
-    EXPECT_NE(TlsFilesStamp(files), before) << path;
-  }
-  ASSERT_EQ(unlink(files.ca.c_str()), 0);
-  EXPECT_NE(TlsFilesStamp(files), first);
-}
-
-TEST_F(Certificates, SharedAuthoritiesAreFoundInBundles) {
-  const std::string other = MakeAuthority("other", kNow, absl::Hours(1))->certificate;
-  EXPECT_TRUE(ShareCertificate(authority_.certificate, other + authority_.certificate));
-  EXPECT_FALSE(ShareCertificate(authority_.certificate, other));
-  EXPECT_FALSE(ShareCertificate("", other));
+TEST(CertificateName, WildcardCoversOneLabel) {
+  EXPECT_TRUE(NameCovers("a.test", "a.test"));
+  EXPECT_TRUE(NameCovers("*.a.test", "b.a.test"));
+  EXPECT_FALSE(NameCovers("*.a.test", "c.b.a.test"));
+  EXPECT_FALSE(NameCovers("*.a.test", "a.test"));
+  EXPECT_FALSE(NameCovers("*.a.test", ".a.test"));
 }
 
 }  // namespace

@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <memory>
 #include <stdexcept>
@@ -24,9 +26,13 @@ using namespace std::chrono_literals;
 // A plain blocking socket: the test says byte by byte what the client does.
 class Client {
  public:
-  explicit Client(uint16_t port) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  // `from`: the address that it connects from, of 127.0.0.0/8.
+  explicit Client(uint16_t port, uint32_t from = INADDR_LOOPBACK)
+      : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(from);
+    (void)bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address));
     address.sin_port = htons(port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     connected_ = connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
@@ -150,26 +156,104 @@ TEST_F(MetricsHttpTest, SlowClientsDoNotKeepOthersWaitingAndAreCutOff) {
   EXPECT_GE(std::chrono::steady_clock::now() - start, 8s);
 }
 
-TEST_F(MetricsHttpTest, SixtyFifthConnectionIsClosedAndTheNextAfterOneEndsIsServed) {
-  std::vector<std::unique_ptr<Client>> clients;
+constexpr char kProbe[] = "GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+// Whether the server has ended this connection, within `within`.
+bool Ended(Client* client, std::chrono::milliseconds within = 5ms) {
+  return client->Read("", within).find("<no end>") == std::string::npos;
+}
+
+TEST_F(MetricsHttpTest, SilentConnectionsOfOneAddressGiveWayToItsProbes) {
+  std::vector<std::unique_ptr<Client>> silent;
+  for (int i = 0; i < 64; ++i) silent.push_back(std::make_unique<Client>(server_->port()));
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 30; ++i) ASSERT_THAT(Ask(kProbe), HasSubstr("healthy")) << i;
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 1500ms);
+}
+
+TEST_F(MetricsHttpTest, SilentConnectionsOfManyAddressesGiveWayToAProbe) {
+  std::vector<std::unique_ptr<Client>> silent;
+  for (int i = 0; i < 200; ++i) {
+    silent.push_back(std::make_unique<Client>(server_->port(), 0x7f000100u + static_cast<uint32_t>(i)));
+    ASSERT_TRUE(silent.back()->connected());
+  }
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_THAT(Ask(kProbe), HasSubstr("healthy"));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 1500ms);
+  // The oldest went: 64 at once, and one more for the probe.
+  EXPECT_TRUE(Ended(silent.front().get(), 1s));
+  EXPECT_FALSE(Ended(silent.back().get()));
+}
+
+TEST_F(MetricsHttpTest, HalfARequestAndAnUnreadResponseGiveWayToo) {
+  std::vector<std::unique_ptr<Client>> slow;
   for (int i = 0; i < 64; ++i) {
-    clients.push_back(std::make_unique<Client>(server_->port()));
-    ASSERT_TRUE(clients.back()->connected());
+    slow.push_back(std::make_unique<Client>(server_->port(), 0x7f000100u + static_cast<uint32_t>(i)));
+    ASSERT_TRUE(slow.back()->Send(i % 2 == 0 ? "GET /health HT" : "GET /large HTTP/1.1\r\nHost: a\r\n\r\n"));
+  }
+  for (int i = 0; i < 30; ++i) ASSERT_THAT(Ask(kProbe), HasSubstr("healthy")) << i;
+}
+
+TEST_F(MetricsHttpTest, AConnectionThatWasServedOutlivesASilentOne) {
+  Client kept(server_->port());
+  ASSERT_TRUE(kept.Send("GET /ready HTTP/1.1\r\nHost: a\r\n\r\n"));
+  ASSERT_THAT(kept.Read("{}"), StartsWith("HTTP/1.1 503 "));
+  std::vector<std::unique_ptr<Client>> silent;
+  for (int i = 0; i < 40; ++i) silent.push_back(std::make_unique<Client>(server_->port()));
+  EXPECT_TRUE(Ended(silent.front().get(), 1s));
+  ASSERT_TRUE(kept.Send("GET /ready HTTP/1.1\r\nHost: a\r\n\r\n"));
+  EXPECT_THAT(kept.Read("{}"), StartsWith("HTTP/1.1 503 "));
+}
+
+TEST_F(MetricsHttpTest, SixteenOfAnAddressAndSixtyFourInAllStay) {
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 100; ++i) {
+    clients.push_back(std::make_unique<Client>(server_->port(), 0x7f000100u + static_cast<uint32_t>(i / 20)));
     // An answer shows that this connection is counted.
     ASSERT_TRUE(clients.back()->Send("GET /ready HTTP/1.1\r\nHost: a\r\n\r\n"));
     ASSERT_THAT(clients.back()->Read("{}"), StartsWith("HTTP/1.1 503 ")) << i;
   }
+  int open = 0;
+  for (const auto& each : clients) open += Ended(each.get()) ? 0 : 1;
+  EXPECT_EQ(open, 64);
+  for (size_t i = 80; i < 84; ++i) EXPECT_TRUE(Ended(clients[i].get())) << i;  // the last address's first four
+  for (size_t i = 84; i < 100; ++i) EXPECT_FALSE(Ended(clients[i].get())) << i;
+}
+
+TEST_F(MetricsHttpTest, NewConnectionThatSendsNothingEndsSoon) {
+  Client silent(server_->port());
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(silent.Read("", 8s), "");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 6s);
+}
+
+TEST(MetricsHttpDescriptors, ProbesGetThroughWhereSilentConnectionsHoldTheLastDescriptors) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  auto server = std::move(MetricsHttp::Listen("127.0.0.1", 0)).value();
+  server->Handle("/health", [] { return HttpReply{.body = "healthy"}; });
+  server->Start();
+  std::vector<int> held;
+  const rlimit few{128, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  std::vector<std::unique_ptr<Client>> silent;
+  for (int i = 0; i < 8; ++i) silent.push_back(std::make_unique<Client>(server->port()));
   {
-    Client over(server_->port());
-    EXPECT_THAT(over.Read(), Not(HasSubstr("<no end>")));
+    Client last(server->port());  // served, so all that came before have been accepted
+    ASSERT_TRUE(last.Send(kProbe));
+    ASSERT_THAT(last.Read(), HasSubstr("healthy"));
   }
-  clients.pop_back();
-  auto deadline = std::chrono::steady_clock::now() + 5s;
-  std::string answer;
-  while (answer.find("healthy") == std::string::npos && std::chrono::steady_clock::now() < deadline) {
-    answer = Ask("GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+  for (int fd = dup(0); fd >= 0; fd = dup(0)) held.push_back(fd);
+  ASSERT_EQ(errno, EMFILE);
+  close(held.back());  // one for the probe's own end; the server has none
+  held.pop_back();
+  {
+    Client probe(server->port());
+    EXPECT_TRUE(probe.Send(kProbe));
+    EXPECT_THAT(probe.Read(), HasSubstr("healthy"));
   }
-  EXPECT_THAT(answer, HasSubstr("healthy"));
+  for (const int fd : held) close(fd);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 TEST_F(MetricsHttpTest, EndsWithConnectionsOpen) {

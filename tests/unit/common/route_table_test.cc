@@ -272,7 +272,7 @@ TEST(RouteTable, SaysWhichMethodsWouldMatch) {
   EXPECT_EQ(match.route, nullptr);
   EXPECT_TRUE(match.method_not_allowed);
   EXPECT_EQ(std::vector<std::string>(match.allowed_methods.begin(), match.allowed_methods.end()),
-            (std::vector<std::string>{"DELETE", "GET", "PUT"}));
+            (std::vector<std::string>{"DELETE", "GET", "HEAD", "PUT"}));
   EXPECT_EQ(NameOf(result, {.method = "DELETE", .path = "/a"}), "b") << "falls through to the next best";
   EXPECT_EQ(NameOf(result, {.method = "get", .path = "/a"}), "405") << "methods have a case";
 
@@ -283,6 +283,47 @@ TEST(RouteTable, SaysWhichMethodsWouldMatch) {
   EXPECT_EQ(reused.route->name, "a");
   EXPECT_FALSE(reused.method_not_allowed);
   EXPECT_TRUE(reused.allowed_methods.empty());
+}
+
+TEST(RouteTable, ARouteOfGetTakesHeadUnlessItsEqualListsIt) {
+  auto result = CompileLines({"name: a, match: { path: { exact: /a }, methods: [GET] }",
+                              "name: b, match: { path: { exact: /a }, methods: [HEAD] }",
+                              "name: c, match: { path: { prefix: /c }, methods: [GET] }",
+                              "name: d, match: { path: { prefix: /c }, methods: [GET, HEAD] }",
+                              "name: e, match: { path: { exact: /e }, methods: [POST] }",
+                              "name: all, match: { path: { prefix: / } }"});
+  EXPECT_EQ(NameOf(result, {.path = "/a"}), "a");
+  EXPECT_EQ(NameOf(result, {.method = "HEAD", .path = "/a"}), "b");
+  EXPECT_EQ(NameOf(result, {.path = "/c/x"}), "c");
+  EXPECT_EQ(NameOf(result, {.method = "HEAD", .path = "/c/x"}), "d");
+  EXPECT_EQ(NameOf(result, {.method = "HEAD", .path = "/e"}), "all");
+  EXPECT_EQ(NameOf(result, {.method = "POST", .path = "/a"}), "all");
+  EXPECT_TRUE(result.warnings.empty()) << result.warnings.front();
+
+  auto alone = CompileLines({"name: get, match: { path: { prefix: /admin }, methods: [GET] }",
+                             "name: all, match: { path: { prefix: / } }",
+                             "name: more, match: { path: { exact: /m }, methods: [GET], headers: [{ name: h, exact: "
+                             "'1' }] }",
+                             "name: head, match: { path: { exact: /m }, methods: [HEAD] }"});
+  EXPECT_EQ(NameOf(alone, {.method = "HEAD", .path = "/admin"}), "get");
+  EXPECT_EQ(NameOf(alone, {.method = "HEAD", .path = "/m", .fields = {{"h", "1"}}}), "more") << "conditions come first";
+  EXPECT_EQ(NameOf(alone, {.method = "HEAD", .path = "/m"}), "head");
+  // Of many routes of one path, which are found by an index.
+  std::vector<std::string> lines;
+  for (int i = 10; i < 40; ++i) {
+    const std::string number = std::to_string(i);
+    lines.push_back("name: get" + number +
+                    ", match: { path: { exact: /a }, methods: [GET], headers: [{ name: h, "
+                    "exact: '" +
+                    number + "' }] }");
+    lines.push_back("name: head" + number +
+                    ", match: { path: { exact: /a }, methods: [HEAD], headers: [{ name: h, "
+                    "exact: '" +
+                    number + "' }] }");
+  }
+  auto many = CompileLines(lines);
+  EXPECT_EQ(NameOf(many, {.path = "/a", .fields = {{"h", "25"}}}), "get25");
+  EXPECT_EQ(NameOf(many, {.method = "HEAD", .path = "/a", .fields = {{"h", "25"}}}), "head25");
 }
 
 TEST(RouteTable, HeaderConditions) {
@@ -555,6 +596,21 @@ TEST(RouteTable, NamesAllRoutesThatTogetherTakeEverything) {
                                       "it and together take every request that it would"}));
 }
 
+TEST(RouteTable, WarnsOfWhatImpliedHeadsTakeAndOfNothingElse) {
+  EXPECT_EQ(WarningsOf({"name: a, match: { path: { prefix: /a }, methods: [GET, HEAD] }",
+                        "name: b, match: { path: { prefix: /a }, methods: [GET] }"}),
+            (std::vector<std::string>{"route 'b' can never match: route 'a' goes before it and takes every request "
+                                      "that it would"}));
+  EXPECT_EQ(WarningsOf({"name: a, match: { path: { prefix: /a }, methods: [GET] }",
+                        "name: b, match: { path: { prefix: /a }, methods: [GET] }"}),
+            (std::vector<std::string>{"routes 'a' and 'b' cannot be told apart: their conditions and priorities are "
+                                      "the same; 'a' serves, by its name"}));
+  EXPECT_EQ(WarningsOf({"name: a, priority: 1, match: { path: { prefix: / }, methods: [GET] }",
+                        "name: b, match: { path: { prefix: /a }, methods: [HEAD] }"}),
+            (std::vector<std::string>{"route 'b' can never match: route 'a' goes before it and takes every request "
+                                      "that it would"}));
+}
+
 TEST(RouteTable, DoesNotWarnOfARouteThatKeepsOneOfItsHosts) {
   auto result = CompileLines({"name: a, match: { hosts: [x.com], path: { prefix: /a } }",
                               "name: b, match: { hosts: [x.com, y.com], path: { prefix: /a } }"});
@@ -707,7 +763,7 @@ struct Reference {
   }
 
   Hit Match(const Request& request) const {
-    using Rank = std::tuple<int, std::pair<int, int>, std::string, bool, int, std::string>;
+    using Rank = std::tuple<int, std::pair<int, int>, std::string, bool, int, bool, std::string>;
     std::optional<Rank> best;
     Hit result;
     for (const v1::Route& route : routes) {
@@ -730,13 +786,16 @@ struct Reference {
         holds = holds && found == (!query.has_present() || query.present());
       }
       if (!holds) continue;
-      if (!match.methods().empty() &&
-          std::find(match.methods().begin(), match.methods().end(), request.method) == match.methods().end()) {
-        result.allowed.insert(match.methods().begin(), match.methods().end());
+      std::set<std::string> methods(match.methods().begin(), match.methods().end());
+      const bool implied = request.method == "HEAD" && methods.contains("GET") && !methods.contains("HEAD");
+      if (methods.contains("GET")) methods.insert("HEAD");
+      if (!methods.empty() && !methods.contains(request.method)) {
+        result.allowed.insert(methods.begin(), methods.end());
         continue;
       }
-      Rank rank{-route.priority(), *host, *path, match.methods().empty(), -match.headers_size() - match.query_size(),
-                route.name()};
+      Rank rank{
+          -route.priority(), *host,       *path, match.methods().empty(), -match.headers_size() - match.query_size(),
+          implied,           route.name()};
       if (best.has_value() && !(rank < *best)) continue;
       best = rank;
       hit.allowed = std::move(result.allowed);
@@ -809,7 +868,7 @@ class RandomSets {
 
  private:
   static constexpr const char* kSegments[] = {"a", "b", "c"};
-  static constexpr const char* kMethods[] = {"GET", "PUT", "POST"};
+  static constexpr const char* kMethods[] = {"GET", "HEAD", "PUT", "POST"};
   static constexpr const char* kHosts[] = {"x.com", "y.x.com", "*.x.com", "*.y.x.com", "*.com"};
   static constexpr const char* kRequestHosts[] = {"x.com", "y.x.com", "z.x.com", "z.y.x.com", "w.com", "w.org", ""};
   static constexpr const char* kNames[] = {"g", "h"};

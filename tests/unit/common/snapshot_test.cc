@@ -637,5 +637,52 @@ TEST(CompileSnapshot, AnUrlOfKeysHasNoUser) {
   }
 }
 
+TEST(CompileSnapshot, WarnsOfAServiceThatCanServeNothingAndOfAnAddressThatComesTwice) {
+  const auto warnings = [](const std::string& endpoints) {
+    return Compile(ReadPolicy("kind: Service\nname: s\nstatic: [" + endpoints + "]\n")).warnings;
+  };
+  EXPECT_THAT(warnings("{ address: \"a:1\", weight: 0 }, { address: \"a:2\", weight: 0 }"),
+              ElementsAre("Service/s: every endpoint has weight 0, so none gets a request (503)"));
+  EXPECT_THAT(warnings("{ address: \"a:1\", weight: 0 }, { address: \"a:2\" }"), IsEmpty());
+  EXPECT_THAT(warnings("{ address: \"a:1\" }, { address: \"b:1\" }, { address: \"A:1\", weight: 2 }"),
+              ElementsAre(HasSubstr("Service/s: static[0] and static[2] are the same address 'a:1'")));
+  EXPECT_THAT(warnings("{ address: \"[::1]:1\" }, { address: \"[0:0::1]:1\" }"),
+              ElementsAre(HasSubstr("static[0] and static[1] are the same address '[::1]:1'")));
+}
+
+// A guard by methods is one only where what it leaves out reaches no service by itself.
+TEST(CompileSnapshot, WarnsOfAGuardThatAnotherMethodGoesRound) {
+  const auto warnings = [](const std::string& routes) {
+    return Compile(ReadPolicy("kind: Service\nname: s\nstatic: [{ address: \"h:1\" }]\n---\n"
+                              "kind: IpAccess\nname: office\nallow: [192.0.2.0/24]\n---\n" +
+                              routes))
+        .warnings;
+  };
+  const std::string guarded =
+      "kind: Route\nname: admin\nmatch: { path: { prefix: /admin }, methods: [GET] }\n"
+      "service: s\naccess: office\n---\n";
+  EXPECT_THAT(
+      warnings(guarded + "kind: Route\nname: all\nmatch: { path: { prefix: / } }\nservice: s\n"),
+      ElementsAre("Route/admin: its access covers GET, HEAD alone: any other method of '/admin' takes Route/all, "
+                  "which is not guarded by it; leave `methods` out here, or guard that route too"));
+  EXPECT_THAT(warnings(guarded), IsEmpty()) << "405";
+  EXPECT_THAT(warnings(guarded + "kind: Route\nname: post\nmatch: { path: { prefix: / }, methods: [POST] }\n"
+                                 "service: s\n"),
+              IsEmpty())
+      << "somebody wrote POST down";
+  EXPECT_THAT(warnings(guarded + "kind: Route\nname: all\nmatch: { path: { prefix: / } }\nservice: s\n"
+                                 "access: office\n"),
+              IsEmpty());
+  EXPECT_THAT(warnings(guarded + "kind: Route\nname: all\nmatch: { path: { prefix: / } }\nrespond: { status: 404 }\n"),
+              IsEmpty());
+  // Found through hosts, templates and conditions.
+  EXPECT_THAT(
+      warnings("kind: Route\nname: admin\nmatch: { hosts: [\"*.a.example\"], path: { template: \"/{x}/b/**\" }, "
+               "methods: [GET], headers: [{ name: H, prefix: p }], query: [{ name: q, exact: \"1 &\" }] }\n"
+               "service: s\naccess: office\n---\n"
+               "kind: Route\nname: all\nmatch: { hosts: [\"*.a.example\"] }\nservice: s\n"),
+      ElementsAre(HasSubstr("any other method of '/x/b' takes Route/all")));
+}
+
 }  // namespace
 }  // namespace gateway

@@ -108,9 +108,67 @@ TEST(ConsulDecoder, UnusableAddressOrPortOnlyTakesThatInstanceOut) {
     EXPECT_EQ(DecodeOne(entry).weight(), 0u) << address;
     EXPECT_EQ(DecodeOne(entry).address(), "") << address;
   }
-  Json v6 = Entry();
-  v6["Service"]["Address"] = "fe80::1%eth0";
-  EXPECT_EQ(DecodeOne(v6).weight(), 3u);
+}
+
+TEST(ConsulDecoder, AnAddressIsAnIpAddressOrAHostNameWithoutAPort) {
+  for (const char* address : {"10.0.0.1", "::1", "fe80::1%eth0", "2001:db8::1", "db", "db-1.example.com", "a_b.local.",
+                              "1.example.com", "xn--bcher-kva.example"}) {
+    Json entry = Entry();
+    entry["Service"]["Address"] = address;
+    EXPECT_EQ(DecodeOne(entry).weight(), 3u) << address;
+    EXPECT_EQ(DecodeOne(entry).unusable(), "") << address;
+  }
+  const std::string long_label(64, 'a');
+  for (const std::string& address :
+       {std::string("127.0.0.1:9999"), std::string("[::1]"), std::string("[::1]:80"), std::string("host:80"),
+        std::string("256.0.0.1"), std::string("10.0.0"), std::string("10.0.0.1.2"), std::string("a..b"),
+        std::string("-a.example"), std::string("fe80::1%"), std::string("fe80::1%a/b"), std::string("10.0.0.1%eth0"),
+        std::string("http://a"), std::string("."), long_label}) {
+    Json entry = Entry();
+    entry["Service"]["Address"] = address;
+    const v1::Instance instance = DecodeOne(entry);
+    EXPECT_EQ(instance.weight(), 0u) << address;
+    EXPECT_EQ(instance.address(), "") << address;
+    EXPECT_NE(instance.unusable().find("is neither an IP address nor a host name"), std::string::npos) << address;
+    EXPECT_NE(instance.unusable().find(address), std::string::npos) << instance.unusable();
+  }
+  Json entry = Entry();
+  entry["Service"]["Port"] = 0;
+  EXPECT_EQ(DecodeOne(entry).unusable(), "the port is not between 1 and 65535");
+}
+
+// The same checks as two endpoints of Consul list them: node checks once for each instance here, once in all there.
+TEST(ConsulDecoder, ChecksOfAServiceAndOfEverythingHaveTheSameDigests) {
+  const auto check = [](const char* node, const char* id, const char* service_id, const char* status) {
+    return Json{{"Node", node},
+                {"CheckID", id},
+                {"ServiceID", service_id},
+                {"ServiceName", service_id[0] == '\0' ? "" : "s"},
+                {"ServiceTags", Json::array({"a"})},
+                {"Status", status},
+                {"Output", "this and that"}};
+  };
+  const auto entry = [](const char* node, const char* id, Json checks) {
+    return Json{{"Node", {{"Node", node}, {"Address", "10.0.0.1"}}},
+                {"Service", {{"ID", id}, {"Service", "s"}, {"Address", ""}, {"Port", 80}}},
+                {"Checks", std::move(checks)}};
+  };
+  const Json serf1 = check("n1", "serf", "", "passing"), serf2 = check("n2", "serf", "", "passing");
+  const Json a = check("n1", "a", "s-1", "passing"), b = check("n1", "b", "s-2", "critical");
+  const Json c = check("n2", "c", "s-3", "passing");
+  CheckDigests of_service;
+  ASSERT_TRUE(DecodeHealthService(Json::array({entry("n1", "s-1", {serf1, a}), entry("n1", "s-2", {b, serf1}),
+                                               entry("n2", "s-3", {serf2, c})})
+                                      .dump(),
+                                  &of_service)
+                  .ok());
+  const auto of_all = DecodeHealthState(Json::array({c, serf2, b, a, serf1}).dump());
+  ASSERT_TRUE(of_all.ok());
+  EXPECT_EQ(of_service.services, of_all->services);
+  EXPECT_EQ(of_service.nodes, of_all->nodes);
+  const auto flipped = DecodeHealthState(Json::array({c, serf2, check("n1", "b", "s-2", "passing"), a, serf1}).dump());
+  EXPECT_NE(of_service.services, flipped->services);
+  EXPECT_EQ(of_service.nodes, flipped->nodes);
 }
 
 TEST(ConsulDecoder, InstancesAreSortedAndUnique) {

@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/admin_protocol.h"
 #include "controlplane/grpc_status.h"
+#include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
 #include "tests/unit/controlplane/testing.h"
 
@@ -283,6 +284,103 @@ TEST_F(PublisherTest, ARollbackIsANewRevisionWithTheResourcesOfTheOldOne) {
   EXPECT_EQ(publisher_->Rollback(request, "")->revision(), 4u) << "nothing to do";
   request.set_revision(99);
   EXPECT_EQ(publisher_->Rollback(request, "").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(PublisherTest, ARollbackTellsWhatItUndoesAndTakesAnExpectedRevision) {
+  ASSERT_TRUE(Apply({StaticService("a")}).ok());  // 2
+  v1::ApplyRequest by_bob = ApplyOf({StaticService("b")}, "bob");
+  by_bob.mutable_context()->set_comment("more");
+  ASSERT_TRUE(publisher_->Apply(by_bob, "10.1.2.3").ok());  // 3
+  v1::RollbackRequest request;
+  request.set_revision(2);
+  request.set_dry_run(true);
+  auto dry = publisher_->Rollback(request, "");
+  ASSERT_TRUE(dry.ok()) << dry.status();
+  EXPECT_EQ(dry->undone_count(), 1u);
+  ASSERT_EQ(dry->undone_size(), 1);
+  EXPECT_EQ(dry->undone(0).revision(), 3u);
+  EXPECT_EQ(dry->undone(0).actor(), "bob");
+  EXPECT_EQ(dry->undone(0).comment(), "more");
+  EXPECT_EQ(dry->undone(0).peer(), "10.1.2.3");
+  ASSERT_EQ(dry->undone(0).changes_size(), 1);
+  EXPECT_EQ(dry->undone(0).changes(0).name(), "b");
+  request.set_dry_run(false);
+  request.set_expected_revision(2);
+  EXPECT_EQ(publisher_->Rollback(request, "").status().code(), absl::StatusCode::kAborted);
+  EXPECT_TRUE(Has("Service", "b"));
+  request.set_expected_revision(3);
+  EXPECT_TRUE(publisher_->Rollback(request, "").ok());
+  EXPECT_FALSE(Has("Service", "b"));
+  // Of very many, the newest.
+  for (int i = 0; i < kUndoneToldMax + 5; ++i) {
+    ASSERT_TRUE(Apply({StaticService("c", absl::StrCat("127.0.0.1:", i + 1))}).ok());
+  }
+  request = v1::RollbackRequest();
+  request.set_revision(4);
+  auto many = publisher_->Rollback(request, "");
+  ASSERT_TRUE(many.ok()) << many.status();
+  EXPECT_EQ(many->undone_count(), static_cast<uint64_t>(kUndoneToldMax) + 5);
+  EXPECT_EQ(many->undone_size(), kUndoneToldMax);
+  EXPECT_EQ(many->undone(0).revision(), 4u + kUndoneToldMax + 5);
+}
+
+TEST_F(PublisherTest, SeveralAreDeletedAtOnceOrNone) {
+  ASSERT_TRUE(Apply({StaticService("a"), PrefixRoute("r", "a"), StaticService("b")}).ok());  // 2
+  const auto erase = [this](std::vector<std::pair<std::string, std::string>> names, bool ignore = false) {
+    v1::DeleteRequest request;
+    for (auto& [kind, name] : names) {
+      request.add_resources()->set_kind(kind);
+      request.mutable_resources()->rbegin()->set_name(name);
+    }
+    request.set_ignore_not_found(ignore);
+    return publisher_->Delete(request, "");
+  };
+  EXPECT_EQ(erase({{"Service", "a"}, {"Service", "b"}}).status().code(), absl::StatusCode::kInvalidArgument)
+      << "the route refers to one of them";
+  EXPECT_TRUE(Has("Service", "b"));
+  const absl::Status missing = erase({{"Service", "b"}, {"Route", "x"}, {"Route", "y"}}).status();
+  EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(missing.message(), "no Route/x, Route/y");
+  EXPECT_TRUE(Has("Service", "b"));
+  auto done = erase({{"service", "a"}, {"routes", "r"}, {"Route", "r"}, {"Route", "x"}}, /*ignore=*/true);
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(done->revision(), 3u) << "one revision, whatever the order";
+  ASSERT_EQ(done->changes_size(), 2);
+  EXPECT_EQ(done->changes(0).op(), v1::Change::DELETED);
+  EXPECT_FALSE(Has("Service", "a"));
+  auto nothing = erase({{"Route", "x"}}, /*ignore=*/true);
+  ASSERT_TRUE(nothing.ok()) << nothing.status();
+  EXPECT_EQ(nothing->revision(), 3u);
+  EXPECT_EQ(publisher_->Delete(v1::DeleteRequest(), "").status().code(), absl::StatusCode::kNotFound)
+      << "nothing is asked for: no kind ''";
+}
+
+// Two routes that cannot be told apart, in a policy that has more of that kind.
+TEST_F(PublisherTest, WarningsAreAboutWhatChanged) {
+  const auto route = [](const std::string& name, const std::string& prefix, const std::string& comment = "") {
+    v1::Resource resource = PrefixRoute(name, "a");
+    resource.mutable_route()->mutable_match()->mutable_path()->set_prefix(prefix);
+    resource.mutable_route()->set_description(comment);
+    return resource;
+  };
+  auto first = Apply({StaticService("a"), route("r1", "/x"), route("r2", "/x")});
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_EQ(first->warnings_size(), 1);
+  EXPECT_EQ(first->other_warnings(), 0u);
+  auto second = Apply({route("s1", "/y"), route("s2", "/y")});
+  ASSERT_TRUE(second.ok());
+  ASSERT_EQ(second->warnings_size(), 1) << "of what is new";
+  EXPECT_THAT(second->warnings(0), testing::HasSubstr("'s1'"));
+  EXPECT_EQ(second->other_warnings(), 1u);
+  auto unchanged = Apply({route("s1", "/y")});
+  EXPECT_EQ(unchanged->warnings_size(), 0);
+  EXPECT_EQ(unchanged->other_warnings(), 2u);
+  auto touched = Apply({route("r2", "/x", "touched")});
+  ASSERT_EQ(touched->warnings_size(), 1) << "it names what was changed";
+  EXPECT_THAT(touched->warnings(0), testing::HasSubstr("'r2'"));
+  EXPECT_EQ(publisher_->current()->warnings.size(), 2u);
+  Open(BuiltinRateLimit{});
+  EXPECT_EQ(publisher_->current()->warnings.size(), 2u) << "also after a restart";
 }
 
 TEST_F(PublisherTest, ARollbackKeepsTheBuiltInsOfNow) {

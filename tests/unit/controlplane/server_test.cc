@@ -2,7 +2,10 @@
 #include "controlplane/server.h"
 
 #include <deque>
+#include <filesystem>
+#include <fstream>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -10,7 +13,10 @@
 #include "gateway/v1/admin.grpc.pb.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "google/rpc/status.pb.h"
+#include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
+#include "tests/fixtures/raw_client.h"
 #include "tests/unit/controlplane/testing.h"
 
 namespace gateway::controlplane {
@@ -136,6 +142,13 @@ class ServerTest : public testing::Test {
       if (state.name() == name) return state;
     }
     return {};
+  }
+  void Restart() {
+    control_plane_.reset();
+    Start();
+  }
+  v1::RolloutResponse RolloutNow() {
+    return control_plane_->hub().Rollout(control_plane_->publisher().current()->revision, absl::Now());
   }
   bool Serves(const std::string& name, uint64_t revision) {
     return Eventually([&] { return StateOf(name).applied_revision() == revision; });
@@ -302,15 +315,261 @@ TEST_F(ServerTest, WhatADataPlaneServesAlreadyIsNotSentAgain) {
   EXPECT_EQ(dp.ReadPolicy().back().to(), 2u) << "the first update is the next revision";
 }
 
-TEST_F(ServerTest, ARevisionOfAnotherEpochSaysNothing) {
+TEST_F(ServerTest, ANewInstanceTakesTheNameOfTheProcessThatItReplaces) {
+  for (const std::string replaces : {"dp-1-1", "*"}) {
+    FakeDataPlane first = DataPlane("dp-1");
+    ASSERT_TRUE(first.Hello());
+    ASSERT_TRUE(first.Read());
+    FakeDataPlane second = DataPlane("dp-1");
+    v1::Hello hello = second.HelloMessage();
+    hello.set_instance_id("dp-1-2");
+    hello.set_replaces_instance(replaces);
+    ASSERT_TRUE(second.Send(hello));
+    ASSERT_TRUE(second.Read());
+    EXPECT_EQ(first.Finish().error_code(), grpc::StatusCode::ABORTED);
+    second.stream().WritesDone();
+    EXPECT_TRUE(second.Finish().ok());
+    EXPECT_TRUE(Eventually([&] { return !StateOf("dp-1").connected(); }));
+  }
+}
+
+TEST_F(ServerTest, AnotherInstanceOfAConnectedNameIsRefusedAndShownAndKeepsARolloutOpen) {
+  options_.hub.rival_kept = absl::Seconds(2);
+  Restart();
+  FakeDataPlane first = DataPlane("dp-1");
+  ASSERT_TRUE(first.Hello());
+  ASSERT_TRUE(first.Read());
+  first.ReadPolicy();
+  ASSERT_TRUE(first.Ack(1));
+  ASSERT_TRUE(Serves("dp-1", 1));
+  EXPECT_TRUE(RolloutNow().done());
+
+  FakeDataPlane second = DataPlane("dp-1");
+  v1::Hello hello = second.HelloMessage();
+  hello.set_instance_id("dp-1-2");
+  hello.set_version("clone");
+  ASSERT_TRUE(second.Send(hello));
+  const grpc::Status refused = second.Finish();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_TRUE(absl::StrContains(refused.error_message(), "'dp-1'")) << refused.error_message();
+  const v1::RolloutResponse contended = RolloutNow();
+  EXPECT_FALSE(contended.done());
+  EXPECT_EQ(contended.serving(), 0u);
+  ASSERT_EQ(contended.pending_size(), 1);
+  ASSERT_EQ(contended.pending(0).rivals_size(), 1);
+  EXPECT_EQ(contended.pending(0).rivals(0).version(), "clone");
+  EXPECT_EQ(control_plane_->hub().counts().rivals_refused, 1u);
+
+  // The first was not disturbed, and counts again once the other has given up.
+  EXPECT_TRUE(Eventually([&] { return RolloutNow().done(); }));
+  EXPECT_EQ(StateOf("dp-1").instance_id(), "dp-1-1");
+  EXPECT_EQ(StateOf("dp-1").rivals_size(), 0);
+}
+
+TEST_F(ServerTest, RivalsOfANameAreBounded) {
+  FakeDataPlane first = DataPlane("dp-1");
+  ASSERT_TRUE(first.Hello());
+  ASSERT_TRUE(first.Read());
+  for (int i = 0; i < 20; ++i) {
+    FakeDataPlane other = DataPlane("dp-1");
+    v1::Hello hello = other.HelloMessage();
+    hello.set_instance_id(absl::StrCat("clone-", i));
+    ASSERT_TRUE(other.Send(hello));
+    ASSERT_EQ(other.Finish().error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  }
+  const v1::DataPlaneState state = StateOf("dp-1");
+  ASSERT_EQ(state.rivals_size(), 8);
+  EXPECT_EQ(state.rivals(7).instance_id(), "clone-19");
+}
+
+TEST_F(ServerTest, ADataPlaneOfAnotherHistoryKeepsItUntilAnOperatorAccepts) {
   FakeDataPlane dp = DataPlane("dp-1");
   v1::Hello hello = dp.HelloMessage();
   hello.set_epoch("another");
-  hello.set_revision(1);
+  hello.set_revision(57);
   ASSERT_TRUE(dp.Send(hello));
-  ASSERT_TRUE(dp.Read());
-  EXPECT_EQ(dp.ReadPolicy().back().to(), 1u);
+  auto welcome = dp.Read();
+  ASSERT_TRUE(welcome && welcome->has_welcome());
+  MustApply({StaticService("svc")});
+  auto catalog = std::make_shared<EndpointCatalog>();
+  catalog->version = 1;
+  control_plane_->hub().PublishEndpoints(catalog);
   EXPECT_EQ(StateOf("dp-1").applied_revision(), 0u);
+  EXPECT_TRUE(absl::StrContains(StateOf("dp-1").held(), "revision 57")) << StateOf("dp-1").held();
+  auto ready = fixtures::Fetch(control_plane_->metrics_port(), "GET", "/ready");
+  ASSERT_TRUE(ready.ok()) << ready.status();
+  EXPECT_EQ(ready->status, 503);
+  EXPECT_TRUE(absl::StrContains(ready->body, "dp-1")) << ready->body;
+  EXPECT_TRUE(absl::StrContains(ready->body, "accept-history")) << ready->body;
+
+  // One that has no policy loses none, and gets it.
+  FakeDataPlane fresh = DataPlane("dp-2");
+  ASSERT_TRUE(fresh.Hello());
+  ASSERT_TRUE(fresh.Read());
+  auto endpoints = fresh.Read();
+  EXPECT_TRUE(endpoints && endpoints->has_endpoints());
+  EXPECT_EQ(fresh.ReadPolicy().back().to(), 2u);
+  EXPECT_EQ(control_plane_->hub().counts().updates_sent, 2u) << "something was sent to dp-1";
+
+  grpc::ClientContext context;
+  v1::AcceptHistoryResponse accepted;
+  ASSERT_TRUE(admin_->AcceptHistory(&context, {}, &accepted).ok());
+  EXPECT_EQ(accepted.released(), 1u);
+  EXPECT_EQ(accepted.epoch(), control_plane_->publisher().current()->epoch);
+  endpoints = dp.Read();
+  EXPECT_TRUE(endpoints && endpoints->has_endpoints());
+  EXPECT_EQ(dp.ReadPolicy().back().to(), 2u);
+  ready = fixtures::Fetch(control_plane_->metrics_port(), "GET", "/ready");
+  ASSERT_TRUE(ready.ok()) << ready.status();
+  EXPECT_EQ(ready->status, 200) << ready->body;
+
+  // It was decided for good.
+  Restart();
+  FakeDataPlane later = DataPlane("dp-3");
+  ASSERT_TRUE(later.Send([&] {
+    v1::Hello other = later.HelloMessage();
+    other.set_epoch("another");
+    other.set_revision(57);
+    return other;
+  }()));
+  ASSERT_TRUE(later.Read());
+  EXPECT_EQ(later.ReadPolicy().back().to(), 2u);
+}
+
+TEST_F(ServerTest, ADatabaseCreatedAnewBesideKnownDataPlanesIsSentToNobody) {
+  {
+    FakeDataPlane dp = DataPlane("dp-1");
+    ASSERT_TRUE(dp.Hello());
+    ASSERT_TRUE(dp.Read());
+    ASSERT_TRUE(Eventually([&] { return std::filesystem::exists(dir_.File("gateway.db.dataplanes")); }));
+  }
+  control_plane_.reset();
+  std::filesystem::remove(dir_.File("gateway.db"));
+  // Also after a restart, when the file is not new any more.
+  for (int start = 0; start < 2; ++start) {
+    Restart();
+    FakeDataPlane dp = DataPlane("dp-2");
+    ASSERT_TRUE(dp.Hello());
+    ASSERT_TRUE(dp.Read());
+    EXPECT_FALSE(StateOf("dp-2").held().empty());
+    EXPECT_TRUE(absl::StrContains(control_plane_->hub().WhyHeld(), "created anew"));
+    EXPECT_EQ(control_plane_->hub().counts().updates_sent, 0u);
+  }
+}
+
+TEST_F(ServerTest, WhoIsGoneIsForgottenByTimeOrByWord) {
+  options_.hub.goodbye_kept = absl::Milliseconds(50);
+  Restart();
+  const auto go = [&](const std::string& name, bool goodbye) {
+    FakeDataPlane dp = DataPlane(name);
+    ASSERT_TRUE(dp.Hello());
+    ASSERT_TRUE(dp.Read());
+    if (!goodbye) return;
+    v1::DataPlaneMessage message;
+    message.mutable_goodbye();
+    ASSERT_TRUE(dp.Send(message));
+    dp.stream().WritesDone();
+    dp.Finish();
+  };
+  go("polite", true);
+  EXPECT_TRUE(Eventually([&] { return control_plane_->hub().counts().known == 0; }));
+  for (const char* name : {"lost-1", "lost-2", "lost-3"}) go(name, false);
+  FakeDataPlane there = DataPlane("there");
+  ASSERT_TRUE(there.Hello());
+  ASSERT_TRUE(there.Read());
+  ASSERT_TRUE(Eventually([&] { return StateOf("lost-3").lost(); }));
+  ASSERT_TRUE(Eventually([&] { return Roster(dir_.File("gateway.db.dataplanes")).Load().size() == 4; }));
+
+  const auto forget = [&](const std::string& name, bool gone) {
+    grpc::ClientContext context;
+    v1::ForgetDataPlanesRequest request;
+    request.set_name(name);
+    request.set_gone(gone);
+    v1::ForgetDataPlanesResponse response;
+    const grpc::Status status = admin_->ForgetDataPlanes(&context, request, &response);
+    return std::pair(status.error_code(), response.names_size());
+  };
+  EXPECT_EQ(forget("lost-1", false), std::pair(grpc::StatusCode::OK, 1));
+  EXPECT_EQ(forget("lost-1", false).first, grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(forget("there", false).first, grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(forget("", false).first, grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(forget("", true), std::pair(grpc::StatusCode::OK, 2));
+  EXPECT_EQ(control_plane_->hub().counts().known, 1u);
+  EXPECT_TRUE(Eventually([&] { return Roster(dir_.File("gateway.db.dataplanes")).Load().size() == 1; }));
+}
+
+TEST_F(ServerTest, ALostDataPlaneIsForgottenByTimeAlsoOverARestart) {
+  std::ofstream(dir_.File("gateway.db.dataplanes")) << "long-ago " << absl::ToUnixSeconds(absl::Now()) - 7200 << "\n"
+                                                    << "just-now " << absl::ToUnixSeconds(absl::Now()) - 60 << "\n";
+  Restart();
+  EXPECT_TRUE(Eventually([&] { return control_plane_->hub().counts().known == 1; }));
+  EXPECT_TRUE(StateOf("just-now").lost());
+  EXPECT_EQ(RolloutNow().lost_count(), 1u);
+  EXPECT_EQ(RolloutNow().data_planes(), 0u) << "nobody waits for one that was lost before the restart";
+}
+
+// As grpcurl does: what there is, and the descriptor of a service by its name. v1alpha is v1 under another package.
+TEST_F(ServerTest, ReflectionKnowsEveryServiceThatItListsInBothVersions) {
+  using Request = grpc::reflection::v1::ServerReflectionRequest;
+  using Response = grpc::reflection::v1::ServerReflectionResponse;
+  for (const uint16_t port : {control_plane_->admin_port(), control_plane_->stream_port()}) {
+    const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
+    for (const std::string version : {"v1", "v1alpha"}) {
+      const auto ask = [&](const Request& request) {
+        grpc::CompletionQueue queue;
+        grpc::ClientContext context;
+        context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+        const std::string method = absl::StrCat("/grpc.reflection.", version, ".ServerReflection/ServerReflectionInfo");
+        auto call = grpc::TemplatedGenericStub<Request, Response>(channel).PrepareCall(&context, method, &queue);
+        const auto done = [&queue] {
+          void* tag;
+          bool ok = false;
+          return queue.Next(&tag, &ok) && ok;
+        };
+        Response response;
+        grpc::Status status;
+        call->StartCall(nullptr);
+        EXPECT_TRUE(done());
+        call->Write(request, nullptr);
+        EXPECT_TRUE(done());
+        call->Read(&response, nullptr);
+        EXPECT_TRUE(done());
+        call->WritesDone(nullptr);
+        EXPECT_TRUE(done());
+        call->Finish(&status, nullptr);
+        EXPECT_TRUE(done());
+        EXPECT_TRUE(status.ok()) << status.error_message();
+        return response;
+      };
+      Request list;
+      list.set_list_services("");
+      std::set<std::string> services;
+      for (const auto& service : ask(list).list_services_response().service()) {
+        services.insert(service.name());
+        Request symbol;
+        symbol.set_file_containing_symbol(service.name());
+        const Response answer = ask(symbol);
+        EXPECT_GT(answer.file_descriptor_response().file_descriptor_proto_size(), 0)
+            << version << ", " << service.name() << ": " << answer.error_response().error_message();
+      }
+      EXPECT_EQ(services.count("grpc.health.v1.Health"), 1u) << version;
+      EXPECT_EQ(services.count("grpc.reflection.v1.ServerReflection"), 1u) << version;
+      EXPECT_EQ(services.count("gateway.v1.Admin"), port == control_plane_->admin_port() ? 1u : 0u) << version;
+      Request unknown;
+      unknown.set_file_containing_symbol("no.such.Thing");
+      EXPECT_EQ(ask(unknown).error_response().error_code(), grpc::StatusCode::NOT_FOUND) << version;
+    }
+  }
+}
+
+TEST_F(ServerTest, ReadyAsksBothListeners) {
+  const auto ready = fixtures::Fetch(control_plane_->metrics_port(), "GET", "/ready");
+  ASSERT_TRUE(ready.ok()) << ready.status();
+  EXPECT_EQ(ready->status, 200) << ready->body;
+  const auto metrics = fixtures::Fetch(control_plane_->metrics_port(), "GET", "/metrics");
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  EXPECT_TRUE(absl::StrContains(metrics->body, "gateway_controlplane_connections{listener=\"stream\"} 0"))
+      << "a probe counts as nobody's connection";
 }
 
 TEST_F(ServerTest, ADataPlaneThatIsTooOldIsSentNothingAndShownWithTheReason) {
@@ -524,6 +783,19 @@ TEST_F(ServerTest, ListsComeInPagesAndAChangeBetweenThemIsAConflict) {
   v1::ListResponse odd;
   ASSERT_TRUE(list(other, &odd).ok());
   EXPECT_EQ(odd.resources_size(), 12);
+  const auto selected = [&](const std::string& selector) {
+    v1::ListRequest by_selector;
+    by_selector.set_kind("Service");
+    by_selector.set_selector(selector);
+    v1::ListResponse found;
+    const grpc::Status status = list(by_selector, &found);
+    return status.ok() ? found.resources_size() : -static_cast<int>(status.error_code());
+  };
+  EXPECT_EQ(selected("half!=odd"), 14) << "also the one without labels";
+  EXPECT_EQ(selected("half in (odd, even)"), 25);
+  EXPECT_EQ(selected("!half"), 1);
+  EXPECT_EQ(selected("half=odd,half=even"), 0);
+  EXPECT_EQ(selected("half odd"), -static_cast<int>(grpc::StatusCode::INVALID_ARGUMENT));
   v1::ListResponse all;
   ASSERT_TRUE(list(v1::ListRequest(), &all).ok());
   EXPECT_EQ(all.resources_size(), 29);
@@ -746,6 +1018,34 @@ TEST_F(ServerTest, ChangesOfEndpointsTravelAsDeltasUnderTheirOwnCounter) {
   EXPECT_EQ(jump->endpoints().from(), 0u);
   EXPECT_EQ(jump->endpoints().to(), 4u);
   EXPECT_EQ(jump->endpoints().sets_size(), 2);
+}
+
+TEST_F(ServerTest, WarnsOfAServiceThatConsulDoesNotKnow) {
+  const auto warnings = [&](const std::string& name, const std::string& datacenter = "") {
+    v1::Resource resource;
+    resource.mutable_service()->set_name("svc");
+    resource.mutable_service()->mutable_consul()->set_service(name);
+    resource.mutable_service()->mutable_consul()->set_datacenter(datacenter);
+    grpc::ClientContext context;
+    v1::ApplyResponse response;
+    v1::ApplyRequest request = ApplyOf({resource});
+    request.set_dry_run(true);
+    const grpc::Status status = admin_->Apply(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return std::vector<std::string>(response.warnings().begin(), response.warnings().end());
+  };
+  EXPECT_TRUE(warnings("ordres").empty()) << "nobody has asked Consul yet";
+  auto catalog = std::make_shared<EndpointCatalog>();
+  catalog->version = 1;
+  catalog->catalog_known = true;
+  catalog->names[""] = std::make_shared<const ConsulNames>(ConsulNames{"consul", "orders"});
+  control_plane_->hub().PublishEndpoints(catalog);
+  EXPECT_TRUE(warnings("orders").empty());
+  ASSERT_EQ(warnings("ordres").size(), 1u);
+  EXPECT_EQ(
+      warnings("ordres")[0],
+      "Service/svc: 'ordres' is unknown to Consul (did you mean 'orders'?); requests get 503 until it is registered");
+  EXPECT_TRUE(warnings("ordres", "dc2").empty()) << "of another datacenter nothing is known";
 }
 
 TEST_F(ServerTest, ARestartKeepsPolicyAndEpochAndEndsStreamsPolitely) {

@@ -51,11 +51,13 @@ TEST(HandoverMessage, IsReadAsItWasWritten) {
   HandoverMessage message;
   message.kind = Kind::kSockets;
   message.revision = 17;
+  message.instance = "ab12";
   message.last = false;
   message.sockets = {{SocketRole::kMain, "0.0.0.0:80"}, {SocketRole::kSystemd, "[::]:80"}, {SocketRole::kMetrics, "m"}};
   const std::string text = FormatHandoverMessage(message);
   EXPECT_EQ(text,
-            "gateway-handover 1 sockets\nrevision: 17\nlast: no\nsocket: main 0.0.0.0:80\nsocket: systemd [::]:80\n"
+            "gateway-handover 1 sockets\nrevision: 17\ninstance: ab12\nlast: no\nsocket: main 0.0.0.0:80\nsocket: "
+            "systemd [::]:80\n"
             "socket: metrics m\n");
   const auto read = ParseHandoverMessage(text);
   ASSERT_TRUE(read.ok()) << read.status();

@@ -6,6 +6,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/base/text.h"
 #include "gtest/gtest.h"
+#include "tests/fixtures/scripted_upstream.h"
 #include "tests/fixtures/token_signer.h"
 #include "tests/fixtures/wait_for.h"
 
@@ -218,6 +219,47 @@ TEST(FetchUrl, RefusesOtherProtocols) {
   for (const char* url : {"file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://127.0.0.1/", "x", ""}) {
     EXPECT_FALSE(FetchUrl(url, 1s).ok()) << url;
   }
+}
+
+// Answers "/to?URL" by a redirect there, "/n/..." by one to "/n-1/...", and "/keys" by a key set.
+struct Redirector {
+  fixtures::ScriptedUpstream upstream{fixtures::Respond([](const fixtures::UpstreamRequest& request) {
+    const auto redirect = [](const std::string& to) {
+      return fixtures::MakeResponse(302, "", "Location: " + to + "\r\n");
+    };
+    const std::string& target = request.target;
+    if (target.starts_with("/to?")) return redirect(target.substr(4));
+    if (target[1] < '1' || target[1] > '9') return fixtures::MakeResponse(200, "keys");
+    return redirect(target[1] == '1' ? "/keys" : std::string("/") + static_cast<char>(target[1] - 1));
+  })};
+  std::string Url(const std::string& target) const {
+    return "http://127.0.0.1:" + std::to_string(upstream.port()) + target;
+  }
+};
+
+TEST(FetchUrl, ARedirectLeadsNowhereThatPolicyCouldNotName) {
+  Redirector issuer;
+  for (const std::string& to :
+       {"http://127.0.0.2:" + std::to_string(issuer.upstream.port()) + "/keys",
+        std::string("http://169.254.169.254/latest/meta-data"), std::string("http://example.com/"),
+        std::string("http://u:sekret@127.0.0.1/"), std::string("ftp://127.0.0.1/"), std::string("file:///etc/hostname"),
+        std::string("http://127.0.0.1.example.com/")}) {
+    const size_t before = issuer.upstream.requests().size();
+    const auto text = FetchUrl(issuer.Url("/to?" + to), 5s);
+    ASSERT_FALSE(text.ok()) << to;
+    EXPECT_EQ(issuer.upstream.requests().size(), before + 1) << to << " was asked";
+    EXPECT_EQ(std::string(text.status().message()).find("sekret"), std::string::npos) << text.status();
+  }
+  EXPECT_EQ(FetchUrl(issuer.Url("/to?" + issuer.Url("/keys")), 5s).value_or(""), "keys");
+  EXPECT_EQ(FetchUrl(issuer.Url("/to?/keys"), 5s).value_or(""), "keys");
+}
+
+TEST(FetchUrl, FollowsThreeRedirects) {
+  Redirector issuer;
+  EXPECT_EQ(FetchUrl(issuer.Url("/3"), 5s).value_or(""), "keys");
+  const auto text = FetchUrl(issuer.Url("/4"), 5s);
+  EXPECT_FALSE(text.ok());
+  EXPECT_EQ(issuer.upstream.requests().size(), 4u + 4u);
 }
 
 }  // namespace

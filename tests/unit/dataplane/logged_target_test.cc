@@ -2,15 +2,16 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "gtest/gtest.h"
 
 namespace gateway::dataplane {
 namespace {
 
-std::string Logged(std::string_view target) {
+std::string Logged(std::string_view target, const std::vector<std::string>& more = {}) {
   std::string room;
-  return std::string(LoggedTarget(target, &room));
+  return std::string(LoggedTarget(target, more, &room));
 }
 
 TEST(LoggedTarget, IsWhatTheClientSent) {
@@ -38,6 +39,20 @@ TEST(LoggedTarget, HidesCodesAndSignatures) {
   EXPECT_EQ(Logged("/cb?code=c&state=s"), "/cb?code=***&state=***");
   EXPECT_EQ(Logged("/o?X-Amz-Signature=1&X-Amz-Security-Token=2&X-Amz-Date=3&sig=4"),
             "/o?X-Amz-Signature=***&X-Amz-Security-Token=***&X-Amz-Date=3&sig=***");
+}
+
+TEST(LoggedTarget, HidesWhatTheOperatorNamed) {
+  const std::vector<std::string> more = {"card", "x-ticket"};
+  EXPECT_EQ(Logged("/a?Card=1&c%61rd=2&X-Ticket=3&cards=4&token=5", more),
+            "/a?Card=***&c%61rd=***&X-Ticket=***&cards=4&token=***");
+  EXPECT_EQ(Logged("/a?card=1"), "/a?card=1");
+}
+
+TEST(LoggedTarget, HidesNestedNamesAndThoseBehindASemicolon) {
+  EXPECT_EQ(Logged("/a?user[password]=p&user%5Btoken%5D=t&a[b][otp]=1&[]=x&user[name]=n"),
+            "/a?user[password]=***&user%5Btoken%5D=***&a[b][otp]=***&[]=x&user[name]=n");
+  EXPECT_EQ(Logged("/a?x=1;token=t;y=2"), "/a?x=1;token=***;y=2");
+  EXPECT_EQ(Logged("/a?]=1&a]=2"), "/a?]=1&a]=2");
 }
 
 TEST(LoggedTarget, LeavesOutTheAuthorityOfAnAbsoluteForm) {

@@ -23,6 +23,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string TextOf(const std::vector<prometheus::MetricFamily>& families) {
   return prometheus::TextSerializer().Serialize(families);
@@ -140,6 +141,79 @@ TEST(Metrics, PastTheLimitsNewNamesShareOneSeries) {
   const std::string text = TextOf(registry.Collect());
   EXPECT_THAT(text, HasSubstr("api_requests_total{service=\"other\",method=\"GET\",path=\"other\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("api_successes_total{service=\"other\"} 1\n"));
+}
+
+struct Churn {
+  std::chrono::steady_clock::time_point now = std::chrono::steady_clock::now();
+  MetricsRegistry registry{2, {.keep_removed_for = 10min, .clock = [this] { return now; }}};
+  std::string Page() { return TextOf(registry.Collect()); }
+};
+
+TEST(Metrics, SeriesOfWhatHasLeftStayForAWhileAndThenGo) {
+  Churn churn;
+  {
+    const MetricId service = churn.registry.RegisterService("gone");
+    const MetricId series = churn.registry.RegisterSeries("gone", "/a");
+    churn.registry.shard(0)->Record(service, series, Method::kGet, 200, Reason::kNone, 1ms);
+    churn.now += 1h;  // as long as it is held, it stays
+    EXPECT_THAT(churn.Page(), HasSubstr("service=\"gone\""));
+  }
+  EXPECT_THAT(churn.Page(), HasSubstr("api_requests_total{service=\"gone\",method=\"GET\",path=\"/a\"} 1\n"));
+  churn.now += 9min + 59s;
+  EXPECT_THAT(churn.Page(), HasSubstr("api_successes_total{service=\"gone\"} 1\n"));
+  churn.now += 2s;
+  EXPECT_THAT(churn.Page(), Not(HasSubstr("gone")));
+}
+
+TEST(Metrics, WhatReturnsBeforeItIsDroppedGoesOnCounting) {
+  Churn churn;
+  const auto count = [&churn] {
+    const MetricId service = churn.registry.RegisterService("back");
+    const MetricId series = churn.registry.RegisterSeries("back", "/a");
+    churn.registry.shard(1)->Record(service, series, Method::kGet, 200, Reason::kNone, 1ms);
+  };
+  for (int i = 1; i <= 5; ++i) {
+    count();
+    EXPECT_THAT(churn.Page(), HasSubstr("path=\"/a\"} " + std::to_string(i) + "\n"));
+    churn.now += 9min;  // each time anew: a return ends the old wait
+  }
+  churn.now += 2min;
+  EXPECT_THAT(churn.Page(), Not(HasSubstr("back")));
+  count();
+  EXPECT_THAT(churn.Page(), HasSubstr("path=\"/a\"} 1\n"));
+}
+
+TEST(Metrics, SlotsOfWhatHasGoneAreUsedAgainAndBeginAtZero) {
+  Churn churn;
+  const MetricId living = churn.registry.RegisterService("living");
+  const MetricId living_series = churn.registry.RegisterSeries("living", "/");
+  uint64_t asked = 0;
+  size_t page_bytes = 0;
+  for (int round = 0; round < 12; ++round) {  // four times as many names as there are slots, in all
+    std::vector<MetricId> held;
+    for (uint32_t i = 0; i < MetricsRegistry::kServicesMax / 3; ++i) {
+      const std::string name = "s" + std::to_string(round) + "-" + std::to_string(i);
+      held.push_back(churn.registry.RegisterService(name));
+      held.push_back(churn.registry.RegisterSeries(name, "/"));
+      ASSERT_LT(static_cast<uint32_t>(held[held.size() - 2]), MetricsRegistry::kServicesMax) << name;
+      if (i % 100 == 0) {
+        churn.registry.shard(0)->Record(held[held.size() - 2], held.back(), Method::kGet, 200, Reason::kNone, 1ms);
+      }
+    }
+    churn.registry.shard(0)->Record(living, living_series, Method::kGet, 200, Reason::kNone, 1ms);
+    ++asked;
+    const std::string page = churn.Page();
+    EXPECT_THAT(page, HasSubstr("api_successes_total{service=\"living\"} " + std::to_string(asked) + "\n"));
+    EXPECT_THAT(page, HasSubstr("api_successes_total{service=\"s" + std::to_string(round) + "-100\"} 1\n"));
+    EXPECT_THAT(page, Not(HasSubstr("service=\"other\"")));
+    if (round == 0) page_bytes = page.size();
+    EXPECT_LE(page.size(), 2 * page_bytes + 10'000) << round;
+    held.clear();
+    churn.registry.DropRemoved();
+    churn.now += 11min;
+    churn.registry.DropRemoved();
+  }
+  EXPECT_LE(churn.Page().size(), 10'000u);
 }
 
 TEST(Metrics, AnIdThatWasNeverGivenOutIsCountedAsOther) {

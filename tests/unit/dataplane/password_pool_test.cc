@@ -1,7 +1,10 @@
 #include "dataplane/auth/password_pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <future>
+#include <mutex>
+#include <vector>
 
 #include "common/base/text.h"
 #include "gtest/gtest.h"
@@ -24,24 +27,27 @@ std::shared_ptr<const PasswordHash> HashOf(std::string_view password, uint32_t l
 TimePoint Now() { return std::chrono::steady_clock::now(); }
 
 Answer CheckOnce(PasswordPool& pool, std::string_view key, const std::shared_ptr<const PasswordHash>& hash,
-                 std::string_view password, TimePoint now = Now(), bool decoy = false) {
+                 std::string_view password, TimePoint now = Now(), bool decoy = false,
+                 const ClientPrefix& client = {}) {
   auto answer = std::make_shared<std::promise<Answer>>();
-  if (const auto at_once = pool.Check(Sha256(key), hash, std::string(password), decoy, now,
+  if (const auto at_once = pool.Check(Sha256(key), hash, std::string(password), decoy, client, now,
                                       [answer](Answer value) { answer->set_value(value); })) {
     return *at_once;
   }
   return answer->get_future().get();
 }
 
-TEST(PasswordPool, RemembersASuccessForAMinute) {
+TEST(PasswordPool, RemembersASuccessForAnHourAfterItsLastUse) {
   PasswordPool pool({});
   const auto hash = HashOf("secret");
-  EXPECT_EQ(CheckOnce(pool, "k", hash, "secret"), Answer::kGood);
-  EXPECT_EQ(CheckOnce(pool, "k", hash, "secret", Now() + 59s), Answer::kGood);
+  const TimePoint begin = Now();
+  EXPECT_EQ(CheckOnce(pool, "k", hash, "secret", begin), Answer::kGood);
+  for (int i = 1; i <= 3; ++i) EXPECT_EQ(CheckOnce(pool, "k", hash, "secret", begin + i * 59min), Answer::kGood);
+  EXPECT_TRUE(pool.Remembers(Sha256("k"), begin + 4 * 59min));
   EXPECT_EQ(pool.stats().checks, 1u);
-  EXPECT_EQ(CheckOnce(pool, "k", hash, "secret", Now() + 61s), Answer::kGood);
+  EXPECT_EQ(CheckOnce(pool, "k", hash, "secret", begin + 4 * 59min + 61min), Answer::kGood);
   EXPECT_EQ(pool.stats().checks, 2u);
-  EXPECT_EQ(pool.stats().remembered, 1u);
+  EXPECT_EQ(pool.stats().remembered, 4u);
 }
 
 TEST(PasswordPool, ChecksAFailureAgain) {
@@ -67,7 +73,7 @@ TEST(PasswordPool, IsBounded) {
   const auto hash = HashOf("x");
   std::atomic<int> answered{0};
   const auto check = [&](std::string_view key, const std::shared_ptr<const PasswordHash>& of) {
-    return pool.Check(Sha256(key), of, "x", false, Now(), [&answered](Answer) { ++answered; });
+    return pool.Check(Sha256(key), of, "x", false, {}, Now(), [&answered](Answer) { ++answered; });
   };
   EXPECT_EQ(check("slow", slow), std::nullopt);
   EXPECT_EQ(check("slow", slow), std::nullopt);
@@ -82,13 +88,98 @@ TEST(PasswordPool, IsBounded) {
   EXPECT_EQ(pool.stats().checks, 3u);
 }
 
+ClientPrefix Client(uint32_t address) { return {ClientPrefix::Kind::kIpv4, address}; }
+
+// Ninety connections of one client with made-up names; then others with right passwords, known and new.
+TEST(PasswordPool, OneClientsFloodLeavesOthersTheirPlace) {
+  PasswordPool pool({.threads = 1, .queued_max = 16});
+  const auto hash = HashOf("secret");
+  const auto slow = HashOf("x", 15);
+  EXPECT_EQ(CheckOnce(pool, "known", hash, "secret", Now(), false, Client(2)), Answer::kGood);
+  std::atomic<int> wrong{0}, ended{0};
+  int refused = 0;
+  for (int i = 0; i < 90; ++i) {
+    const auto at_once =
+        pool.Check(Sha256(Concat("made up ", i)), slow, "y", true, Client(1), Now(), [&](Answer answer) {
+          ++ended;
+          if (answer == Answer::kWrong) ++wrong;
+        });
+    if (at_once) ++refused, EXPECT_EQ(*at_once, Answer::kOverloaded);
+  }
+  EXPECT_GT(refused, 50) << "past its share";
+  EXPECT_EQ(CheckOnce(pool, "known", hash, "secret", Now() + 30min, false, Client(2)), Answer::kGood);
+  for (uint32_t i = 0; i < 5; ++i) {
+    const int before = ended;
+    EXPECT_EQ(CheckOnce(pool, Concat("new ", i), hash, "secret", Now(), false, Client(10 + i)), Answer::kGood);
+    EXPECT_LE(ended - before, 3) << "clients take turns";
+  }
+  EXPECT_TRUE(WaitFor([&] { return ended == 90 - refused; }));
+  EXPECT_EQ(wrong, ended);
+}
+
+TEST(PasswordPool, WhoHasNoPlaceTakesThatOfTheLongestLine) {
+  PasswordPool pool({.threads = 1, .queued_max = 4});
+  const auto slow = HashOf("x", 16), quick = HashOf("x");
+  std::vector<Answer> answers;
+  std::mutex mutex;
+  const auto check = [&](std::string_view key, const ClientPrefix& client) {
+    return pool.Check(Sha256(key), key == "running" ? slow : quick, "x", false, client, Now(), [&](Answer answer) {
+      std::lock_guard lock(mutex);
+      answers.push_back(answer);
+    });
+  };
+  EXPECT_EQ(check("running", Client(9)), std::nullopt);
+  ASSERT_TRUE(WaitFor([&] { return pool.stats().checks == 1; }));
+  // One without a prefix is bounded by the queue alone.
+  for (const char* key : {"a", "b", "c", "d"}) EXPECT_EQ(check(key, {}), std::nullopt) << key;
+  EXPECT_EQ(check("e", {}), Answer::kOverloaded);
+  EXPECT_EQ(check("f", Client(1)), std::nullopt) << "in the place of the newest of four";
+  EXPECT_EQ(check("g", Client(1)), Answer::kOverloaded) << "has one";
+  EXPECT_TRUE(WaitFor([&] {
+    std::lock_guard lock(mutex);
+    return answers.size() == 6;
+  }));
+  EXPECT_EQ(std::count(answers.begin(), answers.end(), Answer::kOverloaded), 1);
+  EXPECT_EQ(std::count(answers.begin(), answers.end(), Answer::kGood), 5);
+}
+
+TEST(PasswordPool, AClientWithTooManyFailuresIsNotCheckedForAWhile) {
+  PasswordPool pool({.failures_max = 5, .failures_window = 60s});
+  const auto hash = HashOf("secret");
+  const TimePoint begin = Now();
+  EXPECT_EQ(CheckOnce(pool, "right", hash, "secret", begin, false, Client(1)), Answer::kGood);
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(CheckOnce(pool, Concat("wrong ", i), hash, "guess", begin, false, Client(1)), Answer::kWrong);
+  }
+  EXPECT_EQ(CheckOnce(pool, "new", hash, "secret", begin, false, Client(1)), Answer::kTooManyFailures);
+  EXPECT_GT(pool.RetryAfter(Client(1), begin), 50s);
+  EXPECT_EQ(CheckOnce(pool, "right", hash, "secret", begin, false, Client(1)), Answer::kGood) << "remembered";
+  EXPECT_EQ(CheckOnce(pool, "new", hash, "secret", begin, false, Client(2)), Answer::kGood) << "another client";
+  EXPECT_EQ(pool.stats().throttled, 1u);
+  EXPECT_EQ(CheckOnce(pool, "later", hash, "secret", Now() + 61s, false, Client(1)), Answer::kGood);
+  EXPECT_EQ(pool.RetryAfter(Client(1), Now() + 61s), 0ms);
+}
+
+TEST(PasswordPool, OneClientsWaitersLeaveRoomForOthers) {
+  PasswordPool pool({.threads = 1, .waiting_max = 100});
+  const auto slow = HashOf("x", 15);
+  std::atomic<int> answered{0};
+  int waiting = 0;
+  for (int i = 0; i < 200; ++i) {
+    waiting += pool.Check(Sha256("same"), slow, "x", false, Client(1), Now(), [&](Answer) { ++answered; }) ? 0 : 1;
+  }
+  EXPECT_LE(waiting, 25);
+  EXPECT_EQ(pool.Check(Sha256("other"), slow, "x", false, Client(2), Now(), [&](Answer) { ++answered; }), std::nullopt);
+  EXPECT_TRUE(WaitFor([&] { return answered == waiting + 1; }));
+}
+
 TEST(PasswordPool, StopsWithChecksInItsQueue) {
   std::atomic<int> answered{0};
   const auto slow = HashOf("x", 14);
   {
     PasswordPool pool({.threads = 1});
     for (int i = 0; i < 20; ++i) {
-      EXPECT_EQ(pool.Check(Sha256(Concat(i)), slow, "x", false, Now(), [&](Answer) { ++answered; }), std::nullopt);
+      EXPECT_EQ(pool.Check(Sha256(Concat(i)), slow, "x", false, {}, Now(), [&](Answer) { ++answered; }), std::nullopt);
     }
   }
   EXPECT_LT(answered, 20);

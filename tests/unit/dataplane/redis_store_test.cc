@@ -314,6 +314,55 @@ TEST(RedisStore, ComesBackAfterAKillAndARestart) {
   EXPECT_GE(store.counters().connects, 2u);
 }
 
+// Redis' `timeout`: what comes after it, and what meets it, is decided all the same.
+TEST(RedisStore, AConnectionThatRedisClosesAsIdleIsReplaced) {
+  RedisServer redis;
+  Stored store(redis.port());
+  ASSERT_TRUE(WaitFor([&] { return store.up(); }));
+  ASSERT_TRUE(store.Ask(Limit(100, 1h)).has_value());
+  uint32_t remaining = 99;
+  for (uint64_t round = 1; round <= 3; ++round) {
+    ASSERT_FALSE(redis.Command({"CONFIG", "SET", "timeout", "1"}).error);
+    // Redis looks for idle clients once a second or so; the call that finds it replaced is the first since.
+    ASSERT_TRUE(WaitFor([&] { return store.counters().replaced >= round; }, 10s));
+    ASSERT_FALSE(redis.Command({"CONFIG", "SET", "timeout", "0"}).error);
+    const auto decision = store.Ask(Limit(100, 1h));
+    if (!decision) continue;  // (a machine that stands still for 20 ms)
+    EXPECT_LT(decision->remaining, remaining);
+    remaining = decision->remaining;
+  }
+  EXPECT_LE(remaining, 97u) << "at most one of three was lost to a slow machine";
+  EXPECT_EQ(store.counters().unavailable, 0u);
+  EXPECT_TRUE(store.up());
+}
+
+// The calls are sent in the moment in which Redis closes the connection: neither knows of the other's.
+TEST(RedisStore, CallsThatMeetAClosedConnectionAreSentAgain) {
+  RedisServer redis;
+  Stored store(redis.port());
+  ASSERT_TRUE(WaitFor([&] { return store.up(); }));
+  std::this_thread::sleep_for(RedisStore::kIdleMin);  // a younger connection is no idle one
+  uint64_t decided = 0, asked = 0;
+  for (int i = 0; i < 20 && store.counters().replaced < 3; ++i) {
+    ASSERT_FALSE(redis.Command({"CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"}).error);
+    decided += store.AskAll({{Limit(1000, 1h)}, {Limit(1000, 1h)}}).size();
+    asked += 2;
+    std::this_thread::sleep_for(RedisStore::kIdleMin);
+  }
+  EXPECT_GE(store.counters().replaced, 3u);
+  EXPECT_EQ(store.counters().unavailable, 0u);
+  EXPECT_EQ(decided + store.counters().timeouts, asked);
+}
+
+TEST(RedisStore, AConnectionThatNeverWorksIsNotReplacedAtOnce) {
+  RedisServer redis;
+  Stored store(redis.port());
+  ASSERT_TRUE(WaitFor([&] { return store.up(); }));
+  ASSERT_FALSE(redis.Command({"CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"}).error);
+  EXPECT_TRUE(WaitFor([&] { return store.counters().connects >= 2; }));
+  EXPECT_EQ(store.counters().replaced, 0u) << "it was young";
+}
+
 TEST(RedisStore, AForgottenScriptIsLoadedAgain) {
   RedisServer redis;
   Stored store(redis.port());

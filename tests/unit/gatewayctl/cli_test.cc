@@ -1,22 +1,28 @@
 // gatewayctl as people run it, against a server that answers by script.
 #include "tools/gatewayctl/cli.h"
 
+#include <algorithm>
+#include <array>
+#include <filesystem>
 #include <iostream>
 #include <map>
 #include <sstream>
 #include <thread>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "common/config/codec.h"
 #include "common/policy/resource.h"
+#include "gateway/v1/config_stream.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/fixtures/temp_dir.h"
 #include "tests/unit/gatewayctl/scripted_admin.h"
+#include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/exit_code.h"
 
 namespace gateway::ctl {
@@ -43,6 +49,7 @@ class Gatewayctl : public ::testing::Test {
     const Terminal terminal{.out = &out,
                             .err = &err,
                             .out_is_terminal = out_is_terminal_,
+                            .in = in_,
                             .environment =
                                 [&](const std::string& name) {
                                   const auto found = environment_.find(name);
@@ -91,6 +98,7 @@ class Gatewayctl : public ::testing::Test {
   ScriptedAdmin admin_;
   std::map<std::string, std::string> environment_;
   bool out_is_terminal_ = false;
+  std::istream* in_ = nullptr;
   std::vector<v1::ApplyRequest> applied_;
 };
 
@@ -209,14 +217,43 @@ TEST_F(Gatewayctl, WhatCannotBeReadHidesNoMistakeOfTheOthers) {
   EXPECT_THAT(duplicate, HasSubstr("auth 'none-such' is not defined"));
   const std::string unknown = errors("kind: Servce\nname: nobody\n");
   EXPECT_THAT(unknown, HasSubstr("unknown kind 'Servce'"));
-  EXPECT_THAT(unknown, Not(HasSubstr("is not defined")));
+  EXPECT_THAT(unknown, Not(HasSubstr("service 'nobody' is not defined"))) << "that was meant to be it";
+  EXPECT_THAT(unknown, HasSubstr("auth 'none-such' is not defined"));
   const std::string near = errors("kind: service\nname: nobody\n");
   EXPECT_THAT(near, Not(HasSubstr("service 'nobody' is not defined"))) << "that was meant to be it";
   EXPECT_THAT(near, HasSubstr("auth 'none-such' is not defined"));
   const std::string named = errors("kind: Route\nname: Bad Name\nmatch: {}\nservice: nobody\n");
   EXPECT_THAT(named, HasSubstr("service 'nobody' is not defined"));
   EXPECT_THAT(named, Not(HasSubstr("is no name\n"))) << "it is told once";
-  EXPECT_THAT(errors("a: [1\n"), Not(HasSubstr("is not defined"))) << "nobody knows what stands behind that";
+  const std::string misnamed = errors("kind: Service\nname: Bad Name\nstatic: [{ address: \"h:1\" }]\n");
+  EXPECT_THAT(misnamed, HasSubstr("service 'nobody' is not defined")) << "a Service of another name is no excuse";
+  const std::string nameless = errors("kind: Service\nstatic: [{ address: \"h:1\" }]\n");
+  EXPECT_THAT(nameless, HasSubstr("service 'nobody' is not defined"));
+  EXPECT_THAT(nameless, HasSubstr("auth 'none-such' is not defined"));
+  const std::string broken = errors("kind: Service\nname: nobody\na: [1\n");
+  EXPECT_THAT(broken, Not(HasSubstr("service 'nobody' is not defined"))) << "it may stand in what is no YAML";
+  EXPECT_THAT(broken, HasSubstr("auth 'none-such' is not defined"));
+}
+
+TEST_F(Gatewayctl, TabsAndDocumentsOfKubernetesAreCalledWhatTheyAre) {
+  admin_.Stop();
+  const auto errors = [&](const std::string& text) {
+    const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", text)});
+    EXPECT_EQ(run.code, kInvalidPolicy) << run.err;
+    return run.err;
+  };
+  for (const char* text : {"kind: Route\nname: a\nmatch:\n\tpath: { prefix: / }\nservice: s\n",
+                           "kind: Route\nname: a\nmatch:\n \tpath: { prefix: / }\nservice: s\n"}) {
+    EXPECT_THAT(errors(text), HasSubstr("a.yaml:4:")) << text;
+    EXPECT_THAT(errors(text), HasSubstr("a tab cannot indent")) << text;
+    EXPECT_THAT(errors(text), HasSubstr(" 1 error;")) << text;
+  }
+  const std::string one = "apiVersion: v1\nkind: Service\nmetadata: { name: s }\nspec: { static: [] }\n";
+  EXPECT_THAT(errors(one), HasSubstr("a.yaml:1:1: kind and name stand at the top level; there is no spec"));
+  EXPECT_THAT(errors(one), HasSubstr(" 1 error;"));
+  const std::string two = errors(one + "---\n" + one + "---\n" + kRoute);
+  EXPECT_THAT(two, HasSubstr("so it is in 2 documents"));
+  EXPECT_THAT(two, HasSubstr(" 1 error;"));
 }
 
 TEST_F(Gatewayctl, LocalMistakesAreToldWithoutAServer) {
@@ -381,7 +418,7 @@ TEST_F(Gatewayctl, WrongUsageSuggestsWhatWasMeant) {
                                                                                      {"get", "nonsense"},
                                                                                      {"get", "-o", "xml"},
                                                                                      {"get", "route/a", "b"},
-                                                                                     {"get", "routes", "-l", "x"},
+                                                                                     {"get", "routes", "-l", "x y"},
                                                                                      {"describe", "route"},
                                                                                      {"delete", "route"},
                                                                                      {"show", "seven"},
@@ -412,8 +449,8 @@ TEST_F(Gatewayctl, EveryCommandHasHelpWithAnExample) {
 TEST_F(Gatewayctl, GetPrintsTheKindsOwnColumns) {
   admin_.resources = {Stored(kService, 3), Stored(kRoute, 5)};
   EXPECT_EQ(Ctl({"get", "Routes"}).out,
-            "NAME     HOSTS   METHODS   PATH    TO    PRIORITY   REVISION   AGE\n"
-            "orders   any     any       /o/**   svc   0          5          3m\n");
+            "NAME     HOSTS   METHODS   PATH    CONDITIONS   TO    PRIORITY   REVISION   AGE\n"
+            "orders   any     any       /o/**   -            svc   0          5          3m\n");
   EXPECT_EQ(Ctl({"get"}).out,
             "KIND      NAME     SUMMARY           REVISION   AGE\n"
             "Service   svc      127.0.0.1:18081   3          3m\n"
@@ -425,6 +462,78 @@ TEST_F(Gatewayctl, GetPrintsTheKindsOwnColumns) {
   EXPECT_EQ(none.code, kDone);
   EXPECT_EQ(none.out, "");
   EXPECT_EQ(none.err, "no RateLimit found\n");
+}
+
+TEST_F(Gatewayctl, SelectorsFollowKubectlsGrammarAndRepeatedOnesMustAllMatch) {
+  admin_.resources = {Stored("kind: Route\nname: a\nlabels: { team: x, env: prod }\nmatch: {}\nservice: s\n"),
+                      Stored("kind: Route\nname: b\nlabels: { team: x, env: test }\nmatch: {}\nservice: s\n"),
+                      Stored("kind: Route\nname: c\nmatch: {}\nservice: s\n")};
+  const auto names = [&](std::vector<std::string> selectors) {
+    std::vector<std::string> arguments = {"get", "routes", "-o", "name"};
+    for (std::string& selector : selectors) arguments.insert(arguments.end(), {"-l", std::move(selector)});
+    const Ended run = Ctl(arguments);
+    EXPECT_EQ(run.code, kDone) << run.err;
+    return run.out;
+  };
+  EXPECT_EQ(names({"team=x,env=prod"}), "Route/a\n");
+  EXPECT_EQ(names({"team=x", "env=test"}), "Route/b\n");
+  EXPECT_EQ(names({"team=x,team=y"}), "");
+  EXPECT_EQ(names({"env!=prod"}), "Route/b\nRoute/c\n");
+  EXPECT_EQ(names({"env==prod"}), "Route/a\n");
+  EXPECT_EQ(names({"env in (prod, test)"}), "Route/a\nRoute/b\n");
+  EXPECT_EQ(names({"env notin (prod)"}), "Route/b\nRoute/c\n");
+  EXPECT_EQ(names({"!team"}), "Route/c\n");
+  EXPECT_EQ(names({"team"}), "Route/a\nRoute/b\n");
+  admin_.list = [this](const v1::ListRequest&, v1::ListResponse* response) {
+    for (const v1::StoredResource& stored : admin_.resources) *response->add_resources() = stored;
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(names({"env!=prod"}), "Route/b\nRoute/c\n") << "of a control plane that knows no selectors";
+}
+
+// Commands are words of the first position alone.
+TEST_F(Gatewayctl, EveryKindAndEveryLegalNameWorksInEveryPosition) {
+  AcceptEverything(7);
+  std::vector<std::string> names;
+  for (const std::string& line : std::vector<std::string>(absl::StrSplit(Ctl({"--help"}).out, '\n'))) {
+    // "  apply     Add and replace ..." under "Subcommands:"; flags begin with a dash.
+    if (line.size() < 4 || !line.starts_with("  ") || line[2] == ' ' || line[2] == '-') continue;
+    names.push_back(line.substr(2, line.find(' ', 2) - 2));
+  }
+  ASSERT_THAT(names, ::testing::IsSupersetOf({"apply", "get", "services", "limits", "version"}));
+  std::vector<std::string> deleted;
+  admin_.remove = [&](const v1::DeleteRequest& request, v1::DeleteResponse*) {
+    deleted.push_back(request.name());
+    return grpc::Status::OK;
+  };
+  admin_.history = [](const v1::HistoryRequest& request, v1::HistoryResponse* response) {
+    response->add_revisions()->set_actor(request.name());
+    return grpc::Status::OK;
+  };
+  for (const std::string& name : names) {
+    admin_.resources = {Stored(absl::StrCat("kind: Route\nname: ", name, "\nmatch: {}\nservice: ", name, "\n")),
+                        Stored(absl::StrCat("kind: Service\nname: ", name, "\nstatic: [{ address: \"h:1\" }]\n"))};
+    EXPECT_EQ(Ctl({"get", "route", name, "-o", "name"}).out, absl::StrCat("Route/", name, "\n"));
+    EXPECT_EQ(Ctl({"-o", "name", "get", absl::StrCat("Route/", name)}).out, absl::StrCat("Route/", name, "\n"));
+    EXPECT_THAT(Ctl({"describe", "route", name}).out, ::testing::StartsWith(absl::StrCat("Route/", name, "\n")));
+    EXPECT_THAT(Ctl({"describe", "service", name}).out, ::testing::StartsWith(absl::StrCat("Service/", name, "\n")));
+    EXPECT_THAT(Ctl({"history", "route", name}).out, HasSubstr(name));
+    EXPECT_EQ(Ctl({"endpoints", name, "-o", "name"}).out, "h:1\n");
+    EXPECT_EQ(Ctl({"breakers", name}).code, kDone);
+    EXPECT_EQ(Ctl({"apply", "--comment", name, "-f", dir_.Write(name, kService)}).code, kDone);
+    EXPECT_EQ(applied_.back().context().comment(), name);
+    EXPECT_EQ(Ctl({"delete", "route", name}).code, kDone);
+    EXPECT_EQ(deleted.back(), name);
+  }
+  for (const std::string_view kind : ResourceKinds()) {
+    const std::string lower = absl::AsciiStrToLower(std::string(kind));
+    for (const std::string& word : {lower, lower + "s", std::string(kind)}) {
+      EXPECT_EQ(Ctl({"get", word}).code, kDone) << word;
+    }
+  }
+  EXPECT_EQ(Ctl({"get", "services", "-o", "name"}).out, absl::StrCat("Service/", names.back(), "\n"));
+  EXPECT_EQ(Ctl({"get", "limits"}).err, "no RateLimit found\n");
+  EXPECT_EQ(Ctl({"get", "breakers"}).err, "no CircuitBreaker found\n");
 }
 
 TEST_F(Gatewayctl, WhatGetPrintsCanBeApplied) {
@@ -445,7 +554,9 @@ TEST_F(Gatewayctl, WhatGetPrintsCanBeApplied) {
   const auto json = nlohmann::json::parse(Ctl({"get", "route/orders", "-o", "json"}).out);
   EXPECT_EQ(json["kind"], "Route");
   EXPECT_EQ(json["match"]["path"]["prefix"], "/o");
-  EXPECT_EQ(nlohmann::json::parse(Ctl({"get", "-o", "json"}).out).size(), 2u);
+  const auto list = nlohmann::json::parse(Ctl({"get", "-o", "json"}).out);
+  EXPECT_EQ(list["items"].size(), 2u);
+  EXPECT_EQ(list["revision"], 7);
 }
 
 TEST_F(Gatewayctl, ExportLeavesOutWhatIsBuiltIn) {
@@ -530,6 +641,7 @@ TEST_F(Gatewayctl, HistoryIsATableForPeopleAndExactForScripts) {
       info->set_revision(revision);
       info->mutable_time()->set_seconds(1'700'000'000 - static_cast<int64_t>(9 - revision) * 3600);
       info->set_actor("ana@desk");
+      info->set_peer("10.1.2.3");
       info->set_comment(revision == 8 ? "für Köln" : "");
       v1::Change* change = info->add_changes();
       change->set_op(revision == 7 ? v1::Change::CREATED : v1::Change::UPDATED);
@@ -539,14 +651,15 @@ TEST_F(Gatewayctl, HistoryIsATableForPeopleAndExactForScripts) {
     return grpc::Status::OK;
   };
   EXPECT_EQ(Ctl({"history", "route", "orders", "--limit", "2"}).out,
-            "REVISION   AGE   ACTOR      CHANGES         COMMENT\n"
-            "9          3m    ana@desk   ~Route/orders   -\n"
-            "8          1h    ana@desk   ~Route/orders   für Köln\n");
+            "REVISION   AGE   ACTOR      FROM       CHANGES         COMMENT\n"
+            "9          3m    ana@desk   10.1.2.3   ~Route/orders   -\n"
+            "8          1h    ana@desk   10.1.2.3   ~Route/orders   für Köln\n");
   EXPECT_EQ(Ctl({"history", "-o", "name"}).out, "9\n8\n7\n");
   const auto json = nlohmann::json::parse(Ctl({"history", "-o", "json"}).out);
-  EXPECT_EQ(json[0]["time"], "2023-11-14T22:13:20Z");
-  EXPECT_EQ(json[2]["changes"][0]["op"], "created");
-  EXPECT_THAT(Ctl({"history", "-o", "yaml"}).out, HasSubstr("- revision: 9\n  time: \"2023-11-14T22:13:20Z\"\n"));
+  EXPECT_EQ(json["revision"], 7);
+  EXPECT_EQ(json["items"][0]["time"], "2023-11-14T22:13:20Z");
+  EXPECT_EQ(json["items"][2]["changes"][0]["op"], "created");
+  EXPECT_THAT(Ctl({"history", "-o", "yaml"}).out, HasSubstr("  - revision: 9\n    time: \"2023-11-14T22:13:20Z\"\n"));
 }
 
 TEST_F(Gatewayctl, ShowIsTheDiffToTheRevisionBefore) {
@@ -608,7 +721,7 @@ TEST_F(Gatewayctl, RolloutWithoutWaitOnlyTells) {
   const Ended run = Ctl({"rollout"});
   EXPECT_EQ(run.code, kDone);
   EXPECT_EQ(run.out,
-            "revision 7 serving on 1/2 data planes (2 workers); lost and not counted: dp-4\n"
+            "revision 7 serving on 1/2 data planes (2 workers); 1 lost and not counted: dp-4\n"
             "  dp-2 serves nothing yet\n"
             "  dp-3 is not connected, and expected back\n");
   EXPECT_EQ(Ctl({"rollout", "7", "-o", "name"}).out, "dp-2\ndp-3\n");
@@ -629,8 +742,50 @@ TEST_F(Gatewayctl, DataPlanesAreListedWithWhatTheyServe) {
   EXPECT_EQ(Ctl({"dataplanes"}).out,
             "NAME   ADDRESS          ZONE   STATE       SINCE   REVISION   ENDPOINTS   WORKERS   VERSION\n"
             "dp-1   127.0.0.1:8080   -      connected   3m      7/7        12          2         0.1.0\n");
-  EXPECT_EQ(nlohmann::json::parse(Ctl({"dataplanes", "-o", "json"}).out)["data_planes"][0]["since"],
-            "2023-11-14T22:13:20Z");
+  EXPECT_EQ(nlohmann::json::parse(Ctl({"dataplanes", "-o", "json"}).out)["items"][0]["since"], "2023-11-14T22:13:20Z");
+}
+
+TEST_F(Gatewayctl, DataPlanesSayWhoContendsForANameAndWhoIsSentNothing) {
+  admin_.data_planes.set_revision(7);
+  for (const char* name : {"dp-1", "dp-2", "dp-3"}) {
+    v1::DataPlaneState* plane = admin_.data_planes.add_data_planes();
+    plane->set_name(name);
+    plane->set_connected(true);
+  }
+  v1::Rival* rival = admin_.data_planes.mutable_data_planes(0)->add_rivals();
+  rival->set_address("10.0.0.7:8080");
+  rival->set_version("0.1.0");
+  admin_.data_planes.mutable_data_planes(1)->set_held("it serves revision 57 of another history (epoch ab12)");
+  admin_.data_planes.mutable_data_planes(2)->set_connected(false);
+  admin_.data_planes.mutable_data_planes(2)->set_lost(true);
+  const std::string out = Ctl({"dataplanes"}).out;
+  for (const char* text : {"contended", "held", "lost",
+                           "dp-1: another instance claims this name and is refused "
+                           "(10.0.0.7:8080, version 0.1.0;",
+                           "dp-2 is sent nothing: it serves revision 57"}) {
+    EXPECT_NE(out.find(text), std::string::npos) << text << "\n" << out;
+  }
+  EXPECT_EQ(Ctl({"accept-history"}).out, "history ab12 is in force; 2 data planes that waited are sent it\n");
+}
+
+TEST_F(Gatewayctl, ForgetsDataPlanesAndNamesAtMostFive) {
+  EXPECT_EQ(Ctl({"dataplanes", "--forget", "dp-1"}).out, "forgotten: dp-1\n");
+  EXPECT_EQ(Ctl({"dataplanes", "--gone"}).out, "forgotten: dp-1, dp-2, dp-3, dp-4, dp-5 and 2 more\n");
+  EXPECT_EQ(Ctl({"dataplanes", "--gone", "--forget", "dp-1"}).code, kUsage);
+  admin_.rollout = [](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    v1::RolloutResponse response = Serving(1, 9, 2, false);
+    for (int i = 1; i <= 8; ++i) response.add_pending()->set_name(absl::StrCat("dp-", i));
+    for (int i = 1; i <= 6; ++i) response.add_lost(absl::StrCat("lost-", i));
+    response.set_lost_count(30);
+    writer->Write(response);
+    return grpc::Status::OK;
+  };
+  const std::string out = Ctl({"rollout"}).out;
+  EXPECT_NE(out.find("lost and not counted: lost-1, lost-2, lost-3, lost-4, lost-5 and 25 more\n"), std::string::npos)
+      << out;
+  EXPECT_NE(out.find("  dp-5 is not connected, and expected back\n  and 3 more; see gatewayctl dataplanes\n"),
+            std::string::npos)
+      << out;
 }
 
 v1::EndpointSet OrdersInConsul() {
@@ -765,6 +920,398 @@ TEST_F(Gatewayctl, TextOfOthersIsDisarmed) {
   const Ended run = Ctl({"history"});
   EXPECT_THAT(run.out, Not(HasSubstr("\x1b")));
   EXPECT_THAT(run.out, HasSubstr("owned"));
+}
+
+TEST_F(Gatewayctl, EveryListHasOneShape) {
+  admin_.resources = {Stored(kService), Stored(kRoute)};
+  *admin_.endpoints.add_sets() = OrdersInConsul();
+  admin_.history = [](const v1::HistoryRequest&, v1::HistoryResponse* response) {
+    response->add_revisions()->set_revision(7);
+    return grpc::Status::OK;
+  };
+  AcceptEverything(7);
+  const std::string file = dir_.Write("a.yaml", kService);
+  for (const std::vector<std::string>& list :
+       std::vector<std::vector<std::string>>{{"get"},
+                                             {"get", "routes"},
+                                             {"get", "routes,services"},
+                                             {"get", "route/orders", "service/svc"},
+                                             {"dataplanes"},
+                                             {"services"},
+                                             {"endpoints", "svc"},
+                                             {"breakers"},
+                                             {"limits"},
+                                             {"history"},
+                                             {"lint"},
+                                             {"diff", "-f", file},
+                                             {"describe", "route", "orders", "--effective"},
+                                             {"describe", "service", "svc", "--effective"}}) {
+    std::vector<std::string> arguments = list;
+    arguments.insert(arguments.end(), {"-o", "json"});
+    const Ended run = Ctl(arguments);
+    ASSERT_EQ(run.code, kDone) << ::testing::PrintToString(list) << run.err;
+    const auto json = nlohmann::json::parse(run.out, nullptr, false);
+    ASSERT_TRUE(json.is_object()) << ::testing::PrintToString(list);
+    EXPECT_TRUE(json["items"].is_array()) << ::testing::PrintToString(list);
+    EXPECT_EQ(json["revision"], 7) << ::testing::PrintToString(list);
+    EXPECT_EQ(json.size(), 2u) << ::testing::PrintToString(list);
+  }
+}
+
+TEST_F(Gatewayctl, GetTakesSeveralKindsAndNamesAndPicksFromThem) {
+  admin_.resources = {Stored(kService), Stored(kRoute),
+                      Stored(absl::StrReplaceAll(kRoute, {{"name: orders", "name: shop"}}))};
+  EXPECT_EQ(Ctl({"get", "routes", "shop", "orders", "-o", "name"}).out, "Route/shop\nRoute/orders\n");
+  EXPECT_EQ(Ctl({"get", "svc,rt", "-o", "name"}).out, "Service/svc\nRoute/orders\nRoute/shop\n");
+  EXPECT_EQ(Ctl({"get", "route/shop", "service/svc", "-o", "name"}).out, "Route/shop\nService/svc\n");
+  EXPECT_EQ(Ctl({"get", "routes", "shop", "nobody"}).code, kNotFound);
+  EXPECT_EQ(Ctl({"get", "svc,rt", "shop"}).code, kUsage);
+  EXPECT_EQ(Ctl({"get", "routes", "-o", "jsonpath={.items[*].name}"}).out, "orders shop");
+  EXPECT_EQ(Ctl({"get", "route", "shop", "-o", "jsonpath={.match.path.prefix}"}).out, "/o");
+  EXPECT_EQ(Ctl({"get", "-o", "jsonpath={.items"}).code, kUsage);
+  const std::string wide = Ctl({"get", "routes", "shop", "-o", "wide"}).out;
+  EXPECT_THAT(wide, HasSubstr("LABELS"));
+  EXPECT_THAT(wide, HasSubstr("team=a"));
+  EXPECT_THAT(wide, HasSubstr("2023-11-14T22:13:20Z"));
+}
+
+TEST_F(Gatewayctl, WatchGoesOnWithWhatChanges) {
+  admin_.resources = {Stored(kService), Stored(kRoute)};
+  const auto revision = [this](uint64_t number, v1::Change::Op op, const std::string& kind, const std::string& name) {
+    v1::RevisionInfo& info = admin_.watched.emplace_back();
+    info.set_revision(number);
+    v1::Change* change = info.add_changes();
+    change->set_op(op);
+    change->set_kind(kind);
+    change->set_name(name);
+  };
+  revision(7, v1::Change::UPDATED, "Route", "orders");  // known already
+  revision(8, v1::Change::UPDATED, "Route", "orders");
+  revision(9, v1::Change::UPDATED, "Service", "svc");
+  revision(10, v1::Change::DELETED, "Route", "gone");
+  const Ended run = Ctl({"get", "routes", "-o", "name", "--watch"});
+  EXPECT_EQ(run.out, "Route/orders\nRoute/orders\n");
+  EXPECT_THAT(run.err, HasSubstr("Route/gone deleted in revision 10\n"));
+  EXPECT_EQ(run.code, kUnreachable) << "the connection ended";
+}
+
+TEST_F(Gatewayctl, SummariesSayWhoIsAdmittedAndWhatARouteAsksFor) {
+  const std::string match =
+      "match: { hosts: [a.example], methods: [GET, POST], path: { prefix: /o }, headers: [{ name: X-Canary, exact: "
+      "\"1\" }], query: [{ name: v, prefix: b }] }\n";
+  admin_.resources = {Stored("kind: Auth\nname: partners\nmethods: [{ api_key: {} }]\nallow: { groups: [partners] }\n"),
+                      Stored("kind: Auth\nname: anyone\nmethods: [{ api_key: {} }]\n"),
+                      Stored("kind: Route\nname: r\n" + match + "service: s\n")};
+  const std::string all = Ctl({"get"}).out;
+  EXPECT_THAT(all, HasSubstr("api_key; admits group partners "));
+  EXPECT_THAT(all, HasSubstr("api_key; admits any consumer "));
+  EXPECT_THAT(all, HasSubstr("GET, POST a.example/o/** (X-Canary=1, ?v=b*) -> s"));
+  EXPECT_THAT(Ctl({"get", "routes"}).out, HasSubstr("X-Canary=1, ?v=b*"));
+  // 9,999 deletions are not "+9999".
+  admin_.history = [](const v1::HistoryRequest&, v1::HistoryResponse* response) {
+    v1::RevisionInfo* info = response->add_revisions();
+    for (int i = 0; i < 9'999; ++i) {
+      v1::Change* change = info->add_changes();
+      change->set_op(v1::Change::DELETED);
+      change->set_kind("Route");
+      change->set_name(absl::StrCat("r", i));
+    }
+    return grpc::Status::OK;
+  };
+  EXPECT_THAT(Ctl({"history"}).out, HasSubstr("-Route/r0, -Route/r1, -Route/r2 and 9996 more (9999 deleted)"));
+}
+
+TEST_F(Gatewayctl, ThousandsOfErrorsAreCountedNotPrinted) {
+  std::vector<std::array<std::string, 4>> mistakes;
+  for (int i = 0; i < 200; ++i) mistakes.push_back({"Route", "orders", "service", absl::StrCat("wrong ", i)});
+  admin_.apply = [&mistakes](const v1::ApplyRequest&, v1::ApplyResponse*) {
+    const grpc::Status status = InvalidPolicy(mistakes);
+    return status;
+  };
+  const std::string file = dir_.Write("a.yaml", kRoute);
+  const Ended some = Ctl({"apply", "-f", file});
+  EXPECT_EQ(some.code, kInvalidPolicy);
+  EXPECT_EQ(std::count(some.err.begin(), some.err.end(), '\n'), static_cast<long>(kErrorsShown) + 1);
+  EXPECT_THAT(some.err, HasSubstr("200 errors, of which 150 are not shown (--all-errors); nothing was changed"));
+  const Ended all = Ctl({"apply", "-f", file, "--all-errors"});
+  EXPECT_EQ(std::count(all.err.begin(), all.err.end(), '\n'), 201);
+}
+
+TEST_F(Gatewayctl, WarningsAboutTheRestAreCounted) {
+  admin_.apply = [](const v1::ApplyRequest&, v1::ApplyResponse* response) {
+    response->set_revision(8);
+    response->set_other_warnings(3);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"apply", "-f", dir_.Write("a.yaml", kRoute)}).err,
+            "(3 warnings about the rest of the policy: gatewayctl lint)\n");
+  admin_.warnings = {"Route/a: doubtful", "Route/b: too"};
+  EXPECT_EQ(Ctl({"lint"}).out, "warning: Route/a: doubtful\nwarning: Route/b: too\n");
+  admin_.warnings.clear();
+  EXPECT_EQ(Ctl({"lint"}).out, "");
+  EXPECT_EQ(Ctl({"lint"}).code, kDone);
+}
+
+TEST_F(Gatewayctl, DeleteTakesSeveralNamesFilesAndSelectors) {
+  admin_.resources = {Stored(kService), Stored(kRoute),
+                      Stored(absl::StrReplaceAll(kRoute, {{"name: orders", "name: shop"}}))};
+  std::vector<std::string> gone;
+  bool ignored = false;
+  admin_.remove = [&](const v1::DeleteRequest& request, v1::DeleteResponse* response) {
+    gone.clear();
+    if (!request.kind().empty()) gone.push_back(request.kind() + "/" + request.name());
+    for (const v1::ResourceName& name : request.resources()) gone.push_back(name.kind() + "/" + name.name());
+    ignored = request.ignore_not_found();
+    response->set_revision(8);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"delete", "route", "orders", "shop"}).out, "Route/orders deleted\nRoute/shop deleted\nrevision 8\n");
+  EXPECT_THAT(gone, ElementsAre("Route/orders", "Route/shop"));
+  EXPECT_EQ(Ctl({"delete", "route/orders", "service/svc", "-o", "name"}).out, "Route/orders\nService/svc\n");
+  EXPECT_EQ(Ctl({"delete", "-f", dir_.Write("a.yaml", absl::StrCat(kService, "---\n", kRoute))}).code, kDone);
+  EXPECT_THAT(gone, ElementsAre("Route/orders", "Service/svc"));
+  EXPECT_EQ(Ctl({"delete", "routes", "-l", "team=a"}).code, kDone);
+  EXPECT_THAT(gone, ElementsAre("Route/orders", "Route/shop"));
+  EXPECT_FALSE(ignored);
+  EXPECT_EQ(Ctl({"delete", "route", "orders", "--ignore-not-found"}).code, kDone);
+  EXPECT_TRUE(ignored);
+  EXPECT_THAT(Ctl({"delete", "routes", "-l", "team=none"}).err, HasSubstr("nothing matches"));
+  gone.clear();
+  EXPECT_EQ(Ctl({"delete", "routes"}).code, kUsage) << "never a whole kind by a forgotten name";
+  EXPECT_EQ(Ctl({"delete"}).code, kUsage);
+  EXPECT_EQ(Ctl({"delete", "route", "orders", "-l", "team=a"}).code, kUsage);
+  EXPECT_THAT(gone, IsEmpty());
+}
+
+TEST_F(Gatewayctl, WhatDestroysAsksOnATerminal) {
+  admin_.name = "cp-eu";
+  int deletions = 0;
+  admin_.remove = [&](const v1::DeleteRequest&, v1::DeleteResponse*) {
+    ++deletions;
+    return grpc::Status::OK;
+  };
+  out_is_terminal_ = true;
+  std::istringstream no("n\n"), yes("y\n"), end("");
+  in_ = &no;
+  Ended run = Ctl({"delete", "route", "orders"});
+  EXPECT_EQ(run.code, kFailed);
+  EXPECT_THAT(run.err, HasSubstr(absl::StrCat("delete Route/orders (on cp-eu at ", admin_.address(), ")? [y/N] ")));
+  EXPECT_EQ(deletions, 0);
+  in_ = &end;
+  EXPECT_EQ(Ctl({"delete", "route", "orders"}).code, kFailed) << "no answer is no";
+  in_ = &yes;
+  EXPECT_EQ(Ctl({"delete", "route", "orders"}).code, kDone);
+  EXPECT_EQ(deletions, 1);
+  EXPECT_EQ(Ctl({"delete", "route", "orders", "--yes"}).code, kDone);
+  in_ = nullptr;
+  EXPECT_EQ(Ctl({"delete", "route", "orders"}).code, kDone) << "a script is not asked";
+  EXPECT_EQ(deletions, 3);
+}
+
+TEST_F(Gatewayctl, RollbackSaysWhatItUndoesAndByWhom) {
+  std::vector<v1::RollbackRequest> requests;
+  admin_.rollback = [&](const v1::RollbackRequest& request, v1::RollbackResponse* response) {
+    requests.push_back(request);
+    response->set_revision(request.dry_run() ? 9 : 10);
+    response->set_undone_count(3);
+    v1::RevisionInfo* info = response->add_undone();
+    info->set_revision(9);
+    info->set_actor("bob@laptop");
+    info->set_comment("more shop");
+    info->mutable_time()->set_seconds(1'700'000'000);
+    v1::Change* change = info->add_changes();
+    change->set_op(v1::Change::CREATED);
+    change->set_kind("Route");
+    change->set_name("shop");
+    return grpc::Status::OK;
+  };
+  Ended run = Ctl({"rollback", "6", "--expect-revision", "9"});
+  EXPECT_EQ(run.code, kDone);
+  EXPECT_EQ(run.err,
+            "undone:\n  revision 9, 3m ago, by bob@laptop: +Route/shop (more shop)\n  and 2 earlier revisions\n");
+  ASSERT_EQ(requests.size(), 1u);
+  EXPECT_EQ(requests[0].expected_revision(), 9u);
+  EXPECT_THAT(Ctl({"rollback", "6", "--dry-run"}).err, HasSubstr("this would undo:\n  revision 9"));
+  // On a terminal it tells first, asks, and goes back only from what it has told.
+  requests.clear();
+  out_is_terminal_ = true;
+  std::istringstream no("\n"), yes("yes\n");
+  in_ = &no;
+  EXPECT_EQ(Ctl({"rollback", "6"}).code, kFailed);
+  ASSERT_EQ(requests.size(), 1u);
+  EXPECT_TRUE(requests[0].dry_run());
+  in_ = &yes;
+  EXPECT_EQ(Ctl({"rollback", "6"}).code, kDone);
+  ASSERT_EQ(requests.size(), 3u);
+  EXPECT_FALSE(requests[2].dry_run());
+  EXPECT_EQ(requests[2].expected_revision(), 9u);
+}
+
+TEST_F(Gatewayctl, ExportWithSecretsGoesIntoAPrivateFile) {
+  const std::string hash(64, 'a');
+  admin_.with_secrets = {Stored("kind: Consumer\nname: acme\ncredentials: [{ api_key_sha256: \"" + hash + "\" }]\n")};
+  EXPECT_EQ(Ctl({"export", "--with-secrets"}).code, kUsage);
+  const std::string path = dir_.Write("out.yaml", "what was there before");
+  const Ended run = Ctl({"export", "--with-secrets", "--output-file", path});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_EQ(run.out, "");
+  EXPECT_EQ(dir_.Read("out.yaml"), EncodeResource(admin_.with_secrets[0].resource()));
+  EXPECT_THAT(dir_.Read("out.yaml"), HasSubstr(hash));
+  EXPECT_EQ(std::filesystem::status(path).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  EXPECT_EQ(Ctl({"export", "--output-file", dir_.File("none/x")}).code, kFailed);
+}
+
+TEST_F(Gatewayctl, EditAppliesWhatTheEditorLeavesOnTheStateThatItRead) {
+  admin_.resources = {Stored(kService), Stored(kRoute)};
+  AcceptEverything(8);
+  environment_["EDITOR"] = "sed -i 's|prefix: /o|prefix: /p|'";
+  Ended run = Ctl({"edit", "route", "orders"});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  ASSERT_EQ(applied_.size(), 1u);
+  ASSERT_EQ(applied_[0].resources_size(), 1);
+  EXPECT_EQ(applied_[0].resources(0).route().match().path().prefix(), "/p");
+  EXPECT_EQ(applied_[0].expected_revision(), 7u);
+  environment_["VISUAL"] = "true";  // goes before EDITOR
+  run = Ctl({"edit", "route", "orders"});
+  EXPECT_EQ(run.code, kDone);
+  EXPECT_EQ(run.err, "nothing was changed\n");
+  environment_["VISUAL"] = "false";
+  EXPECT_EQ(Ctl({"edit", "route", "orders"}).code, kFailed);
+  EXPECT_EQ(applied_.size(), 1u);
+  environment_["VISUAL"] = "sed -i 's|match:|macth:|'";
+  run = Ctl({"edit", "route", "orders"});
+  EXPECT_EQ(run.code, kInvalidPolicy);
+  const size_t kept = run.err.find("what was written is in ");
+  ASSERT_NE(kept, std::string::npos) << run.err;
+  const std::string path = run.err.substr(kept + 23, run.err.find('\n', kept) - kept - 23);
+  EXPECT_TRUE(std::filesystem::remove(path)) << path;
+  EXPECT_EQ(Ctl({"edit", "route"}).code, kUsage);
+}
+
+TEST_F(Gatewayctl, FieldsPrintsTheReference) {
+  admin_.Stop();  // nobody is asked
+  EXPECT_THAT(Ctl({"fields"}).out, HasSubstr("RateLimit: "));
+  EXPECT_THAT(Ctl({"fields", "routes"}).out, HasSubstr("rate_limits"));
+  const std::string headers = Ctl({"fields", "route.match.headers"}).out;
+  EXPECT_THAT(headers, ::testing::StartsWith("Route.match.headers\n"));
+  for (const char* field : {"name ", "exact ", "regex ", "present "}) EXPECT_THAT(headers, HasSubstr(field));
+  EXPECT_THAT(Ctl({"fields", "route.timeout"}).out, HasSubstr("duration"));
+  EXPECT_THAT(Ctl({"fields", "service.outlier_ejection.success_rate"}).out, HasSubstr("min_endpoints"));
+  const Ended unknown = Ctl({"fields", "route.macth"});
+  EXPECT_EQ(unknown.code, kNotFound);
+  EXPECT_THAT(unknown.err, HasSubstr("did you mean 'match'?"));
+  EXPECT_EQ(Ctl({"fields", "nothing"}).code, kUsage);
+}
+
+TEST_F(Gatewayctl, HelpAndVersionHaveTheUsualNames) {
+  EXPECT_EQ(Ctl({"help"}).out, Ctl({"--help"}).out);
+  EXPECT_EQ(Ctl({"help", "apply"}).out, Ctl({"apply", "--help"}).out);
+  EXPECT_EQ(Ctl({"help", "aply"}).code, kUsage);
+  EXPECT_EQ(Ctl({"-v"}).out, Ctl({"--version"}).out);
+}
+
+TEST_F(Gatewayctl, RequireSaysHowManyAreEnough) {
+  v1::RolloutResponse response = Serving(2, 2, 4, true);
+  response.add_lost("dp-3");
+  admin_.rollout = [&](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    writer->Write(response);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"rollout"}).code, kDone);
+  EXPECT_EQ(Ctl({"rollout", "--require", "2"}).code, kDone);
+  EXPECT_EQ(Ctl({"rollout", "--require", "66%"}).code, kDone);
+  const Ended all = Ctl({"rollout", "--require", "all"});
+  EXPECT_EQ(all.code, kNotEveryone) << "one was lost";
+  EXPECT_THAT(all.out, HasSubstr("1 lost and not counted: dp-3"));
+  EXPECT_THAT(all.err, HasSubstr("required: all"));
+  EXPECT_EQ(Ctl({"rollout", "--require", "3"}).code, kNotEveryone);
+  EXPECT_EQ(Ctl({"rollout", "--require", "67%", "-o", "json"}).code, kNotEveryone);
+  for (const char* wrong : {"0", "101%", "some", "", "-1"}) {
+    EXPECT_EQ(Ctl({"rollout", "--require", wrong}).code, kUsage) << wrong;
+  }
+  // Waiting goes on past what the server takes for decided, and ends as soon as enough serve it.
+  AcceptEverything(7);
+  const std::string file = dir_.Write("a.yaml", kService);
+  Ended run = Ctl({"apply", "-f", file, "--require", "all", "--timeout", "300ms"});
+  EXPECT_EQ(run.code, kNotEveryone);
+  EXPECT_THAT(run.err, HasSubstr("; required: all; waited 300ms"));
+  int calls = 0;
+  admin_.rollout = [&](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    v1::RolloutResponse now = Serving(++calls < 3 ? 2 : 3, 3, 4, calls >= 3);
+    writer->Write(now);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"apply", "-f", file, "--require", "3"}).code, kDone);
+  EXPECT_EQ(calls, 3);
+  // Thirty lost ones are counted, not listed.
+  for (int i = 0; i < 29; ++i) response.add_lost(absl::StrCat("dp-", 10 + i));
+  admin_.rollout = [&](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
+    writer->Write(response);
+    return grpc::Status::OK;
+  };
+  EXPECT_THAT(Ctl({"rollout"}).out, HasSubstr("30 lost and not counted: dp-3, dp-10, dp-11, dp-12, dp-13 and 25 more"));
+}
+
+TEST_F(Gatewayctl, AServerIsAHostAndWhatIsNoneIsCalledSo) {
+  for (const char* url : {"http://127.0.0.1:7400", "https://cp.example", "grpc://a"}) {
+    const Ended run = RunAt("", {"--server", url, "get"});
+    EXPECT_EQ(run.code, kUsage) << url;
+    EXPECT_THAT(run.err, HasSubstr("is a URL; expected the admin listener's HOST or HOST:PORT")) << url;
+  }
+  for (const auto& [server, address] : std::map<std::string, std::string>{
+           {"127.0.0.9", "127.0.0.9:7400"}, {"::1", "[::1]:7400"}, {"[::1]", "[::1]:7400"}}) {
+    EXPECT_THAT(RunAt("", {"--server", server, "--timeout", "2s", "get"}).err,
+                HasSubstr(absl::StrCat("at ", address, ":")));
+  }
+  EXPECT_EQ(RunAt("", {"--server", "a b", "get"}).code, kUsage);
+  EXPECT_EQ(RunAt("", {"--server", "host:99999", "get"}).code, kUsage);
+  // Another service's port, as the stream's.
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  v1::ConfigStream::Service other;
+  builder.RegisterService(&other);
+  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  const Ended run = RunAt("", {"--server", absl::StrCat("127.0.0.1:", port), "get"});
+  EXPECT_EQ(run.code, kUnreachable);
+  EXPECT_THAT(run.err, HasSubstr("is it the admin listener?"));
+}
+
+TEST_F(Gatewayctl, DescribeConsumerSaysWhichAuthAdmitsIt) {
+  const std::string hash(64, 'a');
+  admin_.resources = {
+      Stored("kind: Consumer\nname: acme\ngroups: [partners]\ncredentials: [{ api_key_sha256: \"" + hash + "\" }]\n"),
+      Stored("kind: Auth\nname: byname\nmethods: [{ api_key: {} }]\nallow: { consumers: [acme] }\n"),
+      Stored("kind: Auth\nname: partners\nmethods: [{ api_key: {} }, { basic: {} }]\nallow: { groups: [partners] }\n"),
+      Stored("kind: Auth\nname: staff\nmethods: [{ api_key: {} }]\nallow: { groups: [staff] }\n"),
+      Stored("kind: Auth\nname: passwords\nmethods: [{ basic: {} }]\n"),
+      Stored("kind: Route\nname: orders\nmatch: {}\nservice: s\nauth: partners\n"),
+      Stored("kind: Route\nname: shop\nmatch: {}\nservice: s\n"),
+      Stored("kind: Defaults\nname: default\nauth: byname\n")};
+  admin_.history = [](const v1::HistoryRequest&, v1::HistoryResponse*) { return grpc::Status::OK; };
+  const Ended run = Ctl({"describe", "consumer", "acme"});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("\nAdmitted by\n"
+                                 "  Auth/byname through api_key: it is named; routes: shop\n"
+                                 "  Auth/partners through api_key: group partners; routes: orders\n"
+                                 "\nRefers to"));
+  const auto json = nlohmann::json::parse(Ctl({"describe", "consumer", "acme", "-o", "json"}).out);
+  EXPECT_EQ(json["admitted_by"].size(), 2u);
+  EXPECT_EQ(json["admitted_by"][1]["routes"][0], "orders");
+}
+
+TEST_F(Gatewayctl, ServicesShowAnOpenBreakerAndEffectiveWhatDefaultsGive) {
+  admin_.resources = {Stored(kService), Stored("kind: Defaults\nname: default\ncircuit_breaker: hystrix\n"),
+                      Stored("kind: CircuitBreaker\nname: hystrix\n")};
+  v1::DataPlaneBreaker* row = admin_.breakers.add_breakers();
+  row->set_data_plane("dp-1");
+  row->mutable_breaker()->set_service("svc");
+  row->mutable_breaker()->set_state(v1::BreakerReport::OPEN);
+  EXPECT_THAT(Ctl({"services"}).out, HasSubstr("ok; breaker open on dp-1"));
+  const std::string effective = Ctl({"describe", "service", "svc", "--effective"}).out;
+  EXPECT_THAT(effective, HasSubstr("CircuitBreaker/hystrix   Defaults/default"));
+  EXPECT_THAT(effective, HasSubstr("round_robin"));
 }
 
 TEST_F(Gatewayctl, CompletionKnowsEveryCommandAndFlag) {

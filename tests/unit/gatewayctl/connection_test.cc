@@ -6,7 +6,7 @@
 #include <map>
 #include <sstream>
 
-#include "common/base/certificate.h"
+#include "common/base/pki.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

@@ -26,10 +26,31 @@ TEST(FleetRender, BreakersSayWhoseWordTheirStateIs) {
   *response.add_breakers() = *row;
   response.mutable_breakers(1)->mutable_breaker()->set_state(v1::BreakerReport::OPEN);
   response.mutable_breakers(1)->mutable_breaker()->set_forced(true);
-  EXPECT_EQ(RenderBreakers(response),
-            "SERVICE   DATA PLANE   BREAKER   STATE           IN FLIGHT   REQUESTS   FAILURES   SLOW   OPENED\n"
-            "orders    dp-1         hystrix   half_open       0           20         12         0      3\n"
-            "orders    dp-1         hystrix   open (forced)   0           20         12         0      3\n");
+  const auto lines = [&](int64_t now) -> std::vector<std::string> {
+    return absl::StrSplit(RenderBreakers(response, absl::FromUnixSeconds(now)), '\n', absl::SkipEmpty());
+  };
+  EXPECT_EQ(lines(100)[0],
+            "SERVICE   DATA PLANE   BREAKER   STATE           NEXT PROBE   IN FLIGHT   REQUESTS   FAILURES   SLOW   "
+            "OPENED   OPENED BY   AS OF");
+  EXPECT_EQ(lines(100)[1],
+            "orders    dp-1         hystrix   half_open       -            0           20         12         0      "
+            "3        -           -");
+  EXPECT_EQ(lines(100)[2],
+            "orders    dp-1         hystrix   open (forced)   -            0           20         12         0      "
+            "3        -           -");
+
+  // How old the figures are, when the next probe is due, and what opened it.
+  row = response.mutable_breakers(0);
+  row->mutable_reported_at()->set_seconds(98);
+  row->mutable_breaker()->set_state(v1::BreakerReport::OPEN);
+  row->mutable_breaker()->mutable_next_probe()->set_seconds(4);
+  row->mutable_breaker()->set_opening_requests(20);
+  row->mutable_breaker()->set_opening_failures(11);
+  row->mutable_breaker()->set_opening_slow(2);
+  EXPECT_THAT(lines(100)[1], ::testing::HasSubstr(" in 3s "));
+  EXPECT_THAT(lines(100)[1], ::testing::HasSubstr("11 of 20 failed, 2 slow"));
+  EXPECT_THAT(lines(100)[1], ::testing::EndsWith(" 2s ago"));
+  EXPECT_THAT(lines(110)[1], ::testing::HasSubstr(" due "));
 }
 
 TEST(FleetRender, LimitsSayWhereTheirScopeIsAway) {
@@ -44,6 +65,10 @@ TEST(FleetRender, LimitsSayWhereTheirScopeIsAway) {
   EXPECT_EQ(RenderLimits(response),
             "LIMIT    DATA PLANE   KEYS   ALLOWED   REFUSED   OVERFLOWED   STATE\n"
             "shared   dp-1         2      10        4         0            unavailable\n");
+  *response.add_limits() = response.limits(0);
+  response.mutable_limits(1)->set_data_plane("dp-2");
+  EXPECT_THAT(RenderLimits(response),
+              ::testing::EndsWith("shared   all 2        4      20        8         0            -\n"));
 }
 
 TEST(FleetRender, EndpointsSayWhoLeavesThemOutAndWhy) {
@@ -76,6 +101,22 @@ TEST(FleetRender, EndpointsSayWhoLeavesThemOutAndWhy) {
 }
 
 // What two data planes say of a service whose endpoints are named.
+TEST(Endpoints, OneThatCannotBeUsedSaysWhy) {
+  v1::EndpointSet set;
+  set.mutable_key()->set_service("svc");
+  v1::Instance* instance = set.add_instances();
+  instance->set_id("node/svc-1");
+  instance->set_health(v1::Instance::PASSING);
+  instance->set_unusable("address '127.0.0.1:9999' is neither an IP address nor a host name");
+  EndpointSets sets;
+  *sets.Add() = set;
+  const std::vector<EndpointRow> rows = EndpointsOf(nullptr, sets);
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_FALSE(rows[0].serving);
+  EXPECT_EQ(rows[0].why_not, instance->unusable());
+  EXPECT_NE(RenderEndpoints(rows).find("127.0.0.1:9999"), std::string::npos);
+}
+
 class NamedEndpoints : public ::testing::Test {
  protected:
   NamedEndpoints() {
@@ -122,7 +163,7 @@ TEST_F(NamedEndpoints, ANameWithoutAnAddressDoesNotServe) {
             (std::vector<std::string>{"dp-1: the name has no address", "dp-2: the name has no address"}));
   v1::StoredResource stored;
   *stored.mutable_resource()->mutable_service() = service_;
-  EXPECT_EQ(ServicesOf(std::span(&stored, 1), all_)[0].serving, 2);
+  EXPECT_EQ(ServicesOf(std::span(&stored, 1), all_, {})[0].serving, 2);
 }
 
 TEST_F(NamedEndpoints, ANameIsOutWhereAllOfItsAddressesAre) {

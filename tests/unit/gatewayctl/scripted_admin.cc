@@ -3,6 +3,7 @@
 #include <array>
 
 #include "common/config/policy_files.h"
+#include "common/policy/label_selector.h"
 #include "common/policy/resource.h"
 #include "gtest/gtest.h"
 
@@ -24,12 +25,10 @@ grpc::Status ScriptedAdmin::List(grpc::ServerContext*, const v1::ListRequest* in
   if (list) return list(*in, out);
   out->set_revision(revision);
   for (const v1::StoredResource& stored : resources) {
-    bool wanted = in->kind().empty() || KeyOf(stored.resource()).kind == in->kind();
-    for (const auto& [key, value] : in->labels()) {
-      const auto& labels = LabelsOf(stored.resource());
-      wanted = wanted && labels.contains(key) && labels.at(key) == value;
+    if (!in->kind().empty() && KeyOf(stored.resource()).kind != in->kind()) continue;
+    if (LabelSelector::Parse(in->selector()).value().Matches(LabelsOf(stored.resource()))) {
+      *out->add_resources() = stored;
     }
-    if (wanted) *out->add_resources() = stored;
   }
   return grpc::Status::OK;
 }

@@ -15,6 +15,7 @@
 #include "gateway/v1/admin.grpc.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
+#include "gtest/gtest.h"
 
 namespace gateway::ctl {
 
@@ -50,6 +51,10 @@ class ScriptedAdmin final : public v1::Admin::Service {
   v1::ListBreakersResponse breakers;
   v1::ListLimitsResponse limits;
   uint64_t revision = 7;
+  std::string name;
+  std::vector<std::string> warnings;             // Lint's
+  std::vector<v1::StoredResource> with_secrets;  // Export's
+  std::vector<v1::RevisionInfo> watched;         // all that a Watch says before it ends
 
  private:
   template <typename Handler, typename... Arguments>
@@ -83,6 +88,22 @@ class ScriptedAdmin final : public v1::Admin::Service {
     *out = revisions[in->revision()];
     return grpc::Status::OK;
   }
+  grpc::Status ForgetDataPlanes(grpc::ServerContext*, const v1::ForgetDataPlanesRequest* in,
+                                v1::ForgetDataPlanesResponse* out) override {
+    if (in->gone()) {
+      for (int i = 1; i <= 7; ++i) out->add_names(absl::StrCat("dp-", i));
+    } else {
+      out->add_names(in->name());
+    }
+    return grpc::Status::OK;
+  }
+  grpc::Status AcceptHistory(grpc::ServerContext*, const v1::AcceptHistoryRequest* in,
+                             v1::AcceptHistoryResponse* out) override {
+    EXPECT_FALSE(in->context().actor().empty());
+    out->set_epoch("ab12");
+    out->set_released(2);
+    return grpc::Status::OK;
+  }
   grpc::Status ListDataPlanes(grpc::ServerContext*, const v1::ListDataPlanesRequest*,
                               v1::ListDataPlanesResponse* out) override {
     absl::MutexLock lock(&mutex_);
@@ -112,7 +133,35 @@ class ScriptedAdmin final : public v1::Admin::Service {
     out->set_version("9.9.9");
     out->set_epoch("epoch");
     out->set_revision(revision);
+    out->set_name(name);
     return grpc::Status::OK;
+  }
+  grpc::Status Lint(grpc::ServerContext*, const v1::LintRequest*, v1::LintResponse* out) override {
+    absl::MutexLock lock(&mutex_);
+    out->mutable_warnings()->Assign(warnings.begin(), warnings.end());
+    out->set_revision(revision);
+    return grpc::Status::OK;
+  }
+  grpc::Status Export(grpc::ServerContext*, const v1::ListRequest*, v1::ListResponse* out) override {
+    absl::MutexLock lock(&mutex_);
+    for (const v1::StoredResource& stored : with_secrets) *out->add_resources() = stored;
+    out->set_revision(revision);
+    return grpc::Status::OK;
+  }
+  grpc::Status Watch(grpc::ServerContext*, const v1::WatchRequest* in,
+                     grpc::ServerWriter<v1::WatchResponse>* out) override {
+    std::vector<v1::RevisionInfo> told;
+    {
+      absl::MutexLock lock(&mutex_);
+      told = watched;
+    }
+    for (const v1::RevisionInfo& info : told) {
+      if (info.revision() <= in->after_revision()) continue;
+      v1::WatchResponse response;
+      *response.mutable_revision() = info;
+      out->Write(response);
+    }
+    return {grpc::StatusCode::UNAVAILABLE, "going down"};
   }
 
   absl::Mutex mutex_;

@@ -71,6 +71,19 @@ TEST(CircuitBreaker, OpensAtTheErrorPercentage) {
   EXPECT_EQ(Try(*breaker, kStart), BreakerVerdict::kOpen);
 }
 
+TEST(CircuitBreaker, RemembersTheWindowThatOpenedIt) {
+  auto breaker = Make();
+  EXPECT_EQ(breaker->view(kStart).opening_requests, 0u);
+  Do(*breaker, Outcome::kSuccess, 10, kStart);
+  Do(*breaker, Outcome::kFailure, 10, kStart);
+  const TimePoint later = kStart + 30s;  // the window is empty again
+  EXPECT_EQ(breaker->view(later).requests, 0u);
+  EXPECT_EQ(breaker->view(later).opening_requests, 20u);
+  EXPECT_EQ(breaker->view(later).opening_failures, 10u);
+  Admit(*breaker, later).Report(Outcome::kFailure, later);  // a probe
+  EXPECT_EQ(breaker->view(later).opening_requests, 20u) << "a failed probe keeps it open";
+}
+
 TEST(CircuitBreaker, StaysClosedBelowTheErrorPercentage) {
   auto breaker = Make();
   Do(*breaker, Outcome::kSuccess, 51, kStart);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -446,6 +447,139 @@ TEST(RateLimiter, AMillionMadeUpKeysFreeNobody) {
   }
 }
 
+ClientPrefix Ipv4(uint32_t address) { return {ClientPrefix::Kind::kIpv4, address}; }
+ClientPrefix Ipv6(uint64_t prefix) { return {ClientPrefix::Kind::kIpv6Client, prefix}; }
+
+// A thousand clients that were not there before send their first requests while a flood of keys runs: `flood` says
+// whose the flood's n-th key is. Says how many bystanders were refused; `admitted`: of the flood.
+int RefusedBystanders(RateLimiter& limiter, int keys, const std::function<ClientPrefix(int)>& flood,
+                      uint64_t* admitted) {
+  int refused = 0;
+  const int pause = keys / 1000;
+  for (int i = 0; i < keys; ++i) {
+    const TimePoint now = kStart + nanoseconds(int64_t{i} * 8000);
+    *admitted += limiter.Admit("made up " + std::to_string(i), now, flood(i)).allowed ? 1 : 0;
+    if (i % pause != 0) continue;
+    for (int request = 0; request < 3; ++request) {
+      const std::string key = "bystander " + std::to_string(i / pause);
+      refused += limiter.Admit(key, now, Ipv4(0x0a000000u + static_cast<uint32_t>(i / pause))).allowed ? 0 : 1;
+    }
+  }
+  return refused;
+}
+
+std::vector<RateLimiter::Options> EachAlgorithm(uint32_t requests) {
+  return {Limit(requests, 1min), Tokens(requests, 1min), Fixed(requests, 1h)};
+}
+
+TEST(RateLimiterFlood, OneClientsKeysRefuseNobodyElse) {
+  for (const RateLimiter::Options& options : EachAlgorithm(20)) {
+    RateLimiter limiter(options);
+    uint64_t admitted = 0;
+    EXPECT_EQ(RefusedBystanders(
+                  limiter, 300'000, [](int) { return Ipv4(1); }, &admitted),
+              0);
+    // A fifth of the table, and its own bucket.
+    EXPECT_LE(admitted, 20'000u + 20u);
+    EXPECT_GE(limiter.stats().overflowed, 279'000u);
+    EXPECT_FALSE(limiter.Admit("made up at last", kStart + 3s, Ipv4(1)).allowed) << "limited by its own bucket";
+  }
+}
+
+TEST(RateLimiterFlood, KeysOfOneIpv6SiteRefuseNobodyElse) {
+  RateLimiter limiter(Limit(20, 1min));
+  uint64_t admitted = 0;
+  const auto whose = [](int i) { return Ipv6(0x20010db800010000 + static_cast<uint64_t>(i % 65'536)); };
+  EXPECT_EQ(RefusedBystanders(limiter, 200'000, whose, &admitted), 0);
+  EXPECT_LE(admitted, 20'000u + 20u);
+}
+
+TEST(RateLimiterFlood, KeysOfOneIpv6ProviderRefuseNobodyElse) {
+  RateLimiter limiter(Limit(20, 1min));
+  uint64_t admitted = 0;
+  const auto whose = [](int i) { return Ipv6(0x20010db800000000 + (static_cast<uint64_t>(i) << 12)); };
+  EXPECT_EQ(RefusedBystanders(limiter, 200'000, whose, &admitted), 0);
+}
+
+TEST(RateLimiterFlood, AHundredClientsKeysRefuseNobodyElse) {
+  for (const RateLimiter::Options& options : EachAlgorithm(2)) {
+    RateLimiter limiter(options);
+    uint64_t admitted = 0;
+    // Each key is used up, so that none is cheap.
+    const auto whose = [&](int i) {
+      limiter.Admit("made up " + std::to_string(i), kStart + nanoseconds(int64_t{i} * 8000), Ipv4(1 + i % 100));
+      return Ipv4(1 + i % 100);
+    };
+    const uint64_t bystander_requests = 3;
+    EXPECT_EQ(RefusedBystanders(limiter, 200'000, whose, &admitted), 1000 * static_cast<int>(bystander_requests - 2))
+        << "each beyond its own two";
+  }
+}
+
+// Each of them holds next to nothing: a botnet, a provider that moves its customers from address to address.
+TEST(RateLimiterFlood, MoreClientsThanPlacesRefuseNobodyElse) {
+  for (const RateLimiter::Options& options : EachAlgorithm(20)) {
+    RateLimiter limiter(options);
+    uint64_t admitted = 0;
+    EXPECT_EQ(RefusedBystanders(
+                  limiter, 300'000, [](int i) { return Ipv4(static_cast<uint32_t>(i)); }, &admitted),
+              0);
+    EXPECT_LE(limiter.stats().keys, 100'000u);
+    EXPECT_GT(limiter.stats().evicted, 150'000u) << "cheap keys make room";
+  }
+}
+
+TEST(RateLimiterFlood, AKeyThatHasUsedMuchKeepsItsPlace) {
+  RateLimiter::Options options = Limit(4, 1min, 1000);
+  RateLimiter limiter(options);
+  EXPECT_EQ(AdmitMany(limiter, "victim", 10, kStart), 4);
+  EXPECT_EQ(AdmitMany(limiter, "half", 3, kStart), 3);
+  for (int i = 0; i < 100'000; ++i) limiter.Admit("made up " + std::to_string(i), kStart + 1s, Ipv4(i));
+  EXPECT_EQ(AdmitMany(limiter, "victim", 10, kStart + 2s), 0);
+  EXPECT_EQ(AdmitMany(limiter, "half", 10, kStart + 2s), 1);
+}
+
+TEST(RateLimiterFlood, AWayOutOfItsOwnBucketIsNoSecondChance) {
+  for (const ClientPrefix& client : {Ipv4(1), Ipv6(0x20010db800010002)}) {
+    RateLimiter limiter(Limit(5, 1s, 100));
+    // All places are the client's, or used up by others.
+    for (int i = 0; i < 100; ++i) {
+      for (int request = 0; request < 5; ++request) {
+        limiter.Admit(std::to_string(i), kStart, Ipv4(1000 + static_cast<uint32_t>(i)));
+      }
+    }
+    const auto admit = [&](const ClientPrefix& whose, TimePoint now) {
+      int admitted = 0;
+      for (int i = 0; i < 10; ++i) admitted += limiter.Admit("x", now, whose).allowed ? 1 : 0;
+      return admitted;
+    };
+    EXPECT_EQ(admit(client, kStart + 500ms), 5);
+    EXPECT_EQ(limiter.stats().overflowed, 10u);
+    // The others have recovered and make room.
+    EXPECT_EQ(admit(client, kStart + 1200ms), 0) << "it has had its five";
+    EXPECT_EQ(admit(client, kStart + 1600ms), 5);
+    EXPECT_EQ(limiter.stats().overflowed, 10u);
+  }
+}
+
+TEST(RateLimiterFlood, ANewLimitHoldsForThoseInOverflowToo) {
+  RateLimiter limiter(Limit(5, 1min, 4));
+  for (uint32_t i = 0; i < 4; ++i) {
+    for (int request = 0; request < 5; ++request) limiter.Admit("full " + std::to_string(i), kStart, Ipv4(1000 + i));
+  }
+  int admitted = 0;
+  const auto flood = [&](int from, int to) {
+    for (int i = from; i < to; ++i) admitted += limiter.Admit(std::to_string(i), kStart, Ipv4(1)).allowed ? 1 : 0;
+  };
+  flood(0, 50);
+  EXPECT_EQ(admitted, 5);
+  limiter.Reconfigure({.algorithm = LimitAlgorithm::kTokenBucket, .requests = 8, .window = 1min, .keys_max = 4},
+                      kStart);
+  admitted = 0;
+  flood(50, 100);
+  EXPECT_EQ(admitted, 3) << "five of its eight were used before";
+}
+
 TEST(RateLimiter, OfSeveralLimitsARefusedRequestConsumesNone) {
   RateLimiter wide(Limit(10, 1min)), narrow(Tokens(2, 1min)), fixed(Fixed(5, 1min));
   const auto admit = [&](TimePoint now) {
@@ -523,8 +657,8 @@ TEST(RateLimiter, SharedOverflowsOfSeveralLimitsDoNotDeadlock) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 3000; ++i) {
         const std::string key = std::to_string(t * 10'000 + i);
-        RateLimiter::Check one[] = {{&a, key, false, {}}, {&b, key, false, {}}, {&c, key, false, {}}};
-        RateLimiter::Check two[] = {{&c, key, false, {}}, {&b, key, false, {}}, {&a, key, false, {}}};
+        RateLimiter::Check one[] = {{&a, key}, {&b, key}, {&c, key}};
+        RateLimiter::Check two[] = {{&c, key}, {&b, key}, {&a, key}};
         if (RateLimiter::AdmitTogether(t % 2 == 0 ? one : two, kStart)) ++admitted;
       }
     });

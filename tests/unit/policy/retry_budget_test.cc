@@ -64,6 +64,25 @@ TEST(RetryBudget, AServiceInWhichEverythingFailsSeesAtMostItsShareMore) {
   EXPECT_GE(attempts, requests * 1.19);
 }
 
+// At loads whose share is a little above the floor the two were once added: 1.24 times the load in the first seconds.
+TEST(RetryBudget, TheShareAndTheFloorAreNotAdded) {
+  for (const int rate : {5, 20, 75, 200}) {
+    RetryBudget budget;
+    const RetryPolicy policy = Policy(20, 3);
+    int requests = 0, retries = 0;
+    for (int second = 0; second < 8; ++second) {
+      for (int i = 0; i < rate; ++i) {
+        const TimePoint now = kStart + std::chrono::seconds(second) + 1s * i / rate;
+        budget.OnRequest(now);
+        ++requests;
+        for (int retry = 0; retry < 2 && budget.Spend(policy, now); ++retry) ++retries;
+        ASSERT_LE(retries, std::max(requests / 5, 3 * (second + 1))) << rate << " a second, after " << requests;
+      }
+    }
+    EXPECT_GE(retries, std::max(requests / 5, 3 * 8) - 1) << rate;
+  }
+}
+
 TEST(RetryDelay, IsAnywhereBetweenNothingAndTheDoubledBase) {
   RetryPolicy policy;
   policy.backoff_base = 10ms;

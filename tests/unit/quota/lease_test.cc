@@ -1,6 +1,7 @@
 // The two ends of a lease, each by itself.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -148,6 +149,114 @@ TEST(QuotaAllocator, KeysPastTheBoundShareOneCount) {
   EXPECT_EQ(granted, 30u);
   EXPECT_EQ(a.quota.stats().keys, 2u);
   EXPECT_EQ(a.quota.stats().overflowed, 2u);
+}
+
+ClientPrefix Ipv4(uint32_t address) { return {ClientPrefix::Kind::kIpv4, address}; }
+
+// Three data planes tell of 90,000 made-up keys each, all of one client. A thousand other clients, of this limit and of
+// another, get what they ask for.
+TEST(QuotaAllocatorFlood, OneClientsKeysLeaveOthersTheirs) {
+  QuotaAllocator quota({}, kBegin);
+  quota.SetLimits({{"flooded", Limit(100, 1min)}, {"other", Limit(100, 1min)}}, kBegin);
+  std::vector<QuotaAllocator::StreamId> streams;
+  for (int plane = 0; plane < 3; ++plane) streams.push_back(quota.Attach("dp-" + std::to_string(plane), "1", kBegin));
+  uint64_t id = 0;
+  for (const auto stream : streams) {
+    for (int i = 0; i < 90'000; ++i) {
+      KeyDemand demand = Demand(1, 1, true);
+      demand.id = ++id;
+      demand.key = std::to_string(id);
+      demand.client = Ipv4(1);
+      ASSERT_TRUE(quota.OnDemand(stream, "flooded", demand, kBegin));
+    }
+  }
+  EXPECT_LE(quota.stats().keys, 40'000u) << "a fifth of all";
+  quota.Collect(kBegin, true, [](auto, const auto&, const auto&) {});
+  const uint64_t first_bystander = id + 1;
+  for (const std::string limit : {"flooded", "other"}) {
+    for (uint32_t i = 0; i < 1000; ++i) {
+      KeyDemand demand = Demand(0, 10, true);
+      demand.id = ++id;
+      demand.key = "bystander " + std::to_string(i);
+      demand.client = Ipv4(100 + i);
+      ASSERT_TRUE(quota.OnDemand(streams[i % 3], limit, demand, kBegin));
+    }
+  }
+  int granted = 0;
+  quota.Collect(kBegin, true, [&](auto, const auto&, const KeyGrant& grant) {
+    if (grant.id >= first_bystander && grant.granted == 10 && !grant.scarce) ++granted;
+  });
+  EXPECT_EQ(granted, 2000);
+}
+
+TEST(QuotaAllocatorFlood, OneLimitsKeysLeaveHalfToTheOthers) {
+  QuotaAllocator::Options options;
+  options.keys_max = 10'000;
+  QuotaAllocator quota(options, kBegin);
+  quota.SetLimits({{"flooded", Limit(1, 1min)}, {"other", Limit(100, 1min)}}, kBegin);
+  const auto stream = quota.Attach("dp", "1", kBegin);
+  for (uint32_t i = 0; i < 20'000; ++i) {
+    KeyDemand demand = Demand(1, 0, true);
+    demand.id = i;
+    demand.key = std::to_string(i);
+    demand.client = Ipv4(i);
+    ASSERT_TRUE(quota.OnDemand(stream, "flooded", demand, kBegin));
+  }
+  EXPECT_EQ(quota.stats().keys, 5'000u);
+  EXPECT_EQ(quota.stats().overflowed, 15'000u);
+}
+
+TEST(QuotaAllocatorFlood, IdleKeysThatHaveUsedLittleMakeRoom) {
+  QuotaAllocator::Options options;
+  options.keys_max = 1000;
+  QuotaAllocator quota(options, kBegin);
+  quota.SetLimits({{"l", Limit(10, 1min)}}, kBegin);
+  const auto stream = quota.Attach("dp", "1", kBegin);
+  const auto tell = [&](uint32_t i, uint64_t used) {
+    KeyDemand demand = Demand(used, 0, true);
+    demand.recent = used;
+    demand.id = i;
+    demand.key = std::to_string(i);
+    demand.client = Ipv4(i);
+    EXPECT_TRUE(quota.OnDemand(stream, "l", demand, kBegin)) << i;
+    demand.first = false;
+    demand.dropped = true;
+    EXPECT_TRUE(quota.OnDemand(stream, "l", demand, kBegin)) << i;
+    quota.Collect(kBegin, true, [](auto, const auto&, const auto&) {});
+  };
+  for (uint32_t i = 0; i < 10; ++i) tell(i, 9);
+  for (uint32_t i = 10; i < 5000; ++i) tell(i, 1);
+  EXPECT_EQ(quota.stats().overflowed, 0u);
+  EXPECT_EQ(quota.stats().keys, 1000u);
+  // Those that have used much are still there.
+  for (uint32_t i = 0; i < 10; ++i) {
+    KeyDemand demand = Demand(9, 10, true);
+    demand.id = i;
+    demand.key = std::to_string(i);
+    ASSERT_TRUE(quota.OnDemand(stream, "l", demand, kBegin));
+  }
+  quota.Collect(kBegin, true, [&](auto, const auto&, const KeyGrant& grant) { EXPECT_LE(grant.granted, 1u); });
+}
+
+TEST(QuotaAllocatorFlood, OneClientsHoldersLeaveRoomForOthers) {
+  QuotaAllocator::Options options;
+  options.holders_max = 1000;
+  QuotaAllocator quota(options, kBegin);
+  quota.SetLimits({{"l", Limit(10, 1min)}}, kBegin);
+  const auto stream = quota.Attach("dp", "1", kBegin);
+  const auto told = [&](uint32_t id, const ClientPrefix& client) {
+    KeyDemand demand = Demand(0, 1, true);
+    demand.id = id;
+    demand.key = std::to_string(id);
+    demand.client = client;
+    return quota.OnDemand(stream, "l", demand, kBegin);
+  };
+  int taken = 0;
+  for (uint32_t i = 0; i < 5000; ++i) taken += told(i, Ipv4(1)) ? 1 : 0;
+  EXPECT_EQ(taken, 200);
+  for (uint32_t i = 5000; i < 5100; ++i) EXPECT_TRUE(told(i, Ipv4(i)));
+  quota.SetLimits({}, kBegin);
+  EXPECT_EQ(quota.stats().holders, 0u);
 }
 
 TEST(QuotaAllocator, ForgetsKeysThatNobodyHoldsOnceTheyAreRecovered) {
@@ -423,6 +532,91 @@ TEST(LeaseTable, KeysPastTheBoundShareOneBucket) {
   for (int i = 0; i < 10'000; ++i) (void)t.table->Admit(std::to_string(i), kBegin);
   EXPECT_EQ(t.table->stats().keys, 10u);
   EXPECT_EQ(t.table->stats().overflowed, 9'990u);
+}
+
+TEST(LeaseTableFlood, OneClientsKeysRefuseNobodyElse) {
+  Table t(Limit(1000, 1min), 3);
+  t.Connect(kBegin);
+  int admitted = 0, refused = 0;
+  for (uint32_t i = 0; i < 104'000; ++i) {
+    const TimePoint now = kBegin + std::chrono::microseconds(8 * i);
+    admitted += t.table->Admit("made up " + std::to_string(i), now, Ipv4(1)).allowed ? 1 : 0;
+    if (i % 104 != 0) continue;
+    for (int request = 0; request < 5; ++request) {
+      refused += t.table->Admit("bystander " + std::to_string(i), now, Ipv4(100 + i)).allowed ? 0 : 1;
+    }
+  }
+  EXPECT_EQ(refused, 0);
+  EXPECT_LE(admitted, 20'100) << "a fifth of the table, and its own bucket";
+  EXPECT_LE(t.table->stats().keys, 21'000u);
+  admitted = 0;
+  for (int i = 0; i < 100; ++i) {
+    admitted += t.table->Admit("made up at last " + std::to_string(i), kBegin + 1s, Ipv4(1)).allowed ? 1 : 0;
+  }
+  EXPECT_LE(admitted, 6) << "its own bucket, at the share of one data plane of three";
+}
+
+TEST(LeaseTableFlood, TheBucketOfAClientPastItsShareIsTheSameOnEveryDataPlane) {
+  std::vector<std::string> keys;
+  for (int plane = 0; plane < 2; ++plane) {
+    LeaseTable::Options options;
+    options.keys_max = 0;
+    Table t(Limit(1000, 1min), 3, options);
+    t.Connect(kBegin);
+    (void)t.table->Admit("made up " + std::to_string(plane), kBegin, Ipv4(1));
+    (void)t.table->Admit("made up", kBegin, Ipv4(2));
+    (void)t.table->Admit("made up too", kBegin, Ipv4(1));
+    std::vector<KeyDemand> demands;
+    EXPECT_TRUE(t.table->Collect(kBegin, 100, &demands));
+    ASSERT_EQ(demands.size(), 2u);
+    EXPECT_NE(demands[0].key, demands[1].key) << "each client has its own";
+    keys.push_back(demands[demands[0].client == Ipv4(1) ? 0 : 1].key);
+  }
+  EXPECT_EQ(keys[0], keys[1]);
+}
+
+TEST(LeaseTableFlood, BucketsOfClientsPastTheirShareAreBounded) {
+  LeaseTable::Options options;
+  options.keys_max = 0;
+  Table t(Limit(1000, 1min), 3, options);
+  for (uint32_t i = 0; i < 100'000; ++i) (void)t.table->Admit("k", kBegin, Ipv4(i));
+  std::vector<KeyDemand> demands;
+  t.Connect(kBegin);
+  EXPECT_TRUE(t.table->Collect(kBegin, 1'000'000, &demands));
+  EXPECT_LE(demands.size(), 1024u + 256u);
+}
+
+TEST(LeaseTableFlood, IdleKeysThatHaveUsedLittleMakeRoomAndTheControlPlaneHearsOfIt) {
+  LeaseTable::Options options;
+  options.keys_max = 1600;
+  Table t(Limit(1000, 1min), 3, options);
+  t.Connect(kBegin);
+  std::vector<KeyDemand> demands;
+  const auto settle = [&](TimePoint from) {
+    for (auto at = 0ms; at < 2s; at += 20ms) {
+      demands.clear();
+      EXPECT_TRUE(t.table->Collect(from + at, 10'000, &demands));
+      for (const KeyDemand& demand : demands) {
+        KeyGrant grant;
+        grant.id = demand.id;
+        grant.granted = demand.used;
+        grant.available = 500;
+        t.table->OnGrant(grant, from + at);
+      }
+    }
+  };
+  for (uint32_t i = 0; i < 1600; ++i) {
+    EXPECT_TRUE(t.table->Admit(std::to_string(i), kBegin, Ipv4(i)).allowed);
+  }
+  settle(kBegin);
+  for (uint32_t i = 1600; i < 2100; ++i) {
+    EXPECT_TRUE(t.table->Admit(std::to_string(i), kBegin + 3s, Ipv4(i)).allowed);
+  }
+  EXPECT_EQ(t.table->stats().overflowed, 0u);
+  EXPECT_EQ(t.table->stats().keys, 1600u);
+  demands.clear();
+  EXPECT_TRUE(t.table->Collect(kBegin + 3s, 10'000, &demands));
+  EXPECT_EQ(std::count_if(demands.begin(), demands.end(), [](const KeyDemand& each) { return each.dropped; }), 500);
 }
 
 TEST(LeaseTable, StartedWithoutAControlPlaneItHoldsTheWholeLimitToItself) {

@@ -1,0 +1,371 @@
+#include "common/base/pki.h"
+
+#include <arpa/inet.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/rand.h>
+#include <openssl/x509.h>
+#include <openssl/x509v3.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <fstream>
+#include <memory>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace gateway {
+namespace {
+
+template <auto Free>
+struct Deleter {
+  template <typename T>
+  void operator()(T* object) const {
+    Free(object);
+  }
+};
+using Bio = std::unique_ptr<BIO, Deleter<BIO_free_all>>;
+using X509Owner = std::unique_ptr<X509, Deleter<X509_free>>;
+using Key = std::unique_ptr<EVP_PKEY, Deleter<EVP_PKEY_free>>;
+using Extension = std::unique_ptr<X509_EXTENSION, Deleter<X509_EXTENSION_free>>;
+using GeneralNames = std::unique_ptr<GENERAL_NAMES, Deleter<GENERAL_NAMES_free>>;
+
+// Clocks of two machines differ; a certificate that begins in the future of one is refused there.
+constexpr absl::Duration kBackdate = absl::Minutes(5);
+constexpr size_t kSerialBytes = 16;
+constexpr size_t kCommonNameBytesMax = 64;  // ub-common-name, RFC 5280, appendix A.1
+constexpr int kCertificatesMax = 1000;      // in one file
+
+Bio ReadOnly(std::string_view text) { return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
+
+// Never asks a terminal for a passphrase.
+int NoPassphrase(char*, int, int, void*) { return -1; }
+
+std::vector<X509Owner> ParseCertificates(std::string_view pem) {
+  std::vector<X509Owner> all;
+  const Bio in = ReadOnly(pem);
+  while (all.size() < kCertificatesMax) {
+    X509Owner next(PEM_read_bio_X509(in.get(), nullptr, NoPassphrase, nullptr));
+    if (next == nullptr) break;
+    all.push_back(std::move(next));
+  }
+  ERR_clear_error();
+  return all;
+}
+
+absl::Time TimeOf(const ASN1_TIME* time) {
+  std::tm parts{};
+  if (ASN1_TIME_to_tm(time, &parts) != 1) return absl::InfinitePast();
+  return absl::FromTimeT(timegm(&parts));
+}
+
+std::string EntryOf(const X509* certificate, int nid) {
+  const X509_NAME* subject = X509_get_subject_name(certificate);
+  const int at = X509_NAME_get_index_by_NID(subject, nid, -1);
+  if (at < 0) return "";
+  unsigned char* text = nullptr;
+  const int size = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
+  if (size < 0) return "";
+  std::string entry(reinterpret_cast<char*>(text), static_cast<size_t>(size));
+  OPENSSL_free(text);
+  return entry;
+}
+
+CertificateInfo Describe(const X509* certificate) {
+  CertificateInfo info;
+  info.common_name = EntryOf(certificate, NID_commonName);
+  info.organizational_unit = EntryOf(certificate, NID_organizationalUnitName);
+  info.not_before = TimeOf(X509_get0_notBefore(certificate));
+  info.not_after = TimeOf(X509_get0_notAfter(certificate));
+  const GeneralNames names(
+      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
+  for (int i = 0; names != nullptr && i < sk_GENERAL_NAME_num(names.get()); ++i) {
+    const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
+    const auto text = [](const ASN1_STRING* string) {
+      return std::string(reinterpret_cast<const char*>(ASN1_STRING_get0_data(string)),
+                         static_cast<size_t>(ASN1_STRING_length(string)));
+    };
+    if (name->type == GEN_DNS) info.dns_names.push_back(text(name->d.dNSName));
+    if (name->type == GEN_URI) info.uris.push_back(text(name->d.uniformResourceIdentifier));
+    if (name->type == GEN_IPADD) {
+      char address[INET6_ADDRSTRLEN] = "";
+      const std::string bytes = text(name->d.iPAddress);
+      const int family = bytes.size() == 4 ? AF_INET : AF_INET6;
+      if ((bytes.size() == 4 || bytes.size() == 16) && inet_ntop(family, bytes.data(), address, sizeof address)) {
+        info.addresses.emplace_back(address);
+      }
+    }
+  }
+  return info;
+}
+
+absl::StatusOr<std::string> ReadPem(const std::string& path) {
+  errno = 0;
+  std::ifstream in(path, std::ios::binary);
+  std::string text;
+  if (in) {
+    text.resize(kPemFileBytesMax + 1);
+    in.read(text.data(), static_cast<std::streamsize>(text.size()));
+    text.resize(static_cast<size_t>(in.gcount()));
+  }
+  if (!in.is_open() || in.bad()) {
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read: ", strerror(errno == 0 ? EIO : errno)));
+  }
+  if (text.size() > kPemFileBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": expected at most ", kPemFileBytesMax, " bytes of PEM"));
+  }
+  return text;
+}
+
+std::string Date(absl::Time time) { return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", time, absl::UTCTimeZone()); }
+
+Key ParseKey(std::string_view pem) {
+  const Bio in = ReadOnly(pem);
+  Key key(PEM_read_bio_PrivateKey(in.get(), nullptr, NoPassphrase, nullptr));
+  ERR_clear_error();
+  return key;
+}
+
+std::string TextOf(BIO* out) {
+  char* data = nullptr;
+  const long size = BIO_get_mem_data(out, &data);
+  return std::string(data, static_cast<size_t>(size));
+}
+
+absl::StatusOr<CertificateAndKey> ToPem(X509* certificate, EVP_PKEY* key) {
+  const Bio certificate_out(BIO_new(BIO_s_mem())), key_out(BIO_new(BIO_s_secmem()));
+  if (PEM_write_bio_X509(certificate_out.get(), certificate) != 1 ||
+      PEM_write_bio_PKCS8PrivateKey(key_out.get(), key, nullptr, nullptr, 0, nullptr, nullptr) != 1) {
+    return absl::InternalError("the certificate cannot be written as PEM");
+  }
+  return CertificateAndKey{TextOf(certificate_out.get()), TextOf(key_out.get())};
+}
+
+bool AddExtension(X509* certificate, X509* issuer, int nid, const char* value) {
+  X509V3_CTX context;
+  X509V3_set_ctx_nodb(&context);
+  X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
+  const Extension extension(X509V3_EXT_conf_nid(nullptr, &context, nid, value));
+  return extension != nullptr && X509_add_ext(certificate, extension.get(), -1) == 1;
+}
+
+bool SetTimes(X509* certificate, absl::Time begin, absl::Time end) {
+  return ASN1_TIME_set(X509_getm_notBefore(certificate), absl::ToTimeT(begin)) != nullptr &&
+         ASN1_TIME_set(X509_getm_notAfter(certificate), absl::ToTimeT(end)) != nullptr;
+}
+
+bool SetSerial(X509* certificate) {
+  unsigned char bytes[kSerialBytes];
+  if (RAND_bytes(bytes, sizeof bytes) != 1) return false;
+  bytes[0] &= 0x7f;  // positive
+  BIGNUM* number = BN_bin2bn(bytes, sizeof bytes, nullptr);
+  const bool set = number != nullptr && BN_to_ASN1_INTEGER(number, X509_get_serialNumber(certificate)) != nullptr;
+  BN_free(number);
+  return set;
+}
+
+bool AddEntry(X509_NAME* name, int nid, const std::string& value) {
+  return X509_NAME_add_entry_by_NID(name, nid, MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(value.data()),
+                                    static_cast<int>(value.size()), -1, 0) == 1;
+}
+
+// What IssueCertificate and MakeAuthority share: version, serial number, times, subject, key.
+X509Owner Blank(EVP_PKEY* key, const std::string& common_name, const std::string& unit, absl::Time begin,
+                  absl::Time end) {
+  X509Owner certificate(X509_new());
+  if (certificate == nullptr) return nullptr;
+  X509_NAME* subject = X509_get_subject_name(certificate.get());
+  const bool made = X509_set_version(certificate.get(), X509_VERSION_3) == 1 && SetSerial(certificate.get()) &&
+                    SetTimes(certificate.get(), begin, end) && X509_set_pubkey(certificate.get(), key) == 1 &&
+                    (unit.empty() || AddEntry(subject, NID_organizationalUnitName, unit)) &&
+                    AddEntry(subject, NID_commonName, common_name);
+  return made ? std::move(certificate) : nullptr;
+}
+
+// An alternative name as OpenSSL's structure; null: it fits none.
+GENERAL_NAME* NameOf(const std::string& text) {
+  unsigned char address[16];
+  GENERAL_NAME* name = GENERAL_NAME_new();
+  if (name == nullptr) return nullptr;
+  const bool v4 = inet_pton(AF_INET, text.c_str(), address) == 1;
+  if (v4 || inet_pton(AF_INET6, text.c_str(), address) == 1) {
+    ASN1_OCTET_STRING* bytes = ASN1_OCTET_STRING_new();
+    ASN1_OCTET_STRING_set(bytes, address, v4 ? 4 : 16);
+    GENERAL_NAME_set0_value(name, GEN_IPADD, bytes);
+    return name;
+  }
+  ASN1_IA5STRING* string = ASN1_IA5STRING_new();
+  ASN1_STRING_set(string, text.data(), static_cast<int>(text.size()));
+  GENERAL_NAME_set0_value(name, absl::StrContains(text, "://") ? GEN_URI : GEN_DNS, string);
+  return name;
+}
+
+absl::Status AddNames(X509* certificate, const std::vector<std::string>& names) {
+  const GeneralNames all(sk_GENERAL_NAME_new_null());
+  for (const std::string& text : names) {
+    const bool printable = std::all_of(text.begin(), text.end(), [](char c) { return absl::ascii_isgraph(c); });
+    if (text.empty() || text.size() > 253 || !printable) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", text, "': expected a name of 1 to 253 printable characters without spaces"));
+    }
+    GENERAL_NAME* name = NameOf(text);
+    if (name == nullptr || sk_GENERAL_NAME_push(all.get(), name) == 0) {
+      GENERAL_NAME_free(name);
+      return absl::ResourceExhaustedError("no memory for a certificate");
+    }
+  }
+  if (X509_add1_ext_i2d(certificate, NID_subject_alt_name, all.get(), 0, X509V3_ADD_DEFAULT) != 1) {
+    return absl::InternalError("the alternative names do not fit into a certificate");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<CertificateInfo> DescribeCertificate(std::string_view pem) {
+  const std::vector<X509Owner> all = ParseCertificates(pem);
+  if (all.empty()) return absl::InvalidArgumentError("holds no certificate; expected PEM");
+  return Describe(all.front().get());
+}
+
+absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now) {
+  TlsMaterial material;
+  if (!files.cert.empty()) {
+    absl::StatusOr<std::string> chain = ReadPem(files.cert);
+    if (!chain.ok()) return chain.status();
+    absl::StatusOr<std::string> key_text = ReadPem(files.key);
+    if (!key_text.ok()) return key_text.status();
+    const std::vector<X509Owner> certificates = ParseCertificates(*chain);
+    if (certificates.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(files.cert, ": holds no certificate; expected PEM"));
+    }
+    const Key key = ParseKey(*key_text);
+    if (key == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(files.key, ": holds no private key in PEM without a passphrase"));
+    }
+    if (X509_check_private_key(certificates.front().get(), key.get()) != 1) {
+      ERR_clear_error();
+      return absl::FailedPreconditionError(
+          absl::StrCat(files.key, ": is not the key of the certificate in ", files.cert));
+    }
+    const CertificateInfo leaf = Describe(certificates.front().get());
+    if (leaf.not_after <= now) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(files.cert, ": the certificate expired at ", Date(leaf.not_after)));
+    }
+    if (leaf.not_before > now) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(files.cert, ": the certificate is not valid before ", Date(leaf.not_before)));
+    }
+    material.certificate_chain = *std::move(chain);
+    material.private_key = *std::move(key_text);
+    material.not_after = leaf.not_after;
+  }
+  if (!files.ca.empty()) {
+    absl::StatusOr<std::string> ca = ReadPem(files.ca);
+    if (!ca.ok()) return ca.status();
+    const std::vector<X509Owner> authorities = ParseCertificates(*ca);
+    if (authorities.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(files.ca, ": holds no certificate; expected PEM"));
+    }
+    const bool all_expired = std::all_of(authorities.begin(), authorities.end(), [now](const X509Owner& each) {
+      return Describe(each.get()).not_after <= now;
+    });
+    if (all_expired) {
+      return absl::FailedPreconditionError(absl::StrCat(files.ca, ": every certificate in it has expired"));
+    }
+    material.ca = *std::move(ca);
+  }
+  return material;
+}
+
+std::string TlsFilesStamp(const TlsFiles& files) {
+  std::string stamp;
+  for (const std::string& path : {files.cert, files.key, files.ca}) {
+    struct stat there {};
+    if (path.empty() || stat(path.c_str(), &there) != 0) {
+      stamp += "-;";
+      continue;
+    }
+    absl::StrAppend(&stamp, there.st_dev, ".", there.st_ino, ".", there.st_size, ".", there.st_mtim.tv_sec, ".",
+                    there.st_mtim.tv_nsec, ";");
+  }
+  return stamp;
+}
+
+bool ShareCertificate(std::string_view a, std::string_view b) {
+  const std::vector<X509Owner> ours = ParseCertificates(a), theirs = ParseCertificates(b);
+  return std::any_of(ours.begin(), ours.end(), [&theirs](const X509Owner& one) {
+    return std::any_of(theirs.begin(), theirs.end(),
+                       [&one](const X509Owner& other) { return X509_cmp(one.get(), other.get()) == 0; });
+  });
+}
+
+absl::StatusOr<CertificateAndKey> MakeAuthority(const std::string& common_name, absl::Time now,
+                                                absl::Duration lifetime) {
+  const Key key(EVP_EC_gen("P-256"));
+  const X509Owner certificate =
+      key == nullptr ? nullptr : Blank(key.get(), common_name, "", now - kBackdate, now + lifetime);
+  const bool made =
+      certificate != nullptr &&
+      X509_set_issuer_name(certificate.get(), X509_get_subject_name(certificate.get())) == 1 &&
+      AddExtension(certificate.get(), certificate.get(), NID_basic_constraints, "critical,CA:TRUE,pathlen:0") &&
+      AddExtension(certificate.get(), certificate.get(), NID_key_usage, "critical,keyCertSign,cRLSign") &&
+      AddExtension(certificate.get(), certificate.get(), NID_subject_key_identifier, "hash") &&
+      X509_sign(certificate.get(), key.get(), EVP_sha256()) > 0;
+  ERR_clear_error();
+  if (!made) return absl::InternalError("OpenSSL made no certificate");
+  return ToPem(certificate.get(), key.get());
+}
+
+absl::StatusOr<CertificateAndKey> IssueCertificate(const CertificateAndKey& authority,
+                                                   const CertificateRequest& request, absl::Time now) {
+  const std::vector<X509Owner> issuers = ParseCertificates(authority.certificate);
+  const Key issuer_key = ParseKey(authority.private_key);
+  if (issuers.empty() || issuer_key == nullptr ||
+      X509_check_private_key(issuers.front().get(), issuer_key.get()) != 1) {
+    ERR_clear_error();
+    return absl::InvalidArgumentError("the authority's certificate and key do not belong together");
+  }
+  X509* issuer = issuers.front().get();
+  if (request.common_name.empty() || request.common_name.size() > kCommonNameBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", request.common_name, "': expected a name of 1 to ", kCommonNameBytesMax, " bytes"));
+  }
+  const absl::Time authority_end = TimeOf(X509_get0_notAfter(issuer));
+  if (authority_end <= now) {
+    return absl::FailedPreconditionError(absl::StrCat("the authority expired at ", Date(authority_end)));
+  }
+  const Key key(EVP_EC_gen("P-256"));
+  const X509Owner certificate =
+      key == nullptr ? nullptr
+                     : Blank(key.get(), request.common_name, request.organizational_unit, now - kBackdate,
+                             std::min(now + request.lifetime, authority_end));
+  const char* usage = request.server && request.client ? "serverAuth,clientAuth"
+                      : request.server                 ? "serverAuth"
+                                                       : "clientAuth";
+  if (certificate == nullptr || X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer)) != 1 ||
+      !AddExtension(certificate.get(), issuer, NID_basic_constraints, "critical,CA:FALSE") ||
+      !AddExtension(certificate.get(), issuer, NID_key_usage, "critical,digitalSignature") ||
+      !AddExtension(certificate.get(), issuer, NID_ext_key_usage, usage) ||
+      !AddExtension(certificate.get(), issuer, NID_authority_key_identifier, "keyid")) {
+    ERR_clear_error();
+    return absl::InternalError("OpenSSL made no certificate");
+  }
+  if (!request.names.empty()) {
+    if (absl::Status status = AddNames(certificate.get(), request.names); !status.ok()) return status;
+  }
+  if (X509_sign(certificate.get(), issuer_key.get(), EVP_sha256()) <= 0) {
+    ERR_clear_error();
+    return absl::InternalError("OpenSSL did not sign the certificate");
+  }
+  return ToPem(certificate.get(), key.get());
+}
+
+}  // namespace gateway

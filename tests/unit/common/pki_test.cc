@@ -1,0 +1,147 @@
+#include "common/base/pki.h"
+
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fixtures/temp_dir.h"
+
+namespace gateway {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+const absl::Time kNow = absl::FromUnixSeconds(1'800'000'000);
+
+class Certificates : public ::testing::Test {
+ protected:
+  CertificateAndKey Issue(CertificateRequest request) {
+    if (request.lifetime == absl::ZeroDuration()) request.lifetime = absl::Hours(24);
+    absl::StatusOr<CertificateAndKey> made = IssueCertificate(authority_, request, kNow);
+    EXPECT_TRUE(made.ok()) << made.status();
+    return made.ok() ? *made : CertificateAndKey();
+  }
+  TlsFiles Write(const CertificateAndKey& pair) {
+    return {dir_.Write("a.crt", pair.certificate), dir_.Write("a.key", pair.private_key),
+            dir_.Write("ca.crt", authority_.certificate)};
+  }
+  std::string Problem(const TlsFiles& files, absl::Time now = kNow) {
+    return std::string(ReadTlsFiles(files, now).status().message());
+  }
+
+  const CertificateAndKey authority_ = MakeAuthority("lab", kNow, absl::Hours(48)).value();
+  fixtures::TempDir dir_;
+};
+
+TEST_F(Certificates, AnIssuedOneSaysWhoItIsFor) {
+  const CertificateAndKey pair =
+      Issue({.common_name = "dp-1",
+             .organizational_unit = "data-plane",
+             .names = {"dp-1", "host.example:8080", "10.0.0.7", "::1", "spiffe://fleet/dp-1"},
+             .client = true});
+  const absl::StatusOr<CertificateInfo> info = DescribeCertificate(pair.certificate);
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->common_name, "dp-1");
+  EXPECT_EQ(info->organizational_unit, "data-plane");
+  EXPECT_THAT(info->dns_names, ElementsAre("dp-1", "host.example:8080"));
+  EXPECT_THAT(info->uris, ElementsAre("spiffe://fleet/dp-1"));
+  EXPECT_THAT(info->addresses, ElementsAre("10.0.0.7", "::1"));
+  EXPECT_LT(info->not_before, kNow) << "clocks differ";
+  EXPECT_EQ(info->not_after, kNow + absl::Hours(24));
+}
+
+TEST_F(Certificates, NoneOutlivesItsAuthority) {
+  const CertificateAndKey pair = Issue({.common_name = "cp", .server = true, .lifetime = absl::Hours(1000)});
+  EXPECT_EQ(DescribeCertificate(pair.certificate)->not_after, kNow + absl::Hours(48));
+  EXPECT_THAT(std::string(IssueCertificate(authority_, {.common_name = "cp", .lifetime = absl::Hours(1)},
+                                           kNow + absl::Hours(49))
+                              .status()
+                              .message()),
+              HasSubstr("expired"));
+}
+
+TEST_F(Certificates, NamesThatFitNoCertificateAreRefused) {
+  for (const std::string name : {"", "two words", "line\nbreak"}) {
+    EXPECT_FALSE(
+        IssueCertificate(authority_, {.common_name = "x", .names = {name}, .lifetime = absl::Hours(1)}, kNow).ok())
+        << name;
+  }
+  EXPECT_FALSE(IssueCertificate(authority_, {.common_name = "", .lifetime = absl::Hours(1)}, kNow).ok());
+  EXPECT_FALSE(IssueCertificate({authority_.certificate, Issue({.common_name = "x"}).private_key},
+                                {.common_name = "x", .lifetime = absl::Hours(1)}, kNow)
+                   .ok())
+      << "the key of another";
+}
+
+TEST_F(Certificates, GoodFilesAreReadWhole) {
+  const CertificateAndKey pair = Issue({.common_name = "cp", .names = {"cp"}, .server = true});
+  const absl::StatusOr<TlsMaterial> read = ReadTlsFiles(Write(pair), kNow);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->certificate_chain, pair.certificate);
+  EXPECT_EQ(read->private_key, pair.private_key);
+  EXPECT_EQ(read->ca, authority_.certificate);
+  EXPECT_EQ(read->not_after, kNow + absl::Hours(24));
+  EXPECT_THAT(Problem({}), IsEmpty()) << "no TLS at all";
+}
+
+TEST_F(Certificates, WhatAHandshakeWouldFailOnIsToldByFile) {
+  const CertificateAndKey pair = Issue({.common_name = "cp", .server = true});
+  const TlsFiles files = Write(pair);
+  EXPECT_THAT(Problem(files, kNow + absl::Hours(25)), HasSubstr("a.crt: the certificate expired at 2027-01-16"));
+  EXPECT_THAT(Problem(files, kNow - absl::Hours(1)), HasSubstr("a.crt: the certificate is not valid before"));
+  EXPECT_THAT(Problem({files.cert, dir_.File("no.key"), ""}), HasSubstr("no.key: cannot be read: No such file"));
+  EXPECT_THAT(Problem({files.key, files.key, ""}), HasSubstr("a.key: holds no certificate"));
+  EXPECT_THAT(Problem({files.cert, files.cert, ""}), HasSubstr("a.crt: holds no private key"));
+  EXPECT_THAT(Problem({files.cert, dir_.Write("other.key", Issue({.common_name = "other"}).private_key), ""}),
+              HasSubstr("other.key: is not the key of the certificate in"));
+  EXPECT_THAT(Problem({"", "", files.key}), HasSubstr("a.key: holds no certificate"));
+  EXPECT_THAT(Problem({"", "", files.ca}, kNow + absl::Hours(49)), HasSubstr("ca.crt: every certificate in it has"));
+  EXPECT_THAT(Problem({"", "", dir_.Write("big", std::string(kPemFileBytesMax + 1, 'x'))}), HasSubstr("at most"));
+  EXPECT_THAT(Problem({dir_.Write("half.crt", pair.certificate.substr(0, 200)), files.key, ""}),
+              HasSubstr("half.crt: holds no certificate"));
+}
+
+TEST_F(Certificates, AnEncryptedKeyIsRefusedWithoutAskingATerminal) {
+  const CertificateAndKey pair = Issue({.common_name = "cp"});
+  BIO* in = BIO_new_mem_buf(pair.private_key.data(), static_cast<int>(pair.private_key.size()));
+  EVP_PKEY* key = PEM_read_bio_PrivateKey(in, nullptr, nullptr, nullptr);
+  BIO* out = BIO_new(BIO_s_mem());
+  ASSERT_EQ(PEM_write_bio_PKCS8PrivateKey(out, key, EVP_aes_256_cbc(), "secret", 6, nullptr, nullptr), 1);
+  char* text = nullptr;
+  const long size = BIO_get_mem_data(out, &text);
+  const std::string encrypted(text, static_cast<size_t>(size));
+  BIO_free(in);
+  BIO_free(out);
+  EVP_PKEY_free(key);
+  EXPECT_THAT(Problem({dir_.Write("a.crt", pair.certificate), dir_.Write("a.key", encrypted), ""}),
+              HasSubstr("without a passphrase"));
+}
+
+TEST_F(Certificates, TheStampChangesWithEachFile) {
+  const TlsFiles files = Write(Issue({.common_name = "cp"}));
+  const std::string first = TlsFilesStamp(files);
+  EXPECT_EQ(TlsFilesStamp(files), first);
+  for (const std::string& path : {files.cert, files.key, files.ca}) {
+    const std::string before = TlsFilesStamp(files);
+    const std::string next = dir_.Write("next", "other");
+    ASSERT_EQ(rename(next.c_str(), path.c_str()), 0);
+    EXPECT_NE(TlsFilesStamp(files), before) << path;
+  }
+  ASSERT_EQ(unlink(files.ca.c_str()), 0);
+  EXPECT_NE(TlsFilesStamp(files), first);
+}
+
+TEST_F(Certificates, SharedAuthoritiesAreFoundInBundles) {
+  const std::string other = MakeAuthority("other", kNow, absl::Hours(1))->certificate;
+  EXPECT_TRUE(ShareCertificate(authority_.certificate, other + authority_.certificate));
+  EXPECT_FALSE(ShareCertificate(authority_.certificate, other));
+  EXPECT_FALSE(ShareCertificate("", other));
+}
+
+}  // namespace
+}  // namespace gateway

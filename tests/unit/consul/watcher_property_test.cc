@@ -1,0 +1,149 @@
+// Whatever happens in a real Consul, the watcher ends up with what Consul has.
+#include <algorithm>
+#include <cstdlib>
+#include <iostream>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "tests/fixtures/consul_agent.h"
+#include "tests/unit/consul/watched.h"
+
+namespace gateway::controlplane {
+namespace {
+
+using namespace std::chrono_literals;
+using fixtures::ConsulAgent;
+using Clock = std::chrono::steady_clock;
+
+// GATEWAY_TEST_SEEDS runs so many for each size, of 15 s each; else one of 5 s.
+int Seeds() {
+  const char* text = std::getenv("GATEWAY_TEST_SEEDS");
+  return text == nullptr ? 1 : std::max(1, std::atoi(text));
+}
+
+// What was told to Consul: by service, by service ID.
+using Model = std::map<std::string, std::map<std::string, ConsulAgent::Instance>>;
+
+bool Agrees(const v1::EndpointSet& set, const std::map<std::string, ConsulAgent::Instance>& model) {
+  if (static_cast<size_t>(set.instances_size()) != model.size()) return false;
+  for (const v1::Instance& instance : set.instances()) {
+    const auto found = model.find(instance.id().substr(instance.id().find('/') + 1));
+    if (found == model.end() || found->second.port != instance.port()) return false;
+    if (!std::equal(found->second.tags.begin(), found->second.tags.end(), instance.tags().begin(),
+                    instance.tags().end())) {
+      return false;
+    }
+    const bool critical = found->second.status == "critical";
+    if (critical != (instance.health() == v1::Instance::CRITICAL)) return false;
+  }
+  return true;
+}
+
+std::vector<std::string> Differences(const EndpointCatalog& catalog, const Model& model) {
+  std::vector<std::string> names;
+  for (const auto& [service, instances] : model) {
+    if (!Agrees(SetOf(catalog, service), instances)) names.push_back(service);
+  }
+  return names;
+}
+
+class WatcherProperty : public testing::TestWithParam<int> {
+ protected:
+  void Change(std::mt19937& random) {
+    const std::string service = absl::StrCat("s", random() % static_cast<unsigned>(GetParam()));
+    std::map<std::string, ConsulAgent::Instance>& instances = model_[service];
+    const auto any = [&]() -> ConsulAgent::Instance& {
+      return std::next(instances.begin(), static_cast<long>(random() % instances.size()))->second;
+    };
+    const unsigned kind = random() % 10;
+    if (instances.empty() || (kind == 0 && instances.size() < 4)) {
+      ConsulAgent::Instance added{.service = service,
+                                  .id = absl::StrCat(service, "-", next_++),
+                                  .port = Port(),
+                                  .status = random() % 3 == 0 ? "" : "passing"};
+      ASSERT_TRUE(agent_->Register(added).ok());
+      instances[added.id] = added;
+    } else if (kind == 1) {
+      const std::string id = any().id;
+      ASSERT_TRUE(agent_->Deregister(id).ok());
+      instances.erase(id);
+    } else if (kind <= 3) {
+      ConsulAgent::Instance& moved = any();
+      if (kind == 2) {
+        moved.port = Port();
+      } else {
+        moved.tags = {absl::StrCat("t", random() % 5)};
+      }
+      if (!moved.status.empty()) moved.status = "passing";  // which the registration says
+      ASSERT_TRUE(agent_->Register(moved).ok());
+    } else {
+      ConsulAgent::Instance& flipped = any();
+      if (flipped.status.empty()) return;
+      // Back to back, so that it is as before, or not, by the time anybody looks.
+      for (unsigned flips = 1 + random() % 3; flips > 0; --flips) {
+        flipped.status = flipped.status == "passing" ? "critical" : "passing";
+        ASSERT_TRUE(agent_->SetCheck(flipped.id, flipped.status).ok());
+      }
+    }
+  }
+  uint16_t Port() { return static_cast<uint16_t>(1024 + ++ports_ % 60'000); }
+
+  std::unique_ptr<ConsulAgent> agent_;
+  Model model_;
+  int next_ = 0;
+  unsigned ports_ = 0;
+};
+
+TEST_P(WatcherProperty, EndpointsAreConsulsSoonAfterItIsQuiet) {
+  const auto span = Seeds() > 1 ? 15s : 5s;
+  for (int run = 0; run < Seeds(); ++run) {
+    const unsigned seed = std::random_device()();
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    std::mt19937 random(seed);
+    auto started = ConsulAgent::Start();
+    ASSERT_TRUE(started.ok()) << started.status();
+    agent_ = *std::move(started);
+    model_.clear();
+    for (int i = 0; i < GetParam(); ++i) {
+      ConsulAgent::Instance instance{
+          .service = absl::StrCat("s", i), .id = absl::StrCat("s", i, "-first"), .port = Port()};
+      ASSERT_TRUE(agent_->Register(instance).ok());
+      model_[instance.service][instance.id] = instance;
+    }
+    ConsulWatcherOptions options;
+    options.address = agent_->address();
+    Watched watched(options);
+    ConsulInterest interest;
+    interest.dynamic = [](std::string_view name) { return name != "consul"; };
+    interest.dynamic_on_suspect = v1::ConsulSource::ACCEPT;
+    watched.watcher().SetInterest(interest);
+    watched.watcher().Start();
+    const auto agrees = [&](const EndpointCatalog& catalog) { return Differences(catalog, model_).empty(); };
+    ASSERT_TRUE(watched.Wait(agrees, 60s)) << Differences(*watched.newest(), model_).size() << " services differ";
+
+    int changes = 0;
+    for (const auto end = Clock::now() + span; Clock::now() < end; ++changes) {
+      ASSERT_NO_FATAL_FAILURE(Change(random));
+    }
+    const auto quiet = Clock::now();
+    const bool soon = watched.Wait(agrees, 2s);
+    const auto differ = Differences(*watched.newest(), model_);
+    EXPECT_TRUE(soon) << differ.size() << " of " << GetParam() << " services differ after 2 s, for one "
+                      << (differ.empty() ? "" : differ[0]) << "; " << changes << " changes";
+    EXPECT_TRUE(soon || watched.Wait(agrees, 90s));
+    const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - quiet);
+    RecordProperty(absl::StrCat("ms_", run), static_cast<int>(took.count()));
+    std::cout << GetParam() << " services, " << changes << " changes: the same " << took.count()
+              << " ms after the last\n";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Services, WatcherProperty, testing::Values(20, 150, 1500));
+
+}  // namespace
+}  // namespace gateway::controlplane
