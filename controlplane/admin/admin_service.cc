@@ -23,6 +23,7 @@
 #include "common/policy/resource.h"
 #include "controlplane/grpc_status.h"
 #include "controlplane/stream/config_service.h"
+#include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {
 namespace {
