@@ -150,7 +150,8 @@ absl::Status Publisher::Start() {
     context.set_comment(loaded->revision == 0 ? "first start" : "the bootstrap file or the version changed");
     Author author;
     author.action = "Start";
-    status = Commit(std::move(proposal), context, author, false, "the stored policy with this start's built-ins").status();
+    status =
+        Commit(std::move(proposal), context, author, false, "the stored policy with this start's built-ins").status();
   } else {
     std::vector<const v1::Resource*> resources;
     for (const auto& [key, record] : *loaded->resources) resources.push_back(record.resource.get());
@@ -254,9 +255,8 @@ absl::Status Publisher::CheckScope(const Scope& scope, const ResourceSet& before
   for (const Edit& edit : proposal.edits) {
     // What gives way to a built-in is gone, to whom it was.
     const v1::Resource* after = edit.built_in ? nullptr : edit.resource.get();
-    const absl::Status status =
-        scope.CheckEdit(edit.key, known(before, edit.key), after,
-                        [&](const ResourceKey& key) { return known(proposal.resources, key); });
+    const absl::Status status = scope.CheckEdit(edit.key, known(before, edit.key), after,
+                                                [&](const ResourceKey& key) { return known(proposal.resources, key); });
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -310,9 +310,7 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   info.set_revision(revision);
   info.mutable_time()->set_seconds(absl::ToUnixMicros(now) / 1'000'000);
   info.mutable_time()->set_nanos(static_cast<int32_t>(absl::ToUnixMicros(now) % 1'000'000) * 1000);
-  info.set_actor(!author.name.empty()       ? author.name
-                 : context.actor().empty() ? author.address
-                                           : context.actor());
+  info.set_actor(!author.name.empty() ? author.name : context.actor().empty() ? author.address : context.actor());
   info.set_comment(context.comment());
   for (const Edit& edit : proposal.edits) *info.add_changes() = ChangeOf(edit.key, edit.op);
   v1::AuditEntry entry;

@@ -400,10 +400,9 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
       v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, CredentialsOf(impl.stream_tls.get()), nullptr);
   if (!stream_server.ok()) return stream_server.status();
   impl.stream_server = *std::move(stream_server);
-  absl::StatusOr<std::unique_ptr<grpc::Server>> admin_server =
-      Serve(impl.admin_acceptor.get(), {impl.admin_gate.get(), impl.admin_reflection.get()},
-            v1::Admin::service_full_name(), kAdminMessageBytesMax, CredentialsOf(impl.admin_tls.get()),
-            std::make_unique<CallContexts>());
+  absl::StatusOr<std::unique_ptr<grpc::Server>> admin_server = Serve(
+      impl.admin_acceptor.get(), {impl.admin_gate.get(), impl.admin_reflection.get()}, v1::Admin::service_full_name(),
+      kAdminMessageBytesMax, CredentialsOf(impl.admin_tls.get()), std::make_unique<CallContexts>());
   if (!admin_server.ok()) return admin_server.status();
   impl.admin_server = *std::move(admin_server);
   impl.metrics->Start();

@@ -107,9 +107,7 @@ absl::string_view BytesOf(const Digest& digest) {
   return {reinterpret_cast<const char*>(digest.data()), digest.size()};
 }
 
-int64_t MicrosOf(const google::protobuf::Timestamp& time) {
-  return time.seconds() * 1'000'000 + time.nanos() / 1000;
-}
+int64_t MicrosOf(const google::protobuf::Timestamp& time) { return time.seconds() * 1'000'000 + time.nanos() / 1000; }
 
 std::string NewEpoch() {
   std::random_device random;
@@ -589,8 +587,8 @@ absl::Status Store::Impl::Transact(Write write) {
   absl::Status error = Error(rc, "write to");
   if (sqlite3_get_autocommit(db) == 0) (void)Exec("ROLLBACK");  // else SQLite has done it by itself
   if (rc == SQLITE_IOERR_FSYNC || rc == SQLITE_IOERR_DIR_FSYNC) {
-    broken = absl::UnavailableError(
-        absl::StrCat(error.message(), "; a sync failed, so nothing is written until a restart"));
+    broken =
+        absl::UnavailableError(absl::StrCat(error.message(), "; a sync failed, so nothing is written until a restart"));
     return broken;
   }
   return error;

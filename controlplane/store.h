@@ -96,10 +96,10 @@ class Store {
   // The set as read by Open; empty afterwards.
   ResourceSet TakeLoaded();
 
-  // Writes revision `info.revision` with its entry in the audit (null: none) (which must be revision() + 1) in one transaction: resources, history, revision.
-  // Durable when it returns OK. On any error nothing of it is in effect: ResourceExhausted where the disk is full (a
-  // later Commit may succeed), Unavailable after a failed sync (every later Commit is refused until a restart, because
-  // the kernel may have dropped what it could not write).
+  // Writes revision `info.revision` with its entry in the audit (null: none) (which must be revision() + 1) in one
+  // transaction: resources, history, revision. Durable when it returns OK. On any error nothing of it is in effect:
+  // ResourceExhausted where the disk is full (a later Commit may succeed), Unavailable after a failed sync (every later
+  // Commit is refused until a restart, because the kernel may have dropped what it could not write).
   absl::Status Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
                       const v1::AuditEntry* entry = nullptr);
 

@@ -177,7 +177,7 @@ bool AddEntry(X509_NAME* name, int nid, const std::string& value) {
 
 // What IssueCertificate and MakeAuthority share: version, serial number, times, subject, key.
 X509Owner Blank(EVP_PKEY* key, const std::string& common_name, const std::string& unit, absl::Time begin,
-                  absl::Time end) {
+                absl::Time end) {
   X509Owner certificate(X509_new());
   if (certificate == nullptr) return nullptr;
   X509_NAME* subject = X509_get_subject_name(certificate.get());
@@ -343,10 +343,10 @@ absl::StatusOr<CertificateAndKey> IssueCertificate(const CertificateAndKey& auth
     return absl::FailedPreconditionError(absl::StrCat("the authority expired at ", Date(authority_end)));
   }
   const Key key(EVP_EC_gen("P-256"));
-  const X509Owner certificate =
-      key == nullptr ? nullptr
-                     : Blank(key.get(), request.common_name, request.organizational_unit, now - kBackdate,
-                             std::min(now + request.lifetime, authority_end));
+  const X509Owner certificate = key == nullptr
+                                    ? nullptr
+                                    : Blank(key.get(), request.common_name, request.organizational_unit,
+                                            now - kBackdate, std::min(now + request.lifetime, authority_end));
   const char* usage = request.server && request.client ? "serverAuth,clientAuth"
                       : request.server                 ? "serverAuth"
                                                        : "clientAuth";

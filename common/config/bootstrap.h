@@ -26,8 +26,8 @@ struct LoadedBootstrap {
 
 // `path` empty: defaults, environment and flags only. `environment` is "NAME=value" strings (environ). `sets` are
 // "server.port=8081" of --set flags. GATEWAY_* names that are no key are problems, with the nearest one
-// (GATEWAY_SERVER, _TOKEN and _CA, the client's, GATEWAY_TEST_*, and what Kubernetes sets for a service called `gateway` are left
-// alone). Never throws.
+// (GATEWAY_SERVER, _TOKEN and _CA, the client's, GATEWAY_TEST_*, and what Kubernetes sets for a service called
+// `gateway` are left alone). Never throws.
 LoadedBootstrap LoadBootstrap(const std::string& path, const std::vector<std::string>& environment,
                               const std::vector<std::string>& sets);
 

@@ -24,6 +24,7 @@
 #include "controlplane/grpc_status.h"
 #include "controlplane/identity/caller.h"
 #include "controlplane/identity/rules.h"
+#include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {
 namespace {
@@ -382,13 +383,13 @@ grpc::ServerUnaryReactor* AdminService::Now(grpc::CallbackServerContext* context
 grpc::ServerUnaryReactor* AdminService::Later(grpc::CallbackServerContext* context,
                                               std::function<absl::Status()> work) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const bool queued = executor_.Run([this, reactor, work = std::move(work), caller = CallerOf(context),
-                                     bytes_max = ErrorDetailsBytesMax(*context)] {
-    const absl::Status status = work();
-    // What the gate lets through, the resources may still forbid.
-    if (absl::IsPermissionDenied(status)) audit_->Denied(caller, std::string(status.message()), absl::Now());
-    reactor->Finish(ToGrpc(status, bytes_max));
-  });
+  const bool queued = executor_.Run(
+      [this, reactor, work = std::move(work), caller = CallerOf(context), bytes_max = ErrorDetailsBytesMax(*context)] {
+        const absl::Status status = work();
+        // What the gate lets through, the resources may still forbid.
+        if (absl::IsPermissionDenied(status)) audit_->Denied(caller, std::string(status.message()), absl::Now());
+        reactor->Finish(ToGrpc(status, bytes_max));
+      });
   if (!queued) reactor->Finish({grpc::StatusCode::UNAVAILABLE, "too many requests are waiting"});
   return reactor;
 }

@@ -34,9 +34,9 @@ inline constexpr size_t kAdminStreamsMax = 256;
 inline constexpr uint32_t kAuditPageDefault = 100;
 inline constexpr uint32_t kAuditPageMax = 1'000;
 
-// Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own. Called by
-// AdminGate, which gRPC serves: contexts are its, with a Caller who may do what is asked, but for the resources that a
-// bound editor touches (Publisher).
+// Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own. Called
+// by AdminGate, which gRPC serves: contexts are its, with a Caller who may do what is asked, but for the resources that
+// a bound editor touches (Publisher).
 class AdminService final : public v1::Admin::CallbackService {
  public:
   // `name`: what GetServerInfo says it is called.

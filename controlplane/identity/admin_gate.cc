@@ -34,9 +34,9 @@ absl::Status AdminGate::IdentifyByCertificate(const std::string& certificate, Ca
   caller->role = RoleNamed(info->organizational_unit);
   if (caller->role != v1::Token::ROLE_UNSPECIFIED) return absl::OkStatus();
   if (!info->organizational_unit.empty()) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("the certificate of '", caller->name, "' is for a '", info->organizational_unit,
-                     "' (its OU); expected viewer, operator, editor or admin"));
+    return absl::PermissionDeniedError(absl::StrCat("the certificate of '", caller->name, "' is for a '",
+                                                    info->organizational_unit,
+                                                    "' (its OU); expected viewer, operator, editor or admin"));
   }
   if (options_.shared_client_ca()) {
     return absl::PermissionDeniedError(
@@ -70,8 +70,9 @@ absl::Status AdminGate::Identify(const grpc::CallbackServerContext& context, Cal
     return IdentifyByCertificate(certificate, caller);
   }
   if (options_.required) {
-    return absl::UnauthenticatedError("no credential; expected a token (gatewayctl --token-file, GATEWAY_TOKEN) or a "
-                                      "client certificate");
+    return absl::UnauthenticatedError(
+        "no credential; expected a token (gatewayctl --token-file, GATEWAY_TOKEN) or a "
+        "client certificate");
   }
   caller->role = v1::Token::ADMIN;
   return absl::OkStatus();
@@ -84,7 +85,8 @@ grpc::Status AdminGate::Admit(std::string_view method, grpc::CallbackServerConte
   caller.action = std::string(method);
   const CallRule* rule = RuleOf(method);
   absl::Status status = Identify(*context, &caller, now);
-  if (status.ok() && rule == nullptr) status = absl::PermissionDeniedError(absl::StrCat(method, ": nobody may do that"));
+  if (status.ok() && rule == nullptr)
+    status = absl::PermissionDeniedError(absl::StrCat(method, ": nobody may do that"));
   if (status.ok() && caller.role < rule->role) {
     status = absl::PermissionDeniedError(absl::StrCat("'", caller.name, "' is ", RoleName(caller.role), "; ", method,
                                                       " is for ", RoleName(rule->role),

@@ -25,21 +25,22 @@ struct AdminGateOptions {
   std::function<bool()> shared_client_ca = [] { return false; };
 };
 
-// What gRPC serves on the admin listener; outlives the server. Each call is checked by its rule (rules.h) and passed on to AdminService, with
-// its Caller in the context. A call that is not written down here is UNIMPLEMENTED: nothing is open by mistake.
+// What gRPC serves on the admin listener; outlives the server. Each call is checked by its rule (rules.h) and passed on
+// to AdminService, with its Caller in the context. A call that is not written down here is UNIMPLEMENTED: nothing is
+// open by mistake.
 class AdminGate final : public v1::Admin::CallbackService {
  public:
   AdminGate(AdminService* service, Tokens* tokens, AuditLog* audit, AdminGateOptions options);
 
-#define GATEWAY_UNARY(method)                                                                                     \
-  grpc::ServerUnaryReactor* method(grpc::CallbackServerContext* context, const v1::method##Request* request,       \
-                                   v1::method##Response* response) override {                                      \
-    return Unary(#method, context, request, response, &AdminService::method);                                      \
+#define GATEWAY_UNARY(method)                                                                                \
+  grpc::ServerUnaryReactor* method(grpc::CallbackServerContext* context, const v1::method##Request* request, \
+                                   v1::method##Response* response) override {                                \
+    return Unary(#method, context, request, response, &AdminService::method);                                \
   }
-#define GATEWAY_STREAM(method)                                                                                    \
-  grpc::ServerWriteReactor<v1::method##Response>* method(grpc::CallbackServerContext* context,                     \
-                                                         const v1::method##Request* request) override {            \
-    return Stream(#method, context, request, &AdminService::method);                                               \
+#define GATEWAY_STREAM(method)                                                                          \
+  grpc::ServerWriteReactor<v1::method##Response>* method(grpc::CallbackServerContext* context,          \
+                                                         const v1::method##Request* request) override { \
+    return Stream(#method, context, request, &AdminService::method);                                    \
   }
   GATEWAY_UNARY(Apply)
   GATEWAY_UNARY(Get)
@@ -89,10 +90,9 @@ class AdminGate final : public v1::Admin::CallbackService {
     return (service_->*call)(context, request, response);
   }
   template <typename Request, typename Response>
-  grpc::ServerWriteReactor<Response>* Stream(std::string_view method, grpc::CallbackServerContext* context,
-                                             const Request* request,
-                                             grpc::ServerWriteReactor<Response>* (AdminService::*call)(
-                                                 grpc::CallbackServerContext*, const Request*)) {
+  grpc::ServerWriteReactor<Response>* Stream(
+      std::string_view method, grpc::CallbackServerContext* context, const Request* request,
+      grpc::ServerWriteReactor<Response>* (AdminService::*call)(grpc::CallbackServerContext*, const Request*)) {
     class Refusal final : public grpc::ServerWriteReactor<Response> {
      public:
       explicit Refusal(const grpc::Status& status) { this->Finish(status); }

@@ -41,7 +41,8 @@ v1::AuditEntry EntryOf(const Caller& caller, v1::AuditEntry::Outcome outcome, st
 
 absl::StatusOr<int> OpenFile(const std::string& path) {
   const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-  if (fd < 0) return absl::UnavailableError(absl::StrCat("control_plane.audit_log.path: '", path, "': ", strerror(errno)));
+  if (fd < 0)
+    return absl::UnavailableError(absl::StrCat("control_plane.audit_log.path: '", path, "': ", strerror(errno)));
   return fd;
 }
 

@@ -20,8 +20,8 @@ struct Caller {
   v1::Token::Role role = v1::Token::ROLE_UNSPECIFIED;
   std::shared_ptr<const Scope> scope;  // null: everything
   std::string address;                 // without port
-  std::optional<Digest> token;                     // by which it is known
-  std::string action;                              // the call: "Apply"
+  std::optional<Digest> token;         // by which it is known
+  std::string action;                  // the call: "Apply"
 };
 
 // The context of every call of the admin listener: made by gRPC through CallContexts, filled in by AdminGate.

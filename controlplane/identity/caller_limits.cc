@@ -13,9 +13,8 @@ const absl::Duration kRefill = absl::Seconds(CallerLimits::kBurst / CallerLimits
 }  // namespace
 
 void CallerLimits::Forget(absl::Time now) {
-  std::erase_if(callers_, [now](const auto& each) {
-    return each.second.running == 0 && now - each.second.filled_at >= kRefill;
-  });
+  std::erase_if(callers_,
+                [now](const auto& each) { return each.second.running == 0 && now - each.second.filled_at >= kRefill; });
 }
 
 absl::StatusOr<CallerLimits::Slot> CallerLimits::Admit(const std::string& caller, absl::Time now) {

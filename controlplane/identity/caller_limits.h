@@ -18,7 +18,7 @@ class CallerLimits {
  public:
   static constexpr double kCallsPerSecond = 1'000;
   static constexpr double kBurst = 2'000;
-  static constexpr int kConcurrentMax = 128;  // of kAdminStreamsMax for all
+  static constexpr int kConcurrentMax = 128;    // of kAdminStreamsMax for all
   static constexpr size_t kCallersMax = 1'000;  // that are remembered; idle ones are forgotten first
 
   // Held until the call has ended. ResourceExhausted says which limit.

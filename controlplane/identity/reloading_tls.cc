@@ -32,9 +32,9 @@ grpc_ssl_client_certificate_request_type RequestType(ClientCertificate clients) 
 class ReloadingTls::Credentials final : public grpc::ServerCredentials {
  public:
   Credentials(ReloadingTls* tls, ClientCertificate clients)
-      : credentials_(
-            grpc_ssl_server_credentials_create_with_options(grpc_ssl_server_credentials_create_options_using_config_fetcher(
-                RequestType(clients), &ReloadingTls::Fetch, tls))) {}
+      : credentials_(grpc_ssl_server_credentials_create_with_options(
+            grpc_ssl_server_credentials_create_options_using_config_fetcher(RequestType(clients), &ReloadingTls::Fetch,
+                                                                            tls))) {}
   ~Credentials() override { grpc_server_credentials_release(credentials_); }
 
   // Who calls is decided by the services (caller.h), with or without TLS.

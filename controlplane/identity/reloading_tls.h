@@ -18,8 +18,8 @@ namespace gateway::controlplane {
 enum class ClientCertificate { kNone, kOptional, kRequired };
 
 // Asked by gRPC before each handshake, at most once a second it looks whether the files have changed. Files that do not
-// belong together, cannot be read or have expired are told in the log, once for each change, and the last good ones stay.
-// Streams that are open keep what they began with. Thread-safe; must outlive the server that uses `credentials`.
+// belong together, cannot be read or have expired are told in the log, once for each change, and the last good ones
+// stay. Streams that are open keep what they began with. Thread-safe; must outlive the server that uses `credentials`.
 class ReloadingTls {
  public:
   // `key` names it in messages: "control_plane.admin_tls". With a client CA in `files.ca` only.

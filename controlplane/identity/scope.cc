@@ -59,10 +59,8 @@ std::set<ResourceKey> ReferencesOf(const v1::Resource& resource) {
 
 absl::Status Scope::CheckEdit(const ResourceKey& key, const Known& before, const v1::Resource* after,
                               const Lookup& find) const {
-  const std::string wanted =
-      absl::StrJoin(only, ", ", [](std::string* out, const auto& label) {
-        absl::StrAppend(out, label.first, "=", label.second);
-      });
+  const std::string wanted = absl::StrJoin(
+      only, ", ", [](std::string* out, const auto& label) { absl::StrAppend(out, label.first, "=", label.second); });
   if (!kinds.empty() && !kinds.contains(key.kind)) {
     return absl::PermissionDeniedError(
         absl::StrCat(key.ToString(), ": not yours to change; you may change ", absl::StrJoin(kinds, ", ")));

@@ -20,7 +20,7 @@
 namespace gateway::controlplane {
 namespace {
 
-constexpr char kPrefix[] = "gwt_";  // so that scanners for leaked secrets find it
+constexpr char kPrefix[] = "gwt_";         // so that scanners for leaked secrets find it
 constexpr char kOwnActor[] = "bootstrap";  // in history, of what the control plane changes by itself
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kNameBytesMax = 128;
@@ -77,7 +77,8 @@ absl::StatusOr<v1::Token> TokenOf(const v1::CreateTokenRequest& request) {
     return absl::InvalidArgumentError("only, kinds: only an editor is bound to labels and kinds");
   }
   if (static_cast<size_t>(request.only_size()) > kTokenLabelsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("only: ", request.only_size(), " labels; at most ", kTokenLabelsMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("only: ", request.only_size(), " labels; at most ", kTokenLabelsMax));
   }
   for (const auto& [label, value] : request.only()) {
     if (label.empty() || label.size() > kLabelBytesMax || value.size() > kLabelBytesMax) {
@@ -97,7 +98,8 @@ absl::StatusOr<v1::Token> TokenOf(const v1::CreateTokenRequest& request) {
 
 absl::Status WritePrivate(const std::string& path, const std::string& text) {
   const auto failed = [&path](int error) {
-    return absl::UnavailableError(absl::StrCat("cannot write the first admin token to '", path, "': ", strerror(error)));
+    return absl::UnavailableError(
+        absl::StrCat("cannot write the first admin token to '", path, "': ", strerror(error)));
   };
   // Never into a file that is there: whoever made it may hold it open, or have it point elsewhere.
   if (unlink(path.c_str()) != 0 && errno != ENOENT) return failed(errno);
@@ -220,7 +222,8 @@ std::vector<v1::Token> Tokens::List() const {
 }
 
 absl::StatusOr<Tokens::Grant> Tokens::Find(std::string_view secret, absl::Time now) const {
-  if (secret.empty() || secret.size() > kSecretTextBytesMax) return absl::UnauthenticatedError("the token is not known");
+  if (secret.empty() || secret.size() > kSecretTextBytesMax)
+    return absl::UnauthenticatedError("the token is not known");
   const Digest digest = Sha256(secret);
   std::lock_guard lock(mu_);
   const auto name = names_.find(digest);

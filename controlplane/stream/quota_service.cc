@@ -87,8 +87,7 @@ class QuotaService::Stream final : public Reactor {
     std::lock_guard lock(service_->mu_);
     if (!ok) return End(grpc::Status::OK);
     if (const absl::Status status = Handle(); !status.ok()) {
-      spdlog::warn("lease stream of '{}' ({}): {}", name_, HostOfPeer(context_->peer()),
-                   std::string(status.message()));
+      spdlog::warn("lease stream of '{}' ({}): {}", name_, HostOfPeer(context_->peer()), std::string(status.message()));
       return End(ToGrpc(status));
     }
     if (!end_) StartRead(&incoming_);
@@ -167,7 +166,8 @@ class QuotaService::Stream final : public Reactor {
         return absl::InvalidArgumentError("instance_id: expected 1 to 256 bytes");
       }
       if (service_->names_by_certificate_) {
-        if (absl::Status s = CheckDataPlaneName(incoming_.name(), PeerCertificate(*context_->auth_context())); !s.ok()) {
+        if (absl::Status s = CheckDataPlaneName(incoming_.name(), PeerCertificate(*context_->auth_context()));
+            !s.ok()) {
           return s;
         }
       }
@@ -242,7 +242,9 @@ class QuotaService::Stream final : public Reactor {
 };
 
 QuotaService::QuotaService(QuotaAllocator::Options options, bool names_by_certificate)
-    : names_by_certificate_(names_by_certificate), quota_(std::move(options), SteadyClock::now()), ticker_([this] { Tick(); }) {}
+    : names_by_certificate_(names_by_certificate),
+      quota_(std::move(options), SteadyClock::now()),
+      ticker_([this] { Tick(); }) {}
 
 QuotaService::~QuotaService() {
   {

@@ -243,8 +243,7 @@ struct ConfigClient::Impl {
   Impl(ConfigClientOptions options, RuntimeState* runtime, InstallFunction install)
       : options(std::move(options)), runtime(runtime), install(std::move(install)), hello(HelloOf(this->options)) {
     if (this->options.credentials == nullptr) {
-      this->options.credentials =
-          std::make_shared<ControlPlaneCredentials>(this->options.bootstrap.data_plane().tls());
+      this->options.credentials = std::make_shared<ControlPlaneCredentials>(this->options.bootstrap.data_plane().tls());
     }
     if (!alone() && !this->options.bootstrap.data_plane().cache_dir().empty()) {
       cache = std::make_unique<ConfigCache>(this->options.bootstrap.data_plane().cache_dir());

@@ -21,8 +21,8 @@ struct QuotaClientOptions {
   std::string name;  // of this data plane
   std::vector<std::string> control_planes;
   std::shared_ptr<ControlPlaneCredentials> credentials;  // null: cleartext
-  std::function<LeaseTables()> tables;  // thread-safe
-  std::shared_ptr<LeaseLink> link;      // its `wake` is set by the constructor
+  std::function<LeaseTables()> tables;                   // thread-safe
+  std::shared_ptr<LeaseLink> link;                       // its `wake` is set by the constructor
 };
 
 // Owns a thread, and, while there are fleet-wide limits, a stream to the first control plane that answers: each tick

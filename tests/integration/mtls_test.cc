@@ -1,5 +1,5 @@
-// TLS between the three programs, with certificates of `gatewayctl pki`: who may connect, as whom, and what happens when
-// certificates change under running processes.
+// TLS between the three programs, with certificates of `gatewayctl pki`: who may connect, as whom, and what happens
+// when certificates change under running processes.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,7 +16,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr char kPolicy[] = "kind: Route\nname: hello\nmatch: { path: { exact: /hello } }\nrespond: { status: 200, body: hi }\n";
+constexpr char kPolicy[] =
+    "kind: Route\nname: hello\nmatch: { path: { exact: /hello } }\nrespond: { status: 200, body: hi }\n";
 
 Process::Result Ctl(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), BinaryPath("gatewayctl"));
@@ -103,7 +104,8 @@ TEST_F(Mtls, ADataPlaneWithoutANameIsCalledAsItsCertificateSays) {
 
 TEST_F(Mtls, NobodyClaimsAnothersName) {
   ControlPlane control_plane = StartControlPlane();
-  DataPlane liar({.control_planes = {control_plane.stream_port()}, .name = "dp-1", .sets = Tls("dp-2"), .wait_ready = false});
+  DataPlane liar(
+      {.control_planes = {control_plane.stream_port()}, .name = "dp-1", .sets = Tls("dp-2"), .wait_ready = false});
   const char* const told = "calls itself 'dp-1', but its certificate is for dp-2";
   EXPECT_TRUE(liar.process().WaitForLine(told).has_value()) << liar.process().output();
   EXPECT_TRUE(control_plane.process().WaitForLine(told).has_value()) << control_plane.process().output();
@@ -114,21 +116,23 @@ TEST_F(Mtls, WithoutACertificateOfTheAuthorityNobodyConnects) {
   ControlPlane control_plane = StartControlPlane();
   Pki other(directory_.File("other"));
   other.Issue({"--data-plane", "dp-1"});
-  DataPlane stranger({.control_planes = {control_plane.stream_port()},
-                      .name = "dp-1",
-                      .sets = {"data_plane.tls.ca=" + pki_.File("ca.crt"), "data_plane.tls.cert=" + other.File("dp-1.crt"),
-                               "data_plane.tls.key=" + other.File("dp-1.key")},
-                      .wait_ready = false});
+  DataPlane stranger(
+      {.control_planes = {control_plane.stream_port()},
+       .name = "dp-1",
+       .sets = {"data_plane.tls.ca=" + pki_.File("ca.crt"), "data_plane.tls.cert=" + other.File("dp-1.crt"),
+                "data_plane.tls.key=" + other.File("dp-1.key")},
+       .wait_ready = false});
   DataPlane cleartext({.control_planes = {control_plane.stream_port()}, .name = "dp-2", .wait_ready = false});
   for (DataPlane* each : {&stranger, &cleartext}) {
     EXPECT_TRUE(each->process().WaitForLine("no stream from the control plane").has_value());
   }
   // One that does not believe the control plane says why.
-  DataPlane suspicious({.control_planes = {control_plane.stream_port()},
-                        .name = "dp-1",
-                        .sets = {"data_plane.tls.ca=" + other.File("ca.crt"), "data_plane.tls.cert=" + pki_.File("dp-1.crt"),
-                                 "data_plane.tls.key=" + pki_.File("dp-1.key")},
-                        .wait_ready = false});
+  DataPlane suspicious(
+      {.control_planes = {control_plane.stream_port()},
+       .name = "dp-1",
+       .sets = {"data_plane.tls.ca=" + other.File("ca.crt"), "data_plane.tls.cert=" + pki_.File("dp-1.crt"),
+                "data_plane.tls.key=" + pki_.File("dp-1.key")},
+       .wait_ready = false});
   EXPECT_TRUE(suspicious.process().WaitForLine("certificate verify failed").has_value())
       << suspicious.process().output();
   EXPECT_EQ(control_plane.Ctl({"dataplanes", "-o", "name"}).out, "");
@@ -145,7 +149,8 @@ TEST_F(Mtls, ATokenIsAsGoodAsACertificateAndNothingIsNoCredential) {
   EXPECT_EQ(nobody.exit.code, 8);
   EXPECT_THAT(nobody.err, HasSubstr("no credential"));
 
-  const Process::Result created = control_plane.Ctl({"token", "create", "reader", "--role", "viewer", "--expires", "30d"});
+  const Process::Result created =
+      control_plane.Ctl({"token", "create", "reader", "--role", "viewer", "--expires", "30d"});
   ASSERT_EQ(created.exit.code, 0) << created.err;
   const std::string file = directory_.Write("reader.token", created.out);
   EXPECT_EQ(run({"--token-file", file, "get", "routes"}).exit.code, 0);
@@ -167,8 +172,8 @@ TEST_F(Mtls, ACertificateSaysWhatItsOperatorMay) {
   ControlPlane control_plane = StartControlPlane();
   const std::string server = Concat("127.0.0.1:", control_plane.admin_port());
   const auto as = [&](const std::string& name, std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), {"--server", server, "--ca", pki_.File("ca.crt"), "--cert", pki_.File(name + ".crt"),
-                                         "--key", pki_.File(name + ".key")});
+    arguments.insert(arguments.begin(), {"--server", server, "--ca", pki_.File("ca.crt"), "--cert",
+                                         pki_.File(name + ".crt"), "--key", pki_.File(name + ".key")});
     return Ctl(arguments);
   };
   pki_.Issue({"--operator", "eve", "--role", "viewer"});
@@ -179,7 +184,8 @@ TEST_F(Mtls, ACertificateSaysWhatItsOperatorMay) {
   EXPECT_EQ(data_plane.exit.code, 8);
   EXPECT_THAT(data_plane.err, HasSubstr("is for a 'data-plane'"));
   // Nor is an operator's a data plane's.
-  DataPlane liar({.control_planes = {control_plane.stream_port()}, .name = "eve", .sets = Tls("eve"), .wait_ready = false});
+  DataPlane liar(
+      {.control_planes = {control_plane.stream_port()}, .name = "eve", .sets = Tls("eve"), .wait_ready = false});
   EXPECT_TRUE(liar.process().WaitForLine("its certificate is for nobody").has_value()) << liar.process().output();
 }
 
@@ -226,9 +232,9 @@ TEST_F(Mtls, ADataPlaneTakesItsNewCertificateWithTheNextConnection) {
 TEST_F(Mtls, ACertificateThatCannotServeIsToldAtTheStart) {
   pki_.Issue({"--server", "brief", "--expires", "1ms"});
   const Process::Result result = Process::Run(
-      {.argv = {BinaryPath("gateway-controlplane"), "--set", "control_plane.database=" + directory_.File("x.db"), "--set",
-                "control_plane.admin_listen=127.0.0.1:0", "--set", "control_plane.stream_listen=127.0.0.1:0", "--set",
-                "control_plane.metrics_port=0", "--set", "consul.address=", "--set",
+      {.argv = {BinaryPath("gateway-controlplane"), "--set", "control_plane.database=" + directory_.File("x.db"),
+                "--set", "control_plane.admin_listen=127.0.0.1:0", "--set", "control_plane.stream_listen=127.0.0.1:0",
+                "--set", "control_plane.metrics_port=0", "--set", "consul.address=", "--set",
                 "control_plane.admin_tls.cert=" + pki_.File("brief.crt"), "--set",
                 "control_plane.admin_tls.key=" + pki_.File("brief.key")}});
   EXPECT_EQ(result.exit.code, 1);

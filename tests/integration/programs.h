@@ -27,7 +27,7 @@ class DataPlane {
     int workers = 2;
     std::vector<std::string> sets = {};  // "server.idle_timeout=1s"
     std::string cache_dir = {};
-    std::string proxy_protocol = {};                            // of its listener
+    std::string proxy_protocol = {};  // of its listener
     // Further fields of its listener in YAML flow style, "tls: { ... }"; with GATEWAY_TEST_TRANSPORT=tls in the
     // environment, a listener without any speaks TLS, and RawClient does to its port.
     std::string listener = {};
@@ -66,9 +66,9 @@ class ControlPlane {
   struct Options {
     std::string consul = "";  // address; "": no Consul
     std::vector<std::string> sets = {};
-    std::string output = {};  // as DataPlane's
+    std::string output = {};            // as DataPlane's
     std::vector<std::string> ctl = {};  // what every gatewayctl gets: "--ca", FILE
-    int descriptors = 0;      // as DataPlane's
+    int descriptors = 0;                // as DataPlane's
   };
   explicit ControlPlane(Options options);
   ControlPlane() : ControlPlane(Options()) {}

@@ -244,8 +244,9 @@ class CommandTree {
     audit->add_option("--since", options->since, "Not older than that: 90m, 12h, 30d")->type_name("TIME");
     audit->add_option("--limit", options->limit, "At most so many; 0: all")->capture_default_str()->type_name("N");
 
-    CLI::App* context = Add("context", "Name control planes, with how to reach them and who you are there", ctl::Context,
-                            R"(
+    CLI::App* context =
+        Add("context", "Name control planes, with how to reach them and who you are there", ctl::Context,
+            R"(
   gatewayctl context set prod --server cp.example.com:7400 --ca ca.crt --token-file prod.token
   gatewayctl context use prod
   gatewayctl context list)");
@@ -265,7 +266,8 @@ class CommandTree {
         ->delimiter(',')
         ->allow_extra_args(false)
         ->type_name("NAME,...");
-    pki->add_option("--data-plane", options->data_plane, "For a data plane: its data_plane.name")->type_name("DATAPLANE");
+    pki->add_option("--data-plane", options->data_plane, "For a data plane: its data_plane.name")
+        ->type_name("DATAPLANE");
     pki->add_option("--operator", options->operator_name, "For a person or a pipeline, in place of a token")
         ->type_name("OPERATOR");
     AddRole(pki, options);
@@ -339,8 +341,9 @@ class CommandTree {
 
   CLI::App* Add(const char* name, const char* description, Handler handler, const char* examples) {
     CLI::App* command = app_.add_subcommand(name, description);
-    command->footer(
-        absl::StrCat("Example:", examples, "\nGlobal flags: --server, --ca, --token-file, --cert, --key, --timeout, -o, --color; see gatewayctl --help"));
+    command->footer(absl::StrCat(
+        "Example:", examples,
+        "\nGlobal flags: --server, --ca, --token-file, --cert, --key, --timeout, -o, --color; see gatewayctl --help"));
     handlers_.emplace_back(command, handler);
     return command;
   }
@@ -445,8 +448,8 @@ class CommandTree {
 std::string FirstWord(const std::vector<std::string>& arguments) {
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& word = arguments[i];
-    constexpr std::array kWithValue = {"--server", "--ca",     "--token-file", "--cert", "--key",
-                                       "--timeout", "-o", "--output", "--color"};
+    constexpr std::array kWithValue = {"--server",  "--ca", "--token-file", "--cert", "--key",
+                                       "--timeout", "-o",   "--output",     "--color"};
     if (std::find(kWithValue.begin(), kWithValue.end(), word) != kWithValue.end()) {
       ++i;
     } else if (!word.starts_with("-")) {

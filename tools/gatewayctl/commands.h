@@ -20,7 +20,7 @@ namespace gateway::ctl {
 
 // What the command line said; each command reads its own part.
 struct Options {
-  std::string server;             // these five: "" where the command line says nothing
+  std::string server;  // these five: "" where the command line says nothing
   std::string ca, cert, key, token_file;
   std::string timeout = "30s";
   std::string output = "table";  // table | wide | yaml | json | name | jsonpath=TEMPLATE
@@ -61,8 +61,8 @@ struct Options {
   std::vector<std::string> server_names;
   std::string data_plane;
   std::string operator_name;
-  std::string role;     // viewer | operator | editor | admin
-  std::string expires;  // "30d"; "": the command's default
+  std::string role;                // viewer | operator | editor | admin
+  std::string expires;             // "30d"; "": the command's default
   std::vector<std::string> only;   // "label=value"
   std::vector<std::string> kinds;  // in any spelling
   std::string since;               // "1h"; "": the beginning

@@ -106,8 +106,7 @@ absl::StatusOr<v1::ClientContexts> LoadContexts(const Environment& environment) 
     return position.line > 0 ? absl::StrCat(*path, ":", position.line, ":", position.column) : *path;
   };
   if (!yaml_problems.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(at(yaml_problems[0].position), ": ", yaml_problems[0].message));
+    return absl::InvalidArgumentError(absl::StrCat(at(yaml_problems[0].position), ": ", yaml_problems[0].message));
   }
   v1::ClientContexts contexts;
   if (documents.empty() || documents[0].kind == YamlNode::Kind::kNull) return contexts;
@@ -183,8 +182,8 @@ absl::StatusOr<Connection> ResolveConnection(const ConnectionFlags& flags, const
     if (absl::Status status = CheckToken(connection.token, used.token_file); !status.ok()) return status;
   }
   if (!connection.token.empty() && !connection.tls() && !StaysOnThisMachine(connection.server)) {
-    return absl::InvalidArgumentError(absl::StrCat("the token would go to ", connection.server,
-                                                   " in cleartext; give --ca (or GATEWAY_CA) for TLS"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the token would go to ", connection.server, " in cleartext; give --ca (or GATEWAY_CA) for TLS"));
   }
   return connection;
 }

@@ -15,9 +15,9 @@ namespace gateway::ctl {
 // Ready to be used: the files are read.
 struct Connection {
   std::string server = "127.0.0.1:7400";
-  std::string ca;                 // PEM; "": cleartext
-  std::string certificate, key;   // PEM; "": none
-  std::string token;              // "": none
+  std::string ca;                // PEM; "": cleartext
+  std::string certificate, key;  // PEM; "": none
+  std::string token;             // "": none
   bool tls() const { return !ca.empty(); }
 };
 
@@ -28,10 +28,10 @@ struct ConnectionFlags {
 
 using Environment = std::function<std::optional<std::string>(const std::string& name)>;
 
-// Each of server, CA and credentials is that of the flags, else of GATEWAY_SERVER, GATEWAY_CA and GATEWAY_TOKEN, else of
-// the context in use, else 127.0.0.1:7400 without any. A context serves its own server only: where flags or environment
-// name a server, nothing is taken from it. InvalidArgument says which file or variable is wrong, also where a token would
-// leave this machine in cleartext.
+// Each of server, CA and credentials is that of the flags, else of GATEWAY_SERVER, GATEWAY_CA and GATEWAY_TOKEN, else
+// of the context in use, else 127.0.0.1:7400 without any. A context serves its own server only: where flags or
+// environment name a server, nothing is taken from it. InvalidArgument says which file or variable is wrong, also where
+// a token would leave this machine in cleartext.
 absl::StatusOr<Connection> ResolveConnection(const ConnectionFlags& flags, const Environment& environment);
 
 // ~/.config/gatewayctl/config.yaml. No file: no contexts. Errors name file, line and column.

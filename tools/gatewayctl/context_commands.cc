@@ -74,9 +74,9 @@ ExitCode UseContext(Session& session, v1::ClientContexts contexts) {
   }
   if (session.options.name.empty()) return Refuse(session, "context use: expected a NAME");
   if (!known) {
-    return session.Fail(absl::NotFoundError(absl::StrCat("there is no context '", session.options.name, "'",
-                                                         names.empty() ? "" : "; there are: ",
-                                                         absl::StrJoin(names, ", "))));
+    return session.Fail(
+        absl::NotFoundError(absl::StrCat("there is no context '", session.options.name, "'",
+                                         names.empty() ? "" : "; there are: ", absl::StrJoin(names, ", "))));
   }
   contexts.set_current(session.options.name);
   if (const absl::Status status = SaveContexts(contexts, session.terminal.environment); !status.ok()) {
@@ -174,7 +174,8 @@ ExitCode Pki(Session& session) {
   }
   // A name may be longer than what a subject holds; who reads certificates reads the alternative names.
   constexpr size_t kSubjectBytesMax = 64;
-  if (!request.names.empty() && request.common_name.size() > kSubjectBytesMax) request.common_name.resize(kSubjectBytesMax);
+  if (!request.names.empty() && request.common_name.size() > kSubjectBytesMax)
+    request.common_name.resize(kSubjectBytesMax);
   const absl::StatusOr<CertificateAndKey> made =
       IssueCertificate({files->certificate_chain, files->private_key}, request, now);
   if (!made.ok()) return session.Fail(made.status());

@@ -122,8 +122,7 @@ ExitCode Audit(Session& session) {
   if (!session.options.since.empty()) {
     const absl::StatusOr<absl::Duration> age = ParseAge(session.options.since);
     if (!age.ok()) return Refuse(session, absl::StrCat("--since: ", age.status().message()));
-    *request.mutable_since() =
-        TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(session.terminal.now() - *age));
+    *request.mutable_since() = TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(session.terminal.now() - *age));
   }
   const absl::StatusOr<v1::ListAuditResponse> audit = session.client.ListAudit(request, session.options.limit);
   if (!audit.ok()) return session.Fail(audit.status());

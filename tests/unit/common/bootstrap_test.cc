@@ -337,7 +337,8 @@ TEST_F(BootstrapTest, CheckConfigShowsTheNumbersBehindWords) {
     EXPECT_TRUE(loaded.problems.empty());
     return DescribeBootstrap(loaded);
   };
-  EXPECT_THAT(described({}), ::testing::ContainsRegex("server.workers: auto +# default; [1-9][0-9]* on this machine\n"));
+  EXPECT_THAT(described({}),
+              ::testing::ContainsRegex("server.workers: auto +# default; [1-9][0-9]* on this machine\n"));
   EXPECT_THAT(described({}),
               ::testing::ContainsRegex("server.max_connections_per_address: 0 +# default; 25000 in effect\n"));
   EXPECT_THAT(described({"server.max_connections=500"}), HasSubstr("; 500 in effect\n"));

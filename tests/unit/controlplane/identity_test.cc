@@ -189,8 +189,9 @@ TEST(ReferencesOf, FollowsTheSchema) {
   resource.mutable_route()->add_rate_limits("limit");
   resource.mutable_route()->set_auth("none");
   resource.mutable_route()->add_mirror()->set_service("shadow");
-  EXPECT_THAT(ReferencesOf(resource), UnorderedElementsAre(ResourceKey{"Service", "svc"}, ResourceKey{"Service", "shadow"},
-                                                           ResourceKey{"RateLimit", "limit"}));
+  EXPECT_THAT(ReferencesOf(resource),
+              UnorderedElementsAre(ResourceKey{"Service", "svc"}, ResourceKey{"Service", "shadow"},
+                                   ResourceKey{"RateLimit", "limit"}));
 }
 
 class ScopeTest : public ::testing::Test {
@@ -213,8 +214,8 @@ class ScopeTest : public ::testing::Test {
 };
 
 TEST_F(ScopeTest, LabelsHoldBeforeAndAfter) {
-  const v1::Resource ours = Labelled(StaticService("a"), "team", "orders"), theirs = Labelled(StaticService("a"), "team", "x"),
-                     nobodys = StaticService("a");
+  const v1::Resource ours = Labelled(StaticService("a"), "team", "orders"),
+                     theirs = Labelled(StaticService("a"), "team", "x"), nobodys = StaticService("a");
   EXPECT_EQ(Denied(nullptr, &ours), "");
   EXPECT_EQ(Denied(&ours, &ours), "");
   EXPECT_EQ(Denied(&ours, nullptr), "");
@@ -483,14 +484,28 @@ class GateTest : public ::testing::Test {
 // Every call there is, by every kind of caller. A new call has to be written down here, in rules.cc and in AdminGate.
 TEST_F(GateTest, EveryCallIsForItsRolesAndNobodyElse) {
   const std::map<std::string, v1::Token::Role> for_roles = {
-      {"Apply", v1::Token::EDITOR},         {"Get", v1::Token::VIEWER},          {"List", v1::Token::VIEWER},
-      {"Delete", v1::Token::EDITOR},        {"History", v1::Token::VIEWER},      {"GetRevision", v1::Token::VIEWER},
-      {"Export", v1::Token::ADMIN},         {"Lint", v1::Token::VIEWER},
-      {"ForgetDataPlanes", v1::Token::OPERATOR}, {"AcceptHistory", v1::Token::ADMIN},
-      {"Rollback", v1::Token::OPERATOR},    {"Watch", v1::Token::VIEWER},        {"ListDataPlanes", v1::Token::VIEWER},
-      {"Rollout", v1::Token::VIEWER},       {"ListEndpoints", v1::Token::VIEWER}, {"ListBreakers", v1::Token::VIEWER},
-      {"ListLimits", v1::Token::VIEWER},    {"GetServerInfo", v1::Token::VIEWER}, {"CreateToken", v1::Token::ADMIN},
-      {"ListTokens", v1::Token::ADMIN},     {"RevokeToken", v1::Token::ADMIN},   {"ListAudit", v1::Token::ADMIN},
+      {"Apply", v1::Token::EDITOR},
+      {"Get", v1::Token::VIEWER},
+      {"List", v1::Token::VIEWER},
+      {"Delete", v1::Token::EDITOR},
+      {"History", v1::Token::VIEWER},
+      {"GetRevision", v1::Token::VIEWER},
+      {"Export", v1::Token::ADMIN},
+      {"Lint", v1::Token::VIEWER},
+      {"ForgetDataPlanes", v1::Token::OPERATOR},
+      {"AcceptHistory", v1::Token::ADMIN},
+      {"Rollback", v1::Token::OPERATOR},
+      {"Watch", v1::Token::VIEWER},
+      {"ListDataPlanes", v1::Token::VIEWER},
+      {"Rollout", v1::Token::VIEWER},
+      {"ListEndpoints", v1::Token::VIEWER},
+      {"ListBreakers", v1::Token::VIEWER},
+      {"ListLimits", v1::Token::VIEWER},
+      {"GetServerInfo", v1::Token::VIEWER},
+      {"CreateToken", v1::Token::ADMIN},
+      {"ListTokens", v1::Token::ADMIN},
+      {"RevokeToken", v1::Token::ADMIN},
+      {"ListAudit", v1::Token::ADMIN},
   };
   ASSERT_TRUE(Apply(admin_, {StaticService("svc")}).ok());
   // A Watch from here on has something to say at once.
@@ -621,7 +636,8 @@ TEST_F(GateTest, HistoryAndAuditNameWhoWasAuthenticatedAndNotWhoWasClaimed) {
   request.mutable_context()->set_comment("why");
   v1::ApplyResponse response;
   ASSERT_TRUE(stub_->Apply(&context, request, &response).ok());
-  const std::vector<v1::RevisionInfo> revisions = control_plane_->publisher().store().RevisionsBefore(0, nullptr, 1).value();
+  const std::vector<v1::RevisionInfo> revisions =
+      control_plane_->publisher().store().RevisionsBefore(0, nullptr, 1).value();
   EXPECT_EQ(revisions[0].actor(), "alice");
   EXPECT_EQ(Delete(MakeToken(TokenRequest("bob", v1::Token::VIEWER)), "Service", "svc").error_code(),
             grpc::StatusCode::PERMISSION_DENIED);
@@ -634,11 +650,12 @@ TEST_F(GateTest, HistoryAndAuditNameWhoWasAuthenticatedAndNotWhoWasClaimed) {
     if (entry.action() != "Start") EXPECT_EQ(entry.address(), "127.0.0.1");
     EXPECT_GT(entry.time().seconds(), 0);
   }
-  EXPECT_THAT(told, ElementsAre(" Delete DENIED 0 the token is not known",
-                                "bob Delete DENIED 0 'bob' is viewer; Delete is for editor and above",
-                                "admin CreateToken DONE 0 created token bob, viewer",
-                                "alice Apply DONE 2 created Service/svc: why",
-                                "admin CreateToken DONE 0 created token alice, editor", HasSubstr("bootstrap Start DONE 1 ")));
+  EXPECT_THAT(
+      told,
+      ElementsAre(" Delete DENIED 0 the token is not known",
+                  "bob Delete DENIED 0 'bob' is viewer; Delete is for editor and above",
+                  "admin CreateToken DONE 0 created token bob, viewer", "alice Apply DONE 2 created Service/svc: why",
+                  "admin CreateToken DONE 0 created token alice, editor", HasSubstr("bootstrap Start DONE 1 ")));
 }
 
 TEST_F(GateTest, ACredentialOfAnotherFormIsRefused) {

@@ -6,8 +6,8 @@
 #include <map>
 #include <sstream>
 
-#include "common/base/pki.h"
 #include "absl/time/clock.h"
+#include "common/base/pki.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/temp_dir.h"
@@ -33,7 +33,9 @@ class ConnectionTest : public ::testing::Test {
   absl::StatusOr<Connection> Resolve(const ConnectionFlags& flags = {}) const {
     return ResolveConnection(flags, [this](const std::string& name) { return Look(name); });
   }
-  std::string Problem(const ConnectionFlags& flags = {}) const { return std::string(Resolve(flags).status().message()); }
+  std::string Problem(const ConnectionFlags& flags = {}) const {
+    return std::string(Resolve(flags).status().message());
+  }
   int Ctl(std::vector<std::string> arguments) {
     out_.str("");
     const Terminal terminal{.out = &out_,
