@@ -54,13 +54,15 @@ class SampleRequest {
       case v1::PathMatch::kPrefix:
         path_ = path.prefix();
         return true;
-      case v1::PathMatch::kTemplate:
-        for (const TemplateSegment& segment : ParseTemplate(path.template_()).value()) {
+      case v1::PathMatch::kTemplate: {
+        const std::vector<TemplateSegment> segments = ParseTemplate(path.template_()).value();
+        for (const TemplateSegment& segment : segments) {
           if (segment.kind == TemplateSegment::Kind::kRest) continue;
           path_ += segment.kind == TemplateSegment::Kind::kVariable ? "/x" : "/" + segment.text;
         }
         if (path_.empty()) path_ = "/";
         return true;
+      }
       case v1::PathMatch::kRegex:
         return false;
       case v1::PathMatch::MATCH_NOT_SET:

@@ -111,9 +111,6 @@ struct FieldSink {
       case FieldKind::kConnection:
         AddConnection(value);
         break;
-      case FieldKind::kVia:
-        head->via = true;
-        break;
       default:
         break;
     }

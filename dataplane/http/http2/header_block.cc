@@ -154,6 +154,7 @@ Rejection ReadMethod(const PseudoFields& pseudo, bool ended, Request* out) {
   out->method = *pseudo.method;
   if (!http1::IsToken(out->method)) return Malformed(":method is not a token");
   if (out->method.size() > http1::kMethodBytesMax) return {Reason::kNotImplemented, "the method is too long"};
+  if (http1::IsMisspeltMethod(out->method)) return {Reason::kBadRequest, "a known method with lower-case letters"};
   if (pseudo.protocol) {
     // Extended CONNECT; nghttp2 has seen that there are :scheme and :path.
     if (out->method != "CONNECT") return Malformed(":protocol without CONNECT");
