@@ -499,7 +499,7 @@ struct ConfigClient::Impl {
       stream = std::move(next);
       ++stats.stream_attempts;
     }
-    if (!credentials.ok()) BreakStream(credentials.status().message());
+    if (!credentials.ok()) BreakStream(std::string(credentials.status().message()));
   }
 
   // Ends it at once. What it still delivered is forgotten.

@@ -17,6 +17,9 @@
 namespace gateway::dataplane {
 
 class Worker;
+namespace http {
+class DownstreamStream;
+}
 namespace http2 {
 class ServerSession;
 }

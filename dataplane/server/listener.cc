@@ -288,7 +288,7 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
 
   struct Wanted {
     HostPort at;
-    ListenerOptions options;
+    ListenerOptions options = {};
   };
   std::vector<Wanted> wanted;
   const bool everywhere = server.listeners_size() == 0;
@@ -300,7 +300,7 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
     const v1::Listener& each = server.listeners(i);
     const auto parsed = ParseHostPort(each.address());
     if (!parsed.ok()) return parsed.status();
-    ListenerOptions options;
+    ListenerOptions options = {};
     options.proxy_header = ModeOf(each.proxy_protocol());
     if (each.has_tls()) options.tls = i;
     options.http2 = each.has_tls();
