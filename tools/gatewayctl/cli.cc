@@ -548,6 +548,7 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
     absl::StatusOr<std::string> server = ServerAddress(connection.server);
     if (!server.ok()) return Misuse(terminal, absl::StrCat("--server: ", server.status().message()), command);
     connection.server = *std::move(server);
+    options.server = connection.server;  // for messages
   }
   Session session{options, terminal, AdminClient(connection, wait), wait, colour};
   return tree.handler()(session);

@@ -10,6 +10,7 @@
 #include <iostream>
 #include <iterator>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/config/codec.h"
@@ -86,8 +87,7 @@ ExitCode Edit(Session& session) {
   Options options = session.options;
   options.files = {*path};
   options.expected_revision = got->revision();
-  Session applying{options, session.terminal, AdminClient(options.server, session.timeout), session.timeout,
-                   session.colour};
+  Session applying{options, session.terminal, std::move(session.client), session.timeout, session.colour};
   const ExitCode code = Apply(applying);
   if (code == kDone || code == kNotEveryone) {
     unlink(path->c_str());
