@@ -15,6 +15,7 @@
 #include "common/base/units.h"
 #include "common/config/codec.h"
 #include "tools/gatewayctl/format.h"
+#include "tools/gatewayctl/requirement.h"
 #include "tools/gatewayctl/table.h"
 
 namespace gateway::ctl {
@@ -24,7 +25,6 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
 constexpr size_t kSummaryItemsMax = 3;  // of a list inside a table's cell
-constexpr size_t kLostNamedMax = 5;     // data planes in one line
 constexpr char kNone[] = "none";
 
 std::string Lower(const std::string& enum_name) { return absl::AsciiStrToLower(enum_name); }
@@ -763,7 +763,8 @@ std::string RolloutLine(const v1::RolloutResponse& rollout) {
       rollout.done() && rollout.has_elapsed() ? absl::StrCat(" in ", FormatElapsed(rollout.elapsed())) : "",
       rollout.lost().empty()
           ? ""
-          : absl::StrCat("; lost and not counted: ", NamesText(rollout.lost(), rollout.lost_count())));
+          : absl::StrCat("; ", LostCount(rollout), " lost and not counted: ",
+                         NamesText(rollout.lost(), LostCount(rollout))));
 }
 
 std::string RenderPending(const v1::RolloutResponse& rollout) {

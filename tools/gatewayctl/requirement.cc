@@ -1,11 +1,17 @@
 #include "tools/gatewayctl/requirement.h"
 
+#include <algorithm>
+
 #include "absl/strings/numbers.h"
 
 namespace gateway::ctl {
 
+uint64_t LostCount(const v1::RolloutResponse& rollout) {
+  return std::max<uint64_t>(rollout.lost_count(), static_cast<uint64_t>(rollout.lost_size()));
+}
+
 bool Requirement::IsMet(const v1::RolloutResponse& rollout) const {
-  const uint64_t all = uint64_t{rollout.data_planes()} + static_cast<uint64_t>(rollout.lost_size());
+  const uint64_t all = rollout.data_planes() + LostCount(rollout);
   switch (kind) {
     case Kind::kAll:
       return all > 0 && rollout.serving() == all;

@@ -10,6 +10,9 @@
 
 namespace gateway::ctl {
 
+// How many data planes are lost, also those that the list leaves out. (A server before 0.2 lists all and counts none.)
+uint64_t LostCount(const v1::RolloutResponse& rollout);
+
 // Counts every data plane that is there, expected back, or lost.
 struct Requirement {
   enum class Kind { kAll, kCount, kPercent };
