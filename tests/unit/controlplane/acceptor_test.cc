@@ -88,12 +88,12 @@ class AcceptorTest : public testing::Test {
     handed_over_.clear();
   }
   Client Connect(const char* from = "127.0.0.1") { return Client(acceptor_->port(), from); }
-  // One whose preface has been taken.
+  // One that has been handed over.
   Client Speaking(const char* from = "127.0.0.1") {
-    const uint64_t before = acceptor_->counts().accepted;
+    const size_t before = handed_over();
     Client client = Connect(from);
     client.Send(kPreface);
-    EXPECT_TRUE(WaitFor([&] { return acceptor_->counts().accepted > before; }));
+    EXPECT_TRUE(WaitFor([&] { return handed_over() > before; }));
     return client;
   }
 
