@@ -1,11 +1,14 @@
 #include "dataplane/http/http2/header_block.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 #include <optional>
 #include <utility>
 
+#include "absl/random/random.h"
+#include "absl/strings/escaping.h"
 #include "dataplane/http/http1/body.h"
 #include "dataplane/http/http1/head.h"
 
@@ -115,6 +118,23 @@ bool JoinCookies(HeaderBlock* block, BufferPool* pool, size_t* at) {
     }
   }
   return true;
+}
+
+// Extended CONNECT comes without the nonce that servers of HTTP/1.1 ask for (RFC 8441, section 5; RFC 6455, section
+// 4.1). Behind the fields; `*at` is 0 where there is no need.
+bool AppendWebSocketKey(HeaderBlock* block, BufferPool* pool, size_t* at) {
+  *at = 0;
+  bool extended = false;
+  for (size_t i = 0; i < block->size(); ++i) {
+    if (block->name(i) == ":protocol") extended = true;
+    if (block->name(i) == "sec-websocket-key") return true;
+  }
+  if (!extended) return true;
+  static thread_local absl::InsecureBitGen random;
+  std::array<char, 16> nonce;
+  for (char& each : nonce) each = static_cast<char>(absl::Uniform<uint8_t>(random));
+  *at = block->bytes();
+  return block->Append(absl::Base64Escape({nonce.data(), nonce.size()}), pool);
 }
 
 Rejection ReadTarget(const PseudoFields& pseudo, Request* out) {
@@ -245,7 +265,10 @@ HeaderBlock::Added HeaderBlock::Add(std::string_view name, std::string_view valu
 
 Rejection MakeRequest(HeaderBlock* block, bool ended, BufferPool* pool, Request* out) {
   size_t cookies_at = 0;
+  size_t key_at = 0;
   if (!JoinCookies(block, pool, &cookies_at)) return {Reason::kOverloaded, "no room for the cookies"};
+  const size_t cookies_end = block->bytes();
+  if (!AppendWebSocketKey(block, pool, &key_at)) return {Reason::kOverloaded, "no room for the head"};
   out->version = http::Version::kHttp2;
   out->has_body = !ended;
   PseudoFields pseudo;
@@ -265,7 +288,7 @@ Rejection MakeRequest(HeaderBlock* block, bool ended, BufferPool* pool, Request*
     if (error) continue;  // method and path are still looked for: for the log
     if (cookies_at > 0 && name == "cookie") {
       if (std::exchange(joined, true)) continue;
-      value = block->Appended(cookies_at);
+      value = block->Appended(cookies_at).substr(0, cookies_end - cookies_at);
     }
     if (!IsName(name) || !IsValue(value)) {
       error = Malformed("an invalid field in the head");
@@ -287,6 +310,7 @@ Rejection MakeRequest(HeaderBlock* block, bool ended, BufferPool* pool, Request*
   }
   out->scheme = pseudo.scheme->size() == 4 ? "http" : "https";
   if (error = ReadMethod(pseudo, ended, out); error) return error;
+  if (key_at > 0) AddField(out, "sec-websocket-key", block->Appended(key_at), FieldKind::kOther);
   if (error = ReadTarget(pseudo, out); error) return error;
   if (error = ReadAuthority(pseudo, host, out); error) return error;
   if (ended && out->length.value_or(0) > 0) return Malformed("Content-Length without a body");

@@ -422,8 +422,10 @@ bool ServerSession::SubmitResponse(ServerStream* stream, const http::OutgoingRes
     return std::string_view(from, static_cast<size_t>(end - from));
   };
   out.push_back(FieldOf(":status", number(tunnel ? 200 : static_cast<uint64_t>(response.status), 0)));
-  const auto add = [&out](std::string_view name, std::string_view value) {
-    if (!IsConnectionField(name)) out.push_back(FieldOf(name, value));
+  const auto add = [&](std::string_view name, std::string_view value) {
+    if (IsConnectionField(name)) return;
+    if (tunnel && http1::EqualsIgnoreCase(name, "sec-websocket-accept")) return;  // to a key of ours
+    out.push_back(FieldOf(name, value));
   };
   for (const FieldView& field : response.fields) add(field.name, field.value);
   http::ForEachLine(response.lines, add);
