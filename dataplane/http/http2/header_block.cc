@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "absl/random/random.h"
-#include "absl/strings/escaping.h"
+#include "common/base/base64.h"
 #include "dataplane/http/http1/body.h"
 #include "dataplane/http/http1/head.h"
 
@@ -134,7 +134,7 @@ bool AppendWebSocketKey(HeaderBlock* block, BufferPool* pool, size_t* at) {
   std::array<char, 16> nonce;
   for (char& each : nonce) each = static_cast<char>(absl::Uniform<uint8_t>(random));
   *at = block->bytes();
-  return block->Append(absl::Base64Escape({nonce.data(), nonce.size()}), pool);
+  return block->Append(EncodeBase64(Base64::kStandard, {nonce.data(), nonce.size()}) + "==", pool);
 }
 
 Rejection ReadTarget(const PseudoFields& pseudo, Request* out) {
