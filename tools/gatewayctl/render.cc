@@ -761,10 +761,9 @@ std::string RolloutLine(const v1::RolloutResponse& rollout) {
       "revision ", rollout.revision(), " serving on ", rollout.serving(), "/", rollout.data_planes(), " data planes (",
       rollout.workers_serving(), " workers)",
       rollout.done() && rollout.has_elapsed() ? absl::StrCat(" in ", FormatElapsed(rollout.elapsed())) : "",
-      rollout.lost().empty()
-          ? ""
-          : absl::StrCat("; ", LostCount(rollout), " lost and not counted: ",
-                         NamesText(rollout.lost(), LostCount(rollout))));
+      rollout.lost().empty() ? ""
+                             : absl::StrCat("; ", LostCount(rollout),
+                                            " lost and not counted: ", NamesText(rollout.lost(), LostCount(rollout))));
 }
 
 std::string RenderPending(const v1::RolloutResponse& rollout) {
