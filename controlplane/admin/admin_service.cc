@@ -628,6 +628,7 @@ grpc::ServerUnaryReactor* AdminService::ForgetDataPlanes(grpc::CallbackServerCon
   }
   spdlog::info("{} data planes that were gone are forgotten, by '{}' from {}", names.size(), CallerOf(context).name,
                CallerOf(context).address);
+  audit_->Done(CallerOf(context), absl::StrCat("forgot data planes: ", absl::StrJoin(names, ", ")), absl::Now());
   for (std::string& name : names) response->add_names(std::move(name));
   return Now(context, absl::OkStatus());
 }
@@ -635,13 +636,14 @@ grpc::ServerUnaryReactor* AdminService::ForgetDataPlanes(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* AdminService::AcceptHistory(grpc::CallbackServerContext* context,
                                                       const v1::AcceptHistoryRequest* request,
                                                       v1::AcceptHistoryResponse* response) {
-  return Later(context, [this, author = AuthorOf(context), request, response] {
+  return Later(context, [this, author = AuthorOf(context), caller = CallerOf(context), request, response] {
     response->set_epoch(publisher_->current()->epoch);
     if (hub_->WhyHeld().empty()) return absl::OkStatus();
     if (absl::Status status = publisher_->store().SetTakeover(Takeover::kAccepted); !status.ok()) return status;
     response->set_released(static_cast<uint32_t>(hub_->AcceptHistory()));
     spdlog::warn("this history (epoch {}) takes the place of any other: accepted by '{}' from {}", response->epoch(),
                  author.name.empty() ? request->context().actor() : author.name, author.address);
+    audit_->Done(caller, absl::StrCat("accepted the history ", response->epoch()), absl::Now());
     return absl::OkStatus();
   });
 }

@@ -105,7 +105,6 @@ grpc::Status AdminGate::Admit(std::string_view method, grpc::CallbackServerConte
     if (!slot.ok()) return ToGrpc(slot.status());
     static_cast<CallContext*>(context)->slot = *std::move(slot);
   }
-  if (rule->effect == CallRule::kChangesFleet) audit_->Done(caller, "", now);
   return grpc::Status::OK;
 }
 

@@ -14,7 +14,7 @@ struct CallRule {
   enum Effect {
     kReads,
     kChangesPolicy,  // of a bound editor, resource by resource (Scope); recorded with its revision
-    kChangesFleet,   // no resource of anybody's: not for a bound editor; recorded by the gate
+    kChangesFleet,   // no resource of anybody's: not for a bound editor; recorded by who does it
     kChangesTokens,  // recorded by who does it
   } effect;
 };

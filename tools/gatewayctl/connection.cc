@@ -1,5 +1,6 @@
 #include "tools/gatewayctl/connection.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,7 +17,6 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/pki.h"
@@ -60,8 +60,10 @@ absl::Status CheckToken(const std::string& token, const std::string& from) {
 
 bool StaysOnThisMachine(const std::string& server) {
   const absl::StatusOr<HostPort> parsed = ParseHostPort(server);
-  if (!parsed.ok()) return absl::StartsWith(server, "unix:");
-  return parsed->host == "localhost" || parsed->host == "::1" || absl::StartsWith(parsed->host, "127.");
+  const std::string host = parsed.ok() ? parsed->host : server;  // without a port, it is the default one
+  in_addr address;
+  const bool v4 = inet_pton(AF_INET, host.c_str(), &address) == 1;  // "127.example.com" is another machine
+  return host == "localhost" || host == "::1" || host == "[::1]" || (v4 && ntohl(address.s_addr) >> 24 == 127);
 }
 
 }  // namespace

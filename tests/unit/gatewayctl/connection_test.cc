@@ -91,8 +91,9 @@ TEST_F(ConnectionTest, ATokenLeavesThisMachineByTlsOnly) {
   environment_["GATEWAY_TOKEN"] = "gwt_x";
   EXPECT_THAT(Problem({.server = "cp.example:7400"}), HasSubstr("in cleartext"));
   EXPECT_THAT(Problem({.server = "10.0.0.1:7400"}), HasSubstr("in cleartext"));
+  EXPECT_THAT(Problem({.server = "127.example.com:7400"}), HasSubstr("in cleartext"));
   EXPECT_TRUE(Resolve({.server = "cp.example:7400", .ca = ca_}).ok());
-  for (const char* const local : {"localhost:7400", "127.0.0.1:7400", "[::1]:7400"}) {
+  for (const char* const local : {"localhost:7400", "127.0.0.1:7400", "[::1]:7400", "localhost", "127.0.0.1", "::1"}) {
     EXPECT_TRUE(Resolve({.server = local}).ok()) << local;
   }
 }
