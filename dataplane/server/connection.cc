@@ -10,6 +10,7 @@
 
 #include "dataplane/http/http1/server_stream.h"
 #include "dataplane/http/http2/server_session.h"
+#include "absl/cleanup/cleanup.h"
 #include "dataplane/net/proxy_header.h"
 #include "dataplane/proxy/serve_request.h"
 #include "dataplane/server/worker.h"
@@ -229,9 +230,12 @@ Task<bool> ClientConnection::AcceptTls(int listener) {
   if (ssl == nullptr) co_return false;
   socket.UseTls(std::move(ssl), {input.data(), input.size()}, context);
   input.Reset();
-  worker_->BeginHandshake(this);
-  const tls::HandshakeError error = co_await socket.Handshake(deadline);
-  worker_->EndHandshake(this);
+  tls::HandshakeError error;
+  {
+    worker_->BeginHandshake(this);
+    const absl::Cleanup end = [this] { worker_->EndHandshake(this); };
+    error = co_await socket.Handshake(deadline);
+  }
   counters.Count(error);
   if (error == tls::HandshakeError::kNone) {
     tls_ = std::make_unique<const TlsFacts>(*socket.tls());
