@@ -8,9 +8,9 @@
 #include <span>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "dataplane/http/http1/server_stream.h"
 #include "dataplane/http/http2/server_session.h"
-#include "absl/cleanup/cleanup.h"
 #include "dataplane/net/proxy_header.h"
 #include "dataplane/proxy/serve_request.h"
 #include "dataplane/server/worker.h"
