@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_split.h"
 #include "tests/unit/gatewayctl/scripted_admin.h"
 #include "tools/gatewayctl/effective.h"
 #include "tools/gatewayctl/render.h"
