@@ -1239,8 +1239,8 @@ TEST_F(Gatewayctl, RequireSaysHowManyAreEnough) {
   EXPECT_THAT(run.err, HasSubstr("; required: all; waited 300ms"));
   int calls = 0;
   admin_.rollout = [&](const v1::RolloutRequest&, ScriptedAdmin::Writer* writer, grpc::ServerContext*) {
-    v1::RolloutResponse now = Serving(++calls < 3 ? 2 : 3, 3, 4, calls >= 3);
-    writer->Write(now);
+    ++calls;
+    writer->Write(Serving(calls < 3 ? 2 : 3, 3, 4, calls >= 3));
     return grpc::Status::OK;
   };
   EXPECT_EQ(Ctl({"apply", "-f", file, "--require", "3"}).code, kDone);

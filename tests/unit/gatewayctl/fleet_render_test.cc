@@ -1,4 +1,5 @@
 // What is told of the fleet: breakers, limits, endpoints that data planes leave out, and a route's policies in order.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <set>
@@ -7,6 +8,8 @@
 #include <vector>
 
 #include "absl/strings/str_split.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/time.h"
 #include "tests/unit/gatewayctl/scripted_admin.h"
 #include "tools/gatewayctl/effective.h"
 #include "tools/gatewayctl/render.h"
