@@ -241,13 +241,21 @@ std::chrono::milliseconds ReconnectDelay(int attempt, absl::BitGenRef random) {
 
 struct ConfigClient::Impl {
   Impl(ConfigClientOptions options, RuntimeState* runtime, InstallFunction install)
-      : options(std::move(options)), runtime(runtime), install(std::move(install)), hello(HelloOf(this->options)) {
-    if (this->options.credentials == nullptr) {
-      this->options.credentials = std::make_shared<ControlPlaneCredentials>(this->options.bootstrap.data_plane().tls());
-    }
+      : options(WithCredentials(std::move(options))),
+        runtime(runtime),
+        install(std::move(install)),
+        hello(HelloOf(this->options)) {
     if (!alone() && !this->options.bootstrap.data_plane().cache_dir().empty()) {
       cache = std::make_unique<ConfigCache>(this->options.bootstrap.data_plane().cache_dir());
     }
+  }
+
+  // Those of the bootstrap file where the caller has none.
+  static ConfigClientOptions WithCredentials(ConfigClientOptions options) {
+    if (options.credentials == nullptr) {
+      options.credentials = std::make_shared<ControlPlaneCredentials>(options.bootstrap.data_plane().tls());
+    }
+    return options;
   }
 
   // Runs on policy files, without a control plane.
