@@ -60,8 +60,9 @@ class ClientConnection : private http::Connection {
   bool CloseIfIdle();
   // HTTP/2: takes no further requests, and ends after those in flight. (HTTP/1 ends with the next response.)
   void Drain();
-  // Ends a handshake that has to give way.
-  void CancelHandshake() { socket.Cancel(); }
+  // Ends one that has to give way: in a handshake, or without a request.
+  void Cancel() { socket.Cancel(); }
+  const in6_addr& peer() const { return info.peer; }
   const std::string& peer_ip() const { return info.peer_ip; }
   // Ends the waits for services: of requests in flight nobody waits for a response any more.
   void AbandonWaits();

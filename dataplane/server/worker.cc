@@ -136,7 +136,7 @@ void Worker::BeginHandshake(ClientConnection* connection) {
       return each->peer_ip() == connection->peer_ip();
     });
     ClientConnection* const oldest = same != handshakes_.end() ? *same : handshakes_.front();
-    oldest->CancelHandshake();  // it leaves the list
+    oldest->Cancel();  // it leaves the list
   }
   handshakes_.push_back(connection);
 }
@@ -285,14 +285,14 @@ bool Worker::CloseSilent(const in6_addr* address) {
   int looked_at = 0;
   for (ClientConnection* each = silent_.last; each != nullptr && looked_at < kGiveWaySearchMax;
        each = each->previous, ++looked_at) {
-    if (address != nullptr && !(each->counted() && ConnectionsByAddress::Same(each->peer, *address))) continue;
+    if (address != nullptr && !(each->counted() && ConnectionsByAddress::Same(each->peer(), *address))) continue;
     if (!each->Silent()) continue;
     metrics_->Add(WorkerGauge::kConnectionsGaveWayTotal, 1);
     if (MayWarn(Warning::kGaveWay)) {
       spdlog::warn("worker {} closes connections that never sent a request, of {} among others: new ones need room",
-                   index_, each->peer_ip);
+                   index_, each->peer_ip());
     }
-    each->socket.Cancel();
+    each->Cancel();
     return true;
   }
   return false;
