@@ -568,12 +568,15 @@ void CheckMessage(const Message& message, const std::string& path, std::vector<F
 
 // ---- Writing ----
 
+enum class Secrets { kRedacted, kAsStored };
+
 // A scalar, or one of a list (`index` >= 0), as YAML.
-std::string EncodeScalar(const Message& message, const FieldDescriptor* field, int index) {
+std::string EncodeScalar(const Message& message, const FieldDescriptor* field, int index,
+                         Secrets secrets = Secrets::kRedacted) {
   const Reflection* r = message.GetReflection();
   const v1::FieldRules& rules = RulesOf(field);
   bool list = index >= 0;
-  if (rules.secret()) {
+  if (rules.secret() && secrets == Secrets::kRedacted) {
     // Policy's are hashes, and a fingerprint says whether they are the same; the bootstrap's may be short and guessed
     // by it.
     if (field->file() != v1::Resource::descriptor()->file()) return std::string(kRedacted);
@@ -636,12 +639,13 @@ std::vector<const Message*> SortedEntries(const Message& message, const FieldDes
   return entries;
 }
 
-void EncodeBlock(const Message& message, size_t indent, std::string* out);
+void EncodeBlock(const Message& message, size_t indent, Secrets secrets, std::string* out);
 
 // A field's or entry's value, behind "key:".
-void EncodeValueOf(const Message& message, const FieldDescriptor* field, size_t indent, std::string* out) {
+void EncodeValueOf(const Message& message, const FieldDescriptor* field, size_t indent, Secrets secrets,
+                   std::string* out) {
   if (!IsSubmessage(field)) {
-    *out += " " + EncodeScalar(message, field, -1) + "\n";
+    *out += " " + EncodeScalar(message, field, -1, secrets) + "\n";
     return;
   }
   const Message& child = message.GetReflection()->GetMessage(message, field);
@@ -650,10 +654,11 @@ void EncodeValueOf(const Message& message, const FieldDescriptor* field, size_t 
     return;
   }
   *out += "\n";
-  EncodeBlock(child, indent + 2, out);
+  EncodeBlock(child, indent + 2, secrets, out);
 }
 
-void EncodeList(const Message& message, const FieldDescriptor* field, size_t indent, std::string* out) {
+void EncodeList(const Message& message, const FieldDescriptor* field, size_t indent, Secrets secrets,
+                std::string* out) {
   const Reflection* reflection = message.GetReflection();
   int size = reflection->FieldSize(message, field);
   std::string margin(indent + 2, ' ');
@@ -661,7 +666,7 @@ void EncodeList(const Message& message, const FieldDescriptor* field, size_t ind
     *out += "\n";
     for (int i = 0; i < size; ++i) {
       std::string item;
-      EncodeBlock(reflection->GetRepeatedMessage(message, field, i), indent + 4, &item);
+      EncodeBlock(reflection->GetRepeatedMessage(message, field, i), indent + 4, secrets, &item);
       // The item's first line follows the dash.
       *out += margin + "- " + (item.empty() ? "{}\n" : item.substr(indent + 4));
     }
@@ -670,7 +675,7 @@ void EncodeList(const Message& message, const FieldDescriptor* field, size_t ind
   std::vector<std::string> items;
   size_t width = indent + field->name().size() + 4;
   for (int i = 0; i < size; ++i) {
-    items.push_back(EncodeScalar(message, field, i));
+    items.push_back(EncodeScalar(message, field, i, secrets));
     width += items.back().size() + 2;
   }
   if (width <= kFlowWidthMax) {
@@ -681,7 +686,7 @@ void EncodeList(const Message& message, const FieldDescriptor* field, size_t ind
   for (const std::string& item : items) Append(out, margin, "- ", item, "\n");
 }
 
-void EncodeBlock(const Message& message, size_t indent, std::string* out) {
+void EncodeBlock(const Message& message, size_t indent, Secrets secrets, std::string* out) {
   std::string margin(indent, ' ');
   for (const FieldDescriptor* field : SetFields(message)) {
     *out += margin + field->name() + ":";
@@ -689,12 +694,12 @@ void EncodeBlock(const Message& message, size_t indent, std::string* out) {
       *out += "\n";
       for (const Message* entry : SortedEntries(message, field)) {
         *out += margin + "  " + EncodeScalar(*entry, field->message_type()->map_key(), -1) + ":";
-        EncodeValueOf(*entry, field->message_type()->map_value(), indent + 2, out);
+        EncodeValueOf(*entry, field->message_type()->map_value(), indent + 2, secrets, out);
       }
     } else if (field->is_repeated()) {
-      EncodeList(message, field, indent, out);
+      EncodeList(message, field, indent, secrets, out);
     } else {
-      EncodeValueOf(message, field, indent, out);
+      EncodeValueOf(message, field, indent, secrets, out);
     }
   }
 }
@@ -765,7 +770,7 @@ void CheckRules(const Message& message, std::vector<FieldProblem>* problems) { C
 
 std::string EncodeYaml(const Message& message, int indent) {
   std::string out;
-  EncodeBlock(message, static_cast<size_t>(std::max(indent, 0)), &out);
+  EncodeBlock(message, static_cast<size_t>(std::max(indent, 0)), Secrets::kRedacted, &out);
   return out;
 }
 
@@ -773,6 +778,14 @@ std::string EncodeResource(const v1::Resource& resource) {
   const Message* body = BodyOf(resource);
   if (body == nullptr) return "";
   return "kind: " + body->GetDescriptor()->name() + "\n" + EncodeYaml(*body);
+}
+
+std::string EncodeResourceWithSecrets(const v1::Resource& resource) {
+  const Message* body = BodyOf(resource);
+  if (body == nullptr) return "";
+  std::string out = "kind: " + body->GetDescriptor()->name() + "\n";
+  EncodeBlock(*body, 0, Secrets::kAsStored, &out);
+  return out;
 }
 
 std::string EncodeResourceJson(const v1::Resource& resource) {

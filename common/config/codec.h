@@ -47,7 +47,9 @@ std::string EncodeYaml(const google::protobuf::Message& message, int indent = 0)
 // A policy resource as a document: "kind: Route\nname: ...". EncodeResource then ParsePolicy is the identity, but for
 // secrets.
 std::string EncodeResource(const v1::Resource& resource);
-// The same as JSON, one object, the same names and spellings as the YAML.
+// The same with secrets as they are stored (hashes): for files that nobody else can read.
+std::string EncodeResourceWithSecrets(const v1::Resource& resource);
+// As EncodeResource, in JSON: one object, the same names and spellings as the YAML.
 std::string EncodeResourceJson(const v1::Resource& resource);
 
 }  // namespace gateway

@@ -508,7 +508,9 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
   }
   if (tree.is_help()) {
     if (options.name.empty()) {
-      *terminal.out << tree.app().help();
+      // An app that has parsed a command prints that command's help.
+      Options unused;
+      *terminal.out << CommandTree(&unused).app().help();
       return kDone;
     }
     const CLI::App* about = tree.Find(options.name);

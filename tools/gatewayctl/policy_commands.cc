@@ -27,10 +27,11 @@ namespace {
 
 using StoredResources = google::protobuf::RepeatedPtrField<v1::StoredResource>;
 
-std::string DocumentsText(const StoredResources& resources) {
+std::string DocumentsText(const StoredResources& resources, bool with_secrets = false) {
   std::string text;
   for (const auto& stored : resources) {
-    absl::StrAppend(&text, text.empty() ? "" : "---\n", EncodeResource(stored.resource()));
+    absl::StrAppend(&text, text.empty() ? "" : "---\n",
+                    with_secrets ? EncodeResourceWithSecrets(stored.resource()) : EncodeResource(stored.resource()));
   }
   return text;
 }
@@ -362,7 +363,8 @@ ExitCode Export(Session& session) {
     PrintDocuments(session, chosen, list->revision(), /*single=*/false);
     return kDone;
   }
-  if (const absl::Status written = WritePrivately(options.output_file, DocumentsText(chosen)); !written.ok()) {
+  if (const absl::Status written = WritePrivately(options.output_file, DocumentsText(chosen, options.with_secrets));
+      !written.ok()) {
     return session.Fail(written);
   }
   session.err() << chosen.size() << " resources of revision " << list->revision() << " are in " << options.output_file
