@@ -18,6 +18,7 @@
 namespace gateway::fixtures {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -230,6 +231,24 @@ TEST(Balancing, ASessionStaysOnItsEndpointByItsCookie) {
   ASSERT_TRUE(moved.ok());
   EXPECT_EQ(moved->body, first->body == "a" ? "b" : "a");
   EXPECT_NE(moved->Field("Set-Cookie"), std::nullopt);
+}
+
+TEST(Balancing, TheSessionCookieIsSecureWhereATrustedProxySaysHttps) {
+  Instance a("a");
+  constexpr char kService[] = "load_balancer: { session: { cookie: sid, ttl: 1h } }";
+  const auto line = [](DataPlane& gateway, std::string_view fields) {
+    const auto response = Fetch(gateway.port(), "GET", "/svc", fields);
+    return response.ok() ? response->Field("Set-Cookie").value_or("") : response.status().ToString();
+  };
+  DataPlane trusting(
+      {.policy = ServicePolicyYaml({a.upstream.address()}, kService), .sets = {"server.trusted_proxies=127.0.0.0/8"}});
+  EXPECT_THAT(line(trusting, "X-Forwarded-Proto: https\r\n"),
+              HasSubstr("; HttpOnly; SameSite=Lax; Secure; Max-Age=3600"));
+  EXPECT_THAT(line(trusting, "X-Forwarded-Proto: http\r\n"),
+              AllOf(HasSubstr("SameSite=Lax"), Not(HasSubstr("Secure"))));
+  EXPECT_THAT(line(trusting, ""), AllOf(HasSubstr("SameSite=Lax"), Not(HasSubstr("Secure"))));
+  DataPlane strict({.policy = ServicePolicyYaml({a.upstream.address()}, kService)});
+  EXPECT_THAT(line(strict, "X-Forwarded-Proto: https\r\n"), AllOf(HasSubstr("SameSite=Lax"), Not(HasSubstr("Secure"))));
 }
 
 TEST(Balancing, RequestsStayInTheOwnZone) {
