@@ -78,7 +78,7 @@ absl::Status AdminGate::Identify(const grpc::CallbackServerContext& context, Cal
   return absl::OkStatus();
 }
 
-grpc::Status AdminGate::Admit(std::string_view method, grpc::CallbackServerContext* context) {
+grpc::Status AdminGate::Admit(absl::string_view method, grpc::CallbackServerContext* context) {
   const absl::Time now = absl::Now();
   Caller& caller = static_cast<CallContext*>(context)->caller;
   caller.address = HostOfPeer(context->peer());

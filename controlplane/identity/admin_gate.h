@@ -4,9 +4,9 @@
 
 #include <functional>
 #include <string>
-#include <string_view>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "controlplane/admin/admin_service.h"
 #include "controlplane/identity/audit_log.h"
@@ -72,13 +72,13 @@ class AdminGate final : public v1::Admin::CallbackService {
 
  private:
   // Fills in the caller. Not OK: how the call ends.
-  grpc::Status Admit(std::string_view method, grpc::CallbackServerContext* context);
+  grpc::Status Admit(absl::string_view method, grpc::CallbackServerContext* context);
   // Unauthenticated, or PermissionDenied for a certificate that is no operator's.
   absl::Status Identify(const grpc::CallbackServerContext& context, Caller* caller, absl::Time now) const;
   absl::Status IdentifyByCertificate(const std::string& certificate, Caller* caller) const;
 
   template <typename Request, typename Response>
-  grpc::ServerUnaryReactor* Unary(std::string_view method, grpc::CallbackServerContext* context, const Request* request,
+  grpc::ServerUnaryReactor* Unary(absl::string_view method, grpc::CallbackServerContext* context, const Request* request,
                                   Response* response,
                                   grpc::ServerUnaryReactor* (AdminService::*call)(grpc::CallbackServerContext*,
                                                                                   const Request*, Response*)) {
@@ -91,7 +91,7 @@ class AdminGate final : public v1::Admin::CallbackService {
   }
   template <typename Request, typename Response>
   grpc::ServerWriteReactor<Response>* Stream(
-      std::string_view method, grpc::CallbackServerContext* context, const Request* request,
+      absl::string_view method, grpc::CallbackServerContext* context, const Request* request,
       grpc::ServerWriteReactor<Response>* (AdminService::*call)(grpc::CallbackServerContext*, const Request*)) {
     class Refusal final : public grpc::ServerWriteReactor<Response> {
      public:

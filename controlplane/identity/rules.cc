@@ -30,28 +30,28 @@ constexpr CallRule kRules[] = {
     {"ListAudit", v1::Token::ADMIN, CallRule::kReads},
 };
 
-constexpr std::pair<v1::Token::Role, std::string_view> kRoleNames[] = {{v1::Token::VIEWER, "viewer"},
+constexpr std::pair<v1::Token::Role, absl::string_view> kRoleNames[] = {{v1::Token::VIEWER, "viewer"},
                                                                        {v1::Token::OPERATOR, "operator"},
                                                                        {v1::Token::EDITOR, "editor"},
                                                                        {v1::Token::ADMIN, "admin"}};
 
 }  // namespace
 
-const CallRule* RuleOf(std::string_view method) {
+const CallRule* RuleOf(absl::string_view method) {
   for (const CallRule& rule : kRules) {
     if (rule.method == method) return &rule;
   }
   return nullptr;
 }
 
-std::string_view RoleName(v1::Token::Role role) {
+absl::string_view RoleName(v1::Token::Role role) {
   for (const auto& [each, name] : kRoleNames) {
     if (each == role) return name;
   }
   return "";
 }
 
-v1::Token::Role RoleNamed(std::string_view name) {
+v1::Token::Role RoleNamed(absl::string_view name) {
   for (const auto& [role, each] : kRoleNames) {
     if (each == name) return role;
   }

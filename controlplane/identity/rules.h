@@ -2,14 +2,14 @@
 #ifndef GATEWAY_CONTROLPLANE_IDENTITY_RULES_H_
 #define GATEWAY_CONTROLPLANE_IDENTITY_RULES_H_
 
-#include <string_view>
 
+#include "absl/strings/string_view.h"
 #include "gateway/v1/admin.pb.h"
 
 namespace gateway::controlplane {
 
 struct CallRule {
-  std::string_view method;
+  absl::string_view method;
   v1::Token::Role role;  // at least
   enum Effect {
     kReads,
@@ -20,12 +20,12 @@ struct CallRule {
 };
 
 // Null: nobody may call it. A test holds this against the service's descriptor.
-const CallRule* RuleOf(std::string_view method);
+const CallRule* RuleOf(absl::string_view method);
 
 // "editor"; "" of none.
-std::string_view RoleName(v1::Token::Role role);
+absl::string_view RoleName(v1::Token::Role role);
 // ROLE_UNSPECIFIED where it is no role's name.
-v1::Token::Role RoleNamed(std::string_view name);
+v1::Token::Role RoleNamed(absl::string_view name);
 
 }  // namespace gateway::controlplane
 
