@@ -31,9 +31,9 @@ constexpr CallRule kRules[] = {
 };
 
 constexpr std::pair<v1::Token::Role, absl::string_view> kRoleNames[] = {{v1::Token::VIEWER, "viewer"},
-                                                                       {v1::Token::OPERATOR, "operator"},
-                                                                       {v1::Token::EDITOR, "editor"},
-                                                                       {v1::Token::ADMIN, "admin"}};
+                                                                        {v1::Token::OPERATOR, "operator"},
+                                                                        {v1::Token::EDITOR, "editor"},
+                                                                        {v1::Token::ADMIN, "admin"}};
 
 }  // namespace
 

@@ -2,7 +2,6 @@
 #ifndef GATEWAY_CONTROLPLANE_IDENTITY_RULES_H_
 #define GATEWAY_CONTROLPLANE_IDENTITY_RULES_H_
 
-
 #include "absl/strings/string_view.h"
 #include "gateway/v1/admin.pb.h"
 
