@@ -307,9 +307,9 @@ struct Store::Impl {
   int Write(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits, int64_t micros,
             uint64_t* rows, uint64_t* new_oldest);
   int WriteAudit(std::span<const v1::AuditEntry> entries);
-  // Runs `write` in one transaction. Where a sync failed, nothing more is written.
-  template <typename Write>
-  absl::Status Transact(Write write);
+  // Runs `body` in one transaction. Where a sync failed, nothing more is written.
+  template <typename Body>
+  absl::Status Transact(Body body);
   int Prune(uint64_t newest, uint64_t* rows, uint64_t* new_oldest);
   absl::Status ReadChanges(v1::RevisionInfo* info);
 };
@@ -577,11 +577,11 @@ int Store::Impl::WriteAudit(std::span<const v1::AuditEntry> entries) {
   return prune.Bind(static_cast<int64_t>(options.audit_rows_max)).Run();
 }
 
-template <typename Write>
-absl::Status Store::Impl::Transact(Write write) {
+template <typename Body>
+absl::Status Store::Impl::Transact(Body body) {
   if (!broken.ok()) return broken;
   int rc = Exec("BEGIN IMMEDIATE");
-  if (rc == SQLITE_OK) rc = write();
+  if (rc == SQLITE_OK) rc = body();
   if (rc == SQLITE_OK) rc = Exec("COMMIT");
   if (rc == SQLITE_OK) return absl::OkStatus();
   absl::Status error = Error(rc, "write to");
