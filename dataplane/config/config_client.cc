@@ -913,7 +913,8 @@ absl::Status ConfigClient::CheckPolicyFiles(const v1::Bootstrap& bootstrap, std:
              .main_port = 0,
              .health_port = 0,
              .replaces_instance = "",
-             .redis_away = nullptr},
+             .redis_away = nullptr,
+             .credentials = nullptr},
             nullptr, nullptr);
   return impl.alone() ? impl.LoadPolicyFiles(warnings) : absl::OkStatus();
 }
