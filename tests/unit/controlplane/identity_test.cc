@@ -115,7 +115,7 @@ TEST_F(TokensTest, WrongExpiredAndRevokedOnesAreToldApart) {
   Open();
   EXPECT_FALSE(tokens_->Find(revoked, kNow).ok()) << "after a restart, too";
 
-  for (const std::string wrong : {std::string(), expiring + "x", std::string("gwt_"), std::string(300, 'a')}) {
+  for (const std::string& wrong : {std::string(), expiring + "x", std::string("gwt_"), std::string(300, 'a')}) {
     EXPECT_EQ(tokens_->Find(wrong, kNow).status().code(), absl::StatusCode::kUnauthenticated) << wrong;
   }
   EXPECT_EQ(tokens_->Revoke("nobody", kNow).code(), absl::StatusCode::kNotFound);
