@@ -194,7 +194,7 @@ TEST_F(Mtls, CertificatesChangeUnderOpenStreams) {
   DataPlane data_plane({.control_planes = {control_plane.stream_port()}, .name = "dp-1", .sets = Tls("dp-1")});
   const auto since = [&control_plane] {
     const auto state = nlohmann::json::parse(control_plane.Ctl({"dataplanes", "-o", "json"}).out);
-    return state["data_planes"][0]["since"].get<std::string>();
+    return state["items"][0]["since"].get<std::string>();
   };
   const std::string connected_at = since();
 
