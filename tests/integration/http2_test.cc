@@ -37,7 +37,6 @@ class Http2 : public ::testing::Test {
   std::unique_ptr<Http2Client> Connect(Http2Client::Options options = {}) {
     return Http2Client::To(gateway_->port(), std::move(options));
   }
-  static std::string ReasonOf(const Http2Response& response) { return response.Field("x-gateway-reason"); }
 
   std::unique_ptr<ScriptedUpstream> upstream_;
   std::unique_ptr<DataPlane> gateway_;
