@@ -540,8 +540,22 @@ struct ConsulWatcher::Impl {
         co_await ConfirmService(*dc, *loop, key, *listing, answer->index);
         if (loop->stopped) co_return;
       }
-      // Many that stay suspect are asked about less often.
-      co_await Pause(*loop, std::max<Clock::duration>(pause.Next(Unit()), 5 * (Clock::now() - began)));
+      // Those that stay suspect are asked about less often; what became so meanwhile does not wait for them.
+      bool any_left = false;
+      std::optional<Clock::time_point> settles;
+      for (const auto& [key, service] : tracked) {
+        if (key.first != dc->name || !service.suspect_since.has_value()) continue;
+        const Clock::time_point at = *service.suspect_since + kLossSettle;
+        if (at <= began) {
+          any_left = true;
+        } else {
+          settles = std::min(settles.value_or(at), at);
+        }
+      }
+      if (!any_left) pause.Reset();
+      Clock::duration rest = std::max<Clock::duration>(pause.Next(Unit()), 5 * (Clock::now() - began));
+      if (settles.has_value()) rest = std::min<Clock::duration>(rest, *settles - Clock::now());
+      co_await Pause(*loop, rest);
     }
     if (dc->confirm_loop == loop) dc->confirm_loop.reset();
   }

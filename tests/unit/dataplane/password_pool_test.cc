@@ -101,8 +101,8 @@ TEST(PasswordPool, OneClientsFloodLeavesOthersTheirPlace) {
   for (int i = 0; i < 90; ++i) {
     const auto at_once =
         pool.Check(Sha256(Concat("made up ", i)), slow, "y", true, Client(1), Now(), [&](Answer answer) {
-          ++ended;
           if (answer == Answer::kWrong) ++wrong;
+          ++ended;
         });
     refused += at_once ? 1 : 0;
     EXPECT_EQ(at_once.value_or(Answer::kOverloaded), Answer::kOverloaded);

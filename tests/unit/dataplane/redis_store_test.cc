@@ -354,13 +354,15 @@ TEST(RedisStore, CallsThatMeetAClosedConnectionAreSentAgain) {
   EXPECT_EQ(decided + store.counters().timeouts, asked);
 }
 
-TEST(RedisStore, AConnectionThatNeverWorksIsNotReplacedAtOnce) {
+TEST(RedisStore, AConnectionThatEndsSoonIsNotReplacedAtOnce) {
   RedisServer redis;
+  const auto begin = std::chrono::steady_clock::now();
   Stored store(redis.port());
   ASSERT_TRUE(WaitFor([&] { return store.up(); }));
   ASSERT_FALSE(redis.Command({"CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"}).error);
+  const bool young = std::chrono::steady_clock::now() - begin < RedisStore::kIdleMin;
   EXPECT_TRUE(WaitFor([&] { return store.counters().connects >= 2; }));
-  EXPECT_EQ(store.counters().replaced, 0u) << "it was young";
+  EXPECT_TRUE(store.counters().replaced == 0 || !young);
 }
 
 TEST(RedisStore, AForgottenScriptIsLoadedAgain) {
