@@ -221,7 +221,7 @@ TEST(FetchUrl, RefusesOtherProtocols) {
   }
 }
 
-// Answers "/to?URL" by a redirect there, "/n/..." by one to "/n-1/...", and "/keys" by a key set.
+// Answers "/to?URL" by a redirect there, "/3" by one to "/2", "/1" by one to "/keys", and that by 200.
 struct Redirector {
   fixtures::ScriptedUpstream upstream{fixtures::Respond([](const fixtures::UpstreamRequest& request) {
     const auto redirect = [](const std::string& to) {
@@ -229,6 +229,7 @@ struct Redirector {
     };
     const std::string& target = request.target;
     if (target.starts_with("/to?")) return redirect(target.substr(4));
+    if (target == "/user") return redirect("http://u:sekret@127.0.0.1/");
     if (target[1] < '1' || target[1] > '9') return fixtures::MakeResponse(200, "keys");
     return redirect(target[1] == '1' ? "/keys" : std::string("/") + static_cast<char>(target[1] - 1));
   })};
@@ -239,17 +240,18 @@ struct Redirector {
 
 TEST(FetchUrl, ARedirectLeadsNowhereThatPolicyCouldNotName) {
   Redirector issuer;
-  for (const std::string& to :
-       {"http://127.0.0.2:" + std::to_string(issuer.upstream.port()) + "/keys",
-        std::string("http://169.254.169.254/latest/meta-data"), std::string("http://example.com/"),
-        std::string("http://u:sekret@127.0.0.1/"), std::string("ftp://127.0.0.1/"), std::string("file:///etc/hostname"),
-        std::string("http://127.0.0.1.example.com/")}) {
+  for (const std::string& to : {"http://127.0.0.2:" + std::to_string(issuer.upstream.port()) + "/keys",
+                                std::string("http://169.254.169.254/latest/meta-data"),
+                                std::string("http://example.com/"), std::string("ftp://127.0.0.1/"),
+                                std::string("file:///etc/hostname"), std::string("http://127.0.0.1.example.com/")}) {
     const size_t before = issuer.upstream.requests().size();
     const auto text = FetchUrl(issuer.Url("/to?" + to), 5s);
     ASSERT_FALSE(text.ok()) << to;
     EXPECT_EQ(issuer.upstream.requests().size(), before + 1) << to << " was asked";
-    EXPECT_EQ(std::string(text.status().message()).find("sekret"), std::string::npos) << text.status();
   }
+  const auto with_user = FetchUrl(issuer.Url("/user"), 5s);
+  ASSERT_FALSE(with_user.ok());
+  EXPECT_EQ(std::string(with_user.status().message()).find("sekret"), std::string::npos) << with_user.status();
   EXPECT_EQ(FetchUrl(issuer.Url("/to?" + issuer.Url("/keys")), 5s).value_or(""), "keys");
   EXPECT_EQ(FetchUrl(issuer.Url("/to?/keys"), 5s).value_or(""), "keys");
 }
