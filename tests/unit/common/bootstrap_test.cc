@@ -141,6 +141,18 @@ TEST_F(BootstrapTest, TlsIsGivenWholeOrNotAtAll) {
               IsEmpty());
 }
 
+TEST_F(BootstrapTest, AListenerHasTlsWhereItSaysSo) {
+  const std::string file = Write(
+      "server:\n  listeners:\n"
+      "  - { address: \"127.0.0.1:8080\", proxy_protocol: optional }\n"
+      "  - { address: \"127.0.0.1:8443\", tls: { certificates: [{ cert: a.crt, key: a.key }] } }\n");
+  const LoadedBootstrap loaded = LoadBootstrap(file, {}, {});
+  EXPECT_THAT(loaded.problems, IsEmpty());
+  ASSERT_EQ(loaded.config.server().listeners_size(), 2);
+  EXPECT_FALSE(loaded.config.server().listeners(0).has_tls());
+  EXPECT_EQ(loaded.config.server().listeners(1).tls().min_version(), "1.2");
+}
+
 TEST_F(BootstrapTest, TheClientsOwnVariablesAreLeftAlone) {
   EXPECT_THAT(LoadBootstrap("", {"GATEWAY_SERVER=x", "GATEWAY_TOKEN=x", "GATEWAY_CA=x"}, {}).problems, IsEmpty());
 }
