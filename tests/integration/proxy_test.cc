@@ -272,7 +272,7 @@ TEST_F(Proxy, AnswersOfItsOwnAreThoseOfTheTable) {
   ASSERT_TRUE(post.ok());
   EXPECT_EQ(post->status, 405);
   EXPECT_EQ(ReasonOf(*post), "method_not_allowed");
-  EXPECT_EQ(post->Field("Allow"), "GET");
+  EXPECT_EQ(post->Field("Allow"), "GET, HEAD");
   EXPECT_EQ(Get("/health").status, 200);
   EXPECT_EQ(nlohmann::json::parse(Get("/health").body)["status"], "healthy");
   EXPECT_EQ(nlohmann::json::parse(Get("/test-rate-limit").body)["message"], "Rate limit test successful");

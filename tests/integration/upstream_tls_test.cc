@@ -129,7 +129,7 @@ TEST_F(UpstreamTls, ReplacesAKeptConnectionThatEndedWithoutDistrust) {
     ASSERT_TRUE(upstream_->WaitForOpenConnections(0));
     EXPECT_EQ(upstream_->connections(), i);
   }
-  EXPECT_EQ(gateway_->process().output().find("belong to no answer"), std::string::npos);
+  EXPECT_EQ(gateway_->process().output().find("unsolicited bytes"), std::string::npos);
 }
 
 TEST_F(UpstreamTls, CarriesLargeBodies) {
