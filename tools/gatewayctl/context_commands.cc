@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <iostream>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -87,7 +88,15 @@ ExitCode UseContext(Session& session, v1::ClientContexts contexts) {
 }
 
 ExitCode ListContexts(Session& session, const v1::ClientContexts& contexts) {
-  if (session.PrintStructured(MessageJson(contexts))) return kDone;
+  Json items = Json::array();
+  for (const v1::ClientContext& each : contexts.contexts()) {
+    Json item = MessageJson(each);
+    item["in_use"] = each.name() == contexts.current();
+    items.push_back(std::move(item));
+  }
+  Json list = Json::object();
+  list["items"] = std::move(items);
+  if (session.PrintStructured(list)) return kDone;
   if (session.options.output == "name") {
     for (const v1::ClientContext& each : contexts.contexts()) session.out() << each.name() << "\n";
     return kDone;

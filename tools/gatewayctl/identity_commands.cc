@@ -1,6 +1,8 @@
 // token, audit: who may, and who did.
 #include <iostream>
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -78,15 +80,19 @@ ExitCode CreateToken(Session& session) {
 }
 
 ExitCode ListTokens(Session& session) {
-  const absl::StatusOr<v1::ListTokensResponse> list = session.client.ListTokens();
-  if (!list.ok()) return session.Fail(list.status());
-  if (session.PrintStructured(MessageJson(*list))) return kDone;
+  const absl::StatusOr<v1::ListTokensResponse> tokens = session.client.ListTokens();
+  if (!tokens.ok()) return session.Fail(tokens.status());
+  Json items = Json::array();
+  for (const v1::Token& token : tokens->tokens()) items.push_back(MessageJson(token));
+  Json list = Json::object();
+  list["items"] = std::move(items);
+  if (session.PrintStructured(list)) return kDone;
   if (session.options.output == "name") {
-    for (const v1::Token& token : list->tokens()) session.out() << token.name() << "\n";
+    for (const v1::Token& token : tokens->tokens()) session.out() << token.name() << "\n";
     return kDone;
   }
   Table table({"NAME", "ROLE", "BOUND TO", "STATE", "CREATED", "BY", "EXPIRES"});
-  for (const v1::Token& token : list->tokens()) {
+  for (const v1::Token& token : tokens->tokens()) {
     table.AddRow({token.name(), RoleText(token.role()), Printable(BoundText(token)),
                   StateText(token, session.terminal.now()), FormatTime(token.created_at()),
                   Printable(token.created_by()), token.has_expires_at() ? FormatTime(token.expires_at()) : "never"});
@@ -126,7 +132,11 @@ ExitCode Audit(Session& session) {
   }
   const absl::StatusOr<v1::ListAuditResponse> audit = session.client.ListAudit(request, session.options.limit);
   if (!audit.ok()) return session.Fail(audit.status());
-  if (session.PrintStructured(MessageJson(*audit))) return kDone;
+  Json items = Json::array();
+  for (const v1::AuditEntry& entry : audit->entries()) items.push_back(MessageJson(entry));
+  Json list = Json::object();
+  list["items"] = std::move(items);
+  if (session.PrintStructured(list)) return kDone;
   if (session.options.output == "name") {
     for (const v1::AuditEntry& entry : audit->entries()) session.out() << entry.number() << "\n";
     return kDone;
