@@ -197,6 +197,27 @@ TEST_F(Tls, ResumesNoSessionUnderOtherRulesForClientCertificates) {
   }
 }
 
+TEST_F(Tls, StandsBesideACleartextListener) {
+  const uint16_t cleartext = FreePort();
+  const uint16_t secure = FreePort();
+  TempDir directory;
+  const std::string config = directory.Write(
+      "gateway.yaml", Concat("server:\n  listeners:\n  - { address: \"127.0.0.1:", cleartext,
+                             "\" }\n  - { address: \"127.0.0.1:", secure, "\", tls: { certificates: [", Pair(site_),
+                             "] } }\nmetrics: { port: 0 }\ndata_plane: { policy_files: [\"",
+                             directory.Write("policy.yaml", ServicePolicyYaml({upstream_.address()})), "\"] }\n"));
+  Process process({BinaryPath("gateway-dataplane"), "--config", config});
+  ASSERT_TRUE(process.WaitForLine("serves on").has_value()) << process.output();
+  const auto plain = Fetch(cleartext, "GET", "/svc");
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_THAT(plain->body, HasSubstr(R"(["X-Forwarded-Proto","http"])"));
+  auto client = ConnectTls(secure);
+  ASSERT_TRUE(client.ok()) << client.status();
+  const auto response = client->Request("GET", "/svc");
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_THAT(response->body, HasSubstr(R"(["X-Forwarded-Proto","https"])"));
+}
+
 TEST_F(Tls, AnswersCleartextWithBadRequest) {
   Serve(Listener({site_}));
   const auto response = Fetch(gateway_->port(), "GET", "/svc");
