@@ -26,6 +26,7 @@
 #include "dataplane/server/listener.h"
 #include "dataplane/server/runtime_metrics.h"
 #include "dataplane/server/server_options.h"
+#include "dataplane/server/tls_listeners.h"
 #include "dataplane/server/watchdog.h"
 #include "dataplane/server/worker.h"
 #include "dataplane/state/serving_state.h"
@@ -78,7 +79,9 @@ class Vigil {
     std::signal(SIGPIPE, SIG_IGN);
   }
 
-  void LookAfter(const std::vector<std::unique_ptr<Worker>>* workers, Watchdog* watchdog, AccessLog* log) {
+  void LookAfter(const std::vector<std::unique_ptr<Worker>>* workers, Watchdog* watchdog, AccessLog* log,
+                 TlsListeners* tls) {
+    tls_ = tls;
     workers_ = workers;
     watchdog_ = watchdog;
     log_ = log;
@@ -116,19 +119,28 @@ class Vigil {
 
  private:
   static constexpr int kWake = SIGUSR2;
+  static constexpr milliseconds kRefreshInterval{1000};  // how often files of certificates are looked at
 
   // What changes without a restart. The bootstrap file is not read again.
   void Reload(const char* signal) {
-    if (log_ == nullptr) {
-      spdlog::info("{}: nothing to reload: no access log", signal);
-      return;
-    }
+    spdlog::info("{}: reading certificates again", signal);
+    RefreshTls(true);
+    if (log_ == nullptr) return;
     spdlog::info("{}: reopening the access log", signal);
     log_->Reopen();
   }
 
+  void RefreshTls(bool forced) {
+    if (tls_ == nullptr || !tls_->Refresh(forced)) return;
+    for (size_t i = 0; i < workers_->size(); ++i) (*workers_)[i]->InstallTls(tls_->contexts(static_cast<int>(i)));
+  }
+
   void Watch() {
     if (workers_ == nullptr) return;
+    if (const TimePoint now = std::chrono::steady_clock::now(); now >= refresh_at_) {
+      RefreshTls(false);
+      refresh_at_ = now + kRefreshInterval;
+    }
     turns_.clear();
     for (const auto& worker : *workers_) turns_.push_back(worker->loop().last_turn());
     for (const Watchdog::Change& each : watchdog_->Check(std::chrono::steady_clock::now(), turns_)) {
@@ -145,6 +157,8 @@ class Vigil {
   const std::vector<std::unique_ptr<Worker>>* workers_ = nullptr;
   Watchdog* watchdog_ = nullptr;
   AccessLog* log_ = nullptr;
+  TlsListeners* tls_ = nullptr;
+  TimePoint refresh_at_{};
   std::vector<TimePoint> turns_;
 };
 
@@ -246,11 +260,17 @@ int Run(int argc, char** argv) {
   const CompileResult empty = CompileSnapshot(builtin_pointers, CompileOptions());
   const auto first_state = runtime.Bind(empty.snapshot, EndpointTable(), false);
 
+  auto tls = TlsListeners::Open(config.server(), worker_count);
+  if (!tls.ok()) {
+    spdlog::critical("{}", std::string(tls.status().message()));
+    return 2;
+  }
   BufferBudget budget(config.server().buffer_budget());
   ConnectionCounts counts;
   Authentication authentication({});
   Worker::Shared shared;
   shared.authentication = &authentication;
+  shared.tls = tls->get();
   shared.options = &*options;
   shared.budget = &budget;
   shared.counts = &counts;
@@ -319,10 +339,11 @@ int Run(int argc, char** argv) {
   quota_options.link = runtime.lease_link();
   QuotaClient quota(std::move(quota_options));
   metrics.AddSource([&quota] { return quota.Families(); });
+  metrics.AddSource([&tls] { return (*tls)->Families(); });
   metrics.AddSource([&watchdog] { return watchdog.Families(); });
 
   for (const auto& worker : workers) worker->Start();
-  vigil.LookAfter(&workers, &watchdog, log.get());
+  vigil.LookAfter(&workers, &watchdog, log.get(), tls->get());
   if (const absl::Status status = client->Start(); !status.ok()) {
     spdlog::critical("{}", std::string(status.message()));
     return 1;

@@ -386,6 +386,7 @@ class Loader {
         KeyProblem(path, fmt::format("{} is given twice", QuoteForMessage(address)));
       }
     }
+    for (int i = 0; i < server.listeners_size(); ++i) CheckListener(server.listeners(i), i);
     uint32_t workers = 0;
     const std::string& text = server.workers();
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), workers);
@@ -402,6 +403,34 @@ class Loader {
     for (int i = 0; i < server.trusted_proxies_size(); ++i) {
       const absl::Status status = trusted.Add(server.trusted_proxies(i));
       if (!status.ok()) ListProblem("server.trusted_proxies", i, std::string(status.message()));
+    }
+  }
+
+  // What can be told without reading the files.
+  void CheckListener(const v1::Listener& listener, int index) {
+    const std::string path = fmt::format("server.listeners[{}]", index);
+    std::set<std::string> protocols;
+    for (int i = 0; i < listener.protocols_size(); ++i) {
+      const std::string& each = listener.protocols(i);
+      const std::string at = fmt::format("{}.protocols[{}]", path, i);
+      if (each != "h2" && each != "http/1.1") {
+        KeyProblem(at, fmt::format("expected h2 or http/1.1, found {}", QuoteForMessage(each)));
+      } else if (!protocols.insert(each).second) {
+        KeyProblem(at, fmt::format("{} is given twice", QuoteForMessage(each)));
+      }
+    }
+    if (!listener.has_tls()) return;
+    const v1::ListenerTls& tls = listener.tls();
+    if (tls.has_min_version() && tls.min_version() != "1.2" && tls.min_version() != "1.3") {
+      KeyProblem(path + ".tls.min_version",
+                 fmt::format("expected 1.2 or 1.3, found {}", QuoteForMessage(tls.min_version())));
+    }
+    const bool asks = tls.client_certificate() == v1::ListenerTls::OPTIONAL ||
+                      tls.client_certificate() == v1::ListenerTls::REQUIRED;
+    if (asks && tls.client_ca().empty()) {
+      KeyProblem(path + ".tls.client_ca", "is needed where client_certificate is optional or required");
+    } else if (!asks && (!tls.client_ca().empty() || !tls.client_crl().empty())) {
+      KeyProblem(path + ".tls.client_certificate", "is none, so client_ca and client_crl have no effect");
     }
   }
 

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
+#include "common/base/certificate.h"
 #include "common/base/jwk.h"
 #include "common/base/units.h"
 #include "common/policy/resource.h"
@@ -68,43 +69,68 @@ void ListFolder(const std::filesystem::path& folder, int depth, std::vector<std:
   }
 }
 
-// Puts the text of every `jwks.file` into `inline`. A relative path is relative to the document's file.
+// The text of a file that a field of `document` names, relative to the document's file. Nothing: a problem was added.
+std::optional<std::string> ReadNamedFile(const std::string& file, const PolicyDocument& document,
+                                         const std::string& field, const std::string& name, size_t bytes_max,
+                                         absl::Status (*check)(std::string_view text),
+                                         std::vector<PolicyProblem>* problems) {
+  std::filesystem::path path = name;
+  if (path.is_relative() && file != "-") path = std::filesystem::path(file).parent_path() / path;
+  const auto refuse = [&](std::string message) {
+    YamlPosition position = document.position;
+    if (const auto found = document.sources.find(field); found != document.sources.end()) position = found->second;
+    problems->push_back({document.file, position, KeyOf(document.resource).ToString(), field, std::move(message)});
+    return std::nullopt;
+  };
+  errno = 0;
+  std::string text;
+  std::error_code error;
+  // A pipe could be waited for without end.
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
+    return refuse(fmt::format("{} is not a file", QuoteForMessage(path.string())));
+  }
+  std::ifstream in(path, std::ios::binary);
+  text.resize(bytes_max + 1);
+  if (in) in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (!in && !in.eof()) {
+    return refuse(fmt::format("{} cannot be read: {}", QuoteForMessage(path.string()),
+                              std::generic_category().message(errno == 0 ? EIO : errno)));
+  }
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (absl::Status status = check(text); !status.ok()) {
+    return refuse(fmt::format("{}: {}", QuoteForMessage(path.string()), std::string(status.message())));
+  }
+  return text;
+}
+
+absl::Status CheckCertificates(std::string_view text) { return ReadCertificates(text).status(); }
+
+void InlineCa(const std::string& file, const std::string& field, const PolicyDocument& document, v1::UpstreamTls* tls,
+              std::vector<PolicyProblem>* problems) {
+  if (tls->ca().source_case() != v1::PemText::kFile) return;
+  auto text = ReadNamedFile(file, document, field + ".ca.file", tls->ca().file(), kCertificateBytesMax,
+                            &CheckCertificates, problems);
+  if (text.has_value()) tls->mutable_ca()->set_inline_(*std::move(text));
+}
+
+// Puts the text of every file that a document names (`jwks.file`, `tls.ca.file`) into `inline`.
 void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<PolicyProblem>* problems) {
-  if (!document->resource.has_auth()) return;
-  v1::Auth* auth = document->resource.mutable_auth();
+  v1::Resource& resource = document->resource;
+  if (resource.has_service() && resource.service().has_tls()) {
+    InlineCa(file, "tls", *document, resource.mutable_service()->mutable_tls(), problems);
+  }
+  if (resource.has_route() && resource.route().consul_service().template_().has_tls()) {
+    InlineCa(file, "consul_service.template.tls", *document,
+             resource.mutable_route()->mutable_consul_service()->mutable_template_()->mutable_tls(), problems);
+  }
+  if (!resource.has_auth()) return;
+  v1::Auth* auth = resource.mutable_auth();
   for (int i = 0; i < auth->methods_size(); ++i) {
     if (!auth->methods(i).has_jwt() || auth->methods(i).jwt().jwks().source_case() != v1::Jwks::kFile) continue;
     v1::Jwks* jwks = auth->mutable_methods(i)->mutable_jwt()->mutable_jwks();
-    std::filesystem::path path = jwks->file();
-    if (path.is_relative() && file != "-") path = std::filesystem::path(file).parent_path() / path;
-    const std::string field = fmt::format("methods[{}].jwt.jwks.file", i);
-    const auto refuse = [&](std::string message) {
-      YamlPosition position = document->position;
-      if (const auto found = document->sources.find(field); found != document->sources.end()) position = found->second;
-      problems->push_back({document->file, position, KeyOf(document->resource).ToString(), field, std::move(message)});
-    };
-    errno = 0;
-    std::string text;
-    std::error_code error;
-    // A pipe could be waited for without end.
-    if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
-      refuse(fmt::format("{} is not a file", QuoteForMessage(path.string())));
-      continue;
-    }
-    std::ifstream in(path, std::ios::binary);
-    text.resize(JwkSet::kTextBytesMax + 1);
-    if (in) in.read(text.data(), static_cast<std::streamsize>(text.size()));
-    if (!in && !in.eof()) {
-      refuse(fmt::format("{} cannot be read: {}", QuoteForMessage(path.string()),
-                         std::generic_category().message(errno == 0 ? EIO : errno)));
-      continue;
-    }
-    text.resize(static_cast<size_t>(in.gcount()));
-    if (absl::Status status = CheckJwks(text); !status.ok()) {
-      refuse(fmt::format("{}: {}", QuoteForMessage(path.string()), std::string(status.message())));
-      continue;
-    }
-    jwks->set_inline_(std::move(text));
+    auto text = ReadNamedFile(file, *document, fmt::format("methods[{}].jwt.jwks.file", i), jwks->file(),
+                              JwkSet::kTextBytesMax, &CheckJwks, problems);
+    if (text.has_value()) jwks->set_inline_(*std::move(text));
   }
 }
 

@@ -147,6 +147,15 @@ struct StaticAddress {
 };
 
 // A Service, or what a consul_service route makes of a service of Consul.
+struct UpstreamTlsPolicy {
+  enum class Verify : uint8_t { kFull, kChain, kNone };
+  std::string server_name;  // empty: the host of the endpoint's address
+  Verify verify = Verify::kFull;
+  std::string ca_pem;  // empty: the system's
+  bool tls13_only = false;
+  friend bool operator==(const UpstreamTlsPolicy&, const UpstreamTlsPolicy&) = default;
+};
+
 struct ServicePolicy {
   std::string name;  // of the Service; empty in a template
   // Exactly one of the two: `addresses`, or a service of Consul (its name is filled in per request for a template).
@@ -166,6 +175,7 @@ struct ServicePolicy {
   std::shared_ptr<const HealthCheckPolicy> health_check;  // null: none
   std::shared_ptr<const OutlierPolicy> outlier;           // null: none
   std::shared_ptr<const ServiceLimitsPolicy> limits;      // null: none
+  std::shared_ptr<const UpstreamTlsPolicy> tls;           // null: cleartext
 };
 
 struct SplitTarget {

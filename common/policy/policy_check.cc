@@ -9,6 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
+#include "common/base/certificate.h"
 #include "common/base/jwk.h"
 #include "common/base/password.h"
 #include "common/base/text.h"
@@ -289,6 +290,32 @@ void CheckOutlier(const Report& report, const std::string& field, const v1::Outl
   }
 }
 
+void CheckUpstreamTls(const Report& report, const std::string& field, const v1::UpstreamTls& tls) {
+  CheckEnum(report, field + ".verify", tls.verify(), v1::UpstreamTls::Verify_IsValid);
+  if (!tls.server_name().empty() && !ParseHostPort(tls.server_name() + ":1").ok()) {
+    report.Add(field + ".server_name",
+               fmt::format("{} is no host name and no IP address", QuoteForMessage(tls.server_name())));
+  }
+  switch (tls.ca().source_case()) {
+    case v1::PemText::kFile:
+      report.Add(field + ".ca.file", "is read by gatewayctl, which puts its text in `inline`; send that");
+      break;
+    case v1::PemText::kInline: {
+      const auto certificates = ReadCertificates(tls.ca().inline_());
+      if (!certificates.ok()) report.Add(field + ".ca.inline", std::string(certificates.status().message()));
+      if (tls.verify() == v1::UpstreamTls::NONE) report.Add(field + ".ca", "has no effect with verify: none");
+      break;
+    }
+    case v1::PemText::SOURCE_NOT_SET:
+      if (tls.has_ca()) report.Add(field + ".ca", "needs one of file and inline");
+      break;
+  }
+  if (!tls.min_version().empty() && tls.min_version() != "1.2" && tls.min_version() != "1.3") {
+    report.Add(field + ".min_version",
+               fmt::format("{} is no version of TLS; expected 1.2 or 1.3", QuoteForMessage(tls.min_version())));
+  }
+}
+
 void CheckService(const Report& report, const v1::Service& service) {
   if (service.has_consul() == (service.static__size() > 0)) {
     report.Add("", service.has_consul() ? "has both consul and static; exactly one must define its endpoints"
@@ -325,6 +352,7 @@ void CheckService(const Report& report, const v1::Service& service) {
   CheckBalancer(report, "load_balancer", service.load_balancer());
   if (service.has_health_check()) CheckHealthCheck(report, "health_check", service.health_check());
   if (service.has_outlier_ejection()) CheckOutlier(report, "outlier_ejection", service.outlier_ejection());
+  if (service.has_tls()) CheckUpstreamTls(report, "tls", service.tls());
 }
 
 // A path template of ours that takes its variables from the route's own.
@@ -505,6 +533,9 @@ void CheckConsulServiceRoute(const Report& report, const v1::Route& route) {
   CheckBalancer(report, "consul_service.template.load_balancer", config.template_().load_balancer());
   if (config.template_().has_health_check()) {
     CheckHealthCheck(report, "consul_service.template.health_check", config.template_().health_check());
+  }
+  if (config.template_().has_tls()) {
+    CheckUpstreamTls(report, "consul_service.template.tls", config.template_().tls());
   }
   if (config.template_().has_outlier_ejection()) {
     CheckOutlier(report, "consul_service.template.outlier_ejection", config.template_().outlier_ejection());

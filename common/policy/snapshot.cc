@@ -66,6 +66,17 @@ bool NamesClientAddress(std::string_view name) {
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 
+std::shared_ptr<const UpstreamTlsPolicy> BuildUpstreamTls(const v1::UpstreamTls& tls) {
+  auto policy = std::make_shared<UpstreamTlsPolicy>();
+  policy->server_name = tls.server_name();
+  policy->verify = tls.verify() == v1::UpstreamTls::CHAIN  ? UpstreamTlsPolicy::Verify::kChain
+                   : tls.verify() == v1::UpstreamTls::NONE ? UpstreamTlsPolicy::Verify::kNone
+                                                           : UpstreamTlsPolicy::Verify::kFull;
+  policy->ca_pem = tls.ca().inline_();
+  policy->tls13_only = tls.min_version() == "1.3";
+  return policy;
+}
+
 void ReadTimeouts(const v1::Timeouts& timeouts, ServicePolicy* policy) {
   if (timeouts.has_connect()) policy->connect_timeout = ToMillis(timeouts.connect());
   if (timeouts.has_response()) policy->response_timeout = ToMillis(timeouts.response());
@@ -770,6 +781,7 @@ class SnapshotCompiler {
   void ReadServicePolicies(const Body& body, ServicePolicy* policy) const {
     policy->balance = BuildBalance(body.load_balancer());
     ReadTimeouts(body.timeouts(), policy);
+    if (body.has_tls()) policy->tls = BuildUpstreamTls(body.tls());
     policy->breaker = Referred(body.circuit_breaker(), Default().circuit_breaker(), breakers_, breaker_policies_);
     policy->retry = Referred(body.retry(), Default().retry(), retries_, retry_policies_);
     ReadHealth(body, policy);

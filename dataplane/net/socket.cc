@@ -105,6 +105,8 @@ void Socket::Close() {
   slot_ = nullptr;
   close(fd_);
   fd_ = -1;
+  tls_.reset();
+  buffered_ = false;
   read_timer_.Disarm();
   write_timer_.Disarm();
 }
@@ -118,7 +120,7 @@ Io Socket::Failed(bool* ready) {
   return Io::kError;
 }
 
-Io Socket::Read(char* data, size_t size, size_t* moved) {
+Io Socket::ReceiveBytes(char* data, size_t size, size_t* moved) {
   *moved = 0;
   if (!readable_) return Io::kAgain;
   const ssize_t n = Receive(fd_, data, size);
@@ -143,7 +145,7 @@ Io Socket::ReadInto(SplicePipe* pipe, size_t size, size_t* moved) {
   return Io::kDone;
 }
 
-Io Socket::WriteWith(int flags, std::span<iovec>* parts, size_t* moved) {
+Io Socket::SendBytes(int flags, std::span<iovec>* parts, size_t* moved) {
   *moved = 0;
   while (!parts->empty() && parts->front().iov_len == 0) *parts = parts->subspan(1);
   while (!parts->empty()) {
@@ -151,17 +153,49 @@ Io Socket::WriteWith(int flags, std::span<iovec>* parts, size_t* moved) {
     const ssize_t n = Send(fd_, *parts, flags);
     if (n < 0) return Failed(&writable_);
     *moved += static_cast<size_t>(n);
-    size_t left = static_cast<size_t>(n);
-    while (!parts->empty() && left >= parts->front().iov_len) {
-      left -= parts->front().iov_len;
-      *parts = parts->subspan(1);
-    }
-    if (!parts->empty() && left > 0) {
-      parts->front().iov_base = static_cast<char*>(parts->front().iov_base) + left;
-      parts->front().iov_len -= left;
-    }
+    Advance(parts, static_cast<size_t>(n));
   }
   return Io::kDone;
+}
+
+void Socket::UseTls(SslPtr ssl, std::string_view read_before, std::shared_ptr<const void> keep) {
+  Wire* const wire = this;
+  tls_ = std::make_unique<tls::Session>(std::move(ssl), wire, std::move(keep));
+  if (!read_before.empty()) tls_->Preload(read_before);
+}
+
+Task<tls::HandshakeError> Socket::Handshake(TimePoint deadline) {
+  for (;;) {
+    const tls::HandshakeStep step = tls_->Handshake();
+    if (step == tls::HandshakeStep::kDone) {
+      buffered_ = tls_->pending();
+      co_return tls::HandshakeError::kNone;
+    }
+    if (step == tls::HandshakeStep::kFailed) co_return tls_->error();
+    const Wait wait =
+        step == tls::HandshakeStep::kWantRead ? co_await Readable(deadline) : co_await Writable(deadline);
+    if (wait != Wait::kReady) {
+      co_return wait == Wait::kTimeout ? tls::HandshakeError::kTimeout : tls::HandshakeError::kClosed;
+    }
+  }
+}
+
+Io Socket::ReadTls(char* data, size_t size, size_t* moved) {
+  const Io io = tls_->Read(data, size, moved);
+  buffered_ = tls_->pending();
+  if (io == Io::kError) broken_ = true;
+  return io;
+}
+
+Io Socket::WriteTls(int flags, bool last, std::span<iovec>* parts, size_t* moved) {
+  const Io io = tls_->Write(parts, flags, last, moved);
+  if (io == Io::kError) broken_ = true;
+  return io;
+}
+
+bool Socket::ShutdownWrite() {
+  AnnounceClose();
+  return shutdown(fd_, SHUT_WR) == 0;
 }
 
 Io Socket::WriteFrom(SplicePipe* pipe, size_t* moved) {
@@ -205,6 +239,8 @@ void Socket::OnEvents(uint32_t events) {
   if (idle_watch_ != nullptr) {
     // The first event of a new descriptor says only that it can be written to.
     if (readable_ || broken_) {
+      // A session ticket or a key update is nobody's business.
+      if (tls_ != nullptr && !broken_ && !peer_ended_ && ProbeQuiet()) return;
       const IdleWatch watch = idle_watch_;
       watch(idle_owner_);
     }
@@ -239,6 +275,12 @@ void Socket::OnWriteTimeout(void* self) {
 
 bool Socket::ProbeQuiet() {
   if (peer_ended_ || broken_) return false;
+  if (tls_ != nullptr) {
+    readable_ = true;
+    const bool quiet = tls_->Quiet();
+    buffered_ = tls_->pending();
+    return quiet;
+  }
   char byte;
   const ssize_t n = recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   if (n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) return false;
@@ -246,7 +288,13 @@ bool Socket::ProbeQuiet() {
   return true;
 }
 
-bool Socket::HasBytes() const {
+bool Socket::HasBytes() {
+  if (tls_ != nullptr) {
+    readable_ = true;
+    const bool has_data = tls_->HasData();
+    buffered_ = tls_->pending();
+    return has_data;
+  }
   char byte;
   return recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }

@@ -9,19 +9,24 @@
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "dataplane/net/event_loop.h"
 #include "dataplane/net/io.h"
 #include "dataplane/net/splice_pipe.h"
 #include "dataplane/net/task.h"
+#include "dataplane/net/tls/session.h"
+#include "dataplane/net/wire.h"
 
 namespace gateway::dataplane {
 
 // Owns the descriptor. At most one coroutine waits for reading and one for writing. Belongs to one loop; not movable
-// (the loop and its timers point at it).
-class Socket {
+// (the loop and its timers point at it). With UseTls, Read and Write carry plaintext and the wire TLS records; callers
+// see no difference but that splices are not available.
+class Socket final : private Wire {
  public:
   explicit Socket(EventLoop* loop);
   ~Socket() { Close(); }
@@ -38,19 +43,48 @@ class Socket {
   int fd() const { return fd_; }
   bool open() const { return fd_ >= 0; }
 
+  // From now on the connection is TLS; the handshake comes first. `read_before`: bytes that were read from the wire
+  // already. `keep`: what the callbacks of `ssl` point at.
+  void UseTls(SslPtr ssl, std::string_view read_before, std::shared_ptr<const void> keep);
+  // Performs the handshake. kNone: done, else why it failed; tls()->error_text() says more.
+  Task<tls::HandshakeError> Handshake(TimePoint deadline);
+  // After a handshake that failed: the connection is cleartext again.
+  void EndTls() {
+    tls_.reset();
+    buffered_ = false;
+  }
+  // Null: cleartext.
+  tls::Session* tls() { return tls_.get(); }
+  const tls::Session* tls() const { return tls_.get(); }
+
   // One system call at most; none where the last one showed that there is nothing.
-  Io Read(char* data, size_t size, size_t* moved);
-  // Moves `parts` on past what was written. kDone: all of it; kAgain: not all.
-  Io Write(std::span<iovec>* parts, size_t* moved) { return WriteWith(0, parts, moved); }
+  Io Read(char* data, size_t size, size_t* moved) {
+    return tls_ == nullptr ? ReceiveBytes(data, size, moved) : ReadTls(data, size, moved);
+  }
+  // Moves `parts` on past what was written. kDone: all of it is with the kernel; kAgain: not all (with TLS `parts` may
+  // be empty then: what is left is ciphertext. Wait until writable and call again).
+  Io Write(std::span<iovec>* parts, size_t* moved) {
+    return tls_ == nullptr ? SendBytes(0, parts, moved) : WriteTls(0, false, parts, moved);
+  }
   // The same, of the last bytes of a connection: the caller ends it in this turn, so that its end goes with them, in
-  // one packet.
-  Io WriteLast(std::span<iovec>* parts, size_t* moved) { return WriteWith(MSG_MORE, parts, moved); }
+  // one packet (with TLS, close_notify too).
+  Io WriteLast(std::span<iovec>* parts, size_t* moved) {
+    return tls_ == nullptr ? SendBytes(MSG_MORE, parts, moved) : WriteTls(MSG_MORE, true, parts, moved);
+  }
+  // Ends this side: close_notify where it is TLS, then FIN. False: the connection is gone.
+  bool ShutdownWrite();
+  // With TLS, sends close_notify: this side has said all it had to say. Else nothing.
+  void AnnounceClose() {
+    if (tls_ != nullptr && !broken_) tls_->SendClose();
+  }
 
   // Write until all is out. Each stall lasts at most `stall`, the whole not beyond `until`; then kAgain. `moved` counts
   // up.
   Task<Io> WriteRest(std::span<iovec> parts, std::chrono::milliseconds stall, uint64_t* moved,
                      TimePoint until = TimePoint::max());
 
+  // Whether bytes can be moved without being copied: the following functions need it.
+  bool CanSplice() const { return tls_ == nullptr; }
   // The same without copying: at most `size` bytes into `pipe`, which is empty.
   Io ReadInto(SplicePipe* pipe, size_t size, size_t* moved);
   // All that `pipe` holds.
@@ -65,11 +99,11 @@ class Socket {
   void ExtendRead(TimePoint deadline);
 
   // Nothing to read and no end, as far as this socket was told; the kernel is asked only where that does not say.
-  bool Quiet() { return readable_ ? ProbeQuiet() : !peer_ended_ && !broken_; }
+  bool Quiet() { return readable_ || buffered_ ? ProbeQuiet() : !peer_ended_ && !broken_; }
   // The same, asked of the kernel.
   bool ProbeQuiet();
-  // Whether bytes wait to be read; asks the kernel, reads nothing.
-  bool HasBytes() const;
+  // Whether bytes wait to be read; asks the kernel.
+  bool HasBytes();
 
   // Ends the waits of now, not those of later.
   void Interrupt();
@@ -113,7 +147,11 @@ class Socket {
     }
   };
 
-  Io WriteWith(int flags, std::span<iovec>* parts, size_t* moved);
+  // The wire's side, which is also the cleartext one.
+  Io ReceiveBytes(char* data, size_t size, size_t* moved) override;
+  Io SendBytes(int flags, std::span<iovec>* parts, size_t* moved) override;
+  Io ReadTls(char* data, size_t size, size_t* moved);
+  Io WriteTls(int flags, bool last, std::span<iovec>* parts, size_t* moved);
   // What a system call that failed just now (errno) says of the connection, and of what `ready` holds.
   Io Failed(bool* ready);
   template <typename Writer>  // Io(size_t* moved)
@@ -126,10 +164,12 @@ class Socket {
   int fd_ = -1;
   IoSlot* slot_ = nullptr;
   bool readable_ = false;  // the descriptor's first event says what is there
+  bool buffered_ = false;  // TLS has something to return without the descriptor
   bool writable_ = true;
   bool peer_ended_ = false;
   bool broken_ = false;
   bool cancelled_ = false;
+  std::unique_ptr<tls::Session> tls_;
   Waiter reader_;
   Waiter writer_;
   Timer read_timer_;
@@ -143,7 +183,7 @@ class Socket {
   class Awaiter {
    public:
     bool await_ready() const noexcept {
-      return socket_.cancelled_ || (reading_ ? socket_.readable_ : socket_.writable_);
+      return socket_.cancelled_ || (reading_ ? socket_.readable_ || socket_.buffered_ : socket_.writable_);
     }
     void await_suspend(std::coroutine_handle<> caller) noexcept {
       Waiter& waiter = reading_ ? socket_.reader_ : socket_.writer_;

@@ -515,7 +515,7 @@ Task<void> Exchange::Forward() {
     } else {
       ReportEndpoint(0, attempt.reason);
       // Nothing was sent: another endpoint may have it, at once. A connection that timed out has used up its patience.
-      at_once = attempt.reason == Reason::kUpstreamConnectFailed && ++connects_failed < kConnectAttemptsMax;
+      at_once = (attempt.reason == Reason::kUpstreamConnectFailed || attempt.reason == Reason::kUpstreamTlsFailed) && ++connects_failed < kConnectAttemptsMax;
     }
     tried_.push_back(endpoint_index_);
     in_flight_ = {};
@@ -599,7 +599,22 @@ Task<std::unique_ptr<UpstreamConnection>> Exchange::Connect(const std::shared_pt
       {attempt_started_ + service_->policy->connect_timeout, request_complete_ + match_.route->timeout, ends_at_});
   const Wait wait = co_await upstream->socket.Writable(patience);
   client_->socket.CancelOnReset(nullptr);
-  if (wait == Wait::kReady && upstream->socket.ConnectError() == 0 && !upstream->socket.broken()) co_return upstream;
+  if (wait == Wait::kReady && upstream->socket.ConnectError() == 0 && !upstream->socket.broken()) {
+    if (endpoint->tls == nullptr) co_return upstream;
+    client_->socket.CancelOnReset(&upstream->socket);
+    const tls::HandshakeError error = co_await upstream->Secure(patience);
+    client_->socket.CancelOnReset(nullptr);
+    if (error == tls::HandshakeError::kNone) co_return upstream;
+    if (upstream->socket.cancelled()) {
+      failure->reason = EndOfCancelled();
+    } else if (error == tls::HandshakeError::kTimeout && (OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout)) {
+      failure->reason = Reason::kRequestDeadline;
+    } else {
+      failure->reason = Reason::kUpstreamTlsFailed;
+      failure->detail = tls::HandshakeErrorText(error);
+    }
+    co_return nullptr;
+  }
   if (wait == Wait::kCancelled) {
     failure->reason = EndOfCancelled();
   } else if (wait == Wait::kTimeout && (OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout)) {

@@ -57,7 +57,8 @@ void Exchange::ReportEndpoint(int status, Reason reason) {
     result = status >= 502 && status <= 504 ? Result::kGatewayFailure : Result::kFailure;
   } else if (status == 0) {
     const bool its_fault = reason == Reason::kUpstreamReset || reason == Reason::kUpstreamInvalid ||
-                           reason == Reason::kUpstreamConnectFailed || reason == Reason::kUpstreamTimeout ||
+                           reason == Reason::kUpstreamConnectFailed || reason == Reason::kUpstreamTlsFailed ||
+                           reason == Reason::kUpstreamTimeout ||
                            (reason == Reason::kRequestDeadline && !OutOfTime());
     if (!its_fault) return;
     result = Result::kGatewayFailure;

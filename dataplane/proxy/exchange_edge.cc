@@ -63,7 +63,7 @@ std::string_view Exchange::RequestScheme() const {
       return http1::EqualsIgnoreCase(head_.fields[i].value, "https") ? "https" : "http";
     }
   }
-  return "http";
+  return client_->secure() ? "https" : "http";
 }
 
 const FieldEditsPolicy* Exchange::AnswerEdits() const {

@@ -28,6 +28,7 @@ constexpr std::array<ReasonInfo, kReasonCount> kReasons = {{
     {502, "upstream_reset", "Bad gateway"},
     {502, "upstream_invalid", "Bad gateway"},
     {502, "upstream_connect_failed", "Bad gateway"},
+    {502, "upstream_tls_failed", "Bad gateway"},
     {503, "no_healthy_endpoint", "Service not available"},
     {503, "discovery_unavailable", "Service not available"},
     {503, "breaker_open", "Service temporarily unavailable"},

@@ -28,6 +28,7 @@ enum class Reason : uint8_t {
   kUpstreamReset,
   kUpstreamInvalid,
   kUpstreamConnectFailed,
+  kUpstreamTlsFailed,
   kNoHealthyEndpoint,
   kDiscoveryUnavailable,
   kBreakerOpen,

@@ -78,6 +78,7 @@ Task<bool> Converse(Worker* worker, const BoundService& service, const std::shar
     if (co_await upstream->socket.Writable(patience) != Wait::kReady || upstream->socket.ConnectError() != 0) {
       co_return false;
     }
+    if (endpoint->tls != nullptr && co_await upstream->Secure(patience) != tls::HandshakeError::kNone) co_return false;
   }
   std::array<iovec, 1> part = {{{request.data(), request.size()}}};
   uint64_t sent = 0;

@@ -122,7 +122,8 @@ Task<Exchange::Upload> Exchange::PumpBody(UpstreamConnection* upstream) {
       co_await Yield(&loop());
       if (stop_upload_) co_return Upload::kStopped;
     }
-    if (!pipe && wanted == BufferPool::kLarge && !mirrors_ && body_.LengthLeft() >= kSplicedBytesMin) {
+    if (!pipe && wanted == BufferPool::kLarge && !mirrors_ && body_.LengthLeft() >= kSplicedBytesMin &&
+        from.CanSplice() && to.CanSplice()) {
       buffer.Reset();
       pipe = worker_->pipes().Acquire();
     }
@@ -309,7 +310,8 @@ Task<Exchange::Attempt> Exchange::RelayAnswer(UpstreamConnection* upstream, http
     if (input.empty() && input.capacity() < wanted) input.Reset();
     bool truncated = false;
     while (input.empty() && pipe.held() == 0 && !ended) {
-      if (!pipe && wanted == BufferPool::kLarge && body.LengthLeft() >= kSplicedBytesMin) {
+      if (!pipe && wanted == BufferPool::kLarge && body.LengthLeft() >= kSplicedBytesMin && from.CanSplice() &&
+          to.CanSplice()) {
         input.Reset();
         pipe = worker_->pipes().Acquire();
       }

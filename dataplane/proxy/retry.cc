@@ -125,6 +125,7 @@ bool Exchange::PrepareRetry(Reason reason, int status, bool connected) {
     case Reason::kUpstreamInvalid:
       break;
     case Reason::kUpstreamConnectFailed:
+    case Reason::kUpstreamTlsFailed:
       wanted = wanted || retry_->on_connect_failure;
       break;
     case Reason::kUpstreamReset:

@@ -21,10 +21,15 @@ constexpr std::string_view kProxyHeaderExpected =
     "X-Gateway-Reason: bad_request\r\nConnection: close\r\n\r\n"
     R"({"error": "Bad request", "code": 400, "reason": "bad_request"})"
     "\n";
+constexpr std::string_view kHttpsExpected =
+    "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 94\r\n"
+    "X-Gateway-Reason: bad_request\r\nConnection: close\r\n\r\n"
+    R"({"error": "This port speaks HTTPS, not cleartext HTTP", "code": 400, "reason": "bad_request"})"
+    "\n";
 
 }  // namespace
 
-void ClientConnection::Start(Worker* worker, int fd, const sockaddr_storage& address, ProxyHeaderMode proxy_header) {
+void ClientConnection::Start(Worker* worker, int fd, const sockaddr_storage& address, const ListenerOptions& options) {
   in6_addr peer{};
   if (address.ss_family == AF_INET6) {
     peer = reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
@@ -40,7 +45,7 @@ void ClientConnection::Start(Worker* worker, int fd, const sockaddr_storage& add
     throw;
   }
   if (!connection->socket.Adopt(fd)) return;
-  Run(std::move(connection), proxy_header);
+  Run(std::move(connection), options);
 }
 
 ClientConnection::ClientConnection(Worker* worker, const sockaddr_storage& address, const in6_addr& peer_address)
@@ -57,13 +62,17 @@ ClientConnection::~ClientConnection() {
   worker_->Unregister(this);
 }
 
-Detached ClientConnection::Run(std::unique_ptr<ClientConnection> self, ProxyHeaderMode proxy_header) {
+Detached ClientConnection::Run(std::unique_ptr<ClientConnection> self, ListenerOptions options) {
   try {
     // A trusted proxy has as many connections as it has clients: theirs are counted.
-    if (self->peer_trusted && proxy_header != ProxyHeaderMode::kNone) {
-      if (!co_await self->ReadProxyHeader(proxy_header)) co_return;
+    if (self->peer_trusted && options.proxy_header != ProxyHeaderMode::kNone) {
+      if (!co_await self->ReadProxyHeader(options.proxy_header)) co_return;
     }
-    if (!self->peer_trusted && !self->CountAddress()) co_return co_await self->RefuseAndLinger(kTooManyConnections);
+    if (!self->peer_trusted && !self->CountAddress()) {
+      if (options.tls < 0) co_await self->RefuseAndLinger(kTooManyConnections);
+      co_return;  // before a handshake there is nothing that a TLS client would understand
+    }
+    if (options.tls >= 0 && !co_await self->AcceptTls(options.tls)) co_return;
     co_await self->Serve();
   } catch (const std::exception& error) {
     spdlog::error("a connection ended by an exception: {}", error.what());
@@ -118,6 +127,44 @@ Task<bool> ClientConnection::ReadProxyHeader(ProxyHeaderMode mode) {
   }
 }
 
+Task<bool> ClientConnection::AcceptTls(int listener) {
+  const TimePoint deadline = worker_->loop().now() + worker_->options().header_timeout;
+  TlsCounters& counters = worker_->tls_counters();
+  // A silent connection costs no TLS state.
+  if (input.empty()) {
+    const Wait wait = co_await socket.Readable(deadline);
+    if (wait != Wait::kReady) {
+      counters.Count(wait == Wait::kTimeout ? tls::HandshakeError::kTimeout : tls::HandshakeError::kClosed);
+      co_return false;
+    }
+  }
+  const std::shared_ptr<const tls::ServerContext> context = worker_->tls_context(listener);
+  SslPtr ssl = context->NewSsl();
+  if (ssl == nullptr) co_return false;
+  socket.UseTls(std::move(ssl), {input.data(), input.size()}, context);
+  input.Reset();
+  worker_->BeginHandshake(this);
+  const tls::HandshakeError error = co_await socket.Handshake(deadline);
+  worker_->EndHandshake(this);
+  counters.Count(error);
+  if (error == tls::HandshakeError::kNone) {
+    if (socket.tls()->resumed()) counters.CountResumed();
+    co_return true;
+  }
+  if (error == tls::HandshakeError::kTimeout || error == tls::HandshakeError::kClosed) co_return false;
+  if (worker_->MayWarn(Worker::Warning::kTlsHandshake)) {
+    spdlog::info("TLS handshake with {} failed ({}): {}", peer_ip, HandshakeErrorName(error),
+                 socket.tls()->error_text());
+  }
+  socket.EndTls();
+  if (error == tls::HandshakeError::kPlainHttp) {
+    co_await RefuseAndLinger(kHttpsExpected);
+  } else {
+    co_await Linger();  // or the alert could be lost
+  }
+  co_return false;
+}
+
 Task<void> ClientConnection::RefuseAndLinger(std::string_view answer) {
   std::array<iovec, 1> part = {{{const_cast<char*>(answer.data()), answer.size()}}};
   std::span<iovec> rest(part);
@@ -138,7 +185,7 @@ Task<void> ClientConnection::Serve() {
                                      served_ ? worker_->options().idle_timeout : worker_->options().header_timeout);
       const Wait wait = co_await socket.Readable(loop.now() + patience);
       idle_ = false;
-      if (wait != Wait::kReady) co_return;
+      if (wait != Wait::kReady) co_return socket.AnnounceClose();
     } else if (++in_a_row >= 32) {
       // A client that pipelines without end takes its turn like everybody else.
       in_a_row = 0;
@@ -152,7 +199,8 @@ Task<void> ClientConnection::Serve() {
     co_return;
   }
   if (gone_ || socket.broken() || socket.cancelled()) co_return;
-  if (lingers_ || !socket.Quiet()) co_await Linger();
+  if (lingers_ || !socket.Quiet()) co_return co_await Linger();
+  socket.AnnounceClose();
 }
 
 Task<bool> ClientConnection::ServeExchange() {
@@ -165,7 +213,7 @@ Task<void> ClientConnection::Linger() {
   // answer.
   static thread_local std::array<char, 16 * 1024> sink;
   input.Reset();
-  if (shutdown(socket.fd(), SHUT_WR) != 0) co_return;
+  if (!socket.ShutdownWrite()) co_return;
   const TimePoint deadline = worker_->loop().now() + kLingerTime;
   for (size_t discarded = 0; discarded < kLingerBytesMax;) {
     size_t moved = 0;

@@ -34,9 +34,8 @@ class ClientConnection {
   static constexpr size_t kLingerBytesMax = 4 << 20;
   static constexpr std::chrono::milliseconds kLingerTime{2000};
 
-  // Takes over an accepted, non-blocking descriptor. `proxy_header`: what it begins with where the peer is a trusted
-  // proxy.
-  static void Start(Worker* worker, int fd, const sockaddr_storage& address, ProxyHeaderMode proxy_header);
+  // Takes over an accepted, non-blocking descriptor.
+  static void Start(Worker* worker, int fd, const sockaddr_storage& address, const ListenerOptions& options);
   ~ClientConnection();
 
   // Ends it if it is between two requests. False: it is not.
@@ -45,6 +44,8 @@ class ClientConnection {
     socket.Cancel();
     return true;
   }
+  // Whether the client speaks TLS to this gateway.
+  bool secure() const { return socket.tls() != nullptr; }
   // Whether a request has been answered on it.
   bool served() const { return served_; }
 
@@ -74,9 +75,10 @@ class ClientConnection {
 
  private:
   ClientConnection(Worker* worker, const sockaddr_storage& address, const in6_addr& peer_address);
-  static Detached Run(std::unique_ptr<ClientConnection> self, ProxyHeaderMode proxy_header);
+  static Detached Run(std::unique_ptr<ClientConnection> self, ListenerOptions options);
   bool CountAddress();                               // false: this address has too many already
   Task<bool> ReadProxyHeader(ProxyHeaderMode mode);  // false: the connection is of no use
+  Task<bool> AcceptTls(int listener);                // false: the handshake failed
   Task<void> RefuseAndLinger(std::string_view answer);
   Task<void> Serve();
   Task<bool> ServeExchange();  // false: there was no request

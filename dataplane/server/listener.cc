@@ -125,7 +125,7 @@ class Spreader {
   ListenerSet Take() { return std::exchange(set_, ListenerSet()); }
 
   // `group`: all sockets of one address.
-  absl::Status Add(const std::vector<PassedSocket>& group, ProxyHeaderMode proxy_header, bool bind_more) {
+  absl::Status Add(const std::vector<PassedSocket>& group, const ListenerOptions& options, bool bind_more) {
     struct Each {
       int fd;
       bool listening;
@@ -148,14 +148,14 @@ class Spreader {
       const Each& each = fds[i % fds.size()];
       const int fd = i < fds.size() ? each.fd : fcntl(each.fd, F_DUPFD_CLOEXEC, 0);
       if (fd < 0) return CannotListen(group[0].address, errno);
-      set_.of_worker[i % workers()].push_back({fd, proxy_header, shared, each.listening});
+      set_.of_worker[i % workers()].push_back({fd, options, shared, each.listening});
     }
     Name(group[0].address);
     return absl::OkStatus();
   }
 
   // One socket for each worker, at an address where nobody is yet. `error`: of the system call that failed.
-  absl::Status Bind(Address address, ProxyHeaderMode proxy_header, bool listening, int* error) {
+  absl::Status Bind(Address address, const ListenerOptions& options, bool listening, int* error) {
     const auto failed = [&] {
       *error = errno;
       return CannotListen(address.storage, *error);
@@ -170,7 +170,7 @@ class Spreader {
     for (auto& sockets : set_.of_worker) {
       const int fd = BindSocket(address.storage, address.length, true, listening);
       if (fd < 0) return failed();
-      sockets.push_back({fd, proxy_header, false, listening});
+      sockets.push_back({fd, options, false, listening});
       // The first worker's bind chose the port for the others.
       (void)getsockname(fd, reinterpret_cast<sockaddr*>(&address.storage),
                         &address.length);  // else the text has the wanted one
@@ -180,7 +180,7 @@ class Spreader {
     return absl::OkStatus();
   }
 
-  void Leave(const PassedSocket& each) { set_.leaving.push_back({each.fd, ProxyHeaderMode::kNone, false, true}); }
+  void Leave(const PassedSocket& each) { set_.leaving.push_back({each.fd, ListenerOptions(), false, true}); }
 
  private:
   void Name(const sockaddr_storage& address) {
@@ -288,7 +288,7 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
 
   struct Wanted {
     HostPort at;
-    ProxyHeaderMode proxy_header = ProxyHeaderMode::kNone;
+    ListenerOptions options;
   };
   std::vector<Wanted> wanted;
   const bool everywhere = server.listeners_size() == 0;
@@ -296,10 +296,16 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
     const auto port = static_cast<uint16_t>(server.port());
     wanted = {{{"0.0.0.0", port}}, {{"::", port}}};
   }
-  for (const v1::Listener& each : server.listeners()) {
+  for (int i = 0; i < server.listeners_size(); ++i) {
+    const v1::Listener& each = server.listeners(i);
     const auto parsed = ParseHostPort(each.address());
     if (!parsed.ok()) return parsed.status();
-    wanted.push_back({*parsed, ModeOf(each.proxy_protocol())});
+    ListenerOptions options;
+    options.proxy_header = ModeOf(each.proxy_protocol());
+    if (each.has_tls()) options.tls = i;
+    if (each.protocols_size() > 0) options.http1 = false;
+    for (const std::string& protocol : each.protocols()) (protocol == "h2" ? options.http2 : options.http1) = true;
+    wanted.push_back({*parsed, options});
   }
 
   Spreader spreader(static_cast<size_t>(workers));
@@ -330,13 +336,13 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
     absl::Status status;
     if (!group.empty()) {
       const bool bind_more = std::none_of(group.begin(), group.end(), of_systemd);
-      status = spreader.Add(group, each.proxy_header, bind_more);
+      status = spreader.Add(group, each.options, bind_more);
     } else if (IsAnyIpv4(address->storage) &&
                std::find(both_families.begin(), both_families.end(), each.at.port) != both_families.end()) {
       continue;
     } else {
       int error = 0;
-      status = spreader.Bind(*address, each.proxy_header, !handed_over, &error);
+      status = spreader.Bind(*address, each.options, !handed_over, &error);
       const bool no_ipv6 = error == EAFNOSUPPORT || error == EADDRNOTAVAIL;
       if (everywhere && each.at.host == "::" && no_ipv6) continue;
     }
@@ -345,7 +351,7 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
   while (true) {
     const std::vector<PassedSocket> group = take(of_systemd);
     if (group.empty()) break;
-    if (absl::Status status = spreader.Add(group, ProxyHeaderMode::kNone, false); !status.ok()) return status;
+    if (absl::Status status = spreader.Add(group, ListenerOptions(), false); !status.ok()) return status;
   }
   for (const PassedSocket& each : std::exchange(passed, {})) spreader.Leave(each);
   return spreader.Take();

@@ -61,6 +61,7 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
       accept_timer_(&loop_, &Worker::OnAcceptRetry, this),
       idle_timer_(&loop_, &Worker::OnIdleGrace, this),
       beat_timer_(&loop_, &Worker::OnBeat, this) {
+  if (shared.tls != nullptr) tls_contexts_ = shared.tls->contexts(index);
   for (const ListeningSocket& each : listeners) listeners_.push_back(std::make_unique<Listener>(Listener{this, each}));
 }
 
@@ -115,6 +116,25 @@ void Worker::Install(std::shared_ptr<const ServingState> state, std::function<vo
     if (--old->references == 0) delete old;
     done();
   });
+}
+
+void Worker::InstallTls(TlsContexts contexts) {
+  loop_.Post([this, contexts = std::move(contexts)]() mutable { tls_contexts_ = std::move(contexts); });
+}
+
+void Worker::BeginHandshake(ClientConnection* connection) {
+  if (handshakes_.size() >= kHandshakesMax) {
+    const auto same = std::find_if(handshakes_.begin(), handshakes_.end(), [&](const ClientConnection* each) {
+      return each->peer_ip == connection->peer_ip;
+    });
+    ClientConnection* const oldest = same != handshakes_.end() ? *same : handshakes_.front();
+    oldest->socket.Cancel();  // it leaves the list
+  }
+  handshakes_.push_back(connection);
+}
+
+void Worker::EndHandshake(ClientConnection* connection) {
+  handshakes_.erase(std::find(handshakes_.begin(), handshakes_.end(), connection));
 }
 
 void Worker::AnnounceEnd() {
@@ -204,11 +224,11 @@ bool Worker::Accept(Listener* listener, bool all) {
       if (counts().connections.load(std::memory_order_relaxed) >= options().max_connections) {
         if (MayWarn(Warning::kConnectionsMax))
           spdlog::warn("worker {} rejects connections: server.max_connections are open", index_);
-        RefuseConnection(fd);
+        RefuseConnection(fd, listener->socket.options);
         continue;
       }
       try {
-        ClientConnection::Start(this, fd, peer, listener->socket.proxy_header);
+        ClientConnection::Start(this, fd, peer, listener->socket.options);
       } catch (const std::exception& error) {
         spdlog::error("worker {} cannot take a connection: {}", index_, error.what());
       }
@@ -266,9 +286,9 @@ bool Worker::FreeDescriptor() {
 
 // As far as it goes: a connection too many gets no memory of ours. What it has sent already is read, so that the close
 // resets nothing.
-void Worker::RefuseConnection(int fd) {
+void Worker::RefuseConnection(int fd, const ListenerOptions& options) {
   metrics_->Add(WorkerGauge::kConnectionsRefusedTotal, 1);
-  (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);
+  if (options.tls < 0) (void)!send(fd, kTooManyConnections.data(), kTooManyConnections.size(), MSG_NOSIGNAL);
   shutdown(fd, SHUT_WR);
   char sink[4096];
   while (recv(fd, sink, sizeof sink, MSG_DONTWAIT) == static_cast<ssize_t>(sizeof sink)) {

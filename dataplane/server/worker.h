@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -21,6 +22,7 @@
 #include "dataplane/server/connection_counts.h"
 #include "dataplane/server/listener.h"
 #include "dataplane/server/server_options.h"
+#include "dataplane/server/tls_listeners.h"
 #include "dataplane/state/serving_state.h"
 #include "dataplane/telemetry/access_log.h"
 #include "dataplane/telemetry/metrics.h"
@@ -64,6 +66,7 @@ class Worker {
     RedisDirectory* redis_directory = nullptr;
     // Needed where a route asks who calls; else may be null.
     Authentication* authentication = nullptr;
+    TlsListeners* tls = nullptr;  // null: no listener has TLS
   };
 
   // Takes over `listeners`.
@@ -78,6 +81,8 @@ class Worker {
   void AcceptLast(const ListeningSocket& socket);
   // Serves from `state` from the next request on, then calls `done` on the worker. Any thread.
   void Install(std::shared_ptr<const ServingState> state, std::function<void()> done);
+  // Accepts TLS connections with `contexts` from now on; established ones go on with what they have. Any thread.
+  void InstallTls(TlsContexts contexts);
   // From now on every answer ends its connection. New ones are still accepted, idle ones stay. Any thread.
   void AnnounceEnd();
   // The same, and: accepts what waits in the queues, then nothing more; idle connections end after `idle_grace`. Calls
@@ -112,7 +117,7 @@ class Worker {
   // After a line was written: it is flushed within AccessLog::kFlushInterval.
   void LogWritten();
   // Whether a warning about what clients do may be logged now: each kind once a second.
-  enum class Warning : uint8_t { kConnectionsMax, kCannotAccept, kAddressConnectionsMax, kProxyHeader, kCount };
+  enum class Warning : uint8_t { kConnectionsMax, kCannotAccept, kAddressConnectionsMax, kProxyHeader, kTlsHandshake, kCount };
   bool MayWarn(Warning kind);
   // Scratch for one step without a wait in it.
   std::string& scratch() { return scratch_; }
@@ -131,6 +136,17 @@ class Worker {
   // free (POSIX.1-2017, section 2.14).
   bool IsShortOfDescriptors(int fd) const { return descriptors_max_ > 0 && fd >= descriptors_max_ - kOwnDescriptors; }
 
+  // What a connection of listener `listener` is accepted with; its index is ListenerOptions::tls.
+  const std::shared_ptr<const tls::ServerContext>& tls_context(int listener) const {
+    return tls_contexts_[static_cast<size_t>(listener)];
+  }
+  TlsCounters& tls_counters() { return *shared_.tls->counters(index_); }
+  // Handshakes that are under way, at most so many: past that, the oldest one of the same client address gives way, or
+  // the oldest of all.
+  static constexpr size_t kHandshakesMax = 1024;
+  void BeginHandshake(ClientConnection* connection);
+  void EndHandshake(ClientConnection* connection);
+
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
   void Unregister(ClientConnection* connection);
@@ -142,7 +158,7 @@ class Worker {
   bool Accept(Listener* listener, bool all = false);
   bool CannotAccept(const char* why);  // false
   void EndListening();
-  void RefuseConnection(int fd);
+  void RefuseConnection(int fd, const ListenerOptions& options);
   void CheckDrained();
   // As many connections of clients may be open in this process that some descriptors are left for services.
   void BoundConnections();
@@ -179,6 +195,8 @@ class Worker {
   std::vector<std::unique_ptr<Listener>> listeners_;
   ClientConnection* connections_ = nullptr;  // a list through themselves
   size_t connection_count_ = 0;
+  TlsContexts tls_contexts_;
+  std::deque<ClientConnection*> handshakes_;  // oldest first
   int64_t descriptors_at_rest_ = 0;    // of the process, when this worker began to listen
   int64_t descriptors_elsewhere_ = 0;  // not clients'
   int64_t descriptors_max_ = 0;

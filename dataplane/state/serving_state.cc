@@ -135,6 +135,7 @@ struct KeptService {
   bool names_hosts = false;                  // then the same candidates may be other endpoints
   std::vector<RuntimeState::HostRow> hosts;  // the names among them; without the service's own
   BalancePolicy balance;
+  std::shared_ptr<const UpstreamTlsPolicy> tls;
   std::string session_key;
   std::shared_ptr<const HealthCheckPolicy> health_check;
   std::shared_ptr<const OutlierPolicy> outlier;
@@ -213,6 +214,12 @@ std::string RandomKey() {
   return key;
 }
 
+// What sets one kind of connection apart from another.
+std::string KeyOf(const UpstreamTlsPolicy& policy) {
+  return Concat(policy.server_name, "\n", static_cast<int>(policy.verify), policy.tls13_only ? "3" : "2", "\n",
+                Hex(Sha256(policy.ca_pem)));
+}
+
 template <typename T>
 bool SameValue(const std::shared_ptr<const T>& a, const std::shared_ptr<const T>& b) {
   return a == b || (a != nullptr && b != nullptr && *a == *b);
@@ -248,7 +255,8 @@ struct RuntimeState::Impl {
 
   uint64_t generation = 0;
   uint64_t next_endpoint_id = 1;
-  absl::flat_hash_map<std::string, std::shared_ptr<Endpoint>> endpoints;  // by Endpoint::name
+  absl::flat_hash_map<std::string, std::shared_ptr<Endpoint>> endpoints;  // by Endpoint::name, and its TLS
+  KeptMap<std::shared_ptr<const tls::ClientContext>> tls_contexts;        // by the policy's KeyOf
   KeptMap<std::shared_ptr<ServiceRuntime>> runtimes;                      // by the Service's name, or "consul:NAME"
   KeptMap<KeptBreaker> breakers;  // by the runtime's name; of a "consul:" one, with the breaker's own name
   KeptMap<KeptLimiter> limiters;  // by the RateLimit's name
@@ -297,7 +305,10 @@ struct RuntimeState::Impl {
                                               const BreakerPolicy& policy);
   std::shared_ptr<RateLimiter> FindLimiter(const RateLimitPolicy& policy);
   std::shared_ptr<LeaseTable> FindLeases(const RateLimitPolicy& policy);
-  std::shared_ptr<Endpoint> FindEndpoint(const sockaddr_storage& address, socklen_t length);
+  // `host`: what the endpoint is called in policy or in Consul.
+  std::shared_ptr<Endpoint> FindEndpoint(const sockaddr_storage& address, socklen_t length, const std::string& host,
+                                         const UpstreamTlsPolicy* tls);
+  std::shared_ptr<const tls::ClientContext> FindTlsContext(const std::string& key, const UpstreamTlsPolicy& policy);
   std::shared_ptr<const std::vector<std::string>> FindAddresses(const std::string& host);
   void NameHosts(const Snapshot& policy, const EndpointTable& table);
   void CollectCandidates(const ServicePolicy& policy, const v1::EndpointSet* set);
@@ -390,11 +401,31 @@ std::shared_ptr<LeaseTable> RuntimeState::Impl::FindLeases(const RateLimitPolicy
   return kept.value.table;
 }
 
-std::shared_ptr<Endpoint> RuntimeState::Impl::FindEndpoint(const sockaddr_storage& address, socklen_t length) {
+std::shared_ptr<const tls::ClientContext> RuntimeState::Impl::FindTlsContext(const std::string& key,
+                                                                             const UpstreamTlsPolicy& policy) {
+  Kept<std::shared_ptr<const tls::ClientContext>>& kept = tls_contexts[key];
+  kept.generation = generation;
+  if (kept.value == nullptr) {
+    auto context = tls::ClientContext::Create(policy);
+    if (context.ok()) {
+      kept.value = *std::move(context);
+    } else {
+      spdlog::error("TLS to a service can't be set up: {}", std::string(context.status().message()));
+    }
+  }
+  return kept.value;
+}
+
+std::shared_ptr<Endpoint> RuntimeState::Impl::FindEndpoint(const sockaddr_storage& address, socklen_t length,
+                                                           const std::string& host, const UpstreamTlsPolicy* tls) {
   std::string name = NameOf(address);
-  std::shared_ptr<Endpoint>& endpoint = endpoints[name];
+  // Connections and sessions never cross to another trust or name: that makes another endpoint.
+  const std::string tls_key = tls == nullptr ? "" : KeyOf(*tls);
+  std::shared_ptr<Endpoint>& endpoint = endpoints[tls == nullptr ? name : Concat(name, "\n", host, "\n", tls_key)];
+  std::shared_ptr<const tls::ClientContext> context = tls == nullptr ? nullptr : FindTlsContext(tls_key, *tls);
   if (endpoint == nullptr) {
     endpoint = std::make_shared<Endpoint>();
+    if (tls != nullptr) endpoint->tls = std::make_shared<tls::EndpointTls>(std::move(context), host);
     endpoint->name = std::move(name);
     endpoint->address = address;
     endpoint->address_length = length;
@@ -464,7 +495,7 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
     sockaddr_storage address;
     socklen_t length;
     if (!ParseLiteral(host, port, &address, &length)) return false;
-    std::shared_ptr<Endpoint> endpoint = FindEndpoint(address, length);
+    std::shared_ptr<Endpoint> endpoint = FindEndpoint(address, length, candidate.host, bound->policy->tls.get());
     // Named twice: one endpoint with both weights, else a retry elsewhere could come back to it.
     const auto [at, added] = seen.emplace(endpoint.get(), bound->endpoints.size());
     if (added) {
@@ -530,6 +561,7 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
   kept.candidates = candidates;
   kept.names_hosts = names_hosts;
   kept.balance = bound->policy->balance;
+  kept.tls = bound->policy->tls;
   kept.session_key = session_key;
 }
 
@@ -576,7 +608,7 @@ void RuntimeState::Impl::FollowHealth() {
     for (size_t i = 0; i < service.bound->endpoints.size(); ++i) {
       const Endpoint& endpoint = *service.bound->endpoints[i];
       targets.push_back({service.bound->runtime->name, endpoint.name, endpoint.address, endpoint.address_length,
-                         service.bound->balancer->members()[i].state, service.health_check});
+                         service.bound->balancer->members()[i].state, service.health_check, endpoint.tls});
     }
   }
   HealthChecker* follower = nullptr;
@@ -611,7 +643,7 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindService(const std::s
   auto bound = std::make_shared<BoundService>();
   bound->policy = &policy;
   if (kept.bound != nullptr && !kept.names_hosts && kept.balance == policy.balance && kept.session_key == session_key &&
-      kept.candidates == candidates) {
+      SameValue(kept.tls, policy.tls) && kept.candidates == candidates) {
     bound->endpoints = kept.bound->endpoints;
     bound->balancer = kept.bound->balancer;
     bound->sessions = kept.bound->sessions;
@@ -621,6 +653,7 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindService(const std::s
   for (const std::shared_ptr<Endpoint>& endpoint : bound->endpoints) {
     endpoint->bound_generation.store(generation, std::memory_order_relaxed);
   }
+  if (policy.tls != nullptr) (void)FindTlsContext(KeyOf(*policy.tls), *policy.tls);  // kept for endpoints to come
   bound->runtime = std::move(runtime);
   bound->breaker = std::move(breaker);
   if (policy.limits != nullptr) {
@@ -873,6 +906,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   if (impl.services.size() != services_before) impl.health_changed = true;
   DropOlder(impl.auths, impl.generation);
   DropOlder(impl.inline_keys, impl.generation);
+  DropOlder(impl.tls_contexts, impl.generation);
   impl.PublishRows();
   impl.FollowHealth();
   impl.previous = state;

@@ -27,6 +27,7 @@
 #include "dataplane/auth/auth.h"
 #include "dataplane/limits/lease_bucket.h"
 #include "dataplane/limits/rate_limiter.h"
+#include "dataplane/net/tls/client_context.h"
 #include "dataplane/policy/bulkhead.h"
 #include "dataplane/policy/circuit_breaker.h"
 #include "dataplane/policy/endpoint_balancer.h"
@@ -43,6 +44,7 @@ struct Endpoint {
   sockaddr_storage address{};
   socklen_t address_length = 0;
   uint64_t id = 0;  // unique for the life of the process: the key of the workers' connection pools
+  std::shared_ptr<tls::EndpointTls> tls;  // null: cleartext
   // The newest bind that named it; a worker closes the idle connections of those that fell behind.
   std::atomic<uint64_t> bound_generation{0};
   // Until when none of its connections is kept for reuse: it has said something that nobody asked for, so what comes

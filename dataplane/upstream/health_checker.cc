@@ -167,6 +167,16 @@ struct HealthChecker::Impl {
     }
     if (connected != Wait::kReady) co_return std::string("connection refused");
     if (policy->tcp) co_return std::nullopt;
+    if (const std::shared_ptr<tls::EndpointTls> tls = check->target.tls; tls != nullptr) {
+      SslPtr ssl = tls->NewSsl();
+      if (ssl == nullptr) co_return std::string("TLS: out of memory, or a setting that OpenSSL rejects");
+      socket.UseTls(std::move(ssl), "", tls);
+      const tls::HandshakeError error = co_await socket.Handshake(deadline);
+      if (error != tls::HandshakeError::kNone) {
+        const std::string& text = socket.tls()->error_text();
+        co_return Concat("TLS: ", tls::HandshakeErrorName(error), text.empty() ? "" : ": ", text);
+      }
+    }
 
     const std::string request = Concat(
         "GET ", policy->path, " HTTP/1.1\r\nHost: ", policy->host.empty() ? check->target.endpoint : policy->host,

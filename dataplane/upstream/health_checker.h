@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/policy/policy.h"
+#include "dataplane/net/tls/client_context.h"
 #include "dataplane/policy/endpoint_state.h"
 
 namespace gateway::dataplane {
@@ -24,6 +25,7 @@ struct HealthTarget {
   socklen_t address_length = 0;
   std::shared_ptr<EndpointState> state;
   std::shared_ptr<const HealthCheckPolicy> policy;
+  std::shared_ptr<tls::EndpointTls> tls = nullptr;  // null: cleartext
 };
 using HealthTargets = std::vector<HealthTarget>;
 

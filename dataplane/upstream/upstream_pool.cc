@@ -13,6 +13,13 @@ UpstreamConnection::UpstreamConnection(EventLoop* loop, std::shared_ptr<Endpoint
 
 UpstreamConnection::~UpstreamConnection() { metrics_->Add(WorkerGauge::kUpstreamConnections, -1); }
 
+Task<tls::HandshakeError> UpstreamConnection::Secure(TimePoint deadline) {
+  SslPtr ssl = endpoint->tls->NewSsl();
+  if (ssl == nullptr) co_return tls::HandshakeError::kOther;
+  socket.UseTls(std::move(ssl), "", endpoint->tls);
+  co_return co_await socket.Handshake(deadline);
+}
+
 UpstreamPool::~UpstreamPool() = default;
 
 std::unique_ptr<UpstreamConnection> UpstreamPool::Take(const Endpoint& endpoint, bool probe) {

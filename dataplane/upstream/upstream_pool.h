@@ -24,6 +24,9 @@ class UpstreamConnection {
   UpstreamConnection(EventLoop* loop, std::shared_ptr<Endpoint> endpoint, WorkerShard* metrics);
   ~UpstreamConnection();
 
+  // The handshake of an endpoint with TLS, after the connection is established; kNone: done.
+  Task<tls::HandshakeError> Secure(TimePoint deadline);
+
   Socket socket;
   Buffer input;         // bytes of the answer that were read and not used yet
   bool reused = false;  // has carried an exchange before

@@ -1,9 +1,11 @@
 #include "tests/integration/programs.h"
 
+#include <cstdlib>
 #include <sstream>
 #include <stdexcept>
 
 #include "common/base/text.h"
+#include "tests/fixtures/lab_ca.h"
 #include "tests/fixtures/ports.h"
 #include "tests/fixtures/wait_for.h"
 
@@ -23,6 +25,17 @@ void Prepare(const std::string& preparation, std::vector<std::string>* argv) {
   argv->insert(argv->begin(), std::begin(shell), std::end(shell));
 }
 
+bool TestsUseTls() {
+  const char* transport = std::getenv("GATEWAY_TEST_TRANSPORT");
+  return transport != nullptr && std::string_view(transport) == "tls";
+}
+
+const LabCa::Files& TestCertificate() {
+  static LabCa ca;
+  static const LabCa::Files files = ca.IssueFor({"DNS:gateway.test", "IP:127.0.0.1"});
+  return files;
+}
+
 }  // namespace
 
 DataPlane::DataPlane(Options options) {
@@ -31,9 +44,15 @@ DataPlane::DataPlane(Options options) {
   std::string config = Concat("server:\n  port: ", port_, "\n  workers: ", options.workers, "\n  drain_delay: 0s\n");
   if (!options.listeners.empty()) config += "  listeners:\n";
   for (const std::string& each : options.listeners) Append(&config, "    - { address: \"", each, "\" }\n");
-  if (!options.proxy_protocol.empty()) {
-    Append(&config, "  listeners: [{ address: \"127.0.0.1:", port_, "\", proxy_protocol: ", options.proxy_protocol,
-           " }]\n");
+  if (options.listener.empty() && options.listeners.empty() && options.sockets.empty() && TestsUseTls()) {
+    options.listener = Concat("tls: { certificates: [{ cert: \"", TestCertificate().cert, "\", key: \"",
+                              TestCertificate().key, "\" }] }");
+    RawClient::UseTlsAt(port_);
+  }
+  if (!options.proxy_protocol.empty() || !options.listener.empty()) {
+    Append(&config, "  listeners: [{ address: \"127.0.0.1:", port_, "\"",
+           options.proxy_protocol.empty() ? "" : ", proxy_protocol: ", options.proxy_protocol,
+           options.listener.empty() ? "" : ", ", options.listener, " }]\n");
   }
   Append(&config, "metrics: { port: ", metrics_port_, " }\ndata_plane:\n  name: ", options.name, "\n");
   if (!options.policy.empty()) {

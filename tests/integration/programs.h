@@ -28,6 +28,9 @@ class DataPlane {
     std::vector<std::string> sets = {};  // "server.idle_timeout=1s"
     std::string cache_dir = {};
     std::string proxy_protocol = {};                            // of its listener
+    // Further fields of its listener in YAML flow style, "tls: { ... }"; with GATEWAY_TEST_TRANSPORT=tls in the
+    // environment, a listener without any speaks TLS, and RawClient does to its port.
+    std::string listener = {};
     std::vector<std::pair<std::string, std::string>> env = {};  // on top of the test's own
     bool wait_ready = true;
     uint16_t port = 0, metrics_port = 0;      // 0: free ones

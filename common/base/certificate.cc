@@ -1,0 +1,254 @@
+#include "common/base/certificate.h"
+
+#include <arpa/inet.h>
+#include <openssl/err.h>
+#include <openssl/ocsp.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+
+#include <algorithm>
+#include <ctime>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_format.h"
+#include "common/base/text.h"
+
+namespace gateway {
+namespace {
+
+constexpr int kRsaBitsMin = 2048;
+constexpr int kEcBitsMin = 256;
+
+using NamesPtr = std::unique_ptr<GENERAL_NAMES, OpensslDeleter<GENERAL_NAMES_free>>;
+using OcspPtr = std::unique_ptr<OCSP_RESPONSE, OpensslDeleter<OCSP_RESPONSE_free>>;
+
+BioPtr MemoryBio(std::string_view text) {
+  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(std::min<size_t>(text.size(), kCertificateBytesMax))));
+}
+
+// An encrypted key would ask the terminal.
+int NoPassphrase(char*, int, int, void* asked) {
+  *static_cast<bool*>(asked) = true;
+  return -1;
+}
+
+bool EndOfPem() {
+  const unsigned long error = ERR_peek_last_error();
+  return ERR_GET_LIB(error) == ERR_LIB_PEM && ERR_GET_REASON(error) == PEM_R_NO_START_LINE;
+}
+
+absl::Time ToTime(const ASN1_TIME* time) {
+  std::tm parts{};
+  if (ASN1_TIME_to_tm(time, &parts) != 1) return absl::InfinitePast();
+  return absl::FromTimeT(timegm(&parts));
+}
+
+bool IsPrintable(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c != '\x7f'; });
+}
+
+std::string_view ViewOf(const ASN1_STRING* text) {
+  return {reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)), static_cast<size_t>(ASN1_STRING_length(text))};
+}
+
+std::string KeyWeakness(EVP_PKEY* key) {
+  const int bits = EVP_PKEY_get_bits(key);
+  switch (EVP_PKEY_get_base_id(key)) {
+    case EVP_PKEY_RSA:
+    case EVP_PKEY_RSA_PSS:
+      if (bits < kRsaBitsMin) return absl::StrFormat("an RSA key of %d bits; at least %d are needed", bits, kRsaBitsMin);
+      return "";
+    case EVP_PKEY_EC:
+      if (bits < kEcBitsMin)
+        return absl::StrFormat("an elliptic-curve key of %d bits; at least %d are needed", bits, kEcBitsMin);
+      return "";
+    case EVP_PKEY_ED25519:
+      return "";
+    default:
+      return "a key of a type that is not supported; expected RSA, ECDSA or Ed25519";
+  }
+}
+
+}  // namespace
+
+std::string OpensslError() {
+  const unsigned long code = ERR_peek_last_error();
+  const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
+  ERR_clear_error();
+  return reason == nullptr ? "unknown error" : reason;
+}
+
+absl::StatusOr<std::vector<X509Ptr>> ReadCertificates(std::string_view pem, OSSL_LIB_CTX* library) {
+  const BioPtr bio = MemoryBio(pem);
+  std::vector<X509Ptr> certificates;
+  for (;;) {
+    X509* into = X509_new_ex(library, nullptr);
+    if (bio == nullptr || into == nullptr) return absl::ResourceExhaustedError("out of memory");
+    if (PEM_read_bio_X509(bio.get(), &into, nullptr, nullptr) == nullptr) {
+      X509_free(into);
+      if (!EndOfPem()) {
+        return absl::InvalidArgumentError(
+            Concat("certificate ", certificates.size() + 1, " can't be read: ", OpensslError()));
+      }
+      ERR_clear_error();
+      if (certificates.empty()) {
+        return absl::InvalidArgumentError("there is no certificate (expected \"-----BEGIN CERTIFICATE-----\")");
+      }
+      return certificates;
+    }
+    certificates.emplace_back(into);
+  }
+}
+
+absl::StatusOr<std::vector<CrlPtr>> ReadCrls(std::string_view pem, OSSL_LIB_CTX* library) {
+  const BioPtr bio = MemoryBio(pem);
+  std::vector<CrlPtr> crls;
+  for (;;) {
+    X509_CRL* into = X509_CRL_new_ex(library, nullptr);
+    if (bio == nullptr || into == nullptr) return absl::ResourceExhaustedError("out of memory");
+    if (PEM_read_bio_X509_CRL(bio.get(), &into, nullptr, nullptr) == nullptr) {
+      X509_CRL_free(into);
+      if (!EndOfPem()) {
+        return absl::InvalidArgumentError(
+            Concat("revocation list ", crls.size() + 1, " can't be read: ", OpensslError()));
+      }
+      ERR_clear_error();
+      if (crls.empty()) {
+        return absl::InvalidArgumentError("there is no revocation list (expected \"-----BEGIN X509 CRL-----\")");
+      }
+      return crls;
+    }
+    crls.emplace_back(into);
+  }
+}
+
+absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* library) {
+  const BioPtr bio = MemoryBio(pem);
+  if (bio == nullptr) return absl::ResourceExhaustedError("out of memory");
+  bool asked = false;
+  KeyPtr key(PEM_read_bio_PrivateKey_ex(bio.get(), nullptr, &NoPassphrase, &asked, library, nullptr));
+  if (key != nullptr) return key;
+  const bool absent = EndOfPem();
+  const std::string error = OpensslError();
+  if (asked) return absl::InvalidArgumentError("the private key is encrypted; expected one without a passphrase");
+  if (absent) return absl::InvalidArgumentError("there is no private key (expected \"-----BEGIN PRIVATE KEY-----\")");
+  return absl::InvalidArgumentError(Concat("the private key can't be read: ", error));
+}
+
+std::string SubjectOf(const X509* certificate) {
+  const BioPtr bio(BIO_new(BIO_s_mem()));
+  if (bio == nullptr || X509_NAME_print_ex(bio.get(), X509_get_subject_name(certificate), 0, XN_FLAG_RFC2253) < 0) {
+    return "";
+  }
+  char* data = nullptr;
+  const long size = BIO_get_mem_data(bio.get(), &data);
+  return {data, static_cast<size_t>(size)};
+}
+
+std::string FingerprintOf(const X509* certificate) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  if (X509_digest(certificate, EVP_sha256(), digest, &size) != 1) return "";
+  std::string text;
+  for (unsigned int i = 0; i < size; ++i) text += absl::StrFormat("%02x", digest[i]);
+  return text;
+}
+
+AlternativeNames AlternativeNamesOf(const X509* certificate) {
+  AlternativeNames names;
+  const NamesPtr all(
+      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
+  for (int i = 0; i < sk_GENERAL_NAME_num(all.get()); ++i) {
+    const GENERAL_NAME* name = sk_GENERAL_NAME_value(all.get(), i);
+    if (name->type == GEN_IPADD) {
+      const std::string_view bytes = ViewOf(name->d.iPAddress);
+      char text[INET6_ADDRSTRLEN] = "";
+      if (bytes.size() != 4 && bytes.size() != 16) continue;
+      (void)inet_ntop(bytes.size() == 4 ? AF_INET : AF_INET6, bytes.data(), text, sizeof text);
+      names.addresses.emplace_back(text);
+      continue;
+    }
+    if (name->type != GEN_DNS && name->type != GEN_URI && name->type != GEN_EMAIL) continue;
+    const std::string_view text = ViewOf(name->d.ia5);
+    if (text.empty() || !IsPrintable(text)) continue;
+    if (name->type == GEN_DNS) names.dns.push_back(absl::AsciiStrToLower({text.data(), text.size()}));
+    if (name->type == GEN_URI) names.uris.emplace_back(text);
+    if (name->type == GEN_EMAIL) names.emails.emplace_back(text);
+  }
+  return names;
+}
+
+bool NameCovers(std::string_view pattern, std::string_view host) {
+  if (!pattern.starts_with("*.")) return pattern == host;
+  const size_t dot = host.find('.');
+  return dot != std::string_view::npos && dot > 0 && host.substr(dot + 1) == pattern.substr(2);
+}
+
+absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now) {
+  const auto invalid = [&source](std::string_view what) {
+    return absl::InvalidArgumentError(Concat(source.name, ": ", std::string(what)));
+  };
+  if (source.chain_pem.size() > kCertificateBytesMax) return invalid("larger than 1 MiB");
+  auto chain = ReadCertificates(source.chain_pem);
+  if (!chain.ok()) return invalid(std::string(chain.status().message()));
+  if (chain->size() > kChainCertificatesMax) {
+    return invalid(absl::StrFormat("%d certificates; at most %d are allowed", chain->size(), kChainCertificatesMax));
+  }
+  auto key = ReadPrivateKey(source.key_pem);
+  if (!key.ok()) return invalid(std::string(key.status().message()));
+
+  const X509* leaf = chain->front().get();
+  if (X509_check_private_key(leaf, key->get()) != 1) {
+    ERR_clear_error();
+    for (size_t i = 1; i < chain->size(); ++i) {
+      if (X509_check_private_key((*chain)[i].get(), key->get()) == 1) {
+        return invalid(absl::StrFormat("the private key belongs to certificate %d of the chain; the leaf comes first", i + 1));
+      }
+      ERR_clear_error();
+    }
+    return invalid(Concat("the private key is not that of the certificate (", SubjectOf(leaf), ")"));
+  }
+  if (const std::string weakness = KeyWeakness(key->get()); !weakness.empty()) return invalid(weakness);
+  for (size_t i = 1; i < chain->size(); ++i) {
+    if (X509_check_issued((*chain)[i].get(), (*chain)[i - 1].get()) != X509_V_OK) {
+      return invalid(absl::StrFormat("certificate %d of the chain (%s) did not issue certificate %d (%s); expected the "
+                                     "leaf first, then its issuers in order",
+                                     i + 1, SubjectOf((*chain)[i].get()), i, SubjectOf((*chain)[i - 1].get())));
+    }
+  }
+
+  Certificate certificate;
+  const int type = EVP_PKEY_get_base_id(key->get());
+  certificate.key_type = type == EVP_PKEY_EC        ? Certificate::KeyType::kEcdsa
+                         : type == EVP_PKEY_ED25519 ? Certificate::KeyType::kEd25519
+                                                    : Certificate::KeyType::kRsa;
+  certificate.subject = SubjectOf(leaf);
+  AlternativeNames names = AlternativeNamesOf(leaf);
+  certificate.dns_names = std::move(names.dns);
+  certificate.addresses = std::move(names.addresses);
+  certificate.fingerprint = FingerprintOf(leaf);
+  certificate.not_before = ToTime(X509_get0_notBefore(leaf));
+  certificate.not_after = ToTime(X509_get0_notAfter(leaf));
+  const auto warn = [&](std::string text) { certificate.warnings.push_back(Concat(source.name, ": ", text)); };
+  if (certificate.not_after <= now) {
+    warn(Concat("expired on ", absl::FormatTime(certificate.not_after, absl::UTCTimeZone())));
+  } else if (certificate.not_before > now) {
+    warn(Concat("not valid before ", absl::FormatTime(certificate.not_before, absl::UTCTimeZone())));
+  }
+  if (certificate.dns_names.empty() && certificate.addresses.empty()) {
+    warn("no subjectAltName: clients reject it, and no server name selects it");
+  }
+  if (!source.ocsp_der.empty()) {
+    const auto* at = reinterpret_cast<const unsigned char*>(source.ocsp_der.data());
+    const OcspPtr response(d2i_OCSP_RESPONSE(nullptr, &at, static_cast<long>(source.ocsp_der.size())));
+    if (response == nullptr || OCSP_response_status(response.get()) != OCSP_RESPONSE_STATUS_SUCCESSFUL) {
+      ERR_clear_error();
+      return invalid("the OCSP response can't be read; expected a successful response in DER");
+    }
+  }
+  certificate.source = std::move(source);
+  return certificate;
+}
+
+}  // namespace gateway

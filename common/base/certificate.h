@@ -1,0 +1,75 @@
+// X.509 certificates with their private keys, read from PEM and checked.
+#ifndef GATEWAY_COMMON_BASE_CERTIFICATE_H_
+#define GATEWAY_COMMON_BASE_CERTIFICATE_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/base/openssl_ptr.h"
+
+namespace gateway {
+
+// As it was read; `name` is for people: a file or a resource.
+struct CertificateSource {
+  std::string name;
+  std::string chain_pem;  // the leaf first, then its issuers
+  std::string key_pem;    // not encrypted
+  std::string ocsp_der = {};  // a response to staple; may be empty
+};
+
+struct Certificate {
+  CertificateSource source;
+  enum class KeyType : uint8_t { kRsa, kEcdsa, kEd25519 };
+  KeyType key_type = KeyType::kRsa;
+  std::string subject;                 // "CN=orders,O=shop" (RFC 2253)
+  std::vector<std::string> dns_names;  // subjectAltName, lower case; "*.example.com" covers one label
+  std::vector<std::string> addresses;  // subjectAltName, "10.0.0.7"
+  absl::Time not_before;
+  absl::Time not_after;
+  std::string fingerprint;  // SHA-256 of the leaf, 64 hexadecimal digits
+  std::vector<std::string> warnings;
+};
+
+// Certificates larger than this are no certificates.
+inline constexpr size_t kCertificateBytesMax = 1 << 20;
+inline constexpr int kChainCertificatesMax = 16;
+
+// InvalidArgument, beginning with source.name, where: there is no certificate or key, or one that can't be read; the
+// key is encrypted or is not the leaf's; a certificate of the chain did not issue the one before it; a key is weaker
+// than RSA 2048 or P-256. Expiry, a missing subjectAltName and an OCSP response for another certificate are warnings.
+absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now);
+
+// All certificates of `pem` in their order, made with `library` (null: the default). InvalidArgument where there is
+// none, or one can't be read.
+absl::StatusOr<std::vector<X509Ptr>> ReadCertificates(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
+absl::StatusOr<std::vector<CrlPtr>> ReadCrls(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
+// The private key of `pem`; never asks for a passphrase.
+absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
+
+// "CN=orders,O=shop" (RFC 2253).
+std::string SubjectOf(const X509* certificate);
+// SHA-256 of the certificate, 64 hexadecimal digits.
+std::string FingerprintOf(const X509* certificate);
+struct AlternativeNames {
+  std::vector<std::string> dns;        // lower case
+  std::vector<std::string> uris;       // as written
+  std::vector<std::string> emails;     // as written
+  std::vector<std::string> addresses;  // "10.0.0.7", "2001:db8::1"
+};
+// Names with a NUL or a control character are left out.
+AlternativeNames AlternativeNamesOf(const X509* certificate);
+
+// Whether a certificate for `pattern` ("example.com", "*.example.com") serves `host`, both in lower case. A wildcard
+// stands for one whole label (RFC 6125, section 6.4.3).
+bool NameCovers(std::string_view pattern, std::string_view host);
+
+// What OpenSSL's error queue says last, "unknown error" where it is empty; empties it.
+std::string OpensslError();
+
+}  // namespace gateway
+
+#endif  // GATEWAY_COMMON_BASE_CERTIFICATE_H_

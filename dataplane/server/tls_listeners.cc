@@ -1,0 +1,237 @@
+#include "dataplane/server/tls_listeners.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <set>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "common/base/certificate.h"
+#include "common/base/text.h"
+#include "spdlog/spdlog.h"
+
+namespace gateway::dataplane {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::InvalidArgumentError(Concat(path, ": can't be read: ", std::strerror(errno)));
+  std::string text(kCertificateBytesMax + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) return absl::InvalidArgumentError(Concat(path, ": can't be read: ", std::strerror(errno)));
+  text.resize(static_cast<size_t>(file.gcount()));
+  if (text.size() > kCertificateBytesMax) return absl::InvalidArgumentError(Concat(path, ": larger than 1 MiB"));
+  return text;
+}
+
+std::vector<std::string> FilesOf(const v1::ListenerTls& tls) {
+  std::vector<std::string> files;
+  for (const v1::CertificateFiles& each : tls.certificates()) {
+    files.push_back(each.cert());
+    files.push_back(each.key());
+    files.push_back(each.ocsp());
+  }
+  files.push_back(tls.client_ca());
+  files.push_back(tls.client_crl());
+  std::erase(files, "");
+  return files;
+}
+
+tls::ClientCertificate ModeOf(v1::ListenerTls::ClientCertificate setting) {
+  switch (setting) {
+    case v1::ListenerTls::OPTIONAL: return tls::ClientCertificate::kOptional;
+    case v1::ListenerTls::REQUIRED: return tls::ClientCertificate::kRequired;
+    default: return tls::ClientCertificate::kNone;
+  }
+}
+
+// Names the file in a status that does not.
+absl::Status In(const std::string& path, const absl::Status& status) {
+  return absl::InvalidArgumentError(Concat(path, ": ", std::string(status.message())));
+}
+
+}  // namespace
+
+TlsListeners::TlsListeners(const v1::ServerSection& server)
+    : server_(server), tickets_(std::chrono::steady_clock::now()) {
+  for (const v1::Listener& each : server.listeners()) any_ = any_ || each.has_tls();
+}
+
+TlsListeners::~TlsListeners() = default;
+
+absl::StatusOr<std::unique_ptr<TlsListeners>> TlsListeners::Open(const v1::ServerSection& server, int workers) {
+  std::unique_ptr<TlsListeners> self(new TlsListeners(server));
+  for (int i = 0; i < workers; ++i) {
+    self->workers_.push_back(std::make_unique<ForWorker>());
+    if (!self->any_) continue;
+    self->workers_.back()->library.reset(OSSL_LIB_CTX_new());
+    if (self->workers_.back()->library == nullptr) return absl::ResourceExhaustedError("TLS: out of memory");
+  }
+  if (!self->any_) return self;
+  self->loaded_ = self->seen_ = self->Fingerprint();
+  auto settings = self->Read();
+  if (!settings.ok()) return settings.status();
+  if (absl::Status status = self->Compile(*settings); !status.ok()) return status;
+  return self;
+}
+
+absl::StatusOr<TlsListeners::Settings> TlsListeners::Read() const {
+  Settings all(static_cast<size_t>(server_.listeners_size()));
+  for (int i = 0; i < server_.listeners_size(); ++i) {
+    if (!server_.listeners(i).has_tls()) continue;
+    const v1::ListenerTls& from = server_.listeners(i).tls();
+    const auto wrong = [&](const absl::Status& status) {
+      return absl::InvalidArgumentError(
+          Concat("server.listeners[", i, "].tls: ", std::string(status.message())));
+    };
+    auto settings = std::make_shared<tls::ServerSettings>();
+    for (const v1::CertificateFiles& files : from.certificates()) {
+      CertificateSource source;
+      source.name = files.cert();
+      auto chain = ReadFile(files.cert());
+      if (!chain.ok()) return wrong(chain.status());
+      source.chain_pem = *std::move(chain);
+      auto key = ReadFile(files.key());
+      if (!key.ok()) return wrong(key.status());
+      source.key_pem = *std::move(key);
+      if (!files.ocsp().empty()) {
+        auto ocsp = ReadFile(files.ocsp());
+        if (!ocsp.ok()) return wrong(ocsp.status());
+        source.ocsp_der = *std::move(ocsp);
+      }
+      auto certificate = ParseCertificate(std::move(source), absl::Now());
+      if (!certificate.ok()) return wrong(certificate.status());
+      settings->certificates.push_back(std::make_shared<const Certificate>(*std::move(certificate)));
+    }
+    settings->tls13_only = from.min_version() == "1.3";
+    settings->ciphers = from.ciphers();
+    settings->groups = from.groups();
+    settings->client_certificate = ModeOf(from.client_certificate());
+    if (!from.client_ca().empty()) {
+      auto authorities = ReadFile(from.client_ca());
+      if (!authorities.ok()) return wrong(authorities.status());
+      if (const auto read = ReadCertificates(*authorities); !read.ok()) return wrong(In(from.client_ca(), read.status()));
+      settings->client_ca_pem = *std::move(authorities);
+    }
+    if (!from.client_crl().empty()) {
+      auto crl = ReadFile(from.client_crl());
+      if (!crl.ok()) return wrong(crl.status());
+      if (const auto read = ReadCrls(*crl); !read.ok()) return wrong(In(from.client_crl(), read.status()));
+      settings->client_crl_pem = *std::move(crl);
+    }
+    const auto& protocols = server_.listeners(i).protocols();
+    settings->protocols.assign(protocols.begin(), protocols.end());
+    if (settings->protocols.empty()) settings->protocols = {"http/1.1"};
+    all[static_cast<size_t>(i)] = std::move(settings);
+  }
+  return all;
+}
+
+absl::Status TlsListeners::Compile(const Settings& settings) {
+  std::vector<TlsContexts> compiled;
+  for (const auto& worker : workers_) {
+    TlsContexts contexts;
+    for (size_t i = 0; i < settings.size(); ++i) {
+      if (settings[i] == nullptr) {
+        contexts.emplace_back();
+        continue;
+      }
+      auto context = tls::ServerContext::Create(worker->library.get(), settings[i], &tickets_);
+      if (!context.ok()) {
+        return absl::InvalidArgumentError(
+            Concat("server.listeners[", i, "].tls: ", std::string(context.status().message())));
+      }
+      contexts.push_back(*std::move(context));
+    }
+    compiled.push_back(std::move(contexts));
+  }
+  for (size_t i = 0; i < workers_.size(); ++i) workers_[i]->contexts = std::move(compiled[i]);
+  absl::MutexLock lock(&mutex_);
+  certificates_.clear();
+  std::set<std::string> named;
+  for (const auto& listener : settings) {
+    if (listener == nullptr) continue;
+    for (const auto& each : listener->certificates) {
+      if (!named.insert(each->source.name).second) continue;
+      certificates_.push_back(each);
+      for (const std::string& warning : each->warnings) spdlog::warn("{}", warning);
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::string TlsListeners::Fingerprint() const {
+  std::string text;
+  for (const v1::Listener& listener : server_.listeners()) {
+    if (!listener.has_tls()) continue;
+    for (const std::string& file : FilesOf(listener.tls())) {
+      struct stat status{};
+      if (stat(file.c_str(), &status) != 0) {
+        text += Concat(errno, ";");
+        continue;
+      }
+      text += Concat(status.st_dev, " ", status.st_ino, " ", status.st_size, " ", status.st_mtim.tv_sec, " ",
+                     status.st_mtim.tv_nsec, " ", status.st_ctim.tv_sec, " ", status.st_ctim.tv_nsec, ";");
+    }
+  }
+  return text;
+}
+
+bool TlsListeners::Refresh(bool forced) {
+  if (!any_) return false;
+  std::string fingerprint = Fingerprint();
+  const bool settled = fingerprint == seen_;
+  seen_ = fingerprint;
+  if (!forced && (fingerprint == loaded_ || !settled)) return false;
+  loaded_ = std::move(fingerprint);
+  absl::Status status;
+  if (auto settings = Read(); settings.ok()) {
+    status = Compile(*settings);
+  } else {
+    status = settings.status();
+  }
+  if (!status.ok()) {
+    spdlog::error("the certificates are not changed: {}", std::string(status.message()));
+    return false;
+  }
+  spdlog::info("the certificates of server.listeners were read again");
+  return true;
+}
+
+std::vector<MetricFamily> TlsListeners::Families() const {
+  if (!any_) return {};
+  MetricFamily handshakes{"gateway_tls_handshakes_total", "TLS handshakes of clients by their result.",
+                          MetricType::Counter, {}};
+  for (size_t i = 0; i < TlsCounters::kResults; ++i) {
+    uint64_t count = 0;
+    for (const auto& each : workers_) count += each->counters.handshakes[i].load(std::memory_order_relaxed);
+    ClientMetric metric;
+    metric.label = {{"result", std::string(HandshakeErrorName(static_cast<tls::HandshakeError>(i)))}};
+    metric.counter.value = static_cast<double>(count);
+    handshakes.metric.push_back(std::move(metric));
+  }
+  MetricFamily resumed{"gateway_tls_resumed_total", "Of these, those that resumed a session.", MetricType::Counter, {}};
+  uint64_t count = 0;
+  for (const auto& each : workers_) count += each->counters.resumed.load(std::memory_order_relaxed);
+  resumed.metric.emplace_back();
+  resumed.metric.back().counter.value = static_cast<double>(count);
+  MetricFamily expiry{"gateway_certificate_expiry_timestamp_seconds", "When a certificate expires, since the epoch.",
+                      MetricType::Gauge, {}};
+  absl::MutexLock lock(&mutex_);
+  for (const auto& each : certificates_) {
+    ClientMetric metric;
+    metric.label = {{"certificate", each->source.name}};
+    metric.gauge.value = absl::ToDoubleSeconds(each->not_after - absl::UnixEpoch());
+    expiry.metric.push_back(std::move(metric));
+  }
+  return {std::move(handshakes), std::move(resumed), std::move(expiry)};
+}
+
+}  // namespace gateway::dataplane

@@ -1,0 +1,89 @@
+// TLS of server.listeners: read from files, compiled for each worker, and read again when files change.
+#ifndef GATEWAY_DATAPLANE_SERVER_TLS_LISTENERS_H_
+#define GATEWAY_DATAPLANE_SERVER_TLS_LISTENERS_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/openssl_ptr.h"
+#include "dataplane/net/tls/server_context.h"
+#include "dataplane/net/tls/session.h"
+#include "dataplane/net/tls/ticket_keys.h"
+#include "gateway/v1/bootstrap.pb.h"
+#include "prometheus/metric_family.h"
+
+namespace gateway::dataplane {
+
+// Of one worker, which alone writes them.
+struct TlsCounters {
+  static constexpr size_t kResults = static_cast<size_t>(tls::HandshakeError::kOther) + 1;
+  std::array<std::atomic<uint64_t>, kResults> handshakes{};
+  std::atomic<uint64_t> resumed{0};
+
+  void Count(tls::HandshakeError result) { Add(&handshakes[static_cast<size_t>(result)]); }
+  void CountResumed() { Add(&resumed); }
+
+ private:
+  static void Add(std::atomic<uint64_t>* counter) {
+    counter->store(counter->load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
+};
+
+// Contexts by index of server.listeners; null: a listener without TLS. Immutable, for one worker.
+using TlsContexts = std::vector<std::shared_ptr<const tls::ServerContext>>;
+
+// Made, refreshed and destroyed on the main thread, after the workers have ended; Families on any.
+class TlsListeners {
+ public:
+  // InvalidArgument says which listener, which file, and what is wrong with it. Warnings (a certificate that has
+  // expired) are logged.
+  static absl::StatusOr<std::unique_ptr<TlsListeners>> Open(const v1::ServerSection& server, int workers);
+  ~TlsListeners();
+
+  // What worker `worker` accepts with now.
+  const TlsContexts& contexts(int worker) const { return workers_[static_cast<size_t>(worker)]->contexts; }
+  TlsCounters* counters(int worker) { return &workers_[static_cast<size_t>(worker)]->counters; }
+
+  // Reads the files again if they have changed and not changed further since the last call: a certificate and its key
+  // are rarely written in one instant. `forced`: at once, changed or not. True: contexts() are new. What is wrong is
+  // logged, and what was read before stays.
+  bool Refresh(bool forced);
+
+  // gateway_tls_handshakes_total{result}, gateway_tls_resumed_total,
+  // gateway_certificate_expiry_timestamp_seconds{certificate}; empty without TLS.
+  std::vector<prometheus::MetricFamily> Families() const;
+
+ private:
+  using Settings = std::vector<std::shared_ptr<const tls::ServerSettings>>;
+  struct ForWorker {
+    LibraryPtr library;
+    TlsContexts contexts;
+    TlsCounters counters;
+  };
+
+  explicit TlsListeners(const v1::ServerSection& server);
+  absl::StatusOr<Settings> Read() const;
+  absl::Status Compile(const Settings& settings);
+  // Which files there are: what stat(2) says of each.
+  std::string Fingerprint() const;
+
+  const v1::ServerSection server_;
+  bool any_ = false;
+  tls::TicketKeys tickets_;
+  std::vector<std::unique_ptr<ForWorker>> workers_;
+  std::string loaded_;  // the fingerprint of what was read last, good or bad
+  std::string seen_;    // of the last call of Refresh
+  mutable absl::Mutex mutex_;
+  std::vector<std::shared_ptr<const Certificate>> certificates_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_SERVER_TLS_LISTENERS_H_

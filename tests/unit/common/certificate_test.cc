@@ -1,0 +1,106 @@
+#include "common/base/certificate.h"
+
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fixtures/lab_ca.h"
+
+namespace gateway {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+std::string Read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+class CertificateFile : public ::testing::Test {
+ protected:
+  CertificateSource Source(const fixtures::LabCa::Files& files) {
+    return {.name = "site.crt", .chain_pem = Read(files.cert), .key_pem = Read(files.key)};
+  }
+  std::string ErrorOf(CertificateSource source) {
+    const auto parsed = ParseCertificate(std::move(source), absl::Now());
+    return parsed.ok() ? "" : std::string(parsed.status().message());
+  }
+  fixtures::LabCa ca_;
+};
+
+TEST_F(CertificateFile, IsReadWithItsNames) {
+  const auto files = ca_.Issue({.names = {"DNS:A.test", "DNS:*.b.test", "IP:10.0.0.7"}, .common_name = "leaf"});
+  const auto parsed = ParseCertificate(Source(files), absl::Now());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->subject, "CN=leaf");
+  EXPECT_THAT(parsed->dns_names, ElementsAre("a.test", "*.b.test"));
+  EXPECT_THAT(parsed->addresses, ElementsAre("10.0.0.7"));
+  EXPECT_EQ(parsed->key_type, Certificate::KeyType::kEcdsa);
+  EXPECT_EQ(parsed->fingerprint.size(), 64);
+  EXPECT_THAT(parsed->warnings, IsEmpty());
+  EXPECT_GT(parsed->not_after, absl::Now());
+}
+
+TEST_F(CertificateFile, NamesWhatIsWrong) {
+  const auto a = ca_.IssueFor({"DNS:a.test"});
+  const auto b = ca_.IssueFor({"DNS:b.test"});
+  CertificateSource source = Source(a);
+  source.key_pem = Read(b.key);
+  EXPECT_THAT(ErrorOf(source), StartsWith("site.crt: the private key is not that of the certificate (CN=leaf)"));
+
+  source = Source(a);
+  source.chain_pem += Read(b.cert);
+  EXPECT_THAT(ErrorOf(source), HasSubstr("certificate 2 of the chain (CN=leaf) did not issue certificate 1"));
+  source.chain_pem = Read(ca_.file()) + Read(a.cert);
+  EXPECT_THAT(ErrorOf(source), HasSubstr("the private key belongs to certificate 2 of the chain"));
+  source.chain_pem = Read(a.cert) + Read(ca_.file());
+  EXPECT_EQ(ErrorOf(source), "");
+
+  source = Source(a);
+  source.chain_pem = source.key_pem;
+  EXPECT_THAT(ErrorOf(source), HasSubstr("there is no certificate"));
+  source = Source(a);
+  source.key_pem = source.chain_pem;
+  EXPECT_THAT(ErrorOf(source), HasSubstr("there is no private key"));
+  source = Source(a);
+  source.chain_pem.resize(source.chain_pem.size() / 2);
+  EXPECT_THAT(ErrorOf(source), HasSubstr("can't be read"));
+  source = Source(a);
+  source.key_pem =
+      "-----BEGIN ENCRYPTED PRIVATE KEY-----\n"
+      "MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAj3Zf8lXr5VVwICCAAw\nDAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEKwqXb5Cdgg5\n"
+      "-----END ENCRYPTED PRIVATE KEY-----\n";
+  EXPECT_THAT(ErrorOf(source), HasSubstr("private key"));
+
+  EXPECT_THAT(ErrorOf(Source(ca_.Issue({.names = {"DNS:a.test"}, .rsa = true, .rsa_bits = 1024}))),
+              HasSubstr("an RSA key of 1024 bits; at least 2048 are needed"));
+  source = Source(a);
+  source.ocsp_der = "nonsense";
+  EXPECT_THAT(ErrorOf(source), HasSubstr("OCSP response"));
+}
+
+TEST_F(CertificateFile, WarnsOfWhatClientsWillReject) {
+  auto parsed = ParseCertificate(
+      Source(ca_.Issue({.names = {"DNS:a.test"}, .validity = std::chrono::hours(-1)})), absl::Now());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(parsed->warnings, ElementsAre(HasSubstr("site.crt: expired on")));
+  parsed = ParseCertificate(Source(ca_.Issue(fixtures::LabCa::Request())), absl::Now());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(parsed->warnings, ElementsAre(HasSubstr("no subjectAltName")));
+}
+
+TEST(CertificateName, WildcardCoversOneLabel) {
+  EXPECT_TRUE(NameCovers("a.test", "a.test"));
+  EXPECT_TRUE(NameCovers("*.a.test", "b.a.test"));
+  EXPECT_FALSE(NameCovers("*.a.test", "c.b.a.test"));
+  EXPECT_FALSE(NameCovers("*.a.test", "a.test"));
+  EXPECT_FALSE(NameCovers("*.a.test", ".a.test"));
+}
+
+}  // namespace
+}  // namespace gateway
