@@ -123,6 +123,7 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
   bool proto_sent = false;
   bool host_sent = false;
   bool forwarded_for_kept = false;
+  bool max_forwards_sent = false;
   for (size_t i = 0; i < head_.fields.size(); ++i) {
     const FieldView& field = head_.fields[i];
     if (auth != nullptr && IsSpentCredential(field)) continue;
@@ -156,7 +157,9 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
         break;
       case FieldKind::kMaxForwards:
         if (!head_.max_forwards) break;
-        writer << field.name << ": " << *head_.max_forwards - 1 << "\r\n";
+        // Once: the number may be longer than what a field had, and the room was computed from the received header.
+        if (!max_forwards_sent) writer << field.name << ": " << *head_.max_forwards - 1 << "\r\n";
+        max_forwards_sent = true;
         continue;
       case FieldKind::kVia:  // Connection can't take away where a request has been
         break;

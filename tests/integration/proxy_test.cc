@@ -605,6 +605,11 @@ TEST_F(Proxy, CountsMaxForwardsDownAndAnswersAtTheEnd) {
   EXPECT_EQ(Seen(Echoed("/svc", "Max-Forwards: 5\r\n", "OPTIONS"), "max-forwards"), List{"4"});
   EXPECT_EQ(Seen(Echoed("/svc", "Max-Forwards: many\r\n", "OPTIONS"), "max-forwards"), List{"many"});
   EXPECT_EQ(Seen(Echoed("/svc", "Max-Forwards: 5\r\n", "GET"), "max-forwards"), List{"5"});
+  // Several become one: a number in place of each would need more room than the received header had.
+  std::string many = "Max-Forwards: 18446744073709551615\r\n";
+  for (int i = 0; i < 150; ++i) many += "Max-Forwards: x\r\n";
+  Append(&many, "X-Long: ", std::string(11'000, 'l'), "\r\n");
+  EXPECT_EQ(Seen(Echoed("/svc", many, "OPTIONS"), "max-forwards"), List{"18446744073709551614"});
   const int before = upstream_->request_count();
   for (const char* target : {"/svc", "*"}) {
     const auto response = Fetch(gateway_->port(), "OPTIONS", target, "Max-Forwards: 0\r\n");
