@@ -339,7 +339,9 @@ class Loader {
       const FieldDescriptor* field = type->field(i);
       std::string field_path = path.empty() ? field->name() : path + "." + field->name();
       if (IsSection(field)) {
-        if (field_path == "rate_limit" && !reflection->HasField(*message, field)) continue;
+        // Absent means something: no limit; a listener without TLS.
+        const bool optional = field_path == "rate_limit" || path.ends_with(']');
+        if (optional && !reflection->HasField(*message, field)) continue;
         FillSection(reflection->MutableMessage(message, field), field_path);
         continue;
       }
