@@ -427,8 +427,8 @@ class Loader {
       KeyProblem(path + ".tls.min_version",
                  fmt::format("expected 1.2 or 1.3, found {}", QuoteForMessage(tls.min_version())));
     }
-    const bool asks = tls.client_certificate() == v1::ListenerTls::OPTIONAL ||
-                      tls.client_certificate() == v1::ListenerTls::REQUIRED;
+    const bool asks =
+        tls.client_certificate() == v1::ListenerTls::OPTIONAL || tls.client_certificate() == v1::ListenerTls::REQUIRED;
     if (asks && tls.client_ca().empty()) {
       KeyProblem(path + ".tls.client_ca", "is needed where client_certificate is optional or required");
     } else if (!asks && (!tls.client_ca().empty() || !tls.client_crl().empty())) {

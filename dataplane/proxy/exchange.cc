@@ -515,7 +515,8 @@ Task<void> Exchange::Forward() {
     } else {
       ReportEndpoint(0, attempt.reason);
       // Nothing was sent: another endpoint may have it, at once. A connection that timed out has used up its patience.
-      at_once = (attempt.reason == Reason::kUpstreamConnectFailed || attempt.reason == Reason::kUpstreamTlsFailed) && ++connects_failed < kConnectAttemptsMax;
+      at_once = (attempt.reason == Reason::kUpstreamConnectFailed || attempt.reason == Reason::kUpstreamTlsFailed) &&
+                ++connects_failed < kConnectAttemptsMax;
     }
     tried_.push_back(endpoint_index_);
     in_flight_ = {};
@@ -607,7 +608,8 @@ Task<std::unique_ptr<UpstreamConnection>> Exchange::Connect(const std::shared_pt
     if (error == tls::HandshakeError::kNone) co_return upstream;
     if (upstream->socket.cancelled()) {
       failure->reason = EndOfCancelled();
-    } else if (error == tls::HandshakeError::kTimeout && (OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout)) {
+    } else if (error == tls::HandshakeError::kTimeout &&
+               (OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout)) {
       failure->reason = Reason::kRequestDeadline;
     } else {
       failure->reason = Reason::kUpstreamTlsFailed;

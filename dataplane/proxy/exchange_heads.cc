@@ -176,7 +176,8 @@ bool Exchange::BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t>
       writer.Field("X-Forwarded-For", client_->peer_ip);
     }
   }
-  if (!proto_sent && stays("X-Forwarded-Proto")) writer.Field("X-Forwarded-Proto", client_->secure() ? "https" : "http");
+  if (!proto_sent && stays("X-Forwarded-Proto"))
+    writer.Field("X-Forwarded-Proto", client_->secure() ? "https" : "http");
   if (!host_sent && !head_.host.empty() && stays("X-Forwarded-Host")) writer.Field("X-Forwarded-Host", head_.host);
   if (stays("X-Request-Id")) writer.Field("X-Request-Id", request_id_);
   if (edits != nullptr) writer.MoveTo(WriteAddedFields(*edits, values, writer.at()));

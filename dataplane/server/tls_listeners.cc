@@ -46,9 +46,12 @@ std::vector<std::string> FilesOf(const v1::ListenerTls& tls) {
 
 tls::ClientCertificate ModeOf(v1::ListenerTls::ClientCertificate setting) {
   switch (setting) {
-    case v1::ListenerTls::OPTIONAL: return tls::ClientCertificate::kOptional;
-    case v1::ListenerTls::REQUIRED: return tls::ClientCertificate::kRequired;
-    default: return tls::ClientCertificate::kNone;
+    case v1::ListenerTls::OPTIONAL:
+      return tls::ClientCertificate::kOptional;
+    case v1::ListenerTls::REQUIRED:
+      return tls::ClientCertificate::kRequired;
+    default:
+      return tls::ClientCertificate::kNone;
   }
 }
 
@@ -88,8 +91,7 @@ absl::StatusOr<TlsListeners::Settings> TlsListeners::Read() const {
     if (!server_.listeners(i).has_tls()) continue;
     const v1::ListenerTls& from = server_.listeners(i).tls();
     const auto wrong = [&](const absl::Status& status) {
-      return absl::InvalidArgumentError(
-          Concat("server.listeners[", i, "].tls: ", std::string(status.message())));
+      return absl::InvalidArgumentError(Concat("server.listeners[", i, "].tls: ", std::string(status.message())));
     };
     auto settings = std::make_shared<tls::ServerSettings>();
     for (const v1::CertificateFiles& files : from.certificates()) {
@@ -117,7 +119,8 @@ absl::StatusOr<TlsListeners::Settings> TlsListeners::Read() const {
     if (!from.client_ca().empty()) {
       auto authorities = ReadFile(from.client_ca());
       if (!authorities.ok()) return wrong(authorities.status());
-      if (const auto read = ReadCertificates(*authorities); !read.ok()) return wrong(In(from.client_ca(), read.status()));
+      if (const auto read = ReadCertificates(*authorities); !read.ok())
+        return wrong(In(from.client_ca(), read.status()));
       settings->client_ca_pem = *std::move(authorities);
     }
     if (!from.client_crl().empty()) {
@@ -172,7 +175,7 @@ std::string TlsListeners::Fingerprint() const {
   for (const v1::Listener& listener : server_.listeners()) {
     if (!listener.has_tls()) continue;
     for (const std::string& file : FilesOf(listener.tls())) {
-      struct stat status{};
+      struct stat status {};
       if (stat(file.c_str(), &status) != 0) {
         text += Concat(errno, ";");
         continue;
@@ -207,8 +210,8 @@ bool TlsListeners::Refresh(bool forced) {
 
 std::vector<MetricFamily> TlsListeners::Families() const {
   if (!any_) return {};
-  MetricFamily handshakes{"gateway_tls_handshakes_total", "TLS handshakes of clients by their result.",
-                          MetricType::Counter, {}};
+  MetricFamily handshakes{
+      "gateway_tls_handshakes_total", "TLS handshakes of clients by their result.", MetricType::Counter, {}};
   for (size_t i = 0; i < TlsCounters::kResults; ++i) {
     uint64_t count = 0;
     for (const auto& each : workers_) count += each->counters.handshakes[i].load(std::memory_order_relaxed);
@@ -222,8 +225,10 @@ std::vector<MetricFamily> TlsListeners::Families() const {
   for (const auto& each : workers_) count += each->counters.resumed.load(std::memory_order_relaxed);
   resumed.metric.emplace_back();
   resumed.metric.back().counter.value = static_cast<double>(count);
-  MetricFamily expiry{"gateway_certificate_expiry_timestamp_seconds", "When a certificate expires, since the epoch.",
-                      MetricType::Gauge, {}};
+  MetricFamily expiry{"gateway_certificate_expiry_timestamp_seconds",
+                      "When a certificate expires, since the epoch.",
+                      MetricType::Gauge,
+                      {}};
   absl::MutexLock lock(&mutex_);
   for (const auto& each : certificates_) {
     ClientMetric metric;

@@ -124,9 +124,8 @@ void Worker::InstallTls(TlsContexts contexts) {
 
 void Worker::BeginHandshake(ClientConnection* connection) {
   if (handshakes_.size() >= kHandshakesMax) {
-    const auto same = std::find_if(handshakes_.begin(), handshakes_.end(), [&](const ClientConnection* each) {
-      return each->peer_ip == connection->peer_ip;
-    });
+    const auto same = std::find_if(handshakes_.begin(), handshakes_.end(),
+                                   [&](const ClientConnection* each) { return each->peer_ip == connection->peer_ip; });
     ClientConnection* const oldest = same != handshakes_.end() ? *same : handshakes_.front();
     oldest->socket.Cancel();  // it leaves the list
   }

@@ -180,12 +180,11 @@ TEST_F(Tls, ResumesNoSessionUnderOtherRulesForClientCertificates) {
   TempDir directory;
   const std::string pair = Pair(site_);
   const std::string config = directory.Write(
-      "gateway.yaml",
-      Concat("server:\n  listeners:\n  - { address: \"127.0.0.1:", open, "\", tls: { certificates: [", pair,
-             "] } }\n  - { address: \"127.0.0.1:", guarded, "\", tls: { certificates: [", pair,
-             "], client_certificate: required, client_ca: \"", ca_.file(), "\" } }\nmetrics: { port: 0 }\n",
-             "data_plane: { policy_files: [\"",
-             directory.Write("policy.yaml", ServicePolicyYaml({upstream_.address()})), "\"] }\n"));
+      "gateway.yaml", Concat("server:\n  listeners:\n  - { address: \"127.0.0.1:", open, "\", tls: { certificates: [",
+                             pair, "] } }\n  - { address: \"127.0.0.1:", guarded, "\", tls: { certificates: [", pair,
+                             "], client_certificate: required, client_ca: \"", ca_.file(),
+                             "\" } }\nmetrics: { port: 0 }\n", "data_plane: { policy_files: [\"",
+                             directory.Write("policy.yaml", ServicePolicyYaml({upstream_.address()})), "\"] }\n"));
   Process process({BinaryPath("gateway-dataplane"), "--config", config});
   ASSERT_TRUE(process.WaitForLine("serves on").has_value()) << process.output();
   for (const int version : {TLS1_2_VERSION, 0}) {
@@ -196,6 +195,27 @@ TEST_F(Tls, ResumesNoSessionUnderOtherRulesForClientCertificates) {
     auto crossed = ConnectTls(guarded, {.version_max = version, .session = session.get()});
     EXPECT_FALSE(crossed.ok() && crossed->Request("GET", "/svc").ok()) << "no certificate was shown";
   }
+}
+
+TEST_F(Tls, StandsBesideACleartextListener) {
+  const uint16_t cleartext = FreePort();
+  const uint16_t secure = FreePort();
+  TempDir directory;
+  const std::string config = directory.Write(
+      "gateway.yaml", Concat("server:\n  listeners:\n  - { address: \"127.0.0.1:", cleartext,
+                             "\" }\n  - { address: \"127.0.0.1:", secure, "\", tls: { certificates: [", Pair(site_),
+                             "] } }\nmetrics: { port: 0 }\ndata_plane: { policy_files: [\"",
+                             directory.Write("policy.yaml", ServicePolicyYaml({upstream_.address()})), "\"] }\n"));
+  Process process({BinaryPath("gateway-dataplane"), "--config", config});
+  ASSERT_TRUE(process.WaitForLine("serves on").has_value()) << process.output();
+  const auto plain = Fetch(cleartext, "GET", "/svc");
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_THAT(plain->body, HasSubstr(R"(["X-Forwarded-Proto","http"])"));
+  auto client = ConnectTls(secure);
+  ASSERT_TRUE(client.ok()) << client.status();
+  const auto response = client->Request("GET", "/svc");
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_THAT(response->body, HasSubstr(R"(["X-Forwarded-Proto","https"])"));
 }
 
 TEST_F(Tls, AnswersCleartextWithBadRequest) {
@@ -283,9 +303,8 @@ TEST_F(Tls, TunnelsWebSockets) {
     }
   };
   upstream_.SetScript(service);
-  gateway_ = std::make_unique<DataPlane>(
-      DataPlane::Options{.policy = ServicePolicyYaml({upstream_.address()}, "", "upgrades: [websocket]"),
-                         .listener = Listener({site_})});
+  gateway_ = std::make_unique<DataPlane>(DataPlane::Options{
+      .policy = ServicePolicyYaml({upstream_.address()}, "", "upgrades: [websocket]"), .listener = Listener({site_})});
   auto client = Connect();
   ASSERT_TRUE(client.ok());
   const auto response = client->Request("GET", "/svc", "Upgrade: websocket\r\nConnection: Upgrade\r\n");

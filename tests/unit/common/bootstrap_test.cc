@@ -102,47 +102,6 @@ data_plane: { control_planes: ["127.0.0.1:7401"], name: dp-1, advertise: "10.0.0
               IsEmpty());
 }
 
-<<<<<<< ours
-=======
-TEST_F(BootstrapTest, NamesOfQueryParametersToRedactAreNamesAsServicesReadThem) {
-  EXPECT_THAT(Problems("access_log: { redact_query: [card, \"a%20b\", \"\", \"a&b\"] }\n"),
-              ElementsAre(HasSubstr("access_log.redact_query[1]: expected the name of a query parameter"),
-                          HasSubstr("redact_query[2]"), HasSubstr("redact_query[3]")));
-  LoadedBootstrap loaded = LoadBootstrap("", {}, {"access_log.redact_query=card,ticket"});
-  EXPECT_THAT(loaded.problems, IsEmpty());
-  EXPECT_THAT(loaded.config.access_log().redact_query(), ElementsAre("card", "ticket"));
-}
-
-TEST_F(BootstrapTest, ListenersLeaveLoopbackWithTlsOrWhereToldTo) {
-  const std::string beyond = "control_plane:\n  admin_listen: 0.0.0.0:7400\n  stream_listen: 0.0.0.0:7401\n";
-  EXPECT_THAT(Problems(beyond), ElementsAre(AllOf(HasSubstr("control_plane.admin_listen"), HasSubstr("admin_tls")),
-                                            AllOf(HasSubstr("control_plane.stream_listen"), HasSubstr("stream_tls"))));
-  EXPECT_THAT(Problems(beyond + "  insecure: true\n"), IsEmpty());
-  EXPECT_THAT(Problems(beyond + "  admin_tls: { cert: a.crt, key: a.key }\n"
-                                "  stream_tls: { cert: a.crt, key: a.key, client_ca: ca.crt }\n"),
-              IsEmpty());
-  EXPECT_THAT(Problems(beyond + "  admin_tls: { cert: a.crt, key: a.key }\n"),
-              ElementsAre(HasSubstr("control_plane.stream_listen")))
-      << "TLS on one is not TLS on the other";
-}
-
-TEST_F(BootstrapTest, TlsIsGivenWholeOrNotAtAll) {
-  EXPECT_THAT(Problems("control_plane: { admin_tls: { cert: a.crt } }\n"),
-              ElementsAre(HasSubstr("control_plane.admin_tls.key: is missing")));
-  EXPECT_THAT(Problems("control_plane: { admin_tls: { client_ca: ca.crt } }\n"),
-              ElementsAre(HasSubstr("control_plane.admin_tls.client_ca: is given without cert and key")));
-  EXPECT_THAT(Problems("control_plane: { stream_tls: { cert: a.crt, key: a.key } }\n"),
-              ElementsAre(HasSubstr("control_plane.stream_tls.client_ca: is needed")));
-  EXPECT_THAT(Problems("data_plane: { tls: { ca: ca.crt } }\n"),
-              ElementsAre(HasSubstr("data_plane.tls.cert: is needed")));
-  EXPECT_THAT(Problems("data_plane: { tls: { cert: a.crt, key: a.key } }\n"),
-              ElementsAre(HasSubstr("data_plane.tls.ca: is needed")));
-  EXPECT_THAT(Problems("data_plane: { tls: { ca: ca.crt, key: a.key } }\n"),
-              ElementsAre(HasSubstr("data_plane.tls.cert: is missing")));
-  EXPECT_THAT(Problems("data_plane: { tls: { ca: ca.crt, cert: a.crt, key: a.key, server_name: controlplane } }\n"),
-              IsEmpty());
-}
-
 TEST_F(BootstrapTest, AListenerHasTlsWhereItSaysSo) {
   const std::string file = Write(
       "server:\n  listeners:\n"
@@ -155,11 +114,6 @@ TEST_F(BootstrapTest, AListenerHasTlsWhereItSaysSo) {
   EXPECT_EQ(loaded.config.server().listeners(1).tls().min_version(), "1.2");
 }
 
-TEST_F(BootstrapTest, TheClientsOwnVariablesAreLeftAlone) {
-  EXPECT_THAT(LoadBootstrap("", {"GATEWAY_SERVER=x", "GATEWAY_TOKEN=x", "GATEWAY_CA=x"}, {}).problems, IsEmpty());
-}
-
->>>>>>> theirs
 TEST_F(BootstrapTest, DefaultsAreFilledInEverywhereButForTheRateLimit) {
   LoadedBootstrap loaded = LoadBootstrap("", {}, {});
   EXPECT_THAT(loaded.problems, IsEmpty());
