@@ -158,10 +158,12 @@ TEST_F(UpstreamTls, ChecksHealthOverTls) {
   StartService(ca_.IssueFor({"DNS:orders.internal"}));
   const std::string check = "health_check: { interval: 100ms, unhealthy: 1, healthy: 1 }";
   Serve(Concat("server_name: orders.internal, ", Ca()), "", check);
-  EXPECT_TRUE(WaitFor([&] { return upstream_->request_count() > 0; }));
+  const std::string passed = R"(gateway_health_checks_total{service="svc",result="passed"})";
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric(passed) >= 1; }));
   EXPECT_EQ(Get().status, 200);
   Serve(Concat("server_name: other.internal, ", Ca()), "", check);
-  EXPECT_TRUE(WaitFor([&] { return Get().status == 503; })) << "the check verifies as requests do";
+  const std::string failed = R"(gateway_health_checks_total{service="svc",result="failed"})";
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric(failed) >= 1; })) << "the check verifies as requests do";
 }
 
 TEST_F(UpstreamTls, KeepsServicesOfOneAddressApart) {

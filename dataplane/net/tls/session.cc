@@ -175,7 +175,10 @@ Session::Session(SslPtr ssl, Wire* wire, std::shared_ptr<const void> keep)
   if (SSL_set_app_data(ssl_.get(), this) != 1) throw std::bad_alloc();
 }
 
-Session::~Session() = default;
+Session::~Session() {
+  // Else OpenSSL takes the end for a failure, and the session that was stored could not be resumed.
+  if (established_ && !failed_) SSL_set_shutdown(ssl_.get(), SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+}
 
 HandshakeStep Session::Handshake() {
   for (;;) {
