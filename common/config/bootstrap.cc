@@ -415,8 +415,8 @@ class Loader {
     for (int i = 0; i < listener.protocols_size(); ++i) {
       const std::string& each = listener.protocols(i);
       const std::string at = fmt::format("{}.protocols[{}]", path, i);
-      if (each != "h2" && each != "http/1.1") {
-        KeyProblem(at, fmt::format("expected h2 or http/1.1, found {}", QuoteForMessage(each)));
+      if (each != "http/1.1") {
+        KeyProblem(at, fmt::format("expected http/1.1, found {}", QuoteForMessage(each)));
       } else if (!protocols.insert(each).second) {
         KeyProblem(at, fmt::format("{} is given twice", QuoteForMessage(each)));
       }
