@@ -120,8 +120,8 @@ TEST_F(Listeners, EachWorkerHasASocketOfEachAddress) {
     ASSERT_THAT(sockets, SizeIs(2));
     EXPECT_TRUE(Listens(sockets[0].fd) && Listens(sockets[1].fd));
     EXPECT_FALSE(sockets[0].shared);
-    EXPECT_EQ(sockets[0].proxy_header, ProxyHeaderMode::kRequired);
-    EXPECT_EQ(sockets[1].proxy_header, ProxyHeaderMode::kOptional);
+    EXPECT_EQ(sockets[0].options.proxy_header, ProxyHeaderMode::kRequired);
+    EXPECT_EQ(sockets[1].options.proxy_header, ProxyHeaderMode::kOptional);
   }
   EXPECT_THAT(Cookies(), SizeIs(6));
   EXPECT_THAT(set_.sockets, SizeIs(6));
@@ -136,7 +136,7 @@ TEST_F(Listeners, OneSocketOfSystemdIsSharedByAllWorkers) {
     ASSERT_THAT(sockets, SizeIs(1));
     EXPECT_TRUE(sockets[0].shared);
     EXPECT_TRUE(sockets[0].listening);
-    EXPECT_EQ(sockets[0].proxy_header, ProxyHeaderMode::kNone);
+    EXPECT_EQ(sockets[0].options.proxy_header, ProxyHeaderMode::kNone);
     EXPECT_NE(fcntl(sockets[0].fd, F_GETFL) & O_NONBLOCK, 0);
     EXPECT_NE(fcntl(sockets[0].fd, F_GETFD) & FD_CLOEXEC, 0);
   }
@@ -162,11 +162,11 @@ TEST_F(Listeners, WhatIsConfiguredButNotPassedIsBoundAndWhatSystemdPassesIsUsedA
   const uint64_t cookie = Cookie(mine);
   ASSERT_TRUE(Open(Server({At(other), At(port_)}), 1, {Passed(more, true), Passed(mine, true)}).ok());
   ASSERT_THAT(set_.of_worker[0], SizeIs(3));
-  EXPECT_EQ(set_.of_worker[0][0].proxy_header, ProxyHeaderMode::kRequired);
+  EXPECT_EQ(set_.of_worker[0][0].options.proxy_header, ProxyHeaderMode::kRequired);
   EXPECT_TRUE(Listens(set_.of_worker[0][0].fd));
-  EXPECT_EQ(set_.of_worker[0][1].proxy_header, ProxyHeaderMode::kOptional);
+  EXPECT_EQ(set_.of_worker[0][1].options.proxy_header, ProxyHeaderMode::kOptional);
   EXPECT_EQ(Cookie(set_.of_worker[0][1].fd), cookie);
-  EXPECT_EQ(set_.of_worker[0][2].proxy_header, ProxyHeaderMode::kNone);
+  EXPECT_EQ(set_.of_worker[0][2].options.proxy_header, ProxyHeaderMode::kNone);
   EXPECT_THAT(set_.leaving, IsEmpty());
 }
 
@@ -177,7 +177,7 @@ TEST_F(Listeners, ASocketForBothFamiliesStandsForBothAddresses) {
     const std::string v6 = Concat("[::]:", port_);
     ASSERT_TRUE(Open(Server({v4, v6}), 1, {Passed(fd, true)}).ok());
     ASSERT_THAT(set_.of_worker[0], SizeIs(1));
-    EXPECT_EQ(set_.of_worker[0][0].proxy_header, ProxyHeaderMode::kOptional);
+    EXPECT_EQ(set_.of_worker[0][0].options.proxy_header, ProxyHeaderMode::kOptional);
   }
 }
 
