@@ -130,7 +130,7 @@ absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* librar
   bool asked = false;
   KeyPtr key(PEM_read_bio_PrivateKey_ex(bio.get(), nullptr, &NoPassphrase, &asked, library, nullptr));
   if (key != nullptr) return key;
-  const bool absent = EndOfPem();
+  const bool absent = pem.find("PRIVATE KEY-----") == std::string_view::npos;
   const std::string error = OpensslError();
   if (asked) return absl::InvalidArgumentError("the private key is encrypted; expected one without a passphrase");
   if (absent) return absl::InvalidArgumentError("there is no private key (expected \"-----BEGIN PRIVATE KEY-----\")");
