@@ -10,8 +10,8 @@
 #include "common/base/service_manager.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
-#include "controlplane/server.h"
-#include "controlplane/signals.h"
+#include "controlplane/server/server.h"
+#include "controlplane/server/signals.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {

@@ -8,7 +8,6 @@
 #include <system_error>
 
 #include "common/base/text.h"
-#include "common/config/yaml.h"
 
 namespace gateway {
 namespace {

@@ -14,8 +14,8 @@
 #include <utility>
 
 #include "common/base/base64.h"
+#include "common/base/strict_json.h"
 #include "common/base/text.h"
-#include "common/config/strict_json.h"
 
 namespace gateway {
 namespace {

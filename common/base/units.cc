@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "common/config/yaml.h"
+#include "common/base/text.h"
 #include "spdlog/fmt/fmt.h"
 
 namespace gateway {
@@ -163,6 +163,10 @@ std::string DidYouMean(std::string_view word, const std::vector<std::string>& ca
   std::string nearest = NearestName(word, candidates);
   if (!nearest.empty()) return fmt::format("did you mean '{}'?", nearest);
   return fmt::format("expected one of: {}", fmt::join(candidates, ", "));
+}
+
+std::chrono::milliseconds ToMillis(const google::protobuf::Duration& duration) {
+  return std::chrono::seconds(duration.seconds()) + std::chrono::milliseconds(duration.nanos() / 1'000'000);
 }
 
 }  // namespace gateway

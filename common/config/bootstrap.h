@@ -45,21 +45,12 @@ struct DaemonArguments {
 };
 DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& program, const std::string& about);
 
-std::chrono::milliseconds ToMillis(const google::protobuf::Duration& duration);
-
 // What stands behind `auto` and behind 0.
 int WorkersOf(const v1::ServerSection& server);
 int64_t ConnectionsPerAddressOf(const v1::ServerSection& server);
 
 // The built-in limit that the bootstrap asks for.
 std::optional<BuiltinRateLimit> BuiltinLimitOf(const v1::Bootstrap& config);
-
-// Splits "host:port", "[::1]:8080"; host may be empty only where `host_optional`.
-struct HostPort {
-  std::string host;  // without brackets
-  uint16_t port = 0;
-};
-absl::StatusOr<HostPort> ParseHostPort(std::string_view text, bool host_optional = false);
 
 }  // namespace gateway
 

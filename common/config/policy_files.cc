@@ -15,8 +15,9 @@
 #include "absl/strings/ascii.h"
 #include "common/base/certificate.h"
 #include "common/base/jwk.h"
+#include "common/base/text.h"
 #include "common/base/units.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "google/protobuf/message.h"
 #include "spdlog/fmt/fmt.h"
 

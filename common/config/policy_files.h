@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "common/config/codec.h"
-#include "common/config/yaml.h"
-#include "common/policy/resource.h"
+#include "common/document/codec.h"
+#include "common/document/resource.h"
+#include "common/document/yaml.h"
 #include "gateway/v1/admin.pb.h"
 #include "gateway/v1/policy.pb.h"
 

@@ -6,7 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_join.h"
-#include "common/config/yaml.h"
+#include "common/base/text.h"
+#include "common/document/yaml.h"
 #include "common/policy/route/path.h"
 #include "common/policy/route/route_pattern.h"
 #include "common/policy/snapshot.h"

@@ -5,7 +5,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
-#include "common/config/yaml.h"
+#include "common/base/text.h"
+#include "common/document/yaml.h"
 #include "spdlog/fmt/fmt.h"
 
 namespace gateway {

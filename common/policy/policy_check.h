@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "gateway/v1/admin.pb.h"
 #include "gateway/v1/policy.pb.h"
 

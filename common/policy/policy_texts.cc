@@ -6,10 +6,10 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
+#include "common/base/host_port.h"
 #include "common/base/text.h"
 #include "common/base/units.h"
-#include "common/config/bootstrap.h"
-#include "common/config/yaml.h"
+#include "common/document/yaml.h"
 #include "common/policy/route/route_pattern.h"
 #include "spdlog/fmt/fmt.h"
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "common/base/field_view.h"
 #include "common/policy/policy.h"
 #include "gateway/v1/admin.pb.h"
 #include "gateway/v1/policy.pb.h"
@@ -23,12 +24,6 @@ namespace gateway {
 
 // Of one path template, ** included: what a match holds without allocating.
 inline constexpr size_t kTemplateVariablesMax = 16;
-
-// One field of a request's head; views into the read buffer.
-struct FieldView {
-  std::string_view name;
-  std::string_view value;
-};
 
 // What routes see of a request. `host` is lower case, without port and trailing dot, an IPv6 address in its brackets;
 // `path` is normalised (see path.h), `query` is without its question mark. What conditions mean: see route_table.h.

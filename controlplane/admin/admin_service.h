@@ -13,10 +13,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "controlplane/executor.h"
+#include "controlplane/base/executor.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/tokens.h"
-#include "controlplane/publisher.h"
+#include "controlplane/publisher/publisher.h"
 #include "controlplane/stream/hub.h"
 #include "gateway/v1/admin.grpc.pb.h"
 

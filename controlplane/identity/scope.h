@@ -8,7 +8,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "gateway/v1/policy.pb.h"
 
 namespace gateway::controlplane {

@@ -15,7 +15,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "controlplane/sources/consul/registration.h"
+#include "controlplane/sources/registered_instance.h"
 #include "controlplane/stream/hub.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/base/version.h"
+#include "common/document/resource.h"
 #include "google/protobuf/util/time_util.h"
 #include "grpcpp/support/slice.h"
 
@@ -95,7 +96,7 @@ std::shared_ptr<const EncodedUpdate> EncodeEndpoints(const std::string& endpoint
   encoded->from = previous == nullptr ? 0 : previous->version;
   encoded->to = catalog.version;
   std::vector<const v1::EndpointSet*> sets;
-  std::vector<const ConsulKey*> removed;
+  std::vector<const ServiceKey*> removed;
   for (const auto& [key, set] : catalog.sets) {
     if (previous != nullptr) {
       // The watcher hands on what did not change, so that the pointer tells.

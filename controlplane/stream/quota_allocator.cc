@@ -17,7 +17,6 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
-using TimePoint = QuotaAllocator::TimePoint;
 
 constexpr milliseconds kTickMin{20};
 constexpr milliseconds kTickMax{500};

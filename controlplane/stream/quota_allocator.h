@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/base/quota.h"
+#include "common/base/time.h"
 
 namespace gateway::controlplane {
 
@@ -34,7 +35,6 @@ namespace gateway::controlplane {
 // Not thread-safe; never reads a clock: callers pass `now`, and it never goes back.
 class QuotaAllocator {
  public:
-  using TimePoint = std::chrono::steady_clock::time_point;
   using StreamId = uint64_t;
 
   // Of the tokens of a window, those that may be leased a little before others have left it: what makes up for the time

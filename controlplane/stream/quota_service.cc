@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "controlplane/grpc_status.h"
+#include "controlplane/base/grpc_status.h"
 #include "controlplane/identity/data_plane_name.h"
 #include "controlplane/stream/config_service.h"
 #include "spdlog/spdlog.h"

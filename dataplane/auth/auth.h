@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/base/digest.h"
+#include "common/base/time.h"
 #include "common/policy/policy.h"
 #include "dataplane/auth/credential_cache.h"
 #include "dataplane/auth/jwt.h"
@@ -61,7 +62,7 @@ class AuthRuntime {
 
 struct BoundAuthMethod {
   const AuthMethodPolicy* policy = nullptr;  // in BoundAuth::policy
-  std::string folded_header;                 // of an API key: as http1::EqualsFolded has it
+  std::string folded_header;                 // of an API key: as EqualsFolded has it
   // Of a JWT.
   JwtRules rules;
   std::shared_ptr<KeySource> keys;

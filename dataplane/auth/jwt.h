@@ -13,10 +13,9 @@
 #include <vector>
 
 #include "common/base/jwk.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
-
-using WallTime = std::chrono::system_clock::time_point;
 
 struct JwtRules {
   std::string issuer;                  // `iss` is this; empty: not looked at

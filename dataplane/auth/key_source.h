@@ -14,7 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/jwk.h"
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
 

@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/base/thread.h"
 #include "dataplane/auth/credential_cache.h"
+#include "dataplane/limits/rate_limiter.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {

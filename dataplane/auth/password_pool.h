@@ -12,7 +12,7 @@
 #include "common/base/digest.h"
 #include "common/base/key_shares.h"
 #include "common/base/password.h"
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
 

@@ -17,11 +17,12 @@
 #include "absl/random/random.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/base/backoff.h"
 #include "common/base/thread.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
 #include "common/config/policy_files.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "dataplane/config/config_cache.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
@@ -37,8 +38,6 @@ using SteadyClock = std::chrono::steady_clock;
 using SteadyTime = SteadyClock::time_point;
 using namespace std::chrono_literals;
 
-constexpr auto kReconnectMin = 100ms;
-constexpr auto kReconnectMax = 5s;
 // A stream that lived this long was a good one: the next reconnect is a first one again.
 constexpr auto kStableStream = 5s;
 // From the start of a stream to the control plane's first word, connecting included.
@@ -230,14 +229,6 @@ absl::Status PolicyFilesError(const std::vector<PolicyProblem>& problems) {
 }
 
 }  // namespace
-
-std::chrono::milliseconds ReconnectDelay(int attempt, absl::BitGenRef random) {
-  const auto base = std::chrono::milliseconds(kReconnectMin).count();
-  const auto max = std::chrono::milliseconds(kReconnectMax).count();
-  // Past six doublings it is above the maximum.
-  const auto ceiling = std::min<int64_t>(base << std::clamp(attempt, 0, 6), max);
-  return std::chrono::milliseconds(absl::Uniform<int64_t>(absl::IntervalClosed, random, 1, ceiling));
-}
 
 struct ConfigClient::Impl {
   Impl(ConfigClientOptions options, RuntimeState* runtime, InstallFunction install)

@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/random/bit_gen_ref.h"
 #include "absl/status/status.h"
 #include "dataplane/config/control_plane_credentials.h"
 #include "dataplane/state/serving_state.h"
@@ -21,10 +20,6 @@ namespace gateway::dataplane {
 
 // Hands a state to every worker and calls `done` (on any thread, once) when all of them serve from it.
 using InstallFunction = std::function<void(std::shared_ptr<const ServingState>, std::function<void()> done)>;
-
-// Before try number `attempt` (from 0) at a control plane: full jitter, uniform from 1 ms to 100 ms doubled `attempt`
-// times, at most 5 s. A thousand data planes that lost the same control plane come back spread out.
-std::chrono::milliseconds ReconnectDelay(int attempt, absl::BitGenRef random);
 
 struct ConfigClientOptions {
   v1::Bootstrap bootstrap;

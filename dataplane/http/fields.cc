@@ -1,13 +1,9 @@
 #include "dataplane/http/fields.h"
 
-#include "dataplane/http/http1/head.h"
+#include "common/base/text.h"
 
 namespace gateway::dataplane::http {
 namespace {
-
-using http1::EqualsFolded;
-
-constexpr char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
 bool StartsWithFolded(std::string_view name, std::string_view known) {
   return name.size() >= known.size() && EqualsFolded(name.substr(0, known.size()), known);
@@ -15,7 +11,7 @@ bool StartsWithFolded(std::string_view name, std::string_view known) {
 
 FieldKind ClassifyFolded(std::string_view name) {
   const auto is = [&](std::string_view known) { return EqualsFolded(name, known); };
-  switch (Lower(name.empty() ? '\0' : name[0])) {
+  switch (LowerAscii(name.empty() ? '\0' : name[0])) {
     case 'c':
       if (is("connection")) return FieldKind::kConnection;
       if (is("content-length")) return FieldKind::kContentLength;

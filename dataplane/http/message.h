@@ -10,9 +10,9 @@
 #include <string_view>
 
 #include "absl/container/inlined_vector.h"
-#include "common/policy/snapshot.h"
+#include "common/base/field_view.h"
 #include "dataplane/http/fields.h"
-#include "dataplane/proxy/failure.h"
+#include "dataplane/http/reason.h"
 
 namespace gateway::dataplane::http {
 

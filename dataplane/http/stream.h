@@ -24,6 +24,7 @@
 
 #include "dataplane/http/connection_info.h"
 #include "dataplane/http/message.h"
+#include "dataplane/http/reason.h"
 #include "dataplane/net/event_loop.h"
 #include "dataplane/net/io.h"
 #include "dataplane/net/splice_pipe.h"

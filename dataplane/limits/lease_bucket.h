@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/base/quota.h"
+#include "common/base/time.h"
 #include "dataplane/limits/rate_limiter.h"
 
 namespace gateway::dataplane {

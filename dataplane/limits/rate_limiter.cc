@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/digest.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
 namespace {

@@ -10,11 +10,11 @@
 #include <string_view>
 
 #include "common/base/key_shares.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
 
-// Steady time since an arbitrary start; what every policy object is told as `now`.
-using TimePoint = std::chrono::steady_clock::time_point;
+namespace gateway::dataplane {
 
 enum class LimitAlgorithm : uint8_t {
   kSlidingWindow,  // never more than `requests` in any window

@@ -21,6 +21,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/random/random.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/time.h"
 #include "dataplane/limits/rate_limiter.h"
 #include "dataplane/net/event_loop.h"
 #include "dataplane/net/socket.h"

@@ -5,6 +5,7 @@
 #include <coroutine>
 #include <utility>
 
+#include "common/base/time.h"
 #include "dataplane/net/event_loop.h"
 
 namespace gateway::dataplane {

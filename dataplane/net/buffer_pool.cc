@@ -33,7 +33,7 @@ void BufferPool::GiveUpFree() {
 }
 
 void BufferPool::Count(int64_t bytes) {
-  if (metrics_ != nullptr) metrics_->Add(WorkerGauge::kBufferBytes, bytes);
+  if (in_use_ != nullptr) in_use_->Add(bytes);
 }
 
 size_t BufferPool::IndexOf(size_t bytes) {

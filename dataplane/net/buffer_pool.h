@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "dataplane/telemetry/metrics.h"
+#include "dataplane/net/gauge.h"
 
 namespace gateway::dataplane {
 
@@ -95,8 +95,8 @@ class BufferPool {
   static constexpr std::array<size_t, 6> kSizes = {1024, 4 * 1024, kSmall, 64 * 1024, kLarge, 1024 * 1024};
   static constexpr std::array<size_t, 6> kKeptMax = {256, 256, 1024, 16, 8, 1};  // free blocks kept of each size
 
-  // Tells `metrics` what is handed out (WorkerGauge::kBufferBytes); may be null.
-  explicit BufferPool(BufferBudget* budget, WorkerShard* metrics = nullptr) : budget_(budget), metrics_(metrics) {}
+  // Counts the bytes that are handed out in `in_use`; may be null.
+  explicit BufferPool(BufferBudget* budget, Gauge* in_use = nullptr) : budget_(budget), in_use_(in_use) {}
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
@@ -131,7 +131,7 @@ class BufferPool {
   void Count(int64_t bytes);
   void GiveUpFree();
   BufferBudget* budget_;
-  WorkerShard* metrics_;
+  Gauge* in_use_;
   std::array<std::vector<char*>, kSizes.size()> free_;
 };
 

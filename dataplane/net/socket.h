@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/base/time.h"
 #include "dataplane/net/event_loop.h"
 #include "dataplane/net/io.h"
 #include "dataplane/net/splice_pipe.h"

@@ -17,7 +17,7 @@ void SplicePipe::Reset() {
   }
   --pool_->in_use_;
   pool_->budget_->Give(kBytesMax);
-  pool_->metrics_->Add(WorkerGauge::kBufferBytes, -static_cast<int64_t>(kBytesMax));
+  pool_->bytes_in_use_->Add(-static_cast<int64_t>(kBytesMax));
   pool_ = nullptr;
   read_end_ = write_end_ = -1;
   held_ = 0;
@@ -51,7 +51,7 @@ SplicePipe SplicePipePool::Acquire() {
     if (free_.capacity() == 0) free_.reserve(kKeptMax);
   }
   ++in_use_;
-  metrics_->Add(WorkerGauge::kBufferBytes, static_cast<int64_t>(SplicePipe::kBytesMax));
+  bytes_in_use_->Add(static_cast<int64_t>(SplicePipe::kBytesMax));
   pipe.pool_ = this;
   pipe.read_end_ = ends.read;
   pipe.write_end_ = ends.write;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dataplane/net/buffer_pool.h"
+#include "dataplane/net/gauge.h"
 
 namespace gateway::dataplane {
 
@@ -56,8 +57,8 @@ class SplicePipePool {
   static constexpr int kInUseMax = 128;  // two descriptors each; further flows are copied
   static constexpr size_t kKeptMax = 8;  // empty ones, for reuse
 
-  // Tells `metrics` what is in use (WorkerGauge::kBufferBytes).
-  SplicePipePool(BufferBudget* budget, WorkerShard* metrics) : budget_(budget), metrics_(metrics) {}
+  // Counts the bytes of pipes in use in `bytes_in_use`.
+  SplicePipePool(BufferBudget* budget, Gauge* bytes_in_use) : budget_(budget), bytes_in_use_(bytes_in_use) {}
   ~SplicePipePool();
   SplicePipePool(const SplicePipePool&) = delete;
   SplicePipePool& operator=(const SplicePipePool&) = delete;
@@ -72,7 +73,7 @@ class SplicePipePool {
   };
   static void Close(Ends ends);
   BufferBudget* budget_;
-  WorkerShard* metrics_;
+  Gauge* bytes_in_use_;
   int in_use_ = 0;
   std::vector<Ends> free_;
 };

@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
-#include "common/policy/snapshot.h"
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
+#include "common/policy/policy.h"
 
 namespace gateway::dataplane {
 

@@ -3,12 +3,9 @@
 #include <algorithm>
 
 #include "common/base/text.h"
-#include "dataplane/http/http1/head.h"
 
 namespace gateway::dataplane {
 namespace {
-
-using http1::EqualsIgnoreCase;
 
 // The next member of a list, without space around it; `list` is what is behind its comma.
 std::string_view TakeMember(std::string_view* list) {

@@ -13,8 +13,8 @@
 #include <string>
 #include <string_view>
 
+#include "common/base/field_view.h"
 #include "common/policy/policy.h"
-#include "common/policy/snapshot.h"
 
 namespace gateway::dataplane {
 

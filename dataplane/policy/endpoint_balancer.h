@@ -12,6 +12,7 @@
 
 #include "absl/random/bit_gen_ref.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/time.h"
 #include "dataplane/policy/endpoint_state.h"
 
 namespace gateway::dataplane {

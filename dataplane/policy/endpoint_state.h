@@ -10,7 +10,7 @@
 #include <memory>
 #include <utility>
 
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
 

@@ -4,12 +4,10 @@
 #include <cmath>
 
 #include "common/base/hash.h"
-#include "dataplane/http/http1/head.h"
+#include "common/base/text.h"
 
 namespace gateway::dataplane {
 namespace {
-
-using http1::EqualsIgnoreCase;
 
 // Of one Cookie field: pairs with "; " between them.
 std::string_view CookieIn(std::string_view field, std::string_view name) {

@@ -11,8 +11,8 @@
 #include <span>
 #include <string_view>
 
+#include "common/base/field_view.h"
 #include "common/policy/policy.h"
-#include "common/policy/snapshot.h"
 
 namespace gateway::dataplane {
 

@@ -16,6 +16,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/time.h"
 #include "dataplane/policy/endpoint_state.h"
 
 namespace gateway::dataplane {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "dataplane/http/http1/head.h"
+#include "common/base/text.h"
 
 namespace gateway::dataplane {
 namespace {
@@ -117,9 +117,9 @@ void AppendText(const TextTemplate& text, const TextValues& values, std::string*
 bool Replaces(const FieldEditsPolicy& edits, std::string_view name) {
   if (!edits.MayReplace(name)) return false;
   return std::any_of(edits.remove.begin(), edits.remove.end(),
-                     [name](const std::string& each) { return http1::EqualsIgnoreCase(each, name); }) ||
+                     [name](const std::string& each) { return EqualsIgnoreCase(each, name); }) ||
          std::any_of(edits.set.begin(), edits.set.end(),
-                     [name](const FieldEdit& edit) { return http1::EqualsIgnoreCase(edit.name, name); });
+                     [name](const FieldEdit& edit) { return EqualsIgnoreCase(edit.name, name); });
 }
 
 size_t AddedFieldBytesMax(const FieldEditsPolicy& edits, const TextValues& values) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "common/base/field_view.h"
 #include "common/base/text.h"
 #include "dataplane/auth/authorization.h"
 #include "dataplane/http/http1/head.h"
@@ -54,7 +55,7 @@ IdentityFields::IdentityFields(std::span<const std::string> names) {
 bool IdentityFields::Has(std::string_view name) const {
   return sizes_.test(std::min(name.size(), sizes_.size() - 1)) &&
          std::any_of(names_.begin(), names_.end(),
-                     [name](const std::string& known) { return http1::EqualsFolded(name, known); });
+                     [name](const std::string& known) { return EqualsFolded(name, known); });
 }
 
 // Before anything looks at the request's fields: what a client says of its identity is no condition, no limit's key,
@@ -79,7 +80,7 @@ std::string_view Exchange::FindSingleField(std::string_view name) const {
   std::string_view value;
   bool found = false;
   for (const FieldView& field : head_.fields) {
-    if (!http1::EqualsIgnoreCase(field.name, name)) continue;
+    if (!EqualsIgnoreCase(field.name, name)) continue;
     if (found) return {};
     found = true;
     value = field.value;
@@ -324,12 +325,11 @@ void Exchange::AppendChallenges(std::string* fields) const {
 bool Exchange::IsSpentCredential(const FieldView& field) const {
   const BoundAuth& auth = *route_->auth;
   if (auth.policy->keep_credentials) return false;
-  if (auth.takes_basic && http1::EqualsIgnoreCase(field.name, "Authorization")) {
+  if (auth.takes_basic && EqualsIgnoreCase(field.name, "Authorization")) {
     return ParseAuthorization(field.value).scheme == AuthScheme::kBasic;
   }
   return std::any_of(auth.methods.begin(), auth.methods.end(), [&field](const BoundAuthMethod& method) {
-    return method.policy->kind == AuthMethodPolicy::Kind::kApiKey &&
-           http1::EqualsFolded(field.name, method.folded_header);
+    return method.policy->kind == AuthMethodPolicy::Kind::kApiKey && EqualsFolded(field.name, method.folded_header);
   });
 }
 

@@ -128,7 +128,7 @@ void Exchange::Identify() {
         const size_t comma = list.rfind(',');
         std::string_view each = comma == std::string_view::npos ? list : list.substr(comma + 1);
         list = comma == std::string_view::npos ? std::string_view() : list.substr(0, comma);
-        each = http1::Trim(each);
+        each = Trim(each);
         if (each.empty()) continue;
         in6_addr address;
         if (!ParseIp(WithoutPort(each), &address)) {

@@ -15,14 +15,16 @@
 #include <string_view>
 
 #include "absl/container/inlined_vector.h"
+#include "common/base/field_view.h"
+#include "common/base/time.h"
 #include "common/policy/route/path.h"
 #include "common/policy/snapshot.h"
+#include "dataplane/http/reason.h"
 #include "dataplane/http/stream.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/policy/circuit_breaker.h"
 #include "dataplane/policy/cors.h"
 #include "dataplane/policy/transform.h"
-#include "dataplane/proxy/failure.h"
 #include "dataplane/proxy/relay.h"
 #include "dataplane/server/worker.h"
 #include "dataplane/state/serving_state.h"

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "common/base/text.h"
+#include "common/base/time.h"
 #include "dataplane/policy/hash_on.h"
 #include "dataplane/proxy/exchange.h"
 
@@ -58,8 +59,7 @@ void Exchange::ReportEndpoint(int status, Reason reason) {
   } else if (status == 0) {
     const bool its_fault = reason == Reason::kUpstreamReset || reason == Reason::kUpstreamInvalid ||
                            reason == Reason::kUpstreamConnectFailed || reason == Reason::kUpstreamTlsFailed ||
-                           reason == Reason::kUpstreamTimeout ||
-                           (reason == Reason::kRequestDeadline && !OutOfTime());
+                           reason == Reason::kUpstreamTimeout || (reason == Reason::kRequestDeadline && !OutOfTime());
     if (!its_fault) return;
     result = Result::kGatewayFailure;
   }

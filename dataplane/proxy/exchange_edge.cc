@@ -58,7 +58,7 @@ std::string_view Exchange::RequestScheme() const {
   if (stream_.connection().peer_trusted) {
     for (size_t i = 0; i < head_.fields.size(); ++i) {
       if (head_.kinds[i] != http::FieldKind::kForwardedProto) continue;
-      return http1::EqualsIgnoreCase(head_.fields[i].value, "https") ? "https" : "http";
+      return EqualsIgnoreCase(head_.fields[i].value, "https") ? "https" : "http";
     }
   }
   return stream_.connection().scheme();

@@ -2,6 +2,7 @@
 // goes before anything of ours is added (RFC 9110, section 7.6.1).
 #include <string>
 
+#include "common/base/field_view.h"
 #include "common/base/text.h"
 #include "dataplane/http/http1/head.h"
 #include "dataplane/proxy/exchange.h"
@@ -18,8 +19,8 @@ constexpr size_t kOwnFieldsBytesMax = 2048;
 // What a service says of limits of its own gives way to ours: two values of one field are none.
 bool IsLimitField(std::string_view name) {
   if (name.size() < 15 || (name[0] | 0x20) != 'r') return false;
-  return http1::EqualsIgnoreCase(name, "RateLimit-Limit") || http1::EqualsIgnoreCase(name, "RateLimit-Remaining") ||
-         http1::EqualsIgnoreCase(name, "RateLimit-Reset");
+  return EqualsIgnoreCase(name, "RateLimit-Limit") || EqualsIgnoreCase(name, "RateLimit-Remaining") ||
+         EqualsIgnoreCase(name, "RateLimit-Reset");
 }
 
 std::string_view VersionOf(http::Version version) {
@@ -214,7 +215,7 @@ http::OutgoingResponse Exchange::BuildResponse(http::Response* response) {
         break;
     }
     if (!stays(field.name) || (cors != nullptr && IsCorsField(field.name))) continue;
-    if (!varies && http1::EqualsIgnoreCase(field.name, "vary")) {
+    if (!varies && EqualsIgnoreCase(field.name, "vary")) {
       lines << field.name << ": " << field.value;
       if (!VariesByOrigin(field.value)) lines << (field.value.empty() ? "" : ", ") << kCorsVary;
       lines << "\r\n";

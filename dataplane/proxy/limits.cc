@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "common/base/field_view.h"
 #include "common/base/text.h"
 #include "dataplane/http/http1/head.h"
 #include "dataplane/limits/limit_key.h"
@@ -41,7 +42,7 @@ void Exchange::AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) c
       case LimitKey::Kind::kHeader:
         // Each of them, since which one the service goes by is not known. Who sends none is in the bucket of those.
         for (const FieldView& field : head_.fields) {
-          if (!http1::EqualsIgnoreCase(field.name, part.name)) continue;
+          if (!EqualsIgnoreCase(field.name, part.name)) continue;
           keys->push_back('\1');
           AppendKeyPart(field.value, keys);
         }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/base/text.h"
+#include "common/base/time.h"
 #include "dataplane/net/alarm.h"
 #include "dataplane/proxy/exchange.h"
 #include "dataplane/proxy/mirror.h"

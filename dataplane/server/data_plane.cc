@@ -10,8 +10,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/base/host_port.h"
 #include "common/base/service_manager.h"
 #include "common/base/text.h"
+#include "common/base/units.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
 #include "dataplane/net/socket.h"

@@ -12,7 +12,7 @@
 
 #include "absl/status/status.h"
 #include "dataplane/config/config_client.h"
-#include "dataplane/limits/quota_client.h"
+#include "dataplane/config/quota_client.h"
 #include "dataplane/server/admin_http.h"
 #include "dataplane/server/handover.h"
 #include "dataplane/server/listener.h"

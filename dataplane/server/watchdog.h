@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
 #include "prometheus/metric_family.h"
 
 namespace gateway::dataplane {

@@ -47,8 +47,8 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
                AccessLogBuffer* log, std::shared_ptr<const ServingState> state)
     : index_(index),
       shared_(shared),
-      buffers_(shared.budget, metrics),
-      pipes_(shared.budget, metrics),
+      buffers_(shared.budget, metrics->gauge(WorkerGauge::kBufferBytes)),
+      pipes_(shared.budget, metrics->gauge(WorkerGauge::kBufferBytes)),
       metrics_(metrics),
       log_(log),
       stream_resources_{.loop = &loop_,

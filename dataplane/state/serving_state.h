@@ -7,8 +7,6 @@
 #ifndef GATEWAY_DATAPLANE_STATE_SERVING_STATE_H_
 #define GATEWAY_DATAPLANE_STATE_SERVING_STATE_H_
 
-#include <sys/socket.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -23,34 +21,21 @@
 #include "absl/hash/hash.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/base/time.h"
 #include "common/policy/snapshot.h"
 #include "dataplane/auth/auth.h"
 #include "dataplane/limits/lease_bucket.h"
 #include "dataplane/limits/rate_limiter.h"
-#include "dataplane/net/tls/client_context.h"
 #include "dataplane/policy/bulkhead.h"
 #include "dataplane/policy/circuit_breaker.h"
 #include "dataplane/policy/endpoint_balancer.h"
 #include "dataplane/policy/outlier_ejector.h"
 #include "dataplane/policy/retry_budget.h"
 #include "dataplane/telemetry/metrics.h"
+#include "dataplane/upstream/endpoint.h"
 #include "gateway/v1/config_stream.pb.h"
 
 namespace gateway::dataplane {
-
-// One address that requests are sent to, for as long as any state names it. Shared by all services that name it.
-struct Endpoint {
-  std::string name;  // "10.0.0.7:8080", for logs
-  sockaddr_storage address{};
-  socklen_t address_length = 0;
-  uint64_t id = 0;  // unique for the life of the process: the key of the workers' connection pools
-  std::shared_ptr<tls::EndpointTls> tls;  // null: cleartext
-  // The newest bind that named it; a worker closes the idle connections of those that fell behind.
-  std::atomic<uint64_t> bound_generation{0};
-  // Until when none of its connections is kept for reuse: it has said something that nobody asked for, so what comes
-  // first on a kept connection need not be the answer (steady clock, nanoseconds).
-  std::atomic<int64_t> distrusted_until{0};
-};
 
 // Survives a change of the service's policy and of its endpoints. One for each Service, and one for each service of
 // Consul that a consul_service route leads to (a Service of the same name is another).

@@ -17,6 +17,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/log.h"
+#include "common/base/time.h"
 #include "common/base/version.h"
 #include "prometheus/client_metric.h"
 #include "prometheus/metric_family.h"
@@ -267,7 +268,7 @@ Method MethodOf(std::string_view method) {
 std::string_view MethodName(Method method) { return kMethodNames[static_cast<size_t>(method)]; }
 
 struct WorkerShard::Impl {
-  alignas(64) std::array<std::atomic<int64_t>, static_cast<size_t>(WorkerGauge::kCount)> gauges{};
+  alignas(64) std::array<Gauge, static_cast<size_t>(WorkerGauge::kCount)> gauges;
   ChunkedArray<SeriesCounters, kOtherSeries + 1, 1024> series;
   ChunkedArray<ServiceCounters, kOtherService + 1, 64> services;
 };
@@ -297,14 +298,11 @@ void WorkerShard::Record(uint32_t service, uint32_t series, Method method, int s
   }
 }
 
-void WorkerShard::Add(WorkerGauge gauge, int64_t delta) {
-  auto& value = impl_->gauges[static_cast<size_t>(gauge)];
-  value.store(value.load(std::memory_order_relaxed) + delta, std::memory_order_relaxed);
-}
+void WorkerShard::Add(WorkerGauge gauge, int64_t delta) { impl_->gauges[static_cast<size_t>(gauge)].Add(delta); }
 
-int64_t WorkerShard::Get(WorkerGauge gauge) const {
-  return impl_->gauges[static_cast<size_t>(gauge)].load(std::memory_order_relaxed);
-}
+int64_t WorkerShard::Get(WorkerGauge gauge) const { return impl_->gauges[static_cast<size_t>(gauge)].Get(); }
+
+Gauge* WorkerShard::gauge(WorkerGauge gauge) { return &impl_->gauges[static_cast<size_t>(gauge)]; }
 
 struct MetricsRegistry::Impl {
   using ShardPointer = std::unique_ptr<WorkerShard, void (*)(WorkerShard*)>;

@@ -16,7 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "dataplane/proxy/failure.h"
+#include "dataplane/http/reason.h"
+#include "dataplane/net/gauge.h"
 #include "prometheus/collectable.h"
 
 namespace gateway::dataplane {
@@ -123,6 +124,8 @@ class WorkerShard {
               std::chrono::nanoseconds duration);
   void Add(WorkerGauge gauge, int64_t delta);
   int64_t Get(WorkerGauge gauge) const;
+  // For what counts by itself; lives as long as the shard.
+  Gauge* gauge(WorkerGauge gauge);
 
  private:
   friend class MetricsRegistry;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/time.h"
 #include "common/policy/policy.h"
 #include "dataplane/net/tls/client_context.h"
 #include "dataplane/policy/endpoint_state.h"

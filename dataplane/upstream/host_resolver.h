@@ -11,7 +11,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
 

@@ -13,8 +13,8 @@
 #include "dataplane/http/stream_resources.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/socket.h"
-#include "dataplane/state/serving_state.h"
 #include "dataplane/telemetry/metrics.h"
+#include "dataplane/upstream/endpoint.h"
 
 namespace gateway::dataplane {
 
@@ -68,7 +68,7 @@ class UpstreamPool {
     kKept,    // an idle connection, if there is one
     kProbed,  // the same, once it was asked whether it is still alive (a system call): for requests that must not be
               // sent twice
-    kNone,  // a new one
+    kNone,    // a new one
   };
   // A stream to `endpoint`. Null: refused at once, or out of descriptors (errno says). It keeps its connection for
   // `idle_timeout`.

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/field_view.h"
 #include "common/policy/snapshot.h"
 
 namespace {

@@ -6,9 +6,10 @@
 #include <string_view>
 #include <vector>
 
-#include "common/config/codec.h"
+#include "common/base/text.h"
 #include "common/config/policy_files.h"
-#include "common/policy/resource.h"
+#include "common/document/codec.h"
+#include "common/document/resource.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size > 64u << 10) return 0;

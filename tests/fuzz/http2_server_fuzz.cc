@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/base/text.h"
 #include "dataplane/http/http1/head.h"
 #include "dataplane/http/http2/server_session.h"
 #include "dataplane/net/socket.h"
@@ -24,13 +25,13 @@ void Require(bool holds) {
 
 // No byte of it could end a line, or a token, where it is written as HTTP/1.1.
 void CheckRequest(const http::Request& request) {
-  Require(http1::IsToken(request.method));
+  Require(IsToken(request.method));
   Require(http1::IsValidHost(request.authority));
   Require(request.path == "*" || request.path.starts_with('/'));
   for (const char c : request.target) Require(c > ' ' && c != 0x7f && c != '#');
   for (const FieldView& field : request.fields) {
-    Require(http1::IsToken(field.name));
-    Require(http1::Trim(field.value) == field.value);
+    Require(IsToken(field.name));
+    Require(Trim(field.value) == field.value);
     for (const char c : field.value) Require(c == '\t' || (static_cast<unsigned char>(c) >= ' ' && c != 0x7f));
   }
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/base/time.h"
 #include "dataplane/auth/jwt.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {

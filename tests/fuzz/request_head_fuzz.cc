@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "common/base/text.h"
 #include "dataplane/http/http1/head.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
@@ -23,7 +24,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   // What was let through is unambiguous.
   if (head.framing.chunked && head.length) std::abort();
   for (const auto& field : head.fields) {
-    if (!IsToken(field.name) || field.value.find_first_of("\r\n\0", 0, 3) != std::string_view::npos) std::abort();
+    if (!gateway::IsToken(field.name) || field.value.find_first_of("\r\n\0", 0, 3) != std::string_view::npos)
+      std::abort();
   }
   return 0;
 }

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/base/field_view.h"
 #include "common/policy/route/path.h"
 #include "common/policy/snapshot.h"
 

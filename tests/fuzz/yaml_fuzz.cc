@@ -6,7 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "common/config/yaml.h"
+#include "common/base/text.h"
+#include "common/document/yaml.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string_view text(reinterpret_cast<const char*>(data), size);

@@ -9,8 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/admin_protocol.h"
+#include "common/document/resource.h"
 #include "common/policy/label_selector.h"
-#include "common/policy/resource.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
 

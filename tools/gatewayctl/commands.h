@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "tools/gatewayctl/cli.h"
 #include "tools/gatewayctl/client.h"
 #include "tools/gatewayctl/exit_code.h"

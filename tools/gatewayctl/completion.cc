@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 
 namespace gateway::ctl {
 namespace {

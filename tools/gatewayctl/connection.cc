@@ -19,10 +19,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/base/host_port.h"
 #include "common/base/pki.h"
-#include "common/config/bootstrap.h"
-#include "common/config/codec.h"
-#include "common/config/yaml.h"
+#include "common/document/codec.h"
+#include "common/document/yaml.h"
 
 namespace gateway::ctl {
 namespace {

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/units.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "tools/gatewayctl/render.h"
 #include "tools/gatewayctl/table.h"
 

@@ -5,7 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "google/protobuf/util/time_util.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/table.h"

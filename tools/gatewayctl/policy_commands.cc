@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/units.h"
-#include "common/config/codec.h"
+#include "common/document/codec.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/diff.h"
 #include "tools/gatewayctl/documents.h"

@@ -13,7 +13,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "common/base/units.h"
-#include "common/config/codec.h"
+#include "common/document/codec.h"
 #include "tools/gatewayctl/format.h"
 #include "tools/gatewayctl/requirement.h"
 #include "tools/gatewayctl/table.h"
@@ -761,10 +761,9 @@ std::string RolloutLine(const v1::RolloutResponse& rollout) {
       "revision ", rollout.revision(), " serving on ", rollout.serving(), "/", rollout.data_planes(), " data planes (",
       rollout.workers_serving(), " workers)",
       rollout.done() && rollout.has_elapsed() ? absl::StrCat(" in ", FormatElapsed(rollout.elapsed())) : "",
-      rollout.lost().empty()
-          ? ""
-          : absl::StrCat("; ", LostCount(rollout), " lost and not counted: ",
-                         NamesText(rollout.lost(), LostCount(rollout))));
+      rollout.lost().empty() ? ""
+                             : absl::StrCat("; ", LostCount(rollout),
+                                            " lost and not counted: ", NamesText(rollout.lost(), LostCount(rollout))));
 }
 
 std::string RenderPending(const v1::RolloutResponse& rollout) {

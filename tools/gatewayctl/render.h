@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "gateway/v1/admin.pb.h"
 
 namespace gateway::ctl {

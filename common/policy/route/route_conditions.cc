@@ -3,7 +3,8 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "common/config/yaml.h"
+#include "common/base/field_view.h"
+#include "common/base/text.h"
 #include "common/policy/route/path.h"
 #include "spdlog/fmt/fmt.h"
 

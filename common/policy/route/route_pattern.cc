@@ -6,7 +6,6 @@
 
 #include "absl/strings/ascii.h"
 #include "common/base/text.h"
-#include "common/config/yaml.h"
 #include "common/policy/route/path.h"
 #include "common/policy/snapshot.h"
 #include "re2/re2.h"

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <utility>
 
+#include "common/base/field_view.h"
 #include "common/base/text.h"
 #include "common/policy/route/path.h"
 #include "common/policy/route/route_conditions.h"

@@ -7,7 +7,6 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "common/base/text.h"
-#include "common/config/yaml.h"
 #include "common/policy/route/route_table_builder.h"
 #include "spdlog/fmt/fmt.h"
 

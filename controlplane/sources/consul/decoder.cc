@@ -9,7 +9,9 @@
 #include "absl/hash/hash.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "common/config/yaml.h"
+#include "common/base/host_port.h"
+#include "common/base/text.h"
+#include "common/document/yaml.h"
 #include "nlohmann/json.hpp"
 
 namespace gateway::controlplane {

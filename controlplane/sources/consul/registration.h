@@ -3,10 +3,10 @@
 #define GATEWAY_CONTROLPLANE_SOURCES_CONSUL_REGISTRATION_H_
 
 #include <chrono>
-#include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
+
+#include "controlplane/sources/registered_instance.h"
 
 namespace gateway::controlplane {
 
@@ -16,16 +16,6 @@ struct RegistrationOptions {
   std::string service_name = "api-gateway";
   std::chrono::milliseconds check_interval{10'000};
   std::chrono::milliseconds check_timeout{5'000};
-};
-
-struct RegisteredInstance {
-  std::string name;  // the data plane's; the instance's ID is service_name + "-" + name
-  std::string host;
-  uint16_t port = 0;
-  uint16_t health_port = 0;  // http://host:health_port/health
-  std::string zone;
-  std::map<std::string, std::string> labels;
-  std::string version;
 };
 
 // Owns a thread. A data plane that says goodbye is deregistered; one whose stream is lost is not, nor is anybody when

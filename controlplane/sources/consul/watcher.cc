@@ -103,7 +103,7 @@ struct Datacenter {
   std::shared_ptr<Loop> catalog_loop, checks_loop, confirm_loop;
   bool known = false;  // `listing` was read
   CatalogListing listing;
-  std::shared_ptr<const ConsulNames> names;  // of `listing`
+  std::shared_ptr<const ServiceNames> names;  // of `listing`
   uint64_t listing_index = 0;
   std::optional<CheckDigests> checks;
   uint64_t checks_index = 0;
@@ -162,28 +162,28 @@ struct ConsulWatcher::Impl {
 
   mutable absl::Mutex mutex;
   std::shared_ptr<const EndpointCatalog> current ABSL_GUARDED_BY(mutex) = std::make_shared<EndpointCatalog>();
-  std::optional<ConsulInterest> next_interest ABSL_GUARDED_BY(mutex);
+  std::optional<EndpointInterest> next_interest ABSL_GUARDED_BY(mutex);
 
   // The rest belongs to the thread.
   asio::io_context io{1};
   asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
   absl::BitGen random;
   bool stopping = false;
-  ConsulInterest interest;
+  EndpointInterest interest;
   bool interest_set = false;
   std::map<std::string, std::shared_ptr<Datacenter>> datacenters;
-  std::map<ConsulKey, Tracked> tracked;
-  std::map<ConsulKey, std::shared_ptr<const v1::EndpointSet>> loaded;  // of the state file, not claimed yet
+  std::map<ServiceKey, Tracked> tracked;
+  std::map<ServiceKey, std::shared_ptr<const v1::EndpointSet>> loaded;  // of the state file, not claimed yet
   LossLedger losses;
   std::deque<Clock::time_point> abandoned;  // when slots of cancelled blocking queries are free again
 
   bool past_budget = false;
   // What is known to have changed comes before what is merely swept. A key is in one of the sets at most, and may be
   // left over in the other's queue.
-  std::deque<ConsulKey> fetch_queue, sweep_queue;
-  std::set<ConsulKey> fetch_queued, sweep_queued;
-  std::set<ConsulKey> fetching;     // under way; never the same key twice, so that no older answer comes second
-  std::set<ConsulKey> fetch_again;  // of those
+  std::deque<ServiceKey> fetch_queue, sweep_queue;
+  std::set<ServiceKey> fetch_queued, sweep_queued;
+  std::set<ServiceKey> fetching;     // under way; never the same key twice, so that no older answer comes second
+  std::set<ServiceKey> fetch_again;  // of those
   std::vector<std::shared_ptr<Loop>> fetchers;  // and, last, the sweep's
   Clock::time_point next_sweep{};
   bool eager_sweep = false;
@@ -203,7 +203,7 @@ struct ConsulWatcher::Impl {
 
   double Unit() { return absl::Uniform(random, 0.0, 1.0); }
 
-  Tracked* Find(const ConsulKey& key) {
+  Tracked* Find(const ServiceKey& key) {
     const auto found = tracked.find(key);
     return found == tracked.end() ? nullptr : &found->second;
   }
@@ -376,7 +376,7 @@ struct ConsulWatcher::Impl {
     }
   }
 
-  v1::EndpointSet EmptySet(const ConsulKey& key, v1::EndpointSet::State state) const {
+  v1::EndpointSet EmptySet(const ServiceKey& key, v1::EndpointSet::State state) const {
     v1::EndpointSet set;
     set.mutable_key()->set_datacenter(key.first);
     set.mutable_key()->set_service(key.second);
@@ -392,7 +392,7 @@ struct ConsulWatcher::Impl {
     Store(service, std::move(held));
   }
 
-  void OnServiceFailure(const ConsulKey& key, const absl::Status& status) {
+  void OnServiceFailure(const ServiceKey& key, const absl::Status& status) {
     Tracked* service = Find(key);
     if (service == nullptr) return;
     // The first error of a row stays: each further one would be news for every data plane.
@@ -410,7 +410,7 @@ struct ConsulWatcher::Impl {
     return absl::OkStatus();
   }
 
-  void OnServiceAnswer(const ConsulKey& key, const ConsulAnswer& answer, const std::vector<v1::Instance>& instances,
+  void OnServiceAnswer(const ServiceKey& key, const ConsulAnswer& answer, const std::vector<v1::Instance>& instances,
                        const CheckDigests& checks) {
     Tracked* service = Find(key);
     if (service == nullptr) return;
@@ -444,7 +444,7 @@ struct ConsulWatcher::Impl {
     return loss;
   }
 
-  void Believe(const ConsulKey& key, Tracked& service, const ConsulAnswer& answer,
+  void Believe(const ServiceKey& key, Tracked& service, const ConsulAnswer& answer,
                const std::vector<v1::Instance>& instances, const CheckDigests& checks, size_t lost) {
     losses.Believe(lost, Clock::now());
     service.failed = false;
@@ -463,7 +463,7 @@ struct ConsulWatcher::Impl {
   static bool DiffersFromChecks(const Tracked& service, const CheckDigests& checks) {
     return service.checks != DigestOf(*service.set, checks);
   }
-  static bool DiffersFromListing(const ConsulKey& key, const Tracked& service, const Datacenter& dc) {
+  static bool DiffersFromListing(const ServiceKey& key, const Tracked& service, const Datacenter& dc) {
     const auto listed = dc.listing.find(key.second);
     return listed != dc.listing.end() && !HasTagsOf(*service.set, listed->second);
   }
@@ -471,7 +471,7 @@ struct ConsulWatcher::Impl {
   // After a read. Where it is newer than a global watch's answer, that wakes again. Where it is not, and differs, it is
   // from a server that lags behind (reads are `stale`): nothing will wake for it, so it is read again, less and less
   // often.
-  void CompareWithWatches(const ConsulKey& key, Tracked& service, uint64_t index) {
+  void CompareWithWatches(const ServiceKey& key, Tracked& service, uint64_t index) {
     const Datacenter& dc = *datacenters.at(key.first);
     const bool lags = (dc.checks.has_value() && index <= dc.checks_index && DiffersFromChecks(service, *dc.checks)) ||
                       (dc.known && index <= dc.listing_index && DiffersFromListing(key, service, dc));
@@ -483,11 +483,11 @@ struct ConsulWatcher::Impl {
   }
 
   // A global watch says something else than what is served, whoever read that.
-  void OnDifference(const ConsulKey& key, const Tracked& service) {
+  void OnDifference(const ServiceKey& key, const Tracked& service) {
     if (service.retry_at == Clock::time_point{}) Enqueue(key);
   }
 
-  void Suspect(const ConsulKey& key, Tracked& service) {
+  void Suspect(const ServiceKey& key, Tracked& service) {
     if (service.suspect_since.has_value()) return;
     service.suspect_since = Clock::now();
     const std::shared_ptr<Datacenter>& dc = datacenters.at(key.first);
@@ -504,7 +504,7 @@ struct ConsulWatcher::Impl {
     RetryDelay pause;
     while (!loop->stopped) {
       const auto began = Clock::now();
-      std::vector<ConsulKey> keys;
+      std::vector<ServiceKey> keys;
       std::optional<Clock::time_point> unsettled;
       for (const auto& [key, service] : tracked) {
         if (key.first != dc->name || !service.suspect_since.has_value()) continue;
@@ -530,7 +530,7 @@ struct ConsulWatcher::Impl {
         status = decoded.status();
         if (decoded.ok()) listing = *std::move(decoded);
       }
-      for (const ConsulKey& key : keys) {
+      for (const ServiceKey& key : keys) {
         if (!status.ok()) {
           if (Tracked* service = Find(key); service != nullptr && service->suspect_since.has_value()) {
             Hold(*service, "instances gone, and Consul's leader can't confirm it");
@@ -546,7 +546,7 @@ struct ConsulWatcher::Impl {
     if (dc->confirm_loop == loop) dc->confirm_loop.reset();
   }
 
-  asio::awaitable<void> ConfirmService(Datacenter& dc, Loop& loop, ConsulKey key, const CatalogListing& listing,
+  asio::awaitable<void> ConfirmService(Datacenter& dc, Loop& loop, ServiceKey key, const CatalogListing& listing,
                                        uint64_t listing_index) {
     const std::string target = absl::StrCat("/v1/health/service/", EscapeUrl(key.second), Query(dc, "consistent"));
     const absl::StatusOr<ConsulAnswer> answer = co_await loop.http.Get(target, kReadTimeout);
@@ -582,7 +582,7 @@ struct ConsulWatcher::Impl {
   }
 
   // Not in the catalog. Forgets it where policy doesn't name it.
-  void SetUnknown(const ConsulKey& key, Tracked& service) {
+  void SetUnknown(const ServiceKey& key, Tracked& service) {
     Stop(service.loop);
     if (!service.named) {
       tracked.erase(key);
@@ -620,7 +620,7 @@ struct ConsulWatcher::Impl {
     dc.catalog_failed = false;
     dc.listing = std::move(listing);
     if (dc.names == nullptr || !same_names) {
-      auto names = std::make_shared<ConsulNames>();
+      auto names = std::make_shared<ServiceNames>();
       for (const auto& [name, tags] : dc.listing) names->insert(names->end(), name);
       dc.names = std::move(names);
     }
@@ -643,10 +643,10 @@ struct ConsulWatcher::Impl {
 
   // Brings everything in line with the interest and the catalogs.
   void Reconcile() {
-    std::map<ConsulKey, std::pair<v1::ConsulSource::OnSuspect, bool>> wanted;
+    std::map<ServiceKey, std::pair<v1::ConsulSource::OnSuspect, bool>> wanted;
     std::set<std::string> wanted_datacenters{""};
     bool left_out = false;
-    for (const ConsulInterest::Service& service : interest.services) {
+    for (const EndpointInterest::Service& service : interest.services) {
       if (wanted.size() >= kServicesMax) left_out = true;
       if (left_out) break;
       const auto [it, added] =
@@ -748,7 +748,7 @@ struct ConsulWatcher::Impl {
       }
     }
 
-    std::vector<ConsulKey> vanished;
+    std::vector<ServiceKey> vanished;
     for (auto& [key, service] : tracked) {
       Datacenter& dc = *datacenters.at(key.first);
       if (!dc.known) continue;
@@ -768,7 +768,7 @@ struct ConsulWatcher::Impl {
         asio::co_spawn(io, WatchService(datacenters.at(key.first), service.loop, key), Rethrow);
       }
     }
-    for (const ConsulKey& key : vanished) SetUnknown(key, tracked.at(key));
+    for (const ServiceKey& key : vanished) SetUnknown(key, tracked.at(key));
     for (const auto& [name, dc] : datacenters) {
       if (!past_budget) {
         Stop(dc->checks_loop);
@@ -818,7 +818,7 @@ struct ConsulWatcher::Impl {
     }
   }
 
-  asio::awaitable<void> WatchService(std::shared_ptr<Datacenter> dc, std::shared_ptr<Loop> loop, ConsulKey key) {
+  asio::awaitable<void> WatchService(std::shared_ptr<Datacenter> dc, std::shared_ptr<Loop> loop, ServiceKey key) {
     LoopPace pace(kServicePace);
     RetryDelay retry;
     uint64_t index = 0;
@@ -840,8 +840,9 @@ struct ConsulWatcher::Impl {
   }
 
   // One read of one service, for a watch (then `index` and `leader_known` are brought forward) or for a fetch.
-  asio::awaitable<absl::Status> ReadService(Datacenter& dc, Loop& loop, const ConsulKey& key, const std::string& target,
-                                            milliseconds deadline, uint64_t* index, bool* leader_known) {
+  asio::awaitable<absl::Status> ReadService(Datacenter& dc, Loop& loop, const ServiceKey& key,
+                                            const std::string& target, milliseconds deadline, uint64_t* index,
+                                            bool* leader_known) {
     const absl::StatusOr<ConsulAnswer> answer = co_await loop.http.Get(target, deadline);
     if (loop.stopped) co_return absl::CancelledError("");
     absl::Status status = CheckAnswer(answer);
@@ -913,7 +914,7 @@ struct ConsulWatcher::Impl {
     }
   }
 
-  void Enqueue(const ConsulKey& key) {
+  void Enqueue(const ServiceKey& key) {
     if (!past_budget) return;
     if (fetching.contains(key)) {
       fetch_again.insert(key);  // what is being read may be older than the reason to read it
@@ -925,15 +926,15 @@ struct ConsulWatcher::Impl {
     for (const auto& loop : fetchers) loop->timer.cancel();
   }
 
-  void EnqueueSweep(const ConsulKey& key) {
+  void EnqueueSweep(const ServiceKey& key) {
     if (fetch_queued.contains(key) || !sweep_queued.insert(key).second) return;
     sweep_queue.push_back(key);
   }
 
-  std::optional<ConsulKey> NextToFetch() {
+  std::optional<ServiceKey> NextToFetch() {
     for (auto [queue, queued] : {std::pair{&fetch_queue, &fetch_queued}, {&sweep_queue, &sweep_queued}}) {
       while (!queue->empty()) {
-        ConsulKey key = std::move(queue->front());
+        ServiceKey key = std::move(queue->front());
         queue->pop_front();
         if (queued->erase(key) == 0) continue;  // it went to the other one
         if (!fetching.contains(key)) return key;
@@ -972,12 +973,12 @@ struct ConsulWatcher::Impl {
   asio::awaitable<void> Fetch(std::shared_ptr<Loop> loop) {
     RetryDelay unreachable;
     while (!loop->stopped) {
-      const std::optional<ConsulKey> next = NextToFetch();
+      const std::optional<ServiceKey> next = NextToFetch();
       if (!next.has_value()) {
         co_await Pause(*loop, kSweepInterval);  // until woken
         continue;
       }
-      const ConsulKey& key = *next;
+      const ServiceKey& key = *next;
       const auto dc_found = datacenters.find(key.first);
       Tracked* service = Find(key);
       if (dc_found == datacenters.end() || service == nullptr) continue;
@@ -1085,7 +1086,7 @@ void ConsulWatcher::Start() {
   });
 }
 
-void ConsulWatcher::SetInterest(ConsulInterest interest) {
+void ConsulWatcher::SetInterest(EndpointInterest interest) {
   {
     absl::MutexLock lock(&impl_->mutex);
     impl_->next_interest = std::move(interest);

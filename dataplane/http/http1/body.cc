@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "common/base/text.h"
 #include "dataplane/http/http1/head.h"
 
 namespace gateway::dataplane::http1 {

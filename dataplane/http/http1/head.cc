@@ -13,22 +13,12 @@
 #include <cstring>
 #include <optional>
 
+#include "common/base/text.h"
+
 namespace gateway::dataplane::http1 {
 namespace {
 
 using http::Rejection;
-
-constexpr std::array<bool, 256> MakeTokenTable() {
-  std::array<bool, 256> table{};
-  for (const char c :
-       std::string_view("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+-.^_`|~")) {
-    table[static_cast<unsigned char>(c)] = true;
-  }
-  return table;
-}
-constexpr auto kToken = MakeTokenTable();
-
-constexpr char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
 // The offset of the first byte at or after `from` that is a control (below 0x20, or 0x7f); `size` where there is none.
 size_t FindControl(const char* data, size_t from, size_t size) {
@@ -181,7 +171,7 @@ bool ReadVersion(std::string_view text, http::Version* out) {
 
 // method SP target SP version (RFC 9112, section 3). False: it is no such line of HTTP/1.x.
 bool ReadRequestLine(std::string_view line, RequestHead* out) {
-  const auto no_method = [](char c) { return !kToken[static_cast<unsigned char>(c)]; };
+  const auto no_method = [](char c) { return !IsTokenCharacter(c); };
   const size_t method = static_cast<size_t>(std::find_if(line.begin(), line.end(), no_method) - line.begin());
   if (method == 0 || method >= line.size() || line[method] != ' ') return false;
   const auto no_target = [](char c) { return static_cast<unsigned char>(c) <= ' ' || c == 0x7f; };
@@ -222,7 +212,7 @@ void ReadFields(std::string_view lines, FieldSink* sink) {
   const char* const end = at + lines.size();
   while (at < end && *at != '\r') {
     const char* const name = at;
-    while (at < end && kToken[static_cast<unsigned char>(*at)]) ++at;
+    while (at < end && IsTokenCharacter(*at)) ++at;
     const std::string_view name_view(name, static_cast<size_t>(at - name));
     const auto* const stop = static_cast<const char*>(std::memchr(at, '\r', static_cast<size_t>(end - at)));
     // White space in front of the colon is refused with everything else that is no token (section 5.1).
@@ -343,26 +333,6 @@ void ReadMaxForwards(RequestHead* out) {
 
 }  // namespace
 
-std::string_view Trim(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
-  return text;
-}
-
-bool BytesEqualIgnoringCase(const char* a, const char* b, size_t size) {
-  for (size_t i = 0; i < size; ++i) {
-    if (Lower(a[i]) != Lower(b[i])) return false;
-  }
-  return true;
-}
-
-bool IsToken(std::string_view text) {
-  for (const char c : text) {
-    if (!kToken[static_cast<unsigned char>(c)]) return false;
-  }
-  return !text.empty();
-}
-
 bool IsMisspeltMethod(std::string_view method) {
   // IANA's registry, and what caches and UPnP use besides.
   static constexpr std::string_view kMethods[] = {"ACL",
@@ -431,7 +401,8 @@ bool IsValidHost(std::string_view host) {
     if (end == 0) return false;
     for (const char c : host.substr(0, end)) {
       // reg-name without the sub-delims and escapes that no host name has.
-      if (!IsDigit(c) && !(Lower(c) >= 'a' && Lower(c) <= 'z') && c != '-' && c != '.' && c != '_' && c != '~')
+      if (!IsDigit(c) && !(LowerAscii(c) >= 'a' && LowerAscii(c) <= 'z') && c != '-' && c != '.' && c != '_' &&
+          c != '~')
         return false;
     }
   }
@@ -443,14 +414,6 @@ bool IsValidHost(std::string_view host) {
     port = port * 10 + static_cast<uint32_t>(c - '0');
   }
   return port <= 65535;
-}
-
-bool BytesEqualFolded(const char* name, const char* known, size_t size) {
-  for (size_t i = 0; i < size; ++i) {
-    const char c = name[i] == '_' ? '-' : Lower(name[i]);
-    if (c != known[i]) return false;
-  }
-  return true;
 }
 
 bool ResponseHead::NamesWebSocket() const { return framing.upgrade && UpgradesToWebSocket(*this); }

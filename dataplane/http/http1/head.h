@@ -12,7 +12,7 @@
 #include <string_view>
 
 #include "absl/container/inlined_vector.h"
-#include "common/policy/snapshot.h"
+#include "common/base/field_view.h"
 #include "dataplane/http/fields.h"
 #include "dataplane/http/message.h"
 
@@ -98,27 +98,9 @@ http::Rejection ParseResponseHead(std::string_view head, ResponseHead* out);
 // Whether `host` is uri-host [":" port] (RFC 3986, section 3.2.2), no userinfo.
 bool IsValidHost(std::string_view host);
 
-bool IsToken(std::string_view text);
-
 // Whether it is a registered method but for the case of its letters. Methods have a case (RFC 9110, section 9.1), but a
 // service that knows none would serve it, past a route of the method itself.
 bool IsMisspeltMethod(std::string_view method);
-
-// Without the spaces and tabs around it (OWS).
-std::string_view Trim(std::string_view text);
-
-// Of equal length. (The two below are asked of each field of a head: nearly all differ in length already.)
-bool BytesEqualIgnoringCase(const char* a, const char* b, size_t size);
-bool BytesEqualFolded(const char* name, const char* known, size_t size);
-
-inline bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
-  return a.size() == b.size() && BytesEqualIgnoringCase(a.data(), b.data(), a.size());
-}
-// `name` in lower case and with '-' for each '_' is `known`, which is lower case: what services that know fields by
-// variables (CGI, WSGI) can't tell apart.
-inline bool EqualsFolded(std::string_view name, std::string_view known) {
-  return name.size() == known.size() && BytesEqualFolded(name.data(), known.data(), name.size());
-}
 
 }  // namespace gateway::dataplane::http1
 

@@ -9,6 +9,7 @@
 
 #include "absl/random/random.h"
 #include "common/base/base64.h"
+#include "common/base/text.h"
 #include "dataplane/http/http1/body.h"
 #include "dataplane/http/http1/head.h"
 
@@ -24,11 +25,11 @@ bool IsText(char c) { return c == '\t' || (static_cast<unsigned char>(c) >= 0x20
 
 // Names are tokens in lower case (RFC 9113, section 8.2.1).
 bool IsName(std::string_view name) {
-  return http1::IsToken(name) && std::none_of(name.begin(), name.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
+  return IsToken(name) && std::none_of(name.begin(), name.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
 }
 
 bool IsValue(std::string_view value) {
-  return http1::Trim(value).size() == value.size() && std::all_of(value.begin(), value.end(), IsText);
+  return Trim(value).size() == value.size() && std::all_of(value.begin(), value.end(), IsText);
 }
 
 // What the pseudo-header fields say (RFC 9113, section 8.3.1; RFC 8441, section 4).
@@ -82,7 +83,7 @@ Rejection ReadField(std::string_view name, std::string_view value, Request* out,
       if (name == "keep-alive" || name == "proxy-connection" || name == "http2-settings") {
         return Malformed("a field of HTTP/1.1 connections");
       }
-      if (name == "te" && !http1::EqualsIgnoreCase(value, "trailers")) return Malformed("TE is not trailers");
+      if (name == "te" && !EqualsIgnoreCase(value, "trailers")) return Malformed("TE is not trailers");
       break;
     case FieldKind::kContentLength:
       if (const Rejection error = ReadLength(value, out)) return error;
@@ -164,7 +165,7 @@ Rejection ReadAuthority(const PseudoFields& pseudo, const std::optional<std::str
   if (!pseudo.authority && !host) return Malformed("neither :authority nor Host");
   out->authority = pseudo.authority ? *pseudo.authority : *host;
   if (!http1::IsValidHost(out->authority)) return Malformed(":authority is not a host");
-  if (host && !http1::EqualsIgnoreCase(*host, out->authority)) return Malformed(":authority and Host differ");
+  if (host && !EqualsIgnoreCase(*host, out->authority)) return Malformed(":authority and Host differ");
   out->fields.insert(out->fields.begin(), {"host", out->authority});
   out->kinds.insert(out->kinds.begin(), FieldKind::kHost);
   return {};
@@ -172,13 +173,13 @@ Rejection ReadAuthority(const PseudoFields& pseudo, const std::optional<std::str
 
 Rejection ReadMethod(const PseudoFields& pseudo, bool ended, Request* out) {
   out->method = *pseudo.method;
-  if (!http1::IsToken(out->method)) return Malformed(":method is not a token");
+  if (!IsToken(out->method)) return Malformed(":method is not a token");
   if (out->method.size() > http1::kMethodBytesMax) return {Reason::kNotImplemented, "the method is too long"};
   if (http1::IsMisspeltMethod(out->method)) return {Reason::kBadRequest, "a known method with lower-case letters"};
   if (pseudo.protocol) {
     // Extended CONNECT; nghttp2 has seen that there are :scheme and :path.
     if (out->method != "CONNECT") return Malformed(":protocol without CONNECT");
-    if (!http1::EqualsIgnoreCase(*pseudo.protocol, "websocket")) {
+    if (!EqualsIgnoreCase(*pseudo.protocol, "websocket")) {
       return {Reason::kNotImplemented, "a :protocol other than websocket"};
     }
     if (ended || out->length) return Malformed("extended CONNECT with the end of the stream or a length");
@@ -208,10 +209,10 @@ Rejection ReadExpectations(Request* out) {
     std::string_view list = out->fields[i].value;
     while (!list.empty()) {
       const size_t comma = std::min(list.find(','), list.size());
-      const std::string_view each = http1::Trim(list.substr(0, comma));
+      const std::string_view each = Trim(list.substr(0, comma));
       list.remove_prefix(std::min(comma + 1, list.size()));
       if (each.empty()) continue;
-      if (!http1::EqualsIgnoreCase(each, "100-continue")) {
+      if (!EqualsIgnoreCase(each, "100-continue")) {
         return {Reason::kExpectationFailed, "an unknown expectation"};
       }
       out->expect_continue = out->has_body;
@@ -305,7 +306,7 @@ Rejection MakeRequest(HeaderBlock* block, bool ended, BufferPool* pool, Request*
     return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
   }
   if (!pseudo.method || !pseudo.scheme || !pseudo.path) return Malformed("a pseudo-header field is missing");
-  if (!http1::EqualsIgnoreCase(*pseudo.scheme, "http") && !http1::EqualsIgnoreCase(*pseudo.scheme, "https")) {
+  if (!EqualsIgnoreCase(*pseudo.scheme, "http") && !EqualsIgnoreCase(*pseudo.scheme, "https")) {
     return Malformed(":scheme is neither http nor https");
   }
   out->scheme = pseudo.scheme->size() == 4 ? "http" : "https";

@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "common/base/text.h"
 #include "dataplane/http/http1/body.h"
 #include "dataplane/http/http1/head.h"
 #include "spdlog/spdlog.h"
@@ -36,7 +37,7 @@ bool IsConnectionField(std::string_view name) {
     case http::FieldKind::kContentLength:  // as the message's length is known
       return true;
     case http::FieldKind::kHopByHop:
-      return http1::EqualsIgnoreCase(name, "keep-alive") || http1::EqualsIgnoreCase(name, "proxy-connection");
+      return EqualsIgnoreCase(name, "keep-alive") || EqualsIgnoreCase(name, "proxy-connection");
     default:
       return false;
   }
@@ -424,7 +425,7 @@ bool ServerSession::SubmitResponse(ServerStream* stream, const http::OutgoingRes
   out.push_back(FieldOf(":status", number(tunnel ? 200 : static_cast<uint64_t>(response.status), 0)));
   const auto add = [&](std::string_view name, std::string_view value) {
     if (IsConnectionField(name)) return;
-    if (tunnel && http1::EqualsIgnoreCase(name, "sec-websocket-accept")) return;  // to a key of ours
+    if (tunnel && EqualsIgnoreCase(name, "sec-websocket-accept")) return;  // to a key of ours
     out.push_back(FieldOf(name, value));
   };
   for (const FieldView& field : response.fields) add(field.name, field.value);

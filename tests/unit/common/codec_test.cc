@@ -1,4 +1,4 @@
-#include "common/config/codec.h"
+#include "common/document/codec.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 
 #include "common/base/units.h"
 #include "common/config/policy_files.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "gateway/v1/bootstrap.pb.h"
 #include "gateway/v1/rules.pb.h"
 #include "google/protobuf/duration.pb.h"

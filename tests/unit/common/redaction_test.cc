@@ -1,8 +1,8 @@
-#include "common/policy/redaction.h"
+#include "common/document/redaction.h"
 
 #include "absl/strings/match.h"
-#include "common/config/codec.h"
 #include "common/config/policy_files.h"
+#include "common/document/codec.h"
 #include "gtest/gtest.h"
 
 namespace gateway {

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "gateway/v1/bootstrap.pb.h"
 #include "gateway/v1/policy.pb.h"
 #include "gmock/gmock.h"

@@ -1,4 +1,4 @@
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

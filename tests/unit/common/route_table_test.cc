@@ -17,6 +17,7 @@
 #include <tuple>
 #include <vector>
 
+#include "common/base/field_view.h"
 #include "common/config/policy_files.h"
 #include "common/policy/route/route_pattern.h"
 #include "common/policy/snapshot.h"

@@ -1,10 +1,12 @@
-#include "common/config/yaml.h"
+#include "common/document/yaml.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <random>
+
+#include "common/base/text.h"
 
 namespace gateway {
 namespace {

@@ -134,7 +134,7 @@ TEST_F(RealConsul, UnknownDatacenterIsUnavailableAndHarmsNobody) {
   ASSERT_NO_FATAL_FAILURE(Run());
   ASSERT_TRUE(agent_->Register({.service = "web", .port = 8001}).ok());
   Watched watched(WatcherOptions());
-  ConsulInterest interest;
+  EndpointInterest interest;
   interest.services = {{"", "web"}, {"dc1", "web"}, {"mars", "web"}};
   watched.watcher().SetInterest(interest);
   watched.watcher().Start();
@@ -226,7 +226,7 @@ TEST_F(RealConsul, HundredAndFiftyServicesPastTheBudget) {
   ConsulWatcherOptions options = WatcherOptions();
   options.watches_max = 20;
   Watched watched(options);
-  ConsulInterest interest;
+  EndpointInterest interest;
   interest.dynamic = [](std::string_view name) { return name != "consul"; };
   watched.watcher().SetInterest(interest);
   watched.watcher().Start();

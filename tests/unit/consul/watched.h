@@ -29,7 +29,7 @@ class Watched {
   // Follows these by name, in the agent's own datacenter.
   void Follow(const std::vector<std::string>& services,
               v1::ConsulSource::OnSuspect on_suspect = v1::ConsulSource::KEEP) {
-    ConsulInterest interest;
+    EndpointInterest interest;
     for (const std::string& service : services) interest.services.push_back({"", service, on_suspect});
     watcher_.SetInterest(std::move(interest));
   }

@@ -275,7 +275,7 @@ TEST(ConsulWatcher, DynamicServicesComeAndGo) {
   consul.SetService("team-a", {8001});
   consul.SetService("hidden", {8002});
   Watched watched(OptionsFor(consul));
-  ConsulInterest interest;
+  EndpointInterest interest;
   interest.dynamic = [](std::string_view name) { return name.starts_with("team-"); };
   watched.watcher().SetInterest(interest);
   watched.watcher().Start();
@@ -341,7 +341,7 @@ TEST(ConsulWatcher, LastKnownEndpointsOutliveARestartWithoutConsul) {
   consul.SetService("team-a", {8003});
   ConsulWatcherOptions options = OptionsFor(consul);
   options.state_file = dir.File("endpoints");
-  ConsulInterest interest;
+  EndpointInterest interest;
   interest.services = {{"", "web"}};
   interest.dynamic = [](std::string_view name) { return name == "team-a"; };
   {

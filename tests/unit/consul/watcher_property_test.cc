@@ -118,7 +118,7 @@ TEST_P(WatcherProperty, EndpointsAreConsulsSoonAfterItIsQuiet) {
     ConsulWatcherOptions options;
     options.address = agent_->address();
     Watched watched(options);
-    ConsulInterest interest;
+    EndpointInterest interest;
     interest.dynamic = [](std::string_view name) { return name != "consul"; };
     interest.dynamic_on_suspect = v1::ConsulSource::ACCEPT;
     watched.watcher().SetInterest(interest);

@@ -1,11 +1,11 @@
-#include "controlplane/publisher.h"
+#include "controlplane/publisher/publisher.h"
 
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_format.h"
 #include "common/base/admin_protocol.h"
-#include "controlplane/grpc_status.h"
+#include "controlplane/base/grpc_status.h"
 #include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
 #include "tests/unit/controlplane/testing.h"

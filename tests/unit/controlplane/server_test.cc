@@ -1,5 +1,5 @@
 // The whole control plane in this process, on ports of its own, by its gRPC interfaces alone.
-#include "controlplane/server.h"
+#include "controlplane/server/server.h"
 
 #include <deque>
 #include <filesystem>
@@ -1038,7 +1038,7 @@ TEST_F(ServerTest, WarnsOfAServiceThatConsulDoesNotKnow) {
   auto catalog = std::make_shared<EndpointCatalog>();
   catalog->version = 1;
   catalog->catalog_known = true;
-  catalog->names[""] = std::make_shared<const ConsulNames>(ConsulNames{"consul", "orders"});
+  catalog->names[""] = std::make_shared<const ServiceNames>(ServiceNames{"consul", "orders"});
   control_plane_->hub().PublishEndpoints(catalog);
   EXPECT_TRUE(warnings("orders").empty());
   ASSERT_EQ(warnings("ordres").size(), 1u);

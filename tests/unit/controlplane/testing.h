@@ -11,10 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/config/bootstrap.h"
 #include "common/policy/snapshot.h"
-#include "controlplane/publisher.h"
-#include "controlplane/store.h"
+#include "controlplane/publisher/publisher.h"
+#include "controlplane/store/store.h"
 #include "gtest/gtest.h"
 
 namespace gateway::controlplane {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <string>
 
+#include "common/base/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/ports.h"

@@ -5,6 +5,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "common/base/text.h"
+#include "common/base/time.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/scripted_upstream.h"
 #include "tests/fixtures/token_signer.h"

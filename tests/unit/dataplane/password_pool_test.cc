@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/base/text.h"
+#include "common/base/time.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/wait_for.h"
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/base/text.h"
+#include "common/base/time.h"
 #include "dataplane/limits/redis_script.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

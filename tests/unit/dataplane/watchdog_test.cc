@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/time.h"
 #include "dataplane/server/worker.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

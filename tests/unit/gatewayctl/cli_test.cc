@@ -14,8 +14,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
-#include "common/config/codec.h"
-#include "common/policy/resource.h"
+#include "common/document/codec.h"
+#include "common/document/resource.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -781,7 +781,8 @@ TEST_F(Gatewayctl, ForgetsDataPlanesAndNamesAtMostFive) {
     return grpc::Status::OK;
   };
   const std::string out = Ctl({"rollout"}).out;
-  EXPECT_NE(out.find("; 30 lost and not counted: lost-1, lost-2, lost-3, lost-4, lost-5 and 25 more\n"), std::string::npos)
+  EXPECT_NE(out.find("; 30 lost and not counted: lost-1, lost-2, lost-3, lost-4, lost-5 and 25 more\n"),
+            std::string::npos)
       << out;
   EXPECT_NE(out.find("  dp-5 is not connected, and expected back\n  and 3 more; see gatewayctl dataplanes\n"),
             std::string::npos)

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "common/config/policy_files.h"
-#include "common/policy/resource.h"
+#include "common/document/resource.h"
 #include "common/policy/snapshot.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

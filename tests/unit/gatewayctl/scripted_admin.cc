@@ -3,8 +3,8 @@
 #include <array>
 
 #include "common/config/policy_files.h"
+#include "common/document/resource.h"
 #include "common/policy/label_selector.h"
-#include "common/policy/resource.h"
 #include "gtest/gtest.h"
 
 namespace gateway::ctl {

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/field_view.h"
 #include "gtest/gtest.h"
 
 namespace gateway::dataplane {

@@ -14,6 +14,7 @@
 
 #include "absl/random/random.h"
 #include "common/base/hash.h"
+#include "common/base/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

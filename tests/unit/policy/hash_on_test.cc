@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/base/address_set.h"
+#include "common/base/field_view.h"
 #include "common/base/text.h"
 #include "gtest/gtest.h"
 

@@ -1,6 +1,7 @@
 #include "dataplane/auth/jwt.h"
 
 #include "common/base/text.h"
+#include "common/base/time.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/token_signer.h"
 

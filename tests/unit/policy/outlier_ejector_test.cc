@@ -4,6 +4,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/base/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

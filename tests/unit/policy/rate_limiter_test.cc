@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/base/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

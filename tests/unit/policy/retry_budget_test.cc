@@ -4,6 +4,7 @@
 #include <chrono>
 #include <random>
 
+#include "common/base/time.h"
 #include "gtest/gtest.h"
 
 namespace gateway::dataplane {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/time.h"
 #include "controlplane/stream/quota_allocator.h"
 #include "dataplane/limits/lease_bucket.h"
 
@@ -16,7 +17,6 @@ namespace {
 using controlplane::QuotaAllocator;
 using dataplane::LeaseLink;
 using dataplane::LeaseTable;
-using dataplane::TimePoint;
 using namespace std::chrono_literals;
 
 constexpr TimePoint kBegin{1000s};

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/base/time.h"
 #include "controlplane/stream/quota_allocator.h"
 #include "dataplane/limits/lease_bucket.h"
 
@@ -24,7 +25,6 @@ namespace {
 using controlplane::QuotaAllocator;
 using dataplane::LeaseLink;
 using dataplane::LeaseTable;
-using dataplane::TimePoint;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;

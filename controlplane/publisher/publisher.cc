@@ -1,0 +1,520 @@
+#include "controlplane/publisher/publisher.h"
+
+#include <algorithm>
+#include <mutex>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/document/redaction.h"
+#include "controlplane/base/grpc_status.h"
+#include "controlplane/identity/audit_log.h"
+#include "google/protobuf/descriptor.h"
+#include "spdlog/spdlog.h"
+
+namespace gateway::controlplane {
+namespace {
+
+constexpr char kBootstrapActor[] = "bootstrap";
+// Of a stored set that does not compile, as many mistakes are logged.
+constexpr size_t kLoggedMistakesMax = 20;
+
+v1::PolicyError Mistake(const ResourceKey& key, std::string field, std::string message) {
+  v1::PolicyError error;
+  error.set_kind(key.kind);
+  error.set_name(key.name);
+  error.set_field(std::move(field));
+  error.set_message(std::move(message));
+  return error;
+}
+
+// Whether `message` came with fields that this version does not know: it would drop their meaning in silence.
+bool HasUnknownFields(const google::protobuf::Message& message) {
+  const google::protobuf::Reflection* reflection = message.GetReflection();
+  if (!reflection->GetUnknownFields(message).empty()) return true;
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  reflection->ListFields(message, &fields);
+  for (const auto* field : fields) {
+    if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) continue;
+    if (field->is_map()) continue;  // labels: strings to strings, with no meaning below them
+    if (field->is_repeated()) {
+      for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
+        if (HasUnknownFields(reflection->GetRepeatedMessage(message, field, i))) return true;
+      }
+    } else if (HasUnknownFields(reflection->GetMessage(message, field))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// The field with most of the bytes of `message`, to say what is too long.
+std::string LongestField(const google::protobuf::Message& message) {
+  const google::protobuf::Reflection* reflection = message.GetReflection();
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  reflection->ListFields(message, &fields);
+  const std::unique_ptr<google::protobuf::Message> alone(message.New());
+  std::string longest;
+  size_t most = 0;
+  for (const auto* field : fields) {
+    // What is left once all others are gone.
+    alone->CopyFrom(message);
+    for (const auto* other : fields) {
+      if (other != field) reflection->ClearField(alone.get(), other);
+    }
+    if (alone->ByteSizeLong() <= most) continue;
+    most = alone->ByteSizeLong();
+    longest = field->name();
+  }
+  return longest;
+}
+
+v1::Change ChangeOf(const ResourceKey& key, v1::Change::Op op) {
+  v1::Change change;
+  change.set_op(op);
+  change.set_kind(key.kind);
+  change.set_name(key.name);
+  return change;
+}
+
+// "Route/a, Route/b and 7 more".
+std::string JoinFew(const std::vector<std::string>& names) {
+  constexpr size_t kFew = 5;
+  if (names.size() <= kFew) return absl::StrJoin(names, ", ");
+  return absl::StrCat(absl::StrJoin(names.begin(), names.begin() + kFew, ", "), " and ", names.size() - kFew, " more");
+}
+
+// Whether `warning` speaks of one of `changed` ("Route/orders"): by that, or, of routes alone, by the quoted name.
+bool Concerns(std::string_view warning, const std::set<std::string, std::less<>>& changed) {
+  constexpr std::string_view kEnds = " :;,()";
+  const bool of_routes = warning.starts_with("route");
+  for (size_t begin = 0; begin < warning.size();) {
+    const size_t end = std::min(warning.find_first_of(kEnds, begin), warning.size());
+    std::string_view word = warning.substr(begin, end - begin);
+    begin = end + 1;
+    if (changed.contains(word)) return true;
+    if (of_routes && word.size() > 2 && word.front() == '\'' && word.back() == '\'' &&
+        changed.contains(absl::StrCat("Route/", absl::string_view(word.data() + 1, word.size() - 2)))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool Same(const v1::Resource& a, const v1::Resource& b) { return CanonicalBytes(a) == CanonicalBytes(b); }
+
+}  // namespace
+
+Publisher::Publisher(std::unique_ptr<Store> store, PublisherOptions options)
+    : store_(std::move(store)), options_(std::move(options)) {
+  for (const v1::Resource& builtin : options_.builtins) {
+    builtins_[KeyOf(builtin)] = std::make_shared<const v1::Resource>(builtin);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Publisher>> Publisher::Open(std::unique_ptr<Store> store, PublisherOptions options) {
+  std::unique_ptr<Publisher> publisher(new Publisher(std::move(store), std::move(options)));
+  if (absl::Status s = publisher->Start(); !s.ok()) return s;
+  return publisher;
+}
+
+absl::Status Publisher::Start() {
+  std::lock_guard lock(write_mu_);
+  auto loaded = std::make_shared<PolicyState>();
+  loaded->epoch = store_->epoch();
+  loaded->revision = store_->revision();
+  loaded->committed_at = store_->revision_time();
+  loaded->resources = std::make_shared<const ResourceSet>(store_->TakeLoaded());
+  {
+    std::lock_guard pointer(mu_);
+    current_ = loaded;
+  }
+
+  // What replaces a built-in stays; the built-ins themselves are those of this start.
+  Proposal proposal{*loaded->resources, {}};
+  for (const auto& [key, record] : *loaded->resources) {
+    if (record.built_in && !builtins_.contains(key)) Put(key, nullptr, true, v1::Change::DELETED, &proposal);
+  }
+  for (const auto& [key, builtin] : builtins_) {
+    auto it = loaded->resources->find(key);
+    if (it == loaded->resources->end()) {
+      Put(key, builtin, true, v1::Change::CREATED, &proposal);
+    } else if (it->second.built_in && !Same(*it->second.resource, *builtin)) {
+      Put(key, builtin, true, v1::Change::UPDATED, &proposal);
+    }
+  }
+  absl::Status status;
+  if (!proposal.edits.empty() || loaded->revision == 0) {
+    v1::ChangeContext context;
+    context.set_actor(kBootstrapActor);
+    context.set_comment(loaded->revision == 0 ? "first start" : "the bootstrap file or the version changed");
+    Author author;
+    author.action = "Start";
+    status =
+        Commit(std::move(proposal), context, author, false, "the stored policy with this start's built-ins").status();
+  } else {
+    std::vector<const v1::Resource*> resources;
+    for (const auto& [key, record] : *loaded->resources) resources.push_back(record.resource.get());
+    CompileResult compiled = CompileSnapshot(resources, {loaded->epoch, loaded->revision, options_.own_service});
+    if (compiled.snapshot == nullptr) {
+      status = PolicyError("the stored policy", compiled.errors);
+    } else {
+      loaded->snapshot = std::move(compiled.snapshot);
+      loaded->warnings = std::move(compiled.warnings);
+      Install(loaded);
+    }
+  }
+  if (status.ok()) return status;
+  const std::vector<v1::PolicyError> mistakes = PolicyErrorsOf(status);
+  if (mistakes.empty()) return status;
+  // The data planes go on with what they have; to serve less than the stored set would be worse.
+  for (size_t i = 0; i < mistakes.size() && i < kLoggedMistakesMax; ++i) {
+    spdlog::error("stored policy: {}/{}: {}: {}", mistakes[i].kind(), mistakes[i].name(), mistakes[i].field(),
+                  mistakes[i].message());
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("the policy in the database is not valid for this version: ", status.message()));
+}
+
+std::shared_ptr<const PolicyState> Publisher::current() const {
+  std::lock_guard lock(mu_);
+  return current_;
+}
+
+void Publisher::Install(std::shared_ptr<const PolicyState> state) {
+  {
+    std::lock_guard lock(mu_);
+    current_ = state;
+  }
+  if (options_.publish) options_.publish(std::move(state));
+  revisions_.Notify();
+}
+
+std::shared_ptr<const v1::Resource> Publisher::Builtin(const ResourceKey& key) const {
+  auto it = builtins_.find(key);
+  return it == builtins_.end() ? nullptr : it->second;
+}
+
+void Publisher::Put(const ResourceKey& key, std::shared_ptr<const v1::Resource> resource, bool built_in,
+                    v1::Change::Op op, Proposal* proposal) {
+  if (resource == nullptr) {
+    proposal->resources.erase(key);
+  } else {
+    ResourceRecord& record = proposal->resources[key];
+    record.resource = resource;
+    record.built_in = built_in;
+  }
+  proposal->edits.push_back({key, op, std::move(resource), built_in});
+}
+
+absl::Status Publisher::CheckContext(const v1::ChangeContext& context) {
+  if (context.actor().size() > kActorBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("context.actor: ", context.actor().size(), " bytes; at most ", kActorBytesMax));
+  }
+  if (context.actor() == kBootstrapActor) {
+    return absl::InvalidArgumentError("context.actor: 'bootstrap' is the control plane's own");
+  }
+  if (context.comment().size() > kCommentBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("context.comment: ", context.comment().size(), " bytes; at most ", kCommentBytesMax));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Publisher::CheckExpected(uint64_t expected) {
+  const uint64_t revision = current()->revision;
+  if (expected == 0 || expected == revision) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat("the current revision is ", revision, ", not ", expected, "; nothing was changed; read it again"));
+}
+
+absl::Status Publisher::Count(absl::Status status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      break;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kFailedPrecondition:
+      ++counts_.invalid;
+      break;
+    case absl::StatusCode::kAborted:
+      ++counts_.conflict;
+      break;
+    default:
+      ++counts_.failed;
+  }
+  return status;
+}
+
+absl::Status Publisher::CheckScope(const Scope& scope, const ResourceSet& before, const Proposal& proposal) {
+  const auto known = [](const ResourceSet& set, const ResourceKey& key) {
+    const auto it = set.find(key);
+    return it == set.end() ? Scope::Known() : Scope::Known{it->second.resource.get(), it->second.built_in};
+  };
+  for (const Edit& edit : proposal.edits) {
+    // What gives way to a built-in is gone, to whom it was.
+    const v1::Resource* after = edit.built_in ? nullptr : edit.resource.get();
+    const absl::Status status = scope.CheckEdit(edit.key, known(before, edit.key), after,
+                                                [&](const ResourceKey& key) { return known(proposal.resources, key); });
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const v1::ChangeContext& context,
+                                                        const Author& author, bool dry_run, absl::string_view what) {
+  const std::shared_ptr<const PolicyState> before = current();
+  // Before anything is said of resources that are none of the author's business.
+  if (author.scope != nullptr) {
+    if (absl::Status s = CheckScope(*author.scope, *before->resources, proposal); !s.ok()) return s;
+  }
+  if (proposal.resources.size() > kSetResourcesMax) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("policy would have ", proposal.resources.size(), " resources; at most ", kSetResourcesMax));
+  }
+  std::vector<const v1::Resource*> resources;
+  resources.reserve(proposal.resources.size());
+  size_t bytes = 0;
+  for (const auto& [key, record] : proposal.resources) {
+    resources.push_back(record.resource.get());
+    bytes += record.resource->ByteSizeLong();
+  }
+  if (bytes > kSetBytesMax) {
+    return absl::ResourceExhaustedError(absl::StrCat("policy would have ", bytes, " bytes; at most ", kSetBytesMax));
+  }
+  const uint64_t revision = before->revision + 1;
+  CompileResult compiled = CompileSnapshot(resources, {store_->epoch(), revision, options_.own_service});
+  if (compiled.snapshot == nullptr) return PolicyError(what, compiled.errors);
+
+  Commitment commitment{before->revision, {}};
+  const std::set<std::string> known(before->warnings.begin(), before->warnings.end());
+  std::set<std::string, std::less<>> changed;
+  for (const Edit& edit : proposal.edits) changed.insert(edit.key.ToString());
+  for (const std::string& warning : compiled.warnings) {
+    if (!known.contains(warning) || Concerns(warning, changed)) commitment.warnings.push_back(warning);
+  }
+  commitment.other_warnings = compiled.warnings.size() - commitment.warnings.size();
+  if (dry_run) {
+    ++counts_.dry_run;
+    return commitment;
+  }
+  if (proposal.edits.empty() && before->revision != 0) {
+    ++counts_.unchanged;
+    return commitment;
+  }
+
+  // Whole microseconds: what is said now and what is read back later is the same.
+  const absl::Time now = absl::FromUnixMicros(absl::ToUnixMicros(absl::Now()));
+  v1::RevisionInfo info;
+  info.set_revision(revision);
+  info.mutable_time()->set_seconds(absl::ToUnixMicros(now) / 1'000'000);
+  info.mutable_time()->set_nanos(static_cast<int32_t>(absl::ToUnixMicros(now) % 1'000'000) * 1000);
+  info.set_actor(!author.name.empty() ? author.name : context.actor().empty() ? author.address : context.actor());
+  info.set_comment(context.comment());
+  for (const Edit& edit : proposal.edits) *info.add_changes() = ChangeOf(edit.key, edit.op);
+  v1::AuditEntry entry;
+  *entry.mutable_time() = info.time();
+  entry.set_actor(info.actor());
+  entry.set_address(author.address);
+  entry.set_action(author.action);
+  entry.set_outcome(v1::AuditEntry::DONE);
+  entry.set_revision(revision);
+  entry.set_detail(AuditDetail(info));
+  if (absl::Status s = store_->Commit(info, author.address, proposal.edits, &entry); !s.ok()) {
+    spdlog::error("revision {} by '{}' was not stored: {}", revision, info.actor(), std::string(s.message()));
+    return s;
+  }
+  for (const Edit& edit : proposal.edits) {
+    if (auto it = proposal.resources.find(edit.key); it != proposal.resources.end()) {
+      it->second.revision = revision;
+      it->second.changed_at = now;
+    }
+  }
+  auto state = std::make_shared<PolicyState>();
+  state->epoch = store_->epoch();
+  state->revision = revision;
+  state->committed_at = now;
+  state->resources = std::make_shared<const ResourceSet>(std::move(proposal.resources));
+  state->snapshot = std::move(compiled.snapshot);
+  state->warnings = std::move(compiled.warnings);
+  ++counts_.committed;
+  spdlog::info("revision {} by '{}' from {}: {} changes", revision, info.actor(),
+               author.address.empty() ? "here" : author.address, proposal.edits.size());
+  if (options_.recorded) options_.recorded(entry);
+  Install(std::move(state));
+  commitment.revision = revision;
+  return commitment;
+}
+
+absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& request, const Author& author) {
+  if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
+  if (request.resources_size() > kApplyResourcesMax) {
+    return Count(absl::InvalidArgumentError(
+        absl::StrCat(request.resources_size(), " resources; at most ", kApplyResourcesMax, " at once")));
+  }
+  // What a resource gets wrong by its envelope; all the rest is CompileSnapshot's.
+  std::vector<v1::PolicyError> mistakes;
+  std::set<ResourceKey> seen;
+  for (int i = 0; i < request.resources_size(); ++i) {
+    const v1::Resource& resource = request.resources(i);
+    const ResourceKey key = KeyOf(resource);
+    if (key.kind.empty()) {
+      mistakes.push_back(Mistake(
+          key, absl::StrCat("resources[", i, "]"),
+          HasUnknownFields(resource) ? "a kind that this version does not know" : "holds no resource of any kind"));
+      continue;
+    }
+    if (!seen.insert(key).second) mistakes.push_back(Mistake(key, "", "is given twice; expected one of each name"));
+    if (HasUnknownFields(resource)) {
+      mistakes.push_back(Mistake(key, "", "has fields that this version of the control plane does not know"));
+    }
+    if (resource.ByteSizeLong() > kResourceBytesMax) {
+      mistakes.push_back(Mistake(key, LongestField(*BodyOf(resource)),
+                                 absl::StrCat("is most of ", resource.ByteSizeLong(),
+                                              " bytes; expected a resource of at most ", kResourceBytesMax)));
+    }
+  }
+
+  std::lock_guard lock(write_mu_);
+  if (absl::Status s = CheckExpected(request.expected_revision()); !s.ok()) return Count(s);
+  const std::shared_ptr<const PolicyState> before = current();
+  Proposal proposal{*before->resources, {}};
+  v1::ApplyResponse response;
+  for (v1::Resource resource : request.resources()) {
+    const ResourceKey key = KeyOf(resource);
+    if (key.kind.empty()) continue;
+    auto it = before->resources->find(key);
+    // What `get` printed as redacted stays as it is.
+    RestoreSecrets(it == before->resources->end() ? nullptr : it->second.resource.get(), &resource, &mistakes);
+    // Applying what `get` prints changes nothing, also where that is a built-in.
+    const v1::Change::Op op = it == before->resources->end()         ? v1::Change::CREATED
+                              : Same(*it->second.resource, resource) ? v1::Change::UNCHANGED
+                                                                     : v1::Change::UPDATED;
+    *response.add_changes() = ChangeOf(key, op);
+    if (op != v1::Change::UNCHANGED) {
+      Put(key, std::make_shared<const v1::Resource>(std::move(resource)), false, op, &proposal);
+    }
+  }
+  if (!mistakes.empty()) {
+    if (author.scope != nullptr) {
+      if (absl::Status s = CheckScope(*author.scope, *before->resources, proposal); !s.ok()) return Count(s);
+    }
+    // Those of the envelope and those inside at once.
+    std::vector<const v1::Resource*> resources;
+    for (const auto& [key, record] : proposal.resources) resources.push_back(record.resource.get());
+    for (v1::PolicyError& error :
+         CompileSnapshot(resources, {store_->epoch(), before->revision + 1, options_.own_service}).errors) {
+      // A secret that could not be put back is no hash either: once is enough.
+      const bool told = std::any_of(mistakes.begin(), mistakes.end(), [&error](const v1::PolicyError& other) {
+        return other.kind() == error.kind() && other.name() == error.name() && other.field() == error.field();
+      });
+      if (!told) mistakes.push_back(std::move(error));
+    }
+    return Count(PolicyError("the policy is invalid; nothing was changed", mistakes));
+  }
+  absl::StatusOr<Commitment> done = Commit(std::move(proposal), request.context(), author, request.dry_run(),
+                                           "the policy is invalid; nothing was changed");
+  if (!done.ok()) return Count(done.status());
+  response.set_revision(done->revision);
+  for (std::string& warning : done->warnings) response.add_warnings(std::move(warning));
+  response.set_other_warnings(static_cast<uint32_t>(done->other_warnings));
+  return response;
+}
+
+absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& request, const Author& author) {
+  if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
+  if (request.resources_size() > kApplyResourcesMax) {
+    return Count(absl::InvalidArgumentError(
+        absl::StrCat(request.resources_size(), " resources; at most ", kApplyResourcesMax, " at once")));
+  }
+  std::set<ResourceKey> keys;
+  const auto add = [&keys](const std::string& kind, const std::string& name) {
+    absl::StatusOr<std::string> canonical = CanonicalKind(kind);
+    if (canonical.ok()) keys.insert({*std::move(canonical), name});
+    return canonical.status();
+  };
+  if (!request.kind().empty() || !request.name().empty() || request.resources().empty()) {
+    if (absl::Status s = add(request.kind(), request.name()); !s.ok()) return Count(s);
+  }
+  for (const v1::ResourceName& resource : request.resources()) {
+    if (absl::Status s = add(resource.kind(), resource.name()); !s.ok()) return Count(s);
+  }
+
+  std::lock_guard lock(write_mu_);
+  if (absl::Status s = CheckExpected(request.expected_revision()); !s.ok()) return Count(s);
+  const std::shared_ptr<const PolicyState> before = current();
+  Proposal proposal{*before->resources, {}};
+  v1::DeleteResponse response;
+  std::vector<std::string> missing, gone;
+  for (const ResourceKey& key : keys) {
+    auto it = before->resources->find(key);
+    if (it == before->resources->end()) {
+      if (!request.ignore_not_found()) missing.push_back(key.ToString());
+      continue;
+    }
+    if (it->second.built_in) {
+      return Count(absl::FailedPreconditionError(
+          absl::StrCat(key.ToString(), " is built in and cannot be deleted, only replaced by a document of its name")));
+    }
+    Put(key, Builtin(key), true, v1::Change::DELETED, &proposal);
+    *response.add_changes() = ChangeOf(key, v1::Change::DELETED);
+    gone.push_back(key.ToString());
+  }
+  if (!missing.empty()) return Count(absl::NotFoundError(absl::StrCat("no ", JoinFew(missing))));
+  absl::StatusOr<Commitment> done = Commit(
+      std::move(proposal), request.context(), author, request.dry_run(),
+      absl::StrCat(JoinFew(gone), " cannot be deleted, something still refers to ", gone.size() == 1 ? "it" : "them"));
+  if (!done.ok()) return Count(done.status());
+  response.set_revision(done->revision);
+  return response;
+}
+
+absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackRequest& request, const Author& author) {
+  if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
+  absl::StatusOr<Store::Past> past = store_->SetAt(request.revision());
+  if (!past.ok()) return Count(past.status());
+
+  std::lock_guard lock(write_mu_);
+  if (absl::Status s = CheckExpected(request.expected_revision()); !s.ok()) return Count(s);
+  const std::shared_ptr<const PolicyState> before = current();
+  // The operators' documents of then, the built-ins of now.
+  ResourceSet target;
+  for (auto& [key, record] : past->resources) {
+    if (!record.built_in) target[key] = std::move(record);
+  }
+  for (const auto& [key, builtin] : builtins_) {
+    target.try_emplace(key, ResourceRecord{builtin, 0, absl::Time(), true});
+  }
+  Proposal proposal{*before->resources, {}};
+  v1::RollbackResponse response;
+  for (const auto& [key, record] : *before->resources) {
+    if (!target.contains(key)) Put(key, nullptr, false, v1::Change::DELETED, &proposal);
+  }
+  for (const auto& [key, record] : target) {
+    auto it = before->resources->find(key);
+    if (it == before->resources->end()) {
+      Put(key, record.resource, record.built_in, v1::Change::CREATED, &proposal);
+    } else if (it->second.built_in != record.built_in || !Same(*it->second.resource, *record.resource)) {
+      Put(key, record.resource, record.built_in, record.built_in ? v1::Change::DELETED : v1::Change::UPDATED,
+          &proposal);
+    }
+  }
+  for (const Edit& edit : proposal.edits) *response.add_changes() = ChangeOf(edit.key, edit.op);
+  response.set_undone_count(before->revision - request.revision());
+  absl::StatusOr<std::vector<v1::RevisionInfo>> newest = store_->RevisionsBefore(0, nullptr, kUndoneToldMax);
+  if (!newest.ok()) return Count(newest.status());
+  for (v1::RevisionInfo& info : *newest) {
+    if (info.revision() > request.revision()) *response.add_undone() = std::move(info);
+  }
+  v1::ChangeContext context = request.context();
+  if (context.comment().empty()) context.set_comment(absl::StrCat("rollback to revision ", request.revision()));
+  absl::StatusOr<Commitment> done =
+      Commit(std::move(proposal), context, author, request.dry_run(),
+             absl::StrCat("revision ", request.revision(), " is not valid any more; nothing was changed"));
+  if (!done.ok()) return Count(done.status());
+  response.set_revision(done->revision);
+  return response;
+}
+
+}  // namespace gateway::controlplane

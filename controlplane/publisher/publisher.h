@@ -1,0 +1,142 @@
+// The write path of policy: every change, whoever asks for it, is edited, compiled, committed and published here.
+#ifndef GATEWAY_CONTROLPLANE_PUBLISHER_PUBLISHER_H_
+#define GATEWAY_CONTROLPLANE_PUBLISHER_PUBLISHER_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/policy/snapshot.h"
+#include "controlplane/base/notifier.h"
+#include "controlplane/identity/scope.h"
+#include "controlplane/store/store.h"
+#include "gateway/v1/admin.pb.h"
+
+namespace gateway::controlplane {
+
+// One committed state of all policy; immutable.
+struct PolicyState {
+  std::string epoch;
+  uint64_t revision = 0;
+  absl::Time committed_at;
+  std::shared_ptr<const ResourceSet> resources;  // built-ins included
+  std::shared_ptr<const Snapshot> snapshot;
+  std::vector<std::string> warnings;  // of the whole set
+};
+
+// Limits of one request and of the whole. A set of 100,000 routes with their services goes in at once.
+inline constexpr int kApplyResourcesMax = 150'000;
+inline constexpr int kUndoneToldMax = 100;  // revisions that a rollback undoes, in its answer
+inline constexpr size_t kActorBytesMax = 256;
+inline constexpr size_t kCommentBytesMax = 4096;
+// Two lists of 100,000 blocks, as an IpAccess may have; one such resource is a message of the config stream by itself.
+inline constexpr size_t kResourceBytesMax = 10u << 20;
+inline constexpr size_t kSetResourcesMax = 250'000;
+inline constexpr size_t kSetBytesMax = 256u << 20;
+
+struct PublisherOptions {
+  std::vector<v1::Resource> builtins;  // BuiltinResources of the bootstrap
+  std::string own_service = "api-gateway";
+  // Called with every state, in order, with the write lock held: must not block, and must not call back.
+  std::function<void(std::shared_ptr<const PolicyState>)> publish;
+  // Called with the audit's entry of each revision, which is in the store already; likewise.
+  std::function<void(const v1::AuditEntry&)> recorded;
+};
+
+// How changes ended; of the process's life.
+struct ChangeCounts {
+  std::atomic<uint64_t> committed{0}, unchanged{0}, dry_run{0}, invalid{0}, conflict{0}, failed{0};
+};
+
+// Who asks for a change.
+struct Author {
+  Author() = default;
+  // Nobody asked who it is. Implicit: an address is an author.
+  Author(const std::string& given_address) : address(given_address) {}  // NOLINT(google-explicit-constructor)
+  Author(const char* given_address) : address(given_address) {}         // NOLINT(google-explicit-constructor)
+  Author(std::string given_address, std::string given_name, std::string given_action,
+         std::shared_ptr<const Scope> given_scope)
+      : address(std::move(given_address)),
+        name(std::move(given_name)),
+        action(std::move(given_action)),
+        scope(std::move(given_scope)) {}
+
+  std::string address;                 // kept in history; stands in for an actor where none is given
+  std::string name;                    // as authenticated; then the actor, whatever the request says
+  std::string action;                  // the call, for the audit
+  std::shared_ptr<const Scope> scope;  // null: may change everything
+};
+
+// Owns the store. One mutex around all changes; readers take current() and never wait for them. Thread-safe. Changes
+// block on the disk: call them off gRPC's threads.
+class Publisher {
+ public:
+  // Compiles what the store holds and publishes it. Where the built-ins differ from those of the last time (the first
+  // start included) that is a new revision by `bootstrap`. FailedPrecondition where the stored set does not compile.
+  static absl::StatusOr<std::unique_ptr<Publisher>> Open(std::unique_ptr<Store> store, PublisherOptions options);
+
+  std::shared_ptr<const PolicyState> current() const;
+
+  // As in admin.proto. Invalid policy: see PolicyErrorsOf (grpc_status.h). PermissionDenied where the author's scope
+  // leaves out a resource that would change.
+  absl::StatusOr<v1::ApplyResponse> Apply(const v1::ApplyRequest& request, const Author& author);
+  absl::StatusOr<v1::DeleteResponse> Delete(const v1::DeleteRequest& request, const Author& author);
+  absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request, const Author& author);
+
+  // History; see the store.
+  Store& store() { return *store_; }
+
+  // Told after each new revision.
+  Notifier& revisions() { return revisions_; }
+  const ChangeCounts& counts() const { return counts_; }
+
+ private:
+  // A set that may become the next state.
+  struct Proposal {
+    ResourceSet resources;
+    std::vector<Edit> edits;
+  };
+  struct Commitment {
+    uint64_t revision = 0;
+    std::vector<std::string> warnings;  // about what changed
+    size_t other_warnings = 0;
+  };
+
+  Publisher(std::unique_ptr<Store> store, PublisherOptions options);
+  absl::Status Start();
+  // Sets `key` to `resource` (null: nothing) in `proposal`.
+  static void Put(const ResourceKey& key, std::shared_ptr<const v1::Resource> resource, bool built_in,
+                  v1::Change::Op op, Proposal* proposal);
+  // Compiles, commits and publishes `proposal`; with `dry_run` compiles only. Counts how it ended.
+  absl::StatusOr<Commitment> Commit(Proposal proposal, const v1::ChangeContext& context, const Author& author,
+                                    bool dry_run, absl::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  static absl::Status CheckScope(const Scope& scope, const ResourceSet& before, const Proposal& proposal);
+  absl::Status CheckContext(const v1::ChangeContext& context);
+  absl::Status CheckExpected(uint64_t expected) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  absl::Status Count(absl::Status status);
+  std::shared_ptr<const v1::Resource> Builtin(const ResourceKey& key) const;  // null: none
+  void Install(std::shared_ptr<const PolicyState> state);
+
+  std::unique_ptr<Store> store_;
+  const PublisherOptions options_;
+  std::map<ResourceKey, std::shared_ptr<const v1::Resource>> builtins_;
+  Notifier revisions_;
+  ChangeCounts counts_;
+
+  std::mutex write_mu_;    // held over a whole change
+  mutable std::mutex mu_;  // around the pointer alone
+  std::shared_ptr<const PolicyState> current_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace gateway::controlplane
+
+#endif  // GATEWAY_CONTROLPLANE_PUBLISHER_PUBLISHER_H_

@@ -1,0 +1,26 @@
+// What the control plane says of itself, in Prometheus' text format.
+#ifndef GATEWAY_CONTROLPLANE_SERVER_METRICS_H_
+#define GATEWAY_CONTROLPLANE_SERVER_METRICS_H_
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "controlplane/publisher/publisher.h"
+#include "controlplane/server/acceptor.h"
+#include "controlplane/stream/config_service.h"
+#include "controlplane/stream/hub.h"
+#include "controlplane/stream/quota_service.h"
+
+namespace gateway::controlplane {
+
+// By the listener's name.
+using ListenerCounts = std::vector<std::pair<std::string, const AcceptorCounts*>>;
+
+// The text of /metrics. Thread-safe. `consul` says whether Consul is used at all.
+std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, const QuotaService& quota,
+                          const ListenerCounts& listeners, bool consul);
+
+}  // namespace gateway::controlplane
+
+#endif  // GATEWAY_CONTROLPLANE_SERVER_METRICS_H_

@@ -1,0 +1,457 @@
+#include "controlplane/server/server.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
+#include "common/base/descriptors.h"
+#include "common/base/host_port.h"
+#include "common/base/metrics_http.h"
+#include "common/base/units.h"
+#include "common/config/bootstrap.h"
+#include "controlplane/admin/admin_gate.h"
+#include "controlplane/admin/admin_service.h"
+#include "controlplane/admin/reflection.h"
+#include "controlplane/identity/audit_log.h"
+#include "controlplane/identity/caller.h"
+#include "controlplane/identity/reloading_tls.h"
+#include "controlplane/identity/tokens.h"
+#include "controlplane/server/acceptor.h"
+#include "controlplane/server/listener_probe.h"
+#include "controlplane/server/metrics.h"
+#include "controlplane/sources/consul/registration.h"
+#include "controlplane/sources/consul/watcher.h"
+#include "controlplane/stream/quota_service.h"
+#include "controlplane/stream/roster.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpc/support/log.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "spdlog/spdlog.h"
+
+namespace gateway::controlplane {
+namespace {
+
+// An Apply of kApplyResourcesMax resources of nearly 900 bytes each.
+constexpr int kAdminMessageBytesMax = 128 << 20;
+// A data plane sends hellos and acks; the longest is a NACK with many rejections.
+constexpr int kStreamMessageBytesMax = 1 << 20;
+// Of what RLIMIT_NOFILE allows, as many stay for Consul's watches (90), the database, the metrics port, the log.
+constexpr size_t kReservedDescriptors = 256;
+// From the first bytes of a connection to the client's SETTINGS, a TLS handshake included.
+constexpr int kHandshakeTimeoutMs = 10'000;
+constexpr std::chrono::milliseconds kProbeTimeout{1000};  // of each listener
+constexpr std::chrono::milliseconds kProbeKept{500};      // whoever asks sooner gets the same answer
+
+std::string HostName() {
+  char name[256] = "";
+  return gethostname(name, sizeof name - 1) == 0 ? name : "controlplane";
+}
+
+bool IsLoopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
+}
+
+absl::Status CheckListener(const std::string& key, const std::string& address, bool may_leave_loopback) {
+  absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+  if (!parsed.ok()) return absl::InvalidArgumentError(absl::StrCat(key, ": ", parsed.status().message()));
+  if (!may_leave_loopback && !IsLoopback(parsed->host)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        key, ": ", address, " is beyond loopback and has no TLS; set control_plane.insecure: true to allow it"));
+  }
+  return absl::OkStatus();
+}
+
+// gRPC's own words go to the program's log, at a level where they disturb nobody.
+void LogFromGrpc(gpr_log_func_args* args) {
+  if (args->severity == GPR_LOG_SEVERITY_ERROR) {
+    spdlog::warn("grpc: {}", args->message);
+  } else {
+    spdlog::debug("grpc: {}", args->message);
+  }
+}
+
+// Of descriptors that the process may have, three quarters are for streams and a quarter is for operators; with half of
+// its share one address leaves room for the others.
+AcceptorOptions BoundsOf(size_t wanted, size_t quarters, std::chrono::milliseconds first_bytes_timeout) {
+  const size_t limit = DescriptorLimit();
+  const size_t available = limit > 2 * kReservedDescriptors ? limit - kReservedDescriptors : limit / 2;
+  AcceptorOptions options;
+  options.connections_max = std::max<size_t>(std::min(wanted, available / 4 * quarters), 2);
+  options.connections_per_address_max = options.connections_max / 2;
+  options.first_bytes_timeout = first_bytes_timeout;
+  return options;
+}
+
+// Null: the listener has no TLS.
+absl::StatusOr<std::unique_ptr<ReloadingTls>> OpenTls(const std::string& key, const v1::ServerTlsSection& section,
+                                                      ClientCertificate with_client_ca) {
+  if (section.cert().empty()) return nullptr;
+  return ReloadingTls::Open(key, {section.cert(), section.key(), section.client_ca()},
+                            section.client_ca().empty() ? ClientCertificate::kNone : with_client_ca);
+}
+
+std::shared_ptr<grpc::ServerCredentials> CredentialsOf(const ReloadingTls* tls) {
+  return tls == nullptr ? grpc::InsecureServerCredentials() : tls->credentials();
+}
+
+absl::StatusOr<std::unique_ptr<Acceptor>> ListenOn(const std::string& key, const std::string& address,
+                                                   const ReloadingTls* tls, AcceptorOptions options) {
+  options.tls = tls != nullptr;
+  options.key = key;
+  options.address = address;
+  spdlog::debug("{}: at most {} connections, {} of an address", key, options.connections_max,
+                options.connections_per_address_max);
+  return Acceptor::Listen(std::move(options));
+}
+
+// A server on the connections that `acceptor` hands over.
+absl::StatusOr<std::unique_ptr<grpc::Server>> Serve(Acceptor* acceptor, const std::vector<grpc::Service*>& services,
+                                                    const std::string& name, int receive_bytes_max,
+                                                    std::shared_ptr<grpc::ServerCredentials> credentials,
+                                                    std::unique_ptr<grpc::ContextAllocator> contexts) {
+  using External = grpc::experimental::ExternalConnectionAcceptor;
+  constexpr auto kFromFd = grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD;
+  grpc::ServerBuilder builder;
+  std::shared_ptr<External> clients =
+      builder.experimental().AddExternalConnectionAcceptor(kFromFd, std::move(credentials));
+  // The process' own never leave it, and need no credentials.
+  std::shared_ptr<External> own =
+      builder.experimental().AddExternalConnectionAcceptor(kFromFd, grpc::InsecureServerCredentials());
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  if (contexts != nullptr) builder.SetContextAllocator(std::move(contexts));
+  builder.SetMaxReceiveMessageSize(receive_bytes_max);
+  builder.SetMaxSendMessageSize(-1);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  // A client that stopped, or whose machine did, is found within 25 s (until then it has its data plane's name), an
+  // idle connection is kept through NATs.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 15'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Clients ping every 20 s.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr) return absl::InternalError(absl::StrCat("gRPC does not start a server for ", name));
+  if (grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService()) {
+    health->SetServingStatus(name, true);
+  }
+  acceptor->Start([clients, own](int fd, bool from_self) {
+    External::NewConnectionParameters connection;
+    connection.fd = fd;
+    (from_self ? own : clients)->HandleNewConnection(&connection);
+  });
+  return server;
+}
+
+std::unique_ptr<Reflection> MakeReflection(std::vector<std::string> services) {
+  for (const char* name :
+       {grpc::health::v1::Health::service_full_name(), grpc::reflection::v1::ServerReflection::service_full_name(),
+        "grpc.reflection.v1alpha.ServerReflection"}) {
+    services.emplace_back(name);
+  }
+  return std::make_unique<Reflection>(std::move(services));
+}
+
+// What /ready says: whether both listeners answer, and whether data planes are sent policy. Asked on one thread.
+class Readiness {
+ public:
+  HttpReply Reply(const Hub& hub, Acceptor* stream, Acceptor* admin) {
+    const auto now = std::chrono::steady_clock::now();
+    if (!asked_at_ || now - *asked_at_ >= kProbeKept) {
+      absl::Status status = ProbeListener(stream, v1::ConfigStream::service_full_name(), kProbeTimeout);
+      if (!status.ok()) {
+        reason_ = absl::StrCat("control_plane.stream_listen: ", status.message());
+      } else {
+        status = ProbeListener(admin, v1::Admin::service_full_name(), kProbeTimeout);
+        reason_ = status.ok() ? "" : absl::StrCat("control_plane.admin_listen: ", status.message());
+      }
+      asked_at_ = std::chrono::steady_clock::now();
+    }
+    const std::string reason = reason_.empty() ? hub.WhyHeld() : reason_;
+    if (reason.empty()) return HealthReply();
+    return {503, "application/json",
+            absl::StrCat(R"({"status": "not_ready", "reason": ")",
+                         absl::StrReplaceAll(reason, {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", " "}}), R"("})")};
+  }
+
+  static HttpReply HealthReply() {
+    return {200, "application/json",
+            absl::StrCat(R"({"status": "healthy", "time": ")",
+                         absl::FormatTime(absl::RFC3339_full, absl::Now(), absl::UTCTimeZone()), R"("})")};
+  }
+
+ private:
+  std::optional<std::chrono::steady_clock::time_point> asked_at_;
+  std::string reason_;
+};
+
+}  // namespace
+
+EndpointInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot) {
+  EndpointInterest interest;
+  // Of two that ask for the same service, the careful one decides.
+  std::map<ServiceKey, v1::ConsulSource::OnSuspect> services;
+  for (const ServicePolicy& service : snapshot->services()) {
+    if (!service.from_consul) continue;
+    auto [it, fresh] = services.emplace(ServiceKey(service.datacenter, service.consul_service), service.on_suspect);
+    if (!fresh && service.on_suspect == v1::ConsulSource::KEEP) it->second = v1::ConsulSource::KEEP;
+  }
+  for (const auto& [key, on_suspect] : services) interest.services.push_back({key.first, key.second, on_suspect});
+
+  std::vector<const ConsulServicePolicy*> dynamic;
+  bool all_accept = true;
+  for (const auto& route : snapshot->routes()) {
+    if (route->consul_service == nullptr) continue;
+    dynamic.push_back(route->consul_service.get());
+    all_accept = all_accept && route->consul_service->service.on_suspect == v1::ConsulSource::ACCEPT;
+  }
+  if (!dynamic.empty()) {
+    interest.dynamic = [snapshot, dynamic](std::string_view service) {
+      for (const ConsulServicePolicy* policy : dynamic) {
+        if (policy->Allows(service)) return true;
+      }
+      return false;
+    };
+    interest.dynamic_on_suspect = all_accept ? v1::ConsulSource::ACCEPT : v1::ConsulSource::KEEP;
+  }
+  return interest;
+}
+
+// In the order of their making; what comes later uses what comes earlier, and ends before it.
+struct ControlPlane::Impl {
+  std::unique_ptr<ReloadingTls> stream_tls, admin_tls;  // null: cleartext
+  std::unique_ptr<Hub> hub;
+  std::unique_ptr<QuotaService> quota_service;
+  std::unique_ptr<ConsulRegistration> registration;  // null: no Consul
+  std::unique_ptr<EndpointSource> endpoint_source;   // likewise
+  std::unique_ptr<Publisher> publisher;
+  std::unique_ptr<ConfigService> config_service;
+  std::unique_ptr<Tokens> tokens;
+  std::unique_ptr<AuditLog> audit;
+  std::unique_ptr<AdminService> admin_service;
+  std::unique_ptr<AdminGate> admin_gate;
+  std::unique_ptr<Reflection> stream_reflection;
+  std::unique_ptr<Reflection> admin_reflection;
+  std::unique_ptr<Acceptor> stream_acceptor;
+  std::unique_ptr<Acceptor> admin_acceptor;
+  std::unique_ptr<grpc::Server> stream_server;
+  std::unique_ptr<grpc::Server> admin_server;
+  Readiness readiness;
+  std::unique_ptr<MetricsHttp> metrics;
+};
+
+ControlPlane::ControlPlane(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ControlPlane::~ControlPlane() { Stop(std::chrono::milliseconds(1500)); }
+
+absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Bootstrap& config,
+                                                                  ControlPlaneOptions options) {
+  const v1::ControlPlaneSection& section = config.control_plane();
+  const bool insecure = section.insecure();
+  for (const auto& [key, address, tls] :
+       {std::tuple{"control_plane.admin_listen", section.admin_listen(), section.admin_tls()},
+        std::tuple{"control_plane.stream_listen", section.stream_listen(), section.stream_tls()}}) {
+    if (absl::Status s = CheckListener(key, address, insecure || !tls.cert().empty()); !s.ok()) return s;
+  }
+  gpr_set_log_function(&LogFromGrpc);
+
+  // Partly made, it is taken down by the destructor in the right order.
+  std::unique_ptr<ControlPlane> control_plane(new ControlPlane(std::make_unique<Impl>()));
+  Impl& impl = *control_plane->impl_;
+  for (auto [tls, key, files, clients] :
+       {std::tuple{&impl.stream_tls, "control_plane.stream_tls", &section.stream_tls(), ClientCertificate::kRequired},
+        std::tuple{&impl.admin_tls, "control_plane.admin_tls", &section.admin_tls(), ClientCertificate::kOptional}}) {
+    absl::StatusOr<std::unique_ptr<ReloadingTls>> loaded = OpenTls(key, *files, clients);
+    if (!loaded.ok()) return loaded.status();
+    *tls = *std::move(loaded);
+  }
+  options.config.names_by_certificate = impl.stream_tls != nullptr;
+  // Bound before the database is opened: of two control planes by mistake, the second ends here.
+  absl::StatusOr<std::unique_ptr<Acceptor>> stream =
+      ListenOn("control_plane.stream_listen", section.stream_listen(), impl.stream_tls.get(),
+               BoundsOf(options.stream_connections_max, 3, options.first_bytes_timeout));
+  if (!stream.ok()) return stream.status();
+  impl.stream_acceptor = *std::move(stream);
+  absl::StatusOr<std::unique_ptr<Acceptor>> admin =
+      ListenOn("control_plane.admin_listen", section.admin_listen(), impl.admin_tls.get(),
+               BoundsOf(options.admin_connections_max, 1, options.first_bytes_timeout));
+  if (!admin.ok()) return admin.status();
+  impl.admin_acceptor = *std::move(admin);
+  absl::StatusOr<std::unique_ptr<MetricsHttp>> metrics =
+      MetricsHttp::Listen(config.metrics().host(), static_cast<uint16_t>(section.metrics_port()));
+  if (!metrics.ok()) {
+    return absl::Status(metrics.status().code(),
+                        absl::StrCat(metrics.status().message(), " (control_plane.metrics_port)"));
+  }
+  impl.metrics = *std::move(metrics);
+
+  if (!section.database().starts_with('/')) {
+    spdlog::warn(
+        "control_plane.database '{}' is relative: started in another folder, this process has another database",
+        section.database());
+  }
+  options.store.path = section.database();
+  absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(options.store);
+  if (!store.ok()) return store.status();
+
+  const Roster roster(absl::StrCat(section.database(), ".dataplanes"));
+  options.hub.expected = roster.Load();
+  if ((*store)->created() && !options.hub.expected.empty()) {
+    if (absl::Status s = (*store)->SetTakeover(Takeover::kHeld); !s.ok()) return s;
+  }
+  options.hub.takeover = (*store)->takeover();
+  if (section.has_forget_data_planes_after()) {
+    options.hub.lost_kept = absl::FromChrono(ToMillis(section.forget_data_planes_after()));
+  }
+  options.hub.save_roster = [roster](const std::vector<RosterEntry>& entries) {
+    if (const absl::Status status = roster.Save(entries); !status.ok()) {
+      spdlog::warn("the list of data planes is not kept: {}", std::string(status.message()));
+    }
+  };
+  impl.hub = std::make_unique<Hub>(options.hub);
+  QuotaAllocator::Options quota;
+  for (const RosterEntry& known : options.hub.expected) {
+    if (!known.lost_since) quota.expected.push_back(known.name);
+  }
+  impl.quota_service = std::make_unique<QuotaService>(std::move(quota), impl.stream_tls != nullptr);
+  const bool consul = !config.consul().address().empty();
+  if (consul) {
+    RegistrationOptions registration;
+    registration.address = config.consul().address();
+    registration.token = config.consul().token();
+    registration.service_name = config.consul().service_name();
+    registration.check_interval = ToMillis(config.consul().health_check().interval());
+    registration.check_timeout = ToMillis(config.consul().health_check().timeout());
+    impl.registration = std::make_unique<ConsulRegistration>(std::move(registration));
+    options.config.registered = [r = impl.registration.get()](const RegisteredInstance& i) { r->Register(i); };
+    options.config.said_goodbye = [r = impl.registration.get()](const std::string& name) { r->Deregister(name); };
+
+    ConsulWatcherOptions watcher;
+    watcher.address = config.consul().address();
+    watcher.token = config.consul().token();
+    watcher.state_file = absl::StrCat(section.database(), ".endpoints");
+    impl.endpoint_source = std::make_unique<ConsulWatcher>(
+        std::move(watcher), [hub = impl.hub.get()](std::shared_ptr<const EndpointCatalog> catalog) {
+          hub->PublishEndpoints(std::move(catalog));
+        });
+  }
+
+  PublisherOptions publisher;
+  publisher.builtins = BuiltinResources(BuiltinLimitOf(config));
+  publisher.own_service = config.consul().service_name();
+  publisher.publish = [&impl](std::shared_ptr<const PolicyState> state) {
+    if (impl.endpoint_source != nullptr) impl.endpoint_source->SetInterest(InterestOf(state->snapshot));
+    // Before any data plane can ask for them.
+    impl.quota_service->SetLimits(FleetLimitsOf(*state->snapshot));
+    impl.hub->PublishPolicy(std::move(state));
+  };
+  publisher.recorded = [&impl](const v1::AuditEntry& entry) {
+    if (impl.audit != nullptr) impl.audit->Committed(entry);  // not yet there: the first revision of this start
+  };
+  absl::StatusOr<std::unique_ptr<Publisher>> opened = Publisher::Open(*std::move(store), std::move(publisher));
+  if (!opened.ok()) return opened.status();
+  impl.publisher = *std::move(opened);
+  if (const std::string why = impl.hub->WhyHeld(); !why.empty()) spdlog::error("{}", why);
+  if (impl.watcher != nullptr) impl.watcher->Start();
+
+  impl.config_service = std::make_unique<ConfigService>(impl.hub.get(), options.config);
+  absl::StatusOr<std::unique_ptr<Tokens>> tokens = Tokens::Open(&impl.publisher->store());
+  if (!tokens.ok()) return tokens.status();
+  impl.tokens = *std::move(tokens);
+  if (absl::Status s = impl.tokens->MakeFirst(absl::StrCat(section.database(), ".admin-token"), absl::Now()); !s.ok()) {
+    return s;
+  }
+  impl.audit = std::make_unique<AuditLog>(&impl.publisher->store(), section.audit_log().path());
+  if (absl::Status s = impl.audit->CheckFile(); !s.ok()) return s;
+  impl.admin_service =
+      std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(), impl.audit.get(),
+                                     section.name().empty() ? HostName() : section.name());
+  AdminGateOptions gate;
+  gate.required = impl.admin_tls != nullptr || section.require_credentials();
+  gate.shared_client_ca = [admin = impl.admin_tls.get(), stream = impl.stream_tls.get()] {
+    return admin != nullptr && stream != nullptr && ShareCertificate(admin->client_ca(), stream->client_ca());
+  };
+  impl.admin_gate = std::make_unique<AdminGate>(impl.admin_service.get(), impl.tokens.get(), impl.audit.get(), gate);
+
+  impl.metrics->Handle("/metrics", [&impl, consul] {
+    return HttpReply{
+        200, "text/plain; version=0.0.4; charset=utf-8",
+        RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service,
+                      {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
+                      consul)};
+  });
+  impl.metrics->Handle("/health", Readiness::HealthReply);
+  impl.metrics->Handle("/ready", [&impl] {
+    return impl.readiness.Reply(*impl.hub, impl.stream_acceptor.get(), impl.admin_acceptor.get());
+  });
+
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // v1alpha
+  impl.stream_reflection = MakeReflection({v1::ConfigStream::service_full_name(), v1::Quota::service_full_name()});
+  impl.admin_reflection = MakeReflection({v1::Admin::service_full_name()});
+  absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server = Serve(
+      impl.stream_acceptor.get(), {impl.config_service.get(), impl.quota_service.get(), impl.stream_reflection.get()},
+      v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, CredentialsOf(impl.stream_tls.get()), nullptr);
+  if (!stream_server.ok()) return stream_server.status();
+  impl.stream_server = *std::move(stream_server);
+  absl::StatusOr<std::unique_ptr<grpc::Server>> admin_server = Serve(
+      impl.admin_acceptor.get(), {impl.admin_gate.get(), impl.admin_reflection.get()}, v1::Admin::service_full_name(),
+      kAdminMessageBytesMax, CredentialsOf(impl.admin_tls.get()), std::make_unique<CallContexts>());
+  if (!admin_server.ok()) return admin_server.status();
+  impl.admin_server = *std::move(admin_server);
+  impl.metrics->Start();
+  return control_plane;
+}
+
+void ControlPlane::Stop(std::chrono::milliseconds grace) {
+  Impl& impl = *impl_;
+  impl.metrics.reset();  // its handlers use all the rest
+  // Before their servers: a server that is shut down takes no connection.
+  if (impl.stream_acceptor != nullptr) impl.stream_acceptor->Stop();
+  if (impl.admin_acceptor != nullptr) impl.admin_acceptor->Stop();
+  const auto deadline = std::chrono::system_clock::now() + grace;
+  if (impl.config_service != nullptr) impl.config_service->Drain();
+  if (impl.quota_service != nullptr) impl.quota_service->Drain();
+  if (impl.admin_service != nullptr) impl.admin_service->Drain();
+  // Past the deadline, what is still open is cut.
+  if (impl.stream_server != nullptr) impl.stream_server->Shutdown(deadline);
+  if (impl.admin_server != nullptr) impl.admin_server->Shutdown(deadline);
+  impl.stream_server.reset();
+  impl.admin_server.reset();
+  impl.admin_gate.reset();
+  impl.admin_service.reset();
+  impl.audit.reset();
+  impl.tokens.reset();
+  impl.config_service.reset();
+  // The quota service stays: the publisher tells it, until it is gone, too.
+  // The watcher before the hub that it publishes to; the publisher, and with it the database, before the watcher.
+  impl.publisher.reset();
+  impl.endpoint_source.reset();
+  impl.registration.reset();
+}
+
+bool ControlPlane::ReloadCertificates() {
+  bool any = false;
+  for (ReloadingTls* tls : {impl_->stream_tls.get(), impl_->admin_tls.get()}) {
+    if (tls != nullptr && tls->Reload()) any = true;
+  }
+  return any;
+}
+
+uint16_t ControlPlane::admin_port() const { return impl_->admin_acceptor->port(); }
+uint16_t ControlPlane::stream_port() const { return impl_->stream_acceptor->port(); }
+uint16_t ControlPlane::metrics_port() const { return impl_->metrics->port(); }
+Publisher& ControlPlane::publisher() { return *impl_->publisher; }
+Hub& ControlPlane::hub() { return *impl_->hub; }
+
+}  // namespace gateway::controlplane

@@ -1,0 +1,58 @@
+// Every reason for which the gateway responds by itself: one table of status, stable word and message
+// (docs/responses.md).
+#ifndef GATEWAY_DATAPLANE_HTTP_REASON_H_
+#define GATEWAY_DATAPLANE_HTTP_REASON_H_
+
+#include <cstdint>
+#include <string_view>
+
+namespace gateway::dataplane {
+
+enum class Reason : uint8_t {
+  kNone,  // the service answered
+  kBadRequest,
+  kUnauthenticated,
+  kForbidden,
+  kNoRoute,
+  kUnknownService,
+  kMethodNotAllowed,
+  kRequestTimeout,
+  kBodyTooLarge,
+  kTargetTooLong,
+  kExpectationFailed,
+  kHeadersTooLarge,
+  kRateLimited,
+  kInternal,
+  kNotImplemented,
+  kHttpVersion,
+  kUpstreamReset,
+  kUpstreamInvalid,
+  kUpstreamConnectFailed,
+  kUpstreamTlsFailed,
+  kNoHealthyEndpoint,
+  kDiscoveryUnavailable,
+  kBreakerOpen,
+  kConcurrencyLimit,
+  kOverloaded,
+  kDraining,
+  kUpstreamTimeout,
+  kRequestDeadline,
+  kLoopDetected,
+  kClientClosed,  // nobody is left to answer; status 499 in log and metrics
+};
+inline constexpr int kReasonCount = static_cast<int>(Reason::kClientClosed) + 1;
+
+struct ReasonInfo {
+  int status;
+  std::string_view word;     // "rate_limited"
+  std::string_view message;  // "Rate limit exceeded"
+};
+
+const ReasonInfo& InfoOf(Reason reason);
+
+// "Not Found"; empty for a status that has no name.
+std::string_view StatusPhrase(int status);
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_HTTP_REASON_H_

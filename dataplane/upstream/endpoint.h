@@ -1,0 +1,32 @@
+// An address of a service, as all workers share it.
+#ifndef GATEWAY_DATAPLANE_UPSTREAM_ENDPOINT_H_
+#define GATEWAY_DATAPLANE_UPSTREAM_ENDPOINT_H_
+
+#include <sys/socket.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "dataplane/net/tls/client_context.h"
+
+namespace gateway::dataplane {
+
+// One address that requests are sent to, for as long as any state names it. Shared by all services that name it.
+struct Endpoint {
+  std::string name;  // "10.0.0.7:8080", for logs
+  sockaddr_storage address{};
+  socklen_t address_length = 0;
+  uint64_t id = 0;  // unique for the life of the process: the key of the workers' connection pools
+  std::shared_ptr<tls::EndpointTls> tls;  // null: cleartext
+  // The newest bind that named it; a worker closes the idle connections of those that fell behind.
+  std::atomic<uint64_t> bound_generation{0};
+  // Until when none of its connections is kept for reuse: it has said something that nobody asked for, so what comes
+  // first on a kept connection need not be the answer (steady clock, nanoseconds).
+  std::atomic<int64_t> distrusted_until{0};
+};
+
+}  // namespace gateway::dataplane
+
+#endif  // GATEWAY_DATAPLANE_UPSTREAM_ENDPOINT_H_
