@@ -14,7 +14,7 @@ namespace {
 
 using Key = std::array<uint8_t, 16>;
 
-// ::ffff:0:0/96, where IPv4 is.
+// ::ffff:0:0/96, the IPv4 addresses.
 constexpr Key kFirstMapped = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0};
 constexpr Key kLastMapped = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
@@ -32,7 +32,7 @@ Key Before(Key key) {
   return key;
 }
 
-// Whether nothing is between the two, or they overlap. Requires: first <= second's first.
+// Whether the two touch or overlap. Requires: first <= second's first.
 bool Touches(const Key& last, const Key& next) { return next <= last || After(last) == next; }
 
 }  // namespace
@@ -89,7 +89,7 @@ absl::Status AddressSet::Add(std::string_view cidr) {
                                              std::string_view(text), "/", bits, ", or ", host,
                                              " for this address alone"));
   }
-  // A block of IPv6 that IPv4's own lies in means IPv6 alone: who writes ::/0 has not written 0.0.0.0/0.
+  // An IPv6 block that contains all IPv4 addresses means IPv6 only: ::/0 does not imply 0.0.0.0/0.
   if (!v4 && range.first < kFirstMapped && kLastMapped <= range.last) {
     ranges_.push_back({range.first, Before(kFirstMapped)});
     range.first = After(kLastMapped);

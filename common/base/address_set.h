@@ -13,16 +13,16 @@
 
 namespace gateway {
 
-// `text` as an IPv6 address, IPv4 mapped; false where it is no literal.
+// Parses `text` as an IPv6 address; an IPv4 address is mapped. False if it is not an address literal.
 bool ParseIp(std::string_view text, in6_addr* out);
 
-// Built once (Add, then Seal), then immutable: any thread may ask. IPv4 is what its IPv4-mapped IPv6 address is, so
-// "10.0.0.0/8" holds ::ffff:10.1.2.3; a block of IPv6 around all of these, as ::/0, holds none of them. Kept as sorted
-// ranges that do not touch: a question is one binary search, whatever the number and the nesting of the blocks.
+// Built once (Add, then Seal), then immutable and safe on any thread. An IPv4 address is its IPv4-mapped IPv6 address,
+// so "10.0.0.0/8" holds ::ffff:10.1.2.3. An IPv6 block around all mapped ones, such as ::/0, holds none of them. Stored
+// as sorted, disjoint ranges: a lookup is one binary search, however many blocks there are and however they nest.
 class AddressSet {
  public:
-  // "10.0.0.0/8", "2001:db8::/32", "192.0.2.1". InvalidArgument says what was expected: also where bits are set behind
-  // the prefix, for it might be the address that was meant, or a longer one.
+  // "10.0.0.0/8", "2001:db8::/32", "192.0.2.1". InvalidArgument if malformed, and if bits behind the prefix are set:
+  // the author may have meant the address, or a longer prefix.
   absl::Status Add(std::string_view cidr);
   // After the last Add.
   void Seal();
@@ -31,7 +31,7 @@ class AddressSet {
   bool empty() const { return ranges_.empty(); }
 
  private:
-  using Key = std::array<uint8_t, 16>;  // in network order, so that it compares as the address does
+  using Key = std::array<uint8_t, 16>;  // in network order, so that it compares like the address
   struct Range {
     Key first, last;
   };

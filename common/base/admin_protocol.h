@@ -1,4 +1,4 @@
-// What the admin API's two ends agree on beside its proto.
+// What both ends of the admin API agree on besides the proto.
 #ifndef GATEWAY_COMMON_BASE_ADMIN_PROTOCOL_H_
 #define GATEWAY_COMMON_BASE_ADMIN_PROTOCOL_H_
 
@@ -6,7 +6,7 @@
 
 namespace gateway {
 
-// In a call's metadata: how many bytes of mistakes its client takes, and the most that it gets. See PolicyErrors in
+// Metadata of a call: how many bytes of error details its client accepts, and the maximum it gets. See PolicyErrors in
 // admin.proto.
 inline constexpr char kErrorBytesMetadata[] = "gateway-error-bytes-max";
 inline constexpr size_t kErrorBytesAskedMax = 1 << 20;

@@ -1,4 +1,4 @@
-// Base64 as RFC 4648 has it, and strictly so: one text for the same bytes.
+// Base64 by RFC 4648, strictly: exactly one text for the same bytes.
 #ifndef GATEWAY_COMMON_BASE_BASE64_H_
 #define GATEWAY_COMMON_BASE_BASE64_H_
 
@@ -10,12 +10,12 @@
 namespace gateway {
 
 enum class Base64 : uint8_t {
-  kStandard,  // section 4; padding may be left out, as in PHC strings
+  kStandard,  // section 4; padding is optional, as in PHC strings
   kUrl,       // section 5, without padding, as in RFC 7515
 };
 
-// Nothing for characters outside the alphabet, a length that no bytes have, padding where none belongs, or bits left
-// over that are not zero.
+// Empty for characters outside the alphabet, an impossible length, misplaced padding, or unused bits that are not
+// zero.
 std::optional<std::string> DecodeBase64(Base64 alphabet, std::string_view text);
 
 // Without padding.

@@ -1,5 +1,5 @@
-// The plain functions of libcrypto are used on purpose: EVP allocates and looks its algorithm up on each call, which
-// costs more than hashing a key does, and an HMAC of EVP can't be shared by threads.
+// The plain functions of libcrypto are used on purpose: EVP allocates and looks up its algorithm on each call, which
+// costs more than hashing a key, and an EVP HMAC cannot be shared by threads.
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include "common/base/digest.h"
 
@@ -61,7 +61,7 @@ std::optional<Digest> ParseHexDigest(std::string_view hex) {
 
 KeyedDigest KeyedDigest::Random() {
   char key[32];
-  // Without randomness nothing here could be kept secret: better not to run.
+  // Without randomness nothing here could be kept secret, so do not run.
   if (RAND_bytes(reinterpret_cast<unsigned char*>(key), sizeof key) != 1) std::abort();
   KeyedDigest digest(std::string_view(key, sizeof key));
   OPENSSL_cleanse(key, sizeof key);
@@ -74,7 +74,7 @@ KeyedDigest::KeyedDigest(std::string_view key) {
     const Digest shorter = Sha256(key);
     std::memcpy(block, shorter.data(), shorter.size());
   } else {
-    key.copy(reinterpret_cast<char*>(block), key.size());  // (memcpy may not be given the null of an empty one)
+    key.copy(reinterpret_cast<char*>(block), key.size());  // (memcpy must not get the null pointer of an empty string)
   }
   const auto state_behind = [&block](unsigned char pad) {
     unsigned char padded[kBlockBytes];
@@ -98,7 +98,7 @@ SHA256_CTX ContextOf(const uint32_t (&words)[8]) {
   SHA256_CTX context;
   SHA256_Init(&context);
   for (size_t i = 0; i < 8; ++i) context.h[i] = words[i];
-  context.Nl = kBlockBytes * 8;  // one block is behind it
+  context.Nl = kBlockBytes * 8;  // one block precedes it
   return context;
 }
 

@@ -1,4 +1,4 @@
-// SHA-256, plain and keyed, of short texts: what is kept of API keys, what caches of credentials are keyed by.
+// SHA-256, plain and keyed, of short texts: for stored API keys, and for the keys of credential caches.
 #ifndef GATEWAY_COMMON_BASE_DIGEST_H_
 #define GATEWAY_COMMON_BASE_DIGEST_H_
 
@@ -20,32 +20,32 @@ Digest Sha256(std::string_view text);
 // In lower case: 64 characters.
 std::string Hex(const Digest& digest);
 
-// Of 64 hexadecimal digits of either case; else nothing.
+// From 64 hexadecimal digits of either case; otherwise empty.
 std::optional<Digest> ParseHexDigest(std::string_view hex);
 
 // HMAC-SHA-256 (RFC 2104) under one key. Immutable and thread-safe; allocates nothing.
 //
-// A cache that is keyed by it can be neither read back into credentials nor filled with colliding keys by whoever does
-// not know the key, which is made anew by each process.
+// A cache with such keys cannot be read back into credentials, and cannot be filled with colliding keys without the
+// secret, which each process generates.
 class KeyedDigest {
  public:
   static KeyedDigest Random();
   explicit KeyedDigest(std::string_view key);
 
-  // Of the parts, each preceded by its length: {"ab", "c"} and {"a", "bc"} differ.
+  // Of the parts, each with its length in front: {"ab", "c"} and {"a", "bc"} differ.
   Digest Of(std::initializer_list<std::string_view> parts) const;
-  // Of the bytes as they are, as RFC 4231 has it.
+  // Of the plain bytes (RFC 4231).
   Digest OfBytes(std::string_view bytes) const;
 
  private:
-  // The compression function's state behind the padded key.
+  // The compression function's state after the padded key.
   struct Midstate {
     uint32_t words[8];
   };
   Midstate inner_, outer_;
 };
 
-// For maps keyed by digests: its bytes are as good as random already.
+// For maps with digests as keys: the bytes are already as good as random.
 struct DigestHash {
   size_t operator()(const Digest& digest) const {
     size_t hash;
@@ -54,7 +54,7 @@ struct DigestHash {
   }
 };
 
-// In a time that depends on the lengths only.
+// Takes a time that depends only on the lengths.
 bool EqualInConstantTime(std::string_view a, std::string_view b);
 
 }  // namespace gateway

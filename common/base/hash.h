@@ -1,4 +1,4 @@
-// Hashes that every process and every build agrees on: what two data planes have to decide alike is decided by these.
+// Hashes that are the same in every process and build: for decisions that all data planes must make alike.
 #ifndef GATEWAY_COMMON_BASE_HASH_H_
 #define GATEWAY_COMMON_BASE_HASH_H_
 
@@ -7,10 +7,10 @@
 
 namespace gateway {
 
-// XXH3, 64 bits. No defence against whoever chooses the bytes: what clients must not guess is keyed elsewhere.
+// XXH3, 64 bits. No defense against chosen input; values that clients must not guess are keyed elsewhere.
 uint64_t StableHash(std::string_view bytes, uint64_t seed = 0);
 
-// A permutation of 64 bits in which every bit of the input moves every bit of the output (splitmix64's finalizer).
+// A permutation of 64 bits; every input bit affects every output bit (splitmix64's finalizer).
 constexpr uint64_t MixBits(uint64_t x) {
   x += 0x9e3779b97f4a7c15;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;

@@ -78,13 +78,13 @@ std::shared_ptr<EVP_PKEY> KeyFromParams(const char* type, OSSL_PARAM_BLD* builde
   return {key, EVP_PKEY_free};
 }
 
-// A member that is base64url; empty where it isn't.
+// A base64url member; empty if it is not one.
 std::string BytesOf(const json& object, const char* name) {
   const std::string* text = FindString(object, name);
   return text == nullptr ? std::string() : DecodeBase64(Base64::kUrl, *text).value_or("");
 }
 
-// One key of a set: a key, or why it is skipped, or why it is bad.
+// One key of a set: the key, or why it is skipped, or why it is bad.
 struct Outcome {
   std::optional<Jwk> key;
   std::string skipped;
@@ -156,7 +156,7 @@ Outcome ReadOkp(const json& object, Jwk key) {
   return {std::move(key), {}, {}};
 }
 
-// Whoever can read the set could sign with such a key: what it verifies means nothing. Empty: it is none.
+// With such a key any reader of the set could sign, so its signatures prove nothing. Empty: it is safe.
 std::string WhyUnsafe(const json& object) {
   if (const std::string* kty = FindString(object, "kty"); kty != nullptr && *kty == "oct") {
     return "it is symmetric (kty oct); only public keys belong here";
@@ -202,7 +202,7 @@ Outcome ReadKey(const json& object) {
   return outcome;
 }
 
-// r || s as the DER that OpenSSL takes; empty where it can't be a signature.
+// r || s as DER for OpenSSL; empty if it cannot be a signature.
 std::string ToDer(std::string_view raw, size_t coordinate_bytes) {
   if (raw.size() != 2 * coordinate_bytes) return {};
   BigNumber r = ToNumber(raw.substr(0, coordinate_bytes));
@@ -291,7 +291,7 @@ absl::StatusOr<JwkSet> ParseJwks(std::string_view text, BadJwk bad) {
       set.skipped.push_back(Concat(where, ": ", outcome.bad.empty() ? outcome.skipped : outcome.bad));
     }
   }
-  ERR_clear_error();  // of keys that were none
+  ERR_clear_error();  // of rejected keys
   if (set.keys.empty()) {
     return absl::InvalidArgumentError(
         Concat("the key set has no usable key", set.skipped.empty() ? "" : Concat(" (", set.skipped[0], ")")));
@@ -324,7 +324,7 @@ bool VerifySignature(const Jwk& key, JwsAlgorithm algorithm, std::string_view in
   good = good &&
          EVP_DigestVerify(context.get(), reinterpret_cast<const unsigned char*>(signature.data()), signature.size(),
                           reinterpret_cast<const unsigned char*>(input.data()), input.size()) == 1;
-  if (!good) ERR_clear_error();  // the thread's queue would grow
+  if (!good) ERR_clear_error();  // the thread's error queue would grow
   return good;
 }
 
@@ -348,7 +348,7 @@ absl::StatusOr<CompactJws> CompactJws::Parse(std::string_view token) {
   const std::optional<JwsAlgorithm> algorithm = ParseJwsAlgorithm(*alg);
   if (!algorithm) return absl::InvalidArgumentError("the token's algorithm is not accepted");
   if (header->contains("crit")) return absl::InvalidArgumentError("the token's header has crit");
-  // Unencoded payloads (RFC 7797) only come with crit; by itself b64 means a maker that others read differently.
+  // Unencoded payloads (RFC 7797) only come with crit; b64 without it is read differently by others.
   if (header->contains("b64")) return absl::InvalidArgumentError("the token's header has b64");
   CompactJws jws;
   jws.algorithm = *algorithm;

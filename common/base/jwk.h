@@ -1,4 +1,4 @@
-// Public keys as JSON Web Keys (RFC 7517, 7518, 8037), and the signatures they verify (RFC 7515), by OpenSSL.
+// Public keys as JSON Web Keys (RFC 7517, 7518, 8037), and signatures that they verify (RFC 7515), with OpenSSL.
 #ifndef GATEWAY_COMMON_BASE_JWK_H_
 #define GATEWAY_COMMON_BASE_JWK_H_
 
@@ -17,10 +17,10 @@ struct evp_pkey_st;
 
 namespace gateway {
 
-// Every algorithm that is accepted: none is symmetric, and `none` is none of them.
+// Every accepted algorithm. Symmetric algorithms and `none` are not accepted.
 enum class JwsAlgorithm : uint8_t { kRs256, kRs384, kRs512, kPs256, kPs384, kPs512, kEs256, kEs384, kEs512, kEdDsa };
 
-// By its name in RFC 7518, section 3.1 ("RS256"), case-sensitive; nothing for any other.
+// By the name in RFC 7518, section 3.1 ("RS256"), case-sensitive; empty for any other.
 std::optional<JwsAlgorithm> ParseJwsAlgorithm(std::string_view name);
 std::string_view NameOf(JwsAlgorithm algorithm);
 
@@ -29,41 +29,41 @@ struct Jwk {
   enum class Type : uint8_t { kRsa, kP256, kP384, kP521, kEd25519 };
   Type type = Type::kRsa;
   std::string kid;                        // may be empty
-  std::optional<JwsAlgorithm> algorithm;  // the only one it is for, where it says so
+  std::optional<JwsAlgorithm> algorithm;  // the only one that the key is for, if it names one
   std::shared_ptr<evp_pkey_st> key;
 
-  // Whether the key's type, and its own `alg`, fit: an RSA key never verifies ES256, a key of PS256 never RS256.
+  // Whether the key's type and its own `alg` fit: an RSA key never verifies ES256, a key for PS256 never RS256.
   bool Fits(JwsAlgorithm wanted) const;
 };
 
 struct JwkSet {
   static constexpr size_t kTextBytesMax = 256 * 1024;
   static constexpr size_t kKeysMax = 100;
-  static constexpr size_t kRsaBitsMin = 2048, kRsaBitsMax = 8192;  // larger ones cost a worker too much
+  static constexpr size_t kRsaBitsMin = 2048, kRsaBitsMax = 8192;  // larger ones take too much time of a worker
   static constexpr size_t kKidBytesMax = 256;
 
   std::vector<Jwk> keys;
-  std::vector<std::string> skipped;  // why keys of the text are not among `keys`: "key 2: kty 'X' is unknown"
-  std::vector<std::string> unsafe;   // likewise, of those that whoever can read the text could sign with
+  std::vector<std::string> skipped;  // why keys of the text are not in `keys`: "key 2: kty 'X' is unknown"
+  std::vector<std::string> unsafe;   // likewise, for keys with which any reader of the text could sign
 };
 
-// Keys that nobody else can sign tokens with: a symmetric one (`oct`), or one with a private member, is never among
-// them, since what has been published is lost. Keys for encryption and of unknown types and curves are skipped, as RFC
-// 7517, section 5, has it. A text that is too large, or no usable key, is an error.
+// Keys with which only the issuer can sign. A symmetric key (`oct`), or one with a private member, is never among them,
+// because a published secret is lost. Keys for encryption and of unknown types and curves are skipped (RFC 7517,
+// section 5). A text that is too large or has no usable key is an error.
 //
-// What becomes of a set with a key that is unsafe, too short or malformed: an operator's is refused, so that it is put
-// right; one that an issuer publishes loses that key, and no other.
+// A set with an unsafe, too short or malformed key: an operator's set is rejected, so that it gets fixed; a set that an
+// issuer publishes loses only that key.
 enum class BadJwk : uint8_t { kRefuse, kSkip };
 absl::StatusOr<JwkSet> ParseJwks(std::string_view json, BadJwk bad = BadJwk::kRefuse);
 
-// Whether an operator's set can be used.
+// Whether an operator's set is usable.
 absl::Status CheckJwks(std::string_view json);
 
-// Whether `signature` (raw, as decoded: for ECDSA r || s) is `key`'s over `input`. False for a key that does not fit.
+// Whether `signature` (raw; for ECDSA r || s) by `key` matches `input`. False for a key that does not fit.
 // 20 us (RSA, Ed25519, P-256) to 1 ms (P-521). Thread-safe.
 bool VerifySignature(const Jwk& key, JwsAlgorithm algorithm, std::string_view input, std::string_view signature);
 
-// A JWS in compact serialisation, taken apart but not verified. Views point into the token.
+// A JWS in compact serialization, parsed but not verified. Views point into the token.
 struct CompactJws {
   static constexpr size_t kTextBytesMax = 16 * 1024;
   JwsAlgorithm algorithm = JwsAlgorithm::kRs256;
@@ -72,8 +72,8 @@ struct CompactJws {
   std::string signature;  // decoded
   std::string_view signing_input;
 
-  // InvalidArgument (fit for a log: it repeats nothing of the token) where it isn't one, its algorithm is not accepted,
-  // or its header has `crit` (nothing that may be critical is understood here) or a name twice.
+  // InvalidArgument (safe to log: it repeats nothing of the token) if it is not a JWS, its algorithm is not accepted,
+  // or its header has `crit` (no critical extension is supported) or a duplicate name.
   static absl::StatusOr<CompactJws> Parse(std::string_view token);
 };
 

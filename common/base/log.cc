@@ -18,9 +18,9 @@
 namespace gateway {
 namespace {
 
-constexpr size_t kMessageBytesMax = 32u << 10;  // of one line; a longer message is cut, and says so
+constexpr size_t kMessageBytesMax = 32u << 10;  // of one line; a longer message is truncated, with a note
 
-// "2026-01-31T12:34:56.789Z" (RFC 3339, UTC: the lines of all machines sort).
+// "2026-01-31T12:34:56.789Z" (RFC 3339, UTC, so that lines of all machines sort).
 void AppendTime(spdlog::log_clock::time_point time, spdlog::memory_buf_t* out) {
   auto millis = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
   auto seconds = static_cast<std::time_t>(millis / 1000);
@@ -32,8 +32,8 @@ void AppendTime(spdlog::log_clock::time_point time, spdlog::memory_buf_t* out) {
 
 void Append(std::string_view text, spdlog::memory_buf_t* out) { out->append(text.data(), text.data() + text.size()); }
 
-// A message may hold what a client or an upstream sent: neither a line break nor an escape sequence of a terminal may
-// come through, and what is not UTF-8 would make the whole line unreadable to a JSON parser.
+// A message may hold bytes from a client or an upstream: no line break and no terminal escape sequence may pass, and
+// invalid UTF-8 would make the whole line unreadable for a JSON parser.
 void AppendEscaped(std::string_view text, bool json, spdlog::memory_buf_t* out) {
   bool cut = text.size() > kMessageBytesMax;
   if (cut) {
@@ -46,7 +46,7 @@ void AppendEscaped(std::string_view text, bool json, spdlog::memory_buf_t* out) 
     size_t length = byte < 0x80 ? 1 : byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
     if (length > 1) {
       bool valid = text.size() >= length && IsValidUtf8(text.substr(0, length));
-      // U+0080 to U+009F are control characters, of terminals too.
+      // U+0080 to U+009F are control characters, for terminals too.
       bool control = length == 2 && byte == 0xc2 && text.size() > 1 && static_cast<unsigned char>(text[1]) < 0xa0;
       if (!valid) length = 1;
       Append(valid && !control ? text.substr(0, length) : "\ufffd", out);
@@ -129,7 +129,7 @@ class LineFormatter : public spdlog::formatter {
   std::string process_;
 };
 
-// Formats on the calling thread and queues the line: no caller ever waits for the reader of standard error.
+// Formats on the calling thread and queues the line: no caller waits for the reader of standard error.
 class QueueSink : public spdlog::sinks::sink {
  public:
   QueueSink(bool json, const std::string& process)
@@ -142,7 +142,7 @@ class QueueSink : public spdlog::sinks::sink {
 
   void log(const spdlog::details::log_msg& message) override {
     spdlog::memory_buf_t line;
-    formatter_.format(message, line);  // (changes nothing in the formatter)
+    formatter_.format(message, line);  // (does not change the formatter)
     queue_.Push({line.data(), line.size()});
   }
   void flush() override { (void)queue_.Flush(LogQueue::kCloseWait); }

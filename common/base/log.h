@@ -11,12 +11,12 @@
 
 namespace gateway {
 
-// Sets up spdlog's default logger: {"time":RFC 3339,"level":...,"process":...,"message":...} or text. Call once, in
-// main. Log with spdlog::info("...", ...) and the like afterwards; any thread. Messages are JSON-escaped.
+// Sets up spdlog's default logger: {"time":RFC 3339,"level":...,"process":...,"message":...} or text. Called once, by
+// main. Then any thread logs with spdlog::info("...", ...) and the like. Messages are JSON-escaped.
 //
-// Lines are queued and written by one thread (log_queue.h): no thread that logs waits for the reader, and past a bound
-// lines are dropped. spdlog::default_logger()->flush() waits for what is queued, for at most half a second; so does the
-// end of the process by return from main.
+// Lines are queued and written by one thread (log_queue.h): no logging thread waits for the reader, and above a limit
+// lines are dropped. spdlog::default_logger()->flush() waits for queued lines, for at most half a second; so does a
+// return from main.
 void InitLogging(const v1::LoggingSection& config, const std::string& process);
 
 // Lines of this process that were dropped because the reader stalled. Any thread.

@@ -46,8 +46,8 @@ struct LogQueue::Impl {
     finished = true;
   }
 
-  // A pipe that has room takes PIPE_BUF bytes without waiting (pipe(7)), as long as no one else writes to it. An error
-  // loses the lines: there is nowhere else to tell.
+  // A pipe with room takes PIPE_BUF bytes without waiting (pipe(7)), as long as there is no other writer. An error
+  // loses the lines: there is no other place to report it.
   void Write(std::string_view lines) {
     while (!lines.empty()) {
       if (may_stall) {
@@ -67,7 +67,7 @@ struct LogQueue::Impl {
   std::atomic<uint64_t> dropped{0};
   absl::Mutex mutex;
   std::string queued ABSL_GUARDED_BY(mutex);
-  uint64_t lost_before ABSL_GUARDED_BY(mutex) = 0;  // dropped behind what is queued
+  uint64_t lost_before ABSL_GUARDED_BY(mutex) = 0;  // dropped after the queued ones
   bool writing ABSL_GUARDED_BY(mutex) = false;
   bool closing ABSL_GUARDED_BY(mutex) = false;
   bool finished ABSL_GUARDED_BY(mutex) = false;

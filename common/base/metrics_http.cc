@@ -137,7 +137,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Read() {
     parser_.emplace();
     parser_->header_limit(kHeadBytesMax);
-    parser_->body_limit(0);  // a GET with a body is nobody's scraper
+    parser_->body_limit(0);  // scrapers send no body with a GET
     stream_.expires_after(kStepTimeout);
     http::async_read(stream_, buffer_, *parser_, beast::bind_front_handler(&Connection::OnRead, shared_from_this()));
   }
@@ -161,7 +161,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     if (error == http::error::body_limit || error == http::error::unexpected_body) {
       return Write(ErrorReply(http::status::payload_too_large, "No body is expected"), false);
     }
-    // What the parser said; everything else is the connection's own end (closed, reset, too slow).
+    // The parser's error; all others mean that the connection ended (closed, reset, too slow).
     if (error.category() == http::make_error_code(http::error::bad_method).category() &&
         error != http::error::end_of_stream && error != http::error::partial_message) {
       return Write(ErrorReply(http::status::bad_request, "Bad request"), false);
@@ -232,8 +232,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     Linger();
   }
 
-  // Reads what a refused client still sends: closing with bytes unread would reset the connection, and with it the
-  // answer.
+  // Reads what a rejected client still sends: closing with unread bytes would reset the connection and lose the
+  // response.
   void Linger() {
     stream_.async_read_some(asio::buffer(discard_), [self = shared_from_this()](error_code error, size_t length) {
       self->lingered_ += length;
@@ -317,7 +317,7 @@ struct MetricsHttp::Impl {
     ending = true;
     pause.cancel();
     error_code error;
-    // Not close: that leaves it to the socket's end to take it out of epoll, and another process may keep it alive.
+    // Not close: then the socket would leave epoll only when its last owner, possibly another process, closes it.
     const int fd = acceptor.release(error);
     if (!error) ::close(fd);
   }

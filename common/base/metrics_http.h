@@ -1,5 +1,5 @@
-// The small HTTP server beside the main port: /metrics, /health, /ready. Boost.Beast, one thread; speed does not matter
-// here.
+// The small HTTP server beside the main port: /metrics, /health, /ready. Boost.Beast, one thread; its speed does not
+// matter.
 #ifndef GATEWAY_COMMON_BASE_METRICS_HTTP_H_
 #define GATEWAY_COMMON_BASE_METRICS_HTTP_H_
 
@@ -27,9 +27,9 @@ class MetricsHttp {
  public:
   using Handler = std::function<HttpReply()>;  // called on the server's thread
 
-  // Binds at once (port 0: any); the thread starts with Start.
+  // Binds at once (port 0: any). The thread starts with Start.
   static absl::StatusOr<std::unique_ptr<MetricsHttp>> Listen(const std::string& host, uint16_t port);
-  // On a listening TCP socket that somebody else has bound; takes it over.
+  // On a listening TCP socket that is already bound; takes ownership.
   static absl::StatusOr<std::unique_ptr<MetricsHttp>> Adopt(int fd);
   ~MetricsHttp();  // ends the thread
 
@@ -37,10 +37,10 @@ class MetricsHttp {
   void Start();
   uint16_t port() const;
   std::string address() const;  // "127.0.0.1:9090", "[::1]:9090"
-  // The listening socket, for whoever takes it over; it stays this object's.
+  // The listening socket, for a hand-over; this object keeps ownership.
   int fd() const;
-  // Accepts nobody any more, without ending the socket where another process has it too; kept connections end with
-  // their next answer. After Start; returns when it is so.
+  // Stops accepting, but keeps the socket open if another process shares it. Kept connections close after their next
+  // response. After Start; returns when it has stopped.
   void StopListening();
 
  private:

@@ -40,7 +40,7 @@ bool ParseParameters(std::string_view text, std::initializer_list<std::pair<std:
   return text.empty();
 }
 
-// What an attempt takes: {bytes of memory, bytes written}; 0 where a parameter is out of its range.
+// What an attempt uses: {bytes of memory, bytes written}; 0 if a parameter is out of range.
 struct Cost {
   uint64_t memory_bytes = 0;
   uint64_t work_bytes = 0;
@@ -94,7 +94,7 @@ absl::StatusOr<std::string> Derive(const PasswordHash& hash, std::string_view pa
   argon2_context context{};
   context.out = out;
   context.outlen = static_cast<uint32_t>(bytes);
-  // The library takes them as mutable, and leaves them as they are without its flags to clear them.
+  // The library takes them as mutable, but does not change them unless its flags say to clear them.
   context.pwd = reinterpret_cast<uint8_t*>(const_cast<char*>(password.data()));
   context.pwdlen = static_cast<uint32_t>(password.size());
   context.salt = const_cast<uint8_t*>(salt);
@@ -102,7 +102,7 @@ absl::StatusOr<std::string> Derive(const PasswordHash& hash, std::string_view pa
   context.t_cost = hash.passes;
   context.m_cost = hash.memory_kib;
   context.lanes = hash.parallelism;
-  context.threads = 1;  // its caller is a pool of threads: a check never takes more of the machine than one of them
+  context.threads = 1;  // callers are a pool of threads, so a check uses one thread only
   context.version = kArgon2Version;
   context.flags = ARGON2_DEFAULT_FLAGS;
   if (const int error = argon2id_ctx(&context); error != ARGON2_OK) {
@@ -139,7 +139,7 @@ absl::StatusOr<PasswordHash> PasswordHash::Parse(std::string_view phc) {
       return Bad("has other parameters than m, t and p");
     }
   } else {
-    // (The word may be the beginning of anything, even of a password.)
+    // (The word may be the start of anything, even of a password.)
     return Bad("is of another method than scrypt and argon2id");
   }
   std::optional<std::string> salt = DecodeBase64(Base64::kStandard, parts[at]);

@@ -13,8 +13,8 @@ namespace {
 
 constexpr size_t kNameBytesMax = 15;  // prctl(2), PR_SET_NAME
 
-// By the main thread's, not by who starts this one: that may be in the background itself. More than the highest nice is
-// the highest; to have less priority is allowed to everybody.
+// Relative to the main thread, not to the starting thread, which may be in the background itself. A value above the
+// maximum becomes the maximum; lowering the priority needs no privilege.
 void GoToBackground() {
   const auto main = static_cast<id_t>(getpid());
   const auto self = static_cast<id_t>(gettid());

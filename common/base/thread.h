@@ -1,4 +1,4 @@
-// How a data plane starts its threads: out of signals' way, with a name, and with a priority.
+// How threads are started: with signals blocked, a name, and a priority.
 #ifndef GATEWAY_COMMON_BASE_THREAD_H_
 #define GATEWAY_COMMON_BASE_THREAD_H_
 
@@ -9,18 +9,18 @@
 namespace gateway {
 
 enum class ThreadPriority {
-  kServing,     // as who starts it
-  kBackground,  // kBackgroundNice above the main thread's: whoever serves goes first
+  kServing,     // inherited from the starting thread
+  kBackground,  // kBackgroundNice above the main thread's: serving threads go first
 };
 
-// Of a core that serving threads would take whole, one in the background still gets a tenth (sched(7): each step of
-// nice is a factor of 1.25), so that a change of policy comes through under overload too.
+// When serving threads would use a whole core, a background thread still gets a tenth (sched(7): each step of nice is a
+// factor of 1.25), so that policy changes are applied under overload too.
 constexpr int kBackgroundNice = 10;
 
-// `run` on a thread with all signals blocked (they are the main thread's), under a name for people (`top -H`; 15 bytes
-// at most, the rest is cut). What is compiled in the background holds up a worker that wakes less often for the rest of
-// a time slice, some 4 ms, where no core is free. On Linux nice is a thread's own and inherited by those that it
-// starts: gRPC's are mostly started in the background. Throws std::system_error where there can be no further thread.
+// Runs `run` on a thread with all signals blocked (the main thread handles them) and a name for `top -H` (15 bytes; the
+// rest is cut). A compilation in the background delays a worker that wakes less often by the rest of a time slice, some
+// 4 ms, if no core is free. On Linux, nice belongs to a thread and is inherited by the threads that it starts; most of
+// gRPC's are started in the background. Throws std::system_error if no thread can be started.
 std::thread StartThread(std::string name, ThreadPriority priority, std::function<void()> run);
 
 }  // namespace gateway

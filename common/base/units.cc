@@ -34,7 +34,7 @@ std::string FormatDuration(const Duration& duration) {
     if (seconds != 0 && seconds % 60 == 0) return fmt::format("{}{}m", sign, seconds / 60);
     return fmt::format("{}{}s", sign, seconds);
   }
-  // The finest unit that is needed; a long duration is two parts, "3600s1ns".
+  // The coarsest unit that is exact; a long duration has two parts, "3600s1ns".
   auto [divisor, unit] = nanos % 1'000'000 == 0 ? std::pair(1'000'000, "ms")
                          : nanos % 1'000 == 0   ? std::pair(1'000, "us")
                                                 : std::pair(1, "ns");
@@ -138,7 +138,7 @@ std::string NearestName(std::string_view word, const std::vector<std::string>& c
   size_t best = 1 + word.size() / 3;
   const std::string* nearest = nullptr;
   for (const std::string& candidate : candidates) {
-    // Levenshtein's distance, one row at a time.
+    // The Levenshtein distance, one row at a time.
     std::vector<size_t> row(candidate.size() + 1);
     for (size_t i = 0; i < row.size(); ++i) row[i] = i;
     for (size_t i = 1; i <= word.size(); ++i) {
@@ -155,7 +155,7 @@ std::string NearestName(std::string_view word, const std::vector<std::string>& c
       nearest = &candidate;
     }
   }
-  // A word of which nothing stayed is not "near".
+  // A word that shares nothing is not "near".
   return nearest == nullptr || best >= word.size() ? "" : *nearest;
 }
 

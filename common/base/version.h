@@ -1,4 +1,4 @@
-// What this build calls itself in --version, in the hello of a data plane and in gateway_build_info.
+// The version of this build: for --version, the hello of a data plane and gateway_build_info.
 #ifndef GATEWAY_COMMON_BASE_VERSION_H_
 #define GATEWAY_COMMON_BASE_VERSION_H_
 

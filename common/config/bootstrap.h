@@ -1,4 +1,4 @@
-// The bootstrap file of a process: read, overridden by the environment and by flags, checked whole, defaults filled in.
+// The bootstrap file: read, overridden by the environment and by flags, checked as a whole, defaults filled in.
 #ifndef GATEWAY_COMMON_CONFIG_BOOTSTRAP_H_
 #define GATEWAY_COMMON_CONFIG_BOOTSTRAP_H_
 
@@ -17,10 +17,10 @@
 namespace gateway {
 
 struct LoadedBootstrap {
-  v1::Bootstrap config;  // every field that has a default is set; `rate_limit` stays absent where the file has none
+  v1::Bootstrap config;  // all fields with a default are set; `rate_limit` is absent if the file has none
   // "server.port" -> "file:3:11", "environment GATEWAY_SERVER_PORT", "--set server.port", "default", "absent".
   std::vector<std::pair<std::string, std::string>> origins;
-  // "gateway.yaml:3:11: server.port: ...", all of them; empty: all is well.
+  // "gateway.yaml:3:11: server.port: ...", all of them; empty: valid.
   std::vector<std::string> problems;
 };
 
@@ -35,8 +35,8 @@ LoadedBootstrap LoadBootstrap(const std::string& path, const std::vector<std::st
 // a number, the number too.
 std::string DescribeBootstrap(const LoadedBootstrap& loaded);
 
-// What both daemons' main do first: reads `--config FILE` (or the first argument), --set, --check-config, --version,
-// --help. Returns an exit code where the process shall end now (2 for any problem, all of them printed on stderr).
+// The start of both daemons' main: reads `--config FILE` (or the first argument), --set, --check-config, --version,
+// --help. Returns an exit code if the process shall end now (2 for any error; all errors are printed on stderr).
 struct DaemonArguments {
   std::optional<int> exit_code;
   bool check = false;  // --check-config: `config` is valid, and exit_code 0

@@ -1,4 +1,4 @@
-// Policy as files: documents of YAML, each a resource, with the place of everything in them.
+// Policy in files: YAML documents, each a resource, with the position of everything in them.
 #ifndef GATEWAY_COMMON_CONFIG_POLICY_FILES_H_
 #define GATEWAY_COMMON_CONFIG_POLICY_FILES_H_
 
@@ -37,31 +37,31 @@ struct PolicyProblem {
   std::string ToString() const;
 };
 
-// Whether `error`, of a check of what could be read, may only follow from one of `problems`, of the reading: it is at
-// the same field, or misses what was not read.
+// Whether `error`, found by checking what could be read, may be a consequence of one of `problems`, found by reading:
+// it is at the same field, or misses what could not be read.
 bool FollowsFrom(const PolicyProblem& error, const std::vector<PolicyProblem>& problems);
 
-// Where what a check found stands in the files. Views into `documents`, which outlive it.
+// The positions in the files of what a check found. Views into `documents`, which must outlive it.
 class PolicyPlaces {
  public:
   explicit PolicyPlaces(const std::vector<PolicyDocument>& documents);
-  // At its field, or at the nearest thing around it that is written; of a resource that is in none of the documents
-  // without a file.
+  // At its field, or at the nearest parent that is written. A resource in none of the documents has no
+  // file.
   PolicyProblem Locate(const v1::PolicyError& error) const;
 
  private:
   std::map<ResourceKey, const PolicyDocument*> by_key_;
 };
 
-// Every document of one file's text; `file` is its name in messages. Empty documents are skipped. Does not check
-// references. A document with problems is among the results too, without what was wrong in it: check them where there
-// are problems (see FollowsFrom), and use none of them.
+// Every document in the text of one file; `file` is its name in messages. Skips empty documents. Does not check
+// references. A document with errors is returned too, without its invalid parts, so that they can be checked (see
+// FollowsFrom); do not use documents if there are errors.
 std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view file,
                                         std::vector<PolicyProblem>* problems);
 
-// Reads files and directories (*.yaml, *.yml, sorted, recursively, without hidden ones; at most 10,000 files) and "-"
-// (standard input). The same resource twice is a problem. What documents name as files (`jwks.file`, relative to the
-// document) is read and put into them.
+// Reads files and directories (*.yaml, *.yml, sorted, recursive, without hidden ones; at most 10,000 files) and "-"
+// (standard input). A duplicate resource is an error. Files that documents name (`jwks.file`, relative to the document)
+// are read into them.
 std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
                                             std::vector<PolicyProblem>* problems);
 

@@ -1,4 +1,4 @@
-// The envelope of a policy resource: its kind and name, whichever message it holds.
+// The envelope of a policy resource: kind and name, for every type of message.
 #ifndef GATEWAY_COMMON_DOCUMENT_RESOURCE_H_
 #define GATEWAY_COMMON_DOCUMENT_RESOURCE_H_
 
@@ -11,13 +11,13 @@
 
 namespace gateway {
 
-// The policy language's version, sent in every hello and update. A data plane never ACKs an update of a higher one.
+// The version of the policy schema, sent in every hello and update. A data plane never ACKs an update of a higher one.
 inline constexpr uint32_t kSchemaVersion = 2;
 
 struct ResourceKey {
   std::string kind;  // "Route"
   std::string name;
-  // (The check takes what the compiler makes of it for a null pointer.)
+  // (clang-tidy mistakes the generated comparison for one with a null pointer.)
   friend auto operator<=>(const ResourceKey&, const ResourceKey&) = default;  // NOLINT(modernize-use-nullptr)
   template <typename H>
   friend H AbslHashValue(H h, const ResourceKey& k) {
@@ -26,25 +26,25 @@ struct ResourceKey {
   std::string ToString() const { return kind + "/" + name; }
 };
 
-// All kinds, in the order in which they are listed: "Service", "Route", ...
+// All kinds, in the order of lists: "Service", "Route", ...
 std::span<const std::string_view> ResourceKinds();
 
-// "route", "Routes", "ratelimits", "rl" -> "Route". NotFound names the kinds there are.
+// "route", "Routes", "ratelimits", "rl" -> "Route". NotFound lists the kinds.
 absl::StatusOr<std::string> CanonicalKind(std::string_view word);
 
-// Empty strings where `resource` holds nothing.
+// Empty strings if `resource` is empty.
 ResourceKey KeyOf(const v1::Resource& resource);
 
 const google::protobuf::Map<std::string, std::string>& LabelsOf(const v1::Resource& resource);
 
-// The message inside (Service, Route, ...); null where it holds nothing.
+// The message inside (Service, Route, ...); null if it is empty.
 const google::protobuf::Message* BodyOf(const v1::Resource& resource);
 google::protobuf::Message* MutableBodyOf(v1::Resource* resource, std::string_view kind);  // null: no such kind
 
 // [a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?, and not "none".
 absl::Status CheckName(std::string_view name);
 
-// The same bytes for the same resource, on every machine: what is stored, compared and hashed.
+// The same bytes for the same resource, on every machine: for storage, comparison and hashes.
 std::string CanonicalBytes(const v1::Resource& resource);
 
 }  // namespace gateway

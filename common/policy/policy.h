@@ -1,5 +1,5 @@
-// Policy as the request path reads it: what CompileSnapshot makes of the documents. All of it is immutable and may be
-// shared by all threads. Names are the documents' own; what an absent field means is already filled in.
+// Policy as the request path reads it: the result of CompileSnapshot. All of it is immutable and may be shared by all
+// threads. Names are those of the documents; the defaults of absent fields are filled in.
 #ifndef GATEWAY_COMMON_POLICY_POLICY_H_
 #define GATEWAY_COMMON_POLICY_POLICY_H_
 
@@ -26,7 +26,7 @@ namespace gateway {
 
 using Millis = std::chrono::milliseconds;
 
-// A part of what a RateLimit counts by.
+// A part of the key that a RateLimit counts by.
 struct LimitKey {
   enum class Kind : uint8_t { kClientIp, kPath, kHeader, kHost, kRoute, kService, kConsumer, kClaim };
   Kind kind = Kind::kClientIp;
@@ -38,7 +38,7 @@ struct LimitKey {
 struct RateLimitPolicy {
   std::string name;
   std::vector<LimitKey> keys;
-  bool needs_identity = false;  // one of `keys` does: checked after authentication, else before
+  bool needs_identity = false;  // one of `keys` does: checked after authentication, otherwise before
   uint32_t requests = 0;
   Millis window{};
   uint32_t burst = 0;  // of a token bucket
@@ -55,9 +55,9 @@ struct BreakerPolicy {
   uint32_t max_concurrent_requests = 100;
   uint32_t request_volume_threshold = 20;
   Millis sleep_window{5000};
-  Millis max_sleep_window{0};  // not above sleep_window: it does not grow
+  Millis max_sleep_window{0};  // not above sleep_window: constant
   uint32_t error_percent_threshold = 50;
-  Millis slow_call_duration{0};  // 0: none is slow
+  Millis slow_call_duration{0};  // 0: no call is slow
   uint32_t slow_call_percent_threshold = 100;
   uint32_t probes = 1;
   v1::CircuitBreaker::Force force = v1::CircuitBreaker::FORCE_UNSPECIFIED;
@@ -66,11 +66,11 @@ struct BreakerPolicy {
 
 struct RetryPolicy {
   std::string name;
-  uint32_t attempts = 1;  // after the first try
+  uint32_t attempts = 1;  // after the first attempt
   bool on_connect_failure = false;
   bool on_reset = false;
   bool on_timeout = false;
-  std::bitset<600> statuses;         // of an answer
+  std::bitset<600> statuses;         // of a response
   std::vector<std::string> methods;  // sorted
   Millis per_try_timeout{0};         // 0: none
   Millis backoff_base{25};
@@ -81,7 +81,7 @@ struct RetryPolicy {
   friend bool operator==(const RetryPolicy&, const RetryPolicy&) = default;
 };
 
-// Of a request, what is hashed (RoutePolicy::split_on, BalancePolicy::hash_on).
+// The part of a request that is hashed (RoutePolicy::split_on, BalancePolicy::hash_on).
 struct HashOnPolicy {
   enum class Kind : uint8_t { kNothing, kHeader, kCookie, kClientIp, kPath };
   Kind kind = Kind::kNothing;
@@ -91,10 +91,10 @@ struct HashOnPolicy {
 
 struct BalancePolicy {
   v1::LoadBalancer::Policy policy = v1::LoadBalancer::ROUND_ROBIN;
-  HashOnPolicy hash_on;        // of ring_hash and maglev; else kNothing
+  HashOnPolicy hash_on;        // for ring_hash and maglev; otherwise kNothing
   std::string session_cookie;  // empty: none
   std::string session_path = "/";
-  std::chrono::seconds session_ttl{0};  // 0: until the browser ends
+  std::chrono::seconds session_ttl{0};  // 0: until the browser closes
   Millis slow_start{0};
   uint32_t panic_percent = 50;
   bool prefer_zone = false;
@@ -130,7 +130,7 @@ struct OutlierPolicy {
   friend bool operator==(const OutlierPolicy&, const OutlierPolicy&) = default;
 };
 
-// 0: no bound (but for `pending`).
+// 0: no limit (except for `pending`).
 struct ServiceLimitsPolicy {
   uint32_t connections = 0;
   uint32_t pending = 1024;
@@ -180,12 +180,12 @@ struct ServicePolicy {
 
 struct SplitTarget {
   uint32_t service;  // index into Snapshot::services()
-  uint32_t upto;     // cumulative weight: chosen where a draw from [0, total) is below it
+  uint32_t upto;     // cumulative weight: chosen for a draw from [0, total) below it
 };
 
 struct ConsulServicePolicy {
   uint32_t variable;  // index into RouteMatch::variables
-  // Whether a request may reach this service of Consul: allowed, not denied, neither `consul` nor the gateway's own.
+  // Whether a request may reach this service in Consul: allowed, not denied, not `consul`, and not the gateway itself.
   // Thread-safe.
   bool Allows(std::string_view service) const;
   std::vector<std::string> allow, deny;
@@ -199,7 +199,7 @@ struct RewritePiece {
   int variable = -1;  // index into RouteMatch::variables, or -1: `literal`
 };
 
-// Text with ${...} in it (FieldEdits, Respond), taken apart.
+// Text with ${...} (FieldEdits, Respond), parsed.
 struct TextPiece {
   enum class Kind : uint8_t {
     kLiteral,
@@ -228,14 +228,14 @@ struct FieldEditsPolicy {
   std::vector<std::string> remove;
   std::vector<FieldEdit> set;
   std::vector<FieldEdit> add;
-  // By the length of a header's name (the last bit: as long or longer): whether a name of `remove` or `set` has it.
-  // Nearly every field that passes is told apart by that alone.
+  // By the length of a header name (last bit: as long or longer): whether a name in `remove` or `set` has it. This
+  // alone rules out nearly every header.
   std::bitset<64> replaced_sizes;
   bool empty() const { return remove.empty() && set.empty() && add.empty(); }
   bool MayReplace(std::string_view name) const {
     return replaced_sizes.test(std::min(name.size(), replaced_sizes.size() - 1));
   }
-  void IndexNames() {  // once remove and set are there
+  void IndexNames() {  // once remove and set are complete
     const auto note = [this](const std::string& name) {
       replaced_sizes.set(std::min(name.size(), replaced_sizes.size() - 1));
     };
@@ -248,7 +248,7 @@ struct RedirectPolicy {
   int status = 308;
   std::string scheme;  // empty: the request's
   std::string host;    // empty: the request's
-  // The path: `path`, or the pieces as RoutePolicy::rewrite has them, or (all empty) the request's.
+  // The path: `path`, or pieces as in RoutePolicy::rewrite, or (all empty) the request's.
   std::string path;
   std::vector<RewritePiece> rewrite;
   bool rewrite_is_prefix = false;
@@ -288,9 +288,9 @@ struct AuthMethodPolicy {
 struct AuthPolicy {
   std::string name;
   std::vector<AuthMethodPolicy> methods;
-  std::vector<std::string> allow_groups, allow_consumers;           // sorted; both empty: anybody who is known
-  std::string forward_consumer, forward_groups;                     // request fields, as written; empty: not told
-  std::vector<std::pair<std::string, std::string>> forward_claims;  // field, claim
+  std::vector<std::string> allow_groups, allow_consumers;           // sorted; both empty: every authenticated caller
+  std::string forward_consumer, forward_groups;                     // request headers, as written; empty: not sent
+  std::vector<std::pair<std::string, std::string>> forward_claims;  // header, claim
   bool keep_credentials = false;
   friend bool operator==(const AuthPolicy&, const AuthPolicy&) = default;
 };
@@ -300,7 +300,7 @@ struct ConsumerPolicy {
   std::vector<std::string> groups;  // sorted
 };
 
-// Every Consumer, by what it shows.
+// All Consumers, by their credentials.
 struct ConsumerTable {
   struct Password {
     uint32_t consumer;
@@ -312,21 +312,21 @@ struct ConsumerTable {
   std::vector<Password> passwords;
   absl::flat_hash_map<std::string, uint32_t> by_username;  // -> index of `passwords`
   absl::flat_hash_map<std::string, uint32_t> by_subject;   // "issuer\nsubject"
-  KeyedDigest decoys{std::string_view()};                  // its key is made of all hashes
+  KeyedDigest decoys{std::string_view()};                  // keyed by all hashes
 
-  // The password that a name which nobody has is checked against; REQUIRES: there is one. Any of them, the same for a
-  // name on every data plane and after each restart: so what a check costs tells as little of names that are not there
-  // as of those that are.
+  // The password to check for a user name that does not exist; REQUIRES: there is one. Picked among all, and the same
+  // for a name on every data plane and after each restart, so that the cost of a check reveals no more about missing
+  // names than about existing ones.
   const Password& DecoyOf(std::string_view username) const;
 };
 
-// How CORS headers are made is told in dataplane/policy/cors.h.
+// dataplane/policy/cors.h describes how CORS headers are made.
 struct CorsPolicy {
   std::string name;
   bool any_origin = false;
   std::vector<std::string> origins;  // exact, sorted, as a browser sends them
   std::vector<std::pair<std::string, std::string>>
-      wildcards;  // "https://", ".example.com" (with a port's ":8443" behind)
+      wildcards;  // "https://", ".example.com" (":8443" if there is a port)
   bool any_method = false;
   std::vector<std::string> methods;
   bool any_header = false;
@@ -338,16 +338,16 @@ struct CorsPolicy {
 
 struct AccessPolicy {
   std::string name;
-  AddressSet allow;  // empty: everybody
-  AddressSet deny;   // of these nobody
+  AddressSet allow;  // empty: all
+  AddressSet deny;   // even if allowed
 };
 
 struct RoutePolicy {
   std::string name;
-  std::string pattern;  // of the path as the operator wrote it, for labels: "/users/{id}/**"; "" where any path matches
+  std::string pattern;  // of the path as written, for labels: "/users/{id}/**"; "" if any path matches
   uint32_t index = 0;   // in Snapshot::routes()
 
-  // Where to: a split (one entry for a plain `service`), a service of Consul, or an answer made here.
+  // The destination: a split (one entry for a plain `service`), a service in Consul, or a response of the gateway.
   uint32_t split_total = 0;
   std::vector<SplitTarget> split;
   HashOnPolicy split_on;
@@ -356,8 +356,8 @@ struct RoutePolicy {
   std::unique_ptr<const RespondPolicy> respond;
 
   bool rewrites = false;  // the path
-  // The rest begins at RouteMatch::prefix_length; only for a prefix rewrite (`rewrite` is one literal then, without a
-  // slash at its end: `/` is "").
+  // The rest starts at RouteMatch::prefix_length; only for a prefix rewrite (`rewrite` is then one literal without a
+  // trailing slash: `/` is "").
   bool rewrite_is_prefix = false;
   std::vector<RewritePiece> rewrite;  // appended one after the other; then, for a prefix, the rest of the path
   std::shared_ptr<const re2::RE2> rewrite_regex;  // null: none; every match in the path becomes rewrite_substitution
@@ -366,15 +366,15 @@ struct RoutePolicy {
 
   Millis timeout{30000};
   Millis max_duration{0};  // 0: none
-  bool websocket = false;  // a client may change to it
+  bool websocket = false;  // clients may upgrade to it
   Millis upgrade_idle_timeout{300000};
 
-  // Null or empty: the route does not use it.
+  // Null or empty: not used by the route.
   std::shared_ptr<const AccessPolicy> access;
   std::shared_ptr<const CorsPolicy> cors;
   std::shared_ptr<const AuthPolicy> auth;
-  // Indices into Snapshot::rate_limits(), in the order given: those that are checked before authentication, and those
-  // whose keys need it.
+  // Indices into Snapshot::rate_limits(), in the order given: those checked before authentication, and those whose keys
+  // need it.
   std::vector<uint32_t> rate_limits;
   std::vector<uint32_t> identity_limits;
   bool bounds_body = false;

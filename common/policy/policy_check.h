@@ -1,4 +1,4 @@
-// What one document can get wrong by itself.
+// The errors that one document can have by itself.
 #ifndef GATEWAY_COMMON_POLICY_POLICY_CHECK_H_
 #define GATEWAY_COMMON_POLICY_POLICY_CHECK_H_
 
@@ -13,12 +13,12 @@
 
 namespace gateway {
 
-inline constexpr std::string_view kNone = "none";  // as a reference: nothing, not even what Defaults says
+inline constexpr std::string_view kNone = "none";  // as a reference: nothing, not even the setting in Defaults
 inline constexpr std::string_view kDefaultName = "default";
 inline constexpr size_t kRespondBodyBytesMax = 64 * 1024;
 inline constexpr size_t kConsumersMax = 100'000;
 
-// Collects what is wrong with one resource.
+// Collects the errors of one resource.
 class Report {
  public:
   Report(const ResourceKey& key, std::vector<v1::PolicyError>* errors) : key_(key), errors_(errors) {}
@@ -34,7 +34,7 @@ class Report {
 // "split[1].service".
 std::string At(std::string_view list, int index, std::string_view field = "");
 
-// Checks one resource by itself: names, ranges and forms, no references. Appends to `errors`.
+// Checks one resource by itself: names, ranges and forms, but no references. Appends to `errors`.
 void CheckResource(const v1::Resource& resource, std::vector<v1::PolicyError>* errors);
 
 }  // namespace gateway

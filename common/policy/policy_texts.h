@@ -1,4 +1,4 @@
-// How the texts in policies are read: by the checks, which want to know what is wrong, and by the compiler.
+// How texts in policies are parsed: for the checks, which report errors, and for the compiler.
 #ifndef GATEWAY_COMMON_POLICY_POLICY_TEXTS_H_
 #define GATEWAY_COMMON_POLICY_POLICY_TEXTS_H_
 
@@ -15,29 +15,29 @@
 namespace gateway {
 
 inline constexpr size_t kFieldValueBytesMax = 4096;
-inline constexpr size_t kTextVariablesMax = 32;  // of one text: a long path is not to become many
+inline constexpr size_t kTextVariablesMax = 32;  // of one text, so that a long path is not repeated too often
 
-// A field's name in lower case and with dashes for underscores, since many servers take the two for the same.
+// A header name in lower case and with dashes for underscores, since many servers treat the two alike.
 std::string FoldField(std::string_view name);
-// X-Consumer and X-Consumer-*, in which services are told who calls: a client's own are removed from every request.
+// X-Consumer and X-Consumer-*, which identify the caller to services: a client's own are removed from every request.
 bool IsIdentityField(std::string_view name);
 
-// InvalidArgument says what keys there are.
+// InvalidArgument lists the valid keys.
 absl::StatusOr<LimitKey> ParseLimitKey(std::string_view text);
 
-// Text with ${...}; `variables` are those of the route's template, in RouteMatch's order (** is ""). InvalidArgument:
-// an unknown variable, no end, a control byte where `one_line`, or longer than `bytes_max`.
+// Text with ${...}; `variables` are those of the route's template, in the order of RouteMatch (** is "").
+// InvalidArgument: an unknown variable, a missing end, a control byte if `one_line`, or longer than `bytes_max`.
 absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<std::string>& variables, bool one_line,
                                        size_t bytes_max);
 
-// The names in the order of RouteMatch::variables; ** is "". Empty where `path` has no template, or a bad one.
+// The names in the order of RouteMatch::variables; ** is "". Empty if `path` has no valid template.
 std::vector<std::string> VariablesOf(const v1::PathMatch& path);
 
-// "https://app.example.com[:8443]", as browsers send it (lower case, no default port), with a "*." in front of the host
-// or without. InvalidArgument says what was expected.
+// "https://app.example.com[:8443]", as browsers send it (lower case, no default port), optionally with "*." before the
+// host. InvalidArgument says what was expected.
 struct Origin {
   std::string scheme;  // "https://"
-  std::string host;    // "app.example.com:8443"; of a wildcard ".example.com"
+  std::string host;    // "app.example.com:8443"; for a wildcard ".example.com"
   bool wildcard = false;
 };
 absl::StatusOr<Origin> ParseOrigin(std::string_view text);

@@ -1,7 +1,7 @@
-// What a set of policy means, compiled once into what the request path reads.
+// A set of policy, compiled once for the request path.
 //
-// CompileSnapshot is the only reader of policy's meaning: the control plane runs it before it commits, the data plane
-// before it serves, gatewayctl's dry run through either. A Snapshot is immutable and may be shared by all threads.
+// CompileSnapshot alone interprets policy: the control plane runs it before it commits, the data plane before it
+// serves, and a dry run of gatewayctl through either. A Snapshot is immutable and may be shared by all threads.
 #ifndef GATEWAY_COMMON_POLICY_SNAPSHOT_H_
 #define GATEWAY_COMMON_POLICY_SNAPSHOT_H_
 
@@ -22,11 +22,11 @@
 
 namespace gateway {
 
-// Of one path template, ** included: what a match holds without allocating.
+// Of one path template, including **: as many as a match holds without allocation.
 inline constexpr size_t kTemplateVariablesMax = 16;
 
-// What routes see of a request. `host` is lower case, without port and trailing dot, an IPv6 address in its brackets;
-// `path` is normalised (see path.h), `query` is without its question mark. What conditions mean: see route_table.h.
+// The parts of a request that routes match. `host` is lower case, without port and trailing dot, an IPv6 address in
+// brackets; `path` is normalized (see path.h), `query` is without its question mark. For conditions, see route_table.h.
 struct MatchInput {
   std::string_view method;
   std::string_view host;
@@ -37,12 +37,12 @@ struct MatchInput {
 
 struct RouteMatch {
   const RoutePolicy* route = nullptr;  // null: none
-  // Of the template, in order of appearance, ** last (with its leading slash, or empty); views into MatchInput::path.
+  // Variables of the template, in order, ** last (with its leading slash, or empty); views into MatchInput::path.
   absl::InlinedVector<std::string_view, kTemplateVariablesMax> variables;
-  // Of the path's part that the route's prefix, its exact path, or the literal segments in front of its template's
-  // first variable matched, without a slash at the end; 0 for a regex and where the route has no path.
+  // Length of the part of the path that matched the route's prefix, its exact path, or the literal segments before its
+  // template's first variable, without a trailing slash; 0 for a regex, or if the route has no path.
   size_t prefix_length = 0;
-  // With no route: whether another method would have matched, and those methods (for Allow), sorted.
+  // Without a route: whether another method would have matched, and those methods (for Allow), sorted.
   bool method_not_allowed = false;
   absl::InlinedVector<std::string_view, 8> allowed_methods;
 };
@@ -58,28 +58,28 @@ class Snapshot {
   uint64_t revision() const { return revision_; }
   const std::string& epoch() const { return epoch_; }
 
-  // The most specific route that matches (POLICY's order: priority; host; path; method; more conditions; name).
-  // Allocates nothing for a table without regexes. Thread-safe.
+  // The most specific matching route (by priority, host, path, method, number of conditions, name). Allocates nothing
+  // for a table without regexes. Thread-safe.
   void Match(const MatchInput& in, RouteMatch* out) const;
 
-  // The upstream's path for a match of `route`, appended to `out` (without the query). Requires: m.route != nullptr and
-  // m.route->rewrites. False where a regex made of it what is no path in normal form; an empty one is "/".
+  // The upstream path for a match of `route`, appended to `out` (without the query). Requires: m.route != nullptr and
+  // m.route->rewrites. False if a regex produced a path that is not in normal form; an empty one is "/".
   static bool Rewrite(const RouteMatch& m, std::string_view path, std::string* out);
-  // The path that `pieces` make of a match (RoutePolicy::rewrite, RedirectPolicy::rewrite), appended to `out`.
+  // The path that `pieces` make for a match (RoutePolicy::rewrite, RedirectPolicy::rewrite), appended to `out`.
   static void AppendPath(const RouteMatch& m, const std::vector<RewritePiece>& pieces, bool is_prefix,
                          std::string_view path, std::string* out);
 
   std::span<const std::unique_ptr<const RoutePolicy>> routes() const { return routes_; }
   std::span<const ServicePolicy> services() const { return services_; }
   std::span<const RateLimitPolicy> rate_limits() const { return rate_limits_; }
-  // Every Auth, also those that no route uses.
+  // Every Auth, including unused ones.
   std::span<const std::shared_ptr<const AuthPolicy>> auths() const { return auths_; }
   // Never null.
   const std::shared_ptr<const ConsumerTable>& consumers() const { return consumers_; }
-  // The request fields that any Auth forwards, lower case, sorted: a client's own are removed on every route, under
-  // look-alike names too. Empty where there is none.
+  // Request headers that any Auth sets, lower case, sorted: a client's own are removed on every route, also under
+  // look-alike names. May be empty.
   std::span<const std::string> identity_fields() const { return identity_fields_; }
-  // The limit that /test-rate-limit is under: RateLimit/default; -1 where it is disabled.
+  // The limit of /test-rate-limit: RateLimit/default; -1 if it is disabled.
   int builtin_rate_limit() const { return builtin_rate_limit_; }
 
  private:
@@ -100,7 +100,7 @@ class Snapshot {
 struct CompileOptions {
   std::string epoch;
   uint64_t revision = 0;
-  // Consul's name of the gateway itself, never reachable through a consul_service route.
+  // The gateway's own name in Consul, never reachable through a consul_service route.
   std::string own_service = "api-gateway";
 };
 
@@ -110,11 +110,11 @@ struct CompileResult {
   std::vector<std::string> warnings;         // e.g. a route that can never match
 };
 
-// Compiles a whole set (built-ins included; one of each kind and name). Checks everything that a set can get wrong:
-// names, ranges, references, addresses, templates, regexes. Never throws.
+// Compiles a whole set (including built-ins; one of each kind and name) and reports every error: names, ranges,
+// references, addresses, templates, regexes. Never throws.
 CompileResult CompileSnapshot(std::span<const v1::Resource* const> resources, const CompileOptions& options);
 
-// The built-in resources: RateLimit/default (of the bootstrap's rate_limit, null: mode disabled),
+// The built-in resources: RateLimit/default (from the bootstrap's rate_limit; null: mode disabled),
 // CircuitBreaker/hystrix, Defaults/default.
 struct BuiltinRateLimit {
   uint32_t max_requests = 1000;

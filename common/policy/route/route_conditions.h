@@ -1,5 +1,5 @@
-// What a route asks of a request beyond its host and its path's segments, and how texts are compared for it. How
-// conditions are read: see the head of route_table.h.
+// A route's conditions beyond its host and path segments, and how texts are compared for them. For their meaning, see
+// route_table.h.
 #ifndef GATEWAY_COMMON_POLICY_ROUTE_ROUTE_CONDITIONS_H_
 #define GATEWAY_COMMON_POLICY_ROUTE_ROUTE_CONDITIONS_H_
 
@@ -19,23 +19,23 @@
 
 namespace gateway {
 
-// What is compared decoded in literal segments.
+// Escapes that are compared decoded in literal segments.
 inline constexpr std::string_view kComparedDecoded = "!$&'()*+,;=:@[]";
 
-// The form in which literal segments are compared. Views into `segment` or `buffer`; nothing where it is longer than
-// any pattern.
+// The form in which literal segments are compared. Views into `segment` or `buffer`; empty if it is longer than any
+// pattern.
 std::optional<std::string_view> ComparableSegment(std::string_view segment, char (&buffer)[kPathPatternBytesMax]);
 std::string Comparable(std::string_view segment);
 
 bool MatchesWhole(const RE2& regex, std::string_view text);
 
-// Names of fields.
+// Header names.
 bool SameFieldName(std::string_view a, std::string_view b);
 
-// The raw value of the first pair of that name in `query`.
+// The raw value of the first pair with that name in `query`.
 std::optional<std::string_view> FindQuery(std::string_view query, std::string_view name);
 
-// The bytes of a name or a value of a query, decoded one by one.
+// The bytes of a name or value of a query, decoded one by one.
 class QueryBytes {
  public:
   explicit QueryBytes(std::string_view raw) : raw_(raw) {}
@@ -47,22 +47,22 @@ class QueryBytes {
   size_t i_ = 0;
 };
 
-// Immutable once compiled, any thread.
+// Immutable once compiled; any thread.
 struct RouteConditions {
   struct Value {
     enum class Kind : uint8_t { kExact, kPrefix, kRegex, kPresent, kAbsent };
     Kind kind = Kind::kPresent;
-    std::string name;  // a field's in lower case
+    std::string name;  // of a header, in lower case
     std::string text;  // of an exact value, a prefix, a regex
     std::unique_ptr<const RE2> regex;
 
     bool HoldsForField(std::string_view value) const;
     bool HoldsForQuery(std::string_view raw) const;
-    // Whether it holds wherever `other` does, as far as that can be seen.
+    // Whether it holds whenever `other` does; false if not known.
     bool Covers(const Value& other) const;
-    // Whether no single text is what both ask for, as far as that can be seen.
+    // Whether no text satisfies both; false if not known.
     bool Excludes(const Value& other) const;
-    // Whether one asks that there is none, the other for one.
+    // Whether one requires absence and the other presence.
     bool IsAbsentBeside(const Value& other) const;
   };
 
@@ -71,7 +71,7 @@ struct RouteConditions {
   std::vector<Value> headers;
   std::vector<Value> query;
   std::unique_ptr<const RE2> path;  // null: none
-  std::string path_prefix;          // what every path that it matches begins with
+  std::string path_prefix;          // a prefix of every path that it matches
 
   // `match` has passed CheckRouteMatch (route_pattern.h).
   static RouteConditions Compile(const v1::RouteMatch& match);
@@ -85,20 +85,20 @@ struct RouteConditions {
   // Whether HEAD was written down.
   bool ListsHead() const { return !methods.empty() && !implies_head && AllowsMethod("HEAD"); }
 
-  // All but the method.
+  // All except the method.
   bool HoldFor(const MatchInput& in) const;
 
-  // Whether every request whose fields and query are as `other` asks has them as these ask, as far as that can be seen.
+  // Whether every request whose headers and query satisfy `other` satisfies these; false if not known.
   bool CoverFieldsAndQuery(const RouteConditions& other) const;
 
-  // Whether the regex matches every path that a pattern can; `.*` matches "*" of OPTIONS besides.
+  // Whether the regex matches every path that a pattern can; `.*` also matches the "*" of OPTIONS.
   bool MatchEveryPath() const;
   bool MatchEverything() const;
 
-  // Why no request has them hold, as far as that can be seen; else empty.
+  // Why no request can satisfy them, if that is known; otherwise empty.
   std::string Contradiction() const;
 
-  // One text for all that hold for the same requests, whatever the order in which they were written.
+  // The same text for all conditions that hold for the same requests, in whatever order they were written.
   std::string Canonical() const;
 };
 

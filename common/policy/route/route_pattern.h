@@ -1,5 +1,5 @@
-// What operators write into a route's match: paths, templates, hosts, methods, regexes, each checked by itself. How
-// they are matched: route_table.h.
+// The texts in a route's match: paths, templates, hosts, methods, regexes, each checked by itself. For matching, see
+// route_table.h.
 #ifndef GATEWAY_COMMON_POLICY_ROUTE_ROUTE_PATTERN_H_
 #define GATEWAY_COMMON_POLICY_ROUTE_ROUTE_PATTERN_H_
 
@@ -22,11 +22,11 @@ class RE2;
 namespace gateway {
 
 inline constexpr size_t kPathPatternBytesMax = 2048;
-inline constexpr size_t kPathPatternSegmentsMax = 128;  // bounds the depth of a match's recursion
+inline constexpr size_t kPathPatternSegmentsMax = 128;  // bounds the recursion of a match
 inline constexpr size_t kHostBytesMax = 253;            // RFC 1035, section 2.3.4
 inline constexpr size_t kConditionBytesMax = 4096;      // of an exact value or a prefix
 inline constexpr size_t kRegexBytesMax = 1024;
-inline constexpr size_t kRegexesMax = 1000;  // of a whole set: routes with one are tried in turn
+inline constexpr size_t kRegexesMax = 1000;  // of a whole set: routes with regexes are tried in turn
 inline constexpr int64_t kRegexMemoryBytesMax = int64_t{512} << 10;  // of one: program and state cache
 
 struct TemplateSegment {
@@ -35,27 +35,27 @@ struct TemplateSegment {
   std::string text;  // a literal's text, a variable's name
 };
 
-// "/users/{id}/**" taken apart. InvalidArgument says what is wrong with the first segment that is: not in normal form,
-// a variable that is no whole segment or comes twice, ** that is not last, past a limit above.
+// "/users/{id}/**", parsed. InvalidArgument describes the first invalid segment: not in normal form, a variable that is
+// not a whole segment or is repeated, ** that is not last, or a limit above exceeded.
 absl::StatusOr<std::vector<TemplateSegment>> ParseTemplate(std::string_view text);
 
-// Whether `path` is a path as requests' paths are after NormalizePath; else InvalidArgument says what it would have to
+// Whether `path` is a path as NormalizePath returns them; otherwise InvalidArgument says what it should
 // be.
 absl::Status CheckPathPattern(std::string_view path);
 
 // Whether `host` is a lower-case host name or an address ("[::1]" for IPv6), without a port.
 absl::Status CheckHost(std::string_view host);
 
-// Takes a field's path, relative to the match ("path.prefix"), and what is wrong there.
+// Takes the path of a field, relative to the match ("path.prefix"), and its error.
 using ReportField = absl::FunctionRef<void(const std::string& field, const std::string& message)>;
 
-// Reports everything that is wrong with `match` by itself.
+// Reports every error of `match` by itself.
 void CheckRouteMatch(const v1::RouteMatch& match, ReportField report);
 
-// How many regexes `match` holds, of those that count against kRegexesMax.
+// How many regexes of `match` count against kRegexesMax.
 size_t CountRegexes(const v1::RouteMatch& match);
 
-// "/a/b" taken apart without its leading slash: "/" is one empty segment. Views into `path`.
+// Splits "/a/b" without its leading slash: "/" is one empty segment. Views into `path`.
 std::vector<std::string_view> SplitSegments(std::string_view path);
 
 // `methods`, and HEAD behind them where GET is among them and HEAD is not: whoever may GET may ask for the head of it

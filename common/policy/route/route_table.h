@@ -1,9 +1,9 @@
-// Which route a request takes: the conditions of all routes, indexed.
+// Finds the route of a request: the conditions of all routes, indexed.
 //
-// How a route's conditions are read, where POLICY's text leaves room:
-// - A prefix is whole segments: /a matches /a, /a/ and /a/b, never /ab. Its trailing slash means nothing: `/a/` is the
-//   same. An exact path and a template do tell /a from /a/.
-// - `{x}` is one segment that is not empty. `**` is the rest, with its leading slash ("/b/c"), or nothing.
+// Details of conditions:
+// - A prefix is whole segments: /a matches /a, /a/ and /a/b, never /ab. Its trailing slash has no effect: `/a/` is the
+// same. An exact path and a template do distinguish /a from /a/.
+// - `{x}` is one non-empty segment. `**` is the rest, with its leading slash ("/b/c"), or empty.
 // - Literal segments are compared with every escape of a sub-delimiter, ':', '@', '[' or ']' decoded on both sides:
 //   /a%40b is /a@b, as it is for the servers behind us. Everything else of an escape stays (see path.h), and regexes
 //   see the path as it is.
@@ -35,24 +35,24 @@ namespace gateway {
 
 struct RouteConditions;
 
-// Immutable once built, any thread may match. Holds pointers to the RoutePolicies, which the Snapshot owns.
+// Immutable once built; any thread may match. Points to RoutePolicies that the Snapshot owns.
 //
-// One trie of path segments for each host pattern, its edges in one hash map, so that the number of routes hardly
-// matters. A match walks the tries from the most to the least specific candidate (a literal child, then {x}, then the
-// rest) and keeps the best; what cannot beat it by priority is not entered, so where all priorities are equal the first
-// hit ends the walk. A walk visits each node at most once, and no more than the path's segments allow. Routes of one
-// and the same path pattern are tried in turn, as are regexes; of many, only those are tried that ask for an exact
-// header or query value that the request has, whose regex begins as the path does, or that cannot be told by any of
-// these.
+// One trie of path segments for each host pattern, with its edges in one hash map, so that the number of routes
+// hardly matters. A match walks the tries from the most to the least specific candidate (a literal child, then
+// {x}, then the rest) and keeps the best. It skips subtrees that cannot win by priority, so with equal
+// priorities the first match ends the walk. A walk visits each node at most once, limited by the segments of the
+// path. Routes with the same path pattern are tried in turn, as are regexes; of many, only those are tried that
+// require an exact header or query value of the request, whose regex has a prefix of the path, or that have
+// neither.
 class RouteTable {
  public:
   struct Entry {
     const RoutePolicy* route;
-    const v1::Route* config;  // has passed CheckRouteMatch (route_pattern.h); only read while building
+    const v1::Route* config;  // has passed CheckRouteMatch (route_pattern.h); read only while building
   };
-  // Appends to `warnings` the routes that can never match, as they exclude themselves or as others go before them and
-  // take everything, and the pairs that can never be told apart. A warning is never wrong, for requests as MatchInput
-  // has them; not every such route is found.
+  // Appends to `warnings` the routes that can never match, because their conditions contradict each other or because
+  // other routes take precedence for everything, and pairs that cannot be distinguished. A warning is never wrong for
+  // requests in the form of MatchInput, but not every such route is found.
   static std::unique_ptr<const RouteTable> Build(std::span<const Entry> entries, std::vector<std::string>* warnings);
   ~RouteTable();
   RouteTable(const RouteTable&) = delete;
@@ -68,10 +68,10 @@ class RouteTable {
 
   enum class PathKind : uint8_t { kExact, kPrefix, kTemplate, kTemplateRest, kRegex, kAny };
 
-  // A route at a place of the table.
+  // A route at one place of the table.
   struct Candidate {
     const RoutePolicy* route;
-    const RouteConditions* conditions;  // null: none but host and path
+    const RouteConditions* conditions;  // null: only host and path
     int32_t priority;
     PathKind path_kind;
     // It takes HEAD for GET's sake, and one behind it, equal but for its name, lists HEAD.
@@ -84,12 +84,12 @@ class RouteTable {
   };
   struct Node {
     int32_t priority_max = 0;     // of all candidates at this node and below
-    uint32_t variable_child = 0;  // 0: none; node 0 is nobody's child
+    uint32_t variable_child = 0;  // 0: none; node 0 is never a child
     bool has_literals = false;
-    Leaf end;   // where the path ends here
-    Leaf rest;  // where it ends or goes on
+    Leaf end;   // paths that end here
+    Leaf rest;  // paths that end here or continue
   };
-  // What is behind one host pattern.
+  // The routes of one host pattern.
   struct HostRoutes {
     uint32_t root = 0;
     int32_t priority_max = 0;
@@ -107,7 +107,7 @@ class RouteTable {
   std::vector<Node> nodes_;
   absl::flat_hash_map<Edge, uint32_t> edges_;
   std::vector<Candidate> candidates_;
-  absl::flat_hash_map<uint32_t, std::unique_ptr<const LeafIndex>> leaf_indices_;  // of large leaves, by their begin
+  absl::flat_hash_map<uint32_t, std::unique_ptr<const LeafIndex>> leaf_indices_;  // of large leaves, by first index
   std::vector<HostRoutes> hosts_;                                                 // hosts_[0]: routes without a host
   absl::flat_hash_map<std::string, uint32_t> exact_hosts_;                        // -> index into hosts_
   absl::flat_hash_map<std::string, uint32_t> wildcard_hosts_;                     // by ".example.org"

@@ -1,4 +1,4 @@
-// How a RouteTable is made, and how it is searched for mistakes. For route_table.cc and route_warnings.cc alone.
+// How a RouteTable is built and checked. Only for route_table.cc and route_warnings.cc.
 #ifndef GATEWAY_COMMON_POLICY_ROUTE_ROUTE_TABLE_BUILDER_H_
 #define GATEWAY_COMMON_POLICY_ROUTE_ROUTE_TABLE_BUILDER_H_
 
@@ -36,12 +36,12 @@ class RouteTable::Builder {
     Candidates regexes;
     Candidates any_path;
   };
-  // Where a route went, for one of its hosts.
+  // Where a route was put, for one of its hosts.
   struct Place {
     Candidate candidate;
     uint32_t host;
-    uint32_t node;  // of a path with segments; else the root
-    bool at_rest;   // it is among the node's `rest`
+    uint32_t node;  // for a path with segments; otherwise the root
+    bool at_rest;   // in the node's `rest`
   };
   using Routes = std::vector<const RoutePolicy*>;
   class CoverSearch;
