@@ -1,4 +1,4 @@
-// The admin API: requests checked, handed to the publisher, the store, the hub; answers within gRPC's limits.
+// The admin API: checks requests, passes them to publisher, store or hub, and keeps responses within gRPC's limits.
 #ifndef GATEWAY_CONTROLPLANE_ADMIN_ADMIN_SERVICE_H_
 #define GATEWAY_CONTROLPLANE_ADMIN_ADMIN_SERVICE_H_
 
@@ -26,7 +26,7 @@ inline constexpr uint32_t kListPageDefault = 500;
 inline constexpr uint32_t kListPageMax = 5'000;
 inline constexpr uint32_t kHistoryPageDefault = 100;
 inline constexpr uint32_t kHistoryPageMax = 1'000;
-// A page of List ends here, below gRPC's limit of 4 MiB a message.
+// The size at which a page of List ends, below gRPC's limit of 4 MiB for a message.
 inline constexpr size_t kListPageBytesMax = 3u << 20;
 // Watch and Rollout calls at a time.
 inline constexpr size_t kAdminStreamsMax = 256;
@@ -43,7 +43,7 @@ class AdminService final : public v1::Admin::CallbackService {
   AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit, std::string name = "");
   ~AdminService() override;  // waits until every call has ended
 
-  // Ends the streaming calls with UNAVAILABLE and refuses new ones.
+  // Ends the streaming calls with UNAVAILABLE and rejects new ones.
   void Drain();
 
   grpc::ServerUnaryReactor* Apply(grpc::CallbackServerContext* context, const v1::ApplyRequest* request,
@@ -94,7 +94,7 @@ class AdminService final : public v1::Admin::CallbackService {
                                       v1::ListAuditResponse* response) override;
 
  private:
-  // A streaming call, by its base.
+  // A streaming call, by its base class.
   struct Call;
   template <typename Message>
   class Stream;

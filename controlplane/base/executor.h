@@ -1,4 +1,4 @@
-// One thread for work that may block: SQLite and compiling, kept off gRPC's callback threads.
+// One thread for work that may block, such as SQLite and compiling, to keep it off gRPC's callback threads.
 #ifndef GATEWAY_CONTROLPLANE_BASE_EXECUTOR_H_
 #define GATEWAY_CONTROLPLANE_BASE_EXECUTOR_H_
 
@@ -19,9 +19,9 @@ class Executor {
   static constexpr size_t kQueueMax = 1'000;
 
   Executor();
-  ~Executor();  // runs what is queued, then ends the thread
+  ~Executor();  // runs queued tasks, then ends the thread
 
-  // False where kQueueMax tasks wait already: `task` is not run.
+  // False if kQueueMax tasks are waiting; then `task` is not run.
   [[nodiscard]] bool Run(std::function<void()> task);
 
  private:

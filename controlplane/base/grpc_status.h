@@ -10,19 +10,19 @@
 
 namespace gateway::controlplane {
 
-// INVALID_ARGUMENT: "`what`: 5 mistakes; Route/a: service: ...", carrying all of `errors`. Requires: errors is not
-// empty.
+// INVALID_ARGUMENT: "`what`: 5 errors; the first: Route/a: service: ...", carrying all of `errors`. Requires: errors is
+// not empty.
 absl::Status PolicyError(absl::string_view what, const std::vector<v1::PolicyError>& errors);
 
-// The mistakes that `status` carries; empty: none.
+// The errors that `status` carries; may be empty.
 std::vector<v1::PolicyError> PolicyErrorsOf(const absl::Status& status);
 
-// How much of google.rpc.Status is sent: a client's metadata limit is 8 KiB unless it says otherwise, and past it the
-// whole answer is lost to it.
+// How much of google.rpc.Status is sent: the default metadata limit of a client is 8 KiB, and a client loses the whole
+// response above its limit.
 inline constexpr size_t kErrorDetailsBytesMax = 5600;
 
-// With a google.rpc.Status (BadRequest, PolicyErrors) in the details where `status` carries policy errors: as many of
-// them as fit into `details_bytes_max`; the message says how many there are.
+// With a google.rpc.Status (BadRequest, PolicyErrors) in the details if `status` carries policy errors: as many as fit
+// into `details_bytes_max`; the message has their number.
 grpc::Status ToGrpc(const absl::Status& status, size_t details_bytes_max = kErrorDetailsBytesMax);
 
 }  // namespace gateway::controlplane

@@ -1,4 +1,4 @@
-// Tells everybody who asked that something changed.
+// Notifies subscribers of changes.
 #ifndef GATEWAY_CONTROLPLANE_BASE_NOTIFIER_H_
 #define GATEWAY_CONTROLPLANE_BASE_NOTIFIER_H_
 
@@ -13,8 +13,8 @@
 
 namespace gateway::controlplane {
 
-// Thread-safe. A callback may still be running, or about to run, when Remove returns: let it hold what it needs weakly.
-// How many there may be is for the owner of the subscribers to bound.
+// Thread-safe. A callback may still run, or be about to run, when Remove returns, so callbacks must hold what they need
+// weakly. The owner of the subscribers limits their number.
 class Notifier {
  public:
   using Callback = std::function<void()>;
@@ -28,7 +28,7 @@ class Notifier {
     std::lock_guard lock(mu_);
     callbacks_.erase(id);
   }
-  // Calls all of them on this thread, without a lock held.
+  // Calls all of them on this thread, without holding a lock.
   void Notify() {
     std::vector<Callback> callbacks;
     {

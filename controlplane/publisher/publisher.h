@@ -28,17 +28,17 @@ struct PolicyState {
   std::string epoch;
   uint64_t revision = 0;
   absl::Time committed_at;
-  std::shared_ptr<const ResourceSet> resources;  // built-ins included
+  std::shared_ptr<const ResourceSet> resources;  // including built-ins
   std::shared_ptr<const Snapshot> snapshot;
   std::vector<std::string> warnings;  // of the whole set
 };
 
-// Limits of one request and of the whole. A set of 100,000 routes with their services goes in at once.
+// Limits of one request and of the whole set. A set of 100,000 routes with their services fits into one request.
 inline constexpr int kApplyResourcesMax = 150'000;
 inline constexpr int kUndoneToldMax = 100;  // revisions that a rollback undoes, in its answer
 inline constexpr size_t kActorBytesMax = 256;
 inline constexpr size_t kCommentBytesMax = 4096;
-// Two lists of 100,000 blocks, as an IpAccess may have; one such resource is a message of the config stream by itself.
+// Two lists of 100,000 blocks, as an IpAccess may have. Such a resource is a message of the config stream by itself.
 inline constexpr size_t kResourceBytesMax = 10u << 20;
 inline constexpr size_t kSetResourcesMax = 250'000;
 inline constexpr size_t kSetBytesMax = 256u << 20;
@@ -52,7 +52,7 @@ struct PublisherOptions {
   std::function<void(const v1::AuditEntry&)> recorded;
 };
 
-// How changes ended; of the process's life.
+// How changes ended, since the process started.
 struct ChangeCounts {
   std::atomic<uint64_t> committed{0}, unchanged{0}, dry_run{0}, invalid{0}, conflict{0}, failed{0};
 };
@@ -80,8 +80,8 @@ struct Author {
 // block on the disk: call them off gRPC's threads.
 class Publisher {
  public:
-  // Compiles what the store holds and publishes it. Where the built-ins differ from those of the last time (the first
-  // start included) that is a new revision by `bootstrap`. FailedPrecondition where the stored set does not compile.
+  // Compiles the stored set and publishes it. Built-ins that differ from those of the last start (or the first start)
+  // make a new revision by `bootstrap`. FailedPrecondition if the stored set does not compile.
   static absl::StatusOr<std::unique_ptr<Publisher>> Open(std::unique_ptr<Store> store, PublisherOptions options);
 
   std::shared_ptr<const PolicyState> current() const;
@@ -95,7 +95,7 @@ class Publisher {
   // History; see the store.
   Store& store() { return *store_; }
 
-  // Told after each new revision.
+  // Notified after each new revision.
   Notifier& revisions() { return revisions_; }
   const ChangeCounts& counts() const { return counts_; }
 
@@ -113,7 +113,7 @@ class Publisher {
 
   Publisher(std::unique_ptr<Store> store, PublisherOptions options);
   absl::Status Start();
-  // Sets `key` to `resource` (null: nothing) in `proposal`.
+  // Sets `key` to `resource` (null: removes it) in `proposal`.
   static void Put(const ResourceKey& key, std::shared_ptr<const v1::Resource> resource, bool built_in,
                   v1::Change::Op op, Proposal* proposal);
   // Compiles, commits and publishes `proposal`; with `dry_run` compiles only. Counts how it ended.
@@ -123,7 +123,7 @@ class Publisher {
   absl::Status CheckContext(const v1::ChangeContext& context);
   absl::Status CheckExpected(uint64_t expected) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
   absl::Status Count(absl::Status status);
-  std::shared_ptr<const v1::Resource> Builtin(const ResourceKey& key) const;  // null: none
+  std::shared_ptr<const v1::Resource> Builtin(const ResourceKey& key) const;  // null: not built in
   void Install(std::shared_ptr<const PolicyState> state);
 
   std::unique_ptr<Store> store_;
@@ -132,8 +132,8 @@ class Publisher {
   Notifier revisions_;
   ChangeCounts counts_;
 
-  std::mutex write_mu_;    // held over a whole change
-  mutable std::mutex mu_;  // around the pointer alone
+  std::mutex write_mu_;    // held during a whole change
+  mutable std::mutex mu_;  // guards only the pointer
   std::shared_ptr<const PolicyState> current_ ABSL_GUARDED_BY(mu_);
 };
 

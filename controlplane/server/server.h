@@ -1,4 +1,4 @@
-// The control plane, wired: store, publisher, hub, the two gRPC listeners, Consul, metrics.
+// The control plane, assembled: store, publisher, hub, the two gRPC listeners, Consul, metrics.
 #ifndef GATEWAY_CONTROLPLANE_SERVER_SERVER_H_
 #define GATEWAY_CONTROLPLANE_SERVER_SERVER_H_
 
@@ -16,9 +16,9 @@
 
 namespace gateway::controlplane {
 
-// What tests set; the bootstrap says all the rest.
+// For tests; everything else comes from the bootstrap.
 struct ControlPlaneOptions {
-  StoreOptions store;  // `path` is the bootstrap's
+  StoreOptions store;  // `path` comes from the bootstrap
   HubOptions hub;
   ConfigServiceOptions config;  // the callbacks are for whoever sets them where Consul is off
   // Fewer where RLIMIT_NOFILE allows fewer; half of them from one address.
@@ -27,8 +27,8 @@ struct ControlPlaneOptions {
   std::chrono::milliseconds first_bytes_timeout{10'000};
 };
 
-// Owns everything; runs from Start until Stop. Which thread does what: gRPC's callback threads answer and stream, the
-// admin service's executor changes policy, Consul's watcher and registration have a thread each, so has /metrics.
+// Owns everything; runs from Start until Stop. Threads: gRPC's callback threads respond and stream, the admin service's
+// executor changes policy, and Consul's watcher, its registration, and /metrics have one thread each.
 class ControlPlane {
  public:
   // Serves when it returns. Errors are one line: a port in use, the database, a listener beyond loopback.
@@ -36,8 +36,8 @@ class ControlPlane {
                                                              ControlPlaneOptions options = {});
   ~ControlPlane();  // stops
 
-  // Ends the streams so that data planes reconnect elsewhere or later, answers what is under way, closes the database.
-  // Nobody is taken out of Consul. Takes at most about `grace`.
+  // Ends the streams so that data planes reconnect elsewhere or later, finishes pending calls, closes the database.
+  // Deregisters no data plane from Consul. Takes at most about `grace`.
   void Stop(std::chrono::milliseconds grace);
 
   // Looks at the certificate files now, and not at the next handshake. False: nothing new, or nothing good; the log
@@ -58,7 +58,7 @@ class ControlPlane {
   std::unique_ptr<Impl> impl_;
 };
 
-// What the compiled policy makes the control plane watch in Consul.
+// What the control plane must watch in Consul for the compiled policy.
 EndpointInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot);
 
 }  // namespace gateway::controlplane

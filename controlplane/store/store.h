@@ -1,4 +1,4 @@
-// Policy on disk: the resources, their history and the revisions, in one SQLite file. The only code that includes
+// Policy on disk: resources, their history and the revisions, in one SQLite file. The only code that includes
 // sqlite3.h.
 #ifndef GATEWAY_CONTROLPLANE_STORE_STORE_H_
 #define GATEWAY_CONTROLPLANE_STORE_STORE_H_
@@ -19,7 +19,7 @@
 
 namespace gateway::controlplane {
 
-// A resource as it is (or was) in effect.
+// A resource that is (or was) in effect.
 struct ResourceRecord {
   std::shared_ptr<const v1::Resource> resource;
   uint64_t revision = 0;  // that last changed it
@@ -29,7 +29,7 @@ struct ResourceRecord {
 // By kind, then name.
 using ResourceSet = std::map<ResourceKey, ResourceRecord>;
 
-// One resource's part in a revision.
+// The change of one resource in a revision.
 struct Edit {
   ResourceKey key;
   v1::Change::Op op = v1::Change::OP_UNSPECIFIED;
@@ -55,7 +55,7 @@ enum class Takeover {
 
 struct StoreOptions {
   std::string path;
-  // How much of history is kept; past it the oldest revisions go, never the newest.
+  // How much history is kept. Above it the oldest revisions are removed, never the newest.
   uint64_t history_revisions_max = 10'000;
   uint64_t history_rows_max = 1'000'000;
   // Of the audit; past it the oldest entries go.
@@ -63,16 +63,16 @@ struct StoreOptions {
   // How long to wait for another process that has the file (a control plane that is just ending).
   std::chrono::milliseconds lock_wait{2'000};
 
-  // For tests: a VFS by name ("": SQLite's own), a file that is full at so many pages (0: never), and the SQL of schema
-  // versions beyond this build's.
+  // For tests: the name of a VFS ("": the default), a maximum number of pages (0: none), and the SQL of schema versions
+  // beyond those of this build.
   std::string vfs;
   int page_count_max = 0;
   std::vector<std::string> further_migrations;
 };
 
-// Owns the one connection, which has the file to itself for as long as this lives: WAL, synchronous=FULL, so that a
-// commit is on disk before Commit returns. Thread-safe (one mutex around the connection). Never serves the current set:
-// that is read once, at Open, and lives in memory (publisher.h).
+// Owns the only connection and locks the file for its lifetime: WAL, synchronous=FULL, so a commit is on disk before
+// Commit returns. Thread-safe (one mutex around the connection). Never serves the current set: that is read once, at
+// Open, and lives in memory (publisher.h).
 class Store {
  public:
   // Opens the file and reads all of the current set; creates it where there is none. Every error names the file, and
@@ -84,7 +84,7 @@ class Store {
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
-  // Names the history that this file's revisions belong to; made with the file.
+  // Identifies the history of this file's revisions; created with the file.
   const std::string& epoch() const;
   // There was no file before Open.
   bool created() const;
@@ -103,12 +103,12 @@ class Store {
   absl::Status Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
                       const v1::AuditEntry* entry = nullptr);
 
-  // Revisions below `before` (0: all), newest first, at most `limit` and about 2 MiB; with `key`, those that changed
-  // it.
+  // Revisions below `before` (0: all), newest first, at most `limit` and about 2 MiB; with `key`, only those that
+  // changed it.
   absl::StatusOr<std::vector<v1::RevisionInfo>> RevisionsBefore(uint64_t before, const ResourceKey* key, size_t limit);
-  // Revisions above `after`, oldest first, at most `limit`. OutOfRange where history begins later than that.
+  // Revisions above `after`, oldest first, at most `limit`. OutOfRange if history starts later.
   absl::StatusOr<std::vector<v1::RevisionInfo>> RevisionsAfter(uint64_t after, size_t limit);
-  // The set as it was at `revision`. NotFound where it never was, OutOfRange where it is no longer kept, DataLoss.
+  // The set at `revision`. NotFound if it never existed, OutOfRange if it is no longer kept, DataLoss.
   struct Past {
     v1::RevisionInfo info;
     ResourceSet resources;

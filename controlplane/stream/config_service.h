@@ -1,4 +1,4 @@
-// The config stream: the gRPC end of what the hub decides.
+// The config stream: the gRPC side of the hub.
 #ifndef GATEWAY_CONTROLPLANE_STREAM_CONFIG_SERVICE_H_
 #define GATEWAY_CONTROLPLANE_STREAM_CONFIG_SERVICE_H_
 
@@ -23,23 +23,23 @@ namespace gateway::controlplane {
 
 struct ConfigServiceOptions {
   size_t streams_max = 10'000;
-  absl::Duration hello_wait = absl::Seconds(10);  // from the stream's beginning
-  absl::Duration close_wait = absl::Seconds(2);   // for a write that is under way, before a stream is cut
-  // A data plane that can be reached has said hello, or goodbye. Must not block. Null: nobody is told.
+  absl::Duration hello_wait = absl::Seconds(10);  // from the stream's start
+  absl::Duration close_wait = absl::Seconds(2);   // for a pending write, before a stream is cut
+  // Called when a reachable data plane has said hello or goodbye. Must not block. May be null.
   std::function<void(const RegisteredInstance&)> registered;
   std::function<void(const std::string& name)> said_goodbye;
   // With TLS: a data plane goes by a name of its certificate, or not at all.
   bool names_by_certificate = false;
 };
 
-// InvalidArgument names the field: what a Hello may hold.
+// Checks a Hello. InvalidArgument names the field.
 absl::Status CheckHello(const v1::Hello& hello);
 
-// "127.0.0.1" of gRPC's "ipv4:127.0.0.1:4321" or "ipv6:%5B::1%5D:4321"; else as it is.
+// "127.0.0.1" from gRPC's "ipv4:127.0.0.1:4321" or "ipv6:%5B::1%5D:4321"; anything else unchanged.
 std::string HostOfPeer(const std::string& peer);
 
-// Writes the hub's buffers as they are (the raw method), so that an update is serialised once for all streams. Runs on
-// gRPC's callback threads and one of its own, for deadlines.
+// Writes the hub's buffers as they are (the raw method), so that an update is serialized once for all streams. Runs on
+// gRPC's callback threads and on one of its own, for deadlines.
 class ConfigService final : public v1::ConfigStream::WithRawCallbackMethod_Connect<v1::ConfigStream::Service> {
  public:
   ConfigService(Hub* hub, ConfigServiceOptions options);
@@ -47,7 +47,7 @@ class ConfigService final : public v1::ConfigStream::WithRawCallbackMethod_Conne
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Connect(grpc::CallbackServerContext* context) override;
 
-  // Ends every stream with UNAVAILABLE, so that the data planes look for another control plane, and refuses new ones.
+  // Ends every stream with UNAVAILABLE, so that data planes try another control plane, and rejects new ones.
   void Drain();
 
   uint64_t streams_refused() const { return refused_; }

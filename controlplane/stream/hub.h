@@ -1,4 +1,4 @@
-// What every data plane has been sent, has applied, and is to be sent next.
+// What every data plane was sent, has applied, and gets next.
 #ifndef GATEWAY_CONTROLPLANE_STREAM_HUB_H_
 #define GATEWAY_CONTROLPLANE_STREAM_HUB_H_
 
@@ -29,11 +29,11 @@
 
 namespace gateway::controlplane {
 
-// A ControlPlaneMessage is at most this long, but for one that holds a single longer resource or set of endpoints,
-// which are never split (a resource has at most kResourceBytesMax).
+// The maximum size of a ControlPlaneMessage, except for a single longer resource or set of endpoints: these are never
+// split (a resource has at most kResourceBytesMax).
 inline constexpr size_t kChunkBytesMax = 1u << 20;
 
-// An update as it goes over the wire: serialised once, shared by all streams.
+// An update in wire format: serialized once, shared by all streams.
 struct EncodedUpdate {
   uint64_t from = 0;
   uint64_t to = 0;
@@ -50,9 +50,9 @@ std::shared_ptr<const EncodedUpdate> EncodeEndpoints(const std::string& endpoint
 class StreamSink {
  public:
   virtual ~StreamSink() = default;
-  // Hub::Next may have something.
+  // Hub::Next may have something to send.
   virtual void Wake() = 0;
-  // Another stream of the same name has taken its place.
+  // Another stream of the same name has replaced this one.
   virtual void Replaced() = 0;
 };
 
@@ -89,9 +89,9 @@ struct HubCounts {
   size_t held = 0;              // connected, and sent nothing: see Hub::WhyHeld
 };
 
-// A mailbox for each connected data plane that holds only the newest, and the ledger of what each has applied. At most
-// one un-ACKed update of policy and one of endpoints a stream: a data plane that is slow skips what was in between.
-// Thread-safe.
+// For each connected data plane, a mailbox that holds only the newest state, and the record of what it has applied.
+// Each stream has at most one unacknowledged update of policy and one of endpoints; a slow data plane skips the states
+// in between. Thread-safe.
 class Hub {
  public:
   class Session;
@@ -100,7 +100,7 @@ class Hub {
   ~Hub();
 
   void PublishPolicy(std::shared_ptr<const PolicyState> state);
-  // A catalog whose version is that of the one before says nothing new to data planes.
+  // A catalog with an unchanged version is not sent to data planes.
   void PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog);
 
   struct Attachment {
@@ -114,16 +114,16 @@ class Hub {
   Attachment Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink);
   // The stream has ended, after a goodbye or without. False where another stream has taken its place.
   bool Detach(const std::shared_ptr<Session>& session, bool said_goodbye);
-  // Whether `session` is still the one of its data plane.
+  // Whether `session` is still the current one of its data plane.
   bool Holds(const std::shared_ptr<Session>& session) const;
 
-  // What to write next on this stream; none: wait for Wake. The caller writes everything it is given, in order.
+  // The next message for this stream; empty: wait for Wake. The caller writes every message it gets, in order.
   std::optional<grpc::ByteBuffer> Next(const std::shared_ptr<Session>& session);
 
-  // InvalidArgument where it answers no update that is in flight.
+  // InvalidArgument if no such update is in flight.
   absl::Status OnAck(const std::shared_ptr<Session>& session, const v1::Ack& ack);
   absl::Status OnNack(const std::shared_ptr<Session>& session, const v1::Nack& nack);
-  // Keeps the newest of each data plane, until it is gone. Lists are cut at kReportEntriesMax.
+  // Keeps the newest of each data plane while it is connected. Lists are cut at kReportEntriesMax.
   void OnReport(const std::shared_ptr<Session>& session, v1::Report report);
   static constexpr int kReportEntriesMax = 10'000;
 
@@ -139,14 +139,14 @@ class Hub {
 
   // By name; also those that are gone, for a while.
   std::vector<v1::DataPlaneState> DataPlanes() const;
-  // The newest report of each that is connected, by name.
+  // The newest report of each connected data plane, by name.
   std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Reports() const;
   // Who serves `revision` (committed at `committed_at`), of those who are there or expected back; at most
   // kPendingListedMax are listed as pending. A name that two instances contend for is pending, whatever one of them
   // serves.
   static constexpr int kPendingListedMax = 100;
   v1::RolloutResponse Rollout(uint64_t revision, absl::Time committed_at) const;
-  // Told after every change of the ledger.
+  // Notified after every change of the records.
   Notifier& ledger() { return ledger_; }
 
   std::shared_ptr<const EndpointCatalog> endpoints() const;
@@ -173,7 +173,7 @@ class Hub {
   std::optional<grpc::ByteBuffer> NextChunk(Lane* lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const HubOptions options_;
-  const std::string endpoints_epoch_;  // random: versions of two processes are never compared
+  const std::string endpoints_epoch_;  // random, because versions of two processes are never compared
   Notifier ledger_;
 
   mutable std::mutex mu_;

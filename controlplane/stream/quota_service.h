@@ -1,4 +1,4 @@
-// The lease stream: the gRPC end of what the quota allocator decides.
+// The lease stream: the gRPC side of the quota allocator.
 #ifndef GATEWAY_CONTROLPLANE_STREAM_QUOTA_SERVICE_H_
 #define GATEWAY_CONTROLPLANE_STREAM_QUOTA_SERVICE_H_
 
@@ -20,11 +20,11 @@
 
 namespace gateway::controlplane {
 
-// The limits of scope `fleet` that data planes may ask for.
+// The limits of scope `fleet` that data planes may demand.
 std::map<std::string, FleetLimit> FleetLimitsOf(const Snapshot& snapshot);
 
 // Owns the allocator, under one lock. Runs on gRPC's callback threads and one of its own, which ticks while there are
-// streams. Of each stream at most one message is being written; what comes meanwhile is merged into the next.
+// streams. Each stream writes at most one message at a time; further grants are merged into the next.
 class QuotaService final : public v1::Quota::CallbackService {
  public:
   static constexpr size_t kStreamsMax = 10'000;
@@ -35,17 +35,17 @@ class QuotaService final : public v1::Quota::CallbackService {
   explicit QuotaService(QuotaAllocator::Options options, bool names_by_certificate = false);
   ~QuotaService() override;  // waits until every stream has ended
 
-  // Thread-safe, like all of this.
+  // Thread-safe, like all methods.
   void SetLimits(const std::map<std::string, FleetLimit>& limits);
 
   grpc::ServerBidiReactor<v1::LeaseDemands, v1::LeaseGrants>* Lease(grpc::CallbackServerContext* context) override;
 
-  // Ends every stream with UNAVAILABLE and refuses new ones.
+  // Ends every stream with UNAVAILABLE and rejects new ones.
   void Drain();
 
   struct Stats {
     size_t streams = 0;
-    uint64_t messages = 0;  // of data planes
+    uint64_t messages = 0;  // from data planes
     QuotaAllocator::Stats quota;
   };
   Stats stats() const;
@@ -62,7 +62,7 @@ class QuotaService final : public v1::Quota::CallbackService {
   QuotaAllocator quota_ ABSL_GUARDED_BY(mu_);
   std::map<Stream*, std::shared_ptr<Stream>> streams_ ABSL_GUARDED_BY(mu_);
   std::map<QuotaAllocator::StreamId, Stream*> by_id_ ABSL_GUARDED_BY(mu_);
-  std::vector<Stream*> touched_ ABSL_GUARDED_BY(mu_);  // by what is being collected
+  std::vector<Stream*> touched_ ABSL_GUARDED_BY(mu_);  // by the current collection
   uint64_t messages_ ABSL_GUARDED_BY(mu_) = 0;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool ending_ ABSL_GUARDED_BY(mu_) = false;

@@ -1,5 +1,5 @@
-// Which data planes there are, kept over restarts of the control plane: so that it knows, before they are back, whom a
-// rollout has to wait for.
+// The known data planes, kept over restarts of the control plane, so that a rollout knows which ones to wait for before
+// they are back.
 #ifndef GATEWAY_CONTROLPLANE_STREAM_ROSTER_H_
 #define GATEWAY_CONTROLPLANE_STREAM_ROSTER_H_
 

@@ -1,8 +1,8 @@
-// What Consul's HTTP API answers, as our messages. Pure: text in, values out; no sockets, no clock.
+// Decodes responses of Consul's HTTP API. Pure: text in, values out; no sockets, no clock.
 //
-// An answer that isn't what the API documents (truncated, other types, over a limit) is an error as a whole: a failed
-// read, never a smaller answer. What one badly registered instance says wrong (no port, no address) only takes that
-// instance out of service.
+// A response that differs from the documented API (truncated, other types, over a limit) is an error as a whole:
+// a failed read, never a smaller result. An error in one instance (no port, no address) only excludes that
+// instance.
 #ifndef GATEWAY_CONTROLPLANE_SOURCES_CONSUL_DECODER_H_
 #define GATEWAY_CONTROLPLANE_SOURCES_CONSUL_DECODER_H_
 
@@ -25,8 +25,8 @@ inline constexpr size_t kInstancesMax = 20'000;              // of one service
 inline constexpr size_t kCatalogServicesMax = 100'000;
 inline constexpr size_t kIdBytesMax = 1024;   // "node/service-id"
 inline constexpr size_t kNameBytesMax = 512;  // of a service
-inline constexpr size_t kTagsMax = 256;       // of one instance; the rest is left out
-inline constexpr size_t kTagBytesMax = 512;   // longer ones are left out
+inline constexpr size_t kTagsMax = 256;       // of one instance; further ones are ignored
+inline constexpr size_t kTagBytesMax = 512;   // longer ones are ignored
 inline constexpr uint32_t kInstanceWeightMax = 65535;
 
 // Checks, digested: equal digests mean the same checks with the same status and tags, whichever response tells of them.
@@ -43,14 +43,14 @@ struct CheckDigests {
 // node's. `checks`, where given, gets the digests of the checks in the response: those of the service and of its nodes.
 absl::StatusOr<std::vector<v1::Instance>> DecodeHealthService(std::string_view json, CheckDigests* checks = nullptr);
 
-// /v1/catalog/services: names with all tags that their instances carry.
+// /v1/catalog/services: names with all tags of their instances.
 using CatalogListing = std::map<std::string, std::vector<std::string>, std::less<>>;
 absl::StatusOr<CatalogListing> DecodeCatalogServices(std::string_view json);
 
 // /v1/health/state/any, digested.
 absl::StatusOr<CheckDigests> DecodeHealthState(std::string_view json);
 
-// /v1/agent/services: what is registered with this agent, by service ID.
+// /v1/agent/services: the services registered with this agent, by ID.
 struct AgentService {
   std::string service;
   std::string address;

@@ -16,31 +16,31 @@ namespace gateway::controlplane {
 
 struct ConsulAnswer {
   int status = 0;
-  // X-Consul-Index; 0 where it is absent or no number. Look at `status` first: a 500 carries an index too.
+  // X-Consul-Index; 0 if absent or invalid. Check `status` first: a 500 carries an index too.
   uint64_t index = 0;
-  bool known_leader = true;  // X-Consul-KnownLeader; true where the answer has none
-  std::string body;          // at most kAnswerBytesMax, else the read fails
+  bool known_leader = true;  // X-Consul-KnownLeader; true if absent
+  std::string body;          // at most kAnswerBytesMax, otherwise the read fails
 };
 
-// Keeps its connection between requests, and makes a new one where Consul has closed it meanwhile. Not thread-safe:
-// everything happens on the io_context's one thread. Must outlive its requests.
+// Reuses its connection, and opens a new one if Consul has closed it. Not thread-safe: lives on the io_context's only
+// thread. Must outlive its requests.
 class ConsulHttp {
  public:
-  // `address` is "host:port". The token, if any, goes with every request and into no message.
+  // `address` is "host:port". The token, if any, is sent with every request and is in no message.
   ConsulHttp(boost::asio::io_context& io, std::string address, std::string token);
   ~ConsulHttp();
   ConsulHttp(const ConsulHttp&) = delete;
   ConsulHttp& operator=(const ConsulHttp&) = delete;
 
-  // An answer of any status; or Unavailable (no connection, cut off, not HTTP), DeadlineExceeded (`timeout` covers name
-  // resolution, connecting, writing and reading), ResourceExhausted (over the limit), Cancelled (Close).
+  // A response of any status; or Unavailable (no connection, cut off, not HTTP), DeadlineExceeded (`timeout` covers
+  // name resolution, connecting, writing and reading), ResourceExhausted (over the limit), Cancelled (Close).
   boost::asio::awaitable<absl::StatusOr<ConsulAnswer>> Get(std::string_view target, std::chrono::milliseconds timeout);
-  // The same with a body (JSON, or nothing). Sent a second time where a kept connection broke before any byte of an
-  // answer, so it is for requests that may be repeated.
+  // The same with a body (JSON, or empty). Sent again if a reused connection broke before the first byte of a response,
+  // so only for requests that may be repeated.
   boost::asio::awaitable<absl::StatusOr<ConsulAnswer>> Put(std::string_view target, std::string body,
                                                            std::chrono::milliseconds timeout);
 
-  // Ends what is under way, and every later request, with Cancelled.
+  // Ends pending and later requests with Cancelled.
   void Close();
 
  private:
@@ -48,10 +48,10 @@ class ConsulHttp {
   std::unique_ptr<Impl> impl_;
 };
 
-// The answer's failure as a message for people: "500: No cluster leader". The body is cut short and cleaned.
+// A failed response as a message: "500: No cluster leader". The body is truncated and cleaned.
 std::string DescribeAnswer(const ConsulAnswer& answer);
 
-// For a segment of a path or the value of a query: everything but unreserved characters is escaped.
+// For a path segment or a query value: escapes all but unreserved characters.
 std::string EscapeUrl(std::string_view text);
 
 }  // namespace gateway::controlplane

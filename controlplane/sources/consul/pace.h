@@ -1,4 +1,4 @@
-// How fast the loops of blocking queries turn. Pure: `now` and random numbers are passed in.
+// How fast blocking queries repeat. Pure: `now` and random numbers are passed in.
 #ifndef GATEWAY_CONTROLPLANE_SOURCES_CONSUL_PACE_H_
 #define GATEWAY_CONTROLPLANE_SOURCES_CONSUL_PACE_H_
 
@@ -7,19 +7,19 @@
 
 namespace gateway::controlplane {
 
-// The index for the next blocking query, after one that was asked with `asked` and answered (with 200) `answered`: 0,
-// which reads at once, where it went backwards (a restored or restarted Consul; an index from the future would block
-// silently), never another 0, which would turn the loop into polling.
+// The index for the next blocking query after one with index `asked` returned `answered` (status 200). 0, which reads
+// at once, if it went backwards (a restored or restarted Consul; with an index from the future it would block
+// silently); never 0 twice, which would become polling.
 uint64_t NextIndex(uint64_t asked, uint64_t answered);
 
-// Token bucket of two: a first wake passes at once, so does the one after it; a service that changes all the time is
-// read `interval` apart.
+// Token bucket of two: the first wakeup passes at once, and so does the second; a service that changes all the time is
+// read every `interval`.
 class LoopPace {
  public:
   using Clock = std::chrono::steady_clock;
   explicit LoopPace(Clock::duration interval) : interval_(interval) {}
 
-  // How long to wait before the next turn; the turn is taken.
+  // How long to wait before the next turn; takes the turn.
   Clock::duration Take(Clock::time_point now);
 
  private:
@@ -28,7 +28,7 @@ class LoopPace {
   Clock::time_point full_at_{};  // when the bucket will be full again
 };
 
-// Between failed tries: doubles from 100 ms to 5 s, the second half of each step at random.
+// Between failed attempts: doubles from 100 ms to 5 s, with the second half of each step random.
 class RetryDelay {
  public:
   static constexpr std::chrono::milliseconds kMin{100};
@@ -42,10 +42,10 @@ class RetryDelay {
   std::chrono::milliseconds step_ = kMin;
 };
 
-// The wait to ask for: up to a tenth below `wait`, so that watches begun together don't end together. `unit` in [0, 1).
+// The wait to request: up to a tenth below `wait`, so that watches spread out. `unit` in [0, 1).
 std::chrono::milliseconds SpreadWait(std::chrono::milliseconds wait, double unit);
 
-// How long to wait for the answer to a blocking query: Consul itself adds up to a sixteenth, and may hang.
+// How long to wait for the response to a blocking query: Consul adds up to a sixteenth itself, and may hang.
 std::chrono::milliseconds AnswerDeadline(std::chrono::milliseconds wait);
 
 }  // namespace gateway::controlplane

@@ -1,4 +1,4 @@
-// Makes every connected data plane an instance of the gateway's service in Consul.
+// Registers every connected data plane in Consul, as an instance of the gateway's service.
 #ifndef GATEWAY_CONTROLPLANE_SOURCES_CONSUL_REGISTRATION_H_
 #define GATEWAY_CONTROLPLANE_SOURCES_CONSUL_REGISTRATION_H_
 
@@ -18,9 +18,9 @@ struct RegistrationOptions {
   std::chrono::milliseconds check_timeout{5'000};
 };
 
-// Owns a thread. A data plane that says goodbye is deregistered; one whose stream is lost is not, nor is anybody when
-// this ends (Consul's check decides, and DeregisterCriticalServiceAfter 10 min cleans up). Registrations that Consul
-// forgot are made again: compared every 5 s and after every error, retried with backoff. Thread-safe; never blocks its
+// Owns a thread. A data plane that says goodbye is deregistered; one whose stream is lost stays, and all stay when this
+// object ends (Consul's check decides, and DeregisterCriticalServiceAfter 10 min cleans up). Registrations that Consul
+// lost are made again: compared every 5 s and after every error, retried with backoff. Thread-safe; never blocks its
 // callers.
 class ConsulRegistration {
  public:

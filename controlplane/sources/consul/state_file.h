@@ -1,4 +1,4 @@
-// The last-known endpoints on disk, so that a restart while Consul is away begins with something.
+// The last known endpoints on disk, for a restart while Consul is unreachable.
 #ifndef GATEWAY_CONTROLPLANE_SOURCES_CONSUL_STATE_FILE_H_
 #define GATEWAY_CONTROLPLANE_SOURCES_CONSUL_STATE_FILE_H_
 
@@ -15,10 +15,10 @@ inline constexpr size_t kStateFileBytesMax = 256 * 1024 * 1024;
 
 using EndpointSets = std::vector<std::shared_ptr<const v1::EndpointSet>>;
 
-// Replaces the file whole: after a crash at any moment there is the old one or the new one.
+// Replaces the whole file: after a crash at any moment there is the old one or the new one.
 absl::Status WriteStateFile(const std::string& path, const EndpointSets& sets);
 
-// NotFound where there is none; DataLoss where it is damaged in any way, of another kind, or too long.
+// NotFound if there is none; DataLoss if it is damaged, of another kind, or too long.
 absl::StatusOr<EndpointSets> ReadStateFile(const std::string& path);
 
 }  // namespace gateway::controlplane

@@ -1,4 +1,4 @@
-// Keeps what Consul says of the services that policy refers to, by blocking queries within a budget of connections.
+// Follows the services in Consul that policy refers to, by blocking queries within a budget of connections.
 #ifndef GATEWAY_CONTROLPLANE_SOURCES_CONSUL_WATCHER_H_
 #define GATEWAY_CONTROLPLANE_SOURCES_CONSUL_WATCHER_H_
 
@@ -13,9 +13,9 @@ namespace gateway::controlplane {
 struct ConsulWatcherOptions {
   std::string address;  // "localhost:8500"
   std::string token;
-  int watches_max = 90;  // blocking queries at once; past it: two global watches, a diff and targeted reads
-  std::chrono::milliseconds wait{55'000};  // of a blocking query; under the 60 s idle cut of most balancers
-  // The last-known copy, read at start and written (at most once a second) after changes; "": not kept.
+  int watches_max = 90;  // blocking queries at once; above: two global watches, a diff and targeted reads
+  std::chrono::milliseconds wait{55'000};  // of a blocking query; under the 60 s idle timeout of most balancers
+  // The last known state, read at start and written after changes (at most once a second); "": not kept.
   std::string state_file;
 };
 
