@@ -1,5 +1,5 @@
-// Authentication as exchanges use it: an Auth bound to its keys and counters, what a verified token says, and what all
-// workers share for it. The stage itself is in authenticate.cc.
+// Authentication on the request path: an Auth bound to its keys and counters, the claims of a verified token, and what
+// all workers share. The stage itself is in authenticate.cc.
 #ifndef GATEWAY_DATAPLANE_AUTH_AUTH_H_
 #define GATEWAY_DATAPLANE_AUTH_AUTH_H_
 
@@ -23,18 +23,18 @@
 
 namespace gateway::dataplane {
 
-// A token that was found good by one method of an Auth.
+// A token that one method of an Auth has verified.
 struct VerifiedToken {
   JwtClaims claims;
   std::string subject;  // the value of the method's consumer_claim; may be empty
 };
-// One worker's. By the token and by what its method asks of it; the generation is the key set's.
+// One worker's cache. Keyed by the token and the requirements of its method; the generation is that of the key set.
 using TokenCache = CredentialCache<VerifiedToken, WallTime>;
 
 enum class AuthResult : uint8_t { kAllowed, kUnauthenticated, kForbidden, kOverloaded, kThrottled };
 inline constexpr size_t kAuthResultCount = 5;
 
-// Survives a change of the Auth. Counted by the workers without sharing cache lines.
+// Survives a change of the Auth. Workers count without sharing cache lines.
 class AuthRuntime {
  public:
   explicit AuthRuntime(std::string name) : name_(std::move(name)) {}
@@ -62,37 +62,37 @@ class AuthRuntime {
 
 struct BoundAuthMethod {
   const AuthMethodPolicy* policy = nullptr;  // in BoundAuth::policy
-  std::string folded_header;                 // of an API key: as EqualsFolded has it
-  // Of a JWT.
+  std::string folded_header;                 // for an API key; see EqualsFolded
+  // For a JWT.
   JwtRules rules;
   std::shared_ptr<KeySource> keys;
-  Digest meaning{};  // of the rules and of where the keys are from: what was verified under others counts no more
+  Digest meaning{};  // of the rules and of the source of the keys: invalidates results under others
 };
 
 struct BoundAuth {
   std::shared_ptr<const AuthPolicy> policy;
-  std::vector<BoundAuthMethod> methods;  // API keys, then tokens, then passwords: the cheap ones first
+  std::vector<BoundAuthMethod> methods;  // API keys, then tokens, then passwords: cheap ones first
   std::shared_ptr<AuthRuntime> runtime;
   bool takes_basic = false;
-  // Where keys that a set lacks are asked for; outlives the workers.
+  // Fetches keys that a set lacks; outlives the workers.
   KeyFetcher* fetcher = nullptr;
 };
 
-// What all workers share.
+// Shared by all workers.
 struct Authentication {
   explicit Authentication(PasswordPool::Options options) : passwords(options) {}
   const KeyedDigest digest = KeyedDigest::Random();
   PasswordPool passwords;
 };
 
-// The request fields in which services are told who calls. X-Consumer and X-Consumer-* are always among them, and known
-// by their FieldKind.
+// The request headers that identify the caller to services. X-Consumer and X-Consumer-* always belong to them; those
+// have their own FieldKind.
 class IdentityFields {
  public:
   IdentityFields() = default;
   // Lower case.
   explicit IdentityFields(std::span<const std::string> names);
-  // Whether `name`, in any case and with underscores for dashes, is one of those given.
+  // Whether `name`, in any case and with underscores for dashes, is one of them.
   bool Has(std::string_view name) const;
   bool empty() const { return names_.empty(); }
 

@@ -1,4 +1,4 @@
-// The Authorization field (RFC 9110, section 11.6.2) as the methods that are served here use it.
+// The Authorization header (RFC 9110, section 11.6.2) for the supported methods.
 #ifndef GATEWAY_DATAPLANE_AUTH_AUTHORIZATION_H_
 #define GATEWAY_DATAPLANE_AUTH_AUTHORIZATION_H_
 
@@ -13,7 +13,7 @@ enum class AuthScheme : uint8_t { kOther, kBasic, kBearer };
 
 struct Authorization {
   AuthScheme scheme = AuthScheme::kOther;
-  std::string_view credentials;  // a view into the value, of any characters; empty: there are none
+  std::string_view credentials;  // a view into the value, any characters; may be empty
 };
 
 // The scheme's case does not matter.
@@ -21,11 +21,11 @@ Authorization ParseAuthorization(std::string_view value);
 
 // RFC 7617.
 struct BasicCredentials {
-  static constexpr size_t kTextBytesMax = 4096;  // base64: a longer one is no password that anybody types
+  static constexpr size_t kTextBytesMax = 4096;  // base64; longer than any typed password
   std::string username;
   std::string password;
 };
-// Nothing where it is not base64, has no colon, or holds a control character.
+// Empty if it is not base64, has no colon, or has a control character.
 std::optional<BasicCredentials> ParseBasicCredentials(std::string_view token68);
 
 }  // namespace gateway::dataplane

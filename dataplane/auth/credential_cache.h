@@ -1,4 +1,4 @@
-// What credentials that were found good stand for, kept for a while, so that they need not be checked again.
+// Results of verified credentials, kept for a while to avoid verifying them again.
 #ifndef GATEWAY_DATAPLANE_AUTH_CREDENTIAL_CACHE_H_
 #define GATEWAY_DATAPLANE_AUTH_CREDENTIAL_CACHE_H_
 
@@ -19,30 +19,30 @@
 
 namespace gateway::dataplane {
 
-// What an entry is found by. Two are the same only if all their bytes are, so nothing but good credentials finds what
-// good credentials stand for.
+// The key of an entry. Two keys are equal only if all their bytes are, so only valid credentials find the result of
+// valid credentials.
 struct CredentialKey {
-  Digest meaning;  // of whatever it depends on what the credentials stand for; or of them too, then `text` is empty
-  std::string_view text;  // kept as it is: only of credentials that end soon by themselves
+  Digest meaning;  // of everything else that the result depends on; may include the credentials, then `text` is empty
+  std::string_view text;  // stored as is: only for credentials that expire soon by themselves
 };
 
-// Not thread-safe. Past either bound the entry that was used longest ago goes: only credentials that are good are ever
-// put in, so strangers can't push others out.
+// Not thread-safe. Above either limit the least recently used entry is removed. Only valid credentials are inserted, so
+// strangers cannot displace entries.
 //
-// `Time` is the clock that the caller's entries end by; `now` is always passed in.
+// `Time` is the clock of the entries' expiry; callers pass `now`.
 template <typename Value, typename Time>
 class CredentialCache {
  public:
   struct Options {
     size_t entries_max = 10'000;
-    size_t bytes_max = 8 * 1024 * 1024;  // by what Insert is told, and each entry's own
+    size_t bytes_max = 8 * 1024 * 1024;  // as told to Insert, plus an overhead for each entry
   };
   struct Stats {
     uint64_t hits = 0, misses = 0, evictions = 0;
   };
   explicit CredentialCache(Options options) : options_(options) {}
 
-  // Null: not here, ended, or of another generation (of the keys that had verified it). Allocates nothing.
+  // Null: not here, expired, or of another generation (of the verifying keys). Allocates nothing.
   std::shared_ptr<const Value> Find(const CredentialKey& key, uint64_t generation, Time now) {
     const auto found = index_.find(HashOf(key));
     if (found == index_.end() || found->second->meaning != key.meaning || found->second->text != key.text) {
@@ -94,8 +94,8 @@ class CredentialCache {
   };
   using Position = typename std::list<Entry>::iterator;
 
-  // Of the text's end: that of a token is its signature's, as good as random. Two keys of one hash push each other out,
-  // no more.
+  // Of the end of the text: for a token that is its signature, as good as random. Two keys with one hash displace each
+  // other, nothing worse.
   uint64_t HashOf(const CredentialKey& key) const {
     uint64_t seed;
     std::memcpy(&seed, key.meaning.data(), sizeof seed);
@@ -110,7 +110,7 @@ class CredentialCache {
   }
 
   const Options options_;
-  std::list<Entry> entries_;  // the one used last first
+  std::list<Entry> entries_;  // most recently used first
   absl::flat_hash_map<uint64_t, Position> index_;
   const uint64_t seed_ = std::random_device()() | uint64_t{std::random_device()()} << 32;
   size_t bytes_ = 0;

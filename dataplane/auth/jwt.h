@@ -1,4 +1,4 @@
-// JSON Web Tokens (RFC 7519): which key of a set verifies one, and whether what it claims lets it in.
+// JSON Web Tokens (RFC 7519): which key of a set verifies a token, and whether its claims are accepted.
 //
 // Pure: `now` is passed in; no sockets, no logs.
 #ifndef GATEWAY_DATAPLANE_AUTH_JWT_H_
@@ -18,36 +18,36 @@
 namespace gateway::dataplane {
 
 struct JwtRules {
-  std::string issuer;                  // `iss` is this; empty: not looked at
-  std::vector<std::string> audiences;  // `aud` is, or has, one of these; empty: not looked at
-  // Each claim is, or has among its elements (of a list, or of a text with spaces such as `scope`), this value.
+  std::string issuer;                  // required `iss`; empty: any
+  std::vector<std::string> audiences;  // `aud` equals or contains one of these; empty: any
+  // Each claim equals this value, or has it among its elements (a list, or a text with spaces such as `scope`).
   std::vector<std::pair<std::string, std::string>> require;
-  std::vector<JwsAlgorithm> algorithms;  // empty: all that are accepted
-  std::chrono::seconds leeway{60};       // how far two clocks may differ: exp, nbf, iat
+  std::vector<JwsAlgorithm> algorithms;  // empty: all accepted ones
+  std::chrono::seconds leeway{60};       // how far clocks may differ, for exp, nbf and iat
   std::string groups_claim;              // empty: none
 };
 
-// What a verified token says. Claims are top-level ones that are a text, a number or a boolean (as JSON writes it), or
-// a list of texts (joined by spaces); others, and those with control characters, are left out.
+// The claims of a verified token: top-level ones that are a text, a number or a boolean (as JSON writes it), or a list
+// of texts (joined by spaces). Others, and those with control characters, are omitted.
 struct JwtClaims {
   std::vector<std::pair<std::string, std::string>> claims;  // sorted by name
-  // Of rules.groups_claim: the elements of a list, or the words of a text; none with a comma or a control character.
+  // From rules.groups_claim: the elements of a list or the words of a text; none has a comma or a control character.
   std::vector<std::string> groups;
-  WallTime expires;  // from then on it is refused: exp and the leeway
+  WallTime expires;  // rejected from then on: exp plus leeway
 
-  // Empty where the token has no such claim.
+  // Empty if the token has no such claim.
   std::string_view Find(std::string_view name) const;
-  size_t bytes() const;  // about what it holds, for bounds
+  size_t bytes() const;  // approximate size, for limits
 };
 
 enum class JwtRefusal : uint8_t {
   kNone,
-  kMalformed,   // no JWS, an algorithm that is not accepted, crit, claims that are no JSON object
-  kUnknownKey,  // no key of the set has its kid, or fits its algorithm: a newer set may
+  kMalformed,   // not a JWS, an algorithm that is not accepted, crit, or claims that are not a JSON object
+  kUnknownKey,  // no key of the set has its kid or fits its algorithm; a newer set may
   kSignature,
   kExpired,
-  kNotYetValid,  // nbf or iat is ahead
-  kNoExpiry,     // a token that never ends can't be taken back
+  kNotYetValid,  // nbf or iat is in the future
+  kNoExpiry,     // a token that never expires cannot be revoked
   kIssuer,
   kAudience,
   kClaims,  // `require`
@@ -57,22 +57,22 @@ std::string_view MessageOf(JwtRefusal refusal);
 
 struct JwtVerdict {
   JwtRefusal refusal = JwtRefusal::kNone;
-  JwtClaims claims;  // where there is no refusal
+  JwtClaims claims;  // if it is accepted
 };
 
-inline constexpr size_t kJwtGroupsMax = 256;  // of a token; more are left out
+inline constexpr size_t kJwtGroupsMax = 256;  // of a token; further ones are ignored
 
-// Keys that are tried for a token without a kid, or whose kid no key has while keys without one are there.
+// Keys to try for a token without a kid, or with an unknown kid if there are keys without one.
 inline constexpr size_t kJwtKeysTriedMax = 4;
 
-// Takes `token` apart, verifies it by `keys` and checks its claims. Costs what VerifySignature does. Thread-safe.
+// Parses `token`, verifies it with `keys` and checks its claims. Costs as much as VerifySignature. Thread-safe.
 JwtVerdict VerifyJwt(std::string_view token, const JwkSet& keys, const JwtRules& rules, WallTime now);
 
-// What `token` says of its issuer, which nobody has verified: it tells whom to ask for keys, and nothing else. Empty
-// where it says nothing; nothing where it is no token.
+// The unverified issuer in `token`: it selects the keys to verify with, nothing else. An empty text if there is none;
+// nullopt if it is not a token.
 std::optional<std::string> ClaimedIssuer(std::string_view token);
 
-// The claims' part of it, of a payload whose signature is good.
+// The part about claims, for a payload whose signature is valid.
 JwtVerdict CheckJwtClaims(std::string_view payload, const JwtRules& rules, WallTime now);
 
 }  // namespace gateway::dataplane

@@ -1,4 +1,4 @@
-// Checks passwords against their hashes on threads of its own, since one check takes 10 ms to 1 s.
+// Checks passwords against their hashes on its own threads, since one check takes 10 ms to 1 s.
 #ifndef GATEWAY_DATAPLANE_AUTH_PASSWORD_POOL_H_
 #define GATEWAY_DATAPLANE_AUTH_PASSWORD_POOL_H_
 
@@ -24,7 +24,7 @@ namespace gateway::dataplane {
 class PasswordPool {
  public:
   struct Options {
-    size_t threads = 2;  // each takes up to PasswordHash::kMemoryBytesMax while it checks
+    size_t threads = 2;  // each uses up to PasswordHash::kMemoryBytesMax during a check
     size_t queued_max = 64;
     size_t waiting_max = 4096;  // callers, over all checks
     // A success, since it was used last; a failure is checked again. Longer than a flood: what is remembered is about
@@ -40,23 +40,23 @@ class PasswordPool {
 
   explicit PasswordPool(Options options);
   ~PasswordPool();  // stops
-  // No `done` is called any more once this returns.
+  // No `done` is called after this returns.
   void Stop();
 
-  // Whether `password` is `hash`'s. `key` is a keyed digest of both and of the name, under which a success is
-  // remembered. With `decoy` the answer is kWrong at the end of a check that takes as long: nobody learns from the
-  // time whether there is such a name. An answer at once, or none: `done` is called later, on a thread of the pool.
+  // Whether `password` matches `hash`. `key` is a keyed digest of both and of the name, for caching a success. With
+  // `decoy` the result is kWrong after a check that takes as long, so that timing does not reveal whether a name
+  // exists. Returns a result at once, or none; then `done` is called later, on a thread of the pool.
   std::optional<Answer> Check(const Digest& key, const std::shared_ptr<const PasswordHash>& hash, std::string password,
                               bool decoy, const ClientPrefix& client, TimePoint now, std::function<void(Answer)> done);
   // When a client that was told kTooManyFailures may try again.
   std::chrono::milliseconds RetryAfter(const ClientPrefix& client, TimePoint now);
 
-  // Whether `key` is a success that is remembered: then there is nothing to check.
+  // Whether `key` is a cached success, so that no check is needed.
   bool Remembers(const Digest& key, TimePoint now);
 
   struct Stats {
     uint64_t checks = 0;      // run
-    uint64_t remembered = 0;  // answered at once
+    uint64_t remembered = 0;  // from the cache
     uint64_t overloaded = 0;
     uint64_t throttled = 0;  // of a client with too many failures
     size_t queued = 0;

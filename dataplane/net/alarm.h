@@ -1,4 +1,4 @@
-// A wait that is ended by the clock, or before that by somebody on the same loop.
+// A wait that ends at a deadline, or earlier when it is cancelled on the same loop.
 #ifndef GATEWAY_DATAPLANE_NET_ALARM_H_
 #define GATEWAY_DATAPLANE_NET_ALARM_H_
 
@@ -17,7 +17,7 @@ class Alarm {
   Alarm(const Alarm&) = delete;
   Alarm& operator=(const Alarm&) = delete;
 
-  // Ends the wait of now, if there is one, and each later one at once. On the loop.
+  // Ends the current wait, if any, and makes each later one end at once. On the loop.
   void Ring() {
     rung_ = true;
     timer_.Disarm();

@@ -1,4 +1,4 @@
-// What a coroutine of a worker waits for while another thread works it out.
+// A result that another thread computes for a waiting coroutine of a worker.
 #ifndef GATEWAY_DATAPLANE_NET_ARRIVAL_H_
 #define GATEWAY_DATAPLANE_NET_ARRIVAL_H_
 
@@ -11,14 +11,14 @@
 
 namespace gateway::dataplane {
 
-// Shared by the one who waits, on its loop, and the one who delivers, on any thread. The loop has to outlive whoever
-// may still deliver; the coroutine need not: what arrives for one that is gone is dropped.
+// Shared by the waiting side, on its loop, and the delivering side, on any thread. The loop must outlive every
+// delivery; the coroutine need not: a result for a destroyed coroutine is dropped.
 template <typename T>
 class Arrival : public std::enable_shared_from_this<Arrival<T>> {
  public:
   explicit Arrival(EventLoop* loop) : loop_(loop) {}
 
-  // Any thread. Of several, the first that arrives counts.
+  // Any thread. The first delivery counts.
   void Deliver(T value) {
     loop_->Post([self = this->shared_from_this(), value = std::move(value)] {
       if (!self->value_) self->value_ = value;
@@ -26,8 +26,8 @@ class Arrival : public std::enable_shared_from_this<Arrival<T>> {
     });
   }
 
-  // `Wait wait(arrival); co_await wait;`. It is a variable since GCC 12 destroys temporaries of such an expression
-  // twice.
+  // `Wait wait(arrival); co_await wait;`. It must be a variable, since GCC 12 destroys temporaries of such an
+  // expression twice.
   class Wait {
    public:
     explicit Wait(std::shared_ptr<Arrival> arrival) : arrival_(std::move(arrival)) {}
@@ -44,7 +44,7 @@ class Arrival : public std::enable_shared_from_this<Arrival<T>> {
 
  private:
   EventLoop* const loop_;
-  // Of the loop's thread.
+  // On the loop's thread.
   std::optional<T> value_;
   std::coroutine_handle<> waiter_;
 };

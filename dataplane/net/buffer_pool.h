@@ -1,4 +1,4 @@
-// Relay buffers of one worker, recycled, within the budget of the whole process.
+// Recycled relay buffers of one worker, within the budget of the process.
 #ifndef GATEWAY_DATAPLANE_NET_BUFFER_POOL_H_
 #define GATEWAY_DATAPLANE_NET_BUFFER_POOL_H_
 
@@ -14,11 +14,11 @@
 
 namespace gateway::dataplane {
 
-// `server.buffer_budget`: bytes that all workers' buffers hold together, in use or kept for reuse. Shared; thread-safe.
+// `server.buffer_budget`: the bytes in buffers of all workers, in use or kept for reuse. Shared; thread-safe.
 class BufferBudget {
  public:
   explicit BufferBudget(uint64_t bytes_max) : bytes_max_(bytes_max) {}
-  // Large blocks may take up to half of it and middle ones three quarters, so that bulk never leaves no room for heads.
+  // Large blocks may use half of it and middle ones three quarters, so that bodies always leave room for headers.
   bool Take(uint64_t bytes) {
     const uint64_t limit = bytes >= (256u << 10)  ? bytes_max_ / 2
                            : bytes >= (64u << 10) ? bytes_max_ / 4 * 3
@@ -27,7 +27,7 @@ class BufferBudget {
     used_.fetch_sub(bytes, std::memory_order_relaxed);
     return false;
   }
-  // Whether free blocks had better be given back than kept for reuse.
+  // Whether free blocks should be returned rather than kept for reuse.
   bool scarce() const { return used_.load(std::memory_order_relaxed) > bytes_max_ / 2; }
   void Give(uint64_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
   uint64_t used() const { return used_.load(std::memory_order_relaxed); }
@@ -39,8 +39,8 @@ class BufferBudget {
 
 class BufferPool;
 
-// A block of memory from a pool; goes back at its end. Holds bytes [begin, end) of a stream: read in at the end, taken
-// from the beginning.
+// A block of memory from a pool, returned by the destructor. Holds bytes [begin, end) of a stream: reads append at the
+// end, consumers take from the start.
 class Buffer {
  public:
   Buffer() = default;
@@ -59,7 +59,7 @@ class Buffer {
   ~Buffer() { Reset(); }
 
   explicit operator bool() const { return data_ != nullptr; }
-  void Reset();  // gives the block back
+  void Reset();  // returns the block
 
   char* data() const { return data_ + begin_; }
   size_t size() const { return end_ - begin_; }
@@ -72,7 +72,7 @@ class Buffer {
     begin_ += bytes;
     if (begin_ == end_) begin_ = end_ = 0;
   }
-  // Consume without starting over at the front: what was consumed stays readable.
+  // Like Consume, but without starting over at the front: consumed bytes stay readable.
   void Skip(size_t bytes) { begin_ += bytes; }
   void Clear() { begin_ = end_ = 0; }
   void Compact();  // moves the bytes to the front
@@ -86,42 +86,42 @@ class Buffer {
   size_t end_ = 0;
 };
 
-// Not thread-safe: one worker's.
+// Not thread-safe: belongs to one worker.
 class BufferPool {
  public:
-  static constexpr size_t kSmall = 16 * 1024;   // a head, a small answer
-  static constexpr size_t kLarge = 256 * 1024;  // a body that flows
-  // The first two are for heads that wait: for the rest of them, or, where the budget is scarce, for their answer.
+  static constexpr size_t kSmall = 16 * 1024;   // a header, a small response
+  static constexpr size_t kLarge = 256 * 1024;  // a fast flow
+  // The first two are for waiting headers: for the rest of them or, if the budget is scarce, for their response.
   static constexpr std::array<size_t, 6> kSizes = {1024, 4 * 1024, kSmall, 64 * 1024, kLarge, 1024 * 1024};
   static constexpr std::array<size_t, 6> kKeptMax = {256, 256, 1024, 16, 8, 1};  // free blocks kept of each size
 
-  // Counts the bytes that are handed out in `in_use`; may be null.
+  // Counts the bytes in use in `in_use`; may be null.
   explicit BufferPool(BufferBudget* budget, Gauge* in_use = nullptr) : budget_(budget), in_use_(in_use) {}
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
-  // At least `bytes` (at most 1 MiB) of room; empty where the budget is spent.
+  // Room for at least `bytes` (at most 1 MiB); empty if the budget is spent.
   Buffer Acquire(size_t bytes);
-  // The same for a flow that has earned so much, or a small one where the budget is nearly spent.
+  // The same for a fast flow, or a small buffer if the budget is nearly spent.
   Buffer AcquireUpTo(size_t bytes) {
     Buffer buffer = Acquire(bytes);
     if (!buffer && bytes > kSmall) buffer = Acquire(kSmall);
     return buffer;
   }
-  // The next larger size for a flow that filled its buffer to the brim.
+  // The next size for a flow that filled its buffer completely.
   static size_t LargerForFlow(size_t capacity) { return capacity < kLarge ? capacity * 4 : capacity; }
-  // The first size for a body whose beginning came with the head in `input`: one that filled it to the brim flows
-  // already.
+  // The first size for a body whose start came with the header in `input`: large if the body filled that buffer
+  // completely.
   static size_t FirstForFlow(const Buffer& input) {
     return input.room() > 0 ? kSmall : std::clamp(LargerForFlow(input.capacity()), kSmall, kLarge);
   }
-  // Moves what `buffer` holds into a block of at least `bytes`. False (and nothing changed) where the budget is spent.
+  // Moves the bytes of `buffer` into a block of at least `bytes`. False, without a change, if the budget is spent.
   bool Grow(Buffer* buffer, size_t bytes);
-  // Moves what `buffer` holds into the smallest block that holds it; nothing where that is no smaller, or not to be
-  // had.
+  // Moves the bytes of `buffer` into the smallest block that holds them; does nothing if that is not smaller or not
+  // available.
   void Shrink(Buffer* buffer);
-  // Whether what waits had better hold little.
+  // Whether waiting connections should hold little.
   bool scarce() const { return budget_->scarce(); }
 
  private:

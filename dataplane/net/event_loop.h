@@ -1,8 +1,8 @@
-// One worker's loop: readiness by epoll, coarse deadlines by a timer wheel, one clock read a turn.
+// One worker's loop: readiness by epoll, coarse deadlines by a timer wheel, one clock read in each turn.
 //
-// Every descriptor is added once, edge-triggered for both directions, and never touched again: waiting costs no system
-// call, and an idle connection needs no buffer to read into. (Asio's async_wait costs an epoll_ctl each, its reads a
-// buffer each: see ARCHITECTURE.md.)
+// Every descriptor is added once, edge-triggered for both directions, and never modified: waiting needs no system call,
+// and an idle connection needs no buffer to read into. (With Asio, async_wait costs an epoll_ctl each time, and reads
+// need a buffer: see ARCHITECTURE.md.)
 #ifndef GATEWAY_DATAPLANE_NET_EVENT_LOOP_H_
 #define GATEWAY_DATAPLANE_NET_EVENT_LOOP_H_
 
@@ -23,7 +23,7 @@ namespace gateway::dataplane {
 
 class EventLoop;
 
-// A deadline that is moved often and seldom met: moving it later only writes a number. Embedded in its owner; belongs
+// A deadline that is moved often and rarely met: moving it later only writes a number. Embedded in its owner; belongs
 // to one loop.
 class Timer {
  public:
@@ -35,7 +35,7 @@ class Timer {
 
   // Fires once, on the loop, not before `deadline` and at most two ticks (8 ms) after it.
   void Arm(TimePoint deadline);
-  void Disarm() { tick_ = kNever; }  // stays in its slot until the wheel comes by
+  void Disarm() { tick_ = kNever; }  // stays in its slot until the wheel passes
 
  private:
   friend class EventLoop;
@@ -47,11 +47,11 @@ class Timer {
   Timer* previous_ = nullptr;
   Timer* next_ = nullptr;
   uint64_t tick_ = kNever;    // when to fire
-  uint64_t linked_tick_ = 0;  // whose slot it is in
+  uint64_t linked_tick_ = 0;  // the slot that it is in
 };
 
-// What a descriptor's events are told to. Lives in the loop, so that an event of this turn never reaches an owner that
-// is gone.
+// Receives a descriptor's events. Lives in the loop, so that an event of this turn never reaches a destroyed
+// owner.
 struct IoSlot {
   void (*on_events)(void* owner, uint32_t events) = nullptr;
   void* owner = nullptr;  // null: released
@@ -75,7 +75,7 @@ class EventLoop {
   // Runs `work` on the loop at the end of this turn, before it sleeps. Only on the loop.
   void Defer(std::function<void()> work) { deferred_.push_back(std::move(work)); }
 
-  // Of this turn. `now` before Run is the construction's.
+  // The time of this turn; before Run, of the construction.
   TimePoint now() const { return now_; }
   std::chrono::system_clock::time_point wall_now() const { return wall_now_; }
   // For a loop that does not run: tests pass time as they like.
@@ -85,22 +85,22 @@ class EventLoop {
 
   // Edge-triggered, both directions, until the descriptor is closed. Null: out of memory or descriptors (errno).
   IoSlot* Add(int fd, void (*on_events)(void*, uint32_t), void* owner);
-  // The owner hears nothing any more; it closes the descriptor itself.
+  // The owner gets no more events; it closes the descriptor itself.
   void Release(IoSlot* slot);
-  // A listening socket: connections to accept are its only events. `shared`: other loops, or other processes, have the
-  // same socket; one of those that wait is woken for each connection, not all.
+  // A listening socket: its only events are new connections. `shared`: other loops or other processes have the same
+  // socket; a connection wakes one of the waiting ones, not all.
   IoSlot* AddListener(int fd, bool shared, void (*on_events)(void*, uint32_t), void* owner);
-  // Puts this loop behind the others that wait for the same socket: the kernel wakes the first of them. False: it is
-  // lost to this loop (errno).
+  // Moves this loop behind the others that wait for the same socket: the kernel wakes the first of them. False: this
+  // loop has lost the socket (errno).
   bool RequeueListener(int fd, IoSlot* slot);
-  // Closing would not do: the socket lives on where another process has it, and with it what epoll knows.
+  // Closing is not enough: if another process has the socket too, it stays open and registered in epoll.
   void RemoveListener(int fd, IoSlot* slot);
 
  private:
   friend class Timer;
-  static constexpr uint64_t kSlots = 2048;  // a turn of the wheel: 8.2 s; later deadlines go round
+  static constexpr uint64_t kSlots = 2048;  // a revolution of the wheel: 8.2 s; later deadlines go round again
   static constexpr int kEventsMax = 256;
-  static constexpr int kFullTurnsMax = 4;  // turns full of events before deadlines have theirs
+  static constexpr int kFullTurnsMax = 4;  // turns full of events before deadlines fire
 
   uint64_t TickOf(TimePoint t) const;
   void Link(Timer* timer, uint64_t tick);
@@ -122,7 +122,7 @@ class EventLoop {
 
   std::vector<std::unique_ptr<IoSlot>> slots_;
   std::vector<IoSlot*> free_slots_;
-  std::vector<IoSlot*> released_;  // in this turn; free at its end
+  std::vector<IoSlot*> released_;  // in this turn; freed at its end
   std::vector<std::function<void()>> deferred_;
 
   absl::Mutex mutex_;
@@ -131,7 +131,7 @@ class EventLoop {
   std::atomic<TimePoint::rep> turned_{0};
 };
 
-// Awaited by a coroutine that would otherwise never wait: it goes on at the end of this turn.
+// Awaited by a coroutine that would otherwise never suspend; resumes it at the end of this turn.
 struct Yield {
   explicit Yield(EventLoop* on) : loop(on) {}
   bool await_ready() const noexcept { return false; }

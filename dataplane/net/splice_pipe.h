@@ -1,4 +1,4 @@
-// Pipes through which long bodies pass from socket to socket without being copied (splice(2)).
+// Pipes that move long bodies from socket to socket without a copy (splice(2)).
 #ifndef GATEWAY_DATAPLANE_NET_SPLICE_PIPE_H_
 #define GATEWAY_DATAPLANE_NET_SPLICE_PIPE_H_
 
@@ -13,10 +13,10 @@ namespace gateway::dataplane {
 
 class SplicePipePool;
 
-// A pipe from a pool. Goes back at its end where it is empty; what is left in it goes with it.
+// A pipe from a pool. The destructor returns it if it is empty; otherwise the pipe is closed with its bytes.
 class SplicePipe {
  public:
-  // At most so much is in a pipe: what a flow's buffer would hold.
+  // The maximum in a pipe: as much as a flow's buffer holds.
   static constexpr size_t kBytesMax = BufferPool::kLarge;
 
   SplicePipe() = default;
@@ -51,7 +51,7 @@ class SplicePipe {
   size_t held_ = 0;
 };
 
-// Not thread-safe: one worker's. What pipes hold counts into the budget of all buffers.
+// Not thread-safe: belongs to one worker. Bytes in pipes count against the budget of all buffers.
 class SplicePipePool {
  public:
   static constexpr int kInUseMax = 128;  // two descriptors each; further flows are copied
@@ -63,7 +63,7 @@ class SplicePipePool {
   SplicePipePool(const SplicePipePool&) = delete;
   SplicePipePool& operator=(const SplicePipePool&) = delete;
 
-  // None where the budget is spent, too many are in use, or the kernel gives none.
+  // Empty if the budget is spent, too many are in use, or the kernel has none.
   SplicePipe Acquire();
 
  private:

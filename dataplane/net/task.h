@@ -1,7 +1,7 @@
-// The coroutines that requests are written in: lazily started, resumed by whoever awaits them, frames recycled per
+// Coroutines for requests: started lazily, resumed by the awaiting coroutine, with frames that are recycled within each
 // thread.
 //
-// A Task runs on the worker that awaits it and never leaves that thread. An exception leaves through the co_await.
+// A Task runs on the worker that awaits it and never leaves that thread. The co_await rethrows its exception.
 #ifndef GATEWAY_DATAPLANE_NET_TASK_H_
 #define GATEWAY_DATAPLANE_NET_TASK_H_
 
@@ -76,7 +76,7 @@ struct Promise<void> : PromiseBase {
 
 }  // namespace task_internal
 
-// A coroutine that has not been started, or that its owner awaits. Destroying it destroys the frame, wherever it is
+// A coroutine that has not started, or that its owner awaits. The destructor destroys the frame, wherever it is
 // suspended.
 template <typename T = void>
 class [[nodiscard]] Task {
@@ -97,10 +97,10 @@ class [[nodiscard]] Task {
   }
   T await_resume() { return handle_.promise().Take(); }
 
-  // Runs it up to its first suspension, with nobody waiting. Await Done() before it is destroyed.
+  // Runs it up to its first suspension, without a waiting coroutine. Await Done() before it is destroyed.
   void Start() { handle_.resume(); }
   bool done() const noexcept { return handle_.done(); }
-  // Waits for a started task; an exception of the task leaves here.
+  // Waits for a started task and rethrows its exception.
   auto Done() noexcept {
     struct Awaiter {
       Task& task;
@@ -115,7 +115,7 @@ class [[nodiscard]] Task {
   std::coroutine_handle<promise_type> handle_;
 };
 
-// A coroutine that owns itself: it begins at once and frees its frame at its end. It must not throw.
+// A coroutine that owns itself: it starts at once and frees its frame at its end. It must not throw.
 struct Detached {
   struct promise_type {
     Detached get_return_object() const noexcept { return {}; }

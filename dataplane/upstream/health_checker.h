@@ -1,4 +1,4 @@
-// Active checks of endpoints: once for the data plane, whatever the number of workers.
+// Active checks of endpoints, once for the data plane, independent of the number of workers.
 #ifndef GATEWAY_DATAPLANE_UPSTREAM_HEALTH_CHECKER_H_
 #define GATEWAY_DATAPLANE_UPSTREAM_HEALTH_CHECKER_H_
 
@@ -30,29 +30,29 @@ struct HealthTarget {
 };
 using HealthTargets = std::vector<HealthTarget>;
 
-// Owns a thread with a loop of its own. Every check is a connection of its own, so that it tries what a new request
-// would need. Of a new endpoint the first check is made at once and decides; the second comes at a random time within
-// an interval, so that data planes that learn of an endpoint together do not go on checking it together.
+// Owns a thread with its own loop. Every check opens a connection, as a new request would. The first check of a new
+// endpoint starts at once and decides; the second is at a random time within an interval, so that data planes that
+// learn of an endpoint together do not check it in step.
 class HealthChecker {
  public:
   static constexpr int kChecksMax = 128;  // at once; others wait for their turn
   static constexpr size_t kAnswerBytesMax = 16 * 1024;
   static constexpr std::chrono::milliseconds kTickInterval{100};
 
-  // `tick` is called on the thread at each kTickInterval: for what else has to be done by the clock. May be null.
+  // `tick` is called on the thread every kTickInterval, for other periodic work. May be null.
   explicit HealthChecker(std::function<void(TimePoint now)> tick = nullptr);
   ~HealthChecker();
   HealthChecker(const HealthChecker&) = delete;
   HealthChecker& operator=(const HealthChecker&) = delete;
 
-  // From now on these are checked. What is known of those that were checked before is kept, also under another policy;
-  // one that is checked no longer counts as healthy. Any thread.
+  // From now on these are checked. Results of endpoints that were checked before are kept, also under another policy;
+  // an endpoint that is no longer checked counts as healthy. Any thread.
   void Follow(HealthTargets targets);
 
   struct Row {
     std::string service;
     std::string endpoint;
-    std::string failure;  // of the last check that failed: "connection refused", "status 503"
+    std::string failure;  // the newest failure: "connection refused", "status 503"
   };
   // The unhealthy ones, sorted. Thread-safe.
   std::vector<Row> Unhealthy() const;
@@ -61,7 +61,7 @@ class HealthChecker {
     std::string service;
     uint64_t passed = 0, failed = 0;
   };
-  // Checks made, of the services that are checked. Thread-safe.
+  // Numbers of checks of the services that are checked. Thread-safe.
   std::vector<Count> Counts() const;
 
  private:

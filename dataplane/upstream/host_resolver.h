@@ -1,4 +1,4 @@
-// Addresses of host names, looked up again before they grow old, on a thread of their own.
+// Addresses of host names, resolved again before they expire, on a separate thread.
 #ifndef GATEWAY_DATAPLANE_UPSTREAM_HOST_RESOLVER_H_
 #define GATEWAY_DATAPLANE_UPSTREAM_HOST_RESOLVER_H_
 
@@ -15,22 +15,22 @@
 
 namespace gateway::dataplane {
 
-// What a look-up found.
+// The result of a lookup.
 struct HostAnswer {
   std::vector<std::string> addresses;  // IP literals
   std::chrono::seconds ttl{0};         // the shortest of the records
 };
 
-// What is known of the hosts that somebody names: no thread, no clock, no socket. Not thread-safe.
+// The known hosts and their addresses: no thread, no clock, no socket. Not thread-safe.
 class HostTable {
  public:
   static constexpr size_t kHostsMax = 10'000;
-  static constexpr size_t kAddressesMax = 64;  // of one host; the first in sorted order are kept
-  // Bounds on the records' own time to live: a name that changes at every request would otherwise be asked for without
-  // pause, and one that says a week could not be moved.
+  static constexpr size_t kAddressesMax = 64;  // of one host; the first in sorted order
+  // Limits for the records' time to live: a name that changes for every request would otherwise be resolved without
+  // pause, and one with a week could not be moved.
   static constexpr std::chrono::seconds kTtlMin{1};
   static constexpr std::chrono::seconds kTtlMax{300};
-  // After a failure: doubled with each further one.
+  // After a failure; doubled with each further one.
   static constexpr std::chrono::seconds kRetryMin{1};
   static constexpr std::chrono::seconds kRetryMax{30};
 
@@ -42,14 +42,14 @@ class HostTable {
   // Forgets all others.
   void Retain(const absl::flat_hash_set<std::string>& hosts);
 
-  // The last good addresses, sorted; of a host that has none, or is not known: null.
+  // The last good addresses, sorted; null if there are none, or the host is unknown.
   std::shared_ptr<const std::vector<std::string>> Find(const std::string& host) const;
-  // Whether the first look-up of it is still to end.
+  // Whether its first lookup has not ended yet.
   bool IsNew(const std::string& host) const;
 
-  // At most `count` that are to be asked for now; they count as asked until Answer. `next`: when others are due.
+  // At most `count` hosts that are due now; they count as in progress until Answer. `next`: when others are due.
   std::vector<std::string> TakeDue(TimePoint now, size_t count, TimePoint* next);
-  // True: it has other addresses than before. A failure, or no address, keeps those that it had.
+  // True: the addresses changed. After a failure, or without an address, the previous ones stay.
   bool Answer(const std::string& host, const absl::StatusOr<HostAnswer>& answer, TimePoint now);
 
  private:
@@ -58,17 +58,17 @@ class HostTable {
   std::unique_ptr<Impl> impl_;
 };
 
-// Owns the thread. Asks as the system's resolver would (/etc/hosts, /etc/resolv.conf), with the records' time to live.
-// Of a host with IPv4 and IPv6 addresses the IPv4 ones are taken: `localhost` and many names have an IPv6 address that
-// nothing listens on. Thread-safe.
+// Owns the thread. Resolves as the system's resolver would (/etc/hosts, /etc/resolv.conf), but with the records' time
+// to live. If a host has IPv4 and IPv6 addresses, only the IPv4 ones are used: `localhost` and many names have an IPv6
+// address without a listener. Thread-safe.
 class HostResolver {
  public:
   static constexpr size_t kLookupsMax = 64;  // at once
 
   struct Options {
-    std::string servers = {};  // "127.0.0.1:5353"; empty: the system's
-    // A host has other addresses than before. Called on the resolver's thread, which it should not keep, and not after
-    // set_on_change has put another in its place.
+    std::string servers = {};  // "127.0.0.1:5353"; empty: those of the system
+    // Called when addresses of a host changed, on the resolver's thread, which it must not block, and not after
+    // set_on_change has replaced it.
     std::function<void()> on_change = {};
   };
   explicit HostResolver(Options options);
@@ -78,10 +78,10 @@ class HostResolver {
 
   void set_on_change(std::function<void()> on_change);
 
-  // The last good addresses, or null. Of a host that was named for the first time: waits until `deadline` at
-  // most for its first answer.
+  // The last good addresses, or null. For a newly named host: waits until `deadline` at most for its first
+  // result.
   std::shared_ptr<const std::vector<std::string>> Find(const std::string& host, TimePoint deadline);
-  // Begins to ask for all of these at once, and forgets all others. False: there were too many.
+  // Resolves all of these from now on, and forgets all others. False: there are too many.
   bool Name(const absl::flat_hash_set<std::string>& hosts);
 
  private:
