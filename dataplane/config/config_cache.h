@@ -12,27 +12,27 @@
 
 namespace gateway::dataplane {
 
-// Two files in one directory, policy.cache and endpoints.cache, each a full update behind a header with format version,
-// length and checksum. Replaced whole (written beside, synced, renamed), mode 0600. Owns the thread that writes: a disk
-// that is slow or full holds up nothing and costs nothing but the copy.
+// Two files in one directory, policy.cache and endpoints.cache, each a full update after a header with format version,
+// length and checksum. Replaced as a whole (written beside, synced, renamed), mode 0600. Owns the writing thread: a
+// slow or full disk delays nothing and costs only the copy.
 class ConfigCache {
  public:
   static constexpr uint64_t kFileBytesMax = 512ull << 20;
 
-  // Makes the directory (0700) where there is none.
+  // Creates the directory (0700) if it is missing.
   explicit ConfigCache(std::string directory);
-  ~ConfigCache();  // writes what is pending
+  ~ConfigCache();  // writes pending data
   ConfigCache(const ConfigCache&) = delete;
   ConfigCache& operator=(const ConfigCache&) = delete;
 
-  // What is there. A file that is damaged, cut short or of a newer format is left out, and told in `problems`.
+  // The stored updates. A file that is damaged, truncated or of a newer format is skipped and reported in `problems`.
   struct Content {
     std::optional<v1::PolicyUpdate> policy;
     std::optional<v1::EndpointsUpdate> endpoints;
   };
   Content Load(std::vector<std::string>* problems) const;
 
-  // Soon on disk; of several that wait the newest is written. Failures are logged and counted. Thread-safe.
+  // Written soon; of several waiting ones only the newest is written. Failures are logged and counted. Thread-safe.
   void Save(v1::PolicyUpdate policy);
   void Save(v1::EndpointsUpdate endpoints);
 

@@ -1,5 +1,5 @@
-// How much of a service one data plane uses at once: connections in use, requests that wait for one, and both together
-// (Service.limits).
+// Limits of what one data plane uses of a service at once: connections in use, requests that wait for one, and both
+// together (Service.limits).
 #ifndef GATEWAY_DATAPLANE_POLICY_BULKHEAD_H_
 #define GATEWAY_DATAPLANE_POLICY_BULKHEAD_H_
 
@@ -15,14 +15,14 @@
 
 namespace gateway::dataplane {
 
-// One service's, over all workers of the process. Thread-safe; never reads a clock: who waits keeps the time.
-// Those that wait are served in the order in which they came. HTTP/1.1 needs a connection for each request, so places
-// are connections in use; idle ones in the pools cost the service next to nothing and are not counted.
+// For one service, over all workers of the process. Thread-safe; never reads a clock: the waiting caller keeps the
+// time. Waiting requests are served in order. HTTP/1.1 needs a connection for each request, so places are connections
+// in use; idle pooled connections cost the service almost nothing and are not counted.
 class Bulkhead {
  public:
   enum class Verdict : uint8_t {
     kEntered,
-    kWaits,            // what `granted` gave will be called, unless Leave comes first
+    kWaits,            // the function from `granted` will be called, unless Leave comes first
     kTooManyRequests,  // limits.requests
     kTooManyPending,   // limits.pending
   };
@@ -34,7 +34,7 @@ class Bulkhead {
     ~Place() { Leave(); }
     Place(const Place&) = delete;
     Place& operator=(const Place&) = delete;
-    // Gives the place, or the wait for one, back. Nothing is granted after it.
+    // Returns the place, or ends the wait for one. Nothing is granted after it.
     void Leave();
     bool entered() const;
 
@@ -42,18 +42,18 @@ class Bulkhead {
     friend class Bulkhead;
     struct State;
     std::shared_ptr<Bulkhead> bulkhead_;
-    std::shared_ptr<State> state_;  // of a wait
+    std::shared_ptr<State> state_;  // while waiting
   };
 
   explicit Bulkhead(const ServiceLimitsPolicy& limits) : limits_(limits) {}
 
-  // `granted` is asked only where the request waits; what it gives is called once, by whoever leaves, on that one's
-  // thread; it must not block, nor call back in here.
-  // Requires: `place` is empty. `self` owns this.
+  // `granted` is called only if the request waits; the function that it returns is called once, by the leaving
+  // request on its thread. It must not block or call back into this object. Requires: `place` is empty. `self` owns
+  // this.
   static Verdict Enter(const std::shared_ptr<Bulkhead>& self, Place* place,
                        absl::FunctionRef<std::function<void()>()> granted);
 
-  // New bounds; who is inside stays inside.
+  // Sets new limits; requests inside stay inside.
   void Reconfigure(const ServiceLimitsPolicy& limits);
 
   struct View {

@@ -15,23 +15,23 @@ namespace gateway::dataplane {
 
 enum class BreakerState : uint8_t { kClosed, kOpen, kHalfOpen };
 enum class BreakerVerdict : uint8_t { kAllowed, kOpen, kTooMany };
-// What became of a request that was let through. kCancelled (the client went away, or the request never reached an
-// endpoint for a reason of ours) counts as neither.
+// The outcome of an admitted request. kCancelled (the client closed, or the request never reached an endpoint because
+// of the gateway) counts as neither.
 enum class Outcome : uint8_t { kSuccess, kFailure, kCancelled };
 
-// Thread-safe; never reads a clock.
-// More than Hystrix: slow answers open it as failures do; several probes at once, all of which have to succeed; a sleep
-// window that doubles with each probe that fails (policy.max_sleep_window), and is short again after a success; an
-// operator's `force`.
+// Thread-safe; never reads a clock. Beyond Hystrix: slow responses open it like failures;
+// several probes at once, all of which must succeed; a sleep window that doubles with
+// each failed probe (policy.max_sleep_window) and is reset by a success; an operator's
+// `force`.
 //
-// Differs from hystrix-go on purpose: a probe that never ends is replaced after max(sleep window, timeout); a success
+// Differs from hystrix-go on purpose: a probe that never ends is replaced after max(sleep window, timeout); the success
 // of a request from before the breaker opened does not close it; rejections are not errors; concurrency counts only
-// what was let through.
+// admitted requests.
 class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
  public:
-  // One admitted request: a place among the concurrent ones, from Acquire until this is destroyed, and one report, made
-  // when the outcome is known (the head of an answer), which may be long before its end. Never reported: kCancelled.
-  // Movable; default: empty.
+  // One admitted request: a place among the concurrent ones, from Acquire until this is destroyed, and one report when
+  // the outcome is known (at the response header), possibly long before the end. Without a report: kCancelled. Movable;
+  // default: empty.
   class Permit {
    public:
     Permit() = default;
@@ -40,7 +40,7 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
     ~Permit();
     explicit operator bool() const { return breaker_ != nullptr; }
     bool reported() const { return reported_; }
-    // The first report counts; later ones do nothing. `latency`: of the attempt, to the head of its answer.
+    // The first report counts; later ones do nothing. `latency`: of the attempt, until the response header.
     void Report(Outcome outcome, TimePoint now, std::chrono::nanoseconds latency = {});
 
    private:
@@ -57,7 +57,7 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
   // On kAllowed, `permit` holds the request's place.
   BreakerVerdict Acquire(TimePoint now, Permit* permit);
 
-  // New settings; the window, the state and the places taken stay.
+  // Sets new settings; keeps the window, the state and the places.
   void Reconfigure(const BreakerPolicy& policy);
 
   struct View {
@@ -69,7 +69,7 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
     uint32_t opening_requests = 0, opening_failures = 0, opening_slow = 0;  // in the window that opened it last
   };
   View view(TimePoint now) const;
-  // Until the next probe; 0 where closed; the sleep window where it is forced open. For Retry-After.
+  // Until the next probe; 0 if closed; the sleep window if forced open. For Retry-After.
   std::chrono::milliseconds RetryAfter(TimePoint now) const;
 
  private:
@@ -77,7 +77,7 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
     int64_t second = -1;
     uint32_t requests = 0, failures = 0, slow = 0;
   };
-  static constexpr int kBuckets = 10;  // of one second each, as Hystrix has it
+  static constexpr int kBuckets = 10;  // of one second each, as in Hystrix
 
   void Settle(bool probe, uint64_t generation, Outcome outcome, std::chrono::nanoseconds latency, TimePoint now);
   void SettleProbe(Outcome outcome, bool slow, TimePoint now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -92,8 +92,8 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;  // rises with every change of state and every new probe
   TimePoint opened_at_ ABSL_GUARDED_BY(mutex_){};
-  Millis sleep_ ABSL_GUARDED_BY(mutex_){};            // the window of this time
-  uint32_t probes_sent_ ABSL_GUARDED_BY(mutex_) = 0;  // of this time half-open, less those that came to nothing
+  Millis sleep_ ABSL_GUARDED_BY(mutex_){};            // the current sleep window
+  uint32_t probes_sent_ ABSL_GUARDED_BY(mutex_) = 0;  // in this half-open state, without cancelled ones
   uint32_t probes_succeeded_ ABSL_GUARDED_BY(mutex_) = 0;
   TimePoint probe_at_ ABSL_GUARDED_BY(mutex_){};
   uint64_t opened_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -1,5 +1,5 @@
-// What a service remembers of its endpoints while requests come and go: kept by address and service, so that a new set
-// or a new policy finds it again. Everything here is atomic: workers, the health checker and the ejector write it.
+// What a service remembers about its endpoints: kept by address and service, so that a new set or a new policy finds it
+// again. Everything is atomic: workers, the health checker and the ejector write it.
 #ifndef GATEWAY_DATAPLANE_POLICY_ENDPOINT_STATE_H_
 #define GATEWAY_DATAPLANE_POLICY_ENDPOINT_STATE_H_
 
@@ -14,10 +14,10 @@
 
 namespace gateway::dataplane {
 
-// A moving average of latency that jumps to a peak at once and forgets it slowly, as Finagle and linkerd have it: after
-// one slow answer an endpoint is avoided, and comes back as time passes, also with no traffic to measure by. Unlike
-// theirs it also forgets by the number of good answers: with a thousand a second, one pause would else keep an endpoint
-// away for the whole of `decay`, however many good answers it has given since.
+// A moving average of latency that jumps to a peak at once and decays slowly, as in Finagle and linkerd: after one slow
+// response an endpoint is avoided, and it returns as time passes, even without traffic. Unlike theirs, it also decays
+// with the number of good responses: at a thousand requests a second, one pause would otherwise keep an endpoint away
+// for the whole of `decay`, however many good responses followed.
 class PeakEwma {
  public:
   static constexpr double kSampleWeightMin = 0.125;
@@ -29,20 +29,20 @@ class PeakEwma {
   bool measured() const { return packed_.load(std::memory_order_relaxed) != 0; }
 
  private:
-  // The cost as a float, below it the time of the last sample in units of 2^16 ns (wraps after 78 hours, when an old
-  // cost may count as a fresh one once). One word, so that both change together without a lock. 0: never measured.
+  // Upper half: the cost as a float; lower half: the time of the last sample in units of 2^16 ns (wraps after 78 hours,
+  // when an old cost may once count as fresh). One word, so that both change together. 0: never measured.
   std::atomic<uint64_t> packed_{0};
 };
 
 // All endpoints of one service together.
 struct EndpointGroup {
-  // Rises whenever an endpoint becomes usable or unusable: balancers compare it with what they last saw.
+  // Increases whenever an endpoint becomes usable or unusable; balancers compare it with the last value they saw.
   std::atomic<uint64_t> changes{1};
-  // Requests at all endpoints; kept only where a balancer asks for it.
+  // Requests at all endpoints; counted only if a balancer needs it.
   std::atomic<int64_t> in_flight{0};
 };
 
-// Reasons for which an endpoint gets no requests; several may hold at once.
+// Reasons to exclude an endpoint; several may hold at once.
 enum class Exclusion : uint32_t {
   kUnhealthy = 1,  // active checks failed
   kEjected = 2,    // as an outlier
@@ -52,7 +52,7 @@ class EndpointState {
  public:
   static constexpr int64_t kAlways = std::numeric_limits<int64_t>::min();
 
-  // `since`: when it began to serve, for the slow start; kAlways: long ago.
+  // `since`: when it started to serve, for the slow start; kAlways: long ago.
   explicit EndpointState(std::shared_ptr<EndpointGroup> group, int64_t since = kAlways)
       : group_(std::move(group)), serving_since_(since) {}
 
@@ -61,7 +61,7 @@ class EndpointState {
     return (excluded_.load(std::memory_order_relaxed) & static_cast<uint32_t>(by)) != 0;
   }
   void Exclude(Exclusion by);
-  // With the last reason gone it returns, with a slow start from `now` on.
+  // When the last reason ends, it returns with a slow start from `now` on.
   void Include(Exclusion by, TimePoint now);
 
   // Nanoseconds of the steady clock, or kAlways.
@@ -71,8 +71,8 @@ class EndpointState {
 
   std::atomic<uint32_t> in_flight{0};
   PeakEwma latency;
-  // The ejector's: failures in a row, and in the upper half the gateway failures among them in a row; then what
-  // happened in this interval, counted only where the success rate matters.
+  // For the ejector: failures in a row, and in the upper half the gateway failures among them in a row; then the counts
+  // of this interval, kept only if the success rate matters.
   std::atomic<uint64_t> failures{0};
   std::atomic<uint32_t> interval_requests{0};
   std::atomic<uint32_t> interval_successes{0};
@@ -83,7 +83,7 @@ class EndpointState {
   std::atomic<int64_t> serving_since_;
 };
 
-// A request that is at an endpoint, from its construction to its end. Movable; default: none.
+// A request at an endpoint, from construction to destruction. Movable; default: empty.
 class InFlight {
  public:
   InFlight() = default;

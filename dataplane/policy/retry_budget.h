@@ -1,4 +1,4 @@
-// How many retries a service bears: a share of its requests, so that a service that fails gets no avalanche on top.
+// Limits retries to a share of a service's requests, so that they cannot overload a failing service.
 #ifndef GATEWAY_DATAPLANE_POLICY_RETRY_BUDGET_H_
 #define GATEWAY_DATAPLANE_POLICY_RETRY_BUDGET_H_
 
@@ -20,7 +20,7 @@ namespace gateway::dataplane {
 class RetryBudget {
  public:
   void OnRequest(TimePoint now);
-  // Whether one more retry is within the budget; then it is counted.
+  // Whether one more retry is within the budget; if so, counts it.
   bool Spend(const RetryPolicy& policy, TimePoint now);
 
   struct Stats {
@@ -42,7 +42,7 @@ class RetryBudget {
   Stats stats_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Before retry number `attempt` (from 1): at random between 0 and backoff_base doubled `attempt` - 1 times, at most
+// Before retry number `attempt` (from 1): random between 0 and backoff_base doubled `attempt` - 1 times, at most
 // backoff_max ("full jitter", aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter).
 Millis RetryDelay(const RetryPolicy& policy, uint32_t attempt, absl::BitGenRef random);
 

@@ -1,8 +1,8 @@
-// What policy writes into requests and answers: texts with ${...} in them, edits of fields and of the query. Pure, and
-// without allocations: a caller asks for a bound, makes room, and has it written there.
+// Edits of requests and responses by policy: texts with ${...}, headers, and the query. Pure, and without allocations:
+// a caller asks for a limit, makes room, and has the result written there.
 //
-// Whatever comes from a request is data, never syntax: in a field its control bytes are left out, so that no value ends
-// a line; in a query everything but unreserved characters is percent-encoded.
+// Values from a request are data, never syntax: in a header their control bytes are removed, so that no value ends a
+// line; in a query everything but unreserved characters is percent-encoded.
 #ifndef GATEWAY_DATAPLANE_POLICY_TRANSFORM_H_
 #define GATEWAY_DATAPLANE_POLICY_TRANSFORM_H_
 
@@ -15,33 +15,33 @@
 
 namespace gateway::dataplane {
 
-// What ${...} stands for in one request.
+// The values of ${...} for one request.
 struct TextValues {
   std::string_view client_ip;
   std::string_view request_id;
-  std::string_view consumer;  // empty: nobody
+  std::string_view consumer;  // may be empty
   std::string_view host;      // lower case, no port
-  std::string_view path;      // normalised
+  std::string_view path;      // normalized
   std::string_view method;
   std::string_view route;
-  std::span<const std::string_view> variables;  // of the path's template
+  std::span<const std::string_view> variables;  // of the path template
 };
 
-// How many bytes `text` has at most, as it is.
+// The maximum size of `text` for these values.
 size_t TextBytesMax(const TextTemplate& text, const TextValues& values);
-// Writes it to `at`, where there is room for TextBytesMax; control bytes (below 0x20, and 0x7f) of values are left out.
-// Gives the end.
+// Writes it to `at`, which has room for TextBytesMax; removes control bytes (below 0x20, and 0x7f) of values. Returns
+// the end.
 char* WriteText(const TextTemplate& text, const TextValues& values, char* at);
 void AppendText(const TextTemplate& text, const TextValues& values, std::string* out);
 
-// Whether fields of this name (compared without case) are taken away: by `remove`, or since `set` replaces them.
+// Whether headers with this name (compared without case) are removed: by `remove`, or because `set` replaces them.
 bool Replaces(const FieldEditsPolicy& edits, std::string_view name);
 // "Name: value\r\n" for each of `set`, then of `add`.
 size_t AddedFieldBytesMax(const FieldEditsPolicy& edits, const TextValues& values);
 char* WriteAddedFields(const FieldEditsPolicy& edits, const TextValues& values, char* at);
 
-// A query (without its question mark) with `edits` made: pairs that are removed or set go, the others stay byte by
-// byte, what is set and added follows. Names are compared as conditions on the query do: percent-decoded, '+' as a
+// A query (without its question mark) after `edits`: pairs that are removed or set disappear, the others stay byte for
+// byte, and set and added pairs follow. Names are compared as in conditions on the query: percent-decoded, '+' as a
 // space, with case.
 size_t EditedQueryBytesMax(std::string_view query, const FieldEditsPolicy& edits, const TextValues& values);
 char* WriteEditedQuery(std::string_view query, const FieldEditsPolicy& edits, const TextValues& values, char* at);

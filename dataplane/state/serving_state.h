@@ -1,9 +1,9 @@
-// What a worker serves from: a snapshot of policy bound to endpoints and to the state that outlives both.
+// What a worker serves from: a snapshot of policy, bound to endpoints and to state that outlives both.
 //
-// Bind (on the configuration thread) makes a new immutable ServingState whenever policy or endpoints change; every
+// Bind (on the configuration thread) makes a new immutable ServingState whenever policy or endpoints change. Every
 // worker holds the newest, and every exchange keeps the one that it started with. State that survives a swap (cursors,
-// breakers, limiters, endpoints with their connections) is kept in RuntimeState under stable names and shared by
-// successive ServingStates.
+// breakers, limiters, endpoints with their connections) is in RuntimeState under stable names, shared by successive
+// ServingStates.
 #ifndef GATEWAY_DATAPLANE_STATE_SERVING_STATE_H_
 #define GATEWAY_DATAPLANE_STATE_SERVING_STATE_H_
 

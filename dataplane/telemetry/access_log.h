@@ -1,4 +1,4 @@
-// The access log: one line a request, formatted by the worker into its own buffer, written by one thread.
+// The access log: one line for each request, formatted by the worker into its own buffer, written by one thread.
 #ifndef GATEWAY_DATAPLANE_TELEMETRY_ACCESS_LOG_H_
 #define GATEWAY_DATAPLANE_TELEMETRY_ACCESS_LOG_H_
 
@@ -16,20 +16,20 @@
 
 namespace gateway::dataplane {
 
-// One finished request, as log, metrics and (later) the decision ring see it. Views live until the call returns.
+// One finished request, for the log and metrics. Views are valid during the call.
 struct RequestRecord {
-  std::chrono::system_clock::time_point time;  // when its head had been read
+  std::chrono::system_clock::time_point time;  // when its header had been read
   std::string_view method, path;               // path: a LoggedTarget, of which at most 8 KiB are logged
   std::string_view client_ip, user_agent, request_id;
   std::string_view service, route, endpoint;  // empty: none
-  std::string_view consumer;                  // who was authenticated
-  std::string_view policy;                    // "RateLimit/per-client": whose decision it was
+  std::string_view consumer;                  // the authenticated caller
+  std::string_view policy;                    // "RateLimit/per-client": the policy that decided
   int status = 0;
   Reason reason = Reason::kNone;
   std::string_view detail;  // e.g. "bare LF in the header"; may be empty
   std::chrono::nanoseconds duration{};
-  std::chrono::nanoseconds upstream_duration{-1};  // from the upstream's head sent to its answer's head; below 0: none
-  uint64_t bytes_in = 0, bytes_out = 0;            // bodies and heads, of the client's connection
+  std::chrono::nanoseconds upstream_duration{-1};  // from sending the header to the response header; below 0: none
+  uint64_t bytes_in = 0, bytes_out = 0;            // bodies and headers, on the client's connection
   uint64_t revision = 0;
   std::string_view protocol;  // of the client: "HTTP/2"; empty: unknown
   uint32_t attempts = 0;      // how often an endpoint was asked, or would have been had it let itself be connected to
@@ -38,25 +38,25 @@ struct RequestRecord {
 
 class AccessLogBuffer;
 
-// Owns the file and the writing thread. A reader that stalls costs lines (counted), never a worker's time.
+// Owns the file and the writing thread. A stalled reader costs lines (counted), never time of a worker.
 class AccessLog {
  public:
   static constexpr size_t kBufferBytes = 64 * 1024;
-  static constexpr size_t kQueuedBuffersMax = 64;  // waiting to be written; past it a buffer is dropped whole
+  static constexpr size_t kQueuedBuffersMax = 64;  // waiting to be written; above it a whole buffer is dropped
   static constexpr std::chrono::milliseconds kFlushInterval{100};
 
   // `path` "-": standard output. An error says which file could not be opened.
   static absl::StatusOr<std::unique_ptr<AccessLog>> Open(const std::string& path, v1::LoggingSection::Format format);
-  ~AccessLog();  // writes what is queued, for at most a second
+  ~AccessLog();  // writes queued lines, for at most a second
 
   // For one worker; lives as long as this.
   AccessLogBuffer* NewBuffer();
 
-  // Opens the file again (after a rotation), soon, on the writing thread: no line is lost. Nothing for standard output.
-  // Any thread; not async-signal-safe.
+  // Reopens the file (after a rotation), soon, on the writing thread: no line is lost. Does nothing for standard
+  // output. Any thread; not async-signal-safe.
   void Reopen();
 
-  // Lines lost: to a reader that is too slow, or to an error. Said in the program's own log too, once a second.
+  // Lines lost because of a slow reader or an error. Also logged in the program log, once a second.
   uint64_t dropped_lines() const;
   uint64_t write_errors() const;
 
@@ -67,17 +67,17 @@ class AccessLog {
   std::shared_ptr<Impl> impl_;
 };
 
-// Not thread-safe: one worker's.
+// Not thread-safe: belongs to one worker.
 class AccessLogBuffer {
  public:
   ~AccessLogBuffer();
-  // JSON: {"time":"2026-01-02T03:04:05.678Z","method":...,...}, always the same fields in the same order: what a
-  // request has not is "" (upstream_duration_ms: null); `attempts` (more than one), `detail` and `aborted` are there
-  // only where set. Durations are milliseconds with three decimals. Control characters are escaped, bytes that are no
-  // UTF-8 are "\ufffd". Allocates nothing.
+  // JSON: {"time":"2026-01-02T03:04:05.678Z","method":...,...}, always the same fields in the same order: absent values
+  // are "" (upstream_duration_ms: null); only `attempts` (more than one), `detail` and `aborted` may be missing.
+  // Durations are milliseconds with three decimals. Control characters are escaped, and invalid UTF-8 becomes "\ufffd".
+  // Allocates nothing.
   void Write(const RequestRecord& record);
-  // Hands the buffer over where it has anything. The worker calls it when a loop turn finds kFlushInterval passed, and
-  // at its end.
+  // Hands over the buffer if it is not empty. The worker calls it when a loop turn finds kFlushInterval passed, and at
+  // its end.
   void Flush();
   bool empty() const;
 
