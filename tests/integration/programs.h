@@ -16,13 +16,13 @@
 
 namespace gateway::fixtures {
 
-// A gateway-dataplane. Ready (it serves a policy) when the constructor returns; throws std::runtime_error with its
-// output where it does not become so.
+// A gateway-dataplane. Ready (serves a policy) when the constructor returns; otherwise throws std::runtime_error with
+// its output.
 class DataPlane {
  public:
   struct Options {
-    std::string policy = {};                    // YAML; served alone, without a control plane
-    std::vector<uint16_t> control_planes = {};  // stream ports on loopback, where there is no policy
+    std::string policy = {};                    // YAML; served without a control plane
+    std::vector<uint16_t> control_planes = {};  // stream ports on loopback, without a policy
     std::string name = "dp-1";
     int workers = 2;
     std::vector<std::string> sets = {};  // "server.idle_timeout=1s"
@@ -36,9 +36,9 @@ class DataPlane {
     uint16_t port = 0, metrics_port = 0;      // 0: free ones
     std::vector<std::string> listeners = {};  // addresses; none: all interfaces at `port`
     std::vector<int> sockets = {};            // passed to it as systemd does
-    int descriptors = 0;                      // so many it may have; 0: as many as the test
-    std::string output = {};                  // a file or FIFO for all that it writes; else the test has it
-    // What its log says once it is there, in place of asking its metrics port: where another process still answers.
+    int descriptors = 0;                      // its limit; 0: as for the test
+    std::string output = {};                  // a file or FIFO for its output; otherwise the test's
+    // A log line that shows that it is up, instead of asking its metrics port: if another process still serves that.
     std::string wait_line = {};
   };
   explicit DataPlane(Options options);
@@ -47,9 +47,9 @@ class DataPlane {
   uint16_t metrics_port() const { return metrics_port_; }
   Process& process() { return *process_; }
 
-  // The access log's lines so far, those of /health left out; waits until there are `count`.
+  // The access log lines so far, without those of /health; waits until there are `count`.
   std::vector<nlohmann::json> LogLines(size_t count);
-  // The value of a series ("api_requests_total{method=\"GET\",...}") at the metrics port; -1: there is none.
+  // The value of a series ("api_requests_total{method=\"GET\",...}") at the metrics port; -1: not found.
   double Metric(const std::string& series);
   std::string Metrics();
 
@@ -60,7 +60,7 @@ class DataPlane {
   std::unique_ptr<Process> process_;
 };
 
-// A gateway-controlplane with its database in a directory of its own, on ports that stay the same over restarts.
+// A gateway-controlplane with a database in its own directory, on ports that stay the same over restarts.
 class ControlPlane {
  public:
   struct Options {
@@ -78,9 +78,9 @@ class ControlPlane {
   uint16_t metrics_port() const { return metrics_port_; }
   Process& process() { return *process_; }
   void Kill() { process_->Kill(); }
-  void Start();  // after Kill; returns when it answers
+  void Start();  // after Kill; returns when it responds
 
-  // What it keeps of Consul's endpoints for a restart, as it stands on disk.
+  // Its stored endpoints from Consul for a restart, as on disk.
   std::string KeptEndpoints() const { return directory_.Read("gateway.db.endpoints"); }
 
   // A file beside the database, which need not be there, gets another name.
@@ -102,7 +102,7 @@ class ControlPlane {
 };
 
 // A Service `svc` on these addresses and a Route to it at /svc, as in the README; `service` and `route` are further
-// fields in YAML flow or block style, each line indented by nothing.
+// fields in YAML flow or block style, with lines that are not indented.
 std::string ServicePolicyYaml(const std::vector<std::string>& addresses, std::string_view service_fields = "",
                               std::string_view route_fields = "");
 

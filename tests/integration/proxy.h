@@ -1,4 +1,4 @@
-// One data plane in front of one service, for tests of what both its sides see.
+// One data plane in front of one service, for tests of what both sides see.
 #ifndef GATEWAY_TESTS_INTEGRATION_PROXY_H_
 #define GATEWAY_TESTS_INTEGRATION_PROXY_H_
 
@@ -17,7 +17,7 @@
 
 namespace gateway::fixtures {
 
-// The service is an upstream whose script the test says.
+// The service is an upstream with a script from the test.
 class Proxy : public ::testing::Test {
  protected:
   void StartWith(UpstreamScript script, std::string_view service_fields = "", std::string_view route_fields = "",
@@ -43,7 +43,7 @@ class Proxy : public ::testing::Test {
     }
     return nlohmann::json::parse(response->body);
   }
-  // All values of a field that the upstream saw.
+  // All values of a header that the upstream saw.
   static std::vector<std::string> Seen(const nlohmann::json& echo, const std::string& name) {
     std::vector<std::string> values;
     for (const auto& field : echo["fields"]) {

@@ -1,4 +1,4 @@
-// Something that speaks enough of Consul's HTTP API, and fails on demand.
+// Enough of Consul's HTTP API for tests, with failures on demand.
 #ifndef GATEWAY_TESTS_UNIT_CONSUL_FAKE_CONSUL_H_
 #define GATEWAY_TESTS_UNIT_CONSUL_FAKE_CONSUL_H_
 
@@ -17,8 +17,8 @@
 
 namespace gateway::controlplane {
 
-// Serves catalog/services and health/service/NAME from what the test says exists, with blocking queries; a script may
-// answer anything else instead. A thread for each connection. Thread-safe.
+// Serves catalog/services and health/service/NAME from what the test defines, with blocking queries; a script may
+// respond instead. One thread for each connection. Thread-safe.
 class FakeConsul {
  public:
   struct Request {
@@ -41,19 +41,19 @@ class FakeConsul {
     bool known_leader = true;
     bool chunked = false;
   };
-  // Nothing: the ordinary answer.
+  // Empty: the ordinary response.
   using Script = std::function<std::optional<Reply>(const Request&)>;
 
   FakeConsul();
   ~FakeConsul();
 
   std::string address() const;
-  void SetScript(Script script);  // wakes blocking queries too: they are then cut off and asked anew
+  void SetScript(Script script);  // also wakes blocking queries: they are cut off and asked again
   // `ports` of instances on 127.0.0.1; none: listed, but empty.
   void SetService(const std::string& name, const std::vector<int>& ports);
   void RemoveService(const std::string& name);
   void SetIndex(uint64_t index);
-  int requests(const std::string& text) const;  // so far, whose target holds `text`
+  int requests(const std::string& text) const;  // so far, with `text` in the target
   int connections() const;                      // open ones
   int blocked() const;                          // queries waiting for a change
 

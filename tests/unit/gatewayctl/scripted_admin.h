@@ -1,4 +1,4 @@
-// An admin server that answers as a test says, over real gRPC on a free loopback port.
+// An admin server with scripted responses, over real gRPC on a free loopback port.
 #ifndef GATEWAY_TESTS_UNIT_GATEWAYCTL_SCRIPTED_ADMIN_H_
 #define GATEWAY_TESTS_UNIT_GATEWAYCTL_SCRIPTED_ADMIN_H_
 
@@ -19,7 +19,7 @@
 
 namespace gateway::ctl {
 
-// What is not scripted is UNIMPLEMENTED. Set the handlers and answers between calls; they run, and are read, on gRPC's
+// Unscripted calls are UNIMPLEMENTED. Set handlers and responses between calls; they run, and are read, on gRPC's
 // threads, one at a time.
 class ScriptedAdmin final : public v1::Admin::Service {
  public:
@@ -34,7 +34,7 @@ class ScriptedAdmin final : public v1::Admin::Service {
   ~ScriptedAdmin() override { Stop(); }
 
   void Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
-  // Between what a test did and a call, and the other way round: a call alone orders nothing that a sanitizer can see.
+  // Orders actions of a test and calls, in both directions: a call alone orders nothing that a sanitizer can see.
   void Order() { absl::MutexLock lock(&mutex_); }
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
 
@@ -169,7 +169,7 @@ class ScriptedAdmin final : public v1::Admin::Service {
   std::unique_ptr<grpc::Server> server_;
 };
 
-// INVALID_ARGUMENT as the control plane sends it: "Kind/name", field, message of each mistake, typed and as a
+// INVALID_ARGUMENT as the control plane sends it: "Kind/name", field, message of each error, typed and as a
 // BadRequest.
 grpc::Status InvalidPolicy(const std::vector<std::array<std::string, 4>>& mistakes);
 
