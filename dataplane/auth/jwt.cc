@@ -18,7 +18,7 @@ bool IsPrintable(std::string_view text) {
   return std::none_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) < 0x20 || c == 0x7f; });
 }
 
-// A claim as text; nothing for null, objects, and lists of anything but texts.
+// A claim as text; empty for null, objects, and lists of anything but texts.
 std::optional<std::string> TextOf(const json& claim) {
   std::string text;
   if (claim.is_string()) {
@@ -57,11 +57,11 @@ bool HasElement(const json& claim, std::string_view wanted) {
   return false;
 }
 
-// A NumericDate (RFC 7519, section 2: seconds, perhaps with a fraction); nothing where it is there and is none.
+// A NumericDate (RFC 7519, section 2: seconds, possibly with a fraction); empty if it is present but invalid.
 std::optional<double> NumericDate(const json& claim) {
   if (!claim.is_number()) return std::nullopt;
   const double seconds = claim.get<double>();
-  // Far enough for everybody, and near enough for a clock that counts nanoseconds in 64 bits.
+  // Far enough for every token, and within 64 bits of nanoseconds.
   return std::isfinite(seconds) && std::abs(seconds) < 9e9 ? std::optional(seconds) : std::nullopt;
 }
 
@@ -71,7 +71,7 @@ std::vector<std::string> GroupsOf(const json& claim) {
   std::vector<std::string> groups;
   const auto add = [&groups](std::string_view group) {
     if (group.empty() || group.size() > kClaimBytesMax || !IsPrintable(group)) return;
-    // They are told to services with commas between them.
+    // Services get them separated by commas.
     if (group.find(',') == std::string_view::npos && groups.size() < kJwtGroupsMax) groups.emplace_back(group);
   };
   if (claim.is_array()) {
@@ -155,7 +155,7 @@ JwtVerdict CheckJwtClaims(std::string_view payload, const JwtRules& rules, WallT
   }
   if (!rules.audiences.empty()) {
     const auto aud = claims->find("aud");
-    // (A text is one audience, spaces and all: only lists have several.)
+    // (A text is one audience, including spaces; only lists have several.)
     const bool meant = aud != claims->end() &&
                        std::any_of(rules.audiences.begin(), rules.audiences.end(), [&](const std::string& audience) {
                          return aud->is_array() ? HasElement(*aud, audience) : *aud == audience;
@@ -168,7 +168,7 @@ JwtVerdict CheckJwtClaims(std::string_view payload, const JwtRules& rules, WallT
   }
 
   JwtVerdict verdict;
-  for (const auto& [name, claim] : claims->items()) {  // in the order of their names
+  for (const auto& [name, claim] : claims->items()) {  // in the order of names
     if (std::optional<std::string> text = TextOf(claim)) verdict.claims.claims.emplace_back(name, *std::move(text));
   }
   if (!rules.groups_claim.empty()) {

@@ -51,7 +51,7 @@ Buffer BufferPool::Acquire(size_t bytes) {
     free.pop_back();
   } else {
     if (!budget_->Take(kSizes[index])) {
-      // What this worker keeps in other sizes counts too.
+      // Free blocks of other sizes count too.
       GiveUpFree();
       if (!budget_->Take(kSizes[index])) return buffer;
     }
@@ -74,7 +74,7 @@ bool BufferPool::Grow(Buffer* buffer, size_t bytes) {
 }
 
 void BufferPool::Shrink(Buffer* buffer) {
-  if (IndexOf(buffer->size()) < IndexOf(buffer->capacity())) (void)Grow(buffer, buffer->size());  // else it stays
+  if (IndexOf(buffer->size()) < IndexOf(buffer->capacity())) (void)Grow(buffer, buffer->size());  // otherwise it stays
 }
 
 void BufferPool::Release(char* data, size_t capacity) {

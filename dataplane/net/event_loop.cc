@@ -15,7 +15,7 @@ namespace gateway::dataplane {
 void Timer::Arm(TimePoint deadline) {
   const uint64_t tick = std::max(loop_->TickOf(deadline) + 1, loop_->current_tick_ + 1);
   tick_ = tick;
-  // In an earlier slot already: the wheel moves it on when it comes by.
+  // Already in an earlier slot: the wheel moves it on when it passes.
   if (previous_ != nullptr && linked_tick_ <= tick) return;
   Unlink();
   loop_->Link(this, tick);
@@ -80,11 +80,11 @@ void EventLoop::Link(Timer* timer, uint64_t tick) {
 
 void EventLoop::AdvanceTimers() {
   const uint64_t tick_now = TickOf(now_);
-  // After a long sleep one whole turn visits every slot.
+  // After a long sleep one revolution visits every slot.
   if (tick_now > current_tick_ + kSlots) current_tick_ = tick_now - kSlots;
   while (current_tick_ < tick_now) {
     const uint64_t slot = ++current_tick_ % kSlots;
-    // One by one: what fires may destroy any other timer of the slot.
+    // One by one: a timer that fires may destroy any other timer of the slot.
     while (Timer* timer = wheel_[slot]) {
       const uint64_t tick = timer->tick_;
       timer->Unlink();
@@ -133,19 +133,19 @@ void EventLoop::Run() {
   for (;;) {
     const int count = epoll_wait(epoll_, events.data(), kEventsMax, deferred_.empty() ? SleepMillis() : 0);
     ReadClock();
-    if (count < 0) continue;  // interrupted (stopped and continued, say): look for events again before any deadline
+    if (count < 0) continue;  // interrupted (for example stopped and continued): get events again before any deadline
     for (int i = 0; i < count; ++i) {
       auto* slot = static_cast<IoSlot*>(events[static_cast<size_t>(i)].data.ptr);
       if (slot == nullptr) {
         uint64_t value;
-        (void)!read(wake_, &value, sizeof value);  // only wakes; the work is in posted_
+        (void)!read(wake_, &value, sizeof value);  // only wakes up; the work is in posted_
         RunPosted();
       } else if (slot->owner != nullptr) {
         slot->on_events(slot->owner, events[static_cast<size_t>(i)].events);
       }
     }
-    // Deadlines come after events: after a pause of the whole process, what has arrived meanwhile is no timeout. Where
-    // there are more events than fit, those that wait go first, within reason.
+    // Deadlines come after events: after a pause of the whole process, data that has arrived meanwhile is not a
+    // timeout. If there are more events than fit, the waiting ones go first, within reason.
     if (count < kEventsMax || ++full_turns_ >= kFullTurnsMax) {
       full_turns_ = 0;
       AdvanceTimers();
@@ -182,7 +182,7 @@ IoSlot* EventLoop::Add(int fd, void (*on_events)(void*, uint32_t), void* owner) 
 }
 
 IoSlot* EventLoop::AddListener(int fd, bool shared, void (*on_events)(void*, uint32_t), void* owner) {
-  // EPOLLEXCLUSIVE goes with EPOLLIN and EPOLLOUT alone (epoll_ctl(2)).
+  // EPOLLEXCLUSIVE allows only EPOLLIN and EPOLLOUT (epoll_ctl(2)).
   return AddWith(EPOLLIN | EPOLLET | (shared ? static_cast<uint32_t>(EPOLLEXCLUSIVE) : 0u), fd, on_events, owner);
 }
 
@@ -209,7 +209,7 @@ IoSlot* EventLoop::AddWith(uint32_t events, int fd, void (*on_events)(void*, uin
 }
 
 bool EventLoop::RequeueListener(int fd, IoSlot* slot) {
-  (void)epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);  // EPOLLEXCLUSIVE goes with no EPOLL_CTL_MOD
+  (void)epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);  // EPOLLEXCLUSIVE allows no EPOLL_CTL_MOD
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET | EPOLLEXCLUSIVE;
   event.data.ptr = slot;
@@ -217,7 +217,7 @@ bool EventLoop::RequeueListener(int fd, IoSlot* slot) {
 }
 
 void EventLoop::RemoveListener(int fd, IoSlot* slot) {
-  (void)epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);  // fails only where it was never added
+  (void)epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);  // fails only if it was never added
   Release(slot);
 }
 

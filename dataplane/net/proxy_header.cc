@@ -36,7 +36,7 @@ constexpr std::array<uint32_t, 256> MakeCrc32cTable() {
 }
 constexpr auto kCrc32cTable = MakeCrc32cTable();
 
-// Of all of `data`, with the four bytes at `zeroed` taken for zeros (section 2.2.3; RFC 4960, appendix B).
+// Over `data`, with the four bytes at `zeroed` as zeros (section 2.2.3; RFC 4960, appendix B).
 uint32_t Crc32cWithHole(std::string_view data, size_t zeroed) {
   uint32_t crc = 0xffffffff;
   for (size_t i = 0; i < data.size(); ++i) {
@@ -63,7 +63,7 @@ in6_addr Mapped(const void* v4) {
   return address;
 }
 
-// What goes up to the next space, or to the end. A doubled space gives an empty word, which nothing accepts.
+// The text up to the next space or the end. A doubled space yields an empty word, which is always rejected.
 std::string_view NextWord(std::string_view* rest) {
   const size_t space = rest->find(' ');
   const std::string_view word = rest->substr(0, space);
@@ -95,7 +95,7 @@ ProxyResult Refuse(const char* why, const char** detail) {
   return ProxyResult::kRefused;
 }
 
-// Section 2.1. `data` begins with "PROXY".
+// Section 2.1. `data` starts with "PROXY".
 ProxyResult ParseLine(std::string_view data, ProxyHeader* out, const char** detail) {
   const std::string_view seen = data.substr(0, kProxyLineBytesMax);
   const size_t end = seen.find_first_of("\r\n");
@@ -109,7 +109,7 @@ ProxyResult ParseLine(std::string_view data, ProxyHeader* out, const char** deta
   std::string_view rest = seen.substr(0, end);
   if (NextWord(&rest) != kLineBegin) return Refuse("a PROXY line without a protocol", detail);
   const std::string_view protocol = NextWord(&rest);
-  // Whatever follows UNKNOWN is to be ignored.
+  // The rest after UNKNOWN must be ignored.
   if (protocol != "UNKNOWN") {
     const bool v6 = protocol == "TCP6";
     if (!v6 && protocol != "TCP4") return Refuse("a PROXY line of an unknown protocol", detail);
@@ -128,7 +128,7 @@ ProxyResult ParseLine(std::string_view data, ProxyHeader* out, const char** deta
   return ProxyResult::kComplete;
 }
 
-// Section 2.2. `data` begins with the signature; what is known to be wrong is refused before the rest has come.
+// Section 2.2. `data` starts with the signature. An invalid header is rejected before the rest has arrived.
 ProxyResult ParseBinary(std::string_view data, ProxyHeader* out, const char** detail) {
   constexpr size_t kCommandAt = 12;
   constexpr size_t kFamilyAt = 13;
@@ -138,7 +138,7 @@ ProxyResult ParseBinary(std::string_view data, ProxyHeader* out, const char** de
   if (Byte(data, kCommandAt) >> 4 != 2) return Refuse("a PROXY header of an unknown version", detail);
   if (command != kLocal && command != kProxy) return Refuse("a PROXY header with an unknown command", detail);
   if (data.size() <= kFamilyAt) return ProxyResult::kMore;
-  // LOCAL's family is ignored, whatever it is.
+  // LOCAL's family is always ignored.
   const int family = command == kLocal ? kUnspec : Byte(data, kFamilyAt) >> 4;
   const int transport = command == kLocal ? kUnspec : Byte(data, kFamilyAt) & 0xf;
   if (family > kUnix) return Refuse("a PROXY header with an unknown address family", detail);
@@ -172,7 +172,7 @@ ProxyResult ParseBinary(std::string_view data, ProxyHeader* out, const char** de
 
   ProxyHeader header;
   header.bytes = data.size();
-  // A stream of a family that has no IP addresses, or no stream, is served as the connection that it came on.
+  // Other families, and datagrams: serve with the addresses of the connection itself.
   header.has_source = transport == kStream && (family == kInet || family == kInet6);
   if (header.has_source) {
     const char* addresses = data.data() + kProxyFixedBytes;

@@ -17,7 +17,7 @@
 namespace gateway::dataplane {
 namespace {
 
-// Calls again where a signal came between.
+// Repeats the call after a signal.
 template <typename Call>
 ssize_t Uninterrupted(Call call) {
   for (;;) {
@@ -34,7 +34,7 @@ ssize_t Receive(int fd, char* data, size_t size) {
 
 ssize_t Send(int fd, std::span<iovec> parts, int flags) {
   flags |= MSG_NOSIGNAL;
-  if (parts.size() == 1) {  // without a message header to be copied
+  if (parts.size() == 1) {  // avoids copying a message header
     const iovec& part = parts.front();
     return Uninterrupted([&] { return syscall(SYS_sendto, fd, part.iov_base, part.iov_len, flags, nullptr, 0); });
   }
@@ -44,7 +44,7 @@ ssize_t Send(int fd, std::span<iovec> parts, int flags) {
   return Uninterrupted([&] { return syscall(SYS_sendmsg, fd, &message, flags); });
 }
 
-// Of each connection; inet_ntop goes through printf.
+// For each connection; inet_ntop uses printf.
 std::string Ipv4Text(const unsigned char* bytes) {
   char text[INET_ADDRSTRLEN];
   char* at = text;
@@ -80,7 +80,7 @@ bool Socket::StartConnect(const sockaddr* address, socklen_t length) {
   const int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) return false;
   const int one = 1;
-  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);  // slower without, not wrong
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);  // without it only slower
   if (connect(fd, address, length) != 0 && errno != EINPROGRESS) {
     const int error = errno;
     close(fd);
@@ -127,8 +127,8 @@ Io Socket::ReceiveBytes(char* data, size_t size, size_t* moved) {
   if (n < 0) return Failed(&readable_);
   if (n == 0) return Io::kEnd;
   *moved = static_cast<size_t>(n);
-  // A short read emptied the socket; what comes later makes a new event (epoll(7), question 9). An end that was seen
-  // must still be read.
+  // A short read emptied the socket; later bytes make a new event (epoll(7), question 9). An end that was seen must
+  // still be read.
   if (*moved < size && !peer_ended_) readable_ = false;
   return Io::kDone;
 }
@@ -139,7 +139,7 @@ Io Socket::ReadInto(SplicePipe* pipe, size_t size, size_t* moved) {
   const ssize_t n = Splice(fd_, pipe->write_end(), std::min(size, SplicePipe::kBytesMax));
   if (n < 0) return Failed(&readable_);
   if (n == 0) return Io::kEnd;
-  // (Fewer than asked for may mean that the pipe has no slot left: there may be more.)
+  // (Less than requested may mean that the pipe has no free slot: there may be more.)
   *moved = static_cast<size_t>(n);
   pipe->Filled(*moved);
   return Io::kDone;
@@ -237,7 +237,7 @@ void Socket::OnEvents(uint32_t events) {
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) readable_ = true;
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) writable_ = true;
   if (idle_watch_ != nullptr) {
-    // The first event of a new descriptor says only that it can be written to.
+    // The first event of a new descriptor only says that it is writable.
     if (readable_ || broken_) {
       // A session ticket or a key update is nobody's business.
       if (tls_ != nullptr && !broken_ && !peer_ended_ && ProbeQuiet()) return;
@@ -246,7 +246,7 @@ void Socket::OnEvents(uint32_t events) {
     }
     return;
   }
-  // Whoever is resumed may destroy this socket, and the other one; the slot stays until the turn ends.
+  // The resumed coroutine may destroy this socket and the other one; the slot stays until the turn ends.
   const IoSlot* slot = slot_;
   if (broken_ && reset_watch_ != nullptr) {
     AbandonWaits();

@@ -46,7 +46,7 @@ SplicePipe SplicePipePool::Acquire() {
       return pipe;
     }
     ends = {both[0], both[1]};
-    // It has as many slots as that has pages; the kernel's own 16 will do where it allows no more.
+    // This gives it as many slots as the size has pages; the default of 16 is enough if the kernel allows no more.
     (void)fcntl(ends.write, F_SETPIPE_SZ, static_cast<int>(SplicePipe::kBytesMax));
     if (free_.capacity() == 0) free_.reserve(kKeptMax);
   }

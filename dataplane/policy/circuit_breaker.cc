@@ -7,7 +7,7 @@ namespace {
 
 int64_t SecondOf(TimePoint now) { return std::chrono::floor<std::chrono::seconds>(now.time_since_epoch()).count(); }
 
-// A probe older than this is given up.
+// An older probe is abandoned.
 Millis ProbePatience(const BreakerPolicy& policy) { return std::max(policy.sleep_window, policy.timeout); }
 
 Millis LongestSleep(const BreakerPolicy& policy) { return std::max(policy.sleep_window, policy.max_sleep_window); }
@@ -49,21 +49,21 @@ void CircuitBreaker::Permit::Report(Outcome outcome, TimePoint now, std::chrono:
 }
 
 BreakerVerdict CircuitBreaker::Acquire(TimePoint now, Permit* permit) {
-  Permit replaced;  // declared before the lock: what `permit` held may be this breaker's, and reports after it
+  Permit replaced;  // declared before the lock: the old permit may belong to this breaker, and reports after it
   absl::MutexLock lock(&mutex_);
   if (policy_.force == v1::CircuitBreaker::OPEN) return BreakerVerdict::kOpen;
   bool probe = false;
   if (policy_.force != v1::CircuitBreaker::CLOSED) {
-    // With time alone, successes may have left the window that failures are still in.
+    // As time passes, successes may leave the window while failures are still in it.
     if (state_ == BreakerState::kClosed) OpenIfFailing(now);
     if (state_ == BreakerState::kOpen) {
       if (now - opened_at_ < sleep_) return BreakerVerdict::kOpen;
       probe = true;
     } else if (state_ == BreakerState::kHalfOpen) {
-      // (Only of one that is under way: where requests are rare, those that succeeded wait for the next one.)
+      // (Only a pending one: with rare requests, successful probes wait for the next one.)
       const bool given_up = probes_sent_ > probes_succeeded_ && now - probe_at_ >= ProbePatience(policy_);
       if (probes_sent_ >= policy_.probes && !given_up) return BreakerVerdict::kOpen;
-      if (given_up) state_ = BreakerState::kOpen;  // and half-open anew, below
+      if (given_up) state_ = BreakerState::kOpen;  // and half-open again, below
       probe = true;
     }
   }
@@ -94,13 +94,13 @@ void CircuitBreaker::Leave() {
 void CircuitBreaker::Settle(bool probe, uint64_t generation, Outcome outcome, std::chrono::nanoseconds latency,
                             TimePoint now) {
   absl::MutexLock lock(&mutex_);
-  // Let through before the last change of state: it tells nothing about now.
+  // Admitted before the last change of state: it says nothing about the current one.
   if (generation != generation_) return;
   const bool slow = policy_.slow_call_duration.count() > 0 && latency >= policy_.slow_call_duration;
   if (probe) return SettleProbe(outcome, slow, now);
   if (outcome == Outcome::kCancelled) return;
   Bucket& bucket = buckets_[SecondOf(now) % kBuckets];
-  // A worker's `now` may be a little behind another's: then the request counts in the newer second.
+  // A worker's `now` may be slightly behind another's: then the request counts in the newer second.
   if (bucket.second < SecondOf(now)) bucket = {SecondOf(now), 0, 0, 0};
   ++bucket.requests;
   if (outcome == Outcome::kFailure) ++bucket.failures;
@@ -110,7 +110,7 @@ void CircuitBreaker::Settle(bool probe, uint64_t generation, Outcome outcome, st
 
 void CircuitBreaker::SettleProbe(Outcome outcome, bool slow, TimePoint now) {
   if (outcome == Outcome::kCancelled) {
-    --probes_sent_;  // the next request is a probe in its place
+    --probes_sent_;  // the next request is a probe instead
     return;
   }
   if (outcome == Outcome::kSuccess && !slow) {

@@ -7,7 +7,7 @@
 namespace gateway::dataplane {
 namespace {
 
-// The next member of a list, without space around it; `list` is what is behind its comma.
+// The next member of a list, without surrounding spaces; `list` becomes the rest after its comma.
 std::string_view TakeMember(std::string_view* list) {
   const size_t comma = std::min(list->find(','), list->size());
   std::string_view member = list->substr(0, comma);
@@ -17,8 +17,8 @@ std::string_view TakeMember(std::string_view* list) {
   return member;
 }
 
-// What stands for "*." of a wildcard: labels, none of them empty. Whatever else an Origin can hold (a port, a path,
-// user information) would let a foreign host end like one of ours.
+// The text for "*." of a wildcard: non-empty labels. Anything else in an Origin (a port, a path, user information)
+// could let a foreign host end like a listed one.
 bool AreLabels(std::string_view text) {
   if (text.empty() || text.front() == '.' || text.back() == '.') return false;
   if (text.find("..") != std::string_view::npos) return false;
@@ -72,7 +72,7 @@ void CorsGrant::AppendTo(std::string* fields) const {
 CorsGrant GrantFor(const CorsPolicy& cors, std::optional<std::string_view> origin) {
   CorsGrant grant;
   if (cors.any_origin) {
-    // The same for everybody, so that what a cache got for one is right for all.
+    // The same for every client, so that a cached response is right for all.
     grant.allow_origin = "*";
   } else if (origin && AllowsOrigin(cors, *origin)) {
     grant.allow_origin = *origin;
@@ -100,17 +100,17 @@ const char* AppendPreflightFields(const CorsPolicy& cors, const Preflight& prefl
   Append(fields, "Vary: ", kPreflightVary, "\r\n");
   CorsGrant grant = GrantFor(cors, preflight.origin);
   if (grant.allow_origin.empty()) return "the origin is not listed";
-  grant.expose_headers = {};  // of actual answers only
+  grant.expose_headers = {};  // only in actual responses
   grant.AppendTo(fields);
 
   const char* refused = "";
-  // "*" stands for itself where there are credentials, so what was asked for is named instead.
+  // With credentials "*" is literal, so the requested names are listed instead.
   *fields += "Access-Control-Allow-Methods: ";
   if (cors.any_method) {
     *fields += preflight.method;
   } else {
     for (size_t i = 0; i < cors.methods.size(); ++i) Append(fields, i == 0 ? "" : ", ", cors.methods[i]);
-    // The standard lets these three pass unasked.
+    // The standard always allows these three.
     const bool safelisted = preflight.method == "GET" || preflight.method == "HEAD" || preflight.method == "POST";
     if (!safelisted && std::find(cors.methods.begin(), cors.methods.end(), preflight.method) == cors.methods.end()) {
       refused = "the method is not listed";

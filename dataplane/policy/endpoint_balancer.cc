@@ -13,12 +13,12 @@
 namespace gateway::dataplane {
 namespace {
 
-// nginx' smooth weighted round robin over one whole period: in each turn everybody gains its weight, the richest is
-// chosen and pays the sum of all. Among equals the first is chosen.
+// nginx' smooth weighted round robin over one whole period: in each turn every member gains its weight, and the richest
+// is picked and pays the sum of all. Of equals the first is picked.
 std::vector<uint32_t> MakeSchedule(const std::vector<uint32_t>& indices, const std::vector<uint64_t>& weights) {
   const uint64_t total = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
-  // All alike: the algorithm gives them in turn. Said here because thousands of endpoints of one weight are common, and
-  // the algorithm is quadratic in them.
+  // Equal weights: the algorithm would pick them in turn. Handled here because thousands of equal endpoints are common,
+  // and the algorithm is quadratic in them.
   if (total == weights.size()) return indices;
   std::vector<int64_t> current(weights.size(), 0);
   std::vector<uint32_t> schedule;
@@ -35,14 +35,14 @@ std::vector<uint32_t> MakeSchedule(const std::vector<uint32_t>& indices, const s
   return schedule;
 }
 
-// The ratio of the weights in the smallest numbers; in coarser ones where their sum would exceed kScheduleMax.
+// The ratio of the weights in the smallest integers; in coarser ones if their sum would exceed kScheduleMax.
 std::vector<uint64_t> ReduceWeights(std::vector<uint64_t> weights) {
   uint64_t divisor = 0;
   for (const uint64_t weight : weights) divisor = std::gcd(divisor, weight);
   uint64_t total = 0;
   for (uint64_t& weight : weights) total += weight /= divisor;
   if (total <= EndpointBalancer::kScheduleMax) return weights;
-  // One entry each is set aside for those that would be rounded to 0. (More endpoints than entries: one each.)
+  // Reserve one entry for each that would be rounded to 0. (More endpoints than entries: one each.)
   const uint64_t count = weights.size();
   const uint64_t share = count < EndpointBalancer::kScheduleMax ? EndpointBalancer::kScheduleMax - count : 0;
   for (uint64_t& weight : weights) weight = std::max<uint64_t>(1, weight * share / total);
@@ -89,8 +89,8 @@ EndpointBalancer::EndpointBalancer(const Options& options, std::shared_ptr<const
   Refresh();
 }
 
-// An endpoint's points depend on itself and on its weight against the average, so that they stay where they are when
-// others come and go.
+// An endpoint's points depend only on itself and on its weight relative to the mean, so they stay in place when others
+// come and go.
 void EndpointBalancer::BuildRing() {
   uint32_t each = kRingPointsEach;
   while (each > 1 && uint64_t{each} * members_.size() > kRingPointsMax) each /= 2;
@@ -106,8 +106,8 @@ void EndpointBalancer::BuildRing() {
   });
 }
 
-// Each endpoint goes through the table's places in an order of its own and takes the next free one when it is its turn;
-// a turn comes as often as its weight says. By identity, so that the order in which endpoints are named means nothing.
+// Each endpoint visits the places of the table in its own order and takes the next free one when it is its turn; turns
+// are in proportion to weights. Ordered by identity, so that the order of endpoints in the input does not matter.
 void EndpointBalancer::BuildTable() {
   struct Builder {
     uint32_t index;
@@ -146,13 +146,13 @@ void EndpointBalancer::BuildTable() {
 
 void EndpointBalancer::BringUpToDate() const {
   if (group_->changes.load(std::memory_order_acquire) == seen_.load(std::memory_order_relaxed)) return;
-  if (!mutex_.TryLock()) return;  // somebody else is at it: the old lists will do for this one
+  if (!mutex_.TryLock()) return;  // another thread is updating: the old lists are good enough for this pick
   Refresh();
   mutex_.Unlock();
 }
 
-// Each number is read by itself: a Pick at the same time may see some old and some new ones, which costs it at worst an
-// endpoint that has just been excluded.
+// Each number is read by itself: a concurrent Pick may see some old and some new ones. At worst it picks an endpoint
+// that was just excluded.
 void EndpointBalancer::Refresh() const {
   const uint64_t changes = group_->changes.load(std::memory_order_acquire);
   size_t all = 0, usable = 0;
@@ -222,7 +222,7 @@ int EndpointBalancer::Pick(std::atomic<uint64_t>& cursor, const PickInput& in) c
   BringUpToDate();
   int zone = 0;
   if (const uint32_t share = local_share_.load(std::memory_order_relaxed); share < kWhole) {
-    // The same user stays on the same side while the share does not move.
+    // The same user stays on the same side while the share does not change.
     const bool by_hash = in.hash && (!ring_.empty() || !table_.empty());
     const uint64_t draw = by_hash ? MixBits(*in.hash ^ 0x7a6f6e65) % kWhole
                                   : absl::uniform_int_distribution<uint32_t>(0, kWhole - 1)(in.random);
@@ -250,8 +250,8 @@ int EndpointBalancer::PickIn(int zone, std::atomic<uint64_t>& cursor, const Pick
   return kNone;
 }
 
-// One in turn (with a cursor) or at random, in proportion to the turns. A turn of somebody who may not have it, or who
-// is still starting and loses the draw for it, goes to whoever is next in turn, not to a neighbour: everybody gains.
+// One in turn (with a cursor) or at random, in proportion to the turns. A turn of an excluded member, or of a starting
+// one that loses the draw for it, goes to the next member in turn, not to a neighbor, so that all others gain.
 int EndpointBalancer::Draw(int zone, std::atomic<uint64_t>* cursor, const PickInput& in, int avoid) const {
   const Turns& turns = turns_[zone];
   const uint32_t count = turns.count.load(std::memory_order_relaxed);
@@ -279,7 +279,7 @@ int EndpointBalancer::Draw(int zone, std::atomic<uint64_t>* cursor, const PickIn
   return kNone;
 }
 
-// The weight is in the draw, so that endpoints with nothing to do get their share; and in the load, so that busy ones
+// The weight is in the draw, so that idle endpoints get their share; and in the load, so that busy ones
 // do.
 double EndpointBalancer::LoadOf(uint32_t index, const PickInput& in) const {
   const Member& member = members_[index];
@@ -292,11 +292,11 @@ double EndpointBalancer::LoadOf(uint32_t index, const PickInput& in) const {
   return (member.state->latency.Cost(in.now, options_.decay) + noise) * (in_flight / weight + 1);
 }
 
-// Whether the one that was drawn first stays, given the loads of both. With equal ones it does, so that the draws'
-// weights are the shares. By latency it also stays now and then where the other is better, with the square of the ratio
-// for its chance: always to take the better one lets the one with the last peak starve among equals, and whoever was
-// slow for a while is not asked whether it still is. One that is twenty times slower gets one in 400 of its draws that
-// way.
+// Whether the first draw stays, given the loads of both. With equal loads it does, so that the weights of the
+// draws are the shares. By latency it sometimes stays even if the other is better, with the square of the
+// ratio as its probability: otherwise the endpoint with the last peak would starve among equals, and an
+// endpoint that was slow would never be tried again. One that is twenty times slower keeps one in 400 of its
+// draws.
 bool EndpointBalancer::KeepsFirst(double first, double second, const PickInput& in) const {
   if (!(second < first)) return true;
   if (options_.balance != Balance::kPeakEwma) return false;
@@ -313,21 +313,21 @@ int EndpointBalancer::PickOfTwo(int zone, const PickInput& in) const {
   return KeepsFirst(first_load, LoadOf(static_cast<uint32_t>(second), in), in) ? first : second;
 }
 
-// Of the policies by hash, which know no turns.
+// For policies by hash, which have no turns.
 bool EndpointBalancer::MayServe(uint32_t index, int zone, const PickInput& in) const {
   const Member& member = members_[index];
   if (zoned_ && member.local != (zone == 0)) return false;
   if (!member.state->usable() && !panic_.load(std::memory_order_relaxed)) return false;
   if (Tried(in, index)) return false;
-  // Keys come to a starting endpoint one after the other, each once.
+  // A starting endpoint gets keys gradually, each key moving once.
   return !IsStarting(in.now) || FractionOf(MixBits(*in.hash ^ member.identity)) < RampOf(index, in.now);
 }
 
-// Of an endpoint on the ring: with a handful of requests in flight, the bound would move users for nothing.
+// For an endpoint on the ring: with a handful of requests in flight, the limit would move users for nothing.
 constexpr double kRoomMin = 4;
 
 // Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, 2016): a key goes to the first endpoint along
-// the ring that has room.
+// the ring with room.
 int EndpointBalancer::PickOnRing(int zone, const PickInput& in) const {
   auto at = std::lower_bound(ring_.begin(), ring_.end(), *in.hash,
                              [](const Point& point, uint64_t hash) { return point.hash < hash; });
@@ -339,7 +339,7 @@ int EndpointBalancer::PickOnRing(int zone, const PickInput& in) const {
                 static_cast<double>(std::max<int64_t>(0, group_->in_flight.load(std::memory_order_relaxed)) + 1) /
                 std::max(weight, 1.0);
   int first = kNone;
-  uint32_t last = ~0U;  // points of one endpoint often follow each other
+  uint32_t last = ~0U;  // consecutive points often belong to one endpoint
   const int steps = static_cast<int>(std::min<size_t>(ring_.size(), kStepsMax));
   for (int step = 0; step < steps; ++step, ++at) {
     if (at == ring_.end()) at = ring_.begin();
@@ -357,7 +357,7 @@ int EndpointBalancer::PickOnRing(int zone, const PickInput& in) const {
   return first != kNone ? first : SearchByHash(zone, in);
 }
 
-// Keys of an endpoint that may not serve are spread over all others, and nobody else's keys move.
+// Keys of an excluded endpoint are spread over all others; other endpoints' keys do not move.
 int EndpointBalancer::PickInTable(int zone, const PickInput& in) const {
   uint64_t hash = *in.hash;
   for (int draw = 0; draw < kDrawsMax; ++draw) {
@@ -368,7 +368,7 @@ int EndpointBalancer::PickInTable(int zone, const PickInput& in) const {
   return SearchByHash(zone, in);
 }
 
-// Among those that may serve, in order, from a place that the hash gives. For when most endpoints may not.
+// Among the usable ones, in order, from a place given by the hash. For when most endpoints are excluded.
 int EndpointBalancer::SearchByHash(int zone, const PickInput& in) const {
   const uint32_t count = turns_[zone].count.load(std::memory_order_relaxed);
   int slow = kNone;

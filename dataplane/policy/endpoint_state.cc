@@ -16,10 +16,10 @@ uint32_t TickOf(TimePoint now) {
 
 double CostIn(uint64_t packed) { return std::bit_cast<float>(static_cast<uint32_t>(packed >> 32)); }
 
-// Workers read the clock once a turn, so one may be a little behind what another has written.
+// Workers read the clock once in each turn, so one may be slightly behind another.
 bool IsBehind(uint32_t tick, uint64_t packed) { return tick - static_cast<uint32_t>(packed) >= 1U << 31; }
 
-// What is left of a sample after the ticks from `packed` to `tick`.
+// The remaining part of a sample after the ticks from `packed` to `tick`.
 double LeftOf(uint64_t packed, uint32_t tick, std::chrono::nanoseconds decay) {
   if (IsBehind(tick, packed)) return 1;
   const uint32_t ticks = tick - static_cast<uint32_t>(packed);

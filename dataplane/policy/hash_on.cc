@@ -9,7 +9,7 @@
 namespace gateway::dataplane {
 namespace {
 
-// Of one Cookie field: pairs with "; " between them.
+// Of one Cookie header: pairs with "; " between them.
 std::string_view CookieIn(std::string_view field, std::string_view name) {
   while (!field.empty()) {
     const size_t end = std::min(field.find(';'), field.size());
@@ -69,7 +69,7 @@ size_t ChooseTarget(std::span<const SplitTarget> targets, std::span<const Servic
   for (size_t i = 0; i < targets.size(); ++i) {
     const uint32_t weight = targets[i].upto - before;
     before = targets[i].upto;
-    // Uniform in (0, 1): 53 bits, and never 0. The exponential draw -ln(u) / weight is least with a probability in
+    // Uniform in (0, 1): 53 bits, never 0. The exponential draw -ln(u) / weight is the smallest with a probability in
     // proportion to the weight.
     const uint64_t bits = StableHash(services[targets[i].service].name, hash) >> 11;
     const double score = -std::log((static_cast<double>(bits) + 0.5) * 0x1p-53) / weight;

@@ -51,7 +51,7 @@ void OutlierEjector::Report(EndpointState* endpoint, Result result, TimePoint no
   uint64_t after;
   do {
     after = before + kOneFailure;
-    // A service's own 500 came over a connection that works.
+    // A 500 of the service itself: the connection works.
     after = gateway ? after + kOneGatewayFailure : after & (kOneGatewayFailure - 1);
   } while (!endpoint->failures.compare_exchange_weak(before, after, std::memory_order_relaxed));
   const auto reached = [](uint32_t count, const std::atomic<uint32_t>& max) {
@@ -65,7 +65,7 @@ void OutlierEjector::Report(EndpointState* endpoint, Result result, TimePoint no
         by_gateway ? GatewayFailuresIn(after) : FailuresIn(after), now);
 }
 
-// Nothing where it is out already (it gets requests still in a panic), is no member any more, or too many are out.
+// Does nothing if it is already ejected (a panic sends it requests), is no longer a member, or too many are.
 void OutlierEjector::Eject(EndpointState* endpoint, Cause cause, uint32_t count, TimePoint now) {
   const auto found = records_.find(endpoint);
   if (found == records_.end() || found->second.ejected || records_.size() < 2) return;
@@ -75,7 +75,7 @@ void OutlierEjector::Eject(EndpointState* endpoint, Cause cause, uint32_t count,
   record.cause = cause;
   record.count = count;
   ++record.times;
-  // Doubled step by step: a shift would overflow where an endpoint has long been out again and again.
+  // Doubled step by step: a shift would overflow for an endpoint that is ejected again and again.
   std::chrono::nanoseconds time = std::min(options_.base_time, options_.max_time);
   for (uint32_t i = 1; i < record.times && time < options_.max_time; ++i) time = std::min(time * 2, options_.max_time);
   record.until = now + std::chrono::duration_cast<TimePoint::duration>(time);

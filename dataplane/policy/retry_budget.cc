@@ -15,7 +15,7 @@ int64_t SecondOf(TimePoint now) { return std::chrono::floor<std::chrono::seconds
 RetryBudget::Bucket& RetryBudget::BucketOf(TimePoint now) {
   const int64_t second = SecondOf(now);
   Bucket& bucket = buckets_[static_cast<size_t>(second % kBuckets)];
-  // A worker's `now` may be a little behind another's: then it counts in the newer second.
+  // A worker's `now` may be slightly behind another's: then it counts in the newer second.
   if (bucket.second < second) bucket = {second, 0, 0};
   return bucket;
 }

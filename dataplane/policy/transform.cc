@@ -61,7 +61,7 @@ int HexDigit(char c) {
   return -1;
 }
 
-// Whether `encoded`, decoded, is `name`; a malformed escape is itself.
+// Whether `encoded`, decoded, is `name`; a malformed escape is literal.
 bool DecodesTo(std::string_view encoded, std::string_view name) {
   size_t at = 0;
   for (size_t i = 0; i < encoded.size(); ++i, ++at) {
@@ -79,7 +79,7 @@ bool DecodesTo(std::string_view encoded, std::string_view name) {
   return at == name.size();
 }
 
-// Whether the pairs of this encoded name go.
+// Whether pairs with this encoded name are removed.
 bool ReplacesPair(const FieldEditsPolicy& edits, std::string_view encoded) {
   return std::any_of(edits.remove.begin(), edits.remove.end(),
                      [encoded](const std::string& name) { return DecodesTo(encoded, name); }) ||

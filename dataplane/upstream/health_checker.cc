@@ -34,7 +34,7 @@ HealthTracker::Options ThresholdsOf(const HealthCheckPolicy& policy) { return {p
 }  // namespace
 
 struct HealthChecker::Impl {
-  // One target's. Lives until it is followed no longer and its check has ended.
+  // For one target. Lives until it is no longer followed and its check has ended.
   struct Check {
     Check(Impl* impl, HealthTarget target)
         : impl(impl),
@@ -47,7 +47,7 @@ struct HealthChecker::Impl {
     Timer timer;
     bool queued = false;  // in `waiting`
     bool running = false;
-    bool dropped = false;  // followed no longer, while it runs
+    bool dropped = false;  // no longer followed, while it runs
     Socket* socket = nullptr;
     int made = 0;  // up to 2
     std::string failure;
@@ -84,7 +84,7 @@ struct HealthChecker::Impl {
     }
   }
 
-  // A check that is followed no longer ends in here, too.
+  // Checks of targets that are no longer followed end here, too.
   Detached Run(Check* check) {
     std::optional<std::string> failure;
     try {
@@ -95,7 +95,7 @@ struct HealthChecker::Impl {
     --running;
     check->running = false;
     if (check->dropped || stopping) {
-      ended.push_back(check);  // freed by who comes next: this frame may be in one of its callbacks
+      ended.push_back(check);  // freed by the next one: this frame may be in one of its callbacks
     } else {
       Record(check, failure);
       const auto interval = check->target.policy->interval;
@@ -140,9 +140,9 @@ struct HealthChecker::Impl {
     }
   }
 
-  // Nothing: it passed; else why not.
+  // Empty: passed; otherwise the reason.
   Task<std::optional<std::string>> Probe(Check* check) {
-    // By value: a new set may change the check while this waits.
+    // By value: a new set may change the check during the wait.
     const std::shared_ptr<const HealthCheckPolicy> policy = check->target.policy;
     const TimePoint deadline = loop.now() + policy->timeout;
     sockaddr_storage address = check->target.address;
@@ -234,7 +234,7 @@ struct HealthChecker::Impl {
         if (!(*check->target.policy == *target.policy)) {
           check->tracker.Reconfigure(ThresholdsOf(*target.policy));
           check->target = std::move(target);
-          if (!check->running) check->timer.Arm(loop.now());  // what it asks may be something else
+          if (!check->running) check->timer.Arm(loop.now());  // its settings may have changed
         }
         next.emplace(key, std::move(check));
         continue;

@@ -30,7 +30,7 @@ struct HostTable::Host {
   std::shared_ptr<const std::vector<std::string>> addresses;
   TimePoint due;
   bool asking = false;
-  bool answered = false;  // ever, or failed
+  bool answered = false;  // ever succeeded or failed
   uint32_t failures = 0;  // in a row
 };
 
@@ -96,7 +96,7 @@ bool HostTable::Answer(const std::string& name, const absl::StatusOr<HostAnswer>
   host.due = now + std::clamp(answer->ttl, kTtlMin, kTtlMax);
   if (host.failures > 0 && !first) spdlog::info("host '{}' is resolved again", name);
   host.failures = 0;
-  // Sorted, since name servers rotate their answers and a new order is no news.
+  // Sorted, since name servers rotate their records and a new order is not a change.
   std::vector<std::string> addresses = answer->addresses;
   std::sort(addresses.begin(), addresses.end());
   addresses.erase(std::unique(addresses.begin(), addresses.end()), addresses.end());
@@ -110,7 +110,7 @@ namespace {
 
 TimePoint Now() { return std::chrono::steady_clock::now(); }
 
-// One channel of c-ares and what it waits for. The resolver's thread.
+// One channel of c-ares and the sockets that it waits for. On the resolver's thread.
 class Channel {
  public:
   using Done = std::function<void(const std::string& host, const absl::StatusOr<HostAnswer>& answer)>;
@@ -132,7 +132,7 @@ class Channel {
     ares_getaddrinfo(channel_, host.c_str(), nullptr, &hints, OnAnswer, new Query{this, host});
   }
 
-  // Until something has happened, `wake` is readable, or `deadline`.
+  // Until something happened, `wake` is readable, or `deadline`.
   void Wait(int wake, TimePoint deadline) {
     std::vector<pollfd> polled = {{wake, POLLIN, 0}};
     for (const auto& [fd, events] : sockets_) polled.push_back({fd, events, 0});
@@ -143,7 +143,7 @@ class Channel {
       ares_timeout(channel_, &most, &until);
       wait = std::min(wait, milliseconds(until.tv_sec * 1000 + until.tv_usec / 1000 + 1));
     }
-    (void)poll(polled.data(), polled.size(), static_cast<int>(wait.count()));  // interrupted: the caller comes again
+    (void)poll(polled.data(), polled.size(), static_cast<int>(wait.count()));  // interrupted: the caller repeats it
     if (channel_ == nullptr) return;
     bool any = false;
     for (size_t i = 1; i < polled.size(); ++i) {
@@ -155,7 +155,7 @@ class Channel {
       ares_process_fd(channel_, readable ? each.fd : ARES_SOCKET_BAD, writable ? each.fd : ARES_SOCKET_BAD);
     }
     if (!any) ares_process_fd(channel_, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
-    // Name servers may have moved: with nothing under way, the next question reads resolv.conf anew.
+    // Name servers may have changed: when idle, the next query reads resolv.conf again.
     if (running_ == 0 && std::exchange(failed_, false)) Close();
   }
 
@@ -176,7 +176,7 @@ class Channel {
     ares_options options{};
     options.sock_state_cb = OnSocket;
     options.sock_state_cb_data = this;
-    options.timeout = 1000;  // milliseconds, of one try at one server; doubled with each further one
+    options.timeout = 1000;  // milliseconds, for one attempt at one server; doubled with each further one
     options.tries = 3;
     const int flags = ARES_OPT_SOCK_STATE_CB | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES;
     if (ares_init_options(&channel_, &options, flags) != ARES_SUCCESS) {
@@ -245,7 +245,7 @@ struct HostResolver::Impl {
 
   void Wake() {
     const uint64_t one = 1;
-    (void)!write(wake, &one, sizeof one);  // full: it is awake anyhow
+    (void)!write(wake, &one, sizeof one);  // full: awake anyway
   }
 
   void Run() {
@@ -267,16 +267,16 @@ struct HostResolver::Impl {
         absl::MutexLock lock(&call_mutex);
         if (on_change) on_change();
       }
-      // A full house waits for answers, not for those whose turn has come.
+      // With all lookups in use, wait for results, not for hosts that are due.
       if (channel.running() >= kLookupsMax) next = Now() + seconds(1);
       channel.Wait(wake, changed ? Now() : next);
       uint64_t count;
-      (void)!read(wake, &count, sizeof count);  // nothing there: an answer woke it
+      (void)!read(wake, &count, sizeof count);  // empty: a result woke it up
     }
   }
 
   const std::string servers;
-  absl::Mutex call_mutex;  // held while it is called, so that nobody is called after it was replaced
+  absl::Mutex call_mutex;  // held during the call, so that no replaced callback is called
   std::function<void()> on_change ABSL_GUARDED_BY(call_mutex);
   absl::Mutex mutex;
   HostTable table ABSL_GUARDED_BY(mutex);
@@ -289,7 +289,7 @@ HostResolver::HostResolver(Options options) : impl_(std::make_unique<Impl>(std::
   impl_->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (impl_->wake < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
   static const int initialized = ares_library_init(ARES_LIB_INIT_ALL);
-  (void)initialized;  // fails on no system that this runs on
+  (void)initialized;  // fails on no supported system
 }
 
 HostResolver::~HostResolver() {
