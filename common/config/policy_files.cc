@@ -33,7 +33,7 @@ constexpr size_t kHiddenNamesMax = 10'000;      // of one file that is no YAML
 
 const std::vector<ResourceKey> kHidesAll = {{"", ""}};
 
-// The text of a file or of standard input, at most one byte more than may be parsed, so that the parser refuses it.
+// The text of a file or of standard input, at most one byte more than the parser accepts, so that it rejects it.
 std::optional<std::string> ReadAll(std::istream& in) {
   const size_t most = YamlLimits().bytes_max + 1;
   std::string text;
@@ -46,7 +46,7 @@ std::optional<std::string> ReadAll(std::istream& in) {
   return text;
 }
 
-// Names that begin with a dot are left out: what Kubernetes mounts holds every file twice, once below "..data".
+// Skips names that start with a dot: Kubernetes mounts every file twice, once below "..data".
 void ListFolder(const std::filesystem::path& folder, int depth, std::vector<std::string>* files,
                 std::vector<PolicyProblem>* problems) {
   auto problem = [&](std::string message) {
@@ -64,7 +64,7 @@ void ListFolder(const std::filesystem::path& folder, int depth, std::vector<std:
   std::sort(entries.begin(), entries.end());
   for (const std::filesystem::path& entry : entries) {
     if (entry.filename().string().starts_with(".")) continue;
-    std::error_code ignored;  // what can't be examined is tried as a file, and said if that fails
+    std::error_code ignored;  // if it cannot be examined, it is tried as a file, which reports the error
     if (std::filesystem::is_directory(entry, ignored)) {
       ListFolder(entry, depth + 1, files, problems);
     } else if (entry.extension() == ".yaml" || entry.extension() == ".yml") {
@@ -180,7 +180,7 @@ std::vector<ResourceKey> NamedIn(std::string_view text) {
   return named;
 }
 
-// Where `field` of a document stands, or the nearest thing around it.
+// The position of `field` in a document, or of its nearest parent.
 YamlPosition PositionOf(const PolicyDocument& document, std::string field) {
   while (!field.empty()) {
     if (const auto it = document.sources.find(field); it != document.sources.end()) return it->second;
@@ -289,7 +289,7 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
     document.position = node.position;
     Message* body = MutableBodyOf(&document.resource, kind->scalar);
     if (body == nullptr) {
-      // "route" and "Routes" name it plainly enough to say what was meant, not to be taken for it.
+      // "route" and "Routes" are clear enough to suggest the kind, but not to accept it.
       absl::StatusOr<std::string> meant = CanonicalKind(kind->scalar);
       problem(kind->position, label, "kind",
               fmt::format("unknown kind {}; {}", QuoteForMessage(kind->scalar),
@@ -322,7 +322,7 @@ std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& path
                                             std::vector<PolicyProblem>* problems) {
   std::vector<std::string> files;
   for (const std::string& path : paths) {
-    std::error_code ignored;  // a path that isn't there fails when it is opened, with a better message
+    std::error_code ignored;  // a missing path fails when it is opened, with a better message
     if (path != "-" && std::filesystem::is_directory(path, ignored)) {
       ListFolder(path, 0, &files, problems);
     } else {
@@ -334,7 +334,7 @@ std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& path
     return {};
   }
   std::vector<PolicyDocument> documents;
-  std::map<ResourceKey, std::string> seen;  // where each resource stands
+  std::map<ResourceKey, std::string> seen;  // the position of each resource
   size_t bytes = 0;
   for (const std::string& file : files) {
     std::optional<std::string> text;

@@ -31,7 +31,7 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 
-constexpr size_t kFlowWidthMax = 96;  // a list of scalars up to this width is written in one line
+constexpr size_t kFlowWidthMax = 96;  // a list of scalars up to this width is written on one line
 constexpr int64_t kNanosPerSecond = 1'000'000'000;
 constexpr std::string_view kRedacted = "redacted";
 
@@ -50,7 +50,7 @@ std::string Join(std::string_view parent, std::string_view child) {
 
 std::string EnumWord(const EnumValueDescriptor* value) { return absl::AsciiStrToLower(value->name()); }
 
-// The values that may be written: zero means "absent" and has no word.
+// The values that may be written; zero means absent and has no word.
 std::vector<std::string> EnumWords(const EnumDescriptor* type) {
   std::vector<std::string> words;
   for (int i = 0; i < type->value_count(); ++i) {
@@ -72,14 +72,14 @@ double SecondsOf(const Duration& duration) {
   return static_cast<double>(duration.seconds()) + static_cast<double>(duration.nanos()) / 1e9;
 }
 
-// A bound of the rules, as an operator would write it.
+// A limit of the rules, as an operator would write it.
 std::string FormatBound(const FieldDescriptor* field, double bound) {
   if (IsDuration(field)) return FormatDuration(DurationOfSeconds(bound));
   if (RulesOf(field).size()) return FormatSize(static_cast<uint64_t>(bound));
   return FormatNumber(bound);
 }
 
-// "" where `value` is within the rules' range. The value is a number, a size in bytes, seconds or a list's length.
+// "" if `value` is within the rules' range. The value is a number, a size in bytes, seconds, or the length of a list.
 std::string RangeProblem(const FieldDescriptor* field, double value, std::string_view written) {
   const v1::FieldRules& rules = RulesOf(field);
   bool low = rules.has_min() && value < rules.min();
@@ -97,7 +97,7 @@ std::string RangeProblem(const FieldDescriptor* field, double value, std::string
   return fmt::format("expected {} {}, found {}", what, range, written);
 }
 
-// The numeric value of a scalar, for the range; nullopt: a type without one.
+// The numeric value of a scalar, for the range; nullopt for other types.
 std::optional<double> NumberOf(const Message& message, const FieldDescriptor* field) {
   const Reflection* reflection = message.GetReflection();
   switch (field->cpp_type()) {
@@ -128,7 +128,7 @@ bool IsSet(const Message& message, const FieldDescriptor* field) {
 
 // ---- Reading ----
 
-// One scalar of any type, before it is put into its field or list.
+// One scalar of any type, before it is stored in its field or list.
 struct Value {
   int64_t signed_number = 0;
   uint64_t unsigned_number = 0;
@@ -176,7 +176,7 @@ class Decoder {
       if (field == nullptr) {
         std::vector<std::string> names = skip;
         for (int i = 0; i < type->field_count(); ++i) names.push_back(type->field(i)->name());
-        // A key that is none of a message with a secret may be that secret, its colon or its name forgotten.
+        // An unknown key in a message with a secret may be that secret, with its colon or its name missing.
         const bool hidden = HasSecrets(type, false) && NearestName(entry.key, names).empty();
         Problem(entry.position, hidden ? path : Join(path, KeyInPath(entry.key)),
                 "unknown field; " + DidYouMean(entry.key, names));
@@ -212,7 +212,7 @@ class Decoder {
     return fmt::format("{}", fmt::join(names, ", "));
   }
 
-  // Whether the field was written and its own mistake is told already.
+  // Whether the field was written and its own error is reported already.
   bool Reported(const std::set<const FieldDescriptor*>& attempted, const FieldDescriptor* field,
                 const std::string& path) const {
     if (!attempted.contains(field)) return false;
@@ -231,7 +231,7 @@ class Decoder {
     } else if (field->is_repeated()) {
       DecodeList(node, path, message, field);
     } else if (IsSubmessage(field)) {
-      // "consul:" with nothing behind it, or with everything commented out, is as good as not written.
+      // "consul:" without a value, or with everything commented out, counts as absent.
       if (node.kind == YamlNode::Kind::kNull) return;
       DecodeMap(node, path, message->GetReflection()->MutableMessage(message, field), {});
     } else {
@@ -430,7 +430,7 @@ class Decoder {
         break;
       }
     }
-    if (field->is_repeated()) return true;  // the range is of the list's length
+    if (field->is_repeated()) return true;  // the range is for the list's length
     std::string problem = RangeProblem(field, number, DescribeForMessage(node, rules.secret()));
     if (problem.empty()) return true;
     Problem(node.position, path, problem);
@@ -574,8 +574,8 @@ std::string EncodeScalar(const Message& message, const FieldDescriptor* field, i
   const v1::FieldRules& rules = RulesOf(field);
   bool list = index >= 0;
   if (rules.secret()) {
-    // Policy's are hashes, and a fingerprint says whether they are the same; the bootstrap's may be short and guessed
-    // by it.
+    // Policy has only hashes, and a fingerprint shows whether they are equal; secrets of the bootstrap may be short,
+    // and a fingerprint would help to guess them.
     if (field->file() != v1::Resource::descriptor()->file()) return std::string(kRedacted);
     return YamlScalar(RedactedText(list ? r->GetRepeatedString(message, field, index) : r->GetString(message, field)));
   }
@@ -614,14 +614,14 @@ std::string EncodeScalar(const Message& message, const FieldDescriptor* field, i
   return "";
 }
 
-// The set fields, in the order of their numbers (which is not that of their declaration).
+// The set fields, in the order of their numbers (not of their declaration).
 std::vector<const FieldDescriptor*> SetFields(const Message& message) {
   std::vector<const FieldDescriptor*> fields;
   message.GetReflection()->ListFields(message, &fields);
   return fields;
 }
 
-// The entries of a map field by key, so that the same message is always the same text.
+// The entries of a map field by key, so that the same message always has the same text.
 std::vector<const Message*> SortedEntries(const Message& message, const FieldDescriptor* field) {
   const Reflection* reflection = message.GetReflection();
   std::vector<std::pair<std::string, const Message*>> keyed;
@@ -638,7 +638,7 @@ std::vector<const Message*> SortedEntries(const Message& message, const FieldDes
 
 void EncodeBlock(const Message& message, size_t indent, std::string* out);
 
-// A field's or entry's value, behind "key:".
+// The value of a field or entry, after "key:".
 void EncodeValueOf(const Message& message, const FieldDescriptor* field, size_t indent, std::string* out) {
   if (!IsSubmessage(field)) {
     *out += " " + EncodeScalar(message, field, -1) + "\n";
@@ -704,7 +704,7 @@ nlohmann::ordered_json EncodeJson(const Message& message);
 nlohmann::ordered_json EncodeJsonScalar(const Message& message, const FieldDescriptor* field, int index) {
   const Reflection* r = message.GetReflection();
   bool list = index >= 0;
-  bool text = RulesOf(field).secret() || RulesOf(field).size();  // written as YAML writes them
+  bool text = RulesOf(field).secret() || RulesOf(field).size();  // written as in YAML
   switch (text ? FieldDescriptor::CPPTYPE_ENUM : field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_STRING:
       return list ? r->GetRepeatedString(message, field, index) : r->GetString(message, field);

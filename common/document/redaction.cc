@@ -21,7 +21,7 @@ bool IsSecret(const FieldDescriptor* field) {
   return field->cpp_type() == FieldDescriptor::CPPTYPE_STRING && field->options().GetExtension(v1::rules).secret();
 }
 
-constexpr int kDepthMax = 16;  // of types in types
+constexpr int kDepthMax = 16;  // of nested types
 
 bool HasSecretsWithin(const google::protobuf::Descriptor* type, int depth) {
   for (int i = 0; i < type->field_count(); ++i) {
@@ -72,7 +72,7 @@ void Visit(Message* message, const std::string& path, const Visitor& visit) {
 
 }  // namespace
 
-// (Most kinds of policy have none, and are not walked.)
+// (Most kinds of policy have none and are not visited.)
 bool HasSecrets(const google::protobuf::Descriptor* type, bool below) {
   return HasSecretsWithin(type, below ? kDepthMax : 0);
 }
@@ -95,7 +95,7 @@ void RestoreSecrets(const v1::Resource* current, v1::Resource* resource, std::ve
   const ResourceKey key = KeyOf(*resource);
   Message* body = MutableBodyOf(resource, key.kind);
   if (body == nullptr || !HasSecrets(body->GetDescriptor())) return;
-  // Collected only where they are asked for; of a copy, since only a mutable message can be walked.
+  // Collected only when needed; from a copy, since only a mutable message can be visited.
   std::map<std::pair<const FieldDescriptor*, std::string>, std::string> known;
   bool collected = false;
   Visit(body, "",

@@ -16,13 +16,13 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-// The members of Resource's oneof, in the order of their numbers: the list of kinds is the schema's own.
+// The members of Resource's oneof, in the order of their numbers: the schema defines the list of kinds.
 const google::protobuf::OneofDescriptor* KindOneof() {
   static const auto* const kOneof = v1::Resource::descriptor()->FindOneofByName("kind");
   return kOneof;
 }
 
-// null: `resource` holds nothing.
+// null: `resource` is empty.
 const FieldDescriptor* HeldField(const v1::Resource& resource) {
   return resource.GetReflection()->GetOneofFieldDescriptor(resource, KindOneof());
 }
@@ -43,7 +43,7 @@ std::string Squeeze(std::string_view word) {
   return squeezed;
 }
 
-// The short names, beside the kind itself and its plural.
+// Short names, besides the kind itself and its plural.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kShortNames = {{
     {"svc", "Service"},
     {"rt", "Route"},
@@ -166,7 +166,7 @@ std::string CanonicalBytes(const v1::Resource& resource) {
   {
     google::protobuf::io::StringOutputStream sink(&bytes);
     google::protobuf::io::CodedOutputStream out(&sink);
-    out.SetSerializationDeterministic(true);  // maps by key
+    out.SetSerializationDeterministic(true);  // sorts maps by key
     resource.SerializeToCodedStream(&out);
   }
   return bytes;

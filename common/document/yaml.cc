@@ -52,13 +52,13 @@ YamlPosition PositionAt(std::string_view text, size_t offset) {
           static_cast<int>(offset - (line_start == std::string_view::npos ? 0 : line_start + 1)) + 1};
 }
 
-// Gives the parser its text in small pieces, and ends the input early where the parser reads on and on without an
-// event: yaml-cpp keeps every token of a collection in brackets until it knows that it is no key.
+// Passes text to the parser in small pieces, and ends the input early if the parser reads on without an event: yaml-cpp
+// keeps every token of a collection in brackets until it knows that it is not a key.
 class PacedInput : public std::streambuf {
  public:
   PacedInput(std::string_view text, size_t stretch_bytes_max) : text_(text), stretch_bytes_max_(stretch_bytes_max) {}
 
-  // An event has come. Throws Refusal where the input had been ended early, since then the event is about a torso.
+  // An event arrived. Throws Refusal if the input was ended early, since the event is then incomplete.
   void Progress(const YAML::Mark& mark) {
     CheckStretch(PositionOf(mark));
     progress_ = given_;
@@ -95,8 +95,8 @@ class PacedInput : public std::streambuf {
   bool ended_early_ = false;
 };
 
-// Makes trees of events. Copies a node where it has an anchor and again where an alias names it; both are counted
-// before they are made.
+// Builds trees from events. Copies a node if it has an anchor, and again for each alias; both are counted before they
+// are made.
 class TreeBuilder : public YAML::EventHandler {
  public:
   TreeBuilder(std::string_view text, const YamlLimits& limits, PacedInput* input, std::vector<YamlProblem>* problems)
@@ -106,7 +106,7 @@ class TreeBuilder : public YAML::EventHandler {
 
   void OnDocumentStart(const YAML::Mark& mark) override {
     input_->Progress(mark);
-    // yaml-cpp reads what is left over behind a document as another one.
+    // yaml-cpp reads the rest after a document as another document.
     if (!documents_.empty() && !text_.substr(std::min<size_t>(mark.pos, text_.size())).starts_with("---")) {
       throw Refusal{PositionOf(mark), "expected the end of the document, or '---' before another one"};
     }
@@ -190,14 +190,14 @@ class TreeBuilder : public YAML::EventHandler {
   }
 
  private:
-  // A node and what a copy of it costs.
+  // A node and the cost of a copy of it.
   struct Part {
     YamlNode node;
     size_t nodes = 1;
     size_t bytes = 0;
     size_t height = 0;  // levels of collections
   };
-  // A collection that is not closed yet.
+  // A collection that is still open.
   struct Frame {
     Part part;
     YAML::anchor_t anchor = YAML::NullAnchor;
@@ -220,7 +220,7 @@ class TreeBuilder : public YAML::EventHandler {
 
   void CheckTag(const YAML::Mark& mark, const std::string& tag) {
     if (tag.empty() || tag == "?" || tag == "!") return;
-    // (Not repeated: it may be a password that begins with '!'.)
+    // (Not repeated: it may be a password that starts with '!'.)
     YamlProblem& problem = problems_->emplace_back();
     problem.position = PositionOf(mark);
     problem.message = "tags are not supported; remove it, or quote a text that starts with '!'";
@@ -279,7 +279,7 @@ class TreeBuilder : public YAML::EventHandler {
     Finish(std::move(frame.part), frame.anchor);
   }
 
-  // Puts a finished node where it belongs.
+  // Puts a finished node into its parent.
   void Finish(Part part, YAML::anchor_t anchor) {
     if (anchor != YAML::NullAnchor) {
       ChargeCopy(part, part.node.position);
@@ -307,7 +307,7 @@ class TreeBuilder : public YAML::EventHandler {
     parent.has_key = parent.drop = parent.merging = false;
   }
 
-  // Adds what `<<` names: a map, or a list of maps of which the first that has a key gives it. A map's own keys win.
+  // Adds the value of `<<`: a map, or a list of maps, of which the first with a key wins; a map's own keys win.
   void Merge(Frame* frame) {
     for (YamlNode& merge : frame->merges) {
       std::vector<YamlNode> sources;
@@ -344,8 +344,8 @@ class TreeBuilder : public YAML::EventHandler {
   size_t alias_bytes_ = 0;
 };
 
-// What a plain scalar may hold and still be the same string in every YAML: no indicators, nothing that begins like a
-// number, a date or a special value.
+// Whether a plain scalar is the same string in every YAML version: no indicators, and no start like a number, a date or
+// a special value.
 bool IsPlain(std::string_view value) {
   if (value.empty()) return false;
   auto inner = [](char c) {

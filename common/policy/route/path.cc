@@ -12,7 +12,7 @@ namespace {
 
 enum class ByteClass : uint8_t { kForbidden, kPlain, kSlash, kPercent };
 
-// What a byte of a path may be: RFC 3986's pchar, '/', and '[' and ']', which clients send bare and nobody misreads.
+// The bytes allowed in a path: pchar of RFC 3986, '/', and '[' and ']', which clients send unescaped.
 constexpr std::array<ByteClass, 256> MakeByteClasses() {
   std::array<ByteClass, 256> classes{};
   for (int c = 0x21; c < 0x7f; ++c) classes[c] = ByteClass::kPlain;
@@ -42,7 +42,7 @@ bool IsUnreserved(unsigned char c) {
          c == '_' || c == '~';
 }
 
-// Whether `piece`, with its parameters cut off, is "." or "..". `has_parameters`: whether there were any.
+// Whether `piece` without its parameters is "." or "..". `has_parameters`: whether there were any.
 bool IsDots(std::string_view piece, bool* has_parameters) {
   size_t dots = 0;
   while (dots < piece.size() && piece[dots] == '.') ++dots;
@@ -146,7 +146,7 @@ PathError NormalizePath(std::string_view path, bool reject_encoded_slashes, std:
     ends_in_slash = true;
     if (!is_parent) continue;
     if (slash == base) return PathError::kAboveRoot;
-    out->resize(out->rfind('/'));  // of the segment before, which begins at `base` or after it
+    out->resize(out->rfind('/'));  // the start of the previous segment, at or after `base`
   }
   if (ends_in_slash) out->push_back('/');
   return PathError::kNone;

@@ -20,14 +20,14 @@ int HexValue(char c) {
   return -1;
 }
 
-// What every text that `regex` matches begins with, as far as can be seen.
+// A prefix of every text that `regex` matches, as far as it is known.
 std::string RegexPrefix(const RE2& regex) {
   std::string min;
   std::string max;
   if (!regex.PossibleMatchRange(&min, &max, kRegexPrefixBytesMax)) return {};
   size_t size = 0;
   while (size < min.size() && size < max.size() && min[size] == max[size]) ++size;
-  // What begins with "/a/" ends in front of "/a0", and this is how RE2 says so.
+  // Texts that start with "/a/" sort before "/a0"; this is how RE2 reports it.
   if (size < min.size() && size + 1 == max.size() &&
       static_cast<unsigned char>(min[size]) + 1 == static_cast<unsigned char>(max[size]) && !MatchesWhole(regex, max)) {
     ++size;
@@ -45,7 +45,7 @@ bool MatchesNoPath(const RE2& regex, std::string_view prefix) {
     if ((before_paths || after_paths) && !MatchesWhole(regex, "*")) return true;
   }
   if (!prefix.starts_with('/')) return false;
-  // Normal form is one of each segment: whole ones tell.
+  // Normal form applies to each segment, so check the whole ones.
   const std::string_view segments = prefix.substr(0, prefix.rfind('/') + 1);
   std::string normal;
   return NormalizePath(segments, /*reject_encoded_slashes=*/false, &normal) != PathError::kNone || normal != segments;
@@ -264,7 +264,7 @@ bool RouteConditions::MatchEverything() const {
 
 std::string RouteConditions::Contradiction() const {
   if (path != nullptr && MatchesNoPath(*path, path_prefix)) return "its regex matches no path in normal form";
-  // Several lines of a field may each have another value; of a parameter of the query the first one counts.
+  // Several headers of one name may have different values; of a query parameter only the first counts.
   auto find = [](const std::vector<Value>& values, auto excludes) -> const Value* {
     for (auto a = values.begin(); a != values.end(); ++a) {
       if (std::any_of(values.begin(), a, [&](const Value& b) { return excludes(*a, b); })) return &*a;

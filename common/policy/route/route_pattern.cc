@@ -59,7 +59,7 @@ std::vector<std::string_view> SplitSegments(std::string_view path) {
 }
 
 std::unique_ptr<const RE2> CompileRegex(const std::string& pattern) {
-  RE2::Options options(RE2::Latin1);  // bytes: a field's value is no text of a known encoding
+  RE2::Options options(RE2::Latin1);  // bytes: header values have no known encoding
   options.set_log_errors(false);
   options.set_max_mem(kRegexMemoryBytesMax);
   return std::make_unique<const RE2>(pattern, options);
@@ -109,7 +109,7 @@ absl::StatusOr<std::vector<TemplateSegment>> ParseTemplate(std::string_view text
   }
   if (absl::Status status = CheckPathSize(text); !status.ok()) return status;
   std::vector<TemplateSegment> segments;
-  std::string literal_path;  // with variables as "x": what must be in normal form
+  std::string literal_path;  // with variables as "x": must be in normal form
   size_t variables = 0;
   const std::vector<std::string_view> parts = SplitSegments(text);
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -248,7 +248,7 @@ absl::Status CheckRegex(const std::string& pattern) {
   return absl::OkStatus();
 }
 
-// Each of `texts` by itself, and that none comes twice.
+// Each of `texts` by itself, and that none is repeated.
 void CheckEach(const google::protobuf::RepeatedPtrField<std::string>& texts, std::string_view field,
                absl::FunctionRef<absl::Status(std::string_view)> check, ReportField report) {
   for (auto text = texts.begin(); text != texts.end(); ++text) {

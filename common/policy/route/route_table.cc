@@ -25,14 +25,14 @@ constexpr size_t kIndexedNamesMax = 8;  // of headers and of the query, in one i
 
 }  // namespace
 
-// Finds the candidates of a large leaf that a request may match. Each stands under one thing that it asks for: an exact
-// value of a header or of the query, or what its regex begins with; of several, under the one that fewest others ask
-// for.
+// Finds the candidates of a large leaf that a request may match. Each is listed under one of its conditions: an exact
+// value of a header or of the query, or the prefix of its regex; with several, under the one that the fewest others
+// have.
 class RouteTable::LeafIndex {
  public:
   using Positions = std::vector<uint32_t>;  // ascending
 
-  // The positions begin at `begin`.
+  // The positions start at `begin`.
   LeafIndex(std::span<const Candidate> candidates, uint32_t begin);
 
   // Calls `visit` with lists of positions; all candidates that may match are in one of them.
@@ -45,7 +45,7 @@ class RouteTable::LeafIndex {
         FindByHeader(name, in, visit);
       }
     }
-    // The last one in order that the path may begin with; then those that it begins with itself.
+    // The last one in order that may be a prefix of the path; then its own prefixes.
     auto after = std::upper_bound(prefixes_.begin(), prefixes_.end(), in.path,
                                   [](std::string_view path, const Prefix& prefix) { return path < prefix.text; });
     for (auto i = static_cast<size_t>(after - prefixes_.begin()); i != 0; i = prefixes_[i - 1].shorter) {
@@ -62,10 +62,10 @@ class RouteTable::LeafIndex {
   };
   struct Prefix {
     std::string_view text;
-    size_t shorter;  // 1 + the position of the longest other one that it begins with; 0: none
+    size_t shorter;  // 1 + the position of the longest other prefix of it; 0: none
     Positions positions;
   };
-  // What a candidate may stand under; views into its conditions.
+  // A condition that a candidate may be listed under; views into its conditions.
   struct Handle {
     enum class Kind : uint8_t { kHeader, kQuery, kPath };
     Kind kind;
@@ -80,7 +80,7 @@ class RouteTable::LeafIndex {
     for (auto field = in.fields.begin(); field != in.fields.end(); ++field) {
       if (!SameFieldName(field->name, name.name)) continue;
       auto it = name.by_value.find(AbslView(field->value));
-      // A line that comes again would only cost again.
+      // A repeated header would only repeat the work.
       if (it == name.by_value.end() || std::any_of(in.fields.begin(), field, [&](const FieldView& earlier) {
             return earlier.value == field->value && SameFieldName(earlier.name, name.name);
           })) {
@@ -174,7 +174,7 @@ RouteTable::LeafIndex::LeafIndex(std::span<const Candidate> candidates, uint32_t
   }
 }
 
-// One match of one request: the walk's state. On the stack of Match.
+// One match of one request: the state of the walk. On the stack of Match.
 class RouteTable::Walk {
  public:
   Walk(const RouteTable& table, const MatchInput& in, RouteMatch* out) : table_(table), in_(in), out_(out) {}
@@ -199,7 +199,7 @@ class RouteTable::Walk {
         if (it != table_.exact_hosts_.end()) VisitHost(table_.hosts_[it->second]);
       }
       if (!table_.wildcard_hosts_.empty()) {
-        // From the second label on: the star stands for one label at least. No longer than the longest pattern.
+        // From the second label on, since the star stands for at least one label. No longer than the longest pattern.
         for (size_t dot = in_.host.find('.', 1); dot != std::string_view::npos; dot = in_.host.find('.', dot + 1)) {
           const std::string_view suffix = in_.host.substr(dot);
           if (suffix.size() > table_.wildcard_bytes_max_) continue;
@@ -218,8 +218,8 @@ class RouteTable::Walk {
     VisitLeaf(host.any_path, 0, 0, 0);
   }
 
-  // `position`: of the slash in front of the next segment, or the path's end. `literals_end`: of the segments before
-  // the first variable. The depth is bounded by kPathPatternSegmentsMax.
+  // `position`: of the slash before the next segment, or the end of the path. `literals_end`: the end of the segments
+  // before the first variable. The depth is limited by kPathPatternSegmentsMax.
   void VisitNode(uint32_t index, size_t position, size_t literals_end, size_t variables) {
     const Node& node = table_.nodes_[index];
     if (IsBeaten(node.priority_max)) return;
@@ -249,7 +249,7 @@ class RouteTable::Walk {
     return it == table_.edges_.end() ? 0 : it->second;
   }
 
-  // Apart, so that the walk's frames have no room for the buffer.
+  // A separate function, so that the walk's frames need no room for the buffer.
   __attribute__((noinline)) uint32_t FindEscapedLiteral(uint32_t node, std::string_view segment) const {
     char buffer[kPathPatternBytesMax];
     const std::optional<std::string_view> comparable = ComparableSegment(segment, buffer);
@@ -273,7 +273,7 @@ class RouteTable::Walk {
     Take(table_.candidates_[taken], position, literals_end, variables);
   }
 
-  // The first candidate that takes the request; the leaf's end: none. Apart, so that the walk's frames stay small.
+  // The first matching candidate, or the leaf's end. A separate function, to keep the walk's frames small.
   __attribute__((noinline)) uint32_t FindInLargeLeaf(Leaf leaf) {
     uint32_t taken = leaf.end;
     table_.leaf_indices_.at(leaf.begin)->FindFor(in_, [&](const LeafIndex::Positions& positions) {
@@ -304,7 +304,7 @@ class RouteTable::Walk {
   }
 
   void NoteMethods(const RouteConditions& conditions) {
-    // Once is enough to know that a second walk shall collect them all.
+    // One is enough to know that a second walk must collect them all.
     if (out_->route != nullptr || (method_failed_ && !collecting_) || !conditions.HoldFor(in_)) return;
     method_failed_ = true;
     if (!collecting_) return;
@@ -340,7 +340,7 @@ class RouteTable::Walk {
   const MatchInput& in_;
   RouteMatch* out_;
   int32_t best_priority_ = kLowestPriority;
-  bool method_failed_ = false;  // some route failed by its methods alone
+  bool method_failed_ = false;  // some route failed only by its methods
   bool collecting_ = false;
   std::string_view variables_[kTemplateVariablesMax];
 };
@@ -398,7 +398,7 @@ void RouteTable::Builder::Add(const Entry& entry) {
       candidate.path_kind = PathKind::kPrefix;
       at_rest = true;
       add_literals(match.path().prefix());
-      if (segments.back().text.empty()) segments.pop_back();  // of a trailing slash
+      if (segments.back().text.empty()) segments.pop_back();  // after a trailing slash
       break;
     case v1::PathMatch::kTemplate:
       candidate.path_kind = PathKind::kTemplate;

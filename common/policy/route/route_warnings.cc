@@ -1,4 +1,4 @@
-// The routes that can never match, and those that cannot be told apart.
+// Finds routes that can never match, and routes that cannot be distinguished.
 #include <algorithm>
 #include <optional>
 #include <set>
@@ -48,19 +48,19 @@ const RouteTable::Builder::Candidates& RouteTable::Builder::HomeOf(const Place& 
   return place.at_rest ? build_nodes_[place.node].rest : build_nodes_[place.node].end;
 }
 
-// Finds the routes that go before the one at `place` and together take every request that it would: one by itself, or
-// several for one method each.
+// Finds the routes that take precedence over the one at `place` and together match every request that it would: one by
+// itself, or several for one method each.
 class RouteTable::Builder::CoverSearch {
  public:
   CoverSearch(const Builder& builder, const Place& place)
       : builder_(builder), place_(place), own_(place.candidate), conditions_(ConditionsOf(own_)) {
     if (own_.path_kind == PathKind::kRegex) {
-      // The whole segments that all its paths begin with.
+      // The whole segments that all its paths start with.
       const std::string& prefix = conditions_.path_prefix;
       for (std::string_view segment : SplitSegments(std::string_view(prefix).substr(0, prefix.rfind('/') + 1))) {
         segments_.emplace_back(Comparable(segment));
       }
-      if (!segments_.empty()) segments_.pop_back();  // behind the last slash
+      if (!segments_.empty()) segments_.pop_back();  // after the last slash
       in_tree_ = !MatchesWhole(*conditions_.path, "*");
     } else {
       in_tree_ = own_.path_kind != PathKind::kAny;
@@ -75,7 +75,7 @@ class RouteTable::Builder::CoverSearch {
     FindLiteralPath();
   }
 
-  // Empty: nothing that can be seen.
+  // Empty if none is known.
   Routes Run() {
     if (Try(builder_.HomeOf(place_), own_.priority) || TryHost(place_.host)) return routes_;
     if (place_.host == 0) return {};
@@ -89,8 +89,8 @@ class RouteTable::Builder::CoverSearch {
   }
 
  private:
-  // The one path that an exact path or a template without variables matches; none where other spellings of it (see the
-  // head of the header) are matched too.
+  // The one path that an exact path or a template without variables matches; empty if other spellings of it (see
+  // route_table.h) match too.
   void FindLiteralPath() {
     if (!in_end_) return;
     std::string path;
@@ -103,7 +103,7 @@ class RouteTable::Builder::CoverSearch {
 
   bool TryHost(uint32_t index) {
     const BuildHost& host = builder_.build_hosts_[index];
-    // Within one host, every pattern goes before a regex, and a regex before no path.
+    // Within one host, every pattern comes before a regex, and a regex before no path.
     const bool own_host = index == place_.host;
     const int64_t higher = int64_t{own_.priority} + 1;
     auto priority_min = [&](PathKind kind) { return own_host && own_.path_kind == kind ? own_.priority : higher; };
@@ -111,7 +111,7 @@ class RouteTable::Builder::CoverSearch {
            Try(host.regexes, priority_min(PathKind::kAny)) || Try(host.any_path, higher);
   }
 
-  // The patterns at and below `node` that take every path whose first `depth` segments led there.
+  // The patterns at and below `node` that match every path whose first `depth` segments led there.
   bool TryNode(uint32_t node, size_t depth, int64_t priority_min) {
     const Node& flat = builder_.table_.nodes_[node];
     if (flat.priority_max < priority_min || nodes_tried_ == kCoverNodesMax) return false;
@@ -128,7 +128,7 @@ class RouteTable::Builder::CoverSearch {
     return flat.variable_child != 0 && never_empty && TryNode(flat.variable_child, depth + 1, priority_min);
   }
 
-  // Those whose priority is at least `priority_min`; of the route's own place, those that go before it.
+  // Those with a priority of at least `priority_min`; at the route's own place, those before it.
   bool Try(const Candidates& candidates, int64_t priority_min) {
     size_t checks = 0;
     for (const Candidate& c : candidates) {
@@ -168,9 +168,9 @@ class RouteTable::Builder::CoverSearch {
   const Place& place_;
   const Candidate& own_;
   const RouteConditions& conditions_;
-  std::vector<std::optional<std::string>> segments_;  // nothing: a variable
-  bool in_tree_ = false;                              // all paths that it matches begin with a slash
-  bool in_end_ = false;                               // and end where its segments do
+  std::vector<std::optional<std::string>> segments_;  // empty: a variable
+  bool in_tree_ = false;                              // all paths that it matches start with a slash
+  bool in_end_ = false;                               // and end with its segments
   std::optional<std::string> literal_path_;
   std::vector<std::string> methods_left_ = conditions_.methods;
   Routes routes_;
@@ -178,7 +178,7 @@ class RouteTable::Builder::CoverSearch {
 };
 
 void RouteTable::Builder::Warn(std::vector<std::string>* warnings) const {
-  // Of routes that cannot be told apart at one place, the one that serves.
+  // Of routes at one place that cannot be distinguished, the one that serves.
   using PlaceKey = std::tuple<uint32_t, uint32_t, PathKind, bool, int32_t, std::string>;
   absl::flat_hash_map<PlaceKey, const RoutePolicy*> firsts;
   auto first_at = [&firsts](const Place& place) -> const RoutePolicy*& {
@@ -204,7 +204,7 @@ void RouteTable::Builder::Warn(std::vector<std::string>* warnings) const {
   std::vector<Lost> all_lost;
   absl::flat_hash_map<const RoutePolicy*, size_t> lost_indices;
   for (auto place = places_.begin(); place != places_.end();) {
-    // A route's places stand together; it is lost only if it is lost at each of its hosts.
+    // A route's places are adjacent; it never matches only if that holds at each of its hosts.
     const RoutePolicy* route = place->candidate.route;
     const auto end = place + static_cast<ptrdiff_t>(host_counts[route]);
     if (const std::string why = ConditionsOf(place->candidate).Contradiction(); !why.empty()) {
@@ -229,7 +229,7 @@ void RouteTable::Builder::Warn(std::vector<std::string>* warnings) const {
   }
 
   for (const Lost& lost : all_lost) {
-    // What is lost itself takes nothing: its own cover does.
+    // A route that never matches covers nothing: the routes that cover it do.
     std::set<std::string_view> takers;
     std::set<const RoutePolicy*> seen;
     for (Routes open = lost.cover; !open.empty();) {

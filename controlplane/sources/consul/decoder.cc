@@ -19,7 +19,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Size, nesting and number of values, by one look at the text: the parsed form takes many times the text's memory.
+// Size, nesting and number of values, by one scan of the text: the parsed form takes many times its memory.
 absl::Status CheckShape(std::string_view text) {
   if (text.size() > kAnswerBytesMax) return absl::ResourceExhaustedError("the response is longer than 64 MiB");
   size_t depth = 0, values = 0;
@@ -65,7 +65,7 @@ absl::StatusOr<Json> Parse(std::string_view text) {
   return json;
 }
 
-// The member, or null where it is absent, null, or `object` is no object. Consul writes empty lists and maps as null.
+// The member; null if it is absent or null, or `object` is not an object. Consul writes empty lists and maps as null.
 const Json* Member(const Json& object, const char* name) {
   if (!object.is_object()) return nullptr;
   const auto found = object.find(name);
@@ -74,14 +74,14 @@ const Json* Member(const Json& object, const char* name) {
 
 const std::string kEmpty;
 
-// A member that is a string or absent; false where it is something else.
+// A member that is a string or absent; otherwise false.
 bool ReadString(const Json& object, const char* name, const std::string** out) {
   const Json* member = Member(object, name);
   *out = member == nullptr ? &kEmpty : member->get_ptr<const std::string*>();
   return *out != nullptr;
 }
 
-// Any number as an integer in [low, high]; `otherwise` where it is absent or no integer.
+// Any number as an integer in [low, high]; `otherwise` if it is absent or not an integer.
 int64_t ReadInteger(const Json& object, const char* name, int64_t low, int64_t high, int64_t otherwise) {
   const Json* member = Member(object, name);
   if (member == nullptr || !member->is_number_integer()) return otherwise;
@@ -92,7 +92,7 @@ int64_t ReadInteger(const Json& object, const char* name, int64_t low, int64_t h
   return std::clamp(member->get<int64_t>(), low, high);
 }
 
-// A string inside a map that should hold strings; "" where it is absent or something else.
+// A string inside a map of strings; "" if it is absent or something else.
 std::string StringAt(const Json& object, const char* map, const char* name) {
   const Json* outer = Member(object, map);
   const Json* inner = outer == nullptr ? nullptr : Member(*outer, name);
@@ -129,7 +129,7 @@ bool IsHostName(std::string_view name) {
   }
 }
 
-int Rank(v1::Instance::Health health) { return static_cast<int>(health); }  // the enum is in rising order
+int Rank(v1::Instance::Health health) { return static_cast<int>(health); }  // the enum is in ascending order
 
 v1::Instance::Health HealthOf(std::string_view check_id, std::string_view status) {
   if (status == "passing") return v1::Instance::PASSING;
@@ -137,7 +137,7 @@ v1::Instance::Health HealthOf(std::string_view check_id, std::string_view status
     return v1::Instance::MAINTENANCE;
   }
   if (status == "warning") return v1::Instance::WARNING;
-  return v1::Instance::CRITICAL;  // also a status that we don't know: no traffic on a guess
+  return v1::Instance::CRITICAL;  // also for an unknown status: no traffic on a guess
 }
 
 absl::Status WrongEntry(size_t index, const char* what) {

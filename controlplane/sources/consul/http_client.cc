@@ -60,7 +60,7 @@ struct ConsulHttp::Impl {
     buffer.clear();
   }
 
-  // Resolves `address`. A name server that hangs can't be interrupted, only left behind, so that the deadline holds.
+  // Resolves `address`. A hanging name server cannot be interrupted, only abandoned, to keep the deadline.
   asio::awaitable<absl::StatusOr<Endpoints>> Resolve(Clock::time_point deadline) {
     const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
     if (!parsed.ok()) co_return parsed.status();
@@ -106,7 +106,7 @@ struct ConsulHttp::Impl {
       Drop();
       co_return Failure("connecting", ec);
     }
-    error_code ignored;  // a socket that is gone already says so at the first write
+    error_code ignored;  // if the socket has failed already, the first write reports it
     stream->socket().set_option(asio::ip::tcp::no_delay(true), ignored);
     co_return absl::OkStatus();
   }
@@ -136,7 +136,7 @@ struct ConsulHttp::Impl {
       if (ec || closed) {
         const bool answered = parser.got_some();
         Drop();
-        // Consul closes connections that were unused for a while; that says nothing about Consul.
+        // Consul closes idle connections; that is not a failure of Consul.
         if (kept && !answered && !closed && ec != beast::error::timeout) continue;
         co_return Failure("reading", ec);
       }
@@ -148,7 +148,7 @@ struct ConsulHttp::Impl {
       const auto leader = response["X-Consul-KnownLeader"];
       answer.known_leader = !absl::EqualsIgnoreCase(absl::string_view(leader.data(), leader.size()), "false");
       answer.body = std::move(response.body());
-      // Bytes that nobody asked for would be read as the next answer.
+      // Unsolicited bytes would be read as the next response.
       if (!response.keep_alive() || buffer.size() > 0) Drop();
       co_return answer;
     }

@@ -37,7 +37,7 @@ constexpr milliseconds kProbeTimeoutMax{2000};
 constexpr const char* kDeregisterAfter = "10m";
 constexpr size_t kInstancesRegisteredMax = 10'000;
 constexpr size_t kRegistrationsAtOnce = 16;  // connections to the agent and probes
-// What Consul allows of a service's meta.
+// Consul's limits for the meta of a service.
 constexpr size_t kMetaMax = 64;
 constexpr size_t kMetaKeyBytesMax = 128;
 constexpr size_t kMetaValueBytesMax = 512;
@@ -61,12 +61,12 @@ std::string Fingerprint(std::string_view text) {
   return absl::StrFormat("%016x", hash);
 }
 
-// What one instance shall look like in Consul.
+// The wanted state of one instance in Consul.
 struct Wanted {
   RegisteredInstance instance;
   std::string id;
   Json body;           // of /v1/agent/service/register, without the check's first status
-  AgentService shape;  // what /v1/agent/services then says
+  AgentService shape;  // what /v1/agent/services then returns
 };
 
 Wanted MakeWanted(const RegistrationOptions& options, const RegisteredInstance& instance) {
@@ -97,7 +97,7 @@ Wanted MakeWanted(const RegistrationOptions& options, const RegisteredInstance& 
         {"Timeout", absl::StrCat(options.check_timeout.count(), "ms")},
         {"DeregisterCriticalServiceAfter", kDeregisterAfter}}},
   };
-  // The list of services doesn't show their checks; through this, one with another check is seen to differ.
+  // The list of services has no checks; this makes a different check visible.
   meta[kFingerprint] = Fingerprint(wanted.body.dump(-1, ' ', false, Json::error_handler_t::replace));
   wanted.body["Meta"] = meta;
   wanted.shape = {options.service_name, instance.host, instance.port, std::move(tags), std::move(meta)};
@@ -113,8 +113,8 @@ bool Matches(const AgentService& shape, const AgentService& registered) {
 
 struct ConsulRegistration::Impl {
   struct Entry {
-    std::optional<Wanted> wanted;  // nothing: to be taken out
-    bool announced = true;         // Register was called since the last time that it was registered
+    std::optional<Wanted> wanted;  // empty: to be deregistered
+    bool announced = true;         // Register was called since the last registration
     uint64_t generation = 0;       // of the last call about it
   };
 
@@ -125,13 +125,13 @@ struct ConsulRegistration::Impl {
   std::map<std::string, Entry> entries ABSL_GUARDED_BY(mutex);  // by ID
   uint64_t generations ABSL_GUARDED_BY(mutex) = 0;
 
-  // The rest belongs to the thread.
+  // Everything below belongs to the thread.
   asio::io_context io{1};
   asio::steady_timer wake{io};
   bool woken = false;
   bool stopping = false;
   ConsulHttp agent{io, options.address, options.token};
-  std::vector<std::shared_ptr<ConsulHttp>> busy;  // connections of the pass under way
+  std::vector<std::shared_ptr<ConsulHttp>> busy;  // connections of the current pass
   std::string last_error;
   uint64_t jitter_state = 0x9e3779b97f4a7c15;
   std::thread thread;
@@ -143,7 +143,7 @@ struct ConsulRegistration::Impl {
     });
   }
 
-  double Unit() {  // xorshift: spread is all that is asked of it
+  double Unit() {  // xorshift: only needs to spread
     jitter_state ^= jitter_state << 13;
     jitter_state ^= jitter_state >> 7;
     jitter_state ^= jitter_state << 17;
@@ -174,7 +174,7 @@ struct ConsulRegistration::Impl {
       } else {
         pause = retry.Next(Unit());
       }
-      // A call that came during the pass is served at once, unless Consul is failing.
+      // Handle a call during the pass at once, unless Consul is failing.
       if (woken && status.ok()) continue;
       wake.expires_after(pause);
       error_code ignored;  // cancelled: woken
@@ -182,7 +182,7 @@ struct ConsulRegistration::Impl {
     }
   }
 
-  // One comparison of what is wanted with what is there, and what follows. The first failure.
+  // Compares the wanted with the actual state and acts on it. Returns the first failure.
   asio::awaitable<absl::Status> Pass() {
     {
       absl::MutexLock lock(&mutex);
@@ -217,7 +217,7 @@ struct ConsulRegistration::Impl {
     }
     if (due.empty()) co_return absl::OkStatus();
 
-    // A few at a time: a data plane that hangs must not hold up the others.
+    // A few at a time: a hanging data plane must not delay the others.
     absl::Status first_failure;
     size_t next = 0, running = std::min(kRegistrationsAtOnce, due.size());
     asio::steady_timer all_done(io, asio::steady_timer::time_point::max());
@@ -247,8 +247,8 @@ struct ConsulRegistration::Impl {
     if (entry.wanted.has_value()) {
       Json json = entry.wanted->body;
       // A data plane that has just said hello serves: it is up at once, not after the first check. One that Consul
-      // forgot may be dead since long (that is how Consul forgets), and would come back as passing for an interval
-      // every time: so one request of our own decides.
+      // forgot may have been dead for long (that is how Consul forgets), and would come back as passing for an interval
+      // each time; so one request of our own decides.
       bool passing = entry.announced;
       if (!passing) passing = co_await Probe(entry.wanted->instance);
       json["Check"]["Status"] = passing ? "passing" : "critical";
@@ -259,7 +259,7 @@ struct ConsulRegistration::Impl {
     }
     const absl::StatusOr<ConsulAnswer> answer = co_await http.Put(target, body, kRequestTimeout);
     if (!answer.ok()) co_return answer.status();
-    // Newer versions answer 404 to the deregistration of what is not there.
+    // Newer versions respond 404 to the deregistration of an unknown service.
     const bool gone = !entry.wanted.has_value() && answer->status == 404;
     if (answer->status != 200 && !gone)
       co_return absl::UnavailableError(absl::StrCat(id, ": ", DescribeAnswer(*answer)));
@@ -318,7 +318,7 @@ void ConsulRegistration::Register(const RegisteredInstance& instance) {
 }
 
 void ConsulRegistration::Deregister(const std::string& name) {
-  // Also one that this process never saw: it may have been registered before a restart.
+  // Even if this process never saw it: it may have been registered before a restart.
   const std::string id = absl::StrCat(impl_->options.service_name, "-", name);
   {
     absl::MutexLock lock(&impl_->mutex);
