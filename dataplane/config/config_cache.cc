@@ -90,7 +90,7 @@ absl::Status ReplaceFile(const std::string& directory, const std::string& path, 
     if (status.ok()) status = WriteAll(file.get(), payload, beside);
     if (status.ok() && fsync(file.get()) != 0) status = ErrnoStatus("sync", beside);
     if (!status.ok()) {
-      (void)unlink(beside.c_str());  // half a file is of no use, and the disk may be full
+      (void)unlink(beside.c_str());  // half a file is useless, and the disk may be full
       return status;
     }
   }
@@ -100,7 +100,7 @@ absl::Status ReplaceFile(const std::string& directory, const std::string& path, 
   return absl::OkStatus();
 }
 
-// The payload; NotFound where there is no file.
+// The payload; NotFound if there is no file.
 absl::StatusOr<std::string> ReadPayload(const std::string& path) {
   const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) {
@@ -170,7 +170,7 @@ struct ConfigCache::Impl {
         mutex.Await(absl::Condition(&awake));
         policy = std::exchange(waiting.policy, std::nullopt);
         endpoints = std::exchange(waiting.endpoints, std::nullopt);
-        if (!policy && !endpoints) return;  // closing, and nothing left
+        if (!policy && !endpoints) return;  // closing, and nothing is pending
       }
       if (policy) Write(kPolicyFile, *policy);
       if (endpoints) Write(kEndpointsFile, *endpoints);

@@ -24,17 +24,17 @@
 namespace gateway::dataplane {
 namespace {
 
-// What api_requests_total calls a route that matches any path.
+// The path label in api_requests_total of a route that matches any path.
 constexpr std::string_view kAnyPath = "*";
 
 std::string_view LabelOf(const RoutePolicy& route) {
   return route.pattern.empty() ? kAnyPath : std::string_view(route.pattern);
 }
 
-// Of a service of Consul that a consul_service route leads to; no Service has a ':' in its name.
+// For a service in Consul that a consul_service route leads to; the name of a Service has no ':'.
 constexpr std::string_view kConsulPrefix = "consul:";
 
-// An endpoint as policy or Consul name it.
+// An endpoint as policy or Consul names it.
 struct Candidate {
   std::string host;
   uint16_t port = 0;
@@ -99,7 +99,7 @@ std::string Concatenate(std::initializer_list<std::string_view> parts) {
   return text;
 }
 
-// Something kept under a name, with the last bind that named it.
+// Something kept under a name, and the last bind that named it.
 template <typename T>
 struct Kept {
   T value;
@@ -129,11 +129,11 @@ struct KeptLeases {
   std::shared_ptr<LeaseTable> table;
 };
 
-// The newest BoundService of one name, and what it was made of.
+// The newest BoundService of one name, and its inputs.
 struct KeptService {
   std::vector<Candidate> candidates;
-  bool names_hosts = false;                  // then the same candidates may be other endpoints
-  std::vector<RuntimeState::HostRow> hosts;  // the names among them; without the service's own
+  bool names_hosts = false;                  // then the same candidates may resolve to other endpoints
+  std::vector<RuntimeState::HostRow> hosts;  // the host names among them; without the service's own
   BalancePolicy balance;
   std::shared_ptr<const UpstreamTlsPolicy> tls;
   std::string session_key;
@@ -207,7 +207,7 @@ std::string ReasonOf(const OutlierEjector::Row& row, TimePoint now) {
 
 std::string RandomKey() {
   std::string key(32, '\0');
-  // Never short for so few bytes, and fails on no kernel that this runs on (getrandom(2)).
+  // Never short for so few bytes, and fails on no supported kernel (getrandom(2)).
   if (getrandom(key.data(), key.size(), 0) != static_cast<ssize_t>(key.size())) {
     throw std::system_error(errno, std::generic_category(), "getrandom");
   }
@@ -251,7 +251,7 @@ struct RuntimeState::Impl {
 
   MetricsRegistry* const metrics;
   const Options options;
-  const std::chrono::nanoseconds wall_offset;  // of the wall clock against `clock`, when this was made
+  const std::chrono::nanoseconds wall_offset;  // of the wall clock relative to `clock`, at construction
 
   uint64_t generation = 0;
   uint64_t next_endpoint_id = 1;
@@ -270,7 +270,7 @@ struct RuntimeState::Impl {
   const std::string own_key = RandomKey();
   std::string session_key;  // of this bind
   std::shared_ptr<const ServingState> previous;
-  std::vector<Candidate> candidates;  // of the service at hand; kept for its memory
+  std::vector<Candidate> candidates;  // of the current service; a member to reuse its memory
 
   struct Rows {
     struct Breaker {
@@ -296,9 +296,9 @@ struct RuntimeState::Impl {
   mutable absl::Mutex mutex;
   Rows rows ABSL_GUARDED_BY(mutex);
 
-  // Last: their threads end before what they call goes.
+  // Last: their threads end before the members that they use.
   HostResolver resolver;
-  std::unique_ptr<HealthChecker> checker ABSL_GUARDED_BY(mutex);  // made with the first service that needs one
+  std::unique_ptr<HealthChecker> checker ABSL_GUARDED_BY(mutex);  // created with the first service that needs one
 
   std::shared_ptr<ServiceRuntime> FindRuntime(const std::string& key, std::string_view name);
   std::shared_ptr<CircuitBreaker> FindBreaker(std::string_view key, std::string_view service,
@@ -434,7 +434,7 @@ std::shared_ptr<Endpoint> RuntimeState::Impl::FindEndpoint(const sockaddr_storag
   return endpoint;
 }
 
-// Tells the resolver every host that is named, so that new ones are looked up at the same time.
+// Names every host to the resolver, so that new ones are resolved at the same time.
 void RuntimeState::Impl::NameHosts(const Snapshot& policy, const EndpointTable& table) {
   if (options.find_host) return;
   absl::flat_hash_set<std::string> hosts;
@@ -454,14 +454,14 @@ void RuntimeState::Impl::NameHosts(const Snapshot& policy, const EndpointTable& 
   }
 }
 
-// Of a host that is no literal.
+// For a host that is not a literal.
 std::shared_ptr<const std::vector<std::string>> RuntimeState::Impl::FindAddresses(const std::string& host) {
   return options.find_host ? options.find_host(host) : resolver.Find(host, host_deadline);
 }
 
 void RuntimeState::Impl::CollectCandidates(const ServicePolicy& policy, const v1::EndpointSet* set) {
   size_t count = 0;
-  // Assigned in place, so that a bind without news allocates nothing for them.
+  // Assigned in place, so that a bind without changes allocates nothing for them.
   const auto add = [&](const std::string& host, uint16_t port, uint32_t weight, const std::string& zone) {
     if (count == candidates.size()) candidates.emplace_back();
     Candidate& candidate = candidates[count++];
@@ -484,8 +484,8 @@ void RuntimeState::Impl::CollectCandidates(const ServicePolicy& policy, const v1
   candidates.resize(count);
 }
 
-// Fills in `bound` the endpoints and the balancer of `candidates`; keeps those of kept.bound that are the same, and
-// what is remembered of each endpoint.
+// Fills in the endpoints and the balancer of `candidates` in `bound`; keeps those of kept.bound that did not change,
+// and the state of each endpoint.
 void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
   std::vector<EndpointBalancer::Member> members;
   absl::flat_hash_map<const Endpoint*, size_t> seen;
@@ -533,7 +533,7 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
       known.emplace(kept.bound->endpoints[i].get(), before->members()[i].state);
     }
   }
-  // Those that a service begins with are no newcomers among others.
+  // The first endpoints of a service need no slow start.
   const int64_t since =
       before == nullptr
           ? EndpointState::kAlways
@@ -565,7 +565,7 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
   kept.session_key = session_key;
 }
 
-// What watches the endpoints, as policy asks for it now.
+// Health checks and ejection, as policy configures them now.
 void RuntimeState::Impl::BindHealth(KeptService& kept, BoundService* bound) {
   const bool same_balancer = kept.bound != nullptr && kept.bound->balancer == bound->balancer;
   if (!SameValue(kept.health_check, bound->policy->health_check) ||
@@ -596,7 +596,7 @@ void RuntimeState::Impl::BindHealth(KeptService& kept, BoundService* bound) {
   bound->ejector = kept.ejector;
 }
 
-// Tells the health checker whom to check, where that has changed.
+// Passes the targets to the health checker, if they changed.
 void RuntimeState::Impl::FollowHealth() {
   if (!std::exchange(health_changed, false)) return;
   HealthTargets targets;
@@ -683,8 +683,8 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindNamed(const ServiceP
   if (policy.from_consul) {
     const auto found = table.sets.find(KeyOfSet(policy.datacenter, policy.consul_service));
     if (found != table.sets.end()) set = &found->second;
-    // The control plane sends a set for each service that policy names, also for one that Consul does not know: without
-    // it, nobody has asked Consul yet.
+    // The control plane sends a set for each service that policy names, even for one that Consul does not know: without
+    // a set, Consul has not been read yet.
     if (set == nullptr || set->state() == v1::EndpointSet::UNAVAILABLE) discovery = Discovery::kUnavailable;
     if (set != nullptr && set->state() == v1::EndpointSet::UNKNOWN_SERVICE) discovery = Discovery::kUnknownService;
   }
@@ -694,10 +694,10 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindNamed(const ServiceP
   return BindService(policy.name, policy, FindRuntime(policy.name, policy.name), std::move(breaker), discovery);
 }
 
-// All services of Consul that a consul_service route may lead to.
+// All services in Consul that a consul_service route may lead to.
 void RuntimeState::Impl::BindDynamic(const RoutePolicy& route, const EndpointTable& table, BoundRoute* bound) {
   const ConsulServicePolicy& consul = *route.consul_service;
-  // Of the same route of the same snapshot, where there was one: the series are known then.
+  // Of the same route of the same snapshot, if there was one: then the series are known.
   const BoundRoute* before = nullptr;
   if (previous != nullptr && route.index < previous->routes.size()) before = &previous->routes[route.index];
   if (before != nullptr && before->policy != &route) before = nullptr;
@@ -736,7 +736,7 @@ std::shared_ptr<KeySource> RuntimeState::Impl::FindKeys(const AuthMethodPolicy& 
   kept.generation = generation;
   if (kept.value == nullptr) {
     absl::StatusOr<JwkSet> keys = ParseJwks(method.jwks_inline);
-    // (The snapshot was checked.) An empty set lets nobody in.
+    // (The snapshot was checked.) An empty set accepts no token.
     kept.value = std::make_shared<KeySource>(std::make_shared<const JwkSet>(keys.ok() ? *std::move(keys) : JwkSet()));
   }
   return kept.value;
@@ -816,7 +816,7 @@ void RuntimeState::Impl::PublishRows() {
   std::ranges::sort(fresh.leases, {}, first);
   const auto told = [](const HostRow& row) { return std::tuple(!row.endpoints.empty(), row.service, row.address); };
   std::ranges::sort(fresh.hosts, {}, told);
-  // Routes may lead to one service of Consul with settings of their own.
+  // Routes may lead to one service in Consul with their own settings.
   const auto alike = [&told](const HostRow& a, const HostRow& b) { return told(a) == told(b); };
   fresh.hosts.erase(std::unique(fresh.hosts.begin(), fresh.hosts.end(), alike), fresh.hosts.end());
   bool wanted;
@@ -825,7 +825,7 @@ void RuntimeState::Impl::PublishRows() {
     wanted = fresh.leases != rows.leases;
     std::swap(rows, fresh);
   }
-  // Whoever talks to the control plane shall have a stream before the first request asks.
+  // The quota client needs a stream before the first request.
   if (wanted) lease_link->Wake();
 }
 
@@ -849,7 +849,7 @@ std::shared_ptr<const ServingState> RuntimeState::Bind(std::shared_ptr<const Sna
   state->has_policy = has_policy;
   state->catalog_known = table.catalog_known;
   const Snapshot& policy = *state->snapshot;
-  // The epoch is known to the data planes of one control plane, and to no client. Alone there is nobody to agree with.
+  // Data planes of one control plane know the epoch, clients do not. Without a control plane any key will do.
   impl.session_key = policy.epoch().empty() ? impl.own_key : policy.epoch();
   impl.NameHosts(policy, table);
 
@@ -994,7 +994,7 @@ std::vector<RuntimeState::HostRow> RuntimeState::Hosts() const {
 }
 
 std::vector<RuntimeState::HealthRow> RuntimeState::Health() const {
-  // Services of Consul may be reached by several routes with settings of their own: one row for all.
+  // Several routes may reach a service in Consul with their own settings: one row for all.
   std::map<std::string, HealthRow> by_service;
   {
     absl::MutexLock lock(&impl_->mutex);

@@ -37,14 +37,14 @@
 
 namespace gateway::dataplane {
 
-// Survives a change of the service's policy and of its endpoints. One for each Service, and one for each service of
-// Consul that a consul_service route leads to (a Service of the same name is another).
+// Survives a change of the service's policy and of its endpoints. One for each Service, and one for each service in
+// Consul that a consul_service route leads to (separate from a Service of the same name).
 struct ServiceRuntime {
   std::string name;
   std::atomic<uint64_t> cursor{0};
   MetricId metrics_service;
   RetryBudget retry_budget;
-  std::shared_ptr<Bulkhead> bulkhead;  // the configuration thread's; null: there never was one
+  std::shared_ptr<Bulkhead> bulkhead;  // the configuration thread's; null: never used
 };
 
 enum class Discovery : uint8_t {
@@ -53,7 +53,7 @@ enum class Discovery : uint8_t {
   kUnavailable,     // never read: 503 discovery_unavailable
 };
 
-// Debian's Abseil has a string_view of its own, so its maps do not look up std::string_view by themselves.
+// Debian's Abseil has its own string_view, so its maps do not look up std::string_view by themselves.
 struct StringHash {
   using is_transparent = void;
   size_t operator()(std::string_view text) const {
@@ -61,14 +61,14 @@ struct StringHash {
   }
 };
 
-// What a session's cookie names an endpoint by: a digest under a key of the fleet's, so that a session holds at every
-// data plane of a control plane and after a restart, and the cookie tells nobody an address.
+// How session cookies identify endpoints: by a digest with a key of the fleet, so that a session works at every data
+// plane of a control plane and after a restart, and the cookie reveals no address.
 struct SessionTable {
   std::vector<std::string> values;                                                  // by index into the endpoints
   absl::flat_hash_map<std::string, uint32_t, StringHash, std::equal_to<>> indices;  // by value
 };
 
-// A service ready for requests. Where nothing about it changed, successive states share it.
+// A service ready for requests. Successive states share it while it does not change.
 struct BoundService {
   const ServicePolicy* policy = nullptr;  // in the snapshot
   std::shared_ptr<ServiceRuntime> runtime;
@@ -76,7 +76,7 @@ struct BoundService {
   std::shared_ptr<Bulkhead> bulkhead;       // null: none; the same
   Discovery discovery = Discovery::kKnown;
   std::vector<std::shared_ptr<Endpoint>> endpoints;  // the serving ones
-  // Over `endpoints`, with what this service remembers of each; null where there are none.
+  // Over `endpoints`, with the state that this service keeps for each; null if there are none.
   std::shared_ptr<const EndpointBalancer> balancer;
   std::shared_ptr<OutlierEjector> ejector;       // null: none
   std::shared_ptr<const SessionTable> sessions;  // null: no session cookie
@@ -93,7 +93,7 @@ struct BoundRoute {
   // Whether one of its limits is counted in Redis, of those before authentication and of those behind it.
   bool limits_ask_redis = false;
   bool identity_limits_ask_redis = false;
-  // With consul_service: by the name in Consul. Holds what Consul lists and the route allows.
+  // With consul_service: by name in Consul. Has the services that Consul lists and the route allows.
   struct Dynamic {
     std::shared_ptr<const BoundService> service;
     MetricId series;
@@ -105,10 +105,10 @@ LimitAlgorithm AlgorithmOf(v1::RateLimit::Algorithm algorithm);
 
 struct BoundLimit {
   const RateLimitPolicy* policy = nullptr;
-  // Counts for this data plane: always with scope data_plane; with another while that scope is not to be had
-  // (last_share). Its statistics are those of the limit, whoever decides.
+  // Counts for this data plane: with scope data_plane always, with other scopes while they are unavailable
+  // (last_share). Its statistics are those of the limit.
   std::shared_ptr<RateLimiter> limiter;
-  std::shared_ptr<LeaseTable> leases;  // of scope fleet: it decides in place of `limiter`; else null
+  std::shared_ptr<LeaseTable> leases;  // for scope fleet: decides instead of `limiter`; otherwise null
 };
 
 struct ServingState {
@@ -120,12 +120,12 @@ struct ServingState {
   std::vector<std::shared_ptr<const BoundService>> services;  // by Snapshot::services() index
   std::vector<BoundRoute> routes;                             // by RoutePolicy::index
   std::vector<BoundLimit> limits;                             // by Snapshot::rate_limits() index
-  bool asks_redis = false;                                    // one of them is counted in Redis
+  bool asks_redis = false;                                    // a limit is counted in Redis
   std::vector<std::shared_ptr<const BoundAuth>> auths;        // by Snapshot::auths() index
   IdentityFields identity_fields;
 };
 
-// Everything that Consul said, as the data plane has it.
+// The endpoints from Consul, as the data plane has them.
 struct EndpointTable {
   std::string epoch;
   uint64_t version = 0;
@@ -135,19 +135,19 @@ struct EndpointTable {
 // "datacenter/service"; the agent's own datacenter is "".
 std::string KeyOfSet(std::string_view datacenter, std::string_view service);
 
-// Owns what survives a swap, and the threads that look after endpoints: one that checks them actively, one that looks
-// up host names; each begins with the first one that there is. Lives on the configuration thread (Bind); what it hands
-// out is shared.
+// Owns what survives a swap, and two threads: one checks endpoints actively, one resolves host names;
+// each starts when it is first needed. Lives on the configuration thread (Bind); its results are
+// shared.
 class RuntimeState {
  public:
-  // How long a Bind waits, in all, for the first answers on hosts that were never asked for: with them it is whole at
-  // once. All others are looked up in the background.
+  // How long a Bind waits, in total, for the first results of new hosts, so that it is complete at once. All others are
+  // resolved in the background.
   static constexpr std::chrono::milliseconds kHostWait{500};
 
   struct Options {
     std::string zone = {};  // this data plane's own
     std::function<TimePoint()> clock = std::chrono::steady_clock::now;
-    // For tests, in place of the look-ups: the addresses of a host, or null.
+    // For tests, instead of lookups: the addresses of a host, or null.
     std::function<std::shared_ptr<const std::vector<std::string>>(const std::string& host)> find_host = {};
     KeyFetcher::Options keys = {};
   };
@@ -155,17 +155,17 @@ class RuntimeState {
   explicit RuntimeState(MetricsRegistry* metrics) : RuntimeState(metrics, Options()) {}
   ~RuntimeState();
 
-  // Called (on a thread of the state's own) when hosts have other addresses than the last Bind found: it is time for
+  // Called (on the state's own thread) when hosts have different addresses than in the last Bind: it is time for
   // another one.
   void OnHostsChanged(std::function<void()> call);
 
-  // A new state of `snapshot` and `table`. Runtimes, breakers, limiters and endpoints with the names that they had are
-  // the ones that they were; those that nothing names any more are dropped (their in-flight users keep them).
-  // `snapshot` may be null: then there are no routes.
+  // A new state of `snapshot` and `table`. Runtimes, breakers, limiters and endpoints are kept by name; those that are
+  // no longer named are dropped (requests in flight keep them alive). `snapshot` may be null: then there are no
+  // routes.
   std::shared_ptr<const ServingState> Bind(std::shared_ptr<const Snapshot> snapshot, const EndpointTable& table,
                                            bool has_policy);
 
-  // For metrics: what is alive now, one row a name (of breakers of the same service: the worst state, and sums).
+  // For metrics: what exists now, one row for each name (for breakers of the same service: the worst state, and sums).
   // Thread-safe.
   struct BreakerRow {
     std::string service;
@@ -177,13 +177,13 @@ class RuntimeState {
   struct LimitRow {
     std::string name;
     RateLimiter::Stats stats;
-    std::shared_ptr<const LeaseTable> leases;  // of scope fleet, else null
-    bool redis = false;                        // of scope redis
+    std::shared_ptr<const LeaseTable> leases;  // for scope fleet, otherwise null
+    bool redis = false;                        // for scope redis
   };
   std::vector<LimitRow> Limits() const;
   // The limits of scope fleet in use, by name. Thread-safe.
   std::vector<std::pair<std::string, std::shared_ptr<LeaseTable>>> Leases() const;
-  // What their tables know of the control plane. Never null.
+  // What the tables know about the control plane. Never null.
   const std::shared_ptr<LeaseLink>& lease_link() const;
   struct BulkheadRow {
     std::string service;
@@ -191,8 +191,8 @@ class RuntimeState {
   };
   std::vector<BulkheadRow> Bulkheads() const;
 
-  // The endpoints that get no requests though their service has them, and why: "active check failed: connection
-  // refused", "ejected: 5 failures in a row, 28s left". By service and endpoint. Thread-safe.
+  // Excluded endpoints and the reasons: "active check failed: connection refused", "ejected: 5 failures in a row, 28s
+  // left". By service and endpoint. Thread-safe.
   struct ExclusionRow {
     std::string service;
     std::string endpoint;
@@ -200,26 +200,26 @@ class RuntimeState {
     std::string reason;
   };
   std::vector<ExclusionRow> Exclusions(TimePoint now) const;
-  // Endpoints that are named by a host's name: what the name is now. Those without an address first, then by service
-  // and address. Thread-safe.
+  // Endpoints with host names, and their current addresses. Those without an address first, then by service and
+  // address. Thread-safe.
   struct HostRow {
     std::string service;
     std::string address;                 // "host.example:8080"
     std::vector<std::string> endpoints;  // "10.0.0.7:8080"
   };
   std::vector<HostRow> Hosts() const;
-  // One row for each service that has checks or ejection. Thread-safe.
+  // One row for each service with checks or ejection. Thread-safe.
   struct HealthRow {
     std::string service;
     size_t unhealthy = 0, ejected = 0;  // endpoints
     uint64_t ejections = 0;
     uint64_t checks_passed = 0, checks_failed = 0;
-    bool panicking = false;  // too few are usable: exclusions are ignored
+    bool panicking = false;  // too few are usable, so exclusions are ignored
   };
   std::vector<HealthRow> Health() const;
   std::vector<std::shared_ptr<const AuthRuntime>> Auths() const;  // sorted by name
 
-  // Keys of issuers. Thread-safe. Stop it before the workers that wait for it are destroyed.
+  // Issuers' keys. Thread-safe. Stop it before the workers that wait for it are destroyed.
   KeyFetcher& keys() const;
 
  private:

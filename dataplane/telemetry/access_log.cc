@@ -26,7 +26,7 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-// What is logged of each field; what is beyond is left out, so that a line always fits into a buffer.
+// How much is logged of each field; the rest is cut, so that a line always fits into a buffer.
 constexpr size_t kPathBytesMax = 8192;
 constexpr size_t kUserAgentBytesMax = 1024;
 constexpr size_t kDetailBytesMax = 256;
@@ -42,18 +42,18 @@ static_assert(kEscapedByteMax * (kPathBytesMax + kUserAgentBytesMax + kDetailByt
                   AccessLog::kBufferBytes,
               "a line must fit into a buffer");
 
-// A pipe that poll(2) calls writable takes this much without blocking (PIPE_BUF).
+// As much as a writable pipe takes without blocking (PIPE_BUF).
 constexpr size_t kPipePieceBytes = 4096;
-// Kept beside one for each worker, for bursts; the others are given back.
+// Kept in addition to one for each worker, for bursts; others are freed.
 constexpr size_t kSpareBuffersMax = 8;
-constexpr auto kReportInterval = std::chrono::seconds(1);  // of losses, in the program's own log
+constexpr auto kReportInterval = std::chrono::seconds(1);  // of losses, in the program log
 constexpr auto kPollInterval = std::chrono::milliseconds(100);
 constexpr auto kCloseWait = std::chrono::seconds(1);
 
 constexpr uint64_t Repeat(uint8_t byte) { return 0x0101010101010101ULL * byte; }
 
-// Whether one of eight bytes can't be copied as it is: a control byte, DEL, a quote, a backslash, or beyond ASCII.
-// (The borrow of a subtraction can make a byte look like a hit only above a true one.)
+// Whether one of eight bytes must be escaped: a control byte, DEL, a quote, a backslash, or a byte beyond ASCII. (The
+// borrow of a subtraction can produce a false hit only above a true one.)
 bool NeedsEscape(uint64_t word) {
   const auto zero_byte = [](uint64_t x) { return (x - Repeat(0x01)) & ~x; };
   const uint64_t hits = word | (word - Repeat(0x20)) | zero_byte(word ^ Repeat('"')) | zero_byte(word ^ Repeat('\\')) |
@@ -63,8 +63,8 @@ bool NeedsEscape(uint64_t word) {
 
 bool NeedsEscape(unsigned char byte) { return byte < 0x20 || byte == '"' || byte == '\\' || byte >= 0x7f; }
 
-// The length of the well-formed UTF-8 sequence at `p` that may be logged as it is (RFC 3629: no overlong forms, no
-// surrogates, nothing above U+10FFFF); 0 where there is none. C1 control characters count as none: terminals obey them.
+// The length of the valid UTF-8 sequence at `p` that may be logged as is (RFC 3629: no overlong forms, no surrogates,
+// nothing above U+10FFFF); 0 if there is none. C1 control characters do not count: terminals obey them.
 size_t SequenceLength(const unsigned char* p, const unsigned char* end) {
   const auto tail = [p, end](ptrdiff_t i, unsigned char low, unsigned char high) {
     return end - p > i && p[i] >= low && p[i] <= high;
@@ -85,7 +85,7 @@ size_t SequenceLength(const unsigned char* p, const unsigned char* end) {
   return 0;
 }
 
-// Appends to a buffer that is known to be long enough.
+// Appends to a buffer that is long enough.
 class Cursor {
  public:
   explicit Cursor(char* position) : position_(position) {}
@@ -194,7 +194,7 @@ class Cursor {
   char* position_;
 };
 
-// "2026-01-02T03:04:05", kept for as long as the second lasts.
+// "2026-01-02T03:04:05", reused while the second lasts.
 class SecondText {
  public:
   std::string_view Of(int64_t seconds) {
@@ -234,7 +234,7 @@ void AppendTime(SecondText* seconds, std::chrono::system_clock::time_point time,
   out->Literal("Z");
 }
 
-// Every line has every field, "" or null where there is nothing, but for the last three.
+// Every line has every field, "" or null if there is no value, except for the last three.
 void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Literal("{\"time\":\"");
   AppendTime(seconds, record.time, out);
@@ -294,7 +294,7 @@ void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Literal("}\n");
 }
 
-// For people: what every request has first, then what it has besides, as key=value.
+// For people: first what every request has, then the rest as key=value.
 void AppendText(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   AppendTime(seconds, record.time, out);
   out->Literal(" ");
@@ -366,15 +366,15 @@ struct Lines {
   uint64_t count = 0;
 };
 
-// O_NONBLOCK: a FIFO that nobody reads is an error, not a hang; for a file it means nothing.
+// O_NONBLOCK: a FIFO without a reader is an error, not a hang; it has no effect on files.
 int OpenForAppend(const std::string& path) {
   return open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0640);
 }
 
 }  // namespace
 
-// The queue and the writing thread. Shared with that thread, which may outlive the log where a terminal is stopped:
-// then it is left behind, and ends with the process.
+// The queue and the writing thread. Shared with that thread, which may outlive the log if a terminal is stopped: then
+// it is abandoned and ends with the process.
 struct AccessLog::Impl {
   Impl(std::string path, v1::LoggingSection::Format format, int fd) : path(std::move(path)), format(format), fd(fd) {
     InspectDescriptor();
@@ -383,7 +383,7 @@ struct AccessLog::Impl {
     if (fd != STDOUT_FILENO) close(fd);
   }
 
-  // A worker's: hands over `lines` and gives it an empty buffer. Never waits for the writer.
+  // On a worker: hands over `lines` and gets an empty buffer. Never waits for the writer.
   void Hand(Lines* lines) {
     {
       absl::MutexLock lock(&mutex);
@@ -402,7 +402,7 @@ struct AccessLog::Impl {
     lines->count = 0;
   }
 
-  // The writer's, from here on.
+  // The rest is the writing thread's.
   void Run() {
     bool ended = false;
     while (!ended) {
@@ -467,7 +467,7 @@ struct AccessLog::Impl {
     return true;
   }
 
-  // How many bytes were taken (0: try again), or -1: an error (counted), or no time left.
+  // How many bytes were written (0: try again), or -1: an error (counted), or out of time.
   ssize_t WriteSome(const char* text, size_t bytes) {
     if (may_stall && !AwaitWritable()) return -1;
     const ssize_t written = write(fd, text, may_stall ? std::min(bytes, kPipePieceBytes) : bytes);
@@ -479,11 +479,11 @@ struct AccessLog::Impl {
     return -1;
   }
 
-  // Until the reader takes something. False: the log is closing and its time is over.
+  // Until the reader takes something. False: the log is closing and out of time.
   bool AwaitWritable() {
     while (true) {
       pollfd waiting{fd, POLLOUT, 0};
-      // Errors and hang-ups count as writable: the write then says what it is.
+      // Errors and hang-ups count as writable: the write then reports them.
       if (poll(&waiting, 1, static_cast<int>(kPollInterval.count())) > 0) return true;
       Report(/*at_once=*/false);
       absl::MutexLock lock(&mutex);
@@ -513,7 +513,7 @@ struct AccessLog::Impl {
     may_stall = fstat(fd, &info) != 0 || S_ISFIFO(info.st_mode) || S_ISSOCK(info.st_mode);
   }
 
-  // Says what was lost, at most once in kReportInterval.
+  // Reports losses, at most once in kReportInterval.
   void Report(bool at_once) {
     const uint64_t lost = dropped.load(std::memory_order_relaxed);
     if (lost == reported_lost && error == 0) return;
@@ -542,10 +542,10 @@ struct AccessLog::Impl {
   std::atomic<uint64_t> dropped{0};
   std::atomic<uint64_t> write_errors{0};
 
-  // The writer's own.
+  // The writing thread's own.
   int fd;
   bool may_stall = false;  // a pipe or a socket, whose reader may stop
-  bool mid_line = false;   // the last line was cut: the next begins on a new one
+  bool mid_line = false;   // the last line was cut: start the next one on a new line
   int error = 0;           // the newest that was not reported
   uint64_t reported_lost = 0;
   SteadyClock::time_point next_report{};
@@ -591,8 +591,8 @@ absl::StatusOr<std::unique_ptr<AccessLog>> AccessLog::Open(const std::string& pa
 }
 
 AccessLog::AccessLog(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {
-  // Signals are main's: the thread begins with all of them blocked (SIGPIPE too, so a gone reader is an error of
-  // write).
+  // Signals belong to main: the thread starts with all of them blocked (also SIGPIPE, so that a closed reader is an
+  // error of write).
   impl_->writer = StartThread("access-log", ThreadPriority::kServing, [impl = impl_] { impl->Run(); });
 }
 
@@ -609,7 +609,7 @@ AccessLog::~AccessLog() {
     absl::MutexLock lock(&impl_->mutex);
     impl_->closing = true;
     impl_->close_by = SteadyClock::now() + kCloseWait;
-    // A little longer than the writer gives itself.
+    // A little longer than the writer allows itself.
     finished = impl_->mutex.AwaitWithTimeout(absl::Condition(&impl_->finished),
                                              absl::FromChrono(kCloseWait + 3 * kPollInterval));
   }
@@ -625,14 +625,14 @@ AccessLogBuffer* AccessLog::NewBuffer() {
   buffer->log = impl_.get();
   buffer->lines.text = std::make_unique_for_overwrite<char[]>(kBufferBytes);
   absl::MutexLock lock(&impl_->mutex);
-  // A second one for it, so that handing over the first allocates nothing.
+  // A second one, so that handing over the first allocates nothing.
   impl_->spare.push_back(std::make_unique_for_overwrite<char[]>(kBufferBytes));
   impl_->buffers.emplace_back(new AccessLogBuffer(std::move(buffer)));
   return impl_->buffers.back().get();
 }
 
 void AccessLog::Reopen() {
-  if (impl_->path == "-") return;  // nothing was rotated away
+  if (impl_->path == "-") return;  // standard output is not rotated
   absl::MutexLock lock(&impl_->mutex);
   impl_->reopen = true;
 }
