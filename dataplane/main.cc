@@ -45,7 +45,7 @@ int Run(int argc, char** argv) {
   // Debian's Abseil looks for them at every lock, which about doubles its cost; builds for tests leave that on.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 #endif
-  SignalLoop signals;  // before any other thread
+  SignalLoop signals;            // before any other thread
   (void)RaiseDescriptorLimit();  // what there was will do
   auto options = ServerOptions::From(arguments.config);
   if (!options.ok()) return Fail(options.status(), 2);

@@ -57,7 +57,8 @@ std::string KeyWeakness(EVP_PKEY* key) {
   switch (EVP_PKEY_get_base_id(key)) {
     case EVP_PKEY_RSA:
     case EVP_PKEY_RSA_PSS:
-      if (bits < kRsaBitsMin) return absl::StrFormat("an RSA key of %d bits; at least %d are needed", bits, kRsaBitsMin);
+      if (bits < kRsaBitsMin)
+        return absl::StrFormat("an RSA key of %d bits; at least %d are needed", bits, kRsaBitsMin);
       return "";
     case EVP_PKEY_EC:
       if (bits < kEcBitsMin)
@@ -203,7 +204,8 @@ absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Tim
     ERR_clear_error();
     for (size_t i = 1; i < chain->size(); ++i) {
       if (X509_check_private_key((*chain)[i].get(), key->get()) == 1) {
-        return invalid(absl::StrFormat("the private key belongs to certificate %d of the chain; the leaf comes first", i + 1));
+        return invalid(
+            absl::StrFormat("the private key belongs to certificate %d of the chain; the leaf comes first", i + 1));
       }
       ERR_clear_error();
     }
@@ -212,9 +214,10 @@ absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Tim
   if (const std::string weakness = KeyWeakness(key->get()); !weakness.empty()) return invalid(weakness);
   for (size_t i = 1; i < chain->size(); ++i) {
     if (X509_check_issued((*chain)[i].get(), (*chain)[i - 1].get()) != X509_V_OK) {
-      return invalid(absl::StrFormat("certificate %d of the chain (%s) did not issue certificate %d (%s); expected the "
-                                     "leaf first, then its issuers in order",
-                                     i + 1, SubjectOf((*chain)[i].get()), i, SubjectOf((*chain)[i - 1].get())));
+      return invalid(
+          absl::StrFormat("certificate %d of the chain (%s) did not issue certificate %d (%s); expected the "
+                          "leaf first, then its issuers in order",
+                          i + 1, SubjectOf((*chain)[i].get()), i, SubjectOf((*chain)[i - 1].get())));
     }
   }
 

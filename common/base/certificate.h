@@ -16,8 +16,8 @@ namespace gateway {
 // As it was read; `name` is for people: a file or a resource.
 struct CertificateSource {
   std::string name;
-  std::string chain_pem;  // the leaf first, then its issuers
-  std::string key_pem;    // not encrypted
+  std::string chain_pem;      // the leaf first, then its issuers
+  std::string key_pem;        // not encrypted
   std::string ocsp_der = {};  // a response to staple; may be empty
 };
 

@@ -172,8 +172,7 @@ Task<tls::HandshakeError> Socket::Handshake(TimePoint deadline) {
       co_return tls::HandshakeError::kNone;
     }
     if (step == tls::HandshakeStep::kFailed) co_return tls_->error();
-    const Wait wait =
-        step == tls::HandshakeStep::kWantRead ? co_await Readable(deadline) : co_await Writable(deadline);
+    const Wait wait = step == tls::HandshakeStep::kWantRead ? co_await Readable(deadline) : co_await Writable(deadline);
     if (wait != Wait::kReady) {
       co_return wait == Wait::kTimeout ? tls::HandshakeError::kTimeout : tls::HandshakeError::kClosed;
     }

@@ -17,8 +17,9 @@
 
 namespace gateway::dataplane {
 
-// SIGTERM and SIGINT end a wait; SIGHUP and SIGUSR1 read certificates again and reopen the access log; SIGUSR2 is Wake's own. Lives on the thread
-// that makes it, before any other thread is started: all of them inherit its signal mask.
+// SIGTERM and SIGINT end a wait; SIGHUP and SIGUSR1 read certificates again and reopen the access log; SIGUSR2 is
+// Wake's own. Lives on the thread that makes it, before any other thread is started: all of them inherit its signal
+// mask.
 class SignalLoop {
  public:
   enum class End { kDone, kDeadline, kSignal };

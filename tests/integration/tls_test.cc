@@ -180,12 +180,11 @@ TEST_F(Tls, ResumesNoSessionUnderOtherRulesForClientCertificates) {
   TempDir directory;
   const std::string pair = Pair(site_);
   const std::string config = directory.Write(
-      "gateway.yaml",
-      Concat("server:\n  listeners:\n  - { address: \"127.0.0.1:", open, "\", tls: { certificates: [", pair,
-             "] } }\n  - { address: \"127.0.0.1:", guarded, "\", tls: { certificates: [", pair,
-             "], client_certificate: required, client_ca: \"", ca_.file(), "\" } }\nmetrics: { port: 0 }\n",
-             "data_plane: { policy_files: [\"",
-             directory.Write("policy.yaml", ServicePolicyYaml({upstream_.address()})), "\"] }\n"));
+      "gateway.yaml", Concat("server:\n  listeners:\n  - { address: \"127.0.0.1:", open, "\", tls: { certificates: [",
+                             pair, "] } }\n  - { address: \"127.0.0.1:", guarded, "\", tls: { certificates: [", pair,
+                             "], client_certificate: required, client_ca: \"", ca_.file(),
+                             "\" } }\nmetrics: { port: 0 }\n", "data_plane: { policy_files: [\"",
+                             directory.Write("policy.yaml", ServicePolicyYaml({upstream_.address()})), "\"] }\n"));
   Process process({BinaryPath("gateway-dataplane"), "--config", config});
   ASSERT_TRUE(process.WaitForLine("serves on").has_value()) << process.output();
   for (const int version : {TLS1_2_VERSION, 0}) {
@@ -283,9 +282,8 @@ TEST_F(Tls, TunnelsWebSockets) {
     }
   };
   upstream_.SetScript(service);
-  gateway_ = std::make_unique<DataPlane>(
-      DataPlane::Options{.policy = ServicePolicyYaml({upstream_.address()}, "", "upgrades: [websocket]"),
-                         .listener = Listener({site_})});
+  gateway_ = std::make_unique<DataPlane>(DataPlane::Options{
+      .policy = ServicePolicyYaml({upstream_.address()}, "", "upgrades: [websocket]"), .listener = Listener({site_})});
   auto client = Connect();
   ASSERT_TRUE(client.ok());
   const auto response = client->Request("GET", "/svc", "Upgrade: websocket\r\nConnection: Upgrade\r\n");

@@ -109,7 +109,8 @@ TEST_F(UpstreamTls, FailsAgainstACleartextEndpoint) {
 TEST_F(UpstreamTls, ResumesSessions) {
   StartService(ca_.IssueFor({"IP:127.0.0.1"}), [](UpstreamConnection& connection) {
     const bool resumed = SSL_session_reused(connection.stream().ssl()) == 1;
-    if (connection.ReadRequest()) connection.Send(MakeResponse(200, resumed ? "resumed" : "full", "Connection: close\r\n"));
+    if (connection.ReadRequest())
+      connection.Send(MakeResponse(200, resumed ? "resumed" : "full", "Connection: close\r\n"));
   });
   Serve(Ca());
   EXPECT_EQ(Get().body, "full");
@@ -180,7 +181,8 @@ TEST_F(UpstreamTls, KeepsServicesOfOneAddressApart) {
 TEST_F(UpstreamTls, IsRefusedAtApplyWithAClearMessage) {
   ControlPlane control;
   const auto apply = [&](const std::string& tls) {
-    return control.Apply(Concat("kind: Service\nname: svc\nstatic: [{ address: \"127.0.0.1:1\" }]\ntls: {", tls, "}\n"));
+    return control.Apply(
+        Concat("kind: Service\nname: svc\nstatic: [{ address: \"127.0.0.1:1\" }]\ntls: {", tls, "}\n"));
   };
   auto result = apply("ca: { file: /nonexistent.pem }");
   EXPECT_NE(result.exit.code, 0);

@@ -33,8 +33,7 @@ ExitCode Refuse(Session& session, std::string_view what, std::vector<PolicyProbl
   };
   std::stable_sort(problems.begin(), problems.end(),
                    [&](const PolicyProblem& a, const PolicyProblem& b) { return rank(a) < rank(b); });
-  const size_t shown =
-      session.options.all_errors ? problems.size() : std::min<size_t>(problems.size(), kErrorsShown);
+  const size_t shown = session.options.all_errors ? problems.size() : std::min<size_t>(problems.size(), kErrorsShown);
   for (size_t i = 0; i < shown; ++i) session.err() << problems[i].ToString() << "\n";
   const size_t all = problems.size() + left_out;
   session.err() << "gatewayctl: " << what << " is invalid: " << all << (all == 1 ? " error" : " errors");

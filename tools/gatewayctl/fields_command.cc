@@ -136,8 +136,8 @@ ExitCode Fields(Session& session) {
   for (size_t i = 1; i < path.size(); ++i) {
     // An index says which entry of a list, not which field.
     const std::string word = path[i].substr(0, path[i].find('['));
-    const auto row = std::find_if(place.rows.begin(), place.rows.end(),
-                                  [&word](const Row& each) { return each.field == word; });
+    const auto row =
+        std::find_if(place.rows.begin(), place.rows.end(), [&word](const Row& each) { return each.field == word; });
     if (row == place.rows.end()) {
       std::vector<std::string> names;
       for (const Row& each : place.rows) names.push_back(each.field);

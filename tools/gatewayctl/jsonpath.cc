@@ -16,10 +16,10 @@ namespace {
 using Values = std::vector<const Json*>;
 
 absl::Status Refused(std::string_view expression, std::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "-o jsonpath: '{", absl::string_view(expression.data(), expression.size()),
-      "}': ", absl::string_view(expected.data(), expected.size()),
-      "; the forms are {.a.b[0]}, {.items[*].name}, {range .items[*]}...{end}, {\"\\n\"}"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("-o jsonpath: '{", absl::string_view(expression.data(), expression.size()),
+                   "}': ", absl::string_view(expected.data(), expected.size()),
+                   "; the forms are {.a.b[0]}, {.items[*].name}, {range .items[*]}...{end}, {\"\\n\"}"));
 }
 
 // What a path without its braces picks.
@@ -161,9 +161,9 @@ class Template {
 }  // namespace
 
 absl::StatusOr<std::string> EvaluateJsonPath(std::string_view path, const Json& value) {
-  const std::string text =
-      path.find('{') == std::string_view::npos ? absl::StrCat("{", absl::string_view(path.data(), path.size()), "}")
-                                               : std::string(path);
+  const std::string text = path.find('{') == std::string_view::npos
+                               ? absl::StrCat("{", absl::string_view(path.data(), path.size()), "}")
+                               : std::string(path);
   std::string out;
   if (absl::Status status = Template(text).Fill(value, 0, &out); !status.ok()) return status;
   return out;

@@ -184,7 +184,8 @@ absl::Status ServerContext::UseClientCertificates(SSL_CTX* context) {
   SSL_CTX_set_verify_depth(context, kChainDepthMax);
   X509_STORE* const store = SSL_CTX_get_cert_store(context);
   auto authorities = ReadCertificates(settings_->client_ca_pem, library_);
-  if (!authorities.ok()) return absl::InvalidArgumentError(Concat("client_ca: ", std::string(authorities.status().message())));
+  if (!authorities.ok())
+    return absl::InvalidArgumentError(Concat("client_ca: ", std::string(authorities.status().message())));
   for (const X509Ptr& each : *authorities) {
     if (X509_STORE_add_cert(store, each.get()) != 1) return Rejected("client_ca");
     if (SSL_CTX_add_client_CA(context, each.get()) != 1) return Rejected("client_ca");
@@ -208,7 +209,8 @@ SslPtr ServerContext::NewSsl() const {
 SSL_CTX* ServerContext::Find(std::string_view server_name) const {
   if (const auto found = exact_.find(std::string(server_name)); found != exact_.end()) return found->second;
   if (const size_t dot = server_name.find('.'); dot != std::string_view::npos && dot > 0) {
-    if (const auto found = wildcard_.find(std::string(server_name.substr(dot + 1))); found != wildcard_.end()) return found->second;
+    if (const auto found = wildcard_.find(std::string(server_name.substr(dot + 1))); found != wildcard_.end())
+      return found->second;
   }
   return nullptr;
 }
@@ -259,8 +261,9 @@ int ServerContext::OnTicketKey(SSL* ssl, unsigned char* name, unsigned char* iv,
       OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
       OSSL_PARAM_construct_end(),
   };
-  const bool ready = EVP_CipherInit_ex(cipher, self->ticket_cipher_.get(), nullptr, key.cipher.data(), iv, encrypt) == 1 &&
-                     EVP_MAC_CTX_set_params(mac, parameters) == 1;
+  const bool ready =
+      EVP_CipherInit_ex(cipher, self->ticket_cipher_.get(), nullptr, key.cipher.data(), iv, encrypt) == 1 &&
+      EVP_MAC_CTX_set_params(mac, parameters) == 1;
   OPENSSL_cleanse(&key, sizeof key);
   if (!ready) return -1;
   return current ? 1 : 2;

@@ -26,7 +26,7 @@ struct ServerSettings {
   std::string groups;   // empty: X25519:P-256:P-384
   ClientCertificate client_certificate = ClientCertificate::kNone;
   std::string client_ca_pem;
-  std::string client_crl_pem;           // may be empty
+  std::string client_crl_pem;          // may be empty
   std::vector<std::string> protocols;  // ALPN, in the order of preference: "h2", "http/1.1"
 };
 

@@ -71,7 +71,8 @@ struct WireBio {
     auto* session = static_cast<Session*>(BIO_get_data(bio));
     BIO_clear_retry_flags(bio);
     // A handshake's flight may be larger than a stage (a long chain).
-    if (staging.size + static_cast<size_t>(size) > staging.bytes.size() && session->SendStaged(0) == Io::kError) return -1;
+    if (staging.size + static_cast<size_t>(size) > staging.bytes.size() && session->SendStaged(0) == Io::kError)
+      return -1;
     const size_t n = std::min(static_cast<size_t>(size), staging.bytes.size() - staging.size);
     if (n == 0) {
       BIO_set_retry_write(bio);
@@ -99,20 +100,34 @@ struct WireBio {
 
 std::string_view HandshakeErrorName(HandshakeError error) {
   switch (error) {
-    case HandshakeError::kNone: return "ok";
-    case HandshakeError::kClosed: return "closed";
-    case HandshakeError::kTimeout: return "timeout";
-    case HandshakeError::kNotTls: return "not_tls";
-    case HandshakeError::kPlainHttp: return "plain_http";
-    case HandshakeError::kProtocol: return "protocol";
-    case HandshakeError::kNoCertificate: return "no_certificate";
-    case HandshakeError::kCertificateName: return "certificate_name";
-    case HandshakeError::kCertificateExpired: return "certificate_expired";
-    case HandshakeError::kUnknownCa: return "unknown_ca";
-    case HandshakeError::kCertificateRevoked: return "certificate_revoked";
-    case HandshakeError::kCertificate: return "certificate";
-    case HandshakeError::kPeerAlert: return "peer_alert";
-    case HandshakeError::kOther: break;
+    case HandshakeError::kNone:
+      return "ok";
+    case HandshakeError::kClosed:
+      return "closed";
+    case HandshakeError::kTimeout:
+      return "timeout";
+    case HandshakeError::kNotTls:
+      return "not_tls";
+    case HandshakeError::kPlainHttp:
+      return "plain_http";
+    case HandshakeError::kProtocol:
+      return "protocol";
+    case HandshakeError::kNoCertificate:
+      return "no_certificate";
+    case HandshakeError::kCertificateName:
+      return "certificate_name";
+    case HandshakeError::kCertificateExpired:
+      return "certificate_expired";
+    case HandshakeError::kUnknownCa:
+      return "unknown_ca";
+    case HandshakeError::kCertificateRevoked:
+      return "certificate_revoked";
+    case HandshakeError::kCertificate:
+      return "certificate";
+    case HandshakeError::kPeerAlert:
+      return "peer_alert";
+    case HandshakeError::kOther:
+      break;
   }
   return "other";
 }

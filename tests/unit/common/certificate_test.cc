@@ -73,7 +73,8 @@ TEST_F(CertificateFile, NamesWhatIsWrong) {
   source = Source(a);
   source.key_pem =
       "-----BEGIN ENCRYPTED PRIVATE KEY-----\n"
-      "MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAj3Zf8lXr5VVwICCAAw\nDAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEKwqXb5Cdgg5\n"
+      "MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAj3Zf8lXr5VVwICCAAw\nDAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEKwqXb5Cdg"
+      "g5\n"
       "-----END ENCRYPTED PRIVATE KEY-----\n";
   EXPECT_THAT(ErrorOf(source), HasSubstr("private key"));
 
@@ -85,8 +86,8 @@ TEST_F(CertificateFile, NamesWhatIsWrong) {
 }
 
 TEST_F(CertificateFile, WarnsOfWhatClientsWillReject) {
-  auto parsed = ParseCertificate(
-      Source(ca_.Issue({.names = {"DNS:a.test"}, .validity = std::chrono::hours(-1)})), absl::Now());
+  auto parsed =
+      ParseCertificate(Source(ca_.Issue({.names = {"DNS:a.test"}, .validity = std::chrono::hours(-1)})), absl::Now());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_THAT(parsed->warnings, ElementsAre(HasSubstr("site.crt: expired on")));
   parsed = ParseCertificate(Source(ca_.Issue(fixtures::LabCa::Request())), absl::Now());

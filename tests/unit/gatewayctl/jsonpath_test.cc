@@ -36,7 +36,8 @@ TEST(JsonPath, PicksAsKubectlDoes) {
 }
 
 TEST(JsonPath, RefusesWhatItDoesNotKnow) {
-  for (const char* path : {"{.a", "{range .items[*]}{.name}", "{end}", "{..name}", "{.a[}", "{.a[x]}", "{a}", "{.a[?(@.b)]}"}) {
+  for (const char* path :
+       {"{.a", "{range .items[*]}{.name}", "{end}", "{..name}", "{.a[}", "{.a[x]}", "{a}", "{.a[?(@.b)]}"}) {
     EXPECT_THAT(Of(path), ::testing::StartsWith("refused: -o jsonpath")) << path;
   }
   std::string deep;
