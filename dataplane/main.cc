@@ -37,7 +37,7 @@ int Fail(const absl::Status& status, int code) {
 
 int Run(int argc, char** argv) {
   const DaemonArguments arguments = ParseDaemonArguments(
-      argc, argv, "gateway-dataplane", "The gateway's proxy: forwards HTTP as its control plane says.");
+      argc, argv, "gateway-dataplane", "The gateway's proxy: forwards HTTP by the policy of its control plane.");
   if (arguments.check) return CheckPolicy(arguments.config);
   if (arguments.exit_code) return *arguments.exit_code;
   InitLogging(arguments.config.logging(), "gateway-dataplane");

@@ -260,8 +260,8 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
     if (IsShapedLikeKubernetes(node)) {
       if (++shaped_like_kubernetes == 1) {
         first_of_these = problems->size();
-        problem(node.position, "", "",
-                "kind and name stand at the top level; there is no spec (nor apiVersion or metadata)", {});
+        problem(node.position, "", "", "kind and name are at the top level; there is no spec, apiVersion or metadata",
+                {});
       }
       const YamlNode* metadata = node.Find("metadata");
       const YamlNode* own = metadata == nullptr ? node.Find("name") : metadata->Find("name");

@@ -293,7 +293,7 @@ void CheckUpstreamTls(const Report& report, const std::string& field, const v1::
   CheckEnum(report, field + ".verify", tls.verify(), v1::UpstreamTls::Verify_IsValid);
   if (!tls.server_name().empty() && !ParseHostPort(tls.server_name() + ":1").ok()) {
     report.Add(field + ".server_name",
-               fmt::format("{} is no host name and no IP address", QuoteForMessage(tls.server_name())));
+               fmt::format("{} is not a host name or an IP address", QuoteForMessage(tls.server_name())));
   }
   switch (tls.ca().source_case()) {
     case v1::PemText::kFile:
@@ -311,7 +311,7 @@ void CheckUpstreamTls(const Report& report, const std::string& field, const v1::
   }
   if (!tls.min_version().empty() && tls.min_version() != "1.2" && tls.min_version() != "1.3") {
     report.Add(field + ".min_version",
-               fmt::format("{} is no version of TLS; expected 1.2 or 1.3", QuoteForMessage(tls.min_version())));
+               fmt::format("{} is not a TLS version; expected 1.2 or 1.3", QuoteForMessage(tls.min_version())));
   }
 }
 

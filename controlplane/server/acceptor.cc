@@ -285,8 +285,8 @@ struct Acceptor::Impl {
     const int reason = errno;
     ++counts.exhausted;
     if (tell_exhausted(now)) {
-      spdlog::warn("{}: accept: {}; closing silent connections, refusing new ones until there is room", options.key,
-                   strerror(reason));
+      spdlog::warn("{}: accept: {}; closing silent connections, rejecting new ones until descriptors are free",
+                   options.key, strerror(reason));
     }
     if (!silent.empty()) {
       CloseSilent(silent.begin());
@@ -323,7 +323,7 @@ struct Acceptor::Impl {
       close(fd);
       ++counts.refused;
       if (tell_refused(now)) {
-        spdlog::warn("{}: connections are refused: {} are open, {} of this address; at most {}, {} of an address",
+        spdlog::warn("{}: rejecting connections: {} are open, {} from this address; limits {}, {} for an address",
                      options.key, silent.size() + handed_over, client.open(), options.connections_max,
                      options.connections_per_address_max);
       }

@@ -19,7 +19,7 @@ absl::Status ProbeListener(Acceptor* acceptor, const std::string& service, std::
     grpc::health::v1::HealthCheckResponse response;
     if (const grpc::Status status = stub->Check(&context, request, &response); !status.ok()) {
       return absl::UnavailableError(
-          absl::StrCat("port ", acceptor->port(), " does not answer: ", status.error_message()));
+          absl::StrCat("port ", acceptor->port(), " does not respond: ", status.error_message()));
     }
     if (response.status() != grpc::health::v1::HealthCheckResponse::SERVING) {
       return absl::UnavailableError(absl::StrCat("port ", acceptor->port(), " does not serve"));

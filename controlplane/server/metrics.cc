@@ -118,10 +118,10 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
   families.Gauge("gateway_controlplane_data_planes_current", "Data planes that serve the current revision.",
                  static_cast<double>(serving));
   families.Gauge("gateway_controlplane_data_planes_held",
-                 "Connected data planes that are sent nothing until an operator accepts this history.",
+                 "Connected data planes that get no policy until an operator accepts this history.",
                  static_cast<double>(counts.held));
   families.Counter("gateway_controlplane_rivals_refused_total",
-                   "Streams refused because another instance of that name was connected.", counts.rivals_refused);
+                   "Streams rejected because another instance of that name was connected.", counts.rivals_refused);
   families.Counter("gateway_controlplane_acks_total", "Updates that data planes applied.", counts.acks);
   families.Counter("gateway_controlplane_nacks_total", "Updates that data planes rejected.", counts.nacks);
   families.Counter("gateway_controlplane_stream_bytes_total", "Bytes of updates handed to the streams.",

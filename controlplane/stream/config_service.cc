@@ -250,7 +250,7 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
     session_ = std::move(attachment.session);
     if (instance && service_->options_.registered) service_->options_.registered(*instance);
     if (!attachment.held.empty() && attachment.news) {
-      spdlog::error("data plane '{}' is sent nothing: {}; see /ready", name_, attachment.held);
+      spdlog::error("data plane '{}' gets no policy: {}; see /ready", name_, attachment.held);
     }
     spdlog::info("data plane '{}' ({}) connected: version {}, {} workers, revision {}", name_, peer_, hello.version(),
                  hello.workers(), hello.revision());

@@ -302,7 +302,7 @@ std::string Hub::ReasonToHold(const v1::Hello& hello) const {
   if (!hello.epoch().empty() && hello.revision() > 0) {
     return absl::StrCat("it serves revision ", hello.revision(), " of another history (epoch ", hello.epoch(), ")");
   }
-  return takeover_ == Takeover::kHeld ? "the database was created anew although data planes were known" : "";
+  return takeover_ == Takeover::kHeld ? "the database was recreated although data planes were known" : "";
 }
 
 void Hub::Refuse(Entry* entry, const v1::Hello& hello, const std::string& address, Attachment* attachment) {
@@ -322,7 +322,7 @@ void Hub::Refuse(Entry* entry, const v1::Hello& hello, const std::string& addres
   ++counts_.rivals_refused;
   attachment->refusal =
       absl::StrCat("the name '", hello.name(), "' is in use by another instance (", entry->state.address(),
-                   ", version ", entry->state.version(), "); give this one a data_plane.name of its own");
+                   ", version ", entry->state.version(), "); give this one a different data_plane.name");
 }
 
 Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink) {
@@ -515,12 +515,12 @@ std::string Hub::WhyHeld() const {
   const std::string who = absl::StrCat(held, held == 1 ? " data plane (" : " data planes (", absl::StrJoin(names, ", "),
                                        held > names.size() ? ", ..." : "", ")");
   if (takeover_ == Takeover::kHeld) {
-    return absl::StrCat("the database was created anew although data planes were known, so policy is sent to nobody",
+    return absl::StrCat("the database was recreated although data planes were known, so no data plane gets policy",
                         held > 0 ? absl::StrCat("; waiting: ", who) : "", kChoice);
   }
   if (held == 0) return "";
   return absl::StrCat("policy is not sent to ", who,
-                      ": they serve another history than the database has, which was lost, replaced or created anew",
+                      ": they serve another history than the database has, which was lost, replaced or recreated",
                       kChoice);
 }
 

@@ -198,7 +198,7 @@ Task<void> Exchange::Handle() {
     co_return co_await Refuse(Reason::kInternal, "rewrite.regex did not produce a path");
   }
   if (HasBeenHere()) {
-    co_return co_await Refuse(Reason::kLoopDetected, "its Via says that it has come from this gateway");
+    co_return co_await Refuse(Reason::kLoopDetected, "its Via shows that it came from this gateway");
   }
   if (const Reason reason = FindEndpoints(); reason != Reason::kNone) co_return co_await Refuse(reason);
   if (service_->bulkhead != nullptr) {

@@ -115,12 +115,12 @@ class CommandTree {
         ->add_option("-f,--file", options->files, "Delete what these files define: a file, a folder, or -; repeatable")
         ->allow_extra_args(false)
         ->type_name("FILE");
-    remove->add_flag("--ignore-not-found", options->ignore_not_found, "What does not exist is no error");
+    remove->add_flag("--ignore-not-found", options->ignore_not_found, "A missing resource is not an error");
     AddChange(remove, options);
     AddExpectedRevision(remove, options);
     AddYes(remove, options);
 
-    CLI::App* edit = Add("edit", "Open one resource in $VISUAL or $EDITOR and apply what is saved", ctl::Edit, R"(
+    CLI::App* edit = Add("edit", "Open one resource in $VISUAL or $EDITOR and apply the saved text", ctl::Edit, R"(
   gatewayctl edit route orders
   EDITOR=nano gatewayctl edit ratelimit per-client --wait)");
     AddTarget(edit, options, /*required=*/true);
@@ -365,7 +365,7 @@ class CommandTree {
   }
 
   static void AddYes(CLI::App* command, Options* options) {
-    command->add_flag("-y,--yes", options->yes, "Ask nothing; without a terminal nothing is asked");
+    command->add_flag("-y,--yes", options->yes, "Do not ask; never asks without a terminal");
   }
 
   static void AddRequire(CLI::App* command, Options* options) {
@@ -631,7 +631,7 @@ absl::StatusOr<std::vector<ResourceKey>> ParseTargets(const Options& options) {
     if (!key.ok()) return key.status();
     if (std::find(keys.begin(), keys.end(), *key) == keys.end()) keys.push_back(*std::move(key));
   }
-  if (keys.empty()) return absl::InvalidArgumentError(absl::StrCat("'", options.kind, "' is no kind"));
+  if (keys.empty()) return absl::InvalidArgumentError(absl::StrCat("'", options.kind, "' is not a kind"));
   if (options.names.empty()) return keys;
   if (keys.size() > 1) return absl::InvalidArgumentError("names go with one kind; or write KIND/NAME for each");
   const std::string kind = keys.front().kind;

@@ -92,7 +92,7 @@ ExitCode Edit(Session& session) {
   if (code == kDone || code == kNotEveryone) {
     unlink(path->c_str());
   } else {
-    session.err() << "gatewayctl: what was written is in " << *path << "\n";
+    session.err() << "gatewayctl: your text is in " << *path << "\n";
   }
   return code;
 }

@@ -564,7 +564,7 @@ void DescribeConsumer(const v1::Consumer& consumer, const Description& d, std::s
                     ": ", Printable(admission.because),
                     "; routes: ", admission.routes.empty() ? kNone : Printable(JoinSome(admission.routes)), "\n");
   }
-  if (admissions.empty()) *out += "  nothing\n";
+  if (admissions.empty()) *out += "  none\n";
 }
 
 void AppendKeys(const std::string& title, const std::vector<ResourceKey>& keys, std::span<const v1::StoredResource> all,
@@ -734,7 +734,7 @@ std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time
                       RejectionText(rejection), "\n");
     }
     for (const v1::Rival& rival : plane.rivals()) {
-      absl::StrAppend(&text, Printable(plane.name()), ": another instance claims this name and is refused (",
+      absl::StrAppend(&text, Printable(plane.name()), ": another instance claims this name and is rejected (",
                       RivalText(rival), "; last try ", FormatAge(rival.last_seen(), now), " ago)\n");
     }
     if (!plane.held().empty()) {

@@ -452,7 +452,7 @@ TEST_F(ServerTest, ADatabaseCreatedAnewBesideKnownDataPlanesIsSentToNobody) {
     ASSERT_TRUE(dp.Hello());
     ASSERT_TRUE(dp.Read());
     EXPECT_FALSE(StateOf("dp-2").held().empty());
-    EXPECT_TRUE(absl::StrContains(control_plane_->hub().WhyHeld(), "created anew"));
+    EXPECT_TRUE(absl::StrContains(control_plane_->hub().WhyHeld(), "recreated"));
     EXPECT_EQ(control_plane_->hub().counts().updates_sent, 0u);
   }
 }

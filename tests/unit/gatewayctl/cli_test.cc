@@ -249,7 +249,7 @@ TEST_F(Gatewayctl, TabsAndDocumentsOfKubernetesAreCalledWhatTheyAre) {
     EXPECT_THAT(errors(text), HasSubstr(" 1 error;")) << text;
   }
   const std::string one = "apiVersion: v1\nkind: Service\nmetadata: { name: s }\nspec: { static: [] }\n";
-  EXPECT_THAT(errors(one), HasSubstr("a.yaml:1:1: kind and name stand at the top level; there is no spec"));
+  EXPECT_THAT(errors(one), HasSubstr("a.yaml:1:1: kind and name are at the top level; there is no spec"));
   EXPECT_THAT(errors(one), HasSubstr(" 1 error;"));
   const std::string two = errors(one + "---\n" + one + "---\n" + kRoute);
   EXPECT_THAT(two, HasSubstr("so it is in 2 documents"));
@@ -760,7 +760,7 @@ TEST_F(Gatewayctl, DataPlanesSayWhoContendsForANameAndWhoIsSentNothing) {
   admin_.data_planes.mutable_data_planes(2)->set_lost(true);
   const std::string out = Ctl({"dataplanes"}).out;
   for (const char* text : {"contended", "held", "lost",
-                           "dp-1: another instance claims this name and is refused "
+                           "dp-1: another instance claims this name and is rejected "
                            "(10.0.0.7:8080, version 0.1.0;",
                            "dp-2 is sent nothing: it serves revision 57"}) {
     EXPECT_NE(out.find(text), std::string::npos) << text << "\n" << out;
@@ -1183,9 +1183,9 @@ TEST_F(Gatewayctl, EditAppliesWhatTheEditorLeavesOnTheStateThatItRead) {
   environment_["VISUAL"] = "sed -i 's|match:|macth:|'";
   run = Ctl({"edit", "route", "orders"});
   EXPECT_EQ(run.code, kInvalidPolicy);
-  const size_t kept = run.err.find("what was written is in ");
+  const size_t kept = run.err.find("your text is in ");
   ASSERT_NE(kept, std::string::npos) << run.err;
-  const std::string path = run.err.substr(kept + 23, run.err.find('\n', kept) - kept - 23);
+  const std::string path = run.err.substr(kept + 16, run.err.find('\n', kept) - kept - 16);
   EXPECT_TRUE(std::filesystem::remove(path)) << path;
   EXPECT_EQ(Ctl({"edit", "route"}).code, kUsage);
 }
