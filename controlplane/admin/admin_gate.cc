@@ -30,7 +30,7 @@ absl::Status AdminGate::IdentifyByCertificate(const std::string& certificate, Ca
                  : !info->uris.empty()      ? info->uris.front()
                  : !info->dns_names.empty() ? info->dns_names.front()
                                             : "";
-  if (caller->name.empty()) return absl::UnauthenticatedError("the client certificate names nobody");
+  if (caller->name.empty()) return absl::UnauthenticatedError("the client certificate has no name");
   caller->role = RoleNamed(info->organizational_unit);
   if (caller->role != v1::Token::ROLE_UNSPECIFIED) return absl::OkStatus();
   if (!info->organizational_unit.empty()) {
@@ -86,7 +86,7 @@ grpc::Status AdminGate::Admit(std::string_view method, grpc::CallbackServerConte
   const CallRule* rule = RuleOf(method);
   absl::Status status = Identify(*context, &caller, now);
   if (status.ok() && rule == nullptr)
-    status = absl::PermissionDeniedError(absl::StrCat(method, ": nobody may do that"));
+    status = absl::PermissionDeniedError(absl::StrCat(method, ": no role may do that"));
   if (status.ok() && caller.role < rule->role) {
     status = absl::PermissionDeniedError(absl::StrCat("'", caller.name, "' is ", RoleName(caller.role), "; ", method,
                                                       " is for ", RoleName(rule->role),

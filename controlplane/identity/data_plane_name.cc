@@ -24,7 +24,7 @@ absl::Status CheckDataPlaneName(const std::string& name, const std::string& cert
   if (std::find(names.begin(), names.end(), name) != names.end()) return absl::OkStatus();
   return absl::PermissionDeniedError(
       absl::StrCat("name: this data plane calls itself '", name, "', but its certificate is for ",
-                   names.empty() ? "nobody (it has no subject alternative name)" : absl::StrJoin(names, ", ")));
+                   names.empty() ? "no one (it has no subject alternative name)" : absl::StrJoin(names, ", ")));
 }
 
 }  // namespace gateway::controlplane

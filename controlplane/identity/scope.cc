@@ -68,7 +68,7 @@ absl::Status Scope::CheckEdit(const ResourceKey& key, const Known& before, const
   if (only.empty()) return absl::OkStatus();
   if (before.resource != nullptr && (before.built_in || !HasLabels(*before.resource, only))) {
     return absl::PermissionDeniedError(
-        absl::StrCat(key.ToString(), ": not yours to change; you may change what has the labels ", wanted));
+        absl::StrCat(key.ToString(), ": not yours to change; you may change resources with the labels ", wanted));
   }
   if (after == nullptr) return absl::OkStatus();
   if (!HasLabels(*after, only)) {

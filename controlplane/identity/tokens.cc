@@ -161,7 +161,7 @@ absl::StatusOr<v1::CreateTokenResponse> Tokens::Create(const v1::CreateTokenRequ
     const absl::Duration lifetime =
         absl::Seconds(request.expires_in().seconds()) + absl::Nanoseconds(request.expires_in().nanos());
     if (lifetime <= absl::ZeroDuration() || lifetime > kLifetimeMax) {
-      return absl::InvalidArgumentError("expires_in: expected more than nothing and at most 36500 days");
+      return absl::InvalidArgumentError("expires_in: expected more than 0 and at most 36500 days");
     }
     *token->mutable_expires_at() = ToTimestamp(now + lifetime);
   }

@@ -179,9 +179,9 @@ absl::Status DataPlane::MakeClient() {
   if (config_.data_plane().name().empty()) {
     const absl::StatusOr<std::string> name = options.credentials->Name(absl::Now());
     if (!name.ok()) {
-      return absl::Status(name.status().code(),
-                          absl::StrCat(name.status().message(),
-                                       "; without data_plane.name, the data plane is called as its certificate says"));
+      return absl::Status(
+          name.status().code(),
+          absl::StrCat(name.status().message(), "; without data_plane.name, the name comes from its certificate"));
     }
     options.bootstrap.mutable_data_plane()->set_name(*name);  // "": the host's name and the main port
   }

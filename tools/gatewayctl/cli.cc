@@ -268,7 +268,7 @@ class CommandTree {
         ->type_name("NAME,...");
     pki->add_option("--data-plane", options->data_plane, "For a data plane: its data_plane.name")
         ->type_name("DATAPLANE");
-    pki->add_option("--operator", options->operator_name, "For a person or a pipeline, in place of a token")
+    pki->add_option("--operator", options->operator_name, "For a person or a pipeline, instead of a token")
         ->type_name("OPERATOR");
     AddRole(pki, options);
     pki->add_option("--expires", options->expires, "How long it is valid; default: 90d")->type_name("TIME");

@@ -32,7 +32,7 @@ constexpr size_t kTokenBytesMax = 4096;
 
 absl::StatusOr<std::string> ContextsPath(const Environment& environment) {
   const std::string home = environment("HOME").value_or("");
-  if (home.empty()) return absl::InvalidArgumentError("HOME is not set, so there is no place for contexts");
+  if (home.empty()) return absl::InvalidArgumentError("HOME is not set, so contexts cannot be stored");
   return home + "/.config/gatewayctl/config.yaml";
 }
 
@@ -168,7 +168,7 @@ absl::StatusOr<Connection> ResolveConnection(const ConnectionFlags& flags, const
     return absl::InvalidArgumentError("--cert and --key: expected both, or neither");
   }
   if (!used.cert.empty() && used.ca.empty()) {
-    return absl::InvalidArgumentError("--cert needs --ca (or GATEWAY_CA): without it there is no TLS");
+    return absl::InvalidArgumentError("--cert needs --ca (or GATEWAY_CA): without it TLS is not used");
   }
   absl::StatusOr<TlsMaterial> material = ReadTlsFiles({used.cert, used.key, used.ca}, absl::Now());
   if (!material.ok()) return absl::InvalidArgumentError(material.status().message());

@@ -136,7 +136,7 @@ ExitCode Pki(Session& session) {
     }
     if (std::filesystem::exists(authority + ".key") || std::filesystem::exists(authority + ".crt")) {
       return session.Fail(absl::AlreadyExistsError(
-          absl::StrCat(authority, ".key: there is an authority already; what it has issued would be worth nothing")));
+          absl::StrCat(authority, ".key: an authority exists; its certificates would become invalid")));
     }
     const absl::StatusOr<CertificateAndKey> made = MakeAuthority("gateway lab CA", now, kAuthorityLifetime);
     if (!made.ok()) return session.Fail(made.status());

@@ -147,7 +147,7 @@ Rejection ReadTarget(const PseudoFields& pseudo, Request* out) {
     out->path = path;
     return {};
   }
-  if (path.empty() || path[0] != '/') return Malformed(":path does not begin with a slash");
+  if (path.empty() || path[0] != '/') return Malformed(":path does not start with a slash");
   for (const char c : path) {
     if (c <= ' ' || c == 0x7f) return Malformed("an invalid byte in the target");  // (above 0x7f it is negative)
     if (c == '#') return Malformed("a fragment in the target");
@@ -292,7 +292,7 @@ Rejection MakeRequest(HeaderBlock* block, bool ended, BufferPool* pool, Request*
       value = block->Appended(cookies_at).substr(0, cookies_end - cookies_at);
     }
     if (!IsName(name) || !IsValue(value)) {
-      error = Malformed("an invalid field in the head");
+      error = Malformed("an invalid field in the header");
     } else if (out->fields.size() >= HeaderBlock::kFieldsMax) {
       error = {Reason::kHeadersTooLarge, "too many fields"};
     } else {

@@ -205,7 +205,7 @@ int ServerSession::OnHeader(nghttp2_session*, const nghttp2_frame* frame, nghttp
       if (trailing) {
         stream->overloaded_ = true;
       } else if (!stream->rejection_) {
-        stream->rejection_ = {Reason::kOverloaded, "no room for the head"};
+        stream->rejection_ = {Reason::kOverloaded, "no room for the header"};
       }
       break;
   }
@@ -222,7 +222,7 @@ int ServerSession::OnInvalidHeader(nghttp2_session*, const nghttp2_frame* frame,
   if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
     stream->detail_ = "an invalid trailer field";
   } else if (!stream->rejection_) {
-    stream->rejection_ = {Reason::kBadRequest, "an invalid field in the head"};
+    stream->rejection_ = {Reason::kBadRequest, "an invalid field in the header"};
   }
   return 0;
 }

@@ -24,12 +24,12 @@ constexpr std::array<CounterInfo, static_cast<size_t>(SessionCounter::kCount)> k
     {"gateway_http2_streams", MetricType::Gauge, "HTTP/2 streams of clients, open or still being served."},
     {"gateway_http2_streams_total", MetricType::Counter, "HTTP/2 streams that clients opened."},
     {"gateway_http2_streams_refused_total", MetricType::Counter,
-     "HTTP/2 streams refused beyond max_concurrent_streams."},
+     "HTTP/2 streams rejected above max_concurrent_streams."},
     {"gateway_http2_resets_received_total", MetricType::Counter, "HTTP/2 streams that clients reset."},
     {"gateway_http2_resets_sent_total", MetricType::Counter, "HTTP/2 streams of clients that the gateway reset."},
     {"gateway_http2_invalid_frames_total", MetricType::Counter, "Invalid HTTP/2 frames from clients."},
     {"gateway_http2_timeouts_total", MetricType::Counter,
-     "HTTP/2 connections closed because SETTINGS, the end of a header list or a PING's answer did not come."},
+     "HTTP/2 connections closed because SETTINGS, the end of a header list or the response to a PING did not arrive."},
 }};
 
 constexpr std::array<std::string_view, kAbuseCount> kAbuseKinds = {
