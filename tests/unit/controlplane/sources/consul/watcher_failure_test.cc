@@ -3,8 +3,8 @@
 #include "gtest/gtest.h"
 #include "tests/fixtures/temp_dir.h"
 #include "tests/fixtures/wait_for.h"
-#include "tests/unit/consul/fake_consul.h"
-#include "tests/unit/consul/watched.h"
+#include "tests/unit/controlplane/sources/consul/fake_consul.h"
+#include "tests/unit/controlplane/sources/consul/watched.h"
 
 namespace gateway::controlplane {
 namespace {

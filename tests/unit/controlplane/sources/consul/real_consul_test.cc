@@ -10,7 +10,7 @@
 #include "tests/fixtures/consul_agent.h"
 #include "tests/fixtures/temp_dir.h"
 #include "tests/fixtures/wait_for.h"
-#include "tests/unit/consul/watched.h"
+#include "tests/unit/controlplane/sources/consul/watched.h"
 
 namespace gateway::controlplane {
 namespace {

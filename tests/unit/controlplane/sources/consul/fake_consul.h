@@ -1,6 +1,6 @@
 // Enough of Consul's HTTP API for tests, with failures on demand.
-#ifndef GATEWAY_TESTS_UNIT_CONSUL_FAKE_CONSUL_H_
-#define GATEWAY_TESTS_UNIT_CONSUL_FAKE_CONSUL_H_
+#ifndef GATEWAY_TESTS_UNIT_CONTROLPLANE_SOURCES_CONSUL_FAKE_CONSUL_H_
+#define GATEWAY_TESTS_UNIT_CONTROLPLANE_SOURCES_CONSUL_FAKE_CONSUL_H_
 
 #include <cstdint>
 #include <functional>
@@ -80,4 +80,4 @@ class FakeConsul {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_TESTS_UNIT_CONSUL_FAKE_CONSUL_H_
+#endif  // GATEWAY_TESTS_UNIT_CONTROLPLANE_SOURCES_CONSUL_FAKE_CONSUL_H_

@@ -1,6 +1,6 @@
 // A watcher under test, and waits for what it publishes.
-#ifndef GATEWAY_TESTS_UNIT_CONSUL_WATCHED_H_
-#define GATEWAY_TESTS_UNIT_CONSUL_WATCHED_H_
+#ifndef GATEWAY_TESTS_UNIT_CONTROLPLANE_SOURCES_CONSUL_WATCHED_H_
+#define GATEWAY_TESTS_UNIT_CONTROLPLANE_SOURCES_CONSUL_WATCHED_H_
 
 #include <functional>
 #include <string>
@@ -97,4 +97,4 @@ inline Watched::Condition Unknown(const std::string& service) {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_TESTS_UNIT_CONSUL_WATCHED_H_
+#endif  // GATEWAY_TESTS_UNIT_CONTROLPLANE_SOURCES_CONSUL_WATCHED_H_

@@ -1,4 +1,4 @@
-#include "tests/unit/consul/fake_consul.h"
+#include "tests/unit/controlplane/sources/consul/fake_consul.h"
 
 #include <sys/socket.h>
 

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/consul_agent.h"
-#include "tests/unit/consul/watched.h"
+#include "tests/unit/controlplane/sources/consul/watched.h"
 
 namespace gateway::controlplane {
 namespace {
