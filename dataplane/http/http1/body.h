@@ -10,8 +10,8 @@
 
 namespace gateway::dataplane::http1 {
 
-// Fields that say how a message is framed, routed or authenticated, or who calls, never come after it (RFC 9110, section
-// 6.5.1).
+// Fields that say how a message is framed, routed or authenticated, or who calls, never come after it (RFC 9110,
+// section 6.5.1).
 bool IsForbiddenTrailer(std::string_view name);
 
 // Takes the framing off. Keeps its place between calls, so every byte is seen once and none has to be kept.
