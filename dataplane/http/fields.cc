@@ -79,4 +79,8 @@ FieldKind ClassifyField(std::string_view name) {
   return FieldKind::kLookalike;
 }
 
+bool IsIdempotent(std::string_view method) {
+  return method == "GET" || method == "HEAD" || method == "PUT" || method == "DELETE" || method == "OPTIONS";
+}
+
 }  // namespace gateway::dataplane::http

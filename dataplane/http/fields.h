@@ -32,6 +32,9 @@ enum class FieldKind : uint8_t {
 };
 FieldKind ClassifyField(std::string_view name);
 
+// RFC 9110, section 9.2.2, of the registered methods.
+bool IsIdempotent(std::string_view method);
+
 }  // namespace gateway::dataplane::http
 
 #endif  // GATEWAY_DATAPLANE_HTTP_FIELDS_H_

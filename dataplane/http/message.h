@@ -12,6 +12,7 @@
 #include "absl/container/inlined_vector.h"
 #include "common/policy/snapshot.h"
 #include "dataplane/http/fields.h"
+#include "dataplane/proxy/failure.h"
 
 namespace gateway::dataplane::http {
 
@@ -87,6 +88,13 @@ struct OutgoingRequest : OutgoingHead {
 struct OutgoingResponse : OutgoingHead {
   int status = 0;
   std::string_view phrase;  // for HTTP/1; empty: the registered one
+};
+
+// Why a message cannot be read.
+struct Rejection {
+  Reason reason = Reason::kNone;
+  const char* detail = "";  // a constant, for the log
+  explicit operator bool() const { return reason != Reason::kNone; }
 };
 
 // Calls `take(name, value)` for each of OutgoingHead::lines.

@@ -28,7 +28,6 @@
 #include "dataplane/net/io.h"
 #include "dataplane/net/splice_pipe.h"
 #include "dataplane/net/task.h"
-#include "dataplane/proxy/failure.h"
 
 namespace gateway::dataplane::http {
 
@@ -145,14 +144,6 @@ class BodySink {
   ~BodySink() = default;
 };
 
-// Why the stream could not read a request. The request is then unspecified, but for method and target where they could
-// be read; no body is read, and a response is still sent.
-struct Rejection {
-  Reason reason = Reason::kNone;
-  const char* detail = "";  // a constant, for the log
-  explicit operator bool() const { return reason != Reason::kNone; }
-};
-
 // How an exchange ends its response.
 enum class End : uint8_t {
   kComplete,    // all of it was given to the stream, also by Begin
@@ -164,12 +155,15 @@ enum class End : uint8_t {
 // One request of a client and its response. The worker makes an exchange of it when the request's head is here, or was
 // rejected: ServeRequest(worker, stream).
 //
-// As a source it gives the request's body, as a sink it takes the response's. After Begin of a 101 both are the tunnel:
-// plain bytes, whose `last` is a half-close.
+// As a source it gives the request's body, as a sink it takes the response's. The first Read gives what came with the
+// head, decoded, without a system call; its views hold until the end of the stream, or ReleaseRequest. After Begin of a
+// 101 both are the tunnel: plain bytes, whose `last` is a half-close.
 class DownstreamStream : public BodySource, public BodySink {
  public:
   // Holds until ReleaseRequest, or the end of the stream. The exchange may take fields out of it.
   Request& request() { return *request_; }
+  // Why the request could not be read. It is then unspecified, but for method and target where they could be read; no
+  // body is read, and a response is still sent.
   const Rejection& rejection() const { return rejection_; }
   const ConnectionInfo& connection() const { return *connection_; }
   // When the request's first byte came.
@@ -238,12 +232,21 @@ enum class HeadRead : uint8_t {
 // the tunnel, as downstream.
 class UpstreamStream : public BodySource, public BodySink {
  public:
+  // Without Finish: the connection ends, or HTTP/2 resets the stream (CANCEL).
+  virtual ~UpstreamStream() = default;
+
+  // Whether it can take a request now; else await Connect first. kDone: it can; kAgain: not within the deadline;
+  // kError: the endpoint refused, or Cancel was called.
+  virtual bool connected() const = 0;
+  virtual Task<Io> Connect(TimePoint deadline) = 0;
+
   // The request's head and the first piece of its body, in one system call where the transport allows that. As
   // DownstreamStream::Begin.
   virtual Io Begin(const OutgoingRequest& request, const BodyPiece& first) = 0;
 
-  // The next head. `*response` holds until the end of the stream, its views until the first Read; of an interim one
-  // until the next ReadHead. Heads, and all interim ones together, are bounded in bytes.
+  // The next head. `*response` holds until the end of the stream, its views until the second Read; of an interim one
+  // until the next ReadHead. The caller may take fields out of it. The first Read gives what came with the head,
+  // without a system call. Heads, and all interim ones together, are bounded in bytes.
   virtual HeadRead ReadHead(Response** response) = 0;
 
   // Whether a byte of the request may have reached the endpoint.
@@ -256,16 +259,13 @@ class UpstreamStream : public BodySource, public BodySink {
   virtual bool stale() const = 0;
   virtual bool refused() const = 0;
 
-  // Once, at the end; the stream is not used after it. `complete`: the response was read to its end and the request was
-  // written to its end. The one place that decides whether the connection carries another request.
-  virtual void Finish(bool complete) = 0;
+  // The response was read to its end, and the request written to its end: the one place that decides whether the
+  // connection carries another one. The stream is not used after it.
+  virtual void Finish() = 0;
 
-  // Ends every wait of now and of later. HTTP/2 resets the stream (CANCEL).
+  // Ends every wait of now and of later.
   virtual void Cancel() = 0;
   virtual bool cancelled() const = 0;
-
- protected:
-  ~UpstreamStream() = default;
 };
 
 }  // namespace gateway::dataplane::http

@@ -7,6 +7,7 @@
 #include "absl/container/inlined_vector.h"
 #include "common/base/text.h"
 #include "dataplane/auth/authorization.h"
+#include "dataplane/http/http1/head.h"
 #include "dataplane/net/arrival.h"
 #include "dataplane/proxy/exchange.h"
 
@@ -44,7 +45,7 @@ Task<const BoundAuthMethod*> AwaitNewerKeys(EventLoop* loop, KeyFetcher* fetcher
 IdentityFields::IdentityFields(std::span<const std::string> names) {
   for (std::string name : names) {
     std::replace(name.begin(), name.end(), '_', '-');
-    if (http1::ClassifyField(name) == http1::FieldKind::kIdentity) continue;
+    if (http::ClassifyField(name) == http::FieldKind::kIdentity) continue;
     sizes_.set(std::min(name.size(), sizes_.size() - 1));
     names_.push_back(std::move(name));
   }
@@ -62,7 +63,7 @@ void Exchange::RemoveIdentityFields() {
   const IdentityFields& named = (*state_)->identity_fields;
   size_t kept = 0;
   for (size_t i = 0; i < head_.fields.size(); ++i) {
-    if (head_.kinds[i] == http1::FieldKind::kIdentity || (!named.empty() && named.Has(head_.fields[i].name))) continue;
+    if (head_.kinds[i] == http::FieldKind::kIdentity || (!named.empty() && named.Has(head_.fields[i].name))) continue;
     if (kept != i) {
       head_.fields[kept] = head_.fields[i];
       head_.kinds[kept] = head_.kinds[i];

@@ -1,6 +1,6 @@
-// The life of a request, from its head to its line in the log. exchange.cc tells it from top to bottom; what it decides
-// by is in the snapshot, what it remembers in the runtime state, how bytes look on the wire in http1/, how bodies flow
-// in relay.cc.
+// The life of a request, from its head to its line in the log. exchange.cc tells it from top to bottom, forward.cc how
+// a service is asked. What it decides by is in the snapshot, what it remembers in the runtime state; how bytes look on
+// the wire is the streams' (http/stream.h), how bodies flow is relay.cc's.
 #ifndef GATEWAY_DATAPLANE_PROXY_EXCHANGE_H_
 #define GATEWAY_DATAPLANE_PROXY_EXCHANGE_H_
 
@@ -17,18 +17,16 @@
 #include "absl/container/inlined_vector.h"
 #include "common/policy/route/path.h"
 #include "common/policy/snapshot.h"
-#include "dataplane/http/http1/body.h"
-#include "dataplane/http/http1/head.h"
+#include "dataplane/http/stream.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/policy/circuit_breaker.h"
 #include "dataplane/policy/cors.h"
 #include "dataplane/policy/transform.h"
 #include "dataplane/proxy/failure.h"
-#include "dataplane/server/connection.h"
+#include "dataplane/proxy/relay.h"
 #include "dataplane/server/worker.h"
 #include "dataplane/state/serving_state.h"
 #include "dataplane/telemetry/access_log.h"
-#include "dataplane/upstream/upstream_pool.h"
 
 namespace gateway::dataplane {
 
@@ -37,51 +35,42 @@ class Alarm;
 // Retry-After and RateLimit-Reset: whole seconds, after which what was promised holds.
 inline int64_t CeilSeconds(std::chrono::milliseconds time) { return std::max<int64_t>(1, (time.count() + 999) / 1000); }
 
-// One request and its answer. Lives in its connection's coroutine; holds the state that it started with until it ends.
+// One request and its response. Lives in the coroutine of its stream's connection; holds the state that it started with
+// until it ends.
 class Exchange {
  public:
   static constexpr int kConnectAttemptsMax = 3;  // endpoints tried while connections are refused
   static constexpr const char* kMaxDurationDetail = "max_duration is over";
-  static constexpr size_t kRelayBytesPerTurnMax = 2 * 1024 * 1024;  // then the other connections have their turn
 
-  Exchange(Worker* worker, ClientConnection* client);
-  ~Exchange();
+  Exchange(Worker* worker, http::DownstreamStream* stream);
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
 
-  // Reads one request from the client's connection, answers it, records it. False: there was none. Does not throw.
-  Task<bool> Run();
-
  private:
+  friend Task<void> ServeRequest(Worker& worker, http::DownstreamStream& stream);
+
+  // Fields of the other side that go on.
+  using FieldList = absl::InlinedVector<FieldView, 32>;
+  // What is particular to each relay.
+  class Upload;
+  class Download;
+  class Buffering;
+  class TunnelDirection;
+  struct TunnelState;
+
   // How one attempt at an endpoint ended.
   struct Attempt {
     bool answered = false;  // something of an answer has reached the client: nothing more can be said
     Reason reason = Reason::kNone;
     const char* detail = "";
     bool stale = false;     // a kept connection that had ended before any byte of an answer
-    bool reusable = false;  // the connection can carry another exchange
+    bool complete = false;  // the connection has carried the request and the response to their ends
     bool sent = false;      // bytes of the request may have reached the endpoint
     bool retried = false;   // it is to be made again: PrepareRetry has said so
   };
-  // How the request's body got on.
-  enum class Upload : uint8_t {
-    kRunning,
-    kComplete,
-    kClientClosed,
-    kClientTimeout,
-    kRefused,         // its framing is wrong
-    kTooLarge,        // past what its route allows
-    kUpstreamFailed,  // the endpoint takes no more; its answer may still come
-    kUpstreamTimeout,
-    kOverloaded,  // no buffer is to be had
-    kStopped,
-  };
-  // How one direction of a tunnel ended.
-  enum class TunnelEnd : uint8_t { kEnded, kFromBroken, kToBroken, kCancelled, kIdle, kOutOfTime, kOverloaded };
 
   // exchange.cc, in the order of a request's life.
-  Task<bool> ReadHead();  // false: nobody is there any more
-  void Identify();        // request id and client address, by what the peer may say
+  void Identify();  // request id and client address, by what the peer may say
   Reason NormalizeTarget();
   bool FindBuiltin();  // /health and the like
   Task<void> AnswerBuiltin();
@@ -98,28 +87,38 @@ class Exchange {
   void AppendLimitFields(std::string* fields) const;
   Reason FindEndpoints() const;
   Task<void> Handle();
-  Task<void> Forward();
-  Task<std::unique_ptr<UpstreamConnection>> Connect(const std::shared_ptr<Endpoint>& endpoint, Attempt* failure);
-  Task<Attempt> TryEndpoint(UpstreamConnection* upstream);
-  Task<Attempt> Converse(UpstreamConnection* upstream, std::optional<Task<void>>* upload);
-  bool MayRepeat(const Attempt& attempt) const;
-  void ReportFailure(const Attempt& attempt);
-  void ReportHead(int status);  // of the response that is relayed
-  void ReportSuccess();         // its body has ended, or has flowed for long enough
+  void TakeBufferedBody();
   Task<void> Refuse(Reason reason, const char* detail = "");
   // `content_type` may be empty: there is none.
   Task<void> Reply(int status, std::string_view body, std::string_view fields = {},
                    std::string_view content_type = "application/json");
+  // The client went before there was a response.
+  void EndUnanswered();
   void Record();
+
+  // forward.cc: a service is asked.
+  Task<void> Forward();
+  Task<bool> Connect(http::UpstreamStream* upstream, Attempt* failure);
+  Task<Attempt> TryEndpoint(http::UpstreamStream* upstream);
+  Task<Attempt> Converse(http::UpstreamStream* upstream, std::optional<Task<void>>* upload);
+  Task<Attempt> RelayResponse(http::UpstreamStream* upstream, http::Response* response);
+  Task<void> UploadBody(http::UpstreamStream* upstream);
+  void CancelWhenGone(http::UpstreamStream* upstream);  // null: nothing is
+  bool IsGone() const { return stream_.gone() || worker_->cut_short(); }
+  TimePoint ResponseDeadline() const;
+  std::chrono::nanoseconds ServiceTime() const;
+  Attempt EndOfWait(Wait wait) const;
+  Reason EndOfCancelled() const;  // why nobody waits for the service any more
+  bool MayRepeat(const Attempt& attempt) const;
+  void ReportFailure(const Attempt& attempt);
+  void ReportHead(int status);  // of the response that is relayed
+  void ReportSuccess();         // its body has ended, or has flowed for long enough
 
   // exchange_balance.cc: the endpoints.
   bool PickEndpoint();
   void ReportEndpoint(int status, Reason reason);
   void ObserveLatency(std::chrono::nanoseconds latency);
   void AppendSessionCookie(std::string* out) const;
-
-  // The client went before there was an answer: nobody is to be told.
-  void EndUnanswered();
 
   // retry.cc: what a service's Retry, its limits and a route's mirrors ask for.
   // Until `deadline`, or until `alarm` is rung: also by the client, where it resets its connection.
@@ -145,10 +144,11 @@ class Exchange {
   const FieldEditsPolicy* AnswerEdits() const;
   void AppendCorsFields(std::string* fields) const;
 
-  // exchange_heads.cc: heads as they are sent on.
+  // exchange_heads.cc: heads as they are sent on. Views hold until the next wait.
   // `copy_bytes`: for a mirror, whose body is whole and so long.
-  bool BuildUpstreamHead(const Endpoint& endpoint, std::optional<size_t> copy_bytes, Buffer* out);
-  bool BuildAnswerHead(const http1::ResponseHead& answer, bool chunked, bool with_length, Buffer* out);
+  http::OutgoingRequest BuildRequest(const Endpoint& endpoint, std::optional<size_t> copy_bytes, FieldList* fields);
+  // Takes from `response` the fields that do not go on.
+  http::OutgoingResponse BuildResponse(http::Response* response);
   std::string ForwardedForValue() const;
 
   // authenticate.cc: who calls.
@@ -165,38 +165,23 @@ class Exchange {
   void AppendChallenges(std::string* fields) const;
   void AppendForwarded(std::string* fields) const;
 
-  // relay.cc: bodies.
-  void TakeBufferedBody();
-  Task<void> UploadBody(UpstreamConnection* upstream);
-  Task<Upload> PumpBody(UpstreamConnection* upstream);
-  Upload EndOfPiece(Io sent, const Socket& to) const;
-  Task<Attempt> RelayAnswer(UpstreamConnection* upstream, http1::ResponseHead* answer);
-  // `last`: nothing else of this exchange is sent.
-  Task<Io> SendToClient(std::span<iovec> parts, bool last);
-
   // tunnel.cc: what follows a change of protocol.
-  Task<Attempt> Tunnel(UpstreamConnection* upstream, http1::ResponseHead* answer);
-  Task<TunnelEnd> PumpTunnel(Socket* from, Socket* to, Buffer first, uint64_t* bytes);
-  Task<void> PumpTunnelUp(UpstreamConnection* upstream, Buffer first, TunnelEnd* end);
+  Task<Attempt> Tunnel(http::UpstreamStream* upstream, http::Response* response);
+  Task<void> TunnelUp(http::UpstreamStream* upstream, TunnelState* state);
+  void EndTunnel(http::UpstreamStream* upstream, TunnelState* state, RelayEnd end, bool upward);
   void KeepOfHead();
 
   bool OutOfTime() const { return loop().now() >= ends_at_; }
-  TimePoint AnswerDeadline() const;
-  std::chrono::nanoseconds ServiceTime() const;
-  Attempt EndOfWait(Wait wait) const;
-  Reason EndOfCancelled() const;  // why nobody waits for the service any more
   EventLoop& loop() const { return worker_->loop(); }
 
   Worker* const worker_;
-  ClientConnection* const client_;
+  http::DownstreamStream& stream_;
+  http::Request& head_;
   const ServerOptions& options_;
   std::optional<StateRef> state_;
 
   // The request.
   TimePoint started_;
-  std::chrono::system_clock::time_point started_wall_;
-  http1::RequestHead head_;
-  bool head_parsed_ = false;
   bool upgrading_ = false;  // it asks for WebSocket, and its route allows that
   char request_id_room_[33];
   std::string_view request_id_;
@@ -236,15 +221,14 @@ class Exchange {
   std::chrono::milliseconds retry_after_{0};
 
   // Its body.
-  http1::BodyDecoder body_ = http1::BodyDecoder::None();
-  std::string_view buffered_body_;  // decoded, in the client's input, behind the head
-  size_t input_used_ = 0;           // of the client's input: the head and what was decoded
-  Buffer body_room_;                // where buffered_body_ is, if not there
+  std::string_view buffered_body_;  // what of it is here
+  Buffer body_room_;                // where that is, if the stream does not have it
   std::string mirror_body_;
-  uint64_t body_bytes_ = 0;  // of it, without framing, so far
-  bool replayable_ = false;  // all of it is in buffered_body_, and can be sent again
-  bool mirrors_ = false;     // copies are still to be sent, of mirror_body_
-  Upload upload_ = Upload::kComplete;
+  uint64_t body_bytes_ = 0;     // of it, without framing, so far
+  bool body_complete_ = false;  // all of it was read
+  bool replayable_ = false;     // all of it is in buffered_body_, and can be sent again
+  bool mirrors_ = false;        // copies are still to be sent, of mirror_body_
+  RelayEnd upload_ = RelayEnd::kComplete;
   bool stop_upload_ = false;
   bool continue_awaited_ = false;  // the client waits for a 100 before it sends its body
   bool upload_begun_ = false;      // something of the body was read as it came, and is gone
@@ -252,7 +236,6 @@ class Exchange {
   TimePoint request_sent_;         // all of it, in this attempt
   TimePoint heard_;                // of the endpoint, before the answer's head was whole
   TimePoint request_complete_;     // all of it had come from the client
-  Buffer next_input_;              // read behind a chunked body
   const char* body_detail_ = "";
 
   // Its answer.
@@ -261,6 +244,7 @@ class Exchange {
   int status_ = 0;
   Reason reason_ = Reason::kNone;
   bool aborted_ = false;
+  http::End end_ = http::End::kComplete;
   const char* detail_ = "";
   std::shared_ptr<Endpoint> endpoint_;
   uint32_t endpoint_index_ = 0;             // of endpoint_, in service_->endpoints
@@ -272,10 +256,7 @@ class Exchange {
   TimePoint head_read_;                       // the response's head, in this attempt
   std::chrono::nanoseconds head_latency_{0};  // what the endpoint took for it
   TimePoint ends_at_ = TimePoint::max();      // by the route's max_duration
-  TimePoint tunnel_active_;                   // bytes moved, in either direction
   std::chrono::nanoseconds upstream_duration_{-1};
-  uint64_t bytes_in_ = 0;
-  uint64_t bytes_out_ = 0;
 };
 
 }  // namespace gateway::dataplane

@@ -21,8 +21,8 @@ bool Exchange::PickEndpoint() {
   in_flight_ = {};
   int index = EndpointBalancer::kNone;
   if (service_->sessions != nullptr) {
-    const auto found = service_->sessions->indices.find(
-        FindCookie({head_.fields.data(), head_.fields.size()}, service_->policy->balance.session_cookie));
+    const auto found =
+        service_->sessions->indices.find(FindCookie(head_.field_views(), service_->policy->balance.session_cookie));
     if (found != service_->sessions->indices.end() && balancer.Usable(found->second) &&
         std::find(tried_.begin(), tried_.end(), found->second) == tried_.end()) {
       index = static_cast<int>(found->second);
@@ -30,12 +30,12 @@ bool Exchange::PickEndpoint() {
     sets_session_ = index == EndpointBalancer::kNone;
   }
   if (index == EndpointBalancer::kNone) {
-    index = balancer.Pick(service_->runtime->cursor,
-                          {.random = worker_->random(),
-                           .now = loop().now(),
-                           .hash = HashOf(service_->policy->balance.hash_on, {head_.fields.data(), head_.fields.size()},
-                                          client_address_, path_),
-                           .tried = {tried_.data(), tried_.size()}});
+    index =
+        balancer.Pick(service_->runtime->cursor,
+                      {.random = worker_->random(),
+                       .now = loop().now(),
+                       .hash = HashOf(service_->policy->balance.hash_on, head_.field_views(), client_address_, path_),
+                       .tried = {tried_.data(), tried_.size()}});
   }
   if (index == EndpointBalancer::kNone) return false;
   endpoint_index_ = static_cast<uint32_t>(index);

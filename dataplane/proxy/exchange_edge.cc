@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "common/base/text.h"
+#include "dataplane/http/http1/head.h"
 #include "dataplane/proxy/exchange.h"
 
 namespace gateway::dataplane {
@@ -19,8 +20,7 @@ bool Exchange::MayAccess(const AccessPolicy& access) {
 // no Cors is it an OPTIONS request like any other.
 bool Exchange::FindPreflightRoute() {
   const ServingState& state = **state_;
-  state.snapshot->Match({preflight_->method, host_, path_, head_.query, {head_.fields.data(), head_.fields.size()}},
-                        &match_);
+  state.snapshot->Match({preflight_->method, host_, path_, head_.query, head_.field_views()}, &match_);
   if (match_.route == nullptr || match_.route->cors == nullptr) return false;
   route_ = &state.routes[match_.route->index];
   return true;
@@ -28,16 +28,14 @@ bool Exchange::FindPreflightRoute() {
 
 Task<void> Exchange::AnswerPreflight(const CorsPolicy& cors) {
   std::string fields;
-  detail_ = AppendPreflightFields(cors, *preflight_, {head_.fields.data(), head_.fields.size()}, &fields);
+  detail_ = AppendPreflightFields(cors, *preflight_, head_.field_views(), &fields);
   // The answer is the same 204; the log says what the browser only tells its console.
   if (detail_[0] != '\0') policy_ = Concat("Cors/", cors.name);
   co_await Reply(204, "", fields, "");
 }
 
 // By what is known of it: a chunked one may still become so.
-bool Exchange::IsBodyTooLarge() const {
-  return (head_.has_length ? head_.length : body_bytes_) > match_.route->max_body_bytes;
-}
+bool Exchange::IsBodyTooLarge() const { return head_.length.value_or(body_bytes_) > match_.route->max_body_bytes; }
 
 bool Exchange::RewriteByRegex() {
   rewritten_.clear();
@@ -57,13 +55,13 @@ TextValues Exchange::Values() const {
 
 // What the client used, as far as somebody who is trusted says so.
 std::string_view Exchange::RequestScheme() const {
-  if (client_->peer_trusted) {
+  if (stream_.connection().peer_trusted) {
     for (size_t i = 0; i < head_.fields.size(); ++i) {
-      if (head_.kinds[i] != http1::FieldKind::kForwardedProto) continue;
+      if (head_.kinds[i] != http::FieldKind::kForwardedProto) continue;
       return http1::EqualsIgnoreCase(head_.fields[i].value, "https") ? "https" : "http";
     }
   }
-  return "http";
+  return stream_.connection().scheme();
 }
 
 const FieldEditsPolicy* Exchange::AnswerEdits() const {
@@ -75,7 +73,7 @@ const FieldEditsPolicy* Exchange::AnswerEdits() const {
 void Exchange::AppendCorsFields(std::string* fields) const {
   if (match_.route == nullptr || match_.route->cors == nullptr || (preflight_ && reason_ == Reason::kNone)) return;
   Append(fields, "Vary: ", kCorsVary, "\r\n");
-  GrantFor(*match_.route->cors, FindOrigin({head_.fields.data(), head_.fields.size()})).AppendTo(fields);
+  GrantFor(*match_.route->cors, FindOrigin(head_.field_views())).AppendTo(fields);
 }
 
 // 3xx with a Location made of the request's own parts where policy names none.
@@ -86,7 +84,7 @@ Task<void> Exchange::Redirect(const RedirectPolicy& redirect) {
     const std::string_view scheme = redirect.scheme.empty() ? own_scheme : std::string_view(redirect.scheme);
     std::string_view host = redirect.host;
     if (host.empty()) {
-      host = head_.host;
+      host = head_.authority;
       if (host.empty()) co_return co_await Refuse(Reason::kBadRequest, "no Host to redirect to");
       // A port is one scheme's: another scheme is served at its own default.
       const size_t colon = host.rfind(':');

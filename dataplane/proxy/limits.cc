@@ -10,6 +10,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "common/base/text.h"
+#include "dataplane/http/http1/head.h"
 #include "dataplane/limits/limit_key.h"
 #include "dataplane/proxy/exchange.h"
 

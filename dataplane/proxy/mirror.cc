@@ -1,103 +1,61 @@
 #include "dataplane/proxy/mirror.h"
 
-#include <algorithm>
-#include <array>
 #include <exception>
 #include <utility>
 
-#include "dataplane/http/http1/response_reader.h"
+#include "dataplane/http/stream.h"
+#include "dataplane/proxy/relay.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
 namespace {
 
-struct Discarded {
-  bool answered = false;  // the head of a final answer came
-  bool reusable = false;  // and all of it did, on a connection that may be kept
+class Discard final : public http::BodySink {
+ public:
+  http::BodyForms takes() const override { return {}; }
+  Io Write(const http::BodyPiece&) override { return Io::kDone; }
+  Task<Io> Flush(std::chrono::milliseconds, TimePoint) override { co_return Io::kDone; }
 };
 
-// Reads one answer to its end.
-Task<Discarded> DiscardAnswer(Worker* worker, UpstreamConnection* upstream, bool head_only, TimePoint until) {
-  Buffer& input = upstream->input;
-  http1::ResponseReader reader;
-  http1::ResponseHead head;
-  auto body = http1::BodyDecoder::None();
-  bool in_body = false;
-  Discarded discarded;
-  for (;;) {
-    if (!in_body) {
-      using Result = http1::ResponseReader::Result;
-      const Result result = reader.Read(input.data(), input.size(), &head);
-      if (result == Result::kRejected || (result == Result::kFinal && head.status == 101)) co_return discarded;
-      if (result == Result::kInterim) {
-        input.Consume(reader.head_bytes());
-        continue;
-      }
-      if (result == Result::kFinal) {
-        discarded.answered = true;
-        if (!http1::MayReuseConnection(head, head_only)) co_return discarded;
-        body = http1::BodyOf(head, head_only);
-        input.Consume(reader.head_bytes());
-        in_body = true;
-      }
-    }
-    if (in_body) {
-      const auto result = body.Decode(input.data(), input.size());
-      if (result.refused) co_return discarded;
-      input.Consume(result.consumed);
-      if (body.done()) {
-        if (!input.empty()) worker->pool().Distrust(upstream->endpoint.get());
-        discarded.reusable = input.empty();
-        co_return discarded;
-      }
-    }
-    if (!input) input = worker->buffers().Acquire(BufferPool::kSmall);
-    if (!input) co_return discarded;
-    if (input.room() == 0) {
-      input.Compact();
-      if (input.room() == 0 && (in_body || !worker->buffers().Grow(&input, input.capacity() * 2))) co_return discarded;
-    }
-    size_t moved = 0;
-    const Io io = upstream->socket.Read(input.space(), input.room(), &moved);
-    if (io == Io::kDone) {
-      input.Filled(moved);
-      continue;
-    }
-    if (io != Io::kAgain || co_await upstream->socket.Readable(until) != Wait::kReady) co_return discarded;
-  }
-}
+class Anything final : public RelayObserver {
+ public:
+  http::BodyForms Forms() override { return {}; }
+  RelayEnd OnPiece(const http::BodyPiece&) override { return RelayEnd::kRunning; }
+  TimePoint ReadDeadline(TimePoint) override { return TimePoint::max(); }
+};
 
-// Whether an answer came, whatever it says.
-Task<bool> Converse(Worker* worker, const BoundService& service, const std::shared_ptr<Endpoint>& endpoint,
-                    std::string request, bool head_only) {
-  std::unique_ptr<UpstreamConnection> upstream = worker->pool().Take(*endpoint, true);
-  if (upstream == nullptr) {
-    upstream = worker->pool().Connect(endpoint);
-    if (upstream == nullptr) co_return false;
-    const TimePoint patience = worker->loop().now() + service.policy->connect_timeout;
-    if (co_await upstream->socket.Writable(patience) != Wait::kReady || upstream->socket.ConnectError() != 0) {
-      co_return false;
-    }
-  }
-  std::array<iovec, 1> part = {{{request.data(), request.size()}}};
-  uint64_t sent = 0;
-  const TimePoint until = worker->loop().now() + service.policy->response_timeout;
-  if (co_await upstream->socket.WriteRest(part, service.policy->response_timeout, &sent, until) != Io::kDone)
+// Whether a response came, whatever it says.
+Task<bool> Converse(EventLoop* loop, http::UpstreamStream* upstream, const ServicePolicy& policy,
+                    const RequestCopy& copy) {
+  if (!upstream->connected() && co_await upstream->Connect(loop->now() + policy.connect_timeout) != Io::kDone) {
     co_return false;
-  request = {};
-  const Discarded discarded = co_await DiscardAnswer(worker, upstream.get(), head_only, until);
-  if (!discarded.reusable) co_return discarded.answered;
-  upstream->input.Reset();
-  worker->pool().Keep(std::move(upstream), service.policy->idle_timeout);
+  }
+  const TimePoint until = loop->now() + policy.response_timeout;
+  Io io = upstream->Begin(copy.request(), {.bytes = copy.body(), .payload = copy.body().size(), .last = true});
+  if (io == Io::kAgain) io = co_await upstream->Flush(policy.response_timeout, until);
+  if (io != Io::kDone) co_return false;
+  http::Response* response = nullptr;
+  for (;;) {
+    const http::HeadRead read = upstream->ReadHead(&response);
+    if (read == http::HeadRead::kFinal) break;
+    if (read == http::HeadRead::kInterim) continue;
+    if (read != http::HeadRead::kWait || co_await upstream->Readable(until) != Wait::kReady) co_return false;
+  }
+  Discard sink;
+  Anything anything;
+  const RelayEnd end = co_await Relay(loop, upstream, &sink, &anything, {policy.response_timeout, until});
+  if (end == RelayEnd::kComplete) upstream->Finish();
   co_return true;
 }
 
 Detached Run(Worker* worker, std::shared_ptr<const BoundService> service, std::shared_ptr<Endpoint> endpoint,
-             std::string request, bool head_only) {
+             RequestCopy copy) {
   ++worker->mirrors;
   bool answered = false;
   try {
-    answered = co_await Converse(worker, *service, endpoint, std::move(request), head_only);
+    const std::unique_ptr<http::UpstreamStream> upstream =
+        worker->pool().Acquire(endpoint, UpstreamPool::Reuse::kProbed, service->policy->idle_timeout);
+    if (upstream != nullptr) answered = co_await Converse(&worker->loop(), upstream.get(), *service->policy, copy);
   } catch (const std::exception& error) {
     spdlog::error("a mirrored request failed: {}", error.what());
   }
@@ -107,6 +65,29 @@ Detached Run(Worker* worker, std::shared_ptr<const BoundService> service, std::s
 
 }  // namespace
 
+RequestCopy::RequestCopy(const http::OutgoingRequest& request, std::string_view body) : request_(request) {
+  size_t bytes = request.lines.size() + request.method.size() + request.scheme.size() + request.authority.size() +
+                 request.path.size() + request.query.size() + body.size();
+  for (const FieldView& field : request.fields) bytes += field.name.size() + field.value.size();
+  text_.reserve(bytes);  // views hold: nothing below is longer
+  const auto keep = [this](std::string_view text) {
+    const size_t at = text_.size();
+    text_.insert(text_.end(), text.begin(), text.end());
+    return std::string_view(text_.data() + at, text.size());
+  };
+  fields_.reserve(request.fields.size());
+  for (const FieldView& field : request.fields) {
+    const std::string_view name = keep(field.name);
+    fields_.push_back({name, keep(field.value)});
+  }
+  request_.fields = fields_;
+  for (std::string_view* text :
+       {&request_.lines, &request_.method, &request_.scheme, &request_.authority, &request_.path, &request_.query}) {
+    *text = keep(*text);
+  }
+  body_ = keep(body);
+}
+
 std::shared_ptr<Endpoint> PickMirror(const BoundService& service, Worker* worker) {
   const int index =
       service.balancer->Pick(service.runtime->cursor, {.random = worker->random(), .now = worker->loop().now()});
@@ -114,8 +95,8 @@ std::shared_ptr<Endpoint> PickMirror(const BoundService& service, Worker* worker
 }
 
 void SendMirror(Worker* worker, std::shared_ptr<const BoundService> service, std::shared_ptr<Endpoint> endpoint,
-                std::string request, bool head_only) {
-  Run(worker, std::move(service), std::move(endpoint), std::move(request), head_only);
+                RequestCopy copy) {
+  Run(worker, std::move(service), std::move(endpoint), std::move(copy));
 }
 
 }  // namespace gateway::dataplane

@@ -16,13 +16,38 @@ namespace {
 
 constexpr size_t kMirrorBodyBytesMax = 64 * 1024;
 
+// Keeps what it is given, behind what it holds, until that is more than `bytes_max`: then it takes no more.
+class BodyBuffer final : public http::BodySink {
+ public:
+  BodyBuffer(BufferPool* pool, Buffer* out, uint64_t bytes_max) : pool_(pool), out_(*out), bytes_max_(bytes_max) {}
+
+  http::BodyForms takes() const override { return {}; }
+  Io Write(const http::BodyPiece& piece) override {
+    if (out_.room() < piece.bytes.size() && !pool_->Grow(&out_, out_.size() + piece.bytes.size())) {
+      overloaded_ = true;
+      return Io::kError;
+    }
+    std::memcpy(out_.space(), piece.bytes.data(), piece.bytes.size());
+    out_.Filled(piece.bytes.size());
+    return out_.size() > bytes_max_ && !piece.last ? Io::kError : Io::kDone;
+  }
+  Task<Io> Flush(std::chrono::milliseconds, TimePoint) override { co_return Io::kDone; }
+  bool overloaded() const { return overloaded_; }
+
+ private:
+  BufferPool* const pool_;
+  Buffer& out_;
+  const uint64_t bytes_max_;
+  bool overloaded_ = false;
+};
+
 }  // namespace
 
 Task<void> Exchange::AwaitAlarm(Alarm* alarm, TimePoint deadline) {
-  if (client_->socket.broken()) co_return;
-  client_->socket.WatchReset([](void* rung) { static_cast<Alarm*>(rung)->Ring(); }, alarm);
+  if (stream_.gone()) co_return;
+  stream_.WatchGone([](void* rung) { static_cast<Alarm*>(rung)->Ring(); }, alarm);
   co_await alarm->Until(deadline);
-  client_->socket.WatchReset(nullptr, nullptr);
+  stream_.WatchGone(nullptr, nullptr);
 }
 
 Task<Reason> Exchange::EnterBulkhead() {
@@ -45,7 +70,7 @@ Task<Reason> Exchange::EnterBulkhead() {
     // A grant and the end of the patience may meet: what counts is whether there is a place.
     if (place_.entered()) co_return Reason::kNone;
     place_.Leave();
-    if (client_->socket.broken() || worker_->cut_short()) co_return EndOfCancelled();
+    if (IsGone()) co_return EndOfCancelled();
     detail_ = "no connection was free in time";
   } else {
     detail_ = verdict == Bulkhead::Verdict::kTooManyPending ? "too many wait for a connection" : "too many requests";
@@ -54,64 +79,62 @@ Task<Reason> Exchange::EnterBulkhead() {
   co_return Reason::kOverloaded;
 }
 
+// The request's body, from the client into a buffer.
+class Exchange::Buffering final : public RelayObserver {
+ public:
+  explicit Buffering(Exchange* exchange) : exchange_(*exchange) {}
+
+  http::BodyForms Forms() override { return {}; }
+  RelayEnd OnPiece(const http::BodyPiece& piece) override {
+    exchange_.body_complete_ = piece.last;
+    exchange_.body_bytes_ += piece.payload;
+    const RoutePolicy& route = *exchange_.match_.route;
+    const bool too_large = route.bounds_body && exchange_.body_bytes_ > route.max_body_bytes;
+    return too_large ? RelayEnd::kTooLarge : RelayEnd::kRunning;
+  }
+  TimePoint ReadDeadline(TimePoint since) override { return since + exchange_.options_.read_timeout; }
+
+ private:
+  Exchange& exchange_;
+};
+
 // Waits until the body is here, if it is no longer than `bytes_max`; a longer one flows as it comes and makes one
 // attempt only.
 Task<Reason> Exchange::BufferBody(uint64_t bytes_max) {
-  if (head_.has_length && head_.length > bytes_max) co_return Reason::kNone;
-  if (buffered_body_.size() > bytes_max) co_return Reason::kNone;
-  const size_t expected = head_.has_length ? head_.length : buffered_body_.size() + 1;
-  body_room_ = worker_->buffers().AcquireUpTo(std::max<size_t>(expected, 1));
-  if (!body_room_ || (body_room_.room() < expected && !worker_->buffers().Grow(&body_room_, expected))) {
+  if (head_.length.value_or(0) > bytes_max || buffered_body_.size() > bytes_max) co_return Reason::kNone;
+  const size_t expected = head_.length.value_or(buffered_body_.size() + 1);
+  BufferPool& buffers = worker_->buffers();
+  body_room_ = buffers.AcquireUpTo(std::max<size_t>(expected, 1));
+  if (!body_room_ || (body_room_.room() < expected && !buffers.Grow(&body_room_, expected))) {
     body_room_.Reset();
     co_return Reason::kNone;
   }
   std::memcpy(body_room_.space(), buffered_body_.data(), buffered_body_.size());
   body_room_.Filled(buffered_body_.size());
-  while (!body_.done() && body_room_.size() <= bytes_max) {
-    if (body_room_.room() == 0 && !worker_->buffers().Grow(&body_room_, body_room_.capacity() * 2)) break;
-    const size_t room = std::min(body_room_.room(), body_.ReadableBytes());
-    size_t moved = 0;
-    const Io io = client_->socket.Read(body_room_.space(), room, &moved);
-    if (io == Io::kAgain) {
-      const Wait wait = co_await client_->socket.Readable(std::min(loop().now() + options_.read_timeout, ends_at_));
-      if (wait == Wait::kReady) continue;
-      client_->EndAfterThis();
-      co_return wait == Wait::kTimeout ? Reason::kRequestTimeout : Reason::kClientClosed;
-    }
-    if (io != Io::kDone) {
-      client_->EndGone();
-      co_return Reason::kClientClosed;
-    }
-    const auto result = body_.Decode(body_room_.space(), moved);
-    bytes_in_ += result.consumed;
-    if (result.refused) {
-      upload_ = Upload::kRefused;
-      body_detail_ = body_.detail();
-      co_return Reason::kBadRequest;
-    }
-    if (result.consumed < moved) {
-      // Behind a chunked body, the beginning of the next request.
-      next_input_ = worker_->buffers().AcquireUpTo(moved - result.consumed);
-      if (!next_input_ || (next_input_.room() < moved - result.consumed &&
-                           !worker_->buffers().Grow(&next_input_, moved - result.consumed))) {
-        next_input_.Reset();
-        client_->EndAfterThis();
-      } else {
-        std::memcpy(next_input_.space(), body_room_.space() + result.consumed, moved - result.consumed);
-        next_input_.Filled(moved - result.consumed);
-      }
-    }
-    body_room_.Filled(result.payload);
-    body_bytes_ += result.payload;
-    if (match_.route->bounds_body && body_bytes_ > match_.route->max_body_bytes) {
-      upload_ = Upload::kTooLarge;
-      co_return Reason::kBodyTooLarge;
-    }
-  }
+  BodyBuffer sink(&buffers, &body_room_, bytes_max);
+  Buffering buffering(this);
+  const RelayEnd end = co_await Relay(&loop(), &stream_, &sink, &buffering, {options_.read_timeout, ends_at_});
   buffered_body_ = {body_room_.data(), body_room_.size()};
-  replayable_ = body_.done() && body_room_.size() <= bytes_max;
   request_complete_ = loop().now();
-  co_return Reason::kNone;
+  switch (end) {
+    case RelayEnd::kComplete:
+      replayable_ = body_room_.size() <= bytes_max;
+      co_return Reason::kNone;
+    case RelayEnd::kSinkGone:  // it is longer
+      co_return sink.overloaded() ? Reason::kOverloaded : Reason::kNone;
+    case RelayEnd::kInvalid:
+      body_detail_ = stream_.detail();
+      co_return Reason::kBadRequest;
+    case RelayEnd::kTooLarge:
+      co_return Reason::kBodyTooLarge;
+    case RelayEnd::kOverloaded:
+      co_return Reason::kOverloaded;
+    case RelayEnd::kSourceStalled:
+    case RelayEnd::kOutOfTime:
+      co_return Reason::kRequestTimeout;
+    default:
+      co_return Reason::kClientClosed;
+  }
 }
 
 // Whether an attempt that ended with `reason`, or (kNone) with an answer of `status`, is made again after retry_delay_.
@@ -139,7 +162,7 @@ bool Exchange::PrepareRetry(Reason reason, int status, bool connected) {
   if (!wanted) return false;
   const TimePoint now = loop().now();
   const std::chrono::milliseconds delay = RetryDelay(*retry_, retries_ + 1, worker_->random());
-  if (now + delay >= std::min(request_complete_ + match_.route->timeout, ends_at_) || client_->socket.broken()) {
+  if (now + delay >= std::min(request_complete_ + match_.route->timeout, ends_at_) || stream_.gone()) {
     return false;
   }
   if (service_->breaker != nullptr) {
@@ -178,14 +201,14 @@ void Exchange::StartMirrors() {
       continue;
     }
     const std::shared_ptr<Endpoint> endpoint = PickMirror(*service, worker_);
-    Buffer head = worker_->buffers().Acquire(BufferPool::kSmall);
-    if (endpoint == nullptr || !head || !BuildUpstreamHead(*endpoint, mirror_body_.size(), &head)) {
+    if (endpoint == nullptr) {
       worker_->metrics().Add(WorkerGauge::kMirrorsDroppedTotal, 1);
       continue;
     }
     worker_->metrics().Add(WorkerGauge::kMirroredTotal, 1);
-    SendMirror(worker_, service, endpoint, Concat(std::string_view(head.data(), head.size()), mirror_body_),
-               head_.method == "HEAD");
+    FieldList fields;
+    SendMirror(worker_, service, endpoint,
+               RequestCopy(BuildRequest(*endpoint, mirror_body_.size(), &fields), mirror_body_));
   }
   mirror_body_ = {};
 }

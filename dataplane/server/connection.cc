@@ -8,8 +8,9 @@
 #include <span>
 #include <utility>
 
+#include "dataplane/http/http1/server_stream.h"
 #include "dataplane/net/proxy_header.h"
-#include "dataplane/proxy/exchange.h"
+#include "dataplane/proxy/serve_request.h"
 #include "dataplane/server/worker.h"
 #include "spdlog/spdlog.h"
 
@@ -44,26 +45,26 @@ void ClientConnection::Start(Worker* worker, int fd, const sockaddr_storage& add
 }
 
 ClientConnection::ClientConnection(Worker* worker, const sockaddr_storage& address, const in6_addr& peer_address)
-    : socket(&worker->loop()),
-      peer(peer_address),
-      peer_ip(IpText(address)),
-      peer_trusted(worker->options().trusted_proxies.Contains(peer_address)),
-      worker_(worker) {
+    : Connection(&worker->loop()), worker_(worker) {
+  info.peer = peer_address;
+  info.peer_ip = IpText(address);
+  info.peer_trusted = worker->options().trusted_proxies.Contains(peer_address);
   worker_->Register(this);
 }
 
 ClientConnection::~ClientConnection() {
-  if (counted_) worker_->counts().by_address.Remove(peer);
+  if (counted_) worker_->counts().by_address.Remove(info.peer);
   worker_->Unregister(this);
 }
 
 Detached ClientConnection::Run(std::unique_ptr<ClientConnection> self, ProxyHeaderMode proxy_header) {
   try {
     // A trusted proxy has as many connections as it has clients: theirs are counted.
-    if (self->peer_trusted && proxy_header != ProxyHeaderMode::kNone) {
+    if (self->info.peer_trusted && proxy_header != ProxyHeaderMode::kNone) {
       if (!co_await self->ReadProxyHeader(proxy_header)) co_return;
     }
-    if (!self->peer_trusted && !self->CountAddress()) co_return co_await self->RefuseAndLinger(kTooManyConnections);
+    if (!self->info.peer_trusted && !self->CountAddress())
+      co_return co_await self->RefuseAndLinger(kTooManyConnections);
     co_await self->Serve();
   } catch (const std::exception& error) {
     spdlog::error("a connection ended by an exception: {}", error.what());
@@ -72,11 +73,11 @@ Detached ClientConnection::Run(std::unique_ptr<ClientConnection> self, ProxyHead
 
 bool ClientConnection::CountAddress() {
   const int64_t max = worker_->options().max_connections_per_address;
-  counted_ = worker_->counts().by_address.Add(peer, max);
+  counted_ = worker_->counts().by_address.Add(info.peer, max);
   if (counted_) return true;
   worker_->metrics().Add(WorkerGauge::kConnectionsRefusedTotal, 1);
   if (worker_->MayWarn(Worker::Warning::kAddressConnectionsMax)) {
-    spdlog::warn("a connection from {} is rejected: it has {} already (server.max_connections_per_address)", peer_ip,
+    spdlog::warn("a connection from {} is rejected: it has {} already (server.max_connections_per_address)", info.peer_ip,
                  max);
   }
   return false;
@@ -104,15 +105,15 @@ Task<bool> ClientConnection::ReadProxyHeader(ProxyHeaderMode mode) {
     if (result == ProxyResult::kComplete) {
       input.Consume(header.bytes);
       if (header.has_source) {
-        peer = header.source;
-        peer_ip = IpText(peer);
-        peer_trusted = worker_->options().trusted_proxies.Contains(peer);
+        info.peer = header.source;
+        info.peer_ip = IpText(info.peer);
+        info.peer_trusted = worker_->options().trusted_proxies.Contains(info.peer);
       }
       co_return true;
     }
     worker_->metrics().Add(WorkerGauge::kBadRequestsTotal, 1);
     if (worker_->MayWarn(Worker::Warning::kProxyHeader))
-      spdlog::warn("a connection from the trusted proxy {} is rejected: {}", peer_ip, detail);
+      spdlog::warn("a connection from the trusted proxy {} is rejected: {}", info.peer_ip, detail);
     co_await RefuseAndLinger(kProxyHeaderExpected);
     co_return false;
   }
@@ -128,7 +129,7 @@ Task<void> ClientConnection::RefuseAndLinger(std::string_view answer) {
 Task<void> ClientConnection::Serve() {
   EventLoop& loop = worker_->loop();
   int in_a_row = 0;
-  while (!ending_) {
+  while (!ending) {
     if (input.empty()) {
       input.Reset();
       in_a_row = 0;
@@ -146,18 +147,20 @@ Task<void> ClientConnection::Serve() {
     }
     if (co_await ServeExchange()) served_ = true;
   }
-  if (reset_) {
+  if (reset) {
     const linger now{1, 0};
     (void)setsockopt(socket.fd(), SOL_SOCKET, SO_LINGER, &now, sizeof now);  // a plain close is the next best
     co_return;
   }
-  if (gone_ || socket.broken() || socket.cancelled()) co_return;
-  if (lingers_ || !socket.Quiet()) co_await Linger();
+  if (gone || socket.broken() || socket.cancelled()) co_return;
+  if (lingers || !socket.Quiet()) co_await Linger();
 }
 
 Task<bool> ClientConnection::ServeExchange() {
-  Exchange exchange(worker_, this);
-  co_return co_await exchange.Run();
+  http1::ServerStream stream(worker_->stream_resources(), this);
+  if (!co_await stream.ReadHead()) co_return false;
+  co_await ServeRequest(*worker_, stream);
+  co_return true;
 }
 
 Task<void> ClientConnection::Linger() {

@@ -9,8 +9,7 @@
 #include <memory>
 #include <string>
 
-#include "dataplane/net/buffer_pool.h"
-#include "dataplane/net/socket.h"
+#include "dataplane/http/connection.h"
 #include "dataplane/net/task.h"
 #include "dataplane/server/listener.h"
 
@@ -26,7 +25,7 @@ inline constexpr std::string_view kTooManyConnections =
     "\r\n";
 
 // Lives on one worker, from accept to close; owns itself. Between two requests it holds no buffer.
-class ClientConnection {
+class ClientConnection : private http::Connection {
  public:
   // How much of what a client still sends is read and thrown away, and for how long, before a connection that ended
   // early is closed: closed at once, the client's unread bytes would reset it, and the answer could be lost (RFC 9112,
@@ -45,29 +44,10 @@ class ClientConnection {
     socket.Cancel();
     return true;
   }
+  // Ends the waits for services: of requests in flight nobody waits for a response any more.
+  void AbandonWaits() { socket.AbandonWaits(); }
   // Whether a request has been answered on it.
   bool served() const { return served_; }
-
-  Socket socket;
-  Buffer input;  // what was read and not used yet
-  // The address at the other end, or the one that a PROXY header told of: who the client is, unless a trusted peer's
-  // X-Forwarded-For knows better.
-  in6_addr peer;  // IPv4 as IPv4-mapped
-  std::string peer_ip;
-  bool peer_trusted;  // X-Forwarded-* of this peer are believed
-
-  // Said by the exchange: no further request on this connection; `reset`: and the client shall see that its answer is
-  // cut off.
-  void EndAfterThis() { ending_ = lingers_ = true; }
-  // The same where the client asked for it and has sent everything: it waits for nothing but the end, so there is
-  // nothing to linger for.
-  void EndAsAsked() { ending_ = true; }
-  // Nobody is there any more: it is closed at once.
-  void EndGone() { ending_ = gone_ = true; }
-  void ResetAtEnd() { ending_ = reset_ = true; }
-  bool ending() const { return ending_; }
-  // An empty line came alone, before a request: it is the one that is ignored.
-  bool empty_line_seen = false;
 
   ClientConnection* previous = nullptr;  // the worker's list
   ClientConnection* next = nullptr;
@@ -86,10 +66,6 @@ class ClientConnection {
   bool counted_ = false;  // by its address
   bool idle_ = false;
   bool served_ = false;
-  bool ending_ = false;
-  bool lingers_ = false;
-  bool gone_ = false;
-  bool reset_ = false;
 };
 
 }  // namespace gateway::dataplane

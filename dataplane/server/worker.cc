@@ -50,7 +50,13 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
       pipes_(shared.budget, metrics),
       metrics_(metrics),
       log_(log),
-      pool_(&loop_, metrics),
+      stream_resources_{.loop = &loop_,
+                        .buffers = &buffers_,
+                        .pipes = &pipes_,
+                        .draining = &draining_,
+                        .header_timeout = shared.options->header_timeout,
+                        .header_bytes_max = shared.options->max_header_bytes},
+      pool_(stream_resources_, metrics, this),
       redis_(shared.redis_directory == nullptr
                  ? nullptr
                  : std::make_unique<RedisStore>(&loop_, shared.redis, shared.redis_directory)),
@@ -137,7 +143,7 @@ void Worker::CutShort() {
     cut_short_ = true;
     for (ClientConnection* each = connections_; each != nullptr;) {
       ClientConnection* const next = each->next;  // it may end by this, and nobody else
-      each->socket.AbandonWaits();
+      each->AbandonWaits();
       each = next;
     }
   });

@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "absl/random/random.h"
+#include "dataplane/http/field_lines.h"
+#include "dataplane/http/stream_resources.h"
 #include "dataplane/limits/redis_store.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/event_loop.h"
@@ -51,7 +53,7 @@ class StateRef {
   LocalState* local_;
 };
 
-class Worker {
+class Worker final : private DescriptorReserve {
  public:
   struct Shared {
     const ServerOptions* options;
@@ -94,6 +96,7 @@ class Worker {
   BufferPool& buffers() { return buffers_; }
   SplicePipePool& pipes() { return pipes_; }
   UpstreamPool& pool() { return pool_; }
+  const http::StreamResources& stream_resources() const { return stream_resources_; }
   RedisStore* redis() { return redis_.get(); }  // null: there is none
   WorkerShard& metrics() { return *metrics_; }
   AccessLogBuffer* log() { return log_; }
@@ -118,6 +121,8 @@ class Worker {
   std::string& scratch() { return scratch_; }
   // The same, for field lines beside what is in scratch().
   std::string& field_scratch() { return field_scratch_; }
+  // The same, for what a head says of ours.
+  http::FieldLines& lines() { return lines_; }
   TokenCache& tokens() { return tokens_; }
   int index() const { return index_; }
 
@@ -125,18 +130,18 @@ class Worker {
   static constexpr int kMirrorsMax = 256;
   int mirrors = 0;
 
-  // Out of descriptors: closes a connection that nobody uses now, to a service or of a client. False: there is none.
-  bool FreeDescriptor();
-  // Whether no more than kOwnDescriptors are left behind `fd`, which was just opened: it was the lowest one that was
-  // free (POSIX.1-2017, section 2.14).
-  bool IsShortOfDescriptors(int fd) const { return descriptors_max_ > 0 && fd >= descriptors_max_ - kOwnDescriptors; }
-
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
   void Unregister(ClientConnection* connection);
 
  private:
   struct Listener;
+  // Of DescriptorReserve. A descriptor that was just opened was the lowest one that was free (POSIX.1-2017, section
+  // 2.14), so no more than kOwnDescriptors are left behind it, or more.
+  bool FreeDescriptor() override;
+  bool IsShortOfDescriptors(int fd) const override {
+    return descriptors_max_ > 0 && fd >= descriptors_max_ - kOwnDescriptors;
+  }
   static void OnAcceptable(void* listener, uint32_t events);
   // Until the queue is empty (true); not `all`: or others should have their turn.
   bool Accept(Listener* listener, bool all = false);
@@ -167,6 +172,8 @@ class Worker {
   SplicePipePool pipes_;
   WorkerShard* const metrics_;
   AccessLogBuffer* const log_;
+  bool draining_ = false;
+  const http::StreamResources stream_resources_;
   UpstreamPool pool_;
   const std::unique_ptr<RedisStore> redis_;
   absl::InsecureBitGen random_;
@@ -174,6 +181,7 @@ class Worker {
   uint64_t id_counter_;
   std::string scratch_;
   std::string field_scratch_;
+  http::FieldLines lines_;
   TokenCache tokens_{{}};
   LocalState* state_;
   std::vector<std::unique_ptr<Listener>> listeners_;
@@ -184,7 +192,6 @@ class Worker {
   int64_t descriptors_max_ = 0;
   TimePoint pressed_until_{};
   int64_t connections_max_ = std::numeric_limits<int64_t>::max();
-  bool draining_ = false;
   bool cut_short_ = false;
   std::chrono::milliseconds idle_grace_ = std::chrono::hours(24 * 365);
   std::function<void()> drained_;

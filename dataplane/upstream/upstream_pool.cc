@@ -1,10 +1,40 @@
 #include "dataplane/upstream/upstream_pool.h"
 
+#include <cerrno>
 #include <utility>
 
+#include "dataplane/http/http1/client_stream.h"
+#include "dataplane/net/task.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
+namespace {
+
+// A request on an HTTP/1 connection of the pool. Its memory is recycled as the frames of coroutines are.
+class PooledStream final : public http1::ClientStream {
+ public:
+  PooledStream(const http::StreamResources& resources, UpstreamPool* pool,
+               std::unique_ptr<UpstreamConnection> connection, std::chrono::milliseconds idle_timeout)
+      : ClientStream(resources, &connection->socket, &connection->input, connection->reused),
+        pool_(pool),
+        idle_timeout_(idle_timeout),
+        connection_(std::move(connection)) {}
+
+  void Finish() override {
+    if (unsolicited()) pool_->Distrust(connection_->endpoint.get());
+    if (MayReuse()) pool_->Keep(std::move(connection_), idle_timeout_);
+  }
+
+  static void* operator new(size_t bytes) { return FramePool::Allocate(bytes); }
+  static void operator delete(void* stream, size_t bytes) noexcept { FramePool::Free(stream, bytes); }
+
+ private:
+  UpstreamPool* const pool_;
+  const std::chrono::milliseconds idle_timeout_;
+  std::unique_ptr<UpstreamConnection> connection_;
+};
+
+}  // namespace
 
 UpstreamConnection::UpstreamConnection(EventLoop* loop, std::shared_ptr<Endpoint> to, WorkerShard* metrics)
     : socket(loop), endpoint(std::move(to)), metrics_(metrics) {
@@ -33,12 +63,40 @@ std::unique_ptr<UpstreamConnection> UpstreamPool::Take(const Endpoint& endpoint,
   return nullptr;
 }
 
+std::unique_ptr<http::UpstreamStream> UpstreamPool::Acquire(const std::shared_ptr<Endpoint>& endpoint, Reuse reuse,
+                                                            std::chrono::milliseconds idle_timeout) {
+  std::unique_ptr<UpstreamConnection> connection;
+  if (reuse != Reuse::kNone) connection = Take(*endpoint, reuse == Reuse::kProbed);
+  if (connection == nullptr) connection = Connect(endpoint);
+  if (connection == nullptr) return nullptr;
+  return std::make_unique<PooledStream>(resources_, this, std::move(connection), idle_timeout);
+}
+
 std::unique_ptr<UpstreamConnection> UpstreamPool::Connect(const std::shared_ptr<Endpoint>& endpoint) {
+  std::unique_ptr<UpstreamConnection> connection = ConnectOnce(endpoint);
+  if (reserve_ == nullptr) return connection;
+  // (Others may take what was freed.)
+  for (int freed = 0; connection == nullptr && (errno == EMFILE || errno == ENFILE) && freed < kDescriptorsFreedMax;
+       ++freed) {
+    if (!reserve_->FreeDescriptor()) {
+      errno = EMFILE;
+      break;
+    }
+    connection = ConnectOnce(endpoint);
+  }
+  if (connection != nullptr && reserve_->IsShortOfDescriptors(connection->socket.fd()))
+    (void)reserve_->FreeDescriptor();
+  return connection;
+}
+
+std::unique_ptr<UpstreamConnection> UpstreamPool::ConnectOnce(const std::shared_ptr<Endpoint>& endpoint) {
   metrics_->Add(WorkerGauge::kUpstreamConnectsTotal, 1);
-  auto connection = std::make_unique<UpstreamConnection>(loop_, endpoint, metrics_);
+  auto connection = std::make_unique<UpstreamConnection>(resources_.loop, endpoint, metrics_);
   if (!connection->socket.StartConnect(reinterpret_cast<const sockaddr*>(&endpoint->address),
                                        endpoint->address_length)) {
-    return nullptr;
+    const int error = errno;
+    connection.reset();
+    errno = error;
   }
   return connection;
 }
@@ -53,9 +111,9 @@ bool UpstreamPool::CloseOne() {
 }
 
 void UpstreamPool::Distrust(Endpoint* endpoint) {
-  const int64_t until = (loop_->now() + kDistrust).time_since_epoch().count();
+  const int64_t until = (resources_.loop->now() + kDistrust).time_since_epoch().count();
   const int64_t before = endpoint->distrusted_until.exchange(until, std::memory_order_relaxed);
-  if (before >= loop_->now().time_since_epoch().count()) return;
+  if (before >= resources_.loop->now().time_since_epoch().count()) return;
   spdlog::warn("endpoint {} sent unsolicited bytes: its connections are not reused for {} s", endpoint->name,
                kDistrust.count());
 }
@@ -63,7 +121,7 @@ void UpstreamPool::Distrust(Endpoint* endpoint) {
 void UpstreamPool::Keep(std::unique_ptr<UpstreamConnection> connection, std::chrono::milliseconds idle_timeout) {
   if (!connection->socket.Quiet() && connection->socket.HasBytes()) Distrust(connection->endpoint.get());
   if (connection->endpoint->distrusted_until.load(std::memory_order_relaxed) >
-      loop_->now().time_since_epoch().count()) {
+      resources_.loop->now().time_since_epoch().count()) {
     return;
   }
   if (!connection->socket.open() || connection->socket.cancelled() || connection->socket.broken() ||
@@ -76,7 +134,7 @@ void UpstreamPool::Keep(std::unique_ptr<UpstreamConnection> connection, std::chr
   connection->pool_ = this;
   connection->idle_index_ = idle.size();
   connection->socket.CancelOnReset(nullptr);
-  connection->socket.WatchIdle(&UpstreamPool::OnIdleEvent, connection.get(), loop_->now() + idle_timeout);
+  connection->socket.WatchIdle(&UpstreamPool::OnIdleEvent, connection.get(), resources_.loop->now() + idle_timeout);
   idle.push_back(std::move(connection));
   metrics_->Add(WorkerGauge::kUpstreamIdle, 1);
 }

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "dataplane/http/stream.h"
+#include "dataplane/http/stream_resources.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/socket.h"
 #include "dataplane/state/serving_state.h"
@@ -18,14 +20,14 @@ namespace gateway::dataplane {
 
 class UpstreamPool;
 
-// One connection to an endpoint: owned by the exchange that uses it, or idle in the pool.
+// A connection to an endpoint: owned by the stream that uses it, or idle in the pool.
 class UpstreamConnection {
  public:
   UpstreamConnection(EventLoop* loop, std::shared_ptr<Endpoint> endpoint, WorkerShard* metrics);
   ~UpstreamConnection();
 
   Socket socket;
-  Buffer input;         // bytes of the answer that were read and not used yet
+  Buffer input;         // bytes of a response's head that were read and not used yet
   bool reused = false;  // has carried an exchange before
   const std::shared_ptr<Endpoint> endpoint;
 
@@ -36,22 +38,43 @@ class UpstreamConnection {
   size_t idle_index_ = 0;
 };
 
+// Whoever knows of the other descriptors of the process.
+class DescriptorReserve {
+ public:
+  // Closes a connection that nobody uses now. False: there is none.
+  virtual bool FreeDescriptor() = 0;
+  // Whether hardly any are left behind `fd`, which was just opened.
+  virtual bool IsShortOfDescriptors(int fd) const = 0;
+
+ protected:
+  ~DescriptorReserve() = default;
+};
+
 // The most recently used one is given out first, so that the others can age. An idle connection that says anything, or
 // ends, is closed at once.
 class UpstreamPool {
  public:
   static constexpr size_t kIdlePerEndpointMax = 1024;
+  static constexpr int kDescriptorsFreedMax = 4;  // for one connection
   // How long no connection of an endpoint is kept that has said something out of turn.
   static constexpr std::chrono::seconds kDistrust{60};
 
-  UpstreamPool(EventLoop* loop, WorkerShard* metrics) : loop_(loop), metrics_(metrics) {}
+  // `reserve` may be null.
+  UpstreamPool(const http::StreamResources& resources, WorkerShard* metrics, DescriptorReserve* reserve)
+      : resources_(resources), metrics_(metrics), reserve_(reserve) {}
   ~UpstreamPool();
 
-  // An idle connection to `endpoint`, or null. With `probe` it is asked once more whether it is still alive (a system
-  // call): for requests that must not be sent twice.
-  std::unique_ptr<UpstreamConnection> Take(const Endpoint& endpoint, bool probe);
-  // A new one that is connecting; null: refused at once, or out of descriptors (errno says).
-  std::unique_ptr<UpstreamConnection> Connect(const std::shared_ptr<Endpoint>& endpoint);
+  enum class Reuse : uint8_t {
+    kKept,    // an idle connection, if there is one
+    kProbed,  // the same, once it was asked whether it is still alive (a system call): for requests that must not be
+              // sent twice
+    kNone,  // a new one
+  };
+  // A stream to `endpoint`. Null: refused at once, or out of descriptors (errno says). It keeps its connection for
+  // `idle_timeout`.
+  std::unique_ptr<http::UpstreamStream> Acquire(const std::shared_ptr<Endpoint>& endpoint, Reuse reuse,
+                                                std::chrono::milliseconds idle_timeout);
+
   // Keeps a connection whose answer has been read to its end. Not where more came behind that, nor for kDistrust after
   // that: bytes that come late would be taken for the next request's answer.
   void Keep(std::unique_ptr<UpstreamConnection> connection, std::chrono::milliseconds idle_timeout);
@@ -69,9 +92,13 @@ class UpstreamPool {
   using Idle = std::vector<std::unique_ptr<UpstreamConnection>>;
   static void OnIdleEvent(void* connection);
   void Remove(UpstreamConnection* connection);
+  std::unique_ptr<UpstreamConnection> Take(const Endpoint& endpoint, bool probe);
+  std::unique_ptr<UpstreamConnection> Connect(const std::shared_ptr<Endpoint>& endpoint);
+  std::unique_ptr<UpstreamConnection> ConnectOnce(const std::shared_ptr<Endpoint>& endpoint);
 
-  EventLoop* loop_;
+  const http::StreamResources& resources_;
   WorkerShard* metrics_;
+  DescriptorReserve* const reserve_;
   absl::flat_hash_map<uint64_t, Idle> idle_;  // by Endpoint::id
 };
 

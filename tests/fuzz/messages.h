@@ -59,15 +59,16 @@ enum class Side : uint8_t { kRequests, kAnswers, kAnswersToHead };
 
 namespace internal {
 
-inline void CopyHead(const dataplane::http1::Head& head, Message* out) {
+template <typename HeadType>
+void CopyHead(const HeadType& head, Message* out) {
   using dataplane::http1::FieldKind;
-  out->minor_version = head.minor_version;
-  out->chunked = head.chunked;
-  out->has_length = head.has_length;
-  out->length = head.length;
+  out->minor_version = head.version == dataplane::http::Version::kHttp10 ? 0 : 1;
+  out->chunked = head.framing.chunked;
+  out->has_length = head.length.has_value();
+  out->length = head.length.value_or(0);
   for (size_t i = 0; i < head.fields.size(); ++i) {
     out->fields.emplace_back(head.fields[i].name, head.fields[i].value);
-    if (head.kinds[i] == FieldKind::kOther && !head.Nominates(head.fields[i].name)) {
+    if (head.kinds[i] == FieldKind::kOther) {
       out->forwarded.emplace_back(head.fields[i].name, head.fields[i].value);
     }
   }
@@ -76,22 +77,22 @@ inline void CopyHead(const dataplane::http1::Head& head, Message* out) {
 // The body that follows a head (RFC 9112, section 6.3; relay.cc).
 inline dataplane::http1::BodyDecoder BodyOf(const dataplane::http1::RequestHead& head, Side) {
   using dataplane::http1::BodyDecoder;
-  return head.chunked ? BodyDecoder::Chunked() : BodyDecoder::Length(head.length);
+  return head.framing.chunked ? BodyDecoder::Chunked() : BodyDecoder::Length(head.length.value_or(0));
 }
 inline dataplane::http1::BodyDecoder BodyOf(const dataplane::http1::ResponseHead& head, Side side) {
   using dataplane::http1::BodyDecoder;
   if (side == Side::kAnswersToHead || head.status < 200 || head.status == 204 || head.status == 304) {
     return BodyDecoder::None();
   }
-  if (head.chunked) return BodyDecoder::Chunked();
-  return head.has_length ? BodyDecoder::Length(head.length) : BodyDecoder::UntilClose();
+  if (head.framing.chunked) return BodyDecoder::Chunked();
+  return head.length ? BodyDecoder::Length(*head.length) : BodyDecoder::UntilClose();
 }
 
 inline bool Parse(std::string_view bytes, dataplane::http1::RequestHead* head, Message* out) {
   if (ParseRequestHead(bytes, head)) return false;
   out->method = head->method;
   out->target = head->target;
-  out->host = head->host;
+  out->host = head->authority;
   out->path = head->path;
   out->query = head->query;
   out->has_query = head->has_query;

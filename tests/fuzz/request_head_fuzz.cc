@@ -21,7 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   RequestHead head;
   if (ParseRequestHead({data, whole.head_bytes()}, &head)) return 0;
   // What was let through is unambiguous.
-  if (head.chunked && head.has_length) std::abort();
+  if (head.framing.chunked && head.length) std::abort();
   for (const auto& field : head.fields) {
     if (!IsToken(field.name) || field.value.find_first_of("\r\n\0", 0, 3) != std::string_view::npos) std::abort();
   }

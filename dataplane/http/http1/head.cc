@@ -16,6 +16,8 @@
 namespace gateway::dataplane::http1 {
 namespace {
 
+using http::Rejection;
+
 constexpr std::array<bool, 256> MakeTokenTable() {
   std::array<bool, 256> table{};
   for (const char c :
@@ -48,12 +50,27 @@ size_t FindControl(const char* data, size_t from, size_t size) {
   return size;
 }
 
+// Whether the Upgrade fields of a head that has Connection: upgrade name WebSocket.
+bool UpgradesToWebSocket(const http::Head& head) {
+  for (size_t i = 0; i < head.fields.size(); ++i) {
+    if (head.kinds[i] != FieldKind::kUpgrade) continue;
+    std::string_view list = head.fields[i].value;
+    while (!list.empty()) {
+      const size_t comma = list.find(',');
+      if (EqualsIgnoreCase(Trim(list.substr(0, comma)), "websocket")) return true;
+      list = comma == std::string_view::npos ? std::string_view() : list.substr(comma + 1);
+    }
+  }
+  return false;
+}
+
 // What both parsers share: fields one by one, with the framing rules.
 struct FieldSink {
-  Head* head;
+  http::Head* head;
+  Framing* framing;
   bool of_request;
-  HeadError error;
-  std::optional<std::string_view> host;
+  Rejection error{};
+  std::optional<std::string_view> host{};
 
   void Refuse(Reason reason, const char* detail) {
     if (!error) error = {reason, detail};
@@ -70,20 +87,21 @@ struct FieldSink {
         host = value;
         break;
       case FieldKind::kContentLength: {
-        if (head->has_length) return Refuse(Reason::kBadRequest, "more than one Content-Length");
+        if (head->length) return Refuse(Reason::kBadRequest, "more than one Content-Length");
         const char* end = value.data() + value.size();
-        const auto [stop, code] = std::from_chars(value.data(), end, head->length);
+        uint64_t length = 0;
+        const auto [stop, code] = std::from_chars(value.data(), end, length);
         // from_chars takes no sign for an unsigned number, and no leading space.
-        if (value.empty() || code != std::errc() || stop != end || head->length > kLengthMax) {
+        if (value.empty() || code != std::errc() || stop != end || length > kLengthMax) {
           return Refuse(Reason::kBadRequest, "Content-Length is not a number");
         }
-        head->has_length = true;
+        head->length = length;
         break;
       }
       case FieldKind::kTransferEncoding:
-        if (head->chunked) return Refuse(Reason::kBadRequest, "more than one Transfer-Encoding");
+        if (framing->chunked) return Refuse(Reason::kBadRequest, "more than one Transfer-Encoding");
         if (EqualsIgnoreCase(value, "chunked")) {
-          head->chunked = true;
+          framing->chunked = true;
         } else if (value.size() > 8 && EqualsIgnoreCase(Trim(value.substr(value.rfind(',') + 1)), "chunked")) {
           Refuse(Reason::kNotImplemented, "a transfer coding other than chunked");
         } else {
@@ -105,26 +123,41 @@ struct FieldSink {
       value = comma == std::string_view::npos ? std::string_view() : value.substr(comma + 1);
       if (option.empty()) continue;
       if (EqualsIgnoreCase(option, "close")) {
-        head->close = true;
+        framing->close = true;
       } else if (EqualsIgnoreCase(option, "keep-alive")) {
-        head->keep_alive = true;
+        framing->keep_alive = true;
       } else if (EqualsIgnoreCase(option, "upgrade")) {
-        head->upgrade = true;
+        framing->upgrade = true;
       } else {
         if (!IsToken(option)) {
           if (!of_request) continue;  // "Keep-Alive; timeout=5": it names nothing that could be passed on
           return Refuse(Reason::kBadRequest, "Connection names an invalid field");
         }
-        if (head->nominated.size() >= kNominatedMax)
+        if (framing->nominated.size() >= kNominatedMax)
           return Refuse(Reason::kBadRequest, "Connection names too many fields");
-        head->nominated.push_back(option);
+        framing->nominated.push_back(option);
       }
     }
   }
 
   void Finish() {
-    if (head->chunked && head->has_length) Refuse(Reason::kBadRequest, "Transfer-Encoding with Content-Length");
-    if (head->chunked && head->minor_version == 0) Refuse(Reason::kBadRequest, "Transfer-Encoding in HTTP/1.0");
+    if (framing->chunked && head->length) Refuse(Reason::kBadRequest, "Transfer-Encoding with Content-Length");
+    if (framing->chunked && head->version == http::Version::kHttp10)
+      Refuse(Reason::kBadRequest, "Transfer-Encoding in HTTP/1.0");
+    if (!framing->nominated.empty()) MarkNominated();
+  }
+
+  // What Connection can take away ends here. Not credentials, nor what the gateway itself reads or writes.
+  void MarkNominated() {
+    for (size_t i = 0; i < head->fields.size(); ++i) {
+      FieldKind& kind = head->kinds[i];
+      if (kind != FieldKind::kOther && kind != FieldKind::kUserAgent && kind != FieldKind::kDate) continue;
+      const std::string_view name = head->fields[i].name;
+      if (EqualsIgnoreCase(name, "authorization")) continue;
+      for (const std::string_view each : framing->nominated) {
+        if (EqualsIgnoreCase(each, name)) kind = FieldKind::kHopByHop;
+      }
+    }
   }
 };
 
@@ -139,10 +172,11 @@ bool NamesHttp(std::string_view line) {
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
-// Of "HTTP/1.x": 0 or 1, as later versions are read (RFC 9110, section 2.5); -1: another version, or none.
-int MinorVersionOf(std::string_view version) {
-  if (version.size() != 8 || !version.starts_with("HTTP/1.") || !IsDigit(version[7])) return -1;
-  return version[7] == '0' ? 0 : 1;
+// Of "HTTP/1.x", as later versions are read (RFC 9110, section 2.5). False: another version, or none.
+bool ReadVersion(std::string_view text, http::Version* out) {
+  if (text.size() != 8 || !text.starts_with("HTTP/1.") || !IsDigit(text[7])) return false;
+  *out = text[7] == '0' ? http::Version::kHttp10 : http::Version::kHttp11;
+  return true;
 }
 
 // method SP target SP version (RFC 9112, section 3). False: it is no such line of HTTP/1.x.
@@ -155,9 +189,7 @@ bool ReadRequestLine(std::string_view line, RequestHead* out) {
   const size_t target = static_cast<size_t>(std::find_if(begin, line.end(), no_target) - begin);
   const size_t end = method + 1 + target;
   if (target == 0 || end >= line.size() || line[end] != ' ') return false;
-  const int minor = MinorVersionOf(line.substr(end + 1));
-  if (minor < 0) return false;
-  out->minor_version = minor;
+  if (!ReadVersion(line.substr(end + 1), &out->version)) return false;
   out->method = line.substr(0, method);
   out->target = line.substr(method + 1, target);
   return true;
@@ -169,8 +201,7 @@ bool ReadStatusLine(std::string_view line, ResponseHead* out) {
   constexpr size_t kCodeAt = std::string_view("HTTP/1.1 ").size();
   constexpr size_t kCodeEnd = kCodeAt + 3;
   if (line.size() < kCodeEnd || line[kCodeAt - 1] != ' ') return false;
-  out->minor_version = MinorVersionOf(line.substr(0, kCodeAt - 1));
-  if (out->minor_version < 0) return false;
+  if (!ReadVersion(line.substr(0, kCodeAt - 1), &out->version)) return false;
   int status = 0;
   for (const char c : line.substr(kCodeAt, 3)) {
     if (!IsDigit(c)) return false;
@@ -205,7 +236,7 @@ void ReadFields(std::string_view lines, FieldSink* sink) {
 }
 
 // What is wrong with a request whose first line could not be read.
-HeadError DiagnoseRequestLine(std::string_view line, RequestHead* out) {
+Rejection DiagnoseRequestLine(std::string_view line, RequestHead* out) {
   const size_t space = line.find(' ');
   if (space == 0 || space == std::string_view::npos || !IsToken(line.substr(0, space))) {
     return {Reason::kBadRequest, "the request line has no valid method"};
@@ -225,10 +256,10 @@ HeadError DiagnoseRequestLine(std::string_view line, RequestHead* out) {
   return {Reason::kBadRequest, "the request line does not end in HTTP/1.1"};
 }
 
-HeadError ReadTarget(RequestHead* out, const std::optional<std::string_view>& host_field) {
-  if (out->minor_version > 0 && !host_field) return {Reason::kBadRequest, "no Host"};
+Rejection ReadTarget(RequestHead* out, const std::optional<std::string_view>& host_field) {
+  if (out->version != http::Version::kHttp10 && !host_field) return {Reason::kBadRequest, "no Host"};
   if (host_field && !IsValidHost(*host_field)) return {Reason::kBadRequest, "Host is not a host"};
-  out->host = host_field.value_or(std::string_view());
+  out->authority = host_field.value_or(std::string_view());
   std::string_view rest = out->target;
   for (const char c : rest) {
     if (static_cast<unsigned char>(c) >= 0x80) return {Reason::kBadRequest, "an invalid byte in the target"};
@@ -244,9 +275,10 @@ HeadError ReadTarget(RequestHead* out, const std::optional<std::string_view>& ho
     size_t scheme = 0;
     if (rest.size() > 7 && EqualsIgnoreCase(rest.substr(0, 7), "http://")) {
       scheme = 7;
+      out->scheme = "http";
     } else if (rest.size() > 8 && EqualsIgnoreCase(rest.substr(0, 8), "https://")) {
       scheme = 8;
-      out->secure_target = true;
+      out->scheme = "https";
     } else {
       return {Reason::kBadRequest, "the target is neither a path nor an http URI"};
     }
@@ -255,7 +287,7 @@ HeadError ReadTarget(RequestHead* out, const std::optional<std::string_view>& ho
     const std::string_view authority = rest.substr(0, end);
     if (authority.empty() || !IsValidHost(authority))
       return {Reason::kBadRequest, "the target's authority is not a host"};
-    out->host = authority;
+    out->authority = authority;
     rest = end == std::string_view::npos ? std::string_view() : rest.substr(end);
     if (rest.empty() || rest[0] != '/') {
       // "http://host?x": an empty path, which is "/" (RFC 9110, section 4.2.3), but for OPTIONS (RFC 9112, section
@@ -279,7 +311,7 @@ HeadError ReadTarget(RequestHead* out, const std::optional<std::string_view>& ho
 }
 
 // RFC 9110, section 10.1.1: a list, of which 100-continue is the only member that anybody knows.
-HeadError ReadExpectations(RequestHead* out) {
+Rejection ReadExpectations(RequestHead* out) {
   for (size_t i = 0; i < out->fields.size(); ++i) {
     if (out->kinds[i] != FieldKind::kExpect) continue;
     std::string_view list = out->fields[i].value;
@@ -290,7 +322,7 @@ HeadError ReadExpectations(RequestHead* out) {
       if (each.empty()) continue;
       if (!EqualsIgnoreCase(each, "100-continue")) return {Reason::kExpectationFailed, "an unknown expectation"};
       // None from HTTP/1.0, none without a body.
-      out->expect_continue = out->minor_version > 0 && out->HasBody();
+      out->expect_continue = out->version != http::Version::kHttp10 && out->has_body;
     }
   }
   return {};
@@ -331,10 +363,6 @@ bool IsToken(std::string_view text) {
   return !text.empty();
 }
 
-bool IsIdempotent(std::string_view method) {
-  return method == "GET" || method == "HEAD" || method == "PUT" || method == "DELETE" || method == "OPTIONS";
-}
-
 bool IsValidHost(std::string_view host) {
   if (host.empty()) return false;
   size_t end;  // of the host part
@@ -373,28 +401,7 @@ bool BytesEqualFolded(const char* name, const char* known, size_t size) {
   return true;
 }
 
-bool Head::NamesWebSocket() const {
-  if (!upgrade) return false;
-  for (size_t i = 0; i < fields.size(); ++i) {
-    if (kinds[i] != FieldKind::kUpgrade) continue;
-    std::string_view list = fields[i].value;
-    while (!list.empty()) {
-      const size_t comma = list.find(',');
-      if (EqualsIgnoreCase(Trim(list.substr(0, comma)), "websocket")) return true;
-      list = comma == std::string_view::npos ? std::string_view() : list.substr(comma + 1);
-    }
-  }
-  return false;
-}
-
-bool Head::Nominates(std::string_view name) const {
-  for (const std::string_view each : nominated) {
-    if (!EqualsIgnoreCase(each, name)) continue;
-    if (EqualsIgnoreCase(name, "authorization") || EqualsIgnoreCase(name, "host")) return false;
-    return true;
-  }
-  return false;
-}
+bool ResponseHead::NamesWebSocket() const { return framing.upgrade && UpgradesToWebSocket(*this); }
 
 HeadScanner::Result HeadScanner::Scan(const char* data, size_t size) {
   for (;;) {
@@ -432,28 +439,34 @@ HeadScanner::Result HeadScanner::Scan(const char* data, size_t size) {
   }
 }
 
-HeadError ParseRequestHead(std::string_view head, RequestHead* out) {
+http::Rejection ParseRequestHead(std::string_view head, RequestHead* out) {
   const std::string_view line = head.substr(0, head.find('\r'));
   out->bytes = head.size();
   if (!ReadRequestLine(line, out)) return DiagnoseRequestLine(line, out);
   if (out->method.size() > kMethodBytesMax) return {Reason::kNotImplemented, "the method is too long"};
   if (out->target.size() > kTargetBytesMax) return {Reason::kTargetTooLong, "the target is too long"};
-  FieldSink sink{out, true, {}, {}};
+  FieldSink sink{.head = out, .framing = &out->framing, .of_request = true};
   ReadFields(head.substr(std::min(line.size() + 2, head.size())), &sink);
   sink.Finish();
   if (sink.error) return sink.error;
   if (out->method == "CONNECT" || out->method == "TRACE")
     return {Reason::kMethodNotAllowed, "CONNECT and TRACE are not served"};
-  if (const HeadError error = ReadTarget(out, sink.host)) return error;
+  if (const Rejection error = ReadTarget(out, sink.host)) return error;
+  out->has_body = out->framing.chunked || out->length.value_or(0) > 0;
+  // Only a GET of HTTP/1.1 without a body (RFC 6455, section 4.1); anything else is served without the change.
+  if (out->framing.upgrade && out->method == "GET" && out->version != http::Version::kHttp10 && !out->has_body &&
+      UpgradesToWebSocket(*out)) {
+    out->protocol = "websocket";
+  }
   ReadMaxForwards(out);
   return ReadExpectations(out);
 }
 
-HeadError ParseResponseHead(std::string_view head, ResponseHead* out) {
+http::Rejection ParseResponseHead(std::string_view head, ResponseHead* out) {
   const std::string_view line = head.substr(0, head.find('\r'));
   out->bytes = head.size();
   if (!ReadStatusLine(line, out)) return {Reason::kUpstreamInvalid, "the response header is not HTTP/1.x"};
-  FieldSink sink{out, false, {}, {}};
+  FieldSink sink{.head = out, .framing = &out->framing, .of_request = false};
   ReadFields(head.substr(std::min(line.size() + 2, head.size())), &sink);
   sink.Finish();
   if (sink.error) return {Reason::kUpstreamInvalid, sink.error.detail};

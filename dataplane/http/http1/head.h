@@ -14,7 +14,7 @@
 #include "absl/container/inlined_vector.h"
 #include "common/policy/snapshot.h"
 #include "dataplane/http/fields.h"
-#include "dataplane/proxy/failure.h"
+#include "dataplane/http/message.h"
 
 namespace gateway::dataplane::http1 {
 
@@ -27,65 +27,45 @@ inline constexpr uint64_t kLengthMax = INT64_MAX;     // of a body; more is no l
 using http::ClassifyField;
 using http::FieldKind;
 
-// The framing and the fields of either head. Views point into the buffer that was parsed.
-struct Head {
-  absl::InlinedVector<FieldView, 24> fields;
-  absl::InlinedVector<FieldKind, 24> kinds;  // of each field
-  absl::InlinedVector<std::string_view, 4>
-      nominated;          // fields that Connection names, but for close, keep-alive, upgrade
-  int minor_version = 1;  // 0 or 1: a later one is read as 1 (RFC 9110, section 2.5)
+// What a head of HTTP/1 says beside the message itself: how it is framed, and of its connection. Views point into the
+// buffer that was parsed.
+struct Framing {
+  // Fields that Connection names, but for close, keep-alive and upgrade. They are kHopByHop in Head::kinds, where
+  // Connection can take them away.
+  absl::InlinedVector<std::string_view, 4> nominated;
   bool chunked = false;
-  bool has_length = false;
-  uint64_t length = 0;
   bool close = false;       // Connection: close
   bool keep_alive = false;  // Connection: keep-alive
   bool upgrade = false;     // Connection: upgrade
-  size_t bytes = 0;
 
-  // Empty again, for the next head.
   void Clear() {
-    fields.clear();
-    kinds.clear();
     nominated.clear();
-    minor_version = 1;
-    chunked = has_length = close = keep_alive = upgrade = false;
-    length = bytes = 0;
+    chunked = close = keep_alive = upgrade = false;
   }
-
-  // Whether it asks for, or agrees to, a change to WebSocket (RFC 9110, section 7.8; RFC 6455, section 4).
-  bool NamesWebSocket() const;
-  // Whether Connection takes this field away with it. Host, Content-Length, Authorization and the forwarding fields it
-  // can't.
-  bool Nominates(std::string_view name) const;
 };
 
-struct RequestHead : Head {
-  std::string_view method;
-  std::string_view target;  // as sent
-  std::string_view path;    // of the target, as sent; "*" in asterisk form
-  std::string_view query;   // without '?'
-  bool has_query = false;
-  std::string_view host;  // of an absolute-form target, else of Host; with port, as sent; empty: none (HTTP/1.0)
-  bool expect_continue = false;
-  bool secure_target = false;            // absolute form, with https
-  std::optional<uint64_t> max_forwards;  // of OPTIONS (RFC 9110, section 7.6.2)
+// A version above 1.1 is read as that (RFC 9110, section 2.5). `bytes` is the head as it was received.
+struct RequestHead : http::Request {
+  Framing framing;
 
-  bool HasBody() const { return chunked || length > 0; }
   // Whether this connection may carry another request after this one.
-  bool Persistent() const { return minor_version == 0 ? keep_alive && !close : !close; }
+  bool Persistent() const {
+    return version == http::Version::kHttp10 ? framing.keep_alive && !framing.close : !framing.close;
+  }
 };
 
-struct ResponseHead : Head {
-  int status = 0;
-  std::string_view phrase;
-  bool Persistent() const { return minor_version == 0 ? keep_alive && !close : !close; }
-};
+struct ResponseHead : http::Response {
+  Framing framing;
 
-// Why a head is refused. `detail` is a constant, for the log.
-struct HeadError {
-  Reason reason = Reason::kNone;
-  const char* detail = "";
-  explicit operator bool() const { return reason != Reason::kNone; }
+  void Clear() {
+    http::Response::Clear();
+    framing.Clear();
+  }
+  bool Persistent() const {
+    return version == http::Version::kHttp10 ? framing.keep_alive && !framing.close : !framing.close;
+  }
+  // Whether it agrees to a change to WebSocket (RFC 9110, section 7.8; RFC 6455, section 4).
+  bool NamesWebSocket() const;
 };
 
 // Finds the end of a head in bytes that arrive bit by bit; sees each byte once. Start with a fresh one for each head.
@@ -112,8 +92,8 @@ class HeadScanner {
 
 // `head` is what the scanner found. On an error the head is unspecified, but for method and target where they could be
 // read.
-HeadError ParseRequestHead(std::string_view head, RequestHead* out);
-HeadError ParseResponseHead(std::string_view head, ResponseHead* out);
+http::Rejection ParseRequestHead(std::string_view head, RequestHead* out);
+http::Rejection ParseResponseHead(std::string_view head, ResponseHead* out);
 
 // Whether `host` is uri-host [":" port] (RFC 3986, section 3.2.2), no userinfo.
 bool IsValidHost(std::string_view host);
@@ -122,9 +102,6 @@ bool IsToken(std::string_view text);
 
 // Without the spaces and tabs around it (OWS).
 std::string_view Trim(std::string_view text);
-
-// RFC 9110, section 9.2.2, of the registered methods.
-bool IsIdempotent(std::string_view method);
 
 // Of equal length. (The two below are asked of each field of a head: nearly all differ in length already.)
 bool BytesEqualIgnoringCase(const char* a, const char* b, size_t size);

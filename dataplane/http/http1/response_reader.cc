@@ -17,7 +17,7 @@ ResponseReader::Result ResponseReader::Read(const char* data, size_t size, Respo
       break;
   }
   head->Clear();
-  if (const HeadError error = ParseResponseHead({data, scanner_.head_bytes()}, head)) return Reject(error.detail);
+  if (const http::Rejection error = ParseResponseHead({data, scanner_.head_bytes()}, head)) return Reject(error.detail);
   if (head->status >= 200 || head->status == 101) return Result::kFinal;
   interim_bytes_ += scanner_.head_bytes();
   if (interim_bytes_ > kInterimBytesMax) return Reject("too many bytes of interim responses");
@@ -31,15 +31,15 @@ bool IsBodyless(const ResponseHead& head, bool to_head_request) {
 
 BodyDecoder BodyOf(const ResponseHead& head, bool to_head_request) {
   if (IsBodyless(head, to_head_request)) return BodyDecoder::None();
-  if (head.chunked) return BodyDecoder::ChunkedAnswer();
-  return head.has_length ? BodyDecoder::Length(head.length) : BodyDecoder::UntilClose();
+  if (head.framing.chunked) return BodyDecoder::ChunkedAnswer();
+  return head.length ? BodyDecoder::Length(*head.length) : BodyDecoder::UntilClose();
 }
 
 bool MayReuseConnection(const ResponseHead& head, bool to_head_request) {
   if (!head.Persistent()) return false;
-  const bool announces_body = head.chunked || head.length > 0;
+  const bool announces_body = head.framing.chunked || head.length.value_or(0) > 0;
   if (IsBodyless(head, to_head_request)) return !announces_body;
-  return head.chunked || head.has_length;
+  return head.framing.chunked || head.length.has_value();
 }
 
 }  // namespace gateway::dataplane::http1

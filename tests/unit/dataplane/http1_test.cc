@@ -263,17 +263,17 @@ TEST(ParseRequestHead, TakesAHeadApart) {
   EXPECT_EQ(head.path, "/a/b");
   EXPECT_EQ(head.query, "c=d");
   EXPECT_TRUE(head.has_query);
-  EXPECT_EQ(head.host, "api.example:8080");
+  EXPECT_EQ(head.authority, "api.example:8080");
   EXPECT_EQ(head.length, 12u);
   EXPECT_FALSE(head.Persistent());
-  EXPECT_TRUE(head.Nominates("x-y"));
-  EXPECT_FALSE(head.Nominates("close"));
+  EXPECT_EQ(head.framing.nominated.size(), 1u);
+  EXPECT_TRUE(head.has_body);
 }
 
 TEST(ParseRequestHead, AbsoluteFormReplacesHost) {
   RequestHead head;
   ASSERT_FALSE(ParseRequestHead("GET http://b.example HTTP/1.1\r\nHost: a\r\n\r\n", &head));
-  EXPECT_EQ(head.host, "b.example");
+  EXPECT_EQ(head.authority, "b.example");
   EXPECT_EQ(head.path, "/");
   RequestHead query;
   ASSERT_FALSE(ParseRequestHead("GET http://b.example?x HTTP/1.1\r\nHost: a\r\n\r\n", &query));
@@ -294,7 +294,7 @@ TEST(ParseRequestHead, OptionsOfABareAuthorityIsForTheServer) {
   RequestHead head;
   ASSERT_FALSE(ParseRequestHead("OPTIONS http://b.example HTTP/1.1\r\nHost: a\r\n\r\n", &head));
   EXPECT_EQ(head.path, "*");
-  EXPECT_EQ(head.host, "b.example");
+  EXPECT_EQ(head.authority, "b.example");
   RequestHead with_query;
   ASSERT_FALSE(ParseRequestHead("OPTIONS http://b.example?x HTTP/1.1\r\nHost: a\r\n\r\n", &with_query));
   EXPECT_EQ(with_query.path, "/");
@@ -330,14 +330,14 @@ TEST(ParseRequestHead, ReadsLaterMinorVersionsAsTheOneItKnows) {
         Concat("PUT /a?b HTTP/", version, "\r\nHost: c\r\nX-Y: z\r\nContent-Length: 3\r\nConnection: close\r\n\r\n");
     RequestHead head;
     ASSERT_FALSE(ParseRequestHead(text, &head)) << version;
-    EXPECT_EQ(head.minor_version, 1);
+    EXPECT_EQ(head.version, http::Version::kHttp11);
     EXPECT_EQ(head.method, "PUT");
     EXPECT_EQ(head.target, "/a?b");
     EXPECT_EQ(head.path, "/a");
-    EXPECT_EQ(head.host, "c");
+    EXPECT_EQ(head.authority, "c");
     EXPECT_EQ(head.length, 3u);
     EXPECT_EQ(head.fields.size(), 4u);
-    EXPECT_TRUE(head.close);
+    EXPECT_TRUE(head.framing.close);
     EXPECT_EQ(head.bytes, text.size());
     // Views of the head itself.
     EXPECT_EQ(head.method.data(), text.data());
@@ -382,10 +382,10 @@ TEST(ParseResponseHead, ReadsAStatusLineThatEndsBehindItsCode) {
   ResponseHead later;
   ASSERT_FALSE(ParseResponseHead("HTTP/1.3 404 Not Here\r\n\r\n", &later));
   EXPECT_EQ(later.phrase, "Not Here");
-  EXPECT_EQ(later.minor_version, 1);
+  EXPECT_EQ(later.version, http::Version::kHttp11);
   ResponseHead old;
   ASSERT_FALSE(ParseResponseHead("HTTP/1.0 204\r\n\r\n", &old));
-  EXPECT_EQ(old.minor_version, 0);
+  EXPECT_EQ(old.version, http::Version::kHttp10);
   for (const char* bad :
        {"HTTP/1.1 20", "HTTP/1.1 2000", "HTTP/1.1", "HTTP/1.1  200", "HTTP/1.1 200\tOK", "HTTP/1.1 -20", "HTTP/2.0 200",
         "HTTP/1.x 200", "HTTP/1.1 000 None", "HTTP/1.1 600", "HTTP/1.10 200"}) {
