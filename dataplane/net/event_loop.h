@@ -78,6 +78,8 @@ class EventLoop {
   // Of this turn. `now` before Run is the construction's.
   TimePoint now() const { return now_; }
   std::chrono::system_clock::time_point wall_now() const { return wall_now_; }
+  // For a loop that does not run: tests pass time as they like.
+  void SetNow(TimePoint now) { now_ = now; }
   // When the newest turn began. Any thread.
   TimePoint last_turn() const { return TimePoint(TimePoint::duration(turned_.load(std::memory_order_relaxed))); }
 
