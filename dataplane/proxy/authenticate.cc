@@ -62,23 +62,23 @@ bool IdentityFields::Has(std::string_view name) const {
 void Exchange::RemoveIdentityFields() {
   const IdentityFields& named = (*state_)->identity_fields;
   size_t kept = 0;
-  for (size_t i = 0; i < head_.fields.size(); ++i) {
-    if (head_.kinds[i] == http::FieldKind::kIdentity || (!named.empty() && named.Has(head_.fields[i].name))) continue;
+  for (size_t i = 0; i < request_.head.fields.size(); ++i) {
+    if (request_.head.kinds[i] == http::FieldKind::kIdentity || (!named.empty() && named.Has(request_.head.fields[i].name))) continue;
     if (kept != i) {
-      head_.fields[kept] = head_.fields[i];
-      head_.kinds[kept] = head_.kinds[i];
+      request_.head.fields[kept] = request_.head.fields[i];
+      request_.head.kinds[kept] = request_.head.kinds[i];
     }
     ++kept;
   }
-  head_.fields.resize(kept);
-  head_.kinds.resize(kept);
+  request_.head.fields.resize(kept);
+  request_.head.kinds.resize(kept);
 }
 
 // Its value where the request has it once; of several nobody knows which one counts.
 std::string_view Exchange::FindSingleField(std::string_view name) const {
   std::string_view value;
   bool found = false;
-  for (const FieldView& field : head_.fields) {
+  for (const FieldView& field : request_.head.fields) {
     if (!http1::EqualsIgnoreCase(field.name, name)) continue;
     if (found) return {};
     found = true;
@@ -97,32 +97,32 @@ bool Exchange::IsAllowed(const AuthPolicy& auth) const {
     return std::any_of(groups.begin(), groups.end(),
                        [&](const std::string& group) { return has(auth.allow_groups, group); });
   };
-  if (caller_ != nullptr && (has(auth.allow_consumers, caller_->name) || any_allowed(caller_->groups))) return true;
-  return token_ != nullptr && any_allowed(token_->claims.groups);
+  if (caller_.consumer != nullptr && (has(auth.allow_consumers, caller_.consumer->name) || any_allowed(caller_.consumer->groups))) return true;
+  return caller_.token != nullptr && any_allowed(caller_.token->claims.groups);
 }
 
 std::string_view Exchange::ClaimOf(std::string_view name) const {
-  return token_ == nullptr ? std::string_view() : token_->claims.Find(name);
+  return caller_.token == nullptr ? std::string_view() : caller_.token->claims.Find(name);
 }
 
 // Any method that lets the request in does; those that cost least are asked first. Nothing is waited for before every
 // method has been tried, so an issuer whose keys can't be had keeps nobody waiting but those who need them.
 Task<Reason> Exchange::Authenticate() {
-  const BoundAuth& auth = *route_->auth;
+  const BoundAuth& auth = *target_.route->auth;
   const ConsumerTable& consumers = *(*state_)->snapshot->consumers();
   const Authorization offered = ParseAuthorization(FindSingleField("Authorization"));
   bool known = false;       // somebody, whom it does not let in
   bool overloaded = false;  // nobody has looked
   const char* why = "no credentials";
   const auto lets_in = [&](const ConsumerPolicy* caller, std::shared_ptr<const VerifiedToken> token) {
-    caller_ = caller;
-    token_ = std::move(token);
-    consumer_ = {};
-    if (caller_ != nullptr) {
-      consumer_ = caller_->name;
-    } else if (!consumers.by_name.contains(token_->subject)) {
+    caller_.consumer = caller;
+    caller_.token = std::move(token);
+    caller_.name = {};
+    if (caller_.consumer != nullptr) {
+      caller_.name = caller_.consumer->name;
+    } else if (!consumers.by_name.contains(caller_.token->subject)) {
       // (No token takes a consumer's name unless that consumer says so.)
-      consumer_ = token_->subject;
+      caller_.name = caller_.token->subject;
     }
     if (IsAllowed(*auth.policy)) {
       auth.runtime->Count(worker_->index(), AuthResult::kAllowed);
@@ -133,7 +133,7 @@ Task<Reason> Exchange::Authenticate() {
     return false;
   };
   const auto note = [&](const BoundAuthMethod& method, JwtRefusal refusal) {
-    token_refusal_ = refusal;
+    caller_.token_refusal = refusal;
     if (refusal == JwtRefusal::kClaims) known = true;
     why = refusal == JwtRefusal::kUnknownKey && method.keys->generation() == 0
               ? "the issuer's keys could not be fetched yet"
@@ -197,7 +197,7 @@ Task<Reason> Exchange::Authenticate() {
     const std::optional<std::string> issuer = ClaimedIssuer(offered.credentials);
     for (const BoundAuthMethod* method : of_tokens) {
       if (issuer && !method->rules.issuer.empty() && *issuer != method->rules.issuer) {
-        if (!known && token_refusal_ == JwtRefusal::kNone) note(*method, JwtRefusal::kIssuer);
+        if (!known && caller_.token_refusal == JwtRefusal::kNone) note(*method, JwtRefusal::kIssuer);
         continue;
       }
       const uint64_t seen = method->keys->generation();
@@ -218,13 +218,13 @@ Task<Reason> Exchange::Authenticate() {
     lacking = std::move(left);
   }
 
-  policy_ = Concat("Auth/", auth.policy->name);
-  detail_ = why;
+  outcome_.policy = Concat("Auth/", auth.policy->name);
+  outcome_.detail = why;
   if (known || !overloaded) {
     auth.runtime->Count(worker_->index(), known ? AuthResult::kForbidden : AuthResult::kUnauthenticated);
     co_return known ? Reason::kForbidden : Reason::kUnauthenticated;
   }
-  detail_ = "too many passwords are being checked";
+  outcome_.detail = "too many passwords are being checked";
   auth.runtime->Count(worker_->index(), AuthResult::kOverloaded);
   co_return Reason::kOverloaded;
 }
@@ -290,16 +290,16 @@ Task<PasswordPool::Answer> Exchange::CheckPassword(std::string_view credentials,
 
 // One field for each method, of a 401 or a 403 (RFC 9110, section 11.6.1; RFC 6750, section 3).
 void Exchange::AppendChallenges(std::string* fields) const {
-  for (const BoundAuthMethod& method : route_->auth->methods) {
+  for (const BoundAuthMethod& method : target_.route->auth->methods) {
     switch (method.policy->kind) {
       case AuthMethodPolicy::Kind::kApiKey:
         Append(fields, R"(WWW-Authenticate: ApiKey realm="gateway", header=")", method.policy->header, "\"\r\n");
         break;
       case AuthMethodPolicy::Kind::kJwt:
         Append(fields, R"(WWW-Authenticate: Bearer realm="gateway")");
-        if (token_refusal_ != JwtRefusal::kNone) {
-          Append(fields, R"(, error=")", token_refusal_ == JwtRefusal::kClaims ? "insufficient_scope" : "invalid_token",
-                 R"(", error_description=")", MessageOf(token_refusal_), "\"");
+        if (caller_.token_refusal != JwtRefusal::kNone) {
+          Append(fields, R"(, error=")", caller_.token_refusal == JwtRefusal::kClaims ? "insufficient_scope" : "invalid_token",
+                 R"(", error_description=")", MessageOf(caller_.token_refusal), "\"");
         }
         Append(fields, "\r\n");
         break;
@@ -312,7 +312,7 @@ void Exchange::AppendChallenges(std::string* fields) const {
 
 // Whether a field of the request is credentials that are meant for the gateway alone.
 bool Exchange::IsSpentCredential(const FieldView& field) const {
-  const BoundAuth& auth = *route_->auth;
+  const BoundAuth& auth = *target_.route->auth;
   if (auth.policy->keep_credentials) return false;
   if (auth.takes_basic && http1::EqualsIgnoreCase(field.name, "Authorization")) {
     return ParseAuthorization(field.value).scheme == AuthScheme::kBasic;
@@ -325,9 +325,9 @@ bool Exchange::IsSpentCredential(const FieldView& field) const {
 
 // What the service is told of the caller, as field lines.
 void Exchange::AppendForwarded(std::string* fields) const {
-  const AuthPolicy& auth = *route_->auth->policy;
-  if (!auth.forward_consumer.empty() && !consumer_.empty()) {
-    Append(fields, auth.forward_consumer, ": ", consumer_, "\r\n");
+  const AuthPolicy& auth = *target_.route->auth->policy;
+  if (!auth.forward_consumer.empty() && !caller_.name.empty()) {
+    Append(fields, auth.forward_consumer, ": ", caller_.name, "\r\n");
   }
   if (!auth.forward_groups.empty()) {
     bool any = false;
@@ -337,8 +337,8 @@ void Exchange::AppendForwarded(std::string* fields) const {
         any = true;
       }
     };
-    if (caller_ != nullptr) add(caller_->groups);
-    if (token_ != nullptr) add(token_->claims.groups);
+    if (caller_.consumer != nullptr) add(caller_.consumer->groups);
+    if (caller_.token != nullptr) add(caller_.token->claims.groups);
     if (any) fields->append("\r\n");
   }
   for (const auto& [name, claim] : auth.forward_claims) {

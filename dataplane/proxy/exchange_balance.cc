@@ -14,34 +14,34 @@ constexpr std::chrono::seconds kFailureLatency{1};
 
 }  // namespace
 
-// The session's endpoint where it may have the request, else the balancer's choice, none of `tried_`. False: there is
+// The session's endpoint where it may have the request, else the balancer's choice, none of `attempt_.tried`. False: there is
 // none.
 bool Exchange::PickEndpoint() {
-  const EndpointBalancer& balancer = *service_->balancer;
-  in_flight_ = {};
+  const EndpointBalancer& balancer = *target_.service->balancer;
+  attempt_.in_flight = {};
   int index = EndpointBalancer::kNone;
-  if (service_->sessions != nullptr) {
+  if (target_.service->sessions != nullptr) {
     const auto found =
-        service_->sessions->indices.find(FindCookie(head_.field_views(), service_->policy->balance.session_cookie));
-    if (found != service_->sessions->indices.end() && balancer.Usable(found->second) &&
-        std::find(tried_.begin(), tried_.end(), found->second) == tried_.end()) {
+        target_.service->sessions->indices.find(FindCookie(request_.head.field_views(), target_.service->policy->balance.session_cookie));
+    if (found != target_.service->sessions->indices.end() && balancer.Usable(found->second) &&
+        std::find(attempt_.tried.begin(), attempt_.tried.end(), found->second) == attempt_.tried.end()) {
       index = static_cast<int>(found->second);
     }
-    sets_session_ = index == EndpointBalancer::kNone;
+    attempt_.sets_session = index == EndpointBalancer::kNone;
   }
   if (index == EndpointBalancer::kNone) {
     index =
-        balancer.Pick(service_->runtime->cursor,
+        balancer.Pick(target_.service->runtime->cursor,
                       {.random = worker_->random(),
                        .now = loop().now(),
-                       .hash = HashOf(service_->policy->balance.hash_on, head_.field_views(), client_address_, path_),
-                       .tried = {tried_.data(), tried_.size()}});
+                       .hash = HashOf(target_.service->policy->balance.hash_on, request_.head.field_views(), request_.client_address, request_.path),
+                       .tried = {attempt_.tried.data(), attempt_.tried.size()}});
   }
   if (index == EndpointBalancer::kNone) return false;
-  endpoint_index_ = static_cast<uint32_t>(index);
-  endpoint_ = service_->endpoints[endpoint_index_];
-  endpoint_reported_ = false;
-  if (balancer.counts_in_flight()) in_flight_ = InFlight(balancer.members()[endpoint_index_].state);
+  attempt_.endpoint_index = static_cast<uint32_t>(index);
+  attempt_.endpoint = target_.service->endpoints[attempt_.endpoint_index];
+  attempt_.endpoint_reported = false;
+  if (balancer.counts_in_flight()) attempt_.in_flight = InFlight(balancer.members()[attempt_.endpoint_index].state);
   return true;
 }
 
@@ -50,7 +50,7 @@ bool Exchange::PickEndpoint() {
 // response that breaks off or stalls is a failure. Latency is that of the head. What the client, or the gateway itself,
 // is to blame for says nothing of an endpoint.
 void Exchange::ReportEndpoint(int status, Reason reason) {
-  if (endpoint_reported_ || (service_->ejector == nullptr && !service_->balancer->measures_latency())) return;
+  if (attempt_.endpoint_reported || (target_.service->ejector == nullptr && !target_.service->balancer->measures_latency())) return;
   using Result = OutlierEjector::Result;
   Result result = Result::kSuccess;
   if (status >= 500) {
@@ -62,26 +62,26 @@ void Exchange::ReportEndpoint(int status, Reason reason) {
     if (!its_fault) return;
     result = Result::kGatewayFailure;
   }
-  endpoint_reported_ = true;
-  EndpointState& state = *service_->balancer->members()[endpoint_index_].state;
+  attempt_.endpoint_reported = true;
+  EndpointState& state = *target_.service->balancer->members()[attempt_.endpoint_index].state;
   const TimePoint now = loop().now();
   if (result == Result::kGatewayFailure) {
     ObserveLatency(std::max<std::chrono::nanoseconds>(ServiceTime(), kFailureLatency));
   }
-  if (service_->ejector != nullptr) service_->ejector->Report(&state, result, now);
+  if (target_.service->ejector != nullptr) target_.service->ejector->Report(&state, result, now);
 }
 
 void Exchange::ObserveLatency(std::chrono::nanoseconds latency) {
-  if (!service_->balancer->measures_latency()) return;
-  EndpointState& state = *service_->balancer->members()[endpoint_index_].state;
-  state.latency.Observe(latency, loop().now(), service_->balancer->options().decay);
+  if (!target_.service->balancer->measures_latency()) return;
+  EndpointState& state = *target_.service->balancer->members()[attempt_.endpoint_index].state;
+  state.latency.Observe(latency, loop().now(), target_.service->balancer->options().decay);
 }
 
 // Of an answer to a client that has no session here yet, or whose endpoint is another now. Appended to `out`, a whole
 // line.
 void Exchange::AppendSessionCookie(std::string* out) const {
-  const BalancePolicy& policy = service_->policy->balance;
-  Append(out, "Set-Cookie: ", policy.session_cookie, "=", service_->sessions->values[endpoint_index_],
+  const BalancePolicy& policy = target_.service->policy->balance;
+  Append(out, "Set-Cookie: ", policy.session_cookie, "=", target_.service->sessions->values[attempt_.endpoint_index],
          "; Path=", policy.session_path, "; HttpOnly; SameSite=Lax");
   if (policy.session_ttl.count() > 0) Append(out, "; Max-Age=", policy.session_ttl.count());
   out->append("\r\n");

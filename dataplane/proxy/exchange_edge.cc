@@ -10,9 +10,9 @@
 namespace gateway::dataplane {
 
 bool Exchange::MayAccess(const AccessPolicy& access) {
-  const bool allowed = access.allow.empty() || access.allow.Contains(client_address_);
-  if (allowed && !access.deny.Contains(client_address_)) return true;
-  policy_ = Concat("IpAccess/", access.name);
+  const bool allowed = access.allow.empty() || access.allow.Contains(request_.client_address);
+  if (allowed && !access.deny.Contains(request_.client_address)) return true;
+  outcome_.policy = Concat("IpAccess/", access.name);
   return false;
 }
 
@@ -20,60 +20,60 @@ bool Exchange::MayAccess(const AccessPolicy& access) {
 // no Cors is it an OPTIONS request like any other.
 bool Exchange::FindPreflightRoute() {
   const ServingState& state = **state_;
-  state.snapshot->Match({preflight_->method, host_, path_, head_.query, head_.field_views()}, &match_);
-  if (match_.route == nullptr || match_.route->cors == nullptr) return false;
-  route_ = &state.routes[match_.route->index];
+  state.snapshot->Match({request_.preflight->method, request_.host, request_.path, request_.head.query, request_.head.field_views()}, &target_.match);
+  if (target_.match.route == nullptr || target_.match.route->cors == nullptr) return false;
+  target_.route = &state.routes[target_.match.route->index];
   return true;
 }
 
 Task<void> Exchange::AnswerPreflight(const CorsPolicy& cors) {
   std::string fields;
-  detail_ = AppendPreflightFields(cors, *preflight_, head_.field_views(), &fields);
+  outcome_.detail = AppendPreflightFields(cors, *request_.preflight, request_.head.field_views(), &fields);
   // The answer is the same 204; the log says what the browser only tells its console.
-  if (detail_[0] != '\0') policy_ = Concat("Cors/", cors.name);
+  if (outcome_.detail[0] != '\0') outcome_.policy = Concat("Cors/", cors.name);
   co_await Reply(204, "", fields, "");
 }
 
 // By what is known of it: a chunked one may still become so.
-bool Exchange::IsBodyTooLarge() const { return head_.length.value_or(body_bytes_) > match_.route->max_body_bytes; }
+bool Exchange::IsBodyTooLarge() const { return request_.head.length.value_or(body_.bytes) > target_.match.route->max_body_bytes; }
 
 bool Exchange::RewriteByRegex() {
-  rewritten_.clear();
-  return Snapshot::Rewrite(match_, path_, &rewritten_);
+  request_.rewritten.clear();
+  return Snapshot::Rewrite(target_.match, request_.path, &request_.rewritten);
 }
 
 TextValues Exchange::Values() const {
-  return {.client_ip = client_ip_,
-          .request_id = request_id_,
-          .consumer = consumer_,
-          .host = host_,
-          .path = path_,
-          .method = head_.method,
-          .route = match_.route->name,
-          .variables = {match_.variables.data(), match_.variables.size()}};
+  return {.client_ip = request_.client_ip,
+          .request_id = request_.id,
+          .consumer = caller_.name,
+          .host = request_.host,
+          .path = request_.path,
+          .method = request_.head.method,
+          .route = target_.match.route->name,
+          .variables = {target_.match.variables.data(), target_.match.variables.size()}};
 }
 
 // What the client used, as far as somebody who is trusted says so.
 std::string_view Exchange::RequestScheme() const {
   if (stream_.connection().peer_trusted) {
-    for (size_t i = 0; i < head_.fields.size(); ++i) {
-      if (head_.kinds[i] != http::FieldKind::kForwardedProto) continue;
-      return http1::EqualsIgnoreCase(head_.fields[i].value, "https") ? "https" : "http";
+    for (size_t i = 0; i < request_.head.fields.size(); ++i) {
+      if (request_.head.kinds[i] != http::FieldKind::kForwardedProto) continue;
+      return http1::EqualsIgnoreCase(request_.head.fields[i].value, "https") ? "https" : "http";
     }
   }
   return stream_.connection().scheme();
 }
 
 const FieldEditsPolicy* Exchange::AnswerEdits() const {
-  const bool edited = match_.route != nullptr && reason_ == Reason::kNone && !preflight_;
-  return edited ? match_.route->response_headers.get() : nullptr;
+  const bool edited = target_.match.route != nullptr && outcome_.reason == Reason::kNone && !request_.preflight;
+  return edited ? target_.match.route->response_headers.get() : nullptr;
 }
 
 // Refusals have them too, so that scripts can read why.
 void Exchange::AppendCorsFields(std::string* fields) const {
-  if (match_.route == nullptr || match_.route->cors == nullptr || (preflight_ && reason_ == Reason::kNone)) return;
+  if (target_.match.route == nullptr || target_.match.route->cors == nullptr || (request_.preflight && outcome_.reason == Reason::kNone)) return;
   Append(fields, "Vary: ", kCorsVary, "\r\n");
-  GrantFor(*match_.route->cors, FindOrigin(head_.field_views())).AppendTo(fields);
+  GrantFor(*target_.match.route->cors, FindOrigin(request_.head.field_views())).AppendTo(fields);
 }
 
 // 3xx with a Location made of the request's own parts where policy names none.
@@ -84,7 +84,7 @@ Task<void> Exchange::Redirect(const RedirectPolicy& redirect) {
     const std::string_view scheme = redirect.scheme.empty() ? own_scheme : std::string_view(redirect.scheme);
     std::string_view host = redirect.host;
     if (host.empty()) {
-      host = head_.authority;
+      host = request_.head.authority;
       if (host.empty()) co_return co_await Refuse(Reason::kBadRequest, "no Host to redirect to");
       // A port is one scheme's: another scheme is served at its own default.
       const size_t colon = host.rfind(':');
@@ -99,14 +99,14 @@ Task<void> Exchange::Redirect(const RedirectPolicy& redirect) {
     fragment.remove_prefix(std::min(fragment.find('#'), fragment.size()));
     fields.append(redirect.path, 0, redirect.path.size() - fragment.size());
   } else if (!redirect.rewrite.empty()) {
-    Snapshot::AppendPath(match_, redirect.rewrite, redirect.rewrite_is_prefix, path_, &fields);
+    Snapshot::AppendPath(target_.match, redirect.rewrite, redirect.rewrite_is_prefix, request_.path, &fields);
   } else {
-    fields += path_ == "*" ? "/" : path_;
+    fields += request_.path == "*" ? "/" : request_.path;
   }
   // "//x" would name a host (RFC 3986, section 4.2).
   if (fields.compare(path_begin, 2, "//") == 0) fields.erase(path_begin, 1);
-  if (head_.has_query && !redirect.strip_query) {
-    Append(&fields, fields.find('?', path_begin) == std::string::npos ? "?" : "&", head_.query);
+  if (request_.head.has_query && !redirect.strip_query) {
+    Append(&fields, fields.find('?', path_begin) == std::string::npos ? "?" : "&", request_.head.query);
   }
   Append(&fields, fragment, "\r\n");
   const FieldEditsPolicy* const edits = AnswerEdits();

@@ -39,9 +39,9 @@ std::string_view ViaOf(http::Version version) {
 std::string Exchange::ForwardedForValue() const {
   std::string value;
   if (stream_.connection().peer_trusted) {
-    for (size_t i = 0; i < head_.fields.size(); ++i) {
-      if (head_.kinds[i] == FieldKind::kForwardedFor && !head_.fields[i].value.empty()) {
-        Append(&value, head_.fields[i].value, ", ");
+    for (size_t i = 0; i < request_.head.fields.size(); ++i) {
+      if (request_.head.kinds[i] == FieldKind::kForwardedFor && !request_.head.fields[i].value.empty()) {
+        Append(&value, request_.head.fields[i].value, ", ");
       }
     }
   }
@@ -51,24 +51,24 @@ std::string Exchange::ForwardedForValue() const {
 
 http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::optional<size_t> copy_bytes,
                                              FieldList* fields) {
-  const RoutePolicy& route = *match_.route;
+  const RoutePolicy& route = *target_.match.route;
   const http::ConnectionInfo& connection = stream_.connection();
   http::OutgoingRequest request;
-  request.method = head_.method;
+  request.method = request_.head.method;
   request.scheme = "http";
-  request.path = path_;
+  request.path = request_.path;
   if (route.rewrite_regex != nullptr) {
-    request.path = rewritten_;
+    request.path = request_.rewritten;
   } else if (route.rewrites) {
     std::string& rewritten = worker_->scratch();
     rewritten.clear();
-    Snapshot::Rewrite(match_, path_, &rewritten);
+    Snapshot::Rewrite(target_.match, request_.path, &rewritten);
     request.path = rewritten;
   }
   request.authority = route.rewrite_host;
-  if (request.authority.empty()) request.authority = head_.authority;
+  if (request.authority.empty()) request.authority = request_.head.authority;
   if (request.authority.empty()) request.authority = endpoint.name;
-  const BoundAuth* const auth = route_->auth;
+  const BoundAuth* const auth = target_.route->auth;
   std::string& told = worker_->field_scratch();
   told.clear();
   if (auth != nullptr) AppendForwarded(&told);
@@ -79,16 +79,16 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
   if (edits != nullptr || query_edits != nullptr) {
     values = Values();
     if (edits != nullptr) edited_bytes += AddedFieldBytesMax(*edits, values);
-    if (query_edits != nullptr) edited_bytes += EditedQueryBytesMax(head_.query, *query_edits, values);
+    if (query_edits != nullptr) edited_bytes += EditedQueryBytesMax(request_.head.query, *query_edits, values);
   }
   const auto stays = [edits](std::string_view name) { return edits == nullptr || !Replaces(*edits, name); };
   // Of the request no more is copied than X-Forwarded-For's values, together, and its host.
   FieldLines& lines = worker_->lines();
-  lines.Start(head_.bytes + head_.authority.size() + edited_bytes + kOwnFieldsBytesMax);
-  request.query = head_.query;
-  request.has_query = head_.has_query;
+  lines.Start(request_.head.bytes + request_.head.authority.size() + edited_bytes + kOwnFieldsBytesMax);
+  request.query = request_.head.query;
+  request.has_query = request_.head.has_query;
   if (query_edits != nullptr) {
-    lines.MoveTo(WriteEditedQuery(head_.query, *query_edits, values, lines.at()));
+    lines.MoveTo(WriteEditedQuery(request_.head.query, *query_edits, values, lines.at()));
     request.query = lines.Cut();
     request.has_query = !request.query.empty();
   }
@@ -98,10 +98,10 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
   bool host_sent = false;
   bool forwarded_for_kept = false;
   bool max_forwards_sent = false;
-  for (size_t i = 0; i < head_.fields.size(); ++i) {
-    const FieldView& field = head_.fields[i];
+  for (size_t i = 0; i < request_.head.fields.size(); ++i) {
+    const FieldView& field = request_.head.fields[i];
     if (auth != nullptr && IsSpentCredential(field)) continue;
-    switch (head_.kinds[i]) {
+    switch (request_.head.kinds[i]) {
       case FieldKind::kHost:
       case FieldKind::kConnection:
       case FieldKind::kHopByHop:
@@ -116,7 +116,7 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
         forwarded_for_kept = trusted;
         continue;
       case FieldKind::kExpect:
-        if (!head_.expect_continue || copy_bytes) continue;
+        if (!request_.head.expect_continue || copy_bytes) continue;
         break;
       case FieldKind::kForwardedProto:
         if (!trusted || proto_sent) continue;
@@ -130,8 +130,8 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
         if (!trusted) continue;
         break;
       case FieldKind::kMaxForwards:
-        if (!head_.max_forwards) break;
-        if (!max_forwards_sent) lines << field.name << ": " << *head_.max_forwards - 1 << "\r\n";
+        if (!request_.head.max_forwards) break;
+        if (!max_forwards_sent) lines << field.name << ": " << *request_.head.max_forwards - 1 << "\r\n";
         max_forwards_sent = true;
         continue;
       default:
@@ -147,24 +147,24 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
     }
   }
   if (!proto_sent && stays("X-Forwarded-Proto")) lines.Add("X-Forwarded-Proto", connection.scheme());
-  if (!host_sent && !head_.authority.empty() && stays("X-Forwarded-Host")) {
-    lines.Add("X-Forwarded-Host", head_.authority);
+  if (!host_sent && !request_.head.authority.empty() && stays("X-Forwarded-Host")) {
+    lines.Add("X-Forwarded-Host", request_.head.authority);
   }
-  if (stays("X-Request-Id")) lines.Add("X-Request-Id", request_id_);
+  if (stays("X-Request-Id")) lines.Add("X-Request-Id", request_.id);
   if (edits != nullptr) lines.MoveTo(WriteAddedFields(*edits, values, lines.at()));
-  lines.Add("Via", ViaOf(head_.version));
+  lines.Add("Via", ViaOf(request_.head.version));
   lines << told;
-  if (service_->policy->retry != nullptr) lines << "X-Gateway-Attempt: " << uint64_t{retries_} + 1 << "\r\n";
+  if (target_.service->policy->retry != nullptr) lines << "X-Gateway-Attempt: " << uint64_t{attempt_.retries} + 1 << "\r\n";
   if (copy_bytes) lines << "X-Gateway-Mirror: 1\r\n";
   request.lines = lines.Cut();
   request.fields = {fields->data(), fields->size()};
-  request.has_body = head_.has_body;
-  request.length = head_.length;
+  request.has_body = request_.head.has_body;
+  request.length = request_.head.length;
   if (copy_bytes) {
     request.length.reset();
-    if (head_.has_body) request.length = *copy_bytes;
-  } else if (upgrading_) {
-    request.protocol = head_.protocol;
+    if (request_.head.has_body) request.length = *copy_bytes;
+  } else if (request_.upgrading) {
+    request.protocol = request_.head.protocol;
   }
   return request;
 }
@@ -172,12 +172,12 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
 http::OutgoingResponse Exchange::BuildResponse(http::Response* response) {
   // An endpoint that fails is none to come back to.
   std::string session;
-  if (sets_session_ && (response->status == 101 || (response->status >= 200 && response->status < 500))) {
+  if (attempt_.sets_session && (response->status == 101 || (response->status >= 200 && response->status < 500))) {
     AppendSessionCookie(&session);
   }
   // What policy does to a response it does to the final one.
-  const FieldEditsPolicy* const edits = response->status >= 200 ? match_.route->response_headers.get() : nullptr;
-  const CorsPolicy* const cors = response->status >= 200 ? match_.route->cors.get() : nullptr;
+  const FieldEditsPolicy* const edits = response->status >= 200 ? target_.match.route->response_headers.get() : nullptr;
+  const CorsPolicy* const cors = response->status >= 200 ? target_.match.route->cors.get() : nullptr;
   TextValues values;
   CorsGrant grant;
   size_t edited_bytes = session.size();
@@ -186,7 +186,7 @@ http::OutgoingResponse Exchange::BuildResponse(http::Response* response) {
     edited_bytes += AddedFieldBytesMax(*edits, values);
   }
   if (cors != nullptr) {
-    grant = GrantFor(*cors, FindOrigin(head_.field_views()));
+    grant = GrantFor(*cors, FindOrigin(request_.head.field_views()));
     edited_bytes += grant.bytes();
   }
   const auto stays = [edits](std::string_view name) { return edits == nullptr || !Replaces(*edits, name); };
@@ -210,7 +210,7 @@ http::OutgoingResponse Exchange::BuildResponse(http::Response* response) {
         dated = true;
         break;
       default:
-        if (limit_policy_ != nullptr && IsLimitField(field.name)) continue;
+        if (limits_.policy != nullptr && IsLimitField(field.name)) continue;
         break;
     }
     if (!stays(field.name) || (cors != nullptr && IsCorsField(field.name))) continue;
@@ -228,18 +228,18 @@ http::OutgoingResponse Exchange::BuildResponse(http::Response* response) {
   if (!varies) lines.Add("Vary", kCorsVary);
   if (!grant.allow_origin.empty()) lines.MoveTo(grant.Write(lines.at()));
   if (response->status == 101) {
-    lines.Add("X-Request-Id", request_id_);
+    lines.Add("X-Request-Id", request_.id);
   } else if (response->status >= 200) {
     if (!dated && stays("Date")) lines.Add("Date", worker_->HttpDate());
-    if (stays("X-Request-Id")) lines.Add("X-Request-Id", request_id_);
-    if (limit_policy_ != nullptr) {
-      lines << "RateLimit-Limit: " << limit_.limit << "\r\nRateLimit-Remaining: " << limit_.remaining
-            << "\r\nRateLimit-Reset: " << static_cast<uint64_t>(CeilSeconds(limit_.reset)) << "\r\n";
+    if (stays("X-Request-Id")) lines.Add("X-Request-Id", request_.id);
+    if (limits_.policy != nullptr) {
+      lines << "RateLimit-Limit: " << limits_.decision.limit << "\r\nRateLimit-Remaining: " << limits_.decision.remaining
+            << "\r\nRateLimit-Reset: " << static_cast<uint64_t>(CeilSeconds(limits_.decision.reset)) << "\r\n";
     }
     if (edits != nullptr) lines.MoveTo(WriteAddedFields(*edits, values, lines.at()));
     if (options_.error_details) {
       lines << "X-Gateway-Revision: " << (*state_)->snapshot->revision() << "\r\n";
-      lines.Add("X-Gateway-Route", match_.route->name);
+      lines.Add("X-Gateway-Route", target_.match.route->name);
     }
   }
 

@@ -21,31 +21,31 @@ class Exchange::Upload final : public RelayObserver {
   Upload(Exchange* exchange, http::UpstreamStream* upstream) : exchange_(*exchange), upstream_(*upstream) {}
 
   // A mirror needs the payload.
-  http::BodyForms Forms() override { return {.framed = !exchange_.mirrors_, .pipe = !exchange_.mirrors_}; }
+  http::BodyForms Forms() override { return {.framed = !exchange_.body_.mirrors, .pipe = !exchange_.body_.mirrors}; }
 
   RelayEnd OnPiece(const http::BodyPiece& piece) override {
     if (piece.pipe != nullptr) {
       exchange_.worker_->metrics().Add(WorkerGauge::kSplicedBytesTotal, static_cast<int64_t>(piece.payload));
     }
-    exchange_.upload_begun_ = true;
-    if (exchange_.continue_awaited_) {
-      exchange_.continue_awaited_ = false;  // the client did not wait
-      upstream_.ExtendRead(exchange_.ends_at_);
+    exchange_.body_.upload_begun = true;
+    if (exchange_.body_.continue_awaited) {
+      exchange_.body_.continue_awaited = false;  // the client did not wait
+      upstream_.ExtendRead(exchange_.request_.ends_at);
     }
-    exchange_.body_complete_ = piece.last;
-    exchange_.body_bytes_ += piece.payload;
-    const RoutePolicy& route = *exchange_.match_.route;
-    if (route.bounds_body && exchange_.body_bytes_ > route.max_body_bytes) return RelayEnd::kTooLarge;
-    if (exchange_.mirrors_) exchange_.CopyForMirrors(piece.bytes);
+    exchange_.body_.complete = piece.last;
+    exchange_.body_.bytes += piece.payload;
+    const RoutePolicy& route = *exchange_.target_.match.route;
+    if (route.bounds_body && exchange_.body_.bytes > route.max_body_bytes) return RelayEnd::kTooLarge;
+    if (exchange_.body_.mirrors) exchange_.CopyForMirrors(piece.bytes);
     if (piece.last) exchange_.StartMirrors();
     return RelayEnd::kRunning;
   }
 
   // A client that waits for a 100 does not stall.
   TimePoint ReadDeadline(TimePoint since) override {
-    return exchange_.continue_awaited_ ? exchange_.ends_at_ : since + exchange_.options_.read_timeout;
+    return exchange_.body_.continue_awaited ? exchange_.request_.ends_at : since + exchange_.options_.read_timeout;
   }
-  bool Stopped() const override { return exchange_.stop_upload_; }
+  bool Stopped() const override { return exchange_.body_.stop_upload; }
 
  private:
   Exchange& exchange_;
@@ -65,9 +65,9 @@ class Exchange::Download final : public RelayObserver {
     }
     // A response that still flows when the breaker's timeout has passed since its head succeeded, so that a long one
     // does not hold a probe until it is given up.
-    const BoundService& service = *exchange_.service_;
+    const BoundService& service = *exchange_.target_.service;
     if (service.breaker != nullptr &&
-        exchange_.loop().now() >= exchange_.head_read_ + service.policy->breaker->timeout) {
+        exchange_.loop().now() >= exchange_.attempt_.head_read + service.policy->breaker->timeout) {
       exchange_.ReportSuccess();
     }
     return RelayEnd::kRunning;
@@ -75,8 +75,8 @@ class Exchange::Download final : public RelayObserver {
 
   // While the request is still on its way the endpoint may be waiting for it.
   TimePoint ReadDeadline(TimePoint since) override {
-    if (exchange_.upload_ == RelayEnd::kRunning) return TimePoint::max();
-    return since + exchange_.service_->policy->response_timeout;
+    if (exchange_.body_.upload == RelayEnd::kRunning) return TimePoint::max();
+    return since + exchange_.target_.service->policy->response_timeout;
   }
 
  private:
@@ -96,22 +96,22 @@ Task<void> Exchange::Forward() {
       break;
     }
     if (!fresh && !PickEndpoint()) {
-      if (retries_ == 0) break;
+      if (attempt_.retries == 0) break;
       // All were tried: then one of them again, rather not the last.
-      const uint32_t last = endpoint_index_;
-      tried_.assign(1, last);
+      const uint32_t last = attempt_.endpoint_index;
+      attempt_.tried.assign(1, last);
       if (!PickEndpoint()) {
-        tried_.clear();
+        attempt_.tried.clear();
         if (!PickEndpoint()) break;
       }
     }
-    ++attempts_;
+    ++attempt_.count;
     attempt = {};
-    attempt_started_ = head_sent_ = request_sent_ = loop().now();
-    const bool repeatable = replayable_ && http::IsIdempotent(head_.method);
+    attempt_.started = attempt_.head_sent = attempt_.request_sent = loop().now();
+    const bool repeatable = body_.replayable && http::IsIdempotent(request_.head.method);
     const Reuse reuse = fresh ? Reuse::kNone : repeatable ? Reuse::kKept : Reuse::kProbed;
     std::unique_ptr<http::UpstreamStream> upstream =
-        worker_->pool().Acquire(endpoint_, reuse, service_->policy->idle_timeout);
+        worker_->pool().Acquire(attempt_.endpoint, reuse, target_.service->policy->idle_timeout);
     if (upstream == nullptr) {
       const bool exhausted = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
       attempt.reason = exhausted ? Reason::kOverloaded : Reason::kUpstreamConnectFailed;
@@ -124,14 +124,14 @@ Task<void> Exchange::Forward() {
       attempt = co_await TryEndpoint(upstream.get());
       if (attempt.stale && !fresh && MayRepeat(attempt)) {
         fresh = true;
-        upload_ = RelayEnd::kComplete;
+        body_.upload = RelayEnd::kComplete;
         worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
         continue;
       }
       if (attempt.complete) upstream->Finish();
       if (attempt.reason == Reason::kNone) {
         ReportSuccess();
-        ReportEndpoint(status_, Reason::kNone);
+        ReportEndpoint(outcome_.status, Reason::kNone);
         break;
       }
       if (!attempt.stale) ReportEndpoint(0, attempt.reason);
@@ -140,17 +140,17 @@ Task<void> Exchange::Forward() {
       // Nothing was sent: another endpoint may have it, at once. A connection that timed out has used up its patience.
       at_once = attempt.reason == Reason::kUpstreamConnectFailed && ++connects_failed < kConnectAttemptsMax;
     }
-    tried_.push_back(endpoint_index_);
-    in_flight_ = {};
-    if (tried_.size() >= service_->endpoints.size()) at_once = false;
+    attempt_.tried.push_back(attempt_.endpoint_index);
+    attempt_.in_flight = {};
+    if (attempt_.tried.size() >= target_.service->endpoints.size()) at_once = false;
     if (!at_once) {
       ReportFailure(attempt);
       if (!attempt.retried) attempt.retried = !attempt.answered && PrepareRetry(attempt.reason, 0, upstream != nullptr);
       if (!attempt.retried) break;
       upstream = nullptr;
-      if (retry_delay_.count() > 0) {
+      if (attempt_.retry_delay.count() > 0) {
         Alarm alarm(&loop());
-        co_await AwaitAlarm(&alarm, loop().now() + retry_delay_);
+        co_await AwaitAlarm(&alarm, loop().now() + attempt_.retry_delay);
         if (IsGone()) continue;  // not made: nobody waits for it any more
       }
     }
@@ -160,10 +160,10 @@ Task<void> Exchange::Forward() {
   if (attempt.reason == Reason::kNone) co_return;
   ReportFailure(attempt);
   if (attempt.answered) {
-    reason_ = attempt.reason;
-    detail_ = attempt.detail;
-    aborted_ = true;
-    if (end_ == http::End::kComplete) end_ = http::End::kCutShort;
+    outcome_.reason = attempt.reason;
+    outcome_.detail = attempt.detail;
+    outcome_.aborted = true;
+    if (outcome_.end == http::End::kComplete) outcome_.end = http::End::kCutShort;
     co_return;
   }
   if (attempt.reason == Reason::kClientClosed) co_return EndUnanswered();
@@ -172,28 +172,28 @@ Task<void> Exchange::Forward() {
 
 // Counts as a failure of the service unless the client or its policy caused it. The first report on an attempt counts.
 void Exchange::ReportFailure(const Attempt& attempt) {
-  if (!permit_) return;
+  if (!admission_.permit) return;
   const bool blameless = attempt.reason == Reason::kClientClosed || attempt.reason == Reason::kRequestTimeout ||
                          attempt.reason == Reason::kBadRequest || attempt.reason == Reason::kOverloaded ||
                          attempt.reason == Reason::kBodyTooLarge || attempt.reason == Reason::kDraining ||
                          (attempt.answered && attempt.reason == Reason::kRequestDeadline) ||
-                         (attempt.reason == Reason::kRequestDeadline && upload_ != RelayEnd::kComplete);
-  permit_.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now(), ServiceTime());
+                         (attempt.reason == Reason::kRequestDeadline && body_.upload != RelayEnd::kComplete);
+  admission_.permit.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now(), ServiceTime());
 }
 
 // Reports the attempt by its status: a 5xx is a failure whatever follows, a 101 a success.
 void Exchange::ReportHead(int status) {
   const Outcome outcome = status >= 500 ? Outcome::kFailure : Outcome::kSuccess;
-  permit_.Report(outcome, loop().now(), head_latency_);
+  admission_.permit.Report(outcome, loop().now(), attempt_.head_latency);
   ReportEndpoint(status, Reason::kNone);
 }
 
-void Exchange::ReportSuccess() { permit_.Report(Outcome::kSuccess, loop().now(), head_latency_); }
+void Exchange::ReportSuccess() { admission_.permit.Report(Outcome::kSuccess, loop().now(), attempt_.head_latency); }
 
 bool Exchange::MayRepeat(const Attempt& attempt) const {
   // A body that was wholly there before is there still, and so is what has not been read yet; what was read as it came
   // is gone.
-  return !attempt.answered && (replayable_ || !upload_begun_) && (!attempt.sent || http::IsIdempotent(head_.method));
+  return !attempt.answered && (body_.replayable || !body_.upload_begun) && (!attempt.sent || http::IsIdempotent(request_.head.method));
 }
 
 void Exchange::CancelWhenGone(http::UpstreamStream* upstream) {
@@ -204,13 +204,13 @@ void Exchange::CancelWhenGone(http::UpstreamStream* upstream) {
 Task<bool> Exchange::Connect(http::UpstreamStream* upstream, Attempt* failure) {
   CancelWhenGone(upstream);
   const TimePoint patience = std::min(
-      {attempt_started_ + service_->policy->connect_timeout, request_complete_ + match_.route->timeout, ends_at_});
+      {attempt_.started + target_.service->policy->connect_timeout, request_.complete_at + target_.match.route->timeout, request_.ends_at});
   const Io io = co_await upstream->Connect(patience);
   CancelWhenGone(nullptr);
   if (io == Io::kDone) co_return true;
   if (upstream->cancelled()) {
     failure->reason = EndOfCancelled();
-  } else if (io == Io::kAgain && (OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout)) {
+  } else if (io == Io::kAgain && (OutOfTime() || loop().now() >= request_.complete_at + target_.match.route->timeout)) {
     failure->reason = Reason::kRequestDeadline;
     failure->detail = OutOfTime() ? kMaxDurationDetail : "";
   } else if (io == Io::kAgain) {
@@ -237,11 +237,11 @@ Task<Exchange::Attempt> Exchange::TryEndpoint(http::UpstreamStream* upstream) {
   if (upload && !upload->done()) {
     // The response ended before the request: the rest of the body is nobody's, unless all of it is still to be read, by
     // another attempt. Both of its waits end, then the task itself.
-    stop_upload_ = true;
+    body_.stop_upload = true;
     upstream->Cancel();
     stream_.Interrupt();
     co_await upload->Done();
-    stop_upload_ = false;
+    body_.stop_upload = false;
   }
   if (failed) std::rethrow_exception(failed);
   co_return attempt;
@@ -252,14 +252,14 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
   Attempt attempt;
   {
     FieldList fields;
-    const http::OutgoingRequest request = BuildRequest(*endpoint_, std::nullopt, &fields);
+    const http::OutgoingRequest request = BuildRequest(*attempt_.endpoint, std::nullopt, &fields);
     Io io =
-        upstream->Begin(request, {.bytes = buffered_body_, .payload = buffered_body_.size(), .last = body_complete_});
+        upstream->Begin(request, {.bytes = body_.buffered, .payload = body_.buffered.size(), .last = body_.complete});
     if (io == Io::kEnd) {
       attempt.reason = Reason::kOverloaded;
       co_return attempt;
     }
-    if (io == Io::kAgain) io = co_await upstream->Flush(service_->policy->response_timeout, ends_at_);
+    if (io == Io::kAgain) io = co_await upstream->Flush(target_.service->policy->response_timeout, request_.ends_at);
     attempt.sent = upstream->sent();
     if (upstream->cancelled()) co_return EndOfWait(Wait::kCancelled);
     if (io == Io::kAgain && OutOfTime()) co_return EndOfWait(Wait::kTimeout);
@@ -275,15 +275,15 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
     }
     // An endpoint that takes no more may have answered already: what it said is read first.
   }
-  request_sent_ = head_sent_ = heard_ = loop().now();
-  if (mirrors_) {
-    mirror_body_.clear();  // of an attempt that came to nothing
-    CopyForMirrors(buffered_body_);
-    if (body_complete_) StartMirrors();
+  attempt_.request_sent = attempt_.head_sent = attempt_.heard = loop().now();
+  if (body_.mirrors) {
+    body_.mirror_copy.clear();  // of an attempt that came to nothing
+    CopyForMirrors(body_.buffered);
+    if (body_.complete) StartMirrors();
   }
-  if (!body_complete_) {
-    upload_ = RelayEnd::kRunning;
-    continue_awaited_ = head_.expect_continue && buffered_body_.empty();
+  if (!body_.complete) {
+    body_.upload = RelayEnd::kRunning;
+    body_.continue_awaited = request_.head.expect_continue && body_.buffered.empty();
     upload->emplace(UploadBody(upstream));
     (*upload)->Start();
   }
@@ -297,19 +297,19 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
         break;
       case http::HeadRead::kInterim: {
         Io io = stream_.SendInterim(BuildResponse(response));
-        if (io == Io::kAgain) io = co_await stream_.Flush(options_.write_timeout, ends_at_);
+        if (io == Io::kAgain) io = co_await stream_.Flush(options_.write_timeout, request_.ends_at);
         if (io != Io::kDone) {
           attempt.reason = Reason::kClientClosed;
           co_return attempt;
         }
         if (response->status == 100) {
-          continue_awaited_ = false;
+          body_.continue_awaited = false;
           stream_.ExtendRead(loop().now() + options_.read_timeout);
         }
         break;
       }
       case http::HeadRead::kWait: {
-        if (upstream->heard()) heard_ = loop().now();
+        if (upstream->heard()) attempt_.heard = loop().now();
         const Wait wait = co_await upstream->Readable(ResponseDeadline());
         if (wait != Wait::kReady) co_return EndOfWait(wait);
         break;
@@ -330,18 +330,18 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
     }
   }
   const int status = response->status;
-  head_latency_ = ServiceTime();
-  head_read_ = loop().now();
-  answer_head_read_ = true;
-  upstream_duration_ = loop().now() - attempt_started_;
-  if (status < 502 || status > 504) ObserveLatency(head_latency_);  // else ReportHead does
+  attempt_.head_latency = ServiceTime();
+  attempt_.head_read = loop().now();
+  attempt_.has_response = true;
+  attempt_.upstream_duration = loop().now() - attempt_.started;
+  if (status < 502 || status > 504) ObserveLatency(attempt_.head_latency);  // else ReportHead does
   if (status >= 500) ReportHead(status);
-  if (KeepsRetrying() && status < 600 && retry_->statuses.test(static_cast<size_t>(status)) &&
+  if (KeepsRetrying() && status < 600 && attempt_.retry->statuses.test(static_cast<size_t>(status)) &&
       PrepareRetry(Reason::kNone, status)) {
     ReportEndpoint(status, Reason::kNone);
     // The client does not see this response. Its connection is good for another one only where all of it is here
     // already.
-    answer_head_read_ = false;
+    attempt_.has_response = false;
     attempt.retried = true;
     attempt.reason = Reason::kNoHealthyEndpoint;  // if there is no other to ask
     http::BodyPiece rest;
@@ -368,9 +368,9 @@ Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, 
     attempt.reason = Reason::kOverloaded;
     co_return attempt;
   }
-  status_ = head.status;
-  answer_started_ = true;
-  if (io == Io::kAgain) io = co_await stream_.Flush(options_.write_timeout, ends_at_);
+  outcome_.status = head.status;
+  outcome_.response_started = true;
+  if (io == Io::kAgain) io = co_await stream_.Flush(options_.write_timeout, request_.ends_at);
   RelayEnd end = RelayEnd::kComplete;
   if (io != Io::kDone) {
     end = io == Io::kError ? RelayEnd::kSinkGone : OutOfTime() ? RelayEnd::kOutOfTime : RelayEnd::kSinkStalled;
@@ -378,7 +378,7 @@ Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, 
     end = RelayEnd::kInvalid;
   } else if (!first.last) {
     Download download(this);
-    end = co_await Relay(&loop(), upstream, &stream_, &download, {options_.write_timeout, ends_at_});
+    end = co_await Relay(&loop(), upstream, &stream_, &download, {options_.write_timeout, request_.ends_at});
   }
   switch (end) {
     case RelayEnd::kSinkGone:
@@ -408,7 +408,7 @@ Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, 
       attempt.detail = kMaxDurationDetail;
       break;
     default:
-      attempt.complete = upload_ == RelayEnd::kComplete;
+      attempt.complete = body_.upload == RelayEnd::kComplete;
       break;
   }
   co_return attempt;
@@ -418,17 +418,17 @@ Task<void> Exchange::UploadBody(http::UpstreamStream* upstream) {
   RelayEnd end = RelayEnd::kOverloaded;
   try {
     Upload upload(this, upstream);
-    end = co_await Relay(&loop(), &stream_, upstream, &upload, {service_->policy->response_timeout});
+    end = co_await Relay(&loop(), &stream_, upstream, &upload, {target_.service->policy->response_timeout});
   } catch (const std::exception& error) {
-    spdlog::error("request {}: its body could not be relayed: {}", request_id_, error.what());
+    spdlog::error("request {}: its body could not be relayed: {}", request_.id, error.what());
   }
   if (end == RelayEnd::kSinkGone && upstream->cancelled()) end = RelayEnd::kSourceGone;
-  if (end == RelayEnd::kInvalid) body_detail_ = stream_.detail();
-  upload_ = end;
+  if (end == RelayEnd::kInvalid) body_.detail = stream_.detail();
+  body_.upload = end;
   if (end == RelayEnd::kComplete || end == RelayEnd::kSinkGone) {
     // Now the clock runs for the response. An endpoint that takes no more may have answered before it stopped reading.
-    request_sent_ = request_complete_ = loop().now();
-    upstream->ExtendRead(answer_head_read_ ? std::min(loop().now() + service_->policy->response_timeout, ends_at_)
+    attempt_.request_sent = request_.complete_at = loop().now();
+    upstream->ExtendRead(attempt_.has_response ? std::min(loop().now() + target_.service->policy->response_timeout, request_.ends_at)
                                            : ResponseDeadline());
   } else if (end != RelayEnd::kStopped) {
     // It ends the exchange with it: nobody waits for a response any more.
@@ -439,41 +439,41 @@ Task<void> Exchange::UploadBody(http::UpstreamStream* upstream) {
 // When the response's head has to be there. While the request is still on its way no clock runs against the endpoint,
 // unless it is the endpoint's leave that the client waits for.
 TimePoint Exchange::ResponseDeadline() const {
-  if (upload_ == RelayEnd::kRunning && !continue_awaited_) return ends_at_;
-  const TimePoint silent_until = std::max(request_sent_, heard_) + service_->policy->response_timeout;
-  TimePoint deadline = std::min({silent_until, request_complete_ + match_.route->timeout, ends_at_});
+  if (body_.upload == RelayEnd::kRunning && !body_.continue_awaited) return request_.ends_at;
+  const TimePoint silent_until = std::max(attempt_.request_sent, attempt_.heard) + target_.service->policy->response_timeout;
+  TimePoint deadline = std::min({silent_until, request_.complete_at + target_.match.route->timeout, request_.ends_at});
   // The other two bound the attempt, whatever it says in the meantime.
-  if (service_->breaker != nullptr) deadline = std::min(deadline, request_sent_ + service_->policy->breaker->timeout);
-  if (retry_ != nullptr && retry_->per_try_timeout.count() > 0) {
-    deadline = std::min(deadline, request_sent_ + retry_->per_try_timeout);
+  if (target_.service->breaker != nullptr) deadline = std::min(deadline, attempt_.request_sent + target_.service->policy->breaker->timeout);
+  if (attempt_.retry != nullptr && attempt_.retry->per_try_timeout.count() > 0) {
+    deadline = std::min(deadline, attempt_.request_sent + attempt_.retry->per_try_timeout);
   }
   return deadline;
 }
 
 // How long the endpoint has taken so far in this attempt: while the client sends its body, it is the client that takes.
 nanoseconds Exchange::ServiceTime() const {
-  if (answer_head_read_) return head_latency_;
-  const TimePoint uploaded = upload_ == RelayEnd::kRunning ? loop().now() : request_sent_;
-  return loop().now() - attempt_started_ - (uploaded - head_sent_);
+  if (attempt_.has_response) return attempt_.head_latency;
+  const TimePoint uploaded = body_.upload == RelayEnd::kRunning ? loop().now() : attempt_.request_sent;
+  return loop().now() - attempt_.started - (uploaded - attempt_.head_sent);
 }
 
 Exchange::Attempt Exchange::EndOfWait(Wait wait) const {
   Attempt attempt;
   attempt.sent = true;
   if (wait == Wait::kTimeout) {
-    const bool deadline = OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout;
+    const bool deadline = OutOfTime() || loop().now() >= request_.complete_at + target_.match.route->timeout;
     attempt.reason = deadline ? Reason::kRequestDeadline : Reason::kUpstreamTimeout;
     attempt.detail = OutOfTime() ? kMaxDurationDetail : "no response in time";
     return attempt;
   }
-  switch (upload_) {
+  switch (body_.upload) {
     case RelayEnd::kSourceStalled:
       attempt.reason = Reason::kRequestTimeout;
       attempt.detail = "the body stopped arriving";
       break;
     case RelayEnd::kInvalid:
       attempt.reason = Reason::kBadRequest;
-      attempt.detail = body_detail_;
+      attempt.detail = body_.detail;
       break;
     case RelayEnd::kTooLarge:
       attempt.reason = Reason::kBodyTooLarge;

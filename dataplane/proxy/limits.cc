@@ -33,14 +33,14 @@ void Exchange::AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) c
   for (const LimitKey& part : limit.keys) {
     switch (part.kind) {
       case LimitKey::Kind::kClientIp:
-        AppendKeyAddress(client_address_, keys);
+        AppendKeyAddress(request_.client_address, keys);
         break;
       case LimitKey::Kind::kPath:
-        AppendKeyPart(path_, keys);
+        AppendKeyPart(request_.path, keys);
         break;
       case LimitKey::Kind::kHeader:
         // Each of them, since which one the service goes by is not known. Who sends none is in the bucket of those.
-        for (const FieldView& field : head_.fields) {
+        for (const FieldView& field : request_.head.fields) {
           if (!http1::EqualsIgnoreCase(field.name, part.name)) continue;
           keys->push_back('\1');
           AppendKeyPart(field.value, keys);
@@ -49,16 +49,16 @@ void Exchange::AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) c
         names_header = true;
         break;
       case LimitKey::Kind::kHost:
-        AppendKeyPart(host_, keys);
+        AppendKeyPart(request_.host, keys);
         break;
       case LimitKey::Kind::kRoute:
-        AppendKeyPart(match_.route != nullptr ? std::string_view(match_.route->name) : std::string_view(), keys);
+        AppendKeyPart(target_.match.route != nullptr ? std::string_view(target_.match.route->name) : std::string_view(), keys);
         break;
       case LimitKey::Kind::kService:
-        AppendKeyPart(service_ != nullptr ? std::string_view(service_->runtime->name) : std::string_view(), keys);
+        AppendKeyPart(target_.service != nullptr ? std::string_view(target_.service->runtime->name) : std::string_view(), keys);
         break;
       case LimitKey::Kind::kConsumer:
-        AppendKeyPart(consumer_, keys);
+        AppendKeyPart(caller_.name, keys);
         break;
       case LimitKey::Kind::kClaim:
         AppendKeyPart(ClaimOf(part.name), keys);
@@ -72,12 +72,12 @@ void Exchange::AppendLimitKey(const RateLimitPolicy& limit, std::string* keys) c
 
 void Exchange::NoteLimit(const RateLimitPolicy& limit, const RateLimitDecision& decision) {
   if (IsShadow(limit)) {
-    if (!decision.allowed) shadow_refusals_.push_back(&limit);
+    if (!decision.allowed) limits_.shadow_refusals.push_back(&limit);
     return;
   }
-  if (limit_policy_ != nullptr && !IsTighter(decision, limit_)) return;
-  limit_policy_ = &limit;
-  limit_ = decision;
+  if (limits_.policy != nullptr && !IsTighter(decision, limits_.decision)) return;
+  limits_.policy = &limit;
+  limits_.decision = decision;
 }
 
 Reason Exchange::AdmitByLimits(std::span<const uint32_t> limits) {
@@ -112,7 +112,7 @@ Reason Exchange::AdmitByLimits(std::span<const uint32_t> limits) {
   }
   if (allowed) return Reason::kNone;
   for (const auto& [table, key] : leased) table->Refund(key);
-  policy_ = Concat("RateLimit/", limit_policy_->name);
+  outcome_.policy = Concat("RateLimit/", limits_.policy->name);
   return Reason::kRateLimited;
 }
 
@@ -164,7 +164,7 @@ Task<Reason> Exchange::AdmitWithRedis(std::span<const uint32_t> limits) {
   const auto refuse = [&] {
     for (const RateLimiter::Check& check : counted) check.limiter->Refund(check.key, counted_at);
     for (const auto& [table, key] : leased) table->Refund(key);
-    policy_ = Concat("RateLimit/", limit_policy_->name);
+    outcome_.policy = Concat("RateLimit/", limits_.policy->name);
     return Reason::kRateLimited;
   };
   if (!count_here(here)) co_return refuse();
@@ -215,8 +215,8 @@ Task<Reason> Exchange::AdmitWithRedis(std::span<const uint32_t> limits) {
 }
 
 void Exchange::AppendLimitFields(std::string* fields) const {
-  Append(fields, "RateLimit-Limit: ", limit_.limit, "\r\nRateLimit-Remaining: ", limit_.remaining,
-         "\r\nRateLimit-Reset: ", CeilSeconds(limit_.reset), "\r\n");
+  Append(fields, "RateLimit-Limit: ", limits_.decision.limit, "\r\nRateLimit-Remaining: ", limits_.decision.remaining,
+         "\r\nRateLimit-Reset: ", CeilSeconds(limits_.decision.reset), "\r\n");
 }
 
 }  // namespace gateway::dataplane

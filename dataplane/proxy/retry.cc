@@ -61,21 +61,21 @@ Task<Reason> Exchange::EnterBulkhead() {
       });
     });
   };
-  const Bulkhead::Verdict verdict = Bulkhead::Enter(service_->bulkhead, &place_, make_granted);
+  const Bulkhead::Verdict verdict = Bulkhead::Enter(target_.service->bulkhead, &admission_.place, make_granted);
   if (verdict == Bulkhead::Verdict::kEntered) co_return Reason::kNone;
   if (verdict == Bulkhead::Verdict::kWaits) {
     const TimePoint patience = std::min(
-        {loop().now() + service_->policy->limits->pending_timeout, loop().now() + match_.route->timeout, ends_at_});
+        {loop().now() + target_.service->policy->limits->pending_timeout, loop().now() + target_.match.route->timeout, request_.ends_at});
     co_await AwaitAlarm(alarm.get(), patience);
     // A grant and the end of the patience may meet: what counts is whether there is a place.
-    if (place_.entered()) co_return Reason::kNone;
-    place_.Leave();
+    if (admission_.place.entered()) co_return Reason::kNone;
+    admission_.place.Leave();
     if (IsGone()) co_return EndOfCancelled();
-    detail_ = "no connection was free in time";
+    outcome_.detail = "no connection was free in time";
   } else {
-    detail_ = verdict == Bulkhead::Verdict::kTooManyPending ? "too many wait for a connection" : "too many requests";
+    outcome_.detail = verdict == Bulkhead::Verdict::kTooManyPending ? "too many wait for a connection" : "too many requests";
   }
-  policy_ = Concat("Service/", service_->runtime->name);
+  outcome_.policy = Concat("Service/", target_.service->runtime->name);
   co_return Reason::kOverloaded;
 }
 
@@ -86,10 +86,10 @@ class Exchange::Buffering final : public RelayObserver {
 
   http::BodyForms Forms() override { return {}; }
   RelayEnd OnPiece(const http::BodyPiece& piece) override {
-    exchange_.body_complete_ = piece.last;
-    exchange_.body_bytes_ += piece.payload;
-    const RoutePolicy& route = *exchange_.match_.route;
-    const bool too_large = route.bounds_body && exchange_.body_bytes_ > route.max_body_bytes;
+    exchange_.body_.complete = piece.last;
+    exchange_.body_.bytes += piece.payload;
+    const RoutePolicy& route = *exchange_.target_.match.route;
+    const bool too_large = route.bounds_body && exchange_.body_.bytes > route.max_body_bytes;
     return too_large ? RelayEnd::kTooLarge : RelayEnd::kRunning;
   }
   TimePoint ReadDeadline(TimePoint since) override { return since + exchange_.options_.read_timeout; }
@@ -101,29 +101,29 @@ class Exchange::Buffering final : public RelayObserver {
 // Waits until the body is here, if it is no longer than `bytes_max`; a longer one flows as it comes and makes one
 // attempt only.
 Task<Reason> Exchange::BufferBody(uint64_t bytes_max) {
-  if (head_.length.value_or(0) > bytes_max || buffered_body_.size() > bytes_max) co_return Reason::kNone;
-  const size_t expected = head_.length.value_or(buffered_body_.size() + 1);
+  if (request_.head.length.value_or(0) > bytes_max || body_.buffered.size() > bytes_max) co_return Reason::kNone;
+  const size_t expected = request_.head.length.value_or(body_.buffered.size() + 1);
   BufferPool& buffers = worker_->buffers();
-  body_room_ = buffers.AcquireUpTo(std::max<size_t>(expected, 1));
-  if (!body_room_ || (body_room_.room() < expected && !buffers.Grow(&body_room_, expected))) {
-    body_room_.Reset();
+  body_.storage = buffers.AcquireUpTo(std::max<size_t>(expected, 1));
+  if (!body_.storage || (body_.storage.room() < expected && !buffers.Grow(&body_.storage, expected))) {
+    body_.storage.Reset();
     co_return Reason::kNone;
   }
-  std::memcpy(body_room_.space(), buffered_body_.data(), buffered_body_.size());
-  body_room_.Filled(buffered_body_.size());
-  BodyBuffer sink(&buffers, &body_room_, bytes_max);
+  std::memcpy(body_.storage.space(), body_.buffered.data(), body_.buffered.size());
+  body_.storage.Filled(body_.buffered.size());
+  BodyBuffer sink(&buffers, &body_.storage, bytes_max);
   Buffering buffering(this);
-  const RelayEnd end = co_await Relay(&loop(), &stream_, &sink, &buffering, {options_.read_timeout, ends_at_});
-  buffered_body_ = {body_room_.data(), body_room_.size()};
-  request_complete_ = loop().now();
+  const RelayEnd end = co_await Relay(&loop(), &stream_, &sink, &buffering, {options_.read_timeout, request_.ends_at});
+  body_.buffered = {body_.storage.data(), body_.storage.size()};
+  request_.complete_at = loop().now();
   switch (end) {
     case RelayEnd::kComplete:
-      replayable_ = body_room_.size() <= bytes_max;
+      body_.replayable = body_.storage.size() <= bytes_max;
       co_return Reason::kNone;
     case RelayEnd::kSinkGone:  // it is longer
       co_return sink.overloaded() ? Reason::kOverloaded : Reason::kNone;
     case RelayEnd::kInvalid:
-      body_detail_ = stream_.detail();
+      body_.detail = stream_.detail();
       co_return Reason::kBadRequest;
     case RelayEnd::kTooLarge:
       co_return Reason::kBodyTooLarge;
@@ -137,63 +137,63 @@ Task<Reason> Exchange::BufferBody(uint64_t bytes_max) {
   }
 }
 
-// Whether an attempt that ended with `reason`, or (kNone) with an answer of `status`, is made again after retry_delay_.
+// Whether an attempt that ended with `reason`, or (kNone) with an answer of `status`, is made again after attempt_.retry_delay.
 // Then the breaker has let it in, and the budget has been charged.
 // An answer of ours is retried where its status is one of the conditions, as an endpoint's would be.
 bool Exchange::PrepareRetry(Reason reason, int status, bool connected) {
-  if (!KeepsRetrying() || !replayable_ || buffered_body_.size() > retry_->max_body_bytes) return false;
-  bool wanted = retry_->statuses.test(static_cast<size_t>(status > 0 ? status : InfoOf(reason).status));
+  if (!KeepsRetrying() || !body_.replayable || body_.buffered.size() > attempt_.retry->max_body_bytes) return false;
+  bool wanted = attempt_.retry->statuses.test(static_cast<size_t>(status > 0 ? status : InfoOf(reason).status));
   switch (reason) {
     case Reason::kNone:
     case Reason::kUpstreamInvalid:
       break;
     case Reason::kUpstreamConnectFailed:
-      wanted = wanted || retry_->on_connect_failure;
+      wanted = wanted || attempt_.retry->on_connect_failure;
       break;
     case Reason::kUpstreamReset:
-      wanted = wanted || retry_->on_reset;
+      wanted = wanted || attempt_.retry->on_reset;
       break;
     case Reason::kUpstreamTimeout:
-      wanted = wanted || retry_->on_timeout || (!connected && retry_->on_connect_failure);
+      wanted = wanted || attempt_.retry->on_timeout || (!connected && attempt_.retry->on_connect_failure);
       break;
     default:
       return false;
   }
   if (!wanted) return false;
   const TimePoint now = loop().now();
-  const std::chrono::milliseconds delay = RetryDelay(*retry_, retries_ + 1, worker_->random());
-  if (now + delay >= std::min(request_complete_ + match_.route->timeout, ends_at_) || stream_.gone()) {
+  const std::chrono::milliseconds delay = RetryDelay(*attempt_.retry, attempt_.retries + 1, worker_->random());
+  if (now + delay >= std::min(request_.complete_at + target_.match.route->timeout, request_.ends_at) || stream_.gone()) {
     return false;
   }
-  if (service_->breaker != nullptr) {
-    if (status > 0) permit_.Report(status >= 500 ? Outcome::kFailure : Outcome::kSuccess, now, head_latency_);
-    permit_ = {};
-    if (service_->breaker->Acquire(now, &permit_) != BreakerVerdict::kAllowed) return false;
+  if (target_.service->breaker != nullptr) {
+    if (status > 0) admission_.permit.Report(status >= 500 ? Outcome::kFailure : Outcome::kSuccess, now, attempt_.head_latency);
+    admission_.permit = {};
+    if (target_.service->breaker->Acquire(now, &admission_.permit) != BreakerVerdict::kAllowed) return false;
   }
-  if (!service_->runtime->retry_budget.Spend(*retry_, now)) {
+  if (!target_.service->runtime->retry_budget.Spend(*attempt_.retry, now)) {
     worker_->metrics().Add(WorkerGauge::kRetriesOverBudgetTotal, 1);
-    permit_ = {};
+    admission_.permit = {};
     return false;
   }
-  retry_delay_ = delay;
-  ++retries_;
+  attempt_.retry_delay = delay;
+  ++attempt_.retries;
   return true;
 }
 
 void Exchange::CopyForMirrors(std::string_view payload) {
-  if (mirror_body_.size() + payload.size() > kMirrorBodyBytesMax) {
-    mirrors_ = false;
-    mirror_body_ = {};
-    worker_->metrics().Add(WorkerGauge::kMirrorsDroppedTotal, static_cast<int64_t>(match_.route->mirrors.size()));
+  if (body_.mirror_copy.size() + payload.size() > kMirrorBodyBytesMax) {
+    body_.mirrors = false;
+    body_.mirror_copy = {};
+    worker_->metrics().Add(WorkerGauge::kMirrorsDroppedTotal, static_cast<int64_t>(target_.match.route->mirrors.size()));
     return;
   }
-  mirror_body_ += payload;
+  body_.mirror_copy += payload;
 }
 
 // Once, when all of the request is here: the copies leave while the request itself waits for its answer.
 void Exchange::StartMirrors() {
-  if (!std::exchange(mirrors_, false)) return;
-  for (const MirrorTarget& target : match_.route->mirrors) {
+  if (!std::exchange(body_.mirrors, false)) return;
+  for (const MirrorTarget& target : target_.match.route->mirrors) {
     if (absl::Uniform<uint32_t>(worker_->random(), 0, 1'000'000) >= target.per_million) continue;
     const std::shared_ptr<const BoundService>& service = (*state_)->services[target.service];
     if (service->balancer == nullptr || worker_->mirrors >= Worker::kMirrorsMax) {
@@ -208,9 +208,9 @@ void Exchange::StartMirrors() {
     worker_->metrics().Add(WorkerGauge::kMirroredTotal, 1);
     FieldList fields;
     SendMirror(worker_, service, endpoint,
-               RequestCopy(BuildRequest(*endpoint, mirror_body_.size(), &fields), mirror_body_));
+               RequestCopy(BuildRequest(*endpoint, body_.mirror_copy.size(), &fields), body_.mirror_copy));
   }
-  mirror_body_ = {};
+  body_.mirror_copy = {};
 }
 
 }  // namespace gateway::dataplane

@@ -26,7 +26,7 @@ class Exchange::TunnelDirection final : public RelayObserver {
   }
   void OnFlushed() override { state_.active = exchange_.loop().now(); }
   // The other direction may be busy meanwhile.
-  TimePoint ReadDeadline(TimePoint) override { return state_.active + exchange_.match_.route->upgrade_idle_timeout; }
+  TimePoint ReadDeadline(TimePoint) override { return state_.active + exchange_.target_.match.route->upgrade_idle_timeout; }
 
  private:
   Exchange& exchange_;
@@ -36,26 +36,26 @@ class Exchange::TunnelDirection final : public RelayObserver {
 // From here on only the log wants to know what was asked: its few words are copied, and the head's buffer goes back.
 void Exchange::KeepOfHead() {
   std::string_view user_agent;
-  for (size_t i = 0; i < head_.fields.size(); ++i) {
-    if (head_.kinds[i] == http::FieldKind::kUserAgent) user_agent = head_.fields[i].value;
+  for (size_t i = 0; i < request_.head.fields.size(); ++i) {
+    if (request_.head.kinds[i] == http::FieldKind::kUserAgent) user_agent = request_.head.fields[i].value;
   }
-  kept_room_.reserve(head_.target.size() + user_agent.size() + request_id_.size());
+  request_.kept_storage.reserve(request_.head.target.size() + user_agent.size() + request_.id.size());
   const auto keep = [this](std::string_view text) {
-    const size_t at = kept_room_.size();
-    kept_room_ += text;
-    return std::string_view(kept_room_.data() + at, text.size());
+    const size_t at = request_.kept_storage.size();
+    request_.kept_storage += text;
+    return std::string_view(request_.kept_storage.data() + at, text.size());
   };
-  const std::string_view target = keep(head_.target);
+  const std::string_view target = keep(request_.head.target);
   user_agent = keep(user_agent);
-  request_id_ = keep(request_id_);
-  head_.Clear();
-  head_.path = head_.query = head_.authority = {};
-  head_.method = "GET";  // the only one that can change its protocol
-  head_.target = target;
-  head_.fields.push_back({"User-Agent", user_agent});
-  head_.kinds.push_back(http::FieldKind::kUserAgent);
-  path_ = host_ = {};
-  match_.variables.clear();
+  request_.id = keep(request_.id);
+  request_.head.Clear();
+  request_.head.path = request_.head.query = request_.head.authority = {};
+  request_.head.method = "GET";  // the only one that can change its protocol
+  request_.head.target = target;
+  request_.head.fields.push_back({"User-Agent", user_agent});
+  request_.head.kinds.push_back(http::FieldKind::kUserAgent);
+  request_.path = request_.host = {};
+  target_.match.variables.clear();
   stream_.ReleaseRequest();
 }
 
@@ -83,18 +83,18 @@ Task<Exchange::Attempt> Exchange::Tunnel(http::UpstreamStream* upstream, http::R
     co_return attempt;
   }
   KeepOfHead();
-  status_ = 101;
-  answer_started_ = true;
+  outcome_.status = 101;
+  outcome_.response_started = true;
   // Each direction sees for itself how its side ends: what came before a reset is still passed on.
   CancelWhenGone(nullptr);
-  permit_ = {};  // a place in the breaker is for requests that wait for their response
+  admission_.permit = {};  // a place in the breaker is for requests that wait for their response
   WorkerShard& metrics = worker_->metrics();
   metrics.Add(WorkerGauge::kInFlight, -1);
   metrics.Add(WorkerGauge::kUpgraded, 1);
   metrics.Add(WorkerGauge::kUpgradedTotal, 1);
 
   TunnelState state{.active = loop().now()};
-  const RelayLimits limits{match_.route->upgrade_idle_timeout, ends_at_};
+  const RelayLimits limits{target_.match.route->upgrade_idle_timeout, request_.ends_at};
   Task<void> upward = TunnelUp(upstream, &state);
   upward.Start();
   if (io == Io::kAgain) io = co_await stream_.Flush(limits.write_stall, limits.until);
@@ -120,7 +120,7 @@ Task<Exchange::Attempt> Exchange::Tunnel(http::UpstreamStream* upstream, http::R
       break;
     case RelayEnd::kSourceStalled:
     case RelayEnd::kSinkStalled:
-      detail_ = "idle for upgrade_idle_timeout";
+      outcome_.detail = "idle for upgrade_idle_timeout";
       break;
     case RelayEnd::kOutOfTime:
       attempt.reason = Reason::kRequestDeadline;
@@ -132,7 +132,7 @@ Task<Exchange::Attempt> Exchange::Tunnel(http::UpstreamStream* upstream, http::R
     default:
       break;
   }
-  if (attempt.reason == Reason::kUpstreamReset) end_ = http::End::kReset;
+  if (attempt.reason == Reason::kUpstreamReset) outcome_.end = http::End::kReset;
   co_return attempt;
 }
 
@@ -140,9 +140,9 @@ Task<void> Exchange::TunnelUp(http::UpstreamStream* upstream, TunnelState* state
   RelayEnd end = RelayEnd::kOverloaded;
   try {
     TunnelDirection direction(this, state);
-    end = co_await Relay(&loop(), &stream_, upstream, &direction, {match_.route->upgrade_idle_timeout, ends_at_});
+    end = co_await Relay(&loop(), &stream_, upstream, &direction, {target_.match.route->upgrade_idle_timeout, request_.ends_at});
   } catch (const std::exception& error) {
-    spdlog::error("request {}: its tunnel failed: {}", request_id_, error.what());
+    spdlog::error("request {}: its tunnel failed: {}", request_.id, error.what());
   }
   EndTunnel(upstream, state, end, true);
 }
