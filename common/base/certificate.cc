@@ -71,6 +71,31 @@ std::string KeyWeakness(EVP_PKEY* key) {
   }
 }
 
+// Every object of `pem` with this label. At least one is expected.
+template <typename Pointer, auto New, auto Read>
+absl::StatusOr<std::vector<Pointer>> ReadAll(std::string_view pem, OSSL_LIB_CTX* library, std::string_view noun,
+                                             std::string_view label) {
+  const BioPtr bio = MemoryBio(pem);
+  std::vector<Pointer> all;
+  for (;;) {
+    Pointer next(New(library, nullptr));
+    if (bio == nullptr || next == nullptr) return absl::ResourceExhaustedError("out of memory");
+    typename Pointer::pointer into = next.get();
+    if (Read(bio.get(), &into, nullptr, nullptr) != nullptr) {
+      all.push_back(std::move(next));
+      continue;
+    }
+    if (!EndOfPem()) {
+      return absl::InvalidArgumentError(
+          Concat(std::string(noun), " ", all.size() + 1, " can't be read: ", OpensslError()));
+    }
+    ERR_clear_error();
+    if (!all.empty()) return all;
+    return absl::InvalidArgumentError(
+        Concat("there is no ", std::string(noun), " (expected \"-----BEGIN ", std::string(label), "-----\")"));
+  }
+}
+
 }  // namespace
 
 std::string OpensslError() {
@@ -81,47 +106,11 @@ std::string OpensslError() {
 }
 
 absl::StatusOr<std::vector<X509Ptr>> ReadCertificates(std::string_view pem, OSSL_LIB_CTX* library) {
-  const BioPtr bio = MemoryBio(pem);
-  std::vector<X509Ptr> certificates;
-  for (;;) {
-    X509* into = X509_new_ex(library, nullptr);
-    if (bio == nullptr || into == nullptr) return absl::ResourceExhaustedError("out of memory");
-    if (PEM_read_bio_X509(bio.get(), &into, nullptr, nullptr) == nullptr) {
-      X509_free(into);
-      if (!EndOfPem()) {
-        return absl::InvalidArgumentError(
-            Concat("certificate ", certificates.size() + 1, " can't be read: ", OpensslError()));
-      }
-      ERR_clear_error();
-      if (certificates.empty()) {
-        return absl::InvalidArgumentError("there is no certificate (expected \"-----BEGIN CERTIFICATE-----\")");
-      }
-      return certificates;
-    }
-    certificates.emplace_back(into);
-  }
+  return ReadAll<X509Ptr, &X509_new_ex, &PEM_read_bio_X509>(pem, library, "certificate", "CERTIFICATE");
 }
 
 absl::StatusOr<std::vector<CrlPtr>> ReadCrls(std::string_view pem, OSSL_LIB_CTX* library) {
-  const BioPtr bio = MemoryBio(pem);
-  std::vector<CrlPtr> crls;
-  for (;;) {
-    X509_CRL* into = X509_CRL_new_ex(library, nullptr);
-    if (bio == nullptr || into == nullptr) return absl::ResourceExhaustedError("out of memory");
-    if (PEM_read_bio_X509_CRL(bio.get(), &into, nullptr, nullptr) == nullptr) {
-      X509_CRL_free(into);
-      if (!EndOfPem()) {
-        return absl::InvalidArgumentError(
-            Concat("revocation list ", crls.size() + 1, " can't be read: ", OpensslError()));
-      }
-      ERR_clear_error();
-      if (crls.empty()) {
-        return absl::InvalidArgumentError("there is no revocation list (expected \"-----BEGIN X509 CRL-----\")");
-      }
-      return crls;
-    }
-    crls.emplace_back(into);
-  }
+  return ReadAll<CrlPtr, &X509_CRL_new_ex, &PEM_read_bio_X509_CRL>(pem, library, "revocation list", "X509 CRL");
 }
 
 absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* library) {
@@ -147,15 +136,6 @@ std::string SubjectOf(const X509* certificate) {
   return {data, static_cast<size_t>(size)};
 }
 
-std::string FingerprintOf(const X509* certificate) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  if (X509_digest(certificate, EVP_sha256(), digest, &size) != 1) return "";
-  std::string text;
-  for (unsigned int i = 0; i < size; ++i) text += absl::StrFormat("%02x", digest[i]);
-  return text;
-}
-
 AlternativeNames AlternativeNamesOf(const X509* certificate) {
   AlternativeNames names;
   const NamesPtr all(
@@ -170,20 +150,12 @@ AlternativeNames AlternativeNamesOf(const X509* certificate) {
       names.addresses.emplace_back(text);
       continue;
     }
-    if (name->type != GEN_DNS && name->type != GEN_URI && name->type != GEN_EMAIL) continue;
+    if (name->type != GEN_DNS) continue;
     const std::string_view text = ViewOf(name->d.ia5);
     if (text.empty() || !IsPrintable(text)) continue;
-    if (name->type == GEN_DNS) names.dns.push_back(absl::AsciiStrToLower({text.data(), text.size()}));
-    if (name->type == GEN_URI) names.uris.emplace_back(text);
-    if (name->type == GEN_EMAIL) names.emails.emplace_back(text);
+    names.dns.push_back(absl::AsciiStrToLower({text.data(), text.size()}));
   }
   return names;
-}
-
-bool NameCovers(std::string_view pattern, std::string_view host) {
-  if (!pattern.starts_with("*.")) return pattern == host;
-  const size_t dot = host.find('.');
-  return dot != std::string_view::npos && dot > 0 && host.substr(dot + 1) == pattern.substr(2);
 }
 
 absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now) {
@@ -230,7 +202,6 @@ absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Tim
   AlternativeNames names = AlternativeNamesOf(leaf);
   certificate.dns_names = std::move(names.dns);
   certificate.addresses = std::move(names.addresses);
-  certificate.fingerprint = FingerprintOf(leaf);
   certificate.not_before = ToTime(X509_get0_notBefore(leaf));
   certificate.not_after = ToTime(X509_get0_notAfter(leaf));
   const auto warn = [&](std::string text) { certificate.warnings.push_back(Concat(source.name, ": ", text)); };

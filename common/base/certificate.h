@@ -16,8 +16,8 @@ namespace gateway {
 // As it was read; `name` is for people: a file or a resource.
 struct CertificateSource {
   std::string name;
-  std::string chain_pem;  // the leaf first, then its issuers
-  std::string key_pem;    // not encrypted
+  std::string chain_pem;      // the leaf first, then its issuers
+  std::string key_pem;        // not encrypted
   std::string ocsp_der = {};  // a response to staple; may be empty
 };
 
@@ -30,7 +30,6 @@ struct Certificate {
   std::vector<std::string> addresses;  // subjectAltName, "10.0.0.7"
   absl::Time not_before;
   absl::Time not_after;
-  std::string fingerprint;  // SHA-256 of the leaf, 64 hexadecimal digits
   std::vector<std::string> warnings;
 };
 
@@ -40,7 +39,7 @@ inline constexpr int kChainCertificatesMax = 16;
 
 // InvalidArgument, beginning with source.name, where: there is no certificate or key, or one that can't be read; the
 // key is encrypted or is not the leaf's; a certificate of the chain did not issue the one before it; a key is weaker
-// than RSA 2048 or P-256. Expiry, a missing subjectAltName and an OCSP response for another certificate are warnings.
+// than RSA 2048 or P-256; the OCSP response can't be read. Expiry and a missing subjectAltName are warnings.
 absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now);
 
 // All certificates of `pem` in their order, made with `library` (null: the default). InvalidArgument where there is
@@ -52,20 +51,12 @@ absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* librar
 
 // "CN=orders,O=shop" (RFC 2253).
 std::string SubjectOf(const X509* certificate);
-// SHA-256 of the certificate, 64 hexadecimal digits.
-std::string FingerprintOf(const X509* certificate);
 struct AlternativeNames {
   std::vector<std::string> dns;        // lower case
-  std::vector<std::string> uris;       // as written
-  std::vector<std::string> emails;     // as written
   std::vector<std::string> addresses;  // "10.0.0.7", "2001:db8::1"
 };
 // Names with a NUL or a control character are left out.
 AlternativeNames AlternativeNamesOf(const X509* certificate);
-
-// Whether a certificate for `pattern` ("example.com", "*.example.com") serves `host`, both in lower case. A wildcard
-// stands for one whole label (RFC 6125, section 6.4.3).
-bool NameCovers(std::string_view pattern, std::string_view host);
 
 // What OpenSSL's error queue says last, "unknown error" where it is empty; empties it.
 std::string OpensslError();

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "common/base/base64.h"
+#include "common/base/openssl_ptr.h"
 #include "common/base/text.h"
 #include "common/config/strict_json.h"
 
@@ -47,19 +48,12 @@ constexpr std::array<CurveInfo, 3> kCurves = {{{Jwk::Type::kP256, "P-256", "prim
                                                {Jwk::Type::kP384, "P-384", "secp384r1", 48},
                                                {Jwk::Type::kP521, "P-521", "secp521r1", 66}}};
 
-template <auto Free>
-struct Deleter {
-  template <typename T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-using BigNumber = std::unique_ptr<BIGNUM, Deleter<BN_free>>;
-using KeyContext = std::unique_ptr<EVP_PKEY_CTX, Deleter<EVP_PKEY_CTX_free>>;
-using ParamBuilder = std::unique_ptr<OSSL_PARAM_BLD, Deleter<OSSL_PARAM_BLD_free>>;
-using Params = std::unique_ptr<OSSL_PARAM, Deleter<OSSL_PARAM_free>>;
-using DigestContext = std::unique_ptr<EVP_MD_CTX, Deleter<EVP_MD_CTX_free>>;
-using EcdsaSignature = std::unique_ptr<ECDSA_SIG, Deleter<ECDSA_SIG_free>>;
+using BigNumber = std::unique_ptr<BIGNUM, OpensslDeleter<BN_free>>;
+using KeyContext = std::unique_ptr<EVP_PKEY_CTX, OpensslDeleter<EVP_PKEY_CTX_free>>;
+using ParamBuilder = std::unique_ptr<OSSL_PARAM_BLD, OpensslDeleter<OSSL_PARAM_BLD_free>>;
+using Params = std::unique_ptr<OSSL_PARAM, OpensslDeleter<OSSL_PARAM_free>>;
+using DigestContext = std::unique_ptr<EVP_MD_CTX, OpensslDeleter<EVP_MD_CTX_free>>;
+using EcdsaSignature = std::unique_ptr<ECDSA_SIG, OpensslDeleter<ECDSA_SIG_free>>;
 
 BigNumber ToNumber(std::string_view bytes) {
   return BigNumber(
