@@ -238,7 +238,7 @@ void Socket::OnEvents(uint32_t events) {
   if (idle_watch_ != nullptr) {
     // The first event of a new descriptor says only that it can be written to.
     if (readable_ || broken_) {
-      // A session ticket or a key update is nobody's business.
+      // Session tickets and key updates carry no data: the connection stays idle.
       if (tls_ != nullptr && !broken_ && !peer_ended_ && ProbeQuiet()) return;
       const IdleWatch watch = idle_watch_;
       watch(idle_owner_);

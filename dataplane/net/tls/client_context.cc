@@ -7,17 +7,11 @@
 
 #include "common/base/certificate.h"
 #include "common/base/text.h"
-#include "dataplane/net/tls/server_context.h"
 #include "dataplane/net/tls/session.h"
+#include "dataplane/net/tls/settings.h"
 
 namespace gateway::dataplane::tls {
 namespace {
-
-constexpr size_t kReadAheadBytes = 32 * 1024;
-
-absl::Status Rejected(std::string_view what) {
-  return absl::InvalidArgumentError(Concat("tls.", std::string(what), ": ", OpensslError()));
-}
 
 bool IsAddress(const std::string& host) {
   unsigned char bytes[sizeof(in6_addr)];
@@ -50,18 +44,7 @@ absl::StatusOr<std::shared_ptr<const ClientContext>> ClientContext::Create(const
   self->context_.reset(SSL_CTX_new(TLS_client_method()));
   SSL_CTX* const context = self->context_.get();
   if (context == nullptr) return Rejected("context");
-  SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-  SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-  SSL_CTX_set_read_ahead(context, 1);
-  SSL_CTX_set_default_read_buffer_len(context, kReadAheadBytes);
-  if (SSL_CTX_set_min_proto_version(context, policy.tls13_only ? TLS1_3_VERSION : TLS1_2_VERSION) != 1) {
-    return Rejected("min_version");
-  }
-  if (SSL_CTX_set_cipher_list(context, kIntermediateCiphers) != 1 ||
-      SSL_CTX_set_ciphersuites(context, kCipherSuites) != 1 ||
-      SSL_CTX_set1_groups_list(context, kIntermediateGroups) != 1) {
-    return Rejected("ciphers");
-  }
+  if (absl::Status status = UseCommonSettings(context, policy.tls13_only, "", ""); !status.ok()) return status;
   if (policy.verify != UpstreamTlsPolicy::Verify::kNone) {
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
     if (policy.ca_pem.empty()) {

@@ -14,17 +14,12 @@
 #include "absl/strings/ascii.h"
 #include "common/base/text.h"
 #include "dataplane/net/tls/session.h"
+#include "dataplane/net/tls/settings.h"
 
 namespace gateway::dataplane::tls {
 namespace {
 
-// Clear of AES-GCM's bound of records under one key, and large enough for one wake-up of a bulk transfer.
-constexpr size_t kReadAheadBytes = 32 * 1024;
 constexpr int kChainDepthMax = 8;
-
-absl::Status Rejected(std::string_view what) {
-  return absl::InvalidArgumentError(Concat(std::string(what), ": ", OpensslError()));
-}
 
 // Which client certificates a session was made under: a ticket never crosses to other rules (CVE-2025-23419).
 std::array<unsigned char, 32> SessionContextId(const ServerSettings& settings) {
@@ -39,6 +34,21 @@ std::array<unsigned char, 32> SessionContextId(const ServerSettings& settings) {
   size_t size = id.size();
   if (EVP_Q_digest(nullptr, "SHA256", nullptr, rules.data(), rules.size(), id.data(), &size) != 1) id.fill(0);
   return id;
+}
+
+// What one name ("example.com", "*.example.com") is served with: the first certificate listed of each key type.
+absl::flat_hash_map<std::string, std::vector<const Certificate*>> CertificatesByName(
+    const std::vector<std::shared_ptr<const Certificate>>& certificates) {
+  absl::flat_hash_map<std::string, std::vector<const Certificate*>> by_name;
+  for (const auto& certificate : certificates) {
+    for (const std::string& name : certificate->dns_names) {
+      auto& all = by_name[name];
+      const bool have = std::any_of(all.begin(), all.end(),
+                                    [&](const Certificate* each) { return each->key_type == certificate->key_type; });
+      if (!have) all.push_back(certificate.get());
+    }
+  }
+  return by_name;
 }
 
 }  // namespace
@@ -59,20 +69,6 @@ std::string ParseServerName(std::string_view extension) {
   std::string lower = absl::AsciiStrToLower({name.data(), name.size()});
   if (lower.back() == '.') lower.pop_back();
   return lower;
-}
-
-absl::flat_hash_map<std::string, std::vector<const Certificate*>> CertificatesByName(
-    const std::vector<std::shared_ptr<const Certificate>>& certificates) {
-  absl::flat_hash_map<std::string, std::vector<const Certificate*>> by_name;
-  for (const auto& certificate : certificates) {
-    for (const std::string& name : certificate->dns_names) {
-      auto& all = by_name[name];
-      const bool have = std::any_of(all.begin(), all.end(),
-                                    [&](const Certificate* each) { return each->key_type == certificate->key_type; });
-      if (!have) all.push_back(certificate.get());
-    }
-  }
-  return by_name;
 }
 
 absl::StatusOr<std::shared_ptr<const ServerContext>> ServerContext::Create(
@@ -128,27 +124,11 @@ absl::StatusOr<ContextPtr> ServerContext::NewContext(const std::vector<const Cer
   ContextPtr owner(SSL_CTX_new_ex(library_, nullptr, TLS_server_method()));
   SSL_CTX* const context = owner.get();
   if (context == nullptr) return Rejected("a TLS context");
-  SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-  SSL_CTX_set_security_level(context, 2);
-  SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-  SSL_CTX_set_read_ahead(context, 1);
-  SSL_CTX_set_default_read_buffer_len(context, kReadAheadBytes);
+  absl::Status common = UseCommonSettings(context, settings_->tls13_only, settings_->ciphers, settings_->groups);
+  if (!common.ok()) return common;
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);  // tickets carry the state
   SSL_CTX_set_num_tickets(context, 1);
   SSL_CTX_set_max_early_data(context, 0);  // a fleet can't detect replays (RFC 8446, section 8)
-  if (SSL_CTX_set_min_proto_version(context, settings_->tls13_only ? TLS1_3_VERSION : TLS1_2_VERSION) != 1 ||
-      SSL_CTX_set_max_proto_version(context, TLS1_3_VERSION) != 1) {
-    return Rejected("min_version");
-  }
-  const std::string& ciphers = settings_->ciphers;
-  if (SSL_CTX_set_cipher_list(context, ciphers.empty() ? kIntermediateCiphers : ciphers.c_str()) != 1) {
-    return Rejected("ciphers");
-  }
-  if (SSL_CTX_set_ciphersuites(context, kCipherSuites) != 1) return Rejected("TLS 1.3 cipher suites");
-  const std::string& groups = settings_->groups;
-  if (SSL_CTX_set1_groups_list(context, groups.empty() ? kIntermediateGroups : groups.c_str()) != 1) {
-    return Rejected("groups");
-  }
   const std::array<unsigned char, 32> id = SessionContextId(*settings_);
   if (SSL_CTX_set_session_id_context(context, id.data(), id.size()) != 1) return Rejected("session context");
   for (const Certificate* certificate : certificates) {
@@ -168,7 +148,7 @@ absl::StatusOr<ContextPtr> ServerContext::NewContext(const std::vector<const Cer
   SSL_CTX_set_tlsext_ticket_key_evp_cb(context, &ServerContext::OnTicketKey);
   const auto stapled = std::find_if(certificates.begin(), certificates.end(),
                                     [](const Certificate* each) { return !each->source.ocsp_der.empty(); });
-  // With two key types OpenSSL doesn't say here which one was chosen: staple only where there is no doubt.
+  // With two key types OpenSSL does not tell which certificate was chosen, so nothing is stapled.
   if (stapled != certificates.end() && certificates.size() == 1) {
     SSL_CTX_set_tlsext_status_cb(context, &ServerContext::OnStatusRequest);
     SSL_CTX_set_tlsext_status_arg(context, const_cast<Certificate*>(*stapled));

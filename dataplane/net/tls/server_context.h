@@ -26,17 +26,9 @@ struct ServerSettings {
   std::string groups;   // empty: X25519:P-256:P-384
   ClientCertificate client_certificate = ClientCertificate::kNone;
   std::string client_ca_pem;
-  std::string client_crl_pem;           // may be empty
+  std::string client_crl_pem;          // may be empty
   std::vector<std::string> protocols;  // ALPN, in the order of preference: "h2", "http/1.1"
 };
-
-// Mozilla's intermediate configuration, version 5.7.
-inline constexpr const char* kIntermediateCiphers =
-    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
-    "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
-inline constexpr const char* kIntermediateGroups = "X25519:P-256:P-384";
-inline constexpr const char* kCipherSuites =
-    "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
 // OpenSSL's state for one listener of one worker. Each worker has a library context of its own: OpenSSL 3.0's locks
 // would serialise their handshakes otherwise (openssl issue 20286). Sessions keep it alive.
@@ -79,11 +71,6 @@ class ServerContext : public std::enable_shared_from_this<ServerContext> {
   absl::flat_hash_map<std::string, SSL_CTX*> exact_;
   absl::flat_hash_map<std::string, SSL_CTX*> wildcard_;  // "example.com" for "*.example.com"
 };
-
-// What one name is served with: `certificates` in their order, by name ("example.com", "*.example.com"), at most one of
-// each key type for a name: the first one listed.
-absl::flat_hash_map<std::string, std::vector<const Certificate*>> CertificatesByName(
-    const std::vector<std::shared_ptr<const Certificate>>& certificates);
 
 // The host name of a server_name extension's body (RFC 6066, section 3) in lower case; empty: none, or a malformed one.
 std::string ParseServerName(std::string_view extension);
