@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <system_error>
 #include <tuple>
 #include <utility>
@@ -130,6 +131,12 @@ struct KeptLeases {
 };
 
 // The newest BoundService of one name, and what it was made of.
+// A Service's TLS: what sets its connections apart from others', and what they are made with.
+struct BoundTls {
+  std::string key;
+  std::shared_ptr<const tls::ClientContext> context;  // null: it can't be made
+};
+
 struct KeptService {
   std::vector<Candidate> candidates;
   bool names_hosts = false;                  // then the same candidates may be other endpoints
@@ -305,14 +312,14 @@ struct RuntimeState::Impl {
                                               const BreakerPolicy& policy);
   std::shared_ptr<RateLimiter> FindLimiter(const RateLimitPolicy& policy);
   std::shared_ptr<LeaseTable> FindLeases(const RateLimitPolicy& policy);
-  // `host`: what the endpoint is called in policy or in Consul.
+  // `host`: what the endpoint is called in policy or in Consul. `tls` null: cleartext.
   std::shared_ptr<Endpoint> FindEndpoint(const sockaddr_storage& address, socklen_t length, const std::string& host,
-                                         const UpstreamTlsPolicy* tls);
-  std::shared_ptr<const tls::ClientContext> FindTlsContext(const std::string& key, const UpstreamTlsPolicy& policy);
+                                         const BoundTls* tls);
+  BoundTls BindTls(const UpstreamTlsPolicy& policy);
   std::shared_ptr<const std::vector<std::string>> FindAddresses(const std::string& host);
   void NameHosts(const Snapshot& policy, const EndpointTable& table);
   void CollectCandidates(const ServicePolicy& policy, const v1::EndpointSet* set);
-  void FindEndpoints(KeptService& kept, BoundService* bound);
+  void FindEndpoints(KeptService& kept, const BoundTls* tls, BoundService* bound);
   void BindHealth(KeptService& kept, BoundService* bound);
   void FollowHealth();
   void Tick(TimePoint now);
@@ -401,8 +408,8 @@ std::shared_ptr<LeaseTable> RuntimeState::Impl::FindLeases(const RateLimitPolicy
   return kept.value.table;
 }
 
-std::shared_ptr<const tls::ClientContext> RuntimeState::Impl::FindTlsContext(const std::string& key,
-                                                                             const UpstreamTlsPolicy& policy) {
+BoundTls RuntimeState::Impl::BindTls(const UpstreamTlsPolicy& policy) {
+  std::string key = KeyOf(policy);
   Kept<std::shared_ptr<const tls::ClientContext>>& kept = tls_contexts[key];
   kept.generation = generation;
   if (kept.value == nullptr) {
@@ -413,19 +420,17 @@ std::shared_ptr<const tls::ClientContext> RuntimeState::Impl::FindTlsContext(con
       spdlog::error("TLS to a service can't be set up: {}", std::string(context.status().message()));
     }
   }
-  return kept.value;
+  return {std::move(key), kept.value};
 }
 
 std::shared_ptr<Endpoint> RuntimeState::Impl::FindEndpoint(const sockaddr_storage& address, socklen_t length,
-                                                           const std::string& host, const UpstreamTlsPolicy* tls) {
+                                                           const std::string& host, const BoundTls* tls) {
   std::string name = NameOf(address);
   // Connections and sessions never cross to another trust or name: that makes another endpoint.
-  const std::string tls_key = tls == nullptr ? "" : KeyOf(*tls);
-  std::shared_ptr<Endpoint>& endpoint = endpoints[tls == nullptr ? name : Concat(name, "\n", host, "\n", tls_key)];
-  std::shared_ptr<const tls::ClientContext> context = tls == nullptr ? nullptr : FindTlsContext(tls_key, *tls);
+  std::shared_ptr<Endpoint>& endpoint = endpoints[tls == nullptr ? name : Concat(name, "\n", host, "\n", tls->key)];
   if (endpoint == nullptr) {
     endpoint = std::make_shared<Endpoint>();
-    if (tls != nullptr) endpoint->tls = std::make_shared<tls::EndpointTls>(std::move(context), host);
+    if (tls != nullptr) endpoint->tls = std::make_shared<tls::EndpointTls>(tls->context, host);
     endpoint->name = std::move(name);
     endpoint->address = address;
     endpoint->address_length = length;
@@ -486,7 +491,7 @@ void RuntimeState::Impl::CollectCandidates(const ServicePolicy& policy, const v1
 
 // Fills in `bound` the endpoints and the balancer of `candidates`; keeps those of kept.bound that are the same, and
 // what is remembered of each endpoint.
-void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
+void RuntimeState::Impl::FindEndpoints(KeptService& kept, const BoundTls* tls, BoundService* bound) {
   std::vector<EndpointBalancer::Member> members;
   absl::flat_hash_map<const Endpoint*, size_t> seen;
   bool names_hosts = false;
@@ -495,7 +500,7 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, BoundService* bound) {
     sockaddr_storage address;
     socklen_t length;
     if (!ParseLiteral(host, port, &address, &length)) return false;
-    std::shared_ptr<Endpoint> endpoint = FindEndpoint(address, length, candidate.host, bound->policy->tls.get());
+    std::shared_ptr<Endpoint> endpoint = FindEndpoint(address, length, candidate.host, tls);
     // Named twice: one endpoint with both weights, else a retry elsewhere could come back to it.
     const auto [at, added] = seen.emplace(endpoint.get(), bound->endpoints.size());
     if (added) {
@@ -642,18 +647,19 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindService(const std::s
   KeptService& kept = entry.value;
   auto bound = std::make_shared<BoundService>();
   bound->policy = &policy;
+  std::optional<BoundTls> tls;
+  if (policy.tls != nullptr) tls = BindTls(*policy.tls);
   if (kept.bound != nullptr && !kept.names_hosts && kept.balance == policy.balance && kept.session_key == session_key &&
       SameValue(kept.tls, policy.tls) && kept.candidates == candidates) {
     bound->endpoints = kept.bound->endpoints;
     bound->balancer = kept.bound->balancer;
     bound->sessions = kept.bound->sessions;
   } else {
-    FindEndpoints(kept, bound.get());
+    FindEndpoints(kept, tls ? &*tls : nullptr, bound.get());
   }
   for (const std::shared_ptr<Endpoint>& endpoint : bound->endpoints) {
     endpoint->bound_generation.store(generation, std::memory_order_relaxed);
   }
-  if (policy.tls != nullptr) (void)FindTlsContext(KeyOf(*policy.tls), *policy.tls);  // kept for endpoints to come
   bound->runtime = std::move(runtime);
   bound->breaker = std::move(breaker);
   if (policy.limits != nullptr) {
