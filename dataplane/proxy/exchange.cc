@@ -971,6 +971,10 @@ void Exchange::Record() {
     if (head_.kinds[i] == http1::FieldKind::kUserAgent) record.user_agent = head_.fields[i].value;
   }
   record.request_id = request_id_;
+  if (const tls::Session* tls = client_->socket.tls(); tls != nullptr) {
+    record.tls_version = tls->version();
+    record.tls_server_name = tls->server_name();
+  }
   if (service_ != nullptr) record.service = service_->runtime->name;
   if (service_ == nullptr && service_metrics_ == MetricsRegistry::kBuiltinService) record.service = "gateway";
   if (match_.route != nullptr) record.route = match_.route->name;

@@ -285,6 +285,13 @@ void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
     out->Escaped(record.detail, kDetailBytesMax);
     out->Literal("\"");
   }
+  if (!record.tls_version.empty()) {
+    out->Literal(",\"tls_version\":\"");
+    out->Plain(record.tls_version);
+    out->Literal("\",\"tls_server_name\":\"");
+    out->Escaped(record.tls_server_name, kNameBytesMax);
+    out->Literal("\"");
+  }
   if (record.aborted) out->Literal(",\"aborted\":true");
   out->Literal("}\n");
 }
@@ -329,6 +336,8 @@ void AppendText(const RequestRecord& record, SecondText* seconds, Cursor* out) {
     out->Literal(" attempts=");
     out->Number(record.attempts);
   }
+  field(" tls=", record.tls_version, kNameBytesMax);
+  field(" server_name=", record.tls_server_name, kNameBytesMax);
   if (record.aborted) out->Literal(" aborted");
   if (!record.detail.empty()) {
     out->Literal(" detail=\"");
@@ -350,8 +359,8 @@ size_t LineBytesMax(const RequestRecord& record) {
               std::min(record.detail.size(), kDetailBytesMax) + std::min(record.endpoint.size(), kEndpointBytesMax) +
               std::min(record.client_ip.size(), kNameBytesMax) + std::min(record.request_id.size(), kNameBytesMax) +
               std::min(record.consumer.size(), kNameBytesMax) + std::min(record.service.size(), kNameBytesMax) +
-              std::min(record.route.size(), kNameBytesMax) + std::min(record.policy.size(), kNameBytesMax) +
-              std::min(record.method.size(), kMethodBytesMax));
+              std::min(record.tls_server_name.size(), kNameBytesMax) + std::min(record.route.size(), kNameBytesMax) +
+              std::min(record.policy.size(), kNameBytesMax) + std::min(record.method.size(), kMethodBytesMax));
 }
 
 struct Lines {

@@ -33,6 +33,8 @@ struct RequestRecord {
   uint64_t revision = 0;
   uint32_t attempts = 0;  // how often an endpoint was asked, or would have been had it let itself be connected to
   bool aborted = false;   // the answer did not end as it should have
+  std::string_view tls_version;      // "TLSv1.3"; empty: cleartext
+  std::string_view tls_server_name;  // that the client asked for (SNI); empty: none
 };
 
 class AccessLogBuffer;

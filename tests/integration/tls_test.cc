@@ -81,6 +81,10 @@ TEST_F(Tls, ServesHttpsAndTellsTheService) {
     EXPECT_THAT(response->body, HasSubstr(R"(["X-Forwarded-Proto","https"])"));
   }
   EXPECT_STREQ(SSL_get_version(client->ssl()), "TLSv1.3");
+  const auto lines = gateway_->LogLines(3);
+  ASSERT_EQ(lines.size(), 3);
+  EXPECT_EQ(lines[0]["tls_version"], "TLSv1.3");
+  EXPECT_EQ(lines[0]["tls_server_name"], "shop.test");
   EXPECT_EQ(gateway_->Metric(R"(gateway_tls_handshakes_total{result="ok"})"), 1);
   EXPECT_GT(gateway_->Metric(Concat("gateway_certificate_expiry_timestamp_seconds{certificate=\"", site_.cert, "\"}")),
             1.7e9);
