@@ -288,7 +288,7 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
 
   struct Wanted {
     HostPort at;
-    ListenerOptions options;
+    ListenerOptions options = {};
   };
   std::vector<Wanted> wanted;
   const bool everywhere = server.listeners_size() == 0;
@@ -303,8 +303,6 @@ absl::StatusOr<ListenerSet> OpenListeners(const v1::ServerSection& server, int w
     ListenerOptions options;
     options.proxy_header = ModeOf(each.proxy_protocol());
     if (each.has_tls()) options.tls = i;
-    if (each.protocols_size() > 0) options.http1 = false;
-    for (const std::string& protocol : each.protocols()) (protocol == "h2" ? options.http2 : options.http1) = true;
     wanted.push_back({*parsed, options});
   }
 

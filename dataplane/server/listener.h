@@ -19,12 +19,10 @@ inline constexpr int kListenBacklog = 4096;  // the kernel's own bound (net.core
 // What a connection of a trusted proxy begins with (Listener.proxy_protocol).
 enum class ProxyHeaderMode : uint8_t { kNone, kRequired, kOptional };
 
-// How the connections of one listener begin, and what they speak.
+// How the connections of one listener begin.
 struct ListenerOptions {
   ProxyHeaderMode proxy_header = ProxyHeaderMode::kNone;
   int tls = -1;  // its index in server.listeners (tls_listeners.h); -1: cleartext
-  bool http1 = true;
-  bool http2 = false;  // by ALPN with TLS, by prior knowledge without
 };
 
 // A listening socket that somebody else has bound.

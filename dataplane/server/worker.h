@@ -117,7 +117,14 @@ class Worker {
   // After a line was written: it is flushed within AccessLog::kFlushInterval.
   void LogWritten();
   // Whether a warning about what clients do may be logged now: each kind once a second.
-  enum class Warning : uint8_t { kConnectionsMax, kCannotAccept, kAddressConnectionsMax, kProxyHeader, kTlsHandshake, kCount };
+  enum class Warning : uint8_t {
+    kConnectionsMax,
+    kCannotAccept,
+    kAddressConnectionsMax,
+    kProxyHeader,
+    kTlsHandshake,
+    kCount
+  };
   bool MayWarn(Warning kind);
   // Scratch for one step without a wait in it.
   std::string& scratch() { return scratch_; }
@@ -197,8 +204,8 @@ class Worker {
   size_t connection_count_ = 0;
   TlsContexts tls_contexts_;
   std::deque<ClientConnection*> handshakes_;  // oldest first
-  int64_t descriptors_at_rest_ = 0;    // of the process, when this worker began to listen
-  int64_t descriptors_elsewhere_ = 0;  // not clients'
+  int64_t descriptors_at_rest_ = 0;           // of the process, when this worker began to listen
+  int64_t descriptors_elsewhere_ = 0;         // not clients'
   int64_t descriptors_max_ = 0;
   TimePoint pressed_until_{};
   int64_t connections_max_ = std::numeric_limits<int64_t>::max();
