@@ -31,7 +31,7 @@ FieldKind ClassifyFolded(std::string_view name) {
       break;
     case 'h':
       if (is("host")) return FieldKind::kHost;
-      if (is("http2-settings")) return FieldKind::kHopByHop;  // of an upgrade to h2c, which is never asked for
+      if (is("http2-settings")) return FieldKind::kHopByHop;  // asks for h2c, which the gateway never upgrades to
       break;
     case 'k':
       if (is("keep-alive")) return FieldKind::kHopByHop;
