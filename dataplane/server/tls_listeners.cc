@@ -21,6 +21,10 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  // Reading a FIFO or a terminal would wait for ever.
+  struct stat found{};
+  if (::stat(path.c_str(), &found) == 0 && !S_ISREG(found.st_mode))
+    return absl::InvalidArgumentError(Concat(path, ": expected a file of PEM, not a directory, pipe or device"));
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::InvalidArgumentError(Concat(path, ": can't be read: ", std::strerror(errno)));
   std::string text(kCertificateBytesMax + 1, '\0');

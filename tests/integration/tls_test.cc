@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <csignal>
@@ -370,6 +371,11 @@ TEST_F(Tls, RefusesFilesThatAreWrongAtTheStart) {
   result = start(Listener({{"/nonexistent.crt", other.key}}));
   EXPECT_EQ(result.exit.code, 2);
   EXPECT_THAT(result.err + result.out, HasSubstr("/nonexistent.crt"));
+  const std::string pipe = directory.path() + "/pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  result = start(Listener({{pipe, other.key}}));
+  EXPECT_EQ(result.exit.code, 2);
+  EXPECT_THAT(result.err + result.out, HasSubstr(Concat(pipe, ": expected a file")));
   result = start(Listener({site_}, ", ciphers: nonsense"));
   EXPECT_EQ(result.exit.code, 2);
   EXPECT_THAT(result.err + result.out, HasSubstr("ciphers"));
