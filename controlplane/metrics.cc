@@ -148,6 +148,8 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
   }
   families.Gauge("gateway_controlplane_endpoints_version", "The version of the endpoints from Consul.",
                  static_cast<double>(counts.endpoints_version));
+  families.Gauge("gateway_controlplane_endpoint_overrides", "Endpoints that operators have set at run time.",
+                 static_cast<double>(counts.overrides));
   const QuotaService::Stats leases = quota.stats();
   families.Gauge("gateway_controlplane_quota_streams", "Data planes with a lease stream.",
                  static_cast<double>(leases.streams));

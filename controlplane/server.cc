@@ -14,11 +14,14 @@
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "common/base/descriptors.h"
+#include "common/base/log_level.h"
 #include "common/base/metrics_http.h"
 #include "common/config/bootstrap.h"
+#include "common/config/codec.h"
 #include "controlplane/acceptor.h"
 #include "controlplane/admin/admin_service.h"
 #include "controlplane/admin/reflection.h"
+#include "controlplane/endpoint_overrides.h"
 #include "controlplane/identity/admin_gate.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/caller.h"
@@ -235,6 +238,8 @@ struct ControlPlane::Impl {
   std::unique_ptr<ConfigService> config_service;
   std::unique_ptr<Tokens> tokens;
   std::unique_ptr<AuditLog> audit;
+  std::unique_ptr<EndpointOverrides> overrides;
+  std::unique_ptr<LogLevel> log_level;
   std::unique_ptr<AdminService> admin_service;
   std::unique_ptr<AdminGate> admin_gate;
   std::unique_ptr<Reflection> stream_reflection;
@@ -369,9 +374,39 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   }
   impl.audit = std::make_unique<AuditLog>(&impl.publisher->store(), section.audit_log().path());
   if (absl::Status s = impl.audit->CheckFile(); !s.ok()) return s;
-  impl.admin_service =
-      std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(), impl.audit.get(),
-                                     section.name().empty() ? HostName() : section.name());
+  EndpointOverrides::Options overrides;
+  overrides.publish = [&impl](const std::vector<v1::EndpointOverride>& all) { impl.hub->PublishOverrides(all); };
+  overrides.ended = [&impl](const v1::EndpointOverride& ended) {
+    Caller nobody;
+    nobody.action = "EndpointOverrideEnded";
+    impl.audit->Done(nobody,
+                     absl::StrCat(ended.endpoint(), " of '", ended.service(), "' is as policy has it again; was ",
+                                  DescribeOverride(ended), " by '", ended.actor(), "'"),
+                     absl::Now());
+  };
+  absl::StatusOr<std::unique_ptr<EndpointOverrides>> opened_overrides =
+      EndpointOverrides::Open(&impl.publisher->store(), std::move(overrides));
+  if (!opened_overrides.ok()) return opened_overrides.status();
+  impl.overrides = *std::move(opened_overrides);
+  impl.log_level = std::make_unique<LogLevel>(config.logging().level());
+  const auto metrics_text = [&impl, consul] {
+    return RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service,
+                         {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
+                         consul);
+  };
+  AdminOperations operations{impl.overrides.get(), impl.log_level.get(), [metrics_text, config] {
+                               v1::DiagnoseResponse response;
+                               v1::DiagnosticFile* file = response.add_files();
+                               file->set_name("bootstrap.yaml");
+                               file->set_content(EncodeYaml(config));  // secrets as "redacted"
+                               file = response.add_files();
+                               file->set_name("metrics.txt");
+                               file->set_content(metrics_text());
+                               return response;
+                             }};
+  impl.admin_service = std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(),
+                                                      impl.audit.get(), std::move(operations),
+                                                      section.name().empty() ? HostName() : section.name());
   AdminGateOptions gate;
   gate.required = impl.admin_tls != nullptr || section.require_credentials();
   gate.shared_client_ca = [admin = impl.admin_tls.get(), stream = impl.stream_tls.get()] {
@@ -379,12 +414,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   };
   impl.admin_gate = std::make_unique<AdminGate>(impl.admin_service.get(), impl.tokens.get(), impl.audit.get(), gate);
 
-  impl.metrics->Handle("/metrics", [&impl, consul] {
-    return HttpReply{
-        200, "text/plain; version=0.0.4; charset=utf-8",
-        RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service,
-                      {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
-                      consul)};
+  impl.metrics->Handle("/metrics", [metrics_text] {
+    return HttpReply{200, "text/plain; version=0.0.4; charset=utf-8", metrics_text()};
   });
   impl.metrics->Handle("/health", Readiness::HealthReply);
   impl.metrics->Handle("/ready", [&impl] {
@@ -426,6 +457,8 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.admin_server.reset();
   impl.admin_gate.reset();
   impl.admin_service.reset();
+  impl.overrides.reset();
+  impl.log_level.reset();
   impl.audit.reset();
   impl.tokens.reset();
   impl.config_service.reset();

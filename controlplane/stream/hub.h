@@ -86,6 +86,7 @@ struct HubCounts {
   uint64_t endpoints_version = 0;
   uint64_t rivals_refused = 0;  // streams that claimed the name of another instance
   size_t held = 0;              // connected, and sent nothing: see Hub::WhyHeld
+  size_t overrides = 0;         // endpoints that operators have set
 };
 
 // A mailbox for each connected data plane that holds only the newest, and the ledger of what each has applied. At most
@@ -101,6 +102,8 @@ class Hub {
   void PublishPolicy(std::shared_ptr<const PolicyState> state);
   // A catalog whose version is that of the one before says nothing new to data planes.
   void PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog);
+  // What operators have set for endpoints, all of it. Goes to data planes that take operations.
+  void PublishOverrides(std::vector<v1::EndpointOverride> overrides);
 
   struct Attachment {
     std::shared_ptr<Session> session;  // null: refused
@@ -125,6 +128,19 @@ class Hub {
   // Keeps the newest of each data plane, until it is gone. Lists are cut at kReportEntriesMax.
   void OnReport(const std::shared_ptr<Session>& session, v1::Report report);
   static constexpr int kReportEntriesMax = 10'000;
+  // The answer to a Diagnose, or a part of it.
+  void OnDiagnostics(const std::shared_ptr<Session>& session, v1::Diagnostics diagnostics);
+
+  // Commands for one data plane, on its stream. NotFound; FailedPrecondition where it is not connected or too old.
+  absl::Status SetLogLevel(const std::string& name, v1::LoggingSection::Level level, absl::Duration duration);
+  // Calls `done` once, on any thread: with what the data plane says of itself, or why there is nothing
+  // (DeadlineExceeded after `kDiagnoseWait`, Unavailable where its stream has ended). Also ResourceExhausted: kAsksMax
+  // wait already, or it is more than kDiagnosticsBytesMax.
+  using DiagnoseDone = std::function<void(absl::StatusOr<v1::Diagnostics>)>;
+  void Diagnose(const std::string& name, DiagnoseDone done);
+  static constexpr absl::Duration kDiagnoseWait = absl::Seconds(10);
+  static constexpr size_t kAsksMax = 4;  // of one data plane
+  static constexpr size_t kDiagnosticsBytesMax = 64u << 20;
 
   // Why policy and endpoints are kept from data planes, in a sentence for operators; empty: from nobody. See Takeover.
   std::string WhyHeld() const;
@@ -140,6 +156,11 @@ class Hub {
   std::vector<v1::DataPlaneState> DataPlanes() const;
   // The newest report of each that is connected, by name.
   std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Reports() const;
+  // Services of Consul that get requests, by all reports together: a magnitude in powers of two. See ConsulWatcherOptions.
+  std::map<ConsulKey, uint32_t> BusyServices() const;
+  // Connected data planes that are not known to do as the newest overrides say, by name; none where there never were
+  // any.
+  std::vector<std::string> OverridesPending() const;
   // Who serves `revision` (committed at `committed_at`), of those who are there or expected back; at most
   // kPendingListedMax are listed as pending. A name that two instances contend for is pending, whatever one of them
   // serves.
@@ -167,6 +188,12 @@ class Hub {
   // Why a data plane with this hello is sent nothing; empty: it is.
   std::string ReasonToHold(const v1::Hello& hello) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PruneGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The session that a command for `name` goes to.
+  absl::StatusOr<std::shared_ptr<Session>> FindForCommand(const std::string& name) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<grpc::ByteBuffer> NextOperations(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Takes those that have waited too long.
+  std::vector<DiagnoseDone> TakeOverdueAsks(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeAll();
   absl::Status Settle(Lane* lane, uint64_t to, absl::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<grpc::ByteBuffer> NextChunk(Lane* lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -181,6 +208,9 @@ class Hub {
   std::shared_ptr<const EndpointCatalog> catalog_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_full_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none
+  std::vector<v1::EndpointOverride> overrides_ ABSL_GUARDED_BY(mu_);
+  uint64_t overrides_version_ ABSL_GUARDED_BY(mu_) = 1;
+  uint64_t last_ask_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
   HubCounts counts_ ABSL_GUARDED_BY(mu_);
   Takeover takeover_ ABSL_GUARDED_BY(mu_);
