@@ -44,9 +44,9 @@ void LogLevel::Set(v1::LoggingSection::Level level, std::chrono::milliseconds du
   changed_.notify_all();
 }
 
-v1::LoggingSection::Level LogLevel::current() const {
+v1::LoggingSection::Level LogLevel::temporary() const {
   std::lock_guard lock(mu_);
-  return current_;
+  return until_ ? current_ : v1::LoggingSection::LEVEL_UNSPECIFIED;
 }
 
 void LogLevel::Run() {

@@ -25,8 +25,8 @@ class LogLevel {
 
   // From now on, for `duration`; a later call takes the place of an earlier one. Unspecified: back at once.
   void Set(v1::LoggingSection::Level level, std::chrono::milliseconds duration);
-  // At present; never unspecified.
-  v1::LoggingSection::Level current() const;
+  // What Set has put in force; unspecified: `own` is.
+  v1::LoggingSection::Level temporary() const;
 
  private:
   void Run();
