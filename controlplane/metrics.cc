@@ -168,6 +168,10 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
     const std::shared_ptr<const EndpointCatalog> catalog = hub.endpoints();
     families.Gauge("gateway_controlplane_consul_reachable", "Whether the newest read of Consul succeeded.",
                    catalog != nullptr && catalog->reachable ? 1 : 0);
+    families.Gauge("gateway_controlplane_consul_services", "Services that are followed in Consul.",
+                   catalog == nullptr ? 0 : static_cast<double>(catalog->sets.size()));
+    families.Gauge("gateway_controlplane_consul_watches", "Services that have a watch of their own.",
+                   catalog == nullptr ? 0 : static_cast<double>(catalog->watches));
   }
   AddProcess(&families);
   return prometheus::TextSerializer().Serialize(families.all());

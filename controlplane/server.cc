@@ -45,8 +45,9 @@ namespace {
 constexpr int kAdminMessageBytesMax = 128 << 20;
 // A data plane sends hellos and acks; the longest is a NACK with many rejections.
 constexpr int kStreamMessageBytesMax = 1 << 20;
-// Of what RLIMIT_NOFILE allows, as many stay for Consul's watches (90), the database, the metrics port, the log.
-constexpr size_t kReservedDescriptors = 256;
+// Of what RLIMIT_NOFILE allows, as many stay for the database, the metrics port, the log, and as many more for Consul's
+// watches (consul.max_watches).
+constexpr size_t kReservedDescriptors = 166;
 // From the first bytes of a connection to the client's SETTINGS, a TLS handshake included.
 constexpr int kHandshakeTimeoutMs = 10'000;
 constexpr std::chrono::milliseconds kProbeTimeout{1000};  // of each listener
@@ -82,9 +83,11 @@ void LogFromGrpc(gpr_log_func_args* args) {
 
 // Of descriptors that the process may have, three quarters are for streams and a quarter is for operators; with half of
 // its share one address leaves room for the others.
-AcceptorOptions BoundsOf(size_t wanted, size_t quarters, std::chrono::milliseconds first_bytes_timeout) {
+AcceptorOptions BoundsOf(size_t wanted, size_t quarters, size_t watches,
+                         std::chrono::milliseconds first_bytes_timeout) {
   const size_t limit = DescriptorLimit();
-  const size_t available = limit > 2 * kReservedDescriptors ? limit - kReservedDescriptors : limit / 2;
+  const size_t reserved = kReservedDescriptors + watches;
+  const size_t available = limit > 2 * reserved ? limit - reserved : limit / 2;
   AcceptorOptions options;
   options.connections_max = std::max<size_t>(std::min(wanted, available / 4 * quarters), 2);
   options.connections_per_address_max = options.connections_max / 2;
@@ -280,12 +283,12 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   // Bound before the database is opened: of two control planes by mistake, the second ends here.
   absl::StatusOr<std::unique_ptr<Acceptor>> stream =
       ListenOn("control_plane.stream_listen", section.stream_listen(), impl.stream_tls.get(),
-               BoundsOf(options.stream_connections_max, 3, options.first_bytes_timeout));
+               BoundsOf(options.stream_connections_max, 3, config.consul().max_watches(), options.first_bytes_timeout));
   if (!stream.ok()) return stream.status();
   impl.stream_acceptor = *std::move(stream);
   absl::StatusOr<std::unique_ptr<Acceptor>> admin =
       ListenOn("control_plane.admin_listen", section.admin_listen(), impl.admin_tls.get(),
-               BoundsOf(options.admin_connections_max, 1, options.first_bytes_timeout));
+               BoundsOf(options.admin_connections_max, 1, config.consul().max_watches(), options.first_bytes_timeout));
   if (!admin.ok()) return admin.status();
   impl.admin_acceptor = *std::move(admin);
   absl::StatusOr<std::unique_ptr<MetricsHttp>> metrics =
@@ -341,6 +344,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     watcher.address = config.consul().address();
     watcher.token = config.consul().token();
     watcher.state_file = absl::StrCat(section.database(), ".endpoints");
+    watcher.watches_max = static_cast<int>(config.consul().max_watches());
+    watcher.busy = [hub = impl.hub.get()] { return hub->BusyServices(); };
     impl.watcher = std::make_unique<ConsulWatcher>(
         std::move(watcher), [hub = impl.hub.get()](std::shared_ptr<const EndpointCatalog> catalog) {
           hub->PublishEndpoints(std::move(catalog));
@@ -404,9 +409,9 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
                                file->set_content(metrics_text());
                                return response;
                              }};
-  impl.admin_service = std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(),
-                                                      impl.audit.get(), std::move(operations),
-                                                      section.name().empty() ? HostName() : section.name());
+  impl.admin_service =
+      std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(), impl.audit.get(),
+                                     std::move(operations), section.name().empty() ? HostName() : section.name());
   AdminGateOptions gate;
   gate.required = impl.admin_tls != nullptr || section.require_credentials();
   gate.shared_client_ca = [admin = impl.admin_tls.get(), stream = impl.stream_tls.get()] {
