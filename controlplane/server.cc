@@ -235,7 +235,7 @@ struct ControlPlane::Impl {
   std::unique_ptr<ReloadingTls> stream_tls, admin_tls;  // null: cleartext
   std::unique_ptr<Hub> hub;
   std::unique_ptr<QuotaService> quota_service;
-  std::unique_ptr<ConsulRegistration> registration;  // null: no Consul
+  std::shared_ptr<ConsulRegistration> registration;  // null: no Consul; the hub tells it, too
   std::unique_ptr<ConsulWatcher> watcher;            // likewise
   std::unique_ptr<Publisher> publisher;
   std::unique_ptr<ConfigService> config_service;
@@ -322,12 +322,6 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
       spdlog::warn("the list of data planes is not kept: {}", std::string(status.message()));
     }
   };
-  impl.hub = std::make_unique<Hub>(options.hub);
-  QuotaAllocator::Options quota;
-  for (const RosterEntry& known : options.hub.expected) {
-    if (!known.lost_since) quota.expected.push_back(known.name);
-  }
-  impl.quota_service = std::make_unique<QuotaService>(std::move(quota), impl.stream_tls != nullptr);
   const bool consul = !config.consul().address().empty();
   if (consul) {
     RegistrationOptions registration;
@@ -336,7 +330,16 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     registration.service_name = config.consul().service_name();
     registration.check_interval = ToMillis(config.consul().health_check().interval());
     registration.check_timeout = ToMillis(config.consul().health_check().timeout());
-    impl.registration = std::make_unique<ConsulRegistration>(std::move(registration));
+    impl.registration = std::make_shared<ConsulRegistration>(std::move(registration));
+    options.hub.forgotten = [registration = impl.registration](const std::string& name) { registration->Forget(name); };
+  }
+  impl.hub = std::make_unique<Hub>(options.hub);
+  QuotaAllocator::Options quota;
+  for (const RosterEntry& known : options.hub.expected) {
+    if (!known.lost_since) quota.expected.push_back(known.name);
+  }
+  impl.quota_service = std::make_unique<QuotaService>(std::move(quota), impl.stream_tls != nullptr);
+  if (consul) {
     options.config.registered = [r = impl.registration.get()](const RegisteredInstance& i) { r->Register(i); };
     options.config.said_goodbye = [r = impl.registration.get()](const std::string& name) { r->Deregister(name); };
 

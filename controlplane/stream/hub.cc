@@ -229,6 +229,10 @@ std::vector<Hub::DiagnoseDone> Hub::TakeOverdueAsks(absl::Time now) {
 void Hub::KeepTime() {
   std::unique_lock lock(mu_);
   while (!ending_ || members_changed_) {
+    for (const std::string& name : std::exchange(forgotten_, {})) {
+      // Who is back is not forgotten.
+      if (options_.forgotten && !entries_.contains(name)) options_.forgotten(name);
+    }
     if (std::exchange(members_changed_, false) && options_.save_roster) {
       const std::vector<RosterEntry> members = Members();
       lock.unlock();
@@ -237,12 +241,11 @@ void Hub::KeepTime() {
       continue;
     }
     PruneGone();
-    if (members_changed_) continue;
+    if (members_changed_ || !forgotten_.empty()) continue;
     if (const std::vector<DiagnoseDone> overdue = TakeOverdueAsks(options_.now()); !overdue.empty()) {
       lock.unlock();
       for (const DiagnoseDone& done : overdue) {
-        done(absl::DeadlineExceededError(
-            absl::StrCat("no answer within ", absl::FormatDuration(kDiagnoseWait))));
+        done(absl::DeadlineExceededError(absl::StrCat("no answer within ", absl::FormatDuration(kDiagnoseWait))));
       }
       lock.lock();
       continue;
@@ -514,6 +517,7 @@ void Hub::PruneGone() {
       ++it;
     } else if (ForgottenAt(entry) <= now) {
       members_changed_ = members_changed_ || entry.lost;
+      forgotten_.push_back(it->first);
       it = entries_.erase(it);
     } else {
       gone.emplace_back(entry.since, it->first);
@@ -523,7 +527,10 @@ void Hub::PruneGone() {
   if (gone.size() <= options_.gone_max) return;
   std::sort(gone.begin(), gone.end());
   gone.resize(gone.size() - options_.gone_max);
-  for (const auto& [since, name] : gone) entries_.erase(name);
+  for (const auto& [since, name] : gone) {
+    entries_.erase(name);
+    forgotten_.push_back(name);
+  }
   members_changed_ = true;
 }
 
@@ -536,6 +543,7 @@ absl::Status Hub::Forget(const std::string& name) {
       return absl::FailedPreconditionError(absl::StrCat("data plane '", name, "' is connected; nothing was forgotten"));
     }
     entries_.erase(it);
+    forgotten_.push_back(name);
     members_changed_ = true;
   }
   keeper_wakes_.notify_one();
@@ -553,6 +561,7 @@ std::vector<std::string> Hub::ForgetGone() {
         continue;
       }
       names.push_back(it->first);
+      forgotten_.push_back(it->first);
       it = entries_.erase(it);
     }
     members_changed_ = true;
@@ -700,7 +709,8 @@ void Hub::Diagnose(const std::string& name, DiagnoseDone done) {
     if (!session.ok()) {
       refusal = session.status();
     } else if ((*session)->asks.size() >= kAsksMax) {
-      refusal = absl::ResourceExhaustedError(absl::StrCat(kAsksMax, " others wait for data plane '", name, "' already"));
+      refusal =
+          absl::ResourceExhaustedError(absl::StrCat(kAsksMax, " others wait for data plane '", name, "' already"));
     } else {
       v1::ControlPlaneMessage message;
       message.mutable_diagnostics()->set_id(++last_ask_);
@@ -718,8 +728,8 @@ void Hub::Diagnose(const std::string& name, DiagnoseDone done) {
 
 void Hub::OnDiagnostics(const std::shared_ptr<Session>& session, v1::Diagnostics diagnostics) {
   DiagnoseDone done;
-  absl::StatusOr<v1::Diagnostics> answer = absl::ResourceExhaustedError(
-      absl::StrCat("it says more than ", kDiagnosticsBytesMax >> 20, " MiB of itself"));
+  absl::StatusOr<v1::Diagnostics> answer =
+      absl::ResourceExhaustedError(absl::StrCat("it says more than ", kDiagnosticsBytesMax >> 20, " MiB of itself"));
   {
     std::lock_guard lock(mu_);
     const auto found = session->asks.find(diagnostics.id());

@@ -72,6 +72,8 @@ struct HubOptions {
   std::vector<RosterEntry> expected;
   // Told, on a thread of the hub's own, who is there or lost, after every change.
   std::function<void(const std::vector<RosterEntry>&)> save_roster;
+  // Told of each that is not remembered any more, with the hub's lock held: must not call back.
+  std::function<void(const std::string& name)> forgotten;
   std::function<absl::Time()> now = absl::Now;
 };
 
@@ -215,6 +217,7 @@ class Hub {
   HubCounts counts_ ABSL_GUARDED_BY(mu_);
   Takeover takeover_ ABSL_GUARDED_BY(mu_);
   bool members_changed_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<std::string> forgotten_ ABSL_GUARDED_BY(mu_);  // and not told yet
   bool ending_ ABSL_GUARDED_BY(mu_) = false;
   std::condition_variable keeper_wakes_;
   std::thread keeper_;  // notices when time alone changes something, and has the roster saved

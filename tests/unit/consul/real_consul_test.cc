@@ -371,6 +371,24 @@ TEST_F(RealConsulRegistration, ForgottenInstanceIsRegisteredAgainAsItIsNow) {
   EXPECT_EQ(first, "critical");
 }
 
+// A data plane that is lost for good: Consul's check decides, and nobody brings it back for ever.
+TEST_F(RealConsulRegistration, OneThatIsForgottenIsLeftToConsul) {
+  ConsulRegistration registration(ForRegistration());
+  registration.Register(Instance());
+  ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-1") == "passing"; }));
+  registration.Forget("dp-1");
+  EXPECT_EQ(CheckStatus("api-gateway-dp-1"), "passing") << "it may be well, and cut off from here alone";
+  ASSERT_TRUE(agent_->Deregister("api-gateway-dp-1").ok());
+  RegisteredInstance other = Instance();
+  other.name = "dp-2";
+  registration.Register(other);  // a pass, after which the first one would be back
+  ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-2") == "passing"; }));
+  EXPECT_EQ(CheckStatus("api-gateway-dp-1"), "");
+  registration.Deregister("dp-2");
+  registration.Forget("dp-2");
+  EXPECT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-2").empty(); })) << "who said goodbye is taken out";
+}
+
 TEST_F(RealConsulRegistration, SurvivesARestartOfTheAgent) {
   ConsulRegistration registration(ForRegistration());
   agent_->Kill();

@@ -1088,6 +1088,28 @@ TEST_F(ServerTest, AStartThatCannotBeSaysWhyInOneLine) {
   EXPECT_TRUE(absl::StrContains(status.message(), "insecure")) << status;
 }
 
+TEST(HubTest, TellsWhomItRemembersNoMore) {
+  std::mutex mu;
+  std::vector<std::string> told;
+  HubOptions options;
+  options.expected = {{"dp-1", absl::Now()}, {"dp-2", absl::Now()}};
+  options.forgotten = [&](const std::string& name) {
+    std::lock_guard lock(mu);
+    told.push_back(name);
+  };
+  Hub hub(std::move(options));
+  ASSERT_TRUE(hub.Forget("dp-2").ok());
+  const auto heard = [&](const std::vector<std::string>& names) {
+    return Eventually([&] {
+      std::lock_guard lock(mu);
+      return told == names;
+    });
+  };
+  EXPECT_TRUE(heard({"dp-2"}));
+  EXPECT_EQ(hub.ForgetGone().size(), 1u);
+  EXPECT_TRUE(heard({"dp-2", "dp-1"}));
+}
+
 // What an operator sets at run time.
 class OperationsTest : public ServerTest {
  protected:
