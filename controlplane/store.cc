@@ -305,6 +305,16 @@ struct Store::Impl {
   int OpenFile(const std::string& path, int flags);
   absl::Status Migrate(int from, int to);
   absl::Status Backup(const std::string& to);
+  std::string BackupPath(int schema) const { return absl::StrCat(options.path, ".schema", schema, ".backup"); }
+  // What an older version, which knows schemas up to `newest`, can go back to.
+  std::string BackupHint(int newest) const {
+    for (int schema = newest; schema > 0; --schema) {
+      if (access(BackupPath(schema).c_str(), F_OK) != 0) continue;
+      return absl::StrCat("; to go back, put its copy of before the upgrade, '", BackupPath(schema),
+                          "', in its place (and remove its -wal and -shm); revisions made since are not in it");
+    }
+    return "; to go back, restore a backup of before the upgrade";
+  }
   absl::Status Load();
   absl::Status Damaged(const ResourceKey& key, absl::string_view what) {
     ++errors;
@@ -410,9 +420,9 @@ absl::Status Store::Impl::Open() {
   const int newest = static_cast<int>(kMigrations.size() + options.further_migrations.size());
   if (*version > newest) {
     ++errors;
-    return absl::FailedPreconditionError(absl::StrCat("cannot open the database '", options.path,
-                                                      "': it was written by a newer version (its schema is ", *version,
-                                                      ", this version knows ", newest, "); it was left as it is"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot open the database '", options.path, "': it was written by a newer version (its schema is ",
+                     *version, ", this version knows ", newest, "); it was left as it is", BackupHint(newest)));
   }
   absl::StatusOr<std::string> check = One("PRAGMA quick_check(1)");
   if (!check.ok()) return check.status();
@@ -445,7 +455,7 @@ absl::Status Store::Impl::Open() {
 
 absl::Status Store::Impl::Migrate(int from, int to) {
   if (from > 0) {
-    const std::string copy = absl::StrCat(options.path, ".schema", from, ".backup");
+    const std::string copy = BackupPath(from);
     if (absl::Status s = Backup(copy); !s.ok()) return s;
     spdlog::info("database '{}': schema {} -> {}; a copy of the old one is '{}'", options.path, from, to, copy);
   }

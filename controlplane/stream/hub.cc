@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/base/version.h"
+#include "common/policy/schema_version.h"
 #include "google/protobuf/util/time_util.h"
 #include "grpcpp/support/slice.h"
 
@@ -66,7 +67,14 @@ std::string NewEpoch() {
 
 }  // namespace
 
-std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state) {
+std::optional<ResourceKey> FirstNewer(const PolicyState& state, uint32_t schema_version) {
+  for (const auto& [key, record] : *state.resources) {
+    if (RequiredSchemaVersion(*record.resource) > schema_version) return key;
+  }
+  return std::nullopt;
+}
+
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, uint32_t schema_version) {
   auto encoded = std::make_shared<EncodedUpdate>();
   encoded->to = state.revision;
   auto it = state.resources->begin();
@@ -76,7 +84,7 @@ std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state) {
     update->set_epoch(state.epoch);
     update->set_to(state.revision);
     update->set_chunk(static_cast<uint32_t>(encoded->chunks.size()));
-    update->set_schema_version(kSchemaVersion);
+    update->set_schema_version(schema_version);
     SetTime(state.committed_at, update->mutable_committed_at());
     size_t bytes = kEnvelopeBytes;
     for (; it != state.resources->end(); ++it) {
@@ -162,7 +170,7 @@ class Hub::Session {
   bool held = false;  // gets no update before an operator has decided
   std::weak_ptr<StreamSink> sink;
   std::optional<grpc::ByteBuffer> welcome;
-  bool too_old = false;  // does not understand this version's policy: gets no update
+  uint32_t schema_version = kSchemaVersion;  // that it understands
   bool takes_operations = false;
   uint64_t overrides_sent = 0;  // the version; 0: none yet
   std::deque<grpc::ByteBuffer> commands;
@@ -293,18 +301,39 @@ bool Hub::Expected(const Entry& entry) const {
 }
 
 void Hub::PublishPolicy(std::shared_ptr<const PolicyState> state) {
-  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state);
+  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state, kSchemaVersion);
   {
     std::lock_guard lock(mu_);
     policy_ = std::move(state);
     policy_update_ = std::move(update);
+    older_made_ = false;
+    policy_update_older_ = nullptr;
     ++counts_.updates_encoded;
     for (auto& [name, entry] : entries_) {
-      if (entry.session != nullptr && entry.session->too_old) entry.state.set_rejected_revision(policy_->revision);
+      if (entry.session != nullptr) JudgeOlder(&entry);
     }
   }
   WakeAll();
   ledger_.Notify();
+}
+
+void Hub::JudgeOlder(Entry* entry) {
+  const uint32_t version = entry->session->schema_version;
+  if (version >= kSchemaVersion || policy_ == nullptr) return;
+  if (!std::exchange(older_made_, true)) {
+    policy_newer_ = FirstNewer(*policy_, kSchemaVersionMin);
+    policy_update_older_ = policy_newer_ ? nullptr : EncodePolicy(*policy_, kSchemaVersionMin);
+  }
+  if (version >= kSchemaVersionMin && !policy_newer_) return;
+  entry->state.set_rejected_revision(policy_->revision);
+  entry->state.clear_rejections();
+  v1::Rejection* rejection = entry->state.add_rejections();
+  if (policy_newer_) {
+    rejection->set_kind(policy_newer_->kind);
+    rejection->set_name(policy_newer_->name);
+  }
+  rejection->set_reason(absl::StrCat("this data plane understands policy of schema version ", version, "; version ",
+                                     policy_newer_ ? kSchemaVersion : kSchemaVersionMin, " is needed, upgrade it"));
 }
 
 void Hub::PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog) {
@@ -455,13 +484,8 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   session->endpoints.acked = session->endpoints.settled = endpoints_known ? hello.endpoints_version() : 0;
   state.set_applied_endpoints_version(session->endpoints.acked);
 
-  if (hello.schema_version() < kSchemaVersion) {
-    session->too_old = true;
-    state.set_rejected_revision(policy_ == nullptr ? 0 : policy_->revision);
-    state.add_rejections()->set_reason(absl::StrCat("this data plane understands policy of schema version ",
-                                                    hello.schema_version(), "; version ", kSchemaVersion,
-                                                    " is needed, upgrade it"));
-  }
+  session->schema_version = hello.schema_version();
+  JudgeOlder(entry);
   v1::ControlPlaneMessage message;
   message.mutable_welcome()->set_control_plane_version(kVersion);
   message.mutable_welcome()->set_takes_reports(true);
@@ -618,6 +642,7 @@ std::optional<grpc::ByteBuffer> Hub::NextChunk(Lane* lane) {
 }
 
 std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& session) {
+  static const std::shared_ptr<const EncodedUpdate> no_update;
   std::lock_guard lock(mu_);
   if (session->welcome) return std::exchange(session->welcome, std::nullopt);
   if (!session->commands.empty()) {
@@ -626,7 +651,7 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
     counts_.bytes_sent += command.Length();
     return command;
   }
-  if (session->too_old || session->held) return std::nullopt;
+  if (session->held) return std::nullopt;
   // Before the endpoints that it is about.
   if (auto operations = NextOperations(session.get())) return operations;
   // Endpoints first: a policy that is served before its endpoints are known answers 503 for a moment.
@@ -638,8 +663,13 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
   }
   if (auto chunk = NextChunk(&endpoints)) return chunk;
   Lane& policy = session->policy;
-  if (policy.in_flight == nullptr && policy_update_ != nullptr && policy_update_->to != policy.settled) {
-    policy.in_flight = policy_update_;
+  // Null for an older data plane where it would ignore some of it: it goes on with what it has.
+  const std::shared_ptr<const EncodedUpdate>& update = session->schema_version >= kSchemaVersion ? policy_update_
+                                                       : session->schema_version >= kSchemaVersionMin
+                                                           ? policy_update_older_
+                                                           : no_update;
+  if (policy.in_flight == nullptr && update != nullptr && update->to != policy.settled) {
+    policy.in_flight = update;
     policy.next_chunk = 0;
   }
   return NextChunk(&policy);

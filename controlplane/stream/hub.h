@@ -39,8 +39,10 @@ struct EncodedUpdate {
   std::vector<grpc::ByteBuffer> chunks;
 };
 
-// The full update to `state`.
-std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state);
+// The full update to `state`, for readers of `schema_version` and above; it has nothing that they do not know.
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, uint32_t schema_version);
+// What of `state` a reader of `schema_version` does not know; none: nothing.
+std::optional<ResourceKey> FirstNewer(const PolicyState& state, uint32_t schema_version);
 // The update from `previous` (null: full) to `catalog`.
 std::shared_ptr<const EncodedUpdate> EncodeEndpoints(const std::string& endpoints_epoch, const EndpointCatalog& catalog,
                                                      const EndpointCatalog* previous);
@@ -158,7 +160,8 @@ class Hub {
   std::vector<v1::DataPlaneState> DataPlanes() const;
   // The newest report of each that is connected, by name.
   std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Reports() const;
-  // Services of Consul that get requests, by all reports together: a magnitude in powers of two. See ConsulWatcherOptions.
+  // Services of Consul that get requests, by all reports together: a magnitude in powers of two. See
+  // ConsulWatcherOptions.
   std::map<ConsulKey, uint32_t> BusyServices() const;
   // Connected data planes that are not known to do as the newest overrides say, by name; none where there never were
   // any.
@@ -189,6 +192,8 @@ class Hub {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Why a data plane with this hello is sent nothing; empty: it is.
   std::string ReasonToHold(const v1::Hello& hello) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Tells an entry of an older version what it is not sent, and why.
+  void JudgeOlder(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PruneGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The session that a command for `name` goes to.
   absl::StatusOr<std::shared_ptr<Session>> FindForCommand(const std::string& name) const
@@ -207,6 +212,11 @@ class Hub {
   mutable std::mutex mu_;
   std::shared_ptr<const PolicyState> policy_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> policy_update_ ABSL_GUARDED_BY(mu_);
+  // Of `policy_`, for data planes of an older version: made with the first one that there is. Null: it has
+  // `policy_newer_`, which they do not know.
+  std::shared_ptr<const EncodedUpdate> policy_update_older_ ABSL_GUARDED_BY(mu_);
+  std::optional<ResourceKey> policy_newer_ ABSL_GUARDED_BY(mu_);
+  bool older_made_ ABSL_GUARDED_BY(mu_) = false;
   std::shared_ptr<const EndpointCatalog> catalog_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_full_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none

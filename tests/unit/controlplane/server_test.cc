@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "common/base/admin_protocol.h"
+#include "common/policy/schema_version.h"
 #include "gateway/v1/admin.grpc.pb.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "google/rpc/status.pb.h"
@@ -576,7 +577,7 @@ TEST_F(ServerTest, ReadyAsksBothListeners) {
 TEST_F(ServerTest, ADataPlaneThatIsTooOldIsSentNothingAndShownWithTheReason) {
   FakeDataPlane dp = DataPlane("old");
   v1::Hello hello = dp.HelloMessage();
-  hello.set_schema_version(kSchemaVersion - 1);
+  hello.set_schema_version(kSchemaVersionMin - 1);
   ASSERT_TRUE(dp.Send(hello));
   auto welcome = dp.Read();
   ASSERT_TRUE(welcome && welcome->has_welcome());
@@ -585,6 +586,55 @@ TEST_F(ServerTest, ADataPlaneThatIsTooOldIsSentNothingAndShownWithTheReason) {
   EXPECT_TRUE(absl::StrContains(StateOf("old").rejections(0).reason(), "schema version"));
   EXPECT_EQ(StateOf("old").rejected_revision(), 2u);
   EXPECT_EQ(control_plane_->hub().counts().updates_sent, 0u);
+}
+
+// An upgrade begins with the control plane: what its data planes understand of policy goes on.
+TEST_F(ServerTest, AnOlderDataPlaneIsSentPolicyThatItUnderstandsAndNoOther) {
+  FakeDataPlane dp = DataPlane("old");
+  v1::Hello hello = dp.HelloMessage();
+  hello.set_schema_version(kSchemaVersionMin);
+  ASSERT_TRUE(dp.Send(hello));
+  ASSERT_TRUE(dp.Read()->has_welcome());
+  EXPECT_EQ(dp.ReadPolicy()[0].schema_version(), kSchemaVersionMin);
+  ASSERT_TRUE(dp.Ack(1));
+  ASSERT_EQ(MustApply({StaticService("svc")}), 2u);
+  EXPECT_EQ(dp.ReadPolicy()[0].to(), 2u);
+  ASSERT_TRUE(dp.Ack(2));
+  ASSERT_TRUE(Serves("old", 2));
+
+  v1::Resource encrypted = StaticService("private");
+  encrypted.mutable_service()->mutable_tls()->set_server_name("private.example");
+  ASSERT_EQ(MustApply({encrypted}), 3u);
+  ASSERT_EQ(StateOf("old").rejected_revision(), 3u);
+  ASSERT_EQ(StateOf("old").rejections_size(), 1);
+  EXPECT_EQ(StateOf("old").rejections(0).kind(), "Service");
+  EXPECT_EQ(StateOf("old").rejections(0).name(), "private");
+  EXPECT_TRUE(absl::StrContains(StateOf("old").rejections(0).reason(), "schema version 2; version 3 is needed"));
+  EXPECT_EQ(StateOf("old").applied_revision(), 2u) << "it goes on with what it has";
+  // One that comes with this policy in force is told so at once.
+  FakeDataPlane later = DataPlane("later");
+  hello = later.HelloMessage();
+  hello.set_schema_version(kSchemaVersionMin);
+  ASSERT_TRUE(later.Send(hello));
+  ASSERT_TRUE(later.Read()->has_welcome());
+  EXPECT_EQ(StateOf("later").rejected_revision(), 3u);
+  FakeDataPlane current = DataPlane("current");
+  ASSERT_TRUE(current.Hello());
+  ASSERT_TRUE(current.Read()->has_welcome());
+  EXPECT_EQ(current.ReadPolicy()[0].schema_version(), kSchemaVersion);
+
+  grpc::ClientContext context;
+  v1::DeleteRequest remove;
+  remove.set_kind("Service");
+  remove.set_name("private");
+  v1::DeleteResponse removed;
+  ASSERT_TRUE(admin_->Delete(&context, remove, &removed).ok());
+  for (FakeDataPlane* each : {&dp, &later}) {
+    EXPECT_EQ(each->ReadPolicy()[0].to(), 4u);
+    ASSERT_TRUE(each->Ack(4));
+  }
+  ASSERT_TRUE(Serves("old", 4));
+  EXPECT_EQ(StateOf("old").rejections_size(), 0);
 }
 
 TEST_F(ServerTest, WhatIsNotInTheProtocolEndsTheStreamWithAReason) {
