@@ -322,10 +322,10 @@ TEST(ConsulWatcher, AServiceThatGetsRequestsGetsAWatchOfItsOwn) {
   ConsulWatcherOptions options = OptionsFor(consul);
   options.watches_max = 10;
   options.busy_interval = 20ms;
-  std::atomic<int> busiest{0};
-  options.busy = [&busiest] {
+  std::atomic<int> busy_from{40};
+  options.busy = [&busy_from] {
     std::map<ConsulKey, uint32_t> busy;
-    if (busiest > 0) busy[{"", "s" + std::to_string(busiest)}] = 10;
+    for (int i = busy_from; i < 40; ++i) busy[{"", "s" + std::to_string(i)}] = 10;
     return busy;
   };
   Watched watched(options);
@@ -334,19 +334,21 @@ TEST(ConsulWatcher, AServiceThatGetsRequestsGetsAWatchOfItsOwn) {
   for (int i = 10; i < 40; ++i) ASSERT_TRUE(watched.Wait(Serves("s" + std::to_string(i), std::to_string(8000 + i))));
   ASSERT_TRUE(WaitFor([&] { return consul.blocked() == 4; }));
   EXPECT_EQ(consul.requests("/v1/health/service/s39?stale&index="), 0);
-  busiest = 39;
+  busy_from = 39;
   ASSERT_TRUE(WaitFor([&] { return consul.requests("/v1/health/service/s39?stale&index=") > 0; }));
   EXPECT_LE(consul.connections(), 10);
-  // Its successor has to be four times as busy, and it has only just got it.
-  busiest = 38;
+  busy_from = 38;
   ASSERT_TRUE(WaitFor([&] { return consul.requests("/v1/health/service/s38?stale&index=") > 0; }))
-      << "the other one of the two is still idle";
+      << "in the place of the one that is idle";
+  const int asked = consul.requests("/v1/health/service/s37?stale&index=");
+  busy_from = 37;  // as busy as those that have watches: not worth it
   consul.SetService("s38", {9038});
   ASSERT_TRUE(watched.Wait(Serves("s38", "9038")));
   consul.SetService("s39", {9039});
   ASSERT_TRUE(watched.Wait(Serves("s39", "9039")));
   consul.SetService("s20", {9020});
   ASSERT_TRUE(watched.Wait(Serves("s20", "9020"))) << "by the sweep that the catalog asks for";
+  EXPECT_EQ(consul.requests("/v1/health/service/s37?stale&index="), asked);
 }
 
 TEST(ConsulWatcher, ServiceThatChangesAllTheTimeIsReadAtAPace) {
