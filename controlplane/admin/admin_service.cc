@@ -848,10 +848,9 @@ absl::Status AdminService::SetOverride(const v1::SetEndpointRequest& request, co
     }
   }
   if (std::find(names.begin(), names.end(), endpoint) == names.end()) {
-    return absl::NotFoundError(
-        absl::StrCat("service '", request.service(), "' has no endpoint ", endpoint,
-                     names.empty() ? "" : absl::StrCat("; ", DidYouMean(endpoint, names)),
-                     "; see gatewayctl endpoints ", request.service()));
+    return absl::NotFoundError(absl::StrCat("service '", request.service(), "' has no endpoint ", endpoint,
+                                            names.empty() ? "" : absl::StrCat("; ", DidYouMean(endpoint, names)),
+                                            "; see gatewayctl endpoints ", request.service()));
   }
   v1::EndpointOverride* made = response->mutable_override();
   made->set_service(request.service());
@@ -872,7 +871,7 @@ absl::Status AdminService::SetOverride(const v1::SetEndpointRequest& request, co
     SetTime(now + duration, made->mutable_until());
     how_long = absl::StrCat("for ", FormatDuration(request.duration()));
   }
-  made->set_actor(!caller.name.empty()                ? caller.name
+  made->set_actor(!caller.name.empty()                 ? caller.name
                   : !request.context().actor().empty() ? request.context().actor()
                                                        : caller.address);
   if (absl::Status s = operations_.overrides->Set(*made); !s.ok()) return s;
@@ -902,15 +901,17 @@ grpc::ServerUnaryReactor* AdminService::SetEndpoint(grpc::CallbackServerContext*
     return refuse(absl::StrCat("weight: expected at most ", kEndpointWeightMax));
   }
   if (request->up() && request->has_duration()) return refuse("duration: `up` has none");
-  return Later(context, [this, caller = CallerOf(context), request, response,
-                         endpoint = EndpointName(address->host, address->port)]() -> absl::Status {
-    if (!request->up()) return SetOverride(*request, endpoint, caller, response);
-    if (absl::Status s = operations_.overrides->Clear(request->service(), endpoint); !s.ok()) return s;
-    const std::string what = absl::StrCat(endpoint, " of '", request->service(), "': as policy has it again");
-    spdlog::info("{}, by '{}' from {}", what, caller.name, caller.address);
-    audit_->Done(caller, what, absl::Now());
-    return absl::OkStatus();
-  });
+  return Later(context,
+               [this, caller = CallerOf(context), request, response,
+                endpoint = EndpointName(address->host, address->port)]() -> absl::Status {
+                 if (!request->up()) return SetOverride(*request, endpoint, caller, response);
+                 if (absl::Status s = operations_.overrides->Clear(request->service(), endpoint); !s.ok()) return s;
+                 const std::string what =
+                     absl::StrCat(endpoint, " of '", request->service(), "': as policy has it again");
+                 spdlog::info("{}, by '{}' from {}", what, caller.name, caller.address);
+                 audit_->Done(caller, what, absl::Now());
+                 return absl::OkStatus();
+               });
 }
 
 grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext* context,
@@ -935,8 +936,8 @@ grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext*
   const bool back = request->level() == v1::LoggingSection::LEVEL_UNSPECIFIED;
   if (!back) SetTime(now + duration, response->mutable_until());
   const std::string what = absl::StrCat(
-      "log level of ", request->data_plane().empty() ? "the control plane" : absl::StrCat("'", request->data_plane(), "'"),
-      ": ",
+      "log level of ",
+      request->data_plane().empty() ? "the control plane" : absl::StrCat("'", request->data_plane(), "'"), ": ",
       back ? "as its bootstrap file has it"
            : absl::StrCat(absl::AsciiStrToLower(v1::LoggingSection::Level_Name(request->level())), " for ",
                           absl::FormatDuration(duration)));

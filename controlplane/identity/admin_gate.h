@@ -81,8 +81,8 @@ class AdminGate final : public v1::Admin::CallbackService {
   absl::Status IdentifyByCertificate(const std::string& certificate, Caller* caller) const;
 
   template <typename Request, typename Response>
-  grpc::ServerUnaryReactor* Unary(absl::string_view method, grpc::CallbackServerContext* context, const Request* request,
-                                  Response* response,
+  grpc::ServerUnaryReactor* Unary(absl::string_view method, grpc::CallbackServerContext* context,
+                                  const Request* request, Response* response,
                                   grpc::ServerUnaryReactor* (AdminService::*call)(grpc::CallbackServerContext*,
                                                                                   const Request*, Response*)) {
     if (const grpc::Status refusal = Admit(method, context); !refusal.ok()) {
