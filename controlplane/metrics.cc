@@ -148,6 +148,8 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
   }
   families.Gauge("gateway_controlplane_endpoints_version", "The version of the endpoints from Consul.",
                  static_cast<double>(counts.endpoints_version));
+  families.Gauge("gateway_controlplane_endpoint_overrides", "Endpoints that operators have set at run time.",
+                 static_cast<double>(counts.overrides));
   const QuotaService::Stats leases = quota.stats();
   families.Gauge("gateway_controlplane_quota_streams", "Data planes with a lease stream.",
                  static_cast<double>(leases.streams));
@@ -166,6 +168,10 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
     const std::shared_ptr<const EndpointCatalog> catalog = hub.endpoints();
     families.Gauge("gateway_controlplane_consul_reachable", "Whether the newest read of Consul succeeded.",
                    catalog != nullptr && catalog->reachable ? 1 : 0);
+    families.Gauge("gateway_controlplane_consul_services", "Services that are followed in Consul.",
+                   catalog == nullptr ? 0 : static_cast<double>(catalog->sets.size()));
+    families.Gauge("gateway_controlplane_consul_watches", "Services that have a watch of their own.",
+                   catalog == nullptr ? 0 : static_cast<double>(catalog->watches));
   }
   AddProcess(&families);
   return prometheus::TextSerializer().Serialize(families.all());

@@ -14,11 +14,14 @@
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "common/base/descriptors.h"
+#include "common/base/log_level.h"
 #include "common/base/metrics_http.h"
 #include "common/config/bootstrap.h"
+#include "common/config/codec.h"
 #include "controlplane/acceptor.h"
 #include "controlplane/admin/admin_service.h"
 #include "controlplane/admin/reflection.h"
+#include "controlplane/endpoint_overrides.h"
 #include "controlplane/identity/admin_gate.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/caller.h"
@@ -42,8 +45,9 @@ namespace {
 constexpr int kAdminMessageBytesMax = 128 << 20;
 // A data plane sends hellos and acks; the longest is a NACK with many rejections.
 constexpr int kStreamMessageBytesMax = 1 << 20;
-// Of what RLIMIT_NOFILE allows, as many stay for Consul's watches (90), the database, the metrics port, the log.
-constexpr size_t kReservedDescriptors = 256;
+// Of what RLIMIT_NOFILE allows, as many stay for the database, the metrics port, the log, and as many more for Consul's
+// watches (consul.max_watches).
+constexpr size_t kReservedDescriptors = 166;
 // From the first bytes of a connection to the client's SETTINGS, a TLS handshake included.
 constexpr int kHandshakeTimeoutMs = 10'000;
 constexpr std::chrono::milliseconds kProbeTimeout{1000};  // of each listener
@@ -79,9 +83,11 @@ void LogFromGrpc(gpr_log_func_args* args) {
 
 // Of descriptors that the process may have, three quarters are for streams and a quarter is for operators; with half of
 // its share one address leaves room for the others.
-AcceptorOptions BoundsOf(size_t wanted, size_t quarters, std::chrono::milliseconds first_bytes_timeout) {
+AcceptorOptions BoundsOf(size_t wanted, size_t quarters, size_t watches,
+                         std::chrono::milliseconds first_bytes_timeout) {
   const size_t limit = DescriptorLimit();
-  const size_t available = limit > 2 * kReservedDescriptors ? limit - kReservedDescriptors : limit / 2;
+  const size_t reserved = kReservedDescriptors + watches;
+  const size_t available = limit > 2 * reserved ? limit - reserved : limit / 2;
   AcceptorOptions options;
   options.connections_max = std::max<size_t>(std::min(wanted, available / 4 * quarters), 2);
   options.connections_per_address_max = options.connections_max / 2;
@@ -229,12 +235,14 @@ struct ControlPlane::Impl {
   std::unique_ptr<ReloadingTls> stream_tls, admin_tls;  // null: cleartext
   std::unique_ptr<Hub> hub;
   std::unique_ptr<QuotaService> quota_service;
-  std::unique_ptr<ConsulRegistration> registration;  // null: no Consul
+  std::shared_ptr<ConsulRegistration> registration;  // null: no Consul; the hub tells it, too
   std::unique_ptr<ConsulWatcher> watcher;            // likewise
   std::unique_ptr<Publisher> publisher;
   std::unique_ptr<ConfigService> config_service;
   std::unique_ptr<Tokens> tokens;
   std::unique_ptr<AuditLog> audit;
+  std::unique_ptr<EndpointOverrides> overrides;
+  std::unique_ptr<LogLevel> log_level;
   std::unique_ptr<AdminService> admin_service;
   std::unique_ptr<AdminGate> admin_gate;
   std::unique_ptr<Reflection> stream_reflection;
@@ -275,12 +283,12 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   // Bound before the database is opened: of two control planes by mistake, the second ends here.
   absl::StatusOr<std::unique_ptr<Acceptor>> stream =
       ListenOn("control_plane.stream_listen", section.stream_listen(), impl.stream_tls.get(),
-               BoundsOf(options.stream_connections_max, 3, options.first_bytes_timeout));
+               BoundsOf(options.stream_connections_max, 3, config.consul().max_watches(), options.first_bytes_timeout));
   if (!stream.ok()) return stream.status();
   impl.stream_acceptor = *std::move(stream);
   absl::StatusOr<std::unique_ptr<Acceptor>> admin =
       ListenOn("control_plane.admin_listen", section.admin_listen(), impl.admin_tls.get(),
-               BoundsOf(options.admin_connections_max, 1, options.first_bytes_timeout));
+               BoundsOf(options.admin_connections_max, 1, config.consul().max_watches(), options.first_bytes_timeout));
   if (!admin.ok()) return admin.status();
   impl.admin_acceptor = *std::move(admin);
   absl::StatusOr<std::unique_ptr<MetricsHttp>> metrics =
@@ -314,12 +322,6 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
       spdlog::warn("the list of data planes is not kept: {}", std::string(status.message()));
     }
   };
-  impl.hub = std::make_unique<Hub>(options.hub);
-  QuotaAllocator::Options quota;
-  for (const RosterEntry& known : options.hub.expected) {
-    if (!known.lost_since) quota.expected.push_back(known.name);
-  }
-  impl.quota_service = std::make_unique<QuotaService>(std::move(quota), impl.stream_tls != nullptr);
   const bool consul = !config.consul().address().empty();
   if (consul) {
     RegistrationOptions registration;
@@ -328,7 +330,16 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     registration.service_name = config.consul().service_name();
     registration.check_interval = ToMillis(config.consul().health_check().interval());
     registration.check_timeout = ToMillis(config.consul().health_check().timeout());
-    impl.registration = std::make_unique<ConsulRegistration>(std::move(registration));
+    impl.registration = std::make_shared<ConsulRegistration>(std::move(registration));
+    options.hub.forgotten = [registration = impl.registration](const std::string& name) { registration->Forget(name); };
+  }
+  impl.hub = std::make_unique<Hub>(options.hub);
+  QuotaAllocator::Options quota;
+  for (const RosterEntry& known : options.hub.expected) {
+    if (!known.lost_since) quota.expected.push_back(known.name);
+  }
+  impl.quota_service = std::make_unique<QuotaService>(std::move(quota), impl.stream_tls != nullptr);
+  if (consul) {
     options.config.registered = [r = impl.registration.get()](const RegisteredInstance& i) { r->Register(i); };
     options.config.said_goodbye = [r = impl.registration.get()](const std::string& name) { r->Deregister(name); };
 
@@ -336,6 +347,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     watcher.address = config.consul().address();
     watcher.token = config.consul().token();
     watcher.state_file = absl::StrCat(section.database(), ".endpoints");
+    watcher.watches_max = static_cast<int>(config.consul().max_watches());
+    watcher.busy = [hub = impl.hub.get()] { return hub->BusyServices(); };
     impl.watcher = std::make_unique<ConsulWatcher>(
         std::move(watcher), [hub = impl.hub.get()](std::shared_ptr<const EndpointCatalog> catalog) {
           hub->PublishEndpoints(std::move(catalog));
@@ -369,9 +382,39 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   }
   impl.audit = std::make_unique<AuditLog>(&impl.publisher->store(), section.audit_log().path());
   if (absl::Status s = impl.audit->CheckFile(); !s.ok()) return s;
+  EndpointOverrides::Options overrides;
+  overrides.publish = [&impl](const std::vector<v1::EndpointOverride>& all) { impl.hub->PublishOverrides(all); };
+  overrides.ended = [&impl](const v1::EndpointOverride& ended) {
+    Caller nobody;
+    nobody.action = "EndpointOverrideEnded";
+    impl.audit->Done(nobody,
+                     absl::StrCat(ended.endpoint(), " of '", ended.service(), "' is as policy has it again; was ",
+                                  DescribeOverride(ended), " by '", ended.actor(), "'"),
+                     absl::Now());
+  };
+  absl::StatusOr<std::unique_ptr<EndpointOverrides>> opened_overrides =
+      EndpointOverrides::Open(&impl.publisher->store(), std::move(overrides));
+  if (!opened_overrides.ok()) return opened_overrides.status();
+  impl.overrides = *std::move(opened_overrides);
+  impl.log_level = std::make_unique<LogLevel>(config.logging().level());
+  const auto metrics_text = [&impl, consul] {
+    return RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service,
+                         {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
+                         consul);
+  };
+  AdminOperations operations{impl.overrides.get(), impl.log_level.get(), [metrics_text, config] {
+                               v1::DiagnoseResponse response;
+                               v1::DiagnosticFile* file = response.add_files();
+                               file->set_name("bootstrap.yaml");
+                               file->set_content(EncodeYaml(config));  // secrets as "redacted"
+                               file = response.add_files();
+                               file->set_name("metrics.txt");
+                               file->set_content(metrics_text());
+                               return response;
+                             }};
   impl.admin_service =
       std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(), impl.audit.get(),
-                                     section.name().empty() ? HostName() : section.name());
+                                     std::move(operations), section.name().empty() ? HostName() : section.name());
   AdminGateOptions gate;
   gate.required = impl.admin_tls != nullptr || section.require_credentials();
   gate.shared_client_ca = [admin = impl.admin_tls.get(), stream = impl.stream_tls.get()] {
@@ -379,12 +422,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   };
   impl.admin_gate = std::make_unique<AdminGate>(impl.admin_service.get(), impl.tokens.get(), impl.audit.get(), gate);
 
-  impl.metrics->Handle("/metrics", [&impl, consul] {
-    return HttpReply{
-        200, "text/plain; version=0.0.4; charset=utf-8",
-        RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service,
-                      {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
-                      consul)};
+  impl.metrics->Handle("/metrics", [metrics_text] {
+    return HttpReply{200, "text/plain; version=0.0.4; charset=utf-8", metrics_text()};
   });
   impl.metrics->Handle("/health", Readiness::HealthReply);
   impl.metrics->Handle("/ready", [&impl] {
@@ -426,6 +465,8 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.admin_server.reset();
   impl.admin_gate.reset();
   impl.admin_service.reset();
+  impl.overrides.reset();
+  impl.log_level.reset();
   impl.audit.reset();
   impl.tokens.reset();
   impl.config_service.reset();

@@ -25,7 +25,7 @@ namespace {
 constexpr int kApplicationId = 0x47574350;
 
 // One entry for each schema version, in order; never edited once released, only added to.
-const std::array<const char*, 2> kMigrations = {R"sql(
+const std::array<const char*, 3> kMigrations = {R"sql(
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE resources(
   kind TEXT NOT NULL,
@@ -68,6 +68,14 @@ CREATE TABLE audit(
   actor TEXT NOT NULL,
   body BLOB NOT NULL) STRICT;  -- gateway.v1.AuditEntry, without its number
 CREATE INDEX audit_by_actor ON audit(actor, number);
+)sql",
+                                                R"sql(
+CREATE TABLE overrides(
+  service TEXT NOT NULL,
+  endpoint TEXT NOT NULL,
+  body BLOB NOT NULL,          -- gateway.v1.EndpointOverride
+  checksum INTEGER NOT NULL,
+  PRIMARY KEY(service, endpoint)) STRICT;
 )sql"};
 
 // A page of history is cut here, to stay below gRPC's 4 MiB.
@@ -99,7 +107,8 @@ uint32_t RowChecksum(const ResourceKey& key, absl::string_view body, uint64_t re
   return Crc32c(crc, body);
 }
 
-uint32_t TokenChecksum(absl::string_view name, absl::string_view digest, absl::string_view body) {
+// Of a token (its name and digest) and of an override (its service and endpoint).
+uint32_t ItemChecksum(absl::string_view name, absl::string_view digest, absl::string_view body) {
   return Crc32c(Crc32c(Crc32c(0, absl::StrCat(name, "\n")), digest), body);
 }
 
@@ -296,6 +305,16 @@ struct Store::Impl {
   int OpenFile(const std::string& path, int flags);
   absl::Status Migrate(int from, int to);
   absl::Status Backup(const std::string& to);
+  std::string BackupPath(int schema) const { return absl::StrCat(options.path, ".schema", schema, ".backup"); }
+  // What an older version, which knows schemas up to `newest`, can go back to.
+  std::string BackupHint(int newest) const {
+    for (int schema = newest; schema > 0; --schema) {
+      if (access(BackupPath(schema).c_str(), F_OK) != 0) continue;
+      return absl::StrCat("; to go back, put its copy of before the upgrade, '", BackupPath(schema),
+                          "', in its place (and remove its -wal and -shm); revisions made since are not in it");
+    }
+    return "; to go back, restore a backup of before the upgrade";
+  }
   absl::Status Load();
   absl::Status Damaged(const ResourceKey& key, absl::string_view what) {
     ++errors;
@@ -401,9 +420,9 @@ absl::Status Store::Impl::Open() {
   const int newest = static_cast<int>(kMigrations.size() + options.further_migrations.size());
   if (*version > newest) {
     ++errors;
-    return absl::FailedPreconditionError(absl::StrCat("cannot open the database '", options.path,
-                                                      "': it was written by a newer version (its schema is ", *version,
-                                                      ", this version knows ", newest, "); it was left as it is"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot open the database '", options.path, "': it was written by a newer version (its schema is ",
+                     *version, ", this version knows ", newest, "); it was left as it is", BackupHint(newest)));
   }
   absl::StatusOr<std::string> check = One("PRAGMA quick_check(1)");
   if (!check.ok()) return check.status();
@@ -436,7 +455,7 @@ absl::Status Store::Impl::Open() {
 
 absl::Status Store::Impl::Migrate(int from, int to) {
   if (from > 0) {
-    const std::string copy = absl::StrCat(options.path, ".schema", from, ".backup");
+    const std::string copy = BackupPath(from);
     if (absl::Status s = Backup(copy); !s.ok()) return s;
     spdlog::info("database '{}': schema {} -> {}; a copy of the old one is '{}'", options.path, from, to, copy);
   }
@@ -688,7 +707,7 @@ absl::StatusOr<std::vector<StoredToken>> Store::LoadTokens() {
     StoredToken& each = all.emplace_back();
     const std::string name = row.Text(0);
     const std::string digest(row.Blob(1)), body(row.Blob(2));
-    if (row.Int(3) != TokenChecksum(name, digest, body) || digest.size() != each.digest.size() ||
+    if (row.Int(3) != ItemChecksum(name, digest, body) || digest.size() != each.digest.size() ||
         !each.token.ParseFromString(body) || each.token.name() != name) {
       ++impl_->errors;
       return absl::DataLossError(absl::StrCat("the database '", impl_->options.path, "' is damaged: the token '", name,
@@ -706,7 +725,44 @@ absl::Status Store::PutToken(const StoredToken& token) {
     const std::string body = token.token.SerializeAsString();
     Statement put(impl_->db, "INSERT OR REPLACE INTO tokens(name, digest, body, checksum) VALUES(?,?,?,?)");
     put.Bind(token.token.name()).BindBlob(BytesOf(token.digest)).BindBlob(body);
-    return put.Bind(TokenChecksum(token.token.name(), BytesOf(token.digest), body)).Run();
+    return put.Bind(ItemChecksum(token.token.name(), BytesOf(token.digest), body)).Run();
+  });
+}
+
+absl::StatusOr<std::vector<v1::EndpointOverride>> Store::LoadOverrides() {
+  std::lock_guard lock(impl_->mu);
+  std::vector<v1::EndpointOverride> all;
+  Statement row(impl_->db, "SELECT service, endpoint, body, checksum FROM overrides ORDER BY service, endpoint");
+  while (row.Step()) {
+    v1::EndpointOverride& each = all.emplace_back();
+    const std::string service = row.Text(0), endpoint = row.Text(1), body(row.Blob(2));
+    if (row.Int(3) != ItemChecksum(service, endpoint, body) || !each.ParseFromString(body) ||
+        each.service() != service || each.endpoint() != endpoint) {
+      ++impl_->errors;
+      return absl::DataLossError(absl::StrCat("the database '", impl_->options.path, "' is damaged: what was set for ",
+                                              endpoint, " of '", service,
+                                              "' cannot be read; restore a backup of the file"));
+    }
+  }
+  if (row.rc() != SQLITE_OK) return impl_->Error(row.rc(), "read");
+  return all;
+}
+
+absl::Status Store::PutOverride(const v1::EndpointOverride& override) {
+  std::lock_guard lock(impl_->mu);
+  return impl_->Transact([&] {
+    const std::string body = override.SerializeAsString();
+    Statement put(impl_->db, "INSERT OR REPLACE INTO overrides(service, endpoint, body, checksum) VALUES(?,?,?,?)");
+    put.Bind(override.service()).Bind(override.endpoint()).BindBlob(body);
+    return put.Bind(ItemChecksum(override.service(), override.endpoint(), body)).Run();
+  });
+}
+
+absl::Status Store::DeleteOverride(const std::string& service, const std::string& endpoint) {
+  std::lock_guard lock(impl_->mu);
+  return impl_->Transact([&] {
+    Statement erase(impl_->db, "DELETE FROM overrides WHERE service = ? AND endpoint = ?");
+    return erase.Bind(service).Bind(endpoint).Run();
   });
 }
 

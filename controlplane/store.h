@@ -122,6 +122,12 @@ class Store {
   // Adds or replaces the token of its name. Durable when it returns OK, like a Commit.
   absl::Status PutToken(const StoredToken& token);
 
+  // What operators have set for endpoints, by service and endpoint. DataLoss where a row is damaged.
+  absl::StatusOr<std::vector<v1::EndpointOverride>> LoadOverrides();
+  // Adds or replaces the one of its service and endpoint. Durable when it returns OK, like a Commit.
+  absl::Status PutOverride(const v1::EndpointOverride& override);
+  absl::Status DeleteOverride(const std::string& service, const std::string& endpoint);  // OK where there is none
+
   // Appends to the audit in one transaction, durable like a Commit; sets no numbers in `entries`.
   absl::Status AppendAudit(std::span<const v1::AuditEntry> entries);
   // Entries below `before` (0: all), newest first, at most `limit` and about 2 MiB; of `actor` ("": of all), not older

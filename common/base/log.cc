@@ -161,7 +161,9 @@ std::shared_ptr<QueueSink>& CurrentSink() {
   return sink;
 }
 
-spdlog::level::level_enum LevelOf(v1::LoggingSection::Level level) {
+}  // namespace
+
+spdlog::level::level_enum SpdlogLevelOf(v1::LoggingSection::Level level) {
   switch (level) {
     case v1::LoggingSection::TRACE:
       return spdlog::level::trace;
@@ -176,12 +178,10 @@ spdlog::level::level_enum LevelOf(v1::LoggingSection::Level level) {
   }
 }
 
-}  // namespace
-
 void InitLogging(const v1::LoggingSection& config, const std::string& process) {
   CurrentSink() = std::make_shared<QueueSink>(config.format() != v1::LoggingSection::TEXT, process);
   auto logger = std::make_shared<spdlog::logger>("", CurrentSink());
-  logger->set_level(LevelOf(config.level()));
+  logger->set_level(SpdlogLevelOf(config.level()));
   spdlog::set_default_logger(std::move(logger));
 }
 

@@ -19,6 +19,9 @@ namespace gateway {
 // end of the process by return from main.
 void InitLogging(const v1::LoggingSection& config, const std::string& process);
 
+// `level` in spdlog's terms; unspecified: info.
+spdlog::level::level_enum SpdlogLevelOf(v1::LoggingSection::Level level);
+
 // Lines of this process that were dropped because the reader stalled. Any thread.
 uint64_t DroppedLogLines();
 

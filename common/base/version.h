@@ -4,7 +4,7 @@
 
 namespace gateway {
 
-extern const char kVersion[];  // "0.1.0"
+extern const char kVersion[];  // "0.2.0"
 
 }  // namespace gateway
 

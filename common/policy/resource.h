@@ -11,8 +11,9 @@
 
 namespace gateway {
 
-// The policy language's version, sent in every hello and update. A data plane never ACKs an update of a higher one.
-inline constexpr uint32_t kSchemaVersion = 2;
+// The policy language's version, sent in every hello and update. A data plane never ACKs an update of a higher one. It
+// rises with the first release that adds a kind, a field or an enum value (schema_version.h).
+inline constexpr uint32_t kSchemaVersion = 3;
 
 struct ResourceKey {
   std::string kind;  // "Route"

@@ -9,12 +9,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/base/admin_protocol.h"
+#include "common/base/endpoint_name.h"
 #include "common/base/units.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
@@ -288,11 +290,13 @@ class AdminService::RolloutStream final : public Stream<v1::RolloutResponse> {
   std::optional<std::array<uint32_t, 3>> last_ ABSL_GUARDED_BY(mu_);
 };
 
-AdminService::AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit, std::string name)
+AdminService::AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit, AdminOperations operations,
+                           std::string name)
     : publisher_(publisher),
       hub_(hub),
       tokens_(tokens),
       audit_(audit),
+      operations_(std::move(operations)),
       name_(std::move(name)),
       started_at_(absl::Now()) {
   revocations_ = tokens_->revocations().Add([this] { EndRevoked(); });
@@ -731,6 +735,10 @@ absl::Status AdminService::FillEndpoints(const v1::ListEndpointsRequest& request
   const std::shared_ptr<const PolicyState> state = publisher_->current();
   const std::shared_ptr<const EndpointCatalog> catalog = hub_->endpoints();
   FillExclusions(request.service(), response);
+  for (v1::EndpointOverride& each : OverridesOf(request.service())) *response->add_overrides() = std::move(each);
+  if (response->overrides_size() > 0) {
+    for (std::string& name : hub_->OverridesPending()) response->add_overrides_pending(std::move(name));
+  }
   if (catalog != nullptr) {
     response->set_version(catalog->version);
     response->set_consul_reachable(catalog->reachable);
@@ -780,6 +788,176 @@ grpc::ServerUnaryReactor* AdminService::ListEndpoints(grpc::CallbackServerContex
                                                       const v1::ListEndpointsRequest* request,
                                                       v1::ListEndpointsResponse* response) {
   return Now(context, FillEndpoints(*request, response));
+}
+
+std::vector<v1::EndpointOverride> AdminService::OverridesOf(const std::string& service) const {
+  std::vector<v1::EndpointOverride> all = operations_.overrides->List(service);
+  if (service.empty()) return all;
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  const auto it = state->resources->find({"Service", service});
+  if (it == state->resources->end() || !it->second.resource->service().has_consul()) return all;
+  const v1::ConsulSource& source = it->second.resource->service().consul();
+  if (!source.datacenter().empty() || source.service() == service) return all;
+  // Its own come first: where both are set for an endpoint, they hold.
+  for (v1::EndpointOverride& each : operations_.overrides->List(source.service())) {
+    const bool own = std::any_of(all.begin(), all.end(), [&each](const v1::EndpointOverride& other) {
+      return other.endpoint() == each.endpoint();
+    });
+    if (!own) all.push_back(std::move(each));
+  }
+  return all;
+}
+
+void AdminService::WarnOfOverride(const v1::EndpointOverride& override, const v1::ListEndpointsResponse& endpoints,
+                                  v1::SetEndpointResponse* response) const {
+  std::map<std::string, bool> out;
+  for (const v1::EndpointOverride& each : OverridesOf(override.service())) {
+    out[each.endpoint()] = each.action_case() == v1::EndpointOverride::kDrain || each.weight() == 0;
+  }
+  size_t serving = 0;
+  for (const v1::EndpointSet& set : endpoints.sets()) {
+    for (const v1::Instance& instance : set.instances()) {
+      const bool well = instance.health() == v1::Instance::PASSING || instance.health() == v1::Instance::WARNING;
+      const auto set_to = out.find(EndpointName(instance.address(), instance.port()));
+      if (set_to != out.end() ? well && !set_to->second : well && instance.weight() > 0) ++serving;
+    }
+  }
+  if (serving == 0) {
+    response->add_warnings(absl::StrCat("no endpoint of '", override.service(), "' gets requests now"));
+  }
+  if (override.action_case() != v1::EndpointOverride::kWeight || override.weight() == 0) return;
+  for (const ServicePolicy& service : publisher_->current()->snapshot->services()) {
+    const bool round_robin = service.balance.policy == v1::LoadBalancer::ROUND_ROBIN ||
+                             service.balance.policy == v1::LoadBalancer::POLICY_UNSPECIFIED;
+    if (service.name != override.service() || !round_robin) continue;
+    response->add_warnings(absl::StrCat("'", service.name, "' is balanced by round_robin, which ignores weights"));
+  }
+}
+
+absl::Status AdminService::SetOverride(const v1::SetEndpointRequest& request, const std::string& endpoint,
+                                       const Caller& caller, v1::SetEndpointResponse* response) {
+  const absl::Time now = absl::Now();
+  v1::ListEndpointsRequest list;
+  list.set_service(request.service());
+  v1::ListEndpointsResponse endpoints;
+  if (absl::Status s = FillEndpoints(list, &endpoints); !s.ok()) return s;
+  std::vector<std::string> names;
+  for (const v1::EndpointSet& set : endpoints.sets()) {
+    for (const v1::Instance& instance : set.instances()) {
+      names.push_back(EndpointName(instance.address(), instance.port()));
+    }
+  }
+  if (std::find(names.begin(), names.end(), endpoint) == names.end()) {
+    return absl::NotFoundError(absl::StrCat("service '", request.service(), "' has no endpoint ", endpoint,
+                                            names.empty() ? "" : absl::StrCat("; ", DidYouMean(endpoint, names)),
+                                            "; see gatewayctl endpoints ", request.service()));
+  }
+  v1::EndpointOverride* made = response->mutable_override();
+  made->set_service(request.service());
+  made->set_endpoint(endpoint);
+  if (request.action_case() == v1::SetEndpointRequest::kDrain) {
+    made->set_drain(true);
+  } else {
+    made->set_weight(request.weight());
+  }
+  SetTime(now, made->mutable_set_at());
+  std::string how_long = "until it is taken back";
+  if (request.has_duration()) {
+    const absl::Duration duration =
+        absl::Seconds(request.duration().seconds()) + absl::Nanoseconds(request.duration().nanos());
+    if (duration < absl::Seconds(1) || duration > kOverrideMax) {
+      return absl::InvalidArgumentError("duration: expected 1 s to 366 days");
+    }
+    SetTime(now + duration, made->mutable_until());
+    how_long = absl::StrCat("for ", FormatDuration(request.duration()));
+  }
+  made->set_actor(!caller.name.empty()                 ? caller.name
+                  : !request.context().actor().empty() ? request.context().actor()
+                                                       : caller.address);
+  if (absl::Status s = operations_.overrides->Set(*made); !s.ok()) return s;
+  WarnOfOverride(*made, endpoints, response);
+  const std::string& comment = request.context().comment();
+  const std::string what = absl::StrCat(endpoint, " of '", request.service(), "': ", DescribeOverride(*made), " ",
+                                        how_long, comment.empty() ? "" : absl::StrCat(": ", comment));
+  spdlog::info("{}, by '{}' from {}", what, made->actor(), caller.address);
+  audit_->Done(caller, what, now);
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AdminService::SetEndpoint(grpc::CallbackServerContext* context,
+                                                    const v1::SetEndpointRequest* request,
+                                                    v1::SetEndpointResponse* response) {
+  const absl::StatusOr<HostPort> address = ParseHostPort(request->endpoint());
+  const auto refuse = [&](const std::string& why) { return Now(context, absl::InvalidArgumentError(why)); };
+  if (request->service().empty()) return refuse("service: expected a name");
+  if (!address.ok()) return refuse(absl::StrCat("endpoint: ", address.status().message()));
+  if (request->context().actor().size() > kActorBytesMax || request->context().comment().size() > kCommentBytesMax) {
+    return refuse(absl::StrCat("context: expected an actor of at most ", kActorBytesMax,
+                               " bytes and a comment of at most ", kCommentBytesMax));
+  }
+  const bool expected = request->action_case() == v1::SetEndpointRequest::kWeight || request->drain() || request->up();
+  if (!expected) return refuse("expected `weight`, `drain` or `up`");
+  if (request->weight() > kEndpointWeightMax) {
+    return refuse(absl::StrCat("weight: expected at most ", kEndpointWeightMax));
+  }
+  if (request->up() && request->has_duration()) return refuse("duration: `up` has none");
+  return Later(context,
+               [this, caller = CallerOf(context), request, response,
+                endpoint = EndpointName(address->host, address->port)]() -> absl::Status {
+                 if (!request->up()) return SetOverride(*request, endpoint, caller, response);
+                 if (absl::Status s = operations_.overrides->Clear(request->service(), endpoint); !s.ok()) return s;
+                 const std::string what =
+                     absl::StrCat(endpoint, " of '", request->service(), "': as policy has it again");
+                 spdlog::info("{}, by '{}' from {}", what, caller.name, caller.address);
+                 audit_->Done(caller, what, absl::Now());
+                 return absl::OkStatus();
+               });
+}
+
+grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext* context,
+                                                    const v1::SetLogLevelRequest* request,
+                                                    v1::SetLogLevelResponse* response) {
+  absl::Duration duration = kLogLevelDefault;
+  if (request->has_duration()) {
+    duration = absl::Seconds(request->duration().seconds()) + absl::Nanoseconds(request->duration().nanos());
+  }
+  if (duration < absl::Seconds(1) || duration > kLogLevelMax) {
+    return Now(context, absl::InvalidArgumentError("duration: expected 1 s to 24 h"));
+  }
+  if (!v1::LoggingSection::Level_IsValid(request->level())) {
+    return Now(context, absl::InvalidArgumentError("level: expected trace, debug, info, warn or error"));
+  }
+  if (request->data_plane().empty()) {
+    operations_.log_level->Set(request->level(), absl::ToChronoMilliseconds(duration));
+  } else if (absl::Status s = hub_->SetLogLevel(request->data_plane(), request->level(), duration); !s.ok()) {
+    return Now(context, s);
+  }
+  const absl::Time now = absl::Now();
+  const bool back = request->level() == v1::LoggingSection::LEVEL_UNSPECIFIED;
+  if (!back) SetTime(now + duration, response->mutable_until());
+  const std::string what = absl::StrCat(
+      "log level of ",
+      request->data_plane().empty() ? "the control plane" : absl::StrCat("'", request->data_plane(), "'"), ": ",
+      back ? "as its bootstrap file has it"
+           : absl::StrCat(absl::AsciiStrToLower(v1::LoggingSection::Level_Name(request->level())), " for ",
+                          absl::FormatDuration(duration)));
+  spdlog::info("{}, by '{}' from {}", what, CallerOf(context).name, CallerOf(context).address);
+  audit_->Done(CallerOf(context), what, now);
+  return Now(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* AdminService::Diagnose(grpc::CallbackServerContext* context,
+                                                 const v1::DiagnoseRequest* request, v1::DiagnoseResponse* response) {
+  if (request->data_plane().empty()) {
+    *response = operations_.diagnose();
+    return Now(context, absl::OkStatus());
+  }
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  hub_->Diagnose(request->data_plane(), [reactor, response](absl::StatusOr<v1::Diagnostics> diagnostics) {
+    if (diagnostics.ok()) response->mutable_files()->Swap(diagnostics->mutable_files());
+    reactor->Finish(ToGrpc(diagnostics.status()));
+  });
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* AdminService::CreateToken(grpc::CallbackServerContext* context,

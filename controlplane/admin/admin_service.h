@@ -13,6 +13,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/log_level.h"
+#include "controlplane/endpoint_overrides.h"
 #include "controlplane/executor.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/tokens.h"
@@ -34,13 +36,26 @@ inline constexpr size_t kAdminStreamsMax = 256;
 inline constexpr uint32_t kAuditPageDefault = 100;
 inline constexpr uint32_t kAuditPageMax = 1'000;
 
+inline constexpr uint32_t kEndpointWeightMax = 65'535;  // as policy and Consul have it
+inline constexpr absl::Duration kOverrideMax = absl::Hours(24 * 366);
+inline constexpr absl::Duration kLogLevelDefault = absl::Minutes(5);
+inline constexpr absl::Duration kLogLevelMax = absl::Hours(24);
+
+// What an operator changes at run time, and what a support bundle has of this process.
+struct AdminOperations {
+  EndpointOverrides* overrides;
+  LogLevel* log_level;
+  std::function<v1::DiagnoseResponse()> diagnose;
+};
+
 // Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own. Called
 // by AdminGate, which gRPC serves: contexts are its, with a Caller who may do what is asked, but for the resources that
 // a bound editor touches (Publisher).
 class AdminService final : public v1::Admin::CallbackService {
  public:
   // `name`: what GetServerInfo says it is called.
-  AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit, std::string name = "");
+  AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit, AdminOperations operations,
+               std::string name = "");
   ~AdminService() override;  // waits until every call has ended
 
   // Ends the streaming calls with UNAVAILABLE and refuses new ones.
@@ -84,6 +99,12 @@ class AdminService final : public v1::Admin::CallbackService {
                                        v1::ListLimitsResponse* response) override;
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context, const v1::GetServerInfoRequest* request,
                                           v1::GetServerInfoResponse* response) override;
+  grpc::ServerUnaryReactor* SetEndpoint(grpc::CallbackServerContext* context, const v1::SetEndpointRequest* request,
+                                        v1::SetEndpointResponse* response) override;
+  grpc::ServerUnaryReactor* SetLogLevel(grpc::CallbackServerContext* context, const v1::SetLogLevelRequest* request,
+                                        v1::SetLogLevelResponse* response) override;
+  grpc::ServerUnaryReactor* Diagnose(grpc::CallbackServerContext* context, const v1::DiagnoseRequest* request,
+                                     v1::DiagnoseResponse* response) override;
   grpc::ServerUnaryReactor* CreateToken(grpc::CallbackServerContext* context, const v1::CreateTokenRequest* request,
                                         v1::CreateTokenResponse* response) override;
   grpc::ServerUnaryReactor* ListTokens(grpc::CallbackServerContext* context, const v1::ListTokensRequest* request,
@@ -114,12 +135,20 @@ class AdminService final : public v1::Admin::CallbackService {
   absl::Status FillAudit(const v1::ListAuditRequest& request, v1::ListAuditResponse* response);
   absl::Status FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const;
   void FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const;
+  // Those that concern `service` ("": all), a Service's name or that of a service of Consul.
+  std::vector<v1::EndpointOverride> OverridesOf(const std::string& service) const;
+  absl::Status SetOverride(const v1::SetEndpointRequest& request, const std::string& endpoint, const Caller& caller,
+                           v1::SetEndpointResponse* response);
+  // What is worth a word about an override that was set just now.
+  void WarnOfOverride(const v1::EndpointOverride& override, const v1::ListEndpointsResponse& endpoints,
+                      v1::SetEndpointResponse* response) const;
   absl::Status FillEndpoints(const v1::ListEndpointsRequest& request, v1::ListEndpointsResponse* response) const;
 
   Publisher* const publisher_;
   Hub* const hub_;
   Tokens* const tokens_;
   AuditLog* const audit_;
+  const AdminOperations operations_;
   const std::string name_;
   const absl::Time started_at_;
   uint64_t revocations_ = 0;  // the subscription

@@ -59,6 +59,9 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_UNARY(ListBreakers)
   GATEWAY_UNARY(ListLimits)
   GATEWAY_UNARY(GetServerInfo)
+  GATEWAY_UNARY(SetEndpoint)
+  GATEWAY_UNARY(SetLogLevel)
+  GATEWAY_UNARY(Diagnose)
   GATEWAY_UNARY(CreateToken)
   GATEWAY_UNARY(ListTokens)
   GATEWAY_UNARY(RevokeToken)
@@ -78,8 +81,8 @@ class AdminGate final : public v1::Admin::CallbackService {
   absl::Status IdentifyByCertificate(const std::string& certificate, Caller* caller) const;
 
   template <typename Request, typename Response>
-  grpc::ServerUnaryReactor* Unary(absl::string_view method, grpc::CallbackServerContext* context, const Request* request,
-                                  Response* response,
+  grpc::ServerUnaryReactor* Unary(absl::string_view method, grpc::CallbackServerContext* context,
+                                  const Request* request, Response* response,
                                   grpc::ServerUnaryReactor* (AdminService::*call)(grpc::CallbackServerContext*,
                                                                                   const Request*, Response*)) {
     if (const grpc::Status refusal = Admit(method, context); !refusal.ok()) {

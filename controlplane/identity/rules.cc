@@ -24,6 +24,9 @@ constexpr CallRule kRules[] = {
     {"ListBreakers", v1::Token::VIEWER, CallRule::kReads},
     {"ListLimits", v1::Token::VIEWER, CallRule::kReads},
     {"GetServerInfo", v1::Token::VIEWER, CallRule::kReads},
+    {"SetEndpoint", v1::Token::OPERATOR, CallRule::kChangesFleet},
+    {"SetLogLevel", v1::Token::OPERATOR, CallRule::kChangesFleet},
+    {"Diagnose", v1::Token::ADMIN, CallRule::kReads},  // with bootstrap files
     {"CreateToken", v1::Token::ADMIN, CallRule::kChangesTokens},
     {"ListTokens", v1::Token::ADMIN, CallRule::kReads},
     {"RevokeToken", v1::Token::ADMIN, CallRule::kChangesTokens},

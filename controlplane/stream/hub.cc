@@ -1,6 +1,8 @@
 #include "controlplane/stream/hub.h"
 
 #include <algorithm>
+#include <cmath>
+#include <deque>
 #include <mutex>
 #include <random>
 #include <utility>
@@ -9,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/base/version.h"
+#include "common/policy/schema_version.h"
 #include "google/protobuf/util/time_util.h"
 #include "grpcpp/support/slice.h"
 
@@ -24,6 +27,9 @@ constexpr int kRejectionsKept = 100;
 constexpr size_t kRejectionTextBytesMax = 1024;
 // Of the instances that claim one name, as many are kept.
 constexpr int kRivalsMax = 8;
+// Commands that wait for a data plane that reads slowly.
+constexpr size_t kCommandsMax = 16;
+constexpr uint32_t kMagnitudeMax = 60;  // of BusyService
 // As many names are in a sentence.
 constexpr size_t kNamesTold = 5;
 // In place of an instance's id: it replaces a process that did not say its own (of a version before 0.2).
@@ -61,7 +67,14 @@ std::string NewEpoch() {
 
 }  // namespace
 
-std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state) {
+std::optional<ResourceKey> FirstNewer(const PolicyState& state, uint32_t schema_version) {
+  for (const auto& [key, record] : *state.resources) {
+    if (RequiredSchemaVersion(*record.resource) > schema_version) return key;
+  }
+  return std::nullopt;
+}
+
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, uint32_t schema_version) {
   auto encoded = std::make_shared<EncodedUpdate>();
   encoded->to = state.revision;
   auto it = state.resources->begin();
@@ -71,7 +84,7 @@ std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state) {
     update->set_epoch(state.epoch);
     update->set_to(state.revision);
     update->set_chunk(static_cast<uint32_t>(encoded->chunks.size()));
-    update->set_schema_version(kSchemaVersion);
+    update->set_schema_version(schema_version);
     SetTime(state.committed_at, update->mutable_committed_at());
     size_t bytes = kEnvelopeBytes;
     for (; it != state.resources->end(); ++it) {
@@ -157,7 +170,17 @@ class Hub::Session {
   bool held = false;  // gets no update before an operator has decided
   std::weak_ptr<StreamSink> sink;
   std::optional<grpc::ByteBuffer> welcome;
-  bool too_old = false;  // does not understand this version's policy: gets no update
+  uint32_t schema_version = kSchemaVersion;  // that it understands
+  bool takes_operations = false;
+  uint64_t overrides_sent = 0;  // the version; 0: none yet
+  std::deque<grpc::ByteBuffer> commands;
+  struct Ask {
+    absl::Time until;
+    DiagnoseDone done;
+    v1::Diagnostics answer;
+    size_t bytes = 0;
+  };
+  std::map<uint64_t, Ask> asks;  // by id
   Lane policy;
   Lane endpoints;
 };
@@ -194,9 +217,30 @@ Hub::~Hub() {
   keeper_.join();
 }
 
+std::vector<Hub::DiagnoseDone> Hub::TakeOverdueAsks(absl::Time now) {
+  std::vector<DiagnoseDone> overdue;
+  for (auto& [name, entry] : entries_) {
+    if (entry.session == nullptr) continue;
+    auto& asks = entry.session->asks;
+    for (auto it = asks.begin(); it != asks.end();) {
+      if (it->second.until > now) {
+        ++it;
+        continue;
+      }
+      overdue.push_back(std::move(it->second.done));
+      it = asks.erase(it);
+    }
+  }
+  return overdue;
+}
+
 void Hub::KeepTime() {
   std::unique_lock lock(mu_);
   while (!ending_ || members_changed_) {
+    for (const std::string& name : std::exchange(forgotten_, {})) {
+      // Who is back is not forgotten.
+      if (options_.forgotten && !entries_.contains(name)) options_.forgotten(name);
+    }
     if (std::exchange(members_changed_, false) && options_.save_roster) {
       const std::vector<RosterEntry> members = Members();
       lock.unlock();
@@ -205,11 +249,21 @@ void Hub::KeepTime() {
       continue;
     }
     PruneGone();
-    if (members_changed_) continue;
+    if (members_changed_ || !forgotten_.empty()) continue;
+    if (const std::vector<DiagnoseDone> overdue = TakeOverdueAsks(options_.now()); !overdue.empty()) {
+      lock.unlock();
+      for (const DiagnoseDone& done : overdue) {
+        done(absl::DeadlineExceededError(absl::StrCat("no answer within ", absl::FormatDuration(kDiagnoseWait))));
+      }
+      lock.lock();
+      continue;
+    }
     absl::Time next = absl::InfiniteFuture();
     for (const auto& [name, entry] : entries_) {
       if (entry.session == nullptr) {
         next = std::min(next, Expected(entry) ? entry.since + options_.lost_grace : ForgottenAt(entry));
+      } else {
+        for (const auto& [id, ask] : entry.session->asks) next = std::min(next, ask.until);
       }
       for (const v1::Rival& rival : entry.state.rivals()) {
         next = std::min(next, TimeOf(rival.last_seen()) + options_.rival_kept);
@@ -248,18 +302,39 @@ bool Hub::Expected(const Entry& entry) const {
 }
 
 void Hub::PublishPolicy(std::shared_ptr<const PolicyState> state) {
-  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state);
+  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state, kSchemaVersion);
   {
     std::lock_guard lock(mu_);
     policy_ = std::move(state);
     policy_update_ = std::move(update);
+    older_made_ = false;
+    policy_update_older_ = nullptr;
     ++counts_.updates_encoded;
     for (auto& [name, entry] : entries_) {
-      if (entry.session != nullptr && entry.session->too_old) entry.state.set_rejected_revision(policy_->revision);
+      if (entry.session != nullptr) JudgeOlder(&entry);
     }
   }
   WakeAll();
   ledger_.Notify();
+}
+
+void Hub::JudgeOlder(Entry* entry) {
+  const uint32_t version = entry->session->schema_version;
+  if (version >= kSchemaVersion || policy_ == nullptr) return;
+  if (!std::exchange(older_made_, true)) {
+    policy_newer_ = FirstNewer(*policy_, kSchemaVersionMin);
+    policy_update_older_ = policy_newer_ ? nullptr : EncodePolicy(*policy_, kSchemaVersionMin);
+  }
+  if (version >= kSchemaVersionMin && !policy_newer_) return;
+  entry->state.set_rejected_revision(policy_->revision);
+  entry->state.clear_rejections();
+  v1::Rejection* rejection = entry->state.add_rejections();
+  if (policy_newer_) {
+    rejection->set_kind(policy_newer_->kind);
+    rejection->set_name(policy_newer_->name);
+  }
+  rejection->set_reason(absl::StrCat("this data plane understands policy of schema version ", version, "; version ",
+                                     policy_newer_ ? kSchemaVersion : kSchemaVersionMin, " is needed, upgrade it"));
 }
 
 void Hub::PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog) {
@@ -281,6 +356,15 @@ void Hub::PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog) {
     endpoints_delta_ = std::move(delta);
     counts_.updates_encoded += endpoints_delta_ == nullptr ? 1 : 2;
     counts_.endpoints_version = catalog_->version;
+  }
+  WakeAll();
+}
+
+void Hub::PublishOverrides(std::vector<v1::EndpointOverride> overrides) {
+  {
+    std::lock_guard lock(mu_);
+    overrides_ = std::move(overrides);
+    ++overrides_version_;
   }
   WakeAll();
 }
@@ -328,6 +412,7 @@ void Hub::Refuse(Entry* entry, const v1::Hello& hello, const std::string& addres
 Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink) {
   Attachment attachment;
   std::shared_ptr<StreamSink> replaced;
+  std::map<uint64_t, Session::Ask> cut;
   {
     std::lock_guard lock(mu_);
     Entry& entry = entries_[hello.name()];
@@ -335,13 +420,17 @@ Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, 
                                  hello.replaces_instance() == entry.state.instance_id() ||
                                  hello.replaces_instance() == kReplacesAny;
     if (entry.session == nullptr || takes_its_place) {
-      if (entry.session != nullptr) replaced = entry.session->sink.lock();
+      if (entry.session != nullptr) {
+        replaced = entry.session->sink.lock();
+        cut = std::exchange(entry.session->asks, {});
+      }
       Admit(&entry, hello, address, std::move(sink), &attachment);
     } else {
       Refuse(&entry, hello, address, &attachment);
     }
   }
   if (replaced != nullptr) replaced->Replaced();
+  for (auto& [id, ask] : cut) ask.done(absl::UnavailableError("its stream has ended"));
   keeper_wakes_.notify_one();
   ledger_.Notify();
   return attachment;
@@ -352,6 +441,7 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   auto session = std::make_shared<Session>();
   session->name = hello.name();
   session->sink = std::move(sink);
+  session->takes_operations = hello.takes_operations();
   const absl::Time now = options_.now();
   entry->session = session;
   entry->report = nullptr;
@@ -395,13 +485,8 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   session->endpoints.acked = session->endpoints.settled = endpoints_known ? hello.endpoints_version() : 0;
   state.set_applied_endpoints_version(session->endpoints.acked);
 
-  if (hello.schema_version() < kSchemaVersion) {
-    session->too_old = true;
-    state.set_rejected_revision(policy_ == nullptr ? 0 : policy_->revision);
-    state.add_rejections()->set_reason(absl::StrCat("this data plane understands policy of schema version ",
-                                                    hello.schema_version(), "; version ", kSchemaVersion,
-                                                    " is needed, upgrade it"));
-  }
+  session->schema_version = hello.schema_version();
+  JudgeOlder(entry);
   v1::ControlPlaneMessage message;
   message.mutable_welcome()->set_control_plane_version(kVersion);
   message.mutable_welcome()->set_takes_reports(true);
@@ -415,12 +500,15 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
 }
 
 bool Hub::Detach(const std::shared_ptr<Session>& session, bool said_goodbye) {
+  std::map<uint64_t, Session::Ask> cut;
   {
     std::lock_guard lock(mu_);
+    cut = std::exchange(session->asks, {});
     auto it = entries_.find(session->name);
     if (it == entries_.end() || it->second.session != session) return false;
     it->second.session = nullptr;
     it->second.report = nullptr;
+    it->second.state.clear_log_level();
     it->second.lost = !said_goodbye;
     members_changed_ = true;
     it->second.since = options_.now();
@@ -428,6 +516,7 @@ bool Hub::Detach(const std::shared_ptr<Session>& session, bool said_goodbye) {
     SetTime(it->second.since, it->second.state.mutable_since());
     PruneGone();
   }
+  for (auto& [id, ask] : cut) ask.done(absl::UnavailableError("its stream has ended"));
   keeper_wakes_.notify_one();
   ledger_.Notify();
   return true;
@@ -453,6 +542,7 @@ void Hub::PruneGone() {
       ++it;
     } else if (ForgottenAt(entry) <= now) {
       members_changed_ = members_changed_ || entry.lost;
+      forgotten_.push_back(it->first);
       it = entries_.erase(it);
     } else {
       gone.emplace_back(entry.since, it->first);
@@ -462,7 +552,10 @@ void Hub::PruneGone() {
   if (gone.size() <= options_.gone_max) return;
   std::sort(gone.begin(), gone.end());
   gone.resize(gone.size() - options_.gone_max);
-  for (const auto& [since, name] : gone) entries_.erase(name);
+  for (const auto& [since, name] : gone) {
+    entries_.erase(name);
+    forgotten_.push_back(name);
+  }
   members_changed_ = true;
 }
 
@@ -475,6 +568,7 @@ absl::Status Hub::Forget(const std::string& name) {
       return absl::FailedPreconditionError(absl::StrCat("data plane '", name, "' is connected; nothing was forgotten"));
     }
     entries_.erase(it);
+    forgotten_.push_back(name);
     members_changed_ = true;
   }
   keeper_wakes_.notify_one();
@@ -492,6 +586,7 @@ std::vector<std::string> Hub::ForgetGone() {
         continue;
       }
       names.push_back(it->first);
+      forgotten_.push_back(it->first);
       it = entries_.erase(it);
     }
     members_changed_ = true;
@@ -548,9 +643,18 @@ std::optional<grpc::ByteBuffer> Hub::NextChunk(Lane* lane) {
 }
 
 std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& session) {
+  static const std::shared_ptr<const EncodedUpdate> no_update;
   std::lock_guard lock(mu_);
   if (session->welcome) return std::exchange(session->welcome, std::nullopt);
-  if (session->too_old || session->held) return std::nullopt;
+  if (!session->commands.empty()) {
+    grpc::ByteBuffer command = std::move(session->commands.front());
+    session->commands.pop_front();
+    counts_.bytes_sent += command.Length();
+    return command;
+  }
+  if (session->held) return std::nullopt;
+  // Before the endpoints that it is about.
+  if (auto operations = NextOperations(session.get())) return operations;
   // Endpoints first: a policy that is served before its endpoints are known answers 503 for a moment.
   Lane& endpoints = session->endpoints;
   if (endpoints.in_flight == nullptr && endpoints_full_ != nullptr && endpoints_full_->to != endpoints.settled) {
@@ -560,11 +664,125 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
   }
   if (auto chunk = NextChunk(&endpoints)) return chunk;
   Lane& policy = session->policy;
-  if (policy.in_flight == nullptr && policy_update_ != nullptr && policy_update_->to != policy.settled) {
-    policy.in_flight = policy_update_;
+  // Null for an older data plane where it would ignore some of it: it goes on with what it has.
+  const std::shared_ptr<const EncodedUpdate>& update = session->schema_version >= kSchemaVersion ? policy_update_
+                                                       : session->schema_version >= kSchemaVersionMin
+                                                           ? policy_update_older_
+                                                           : no_update;
+  if (policy.in_flight == nullptr && update != nullptr && update->to != policy.settled) {
+    policy.in_flight = update;
     policy.next_chunk = 0;
   }
   return NextChunk(&policy);
+}
+
+std::optional<grpc::ByteBuffer> Hub::NextOperations(Session* session) {
+  if (!session->takes_operations || session->overrides_sent == overrides_version_) return std::nullopt;
+  session->overrides_sent = overrides_version_;
+  v1::ControlPlaneMessage message;
+  v1::OperationsUpdate* update = message.mutable_operations();
+  update->set_version(overrides_version_);
+  const absl::Time now = options_.now();
+  for (const v1::EndpointOverride& each : overrides_) {
+    v1::EndpointOverride* sent = update->add_overrides();
+    *sent = each;
+    if (!each.has_until()) continue;
+    // What is over is taken back at once; by then the data plane has done so by itself.
+    const absl::Duration left = std::max(TimeOf(each.until()) - now, absl::Milliseconds(1));
+    *sent->mutable_remaining() =
+        google::protobuf::util::TimeUtil::MicrosecondsToDuration(absl::ToInt64Microseconds(left));
+  }
+  grpc::ByteBuffer buffer = Serialise(message);
+  counts_.bytes_sent += buffer.Length();
+  return buffer;
+}
+
+absl::StatusOr<std::shared_ptr<Hub::Session>> Hub::FindForCommand(const std::string& name) const {
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) return absl::NotFoundError(absl::StrCat("there is no data plane '", name, "'"));
+  const std::shared_ptr<Session>& session = it->second.session;
+  if (session == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("data plane '", name, "' is not connected"));
+  }
+  if (!session->takes_operations) {
+    return absl::FailedPreconditionError(absl::StrCat("data plane '", name, "' (version ", it->second.state.version(),
+                                                      ") is too old for that; upgrade it"));
+  }
+  if (session->commands.size() >= kCommandsMax) {
+    return absl::ResourceExhaustedError(absl::StrCat("data plane '", name, "' does not read its stream"));
+  }
+  return session;
+}
+
+absl::Status Hub::SetLogLevel(const std::string& name, v1::LoggingSection::Level level, absl::Duration duration) {
+  std::shared_ptr<StreamSink> sink;
+  {
+    std::lock_guard lock(mu_);
+    absl::StatusOr<std::shared_ptr<Session>> session = FindForCommand(name);
+    if (!session.ok()) return session.status();
+    v1::ControlPlaneMessage message;
+    message.mutable_log_level()->set_level(level);
+    *message.mutable_log_level()->mutable_duration() =
+        google::protobuf::util::TimeUtil::MicrosecondsToDuration(absl::ToInt64Microseconds(duration));
+    (*session)->commands.push_back(Serialise(message));
+    sink = (*session)->sink.lock();
+  }
+  if (sink != nullptr) sink->Wake();
+  return absl::OkStatus();
+}
+
+void Hub::Diagnose(const std::string& name, DiagnoseDone done) {
+  std::shared_ptr<StreamSink> sink;
+  absl::Status refusal;
+  {
+    std::lock_guard lock(mu_);
+    absl::StatusOr<std::shared_ptr<Session>> session = FindForCommand(name);
+    if (!session.ok()) {
+      refusal = session.status();
+    } else if ((*session)->asks.size() >= kAsksMax) {
+      refusal =
+          absl::ResourceExhaustedError(absl::StrCat(kAsksMax, " others wait for data plane '", name, "' already"));
+    } else {
+      v1::ControlPlaneMessage message;
+      message.mutable_diagnostics()->set_id(++last_ask_);
+      (*session)->commands.push_back(Serialise(message));
+      Session::Ask& ask = (*session)->asks[last_ask_];
+      ask.until = options_.now() + kDiagnoseWait;
+      ask.done = std::move(done);
+      sink = (*session)->sink.lock();
+    }
+  }
+  if (!refusal.ok()) return done(refusal);
+  keeper_wakes_.notify_one();
+  if (sink != nullptr) sink->Wake();
+}
+
+void Hub::OnDiagnostics(const std::shared_ptr<Session>& session, v1::Diagnostics diagnostics) {
+  DiagnoseDone done;
+  absl::StatusOr<v1::Diagnostics> answer =
+      absl::ResourceExhaustedError(absl::StrCat("it says more than ", kDiagnosticsBytesMax >> 20, " MiB of itself"));
+  {
+    std::lock_guard lock(mu_);
+    const auto found = session->asks.find(diagnostics.id());
+    if (found == session->asks.end()) return;  // too late, or never asked for
+    Session::Ask& ask = found->second;
+    ask.bytes += diagnostics.ByteSizeLong();
+    const bool too_long = ask.bytes > kDiagnosticsBytesMax;
+    for (v1::DiagnosticFile& file : *diagnostics.mutable_files()) {
+      if (too_long) break;
+      auto* files = ask.answer.mutable_files();
+      if (!files->empty() && files->rbegin()->name() == file.name()) {
+        files->rbegin()->mutable_content()->append(file.content());
+      } else {
+        *files->Add() = std::move(file);
+      }
+    }
+    if (!too_long && !diagnostics.last()) return;
+    if (!too_long) answer = std::move(ask.answer);
+    done = std::move(ask.done);
+    session->asks.erase(found);
+  }
+  done(std::move(answer));
 }
 
 absl::Status Hub::Settle(Lane* lane, uint64_t to, absl::string_view what) {
@@ -661,12 +879,45 @@ void Hub::OnReport(const std::shared_ptr<Session>& session, v1::Report report) {
   cut(report.mutable_limits());
   cut(report.mutable_hosts());
   cut(report.mutable_panicking());
+  cut(report.mutable_busy());
   SetTime(options_.now(), report.mutable_received_at());
   auto kept = std::make_shared<const v1::Report>(std::move(report));
   std::lock_guard lock(mu_);
   auto it = entries_.find(session->name);
   if (it == entries_.end() || it->second.session != session) return;  // replaced
+  it->second.state.set_log_level(kept->log_level());
   it->second.report.swap(kept);
+}
+
+std::map<ConsulKey, uint32_t> Hub::BusyServices() const {
+  std::map<ConsulKey, double> requests;
+  {
+    std::lock_guard lock(mu_);
+    for (const auto& [name, entry] : entries_) {
+      if (entry.report == nullptr) continue;
+      for (const v1::BusyService& busy : entry.report->busy()) {
+        requests[{busy.key().datacenter(), busy.key().service()}] +=
+            std::exp2(std::min<uint32_t>(busy.magnitude(), kMagnitudeMax));
+      }
+    }
+  }
+  std::map<ConsulKey, uint32_t> busy;
+  for (const auto& [key, sum] : requests) {
+    busy.emplace_hint(busy.end(), key, static_cast<uint32_t>(std::max(1.0, std::round(std::log2(sum)))));
+  }
+  return busy;
+}
+
+std::vector<std::string> Hub::OverridesPending() const {
+  std::vector<std::string> names;
+  std::lock_guard lock(mu_);
+  for (const auto& [name, entry] : entries_) {
+    if (entry.session == nullptr) continue;
+    const uint64_t in_force = entry.report == nullptr ? 0 : entry.report->operations_version();
+    const bool too_old = !entry.session->takes_operations && !overrides_.empty();
+    if (too_old || (entry.session->takes_operations && in_force != overrides_version_)) names.push_back(name);
+  }
+  return names;
 }
 
 std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Hub::Reports() const {
@@ -736,6 +987,7 @@ HubCounts Hub::counts() const {
   std::lock_guard lock(mu_);
   HubCounts counts = counts_;
   counts.known = entries_.size();
+  counts.overrides = overrides_.size();
   for (const auto& [name, entry] : entries_) {
     counts.connected += entry.session != nullptr ? 1 : 0;
     counts.held += entry.session != nullptr && entry.session->held ? 1 : 0;

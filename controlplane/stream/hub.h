@@ -39,8 +39,10 @@ struct EncodedUpdate {
   std::vector<grpc::ByteBuffer> chunks;
 };
 
-// The full update to `state`.
-std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state);
+// The full update to `state`, for readers of `schema_version` and above; it has nothing that they do not know.
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, uint32_t schema_version);
+// What of `state` a reader of `schema_version` does not know; none: nothing.
+std::optional<ResourceKey> FirstNewer(const PolicyState& state, uint32_t schema_version);
 // The update from `previous` (null: full) to `catalog`.
 std::shared_ptr<const EncodedUpdate> EncodeEndpoints(const std::string& endpoints_epoch, const EndpointCatalog& catalog,
                                                      const EndpointCatalog* previous);
@@ -72,6 +74,8 @@ struct HubOptions {
   std::vector<RosterEntry> expected;
   // Told, on a thread of the hub's own, who is there or lost, after every change.
   std::function<void(const std::vector<RosterEntry>&)> save_roster;
+  // Told of each that is not remembered any more, with the hub's lock held: must not call back.
+  std::function<void(const std::string& name)> forgotten;
   std::function<absl::Time()> now = absl::Now;
 };
 
@@ -86,6 +90,7 @@ struct HubCounts {
   uint64_t endpoints_version = 0;
   uint64_t rivals_refused = 0;  // streams that claimed the name of another instance
   size_t held = 0;              // connected, and sent nothing: see Hub::WhyHeld
+  size_t overrides = 0;         // endpoints that operators have set
 };
 
 // A mailbox for each connected data plane that holds only the newest, and the ledger of what each has applied. At most
@@ -101,6 +106,8 @@ class Hub {
   void PublishPolicy(std::shared_ptr<const PolicyState> state);
   // A catalog whose version is that of the one before says nothing new to data planes.
   void PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog);
+  // What operators have set for endpoints, all of it. Goes to data planes that take operations.
+  void PublishOverrides(std::vector<v1::EndpointOverride> overrides);
 
   struct Attachment {
     std::shared_ptr<Session> session;  // null: refused
@@ -125,6 +132,19 @@ class Hub {
   // Keeps the newest of each data plane, until it is gone. Lists are cut at kReportEntriesMax.
   void OnReport(const std::shared_ptr<Session>& session, v1::Report report);
   static constexpr int kReportEntriesMax = 10'000;
+  // The answer to a Diagnose, or a part of it.
+  void OnDiagnostics(const std::shared_ptr<Session>& session, v1::Diagnostics diagnostics);
+
+  // Commands for one data plane, on its stream. NotFound; FailedPrecondition where it is not connected or too old.
+  absl::Status SetLogLevel(const std::string& name, v1::LoggingSection::Level level, absl::Duration duration);
+  // Calls `done` once, on any thread: with what the data plane says of itself, or why there is nothing
+  // (DeadlineExceeded after `kDiagnoseWait`, Unavailable where its stream has ended). Also ResourceExhausted: kAsksMax
+  // wait already, or it is more than kDiagnosticsBytesMax.
+  using DiagnoseDone = std::function<void(absl::StatusOr<v1::Diagnostics>)>;
+  void Diagnose(const std::string& name, DiagnoseDone done);
+  static constexpr absl::Duration kDiagnoseWait = absl::Seconds(10);
+  static constexpr size_t kAsksMax = 4;  // of one data plane
+  static constexpr size_t kDiagnosticsBytesMax = 64u << 20;
 
   // Why policy and endpoints are kept from data planes, in a sentence for operators; empty: from nobody. See Takeover.
   std::string WhyHeld() const;
@@ -140,6 +160,12 @@ class Hub {
   std::vector<v1::DataPlaneState> DataPlanes() const;
   // The newest report of each that is connected, by name.
   std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Reports() const;
+  // Services of Consul that get requests, by all reports together: a magnitude in powers of two. See
+  // ConsulWatcherOptions.
+  std::map<ConsulKey, uint32_t> BusyServices() const;
+  // Connected data planes that are not known to do as the newest overrides say, by name; none where there never were
+  // any.
+  std::vector<std::string> OverridesPending() const;
   // Who serves `revision` (committed at `committed_at`), of those who are there or expected back; at most
   // kPendingListedMax are listed as pending. A name that two instances contend for is pending, whatever one of them
   // serves.
@@ -166,7 +192,15 @@ class Hub {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Why a data plane with this hello is sent nothing; empty: it is.
   std::string ReasonToHold(const v1::Hello& hello) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Tells an entry of an older version what it is not sent, and why.
+  void JudgeOlder(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PruneGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The session that a command for `name` goes to.
+  absl::StatusOr<std::shared_ptr<Session>> FindForCommand(const std::string& name) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<grpc::ByteBuffer> NextOperations(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Takes those that have waited too long.
+  std::vector<DiagnoseDone> TakeOverdueAsks(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeAll();
   absl::Status Settle(Lane* lane, uint64_t to, absl::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<grpc::ByteBuffer> NextChunk(Lane* lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -178,13 +212,22 @@ class Hub {
   mutable std::mutex mu_;
   std::shared_ptr<const PolicyState> policy_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> policy_update_ ABSL_GUARDED_BY(mu_);
+  // Of `policy_`, for data planes of an older version: made with the first one that there is. Null: it has
+  // `policy_newer_`, which they do not know.
+  std::shared_ptr<const EncodedUpdate> policy_update_older_ ABSL_GUARDED_BY(mu_);
+  std::optional<ResourceKey> policy_newer_ ABSL_GUARDED_BY(mu_);
+  bool older_made_ ABSL_GUARDED_BY(mu_) = false;
   std::shared_ptr<const EndpointCatalog> catalog_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_full_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none
+  std::vector<v1::EndpointOverride> overrides_ ABSL_GUARDED_BY(mu_);
+  uint64_t overrides_version_ ABSL_GUARDED_BY(mu_) = 1;
+  uint64_t last_ask_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
   HubCounts counts_ ABSL_GUARDED_BY(mu_);
   Takeover takeover_ ABSL_GUARDED_BY(mu_);
   bool members_changed_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<std::string> forgotten_ ABSL_GUARDED_BY(mu_);  // and not told yet
   bool ending_ ABSL_GUARDED_BY(mu_) = false;
   std::condition_variable keeper_wakes_;
   std::thread keeper_;  // notices when time alone changes something, and has the roster saved

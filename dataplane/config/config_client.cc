@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <climits>
 #include <deque>
 #include <map>
@@ -17,9 +18,11 @@
 #include "absl/random/random.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/base/log_level.h"
 #include "common/base/thread.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
+#include "common/config/codec.h"
 #include "common/config/policy_files.h"
 #include "common/policy/resource.h"
 #include "dataplane/config/config_cache.h"
@@ -56,7 +59,10 @@ constexpr size_t kRetiredStatesMax = 1024;
 constexpr auto kReportInterval = 1s;            // between two reports, and only with news
 constexpr int kReportEntriesMax = 10'000;       // of each list
 constexpr size_t kReportBytesMax = 768u << 10;  // the control plane takes 1 MiB
-constexpr auto kInstallPatience = 10s;          // before a worker that has not taken a state is told in the log
+constexpr size_t kDiagnosticsChunkBytes = 512u << 10;
+constexpr auto kTrafficInterval = 10s;      // over which requests of services are counted
+constexpr size_t kBusyServicesMax = 1'000;  // in a report
+constexpr auto kInstallPatience = 10s;      // before a worker that has not taken a state is told in the log
 
 std::string RandomId() {
   absl::BitGen random;
@@ -83,6 +89,7 @@ v1::Hello HelloOf(const ConfigClientOptions& options) {
   // An empty host: the control plane sees where the stream comes from.
   hello.set_advertise(section.advertise().empty() ? fmt::format(":{}", options.main_port) : section.advertise());
   hello.set_health_port(options.health_port);
+  hello.set_takes_operations(true);
   return hello;
 }
 
@@ -345,6 +352,9 @@ struct ConfigClient::Impl {
       endpoints.version = content.endpoints->to();
       endpoints.catalog_known = content.endpoints->catalog_known();
       for (v1::EndpointSet& set : *content.endpoints->mutable_sets()) PutSet(std::move(set));
+      overrides.assign(content.endpoints->overrides().begin(), content.endpoints->overrides().end());
+      (void)EndOverrides(absl::Now());
+      TakeOverrides();
       hello.set_endpoints_epoch(endpoints.epoch);
       hello.set_endpoints_version(endpoints.version);
     }
@@ -353,6 +363,27 @@ struct ConfigClient::Impl {
   void PutSet(v1::EndpointSet set) {
     std::string key = KeyOfSet(set.key().datacenter(), set.key().service());
     endpoints.sets[std::move(key)] = std::move(set);
+  }
+
+  // Drops those whose time is over. Tells whether there were any.
+  bool EndOverrides(absl::Time now) {
+    return std::erase_if(overrides, [now](const v1::EndpointOverride& each) {
+             return each.has_until() && TimeOf(each.until()) <= now;
+           }) > 0;
+  }
+
+  static absl::Time TimeOf(const google::protobuf::Timestamp& time) {
+    return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
+  }
+
+  // For the next bind.
+  void TakeOverrides() {
+    endpoints.overrides.by_endpoint.clear();
+    overrides_end = absl::InfiniteFuture();
+    for (const v1::EndpointOverride& each : overrides) {
+      endpoints.overrides.by_endpoint[{each.service(), each.endpoint()}] = {each.action_case(), each.weight()};
+      if (each.has_until()) overrides_end = std::min(overrides_end, TimeOf(each.until()));
+    }
   }
 
   absl::Status LoadInitial() {
@@ -463,6 +494,11 @@ struct ConfigClient::Impl {
     if (reports()) next = std::min(next, report_at);
     if (!retired.empty()) next = std::min(next, sweep_at);
     if (policy_unsaved || endpoints_unsaved) next = std::min(next, cache_at);
+    if (overrides_end != absl::InfiniteFuture()) {
+      // By the wall clock, which may be set: looked at now and then.
+      const absl::Duration left = std::clamp(overrides_end - absl::Now(), absl::Milliseconds(1), absl::Minutes(1));
+      next = std::min(next, SteadyClock::now() + absl::ToChronoNanoseconds(left));
+    }
     if (next == SteadyTime::max()) return 1h;
     return std::max<SteadyClock::duration>(next - SteadyClock::now(), 0s);
   }
@@ -472,6 +508,12 @@ struct ConfigClient::Impl {
     if (stream == nullptr && reconnect_at && !standing_by && now >= *reconnect_at) BeginStream();
     if (stream != nullptr && !welcomed && now >= stream_begin + kWelcomeWait) {
       BreakStream(fmt::format("no response within {} s", kWelcomeWait.count()));
+    }
+    if (absl::Now() >= overrides_end && EndOverrides(absl::Now())) {
+      spdlog::info("endpoints: what an operator had set for a while is over");
+      TakeOverrides();
+      endpoints_unsaved = cache != nullptr;
+      if (!Install()) return;
     }
     if (reports() && now >= report_at) SendReport(now);
     if (!retired.empty() && now >= sweep_at) {
@@ -566,6 +608,7 @@ struct ConfigClient::Impl {
         told_away.clear();
         hello.clear_replaces_instance();  // it has its place
         takes_reports = message.welcome().takes_reports();
+        operations_version = 0;
         last_report.clear();
         report_at = SteadyClock::now();
         spdlog::info("configuration: connected to the control plane {} ({}), revision {}",
@@ -580,6 +623,16 @@ struct ConfigClient::Impl {
         break;
       case v1::ControlPlaneMessage::kEndpoints:
         OnChunk(std::move(*message.mutable_endpoints()), &endpoints_stage);
+        break;
+      case v1::ControlPlaneMessage::kOperations:
+        Apply(std::move(*message.mutable_operations()));
+        break;
+      case v1::ControlPlaneMessage::kLogLevel:
+        log_level.Set(message.log_level().level(), ToMillis(message.log_level().duration()));
+        report_at = SteadyClock::now();
+        break;
+      case v1::ControlPlaneMessage::kDiagnostics:
+        SendDiagnostics(message.diagnostics().id());
         break;
       default:
         break;  // of a newer control plane; what must be understood has a schema version
@@ -685,6 +738,85 @@ struct ConfigClient::Impl {
     endpoints_unsaved = cache != nullptr;
   }
 
+  void Apply(v1::OperationsUpdate update) {
+    const absl::Time now = absl::Now();
+    overrides.assign(update.overrides().begin(), update.overrides().end());
+    for (v1::EndpointOverride& each : overrides) {
+      if (!each.has_remaining()) continue;
+      // By the own clock, whatever the control plane's says.
+      const int64_t micros = absl::ToUnixMicros(now) + ToMillis(each.remaining()).count() * 1000;
+      each.mutable_until()->set_seconds(micros / 1'000'000);
+      each.mutable_until()->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
+      each.clear_remaining();
+    }
+    TakeOverrides();
+    endpoints_unsaved = cache != nullptr;
+    if (!Install()) return;
+    operations_version = update.version();
+    report_at = SteadyClock::now();
+    spdlog::info("endpoints: operators have set {}", overrides.size());
+  }
+
+  // Files that are too long for one message go on in the next.
+  void SendDiagnostics(uint64_t id) {
+    std::vector<v1::DiagnosticFile> files;
+    if (options.diagnose) files = options.diagnose();
+    v1::DiagnosticFile& bootstrap = files.emplace_back();
+    bootstrap.set_name("bootstrap.yaml");
+    bootstrap.set_content(EncodeYaml(options.bootstrap));  // secrets as "redacted"
+    for (const v1::DiagnosticFile& file : files) {
+      for (size_t at = 0; at == 0 || at < file.content().size(); at += kDiagnosticsChunkBytes) {
+        v1::DataPlaneMessage message;
+        message.mutable_diagnostics()->set_id(id);
+        v1::DiagnosticFile* part = message.mutable_diagnostics()->add_files();
+        part->set_name(file.name());
+        part->set_content(file.content().substr(at, kDiagnosticsChunkBytes));
+        if (!stream->Write(message)) return;  // its end tells
+      }
+    }
+    v1::DataPlaneMessage last;
+    last.mutable_diagnostics()->set_id(id);
+    last.mutable_diagnostics()->set_last(true);
+    (void)stream->Write(last);  // likewise
+  }
+
+  // Which services of Consul get requests: counted anew each kTrafficInterval, half of what was counts on, so that a
+  // pause makes nothing idle at once.
+  void CountTraffic(SteadyTime now) {
+    if (now < traffic_at) return;
+    traffic_at = now + kTrafficInterval;
+    std::map<std::pair<std::string, std::string>, Traffic> counted;
+    for (RuntimeState::TrafficRow& row : runtime->Traffic()) {
+      counted[{std::move(row.datacenter), std::move(row.service)}].total += row.requests;
+    }
+    for (auto& [key, each] : counted) {
+      const auto before = traffic.find(key);
+      if (before == traffic.end()) {
+        each.recent = each.total;
+        continue;
+      }
+      // Less than before: one of several services of that name has left, or its series began anew.
+      const uint64_t fresh = each.total - std::min(each.total, before->second.total);
+      each.recent = std::max(fresh, before->second.recent / 2);
+    }
+    traffic = std::move(counted);
+  }
+
+  void ReportTraffic(v1::Report* report) const {
+    std::vector<std::pair<uint32_t, const std::pair<std::string, std::string>*>> busy;
+    for (const auto& [key, each] : traffic) {
+      if (each.recent > 0) busy.emplace_back(static_cast<uint32_t>(std::bit_width(each.recent)), &key);
+    }
+    std::stable_sort(busy.begin(), busy.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    if (busy.size() > kBusyServicesMax) busy.resize(kBusyServicesMax);
+    for (const auto& [magnitude, key] : busy) {
+      v1::BusyService* service = report->add_busy();
+      service->mutable_key()->set_datacenter(key->first);
+      service->mutable_key()->set_service(key->second);
+      service->set_magnitude(magnitude);
+    }
+  }
+
   static std::string TooLarge() { return fmt::format("an update is at most {} MiB", kUpdateBytesMax >> 20); }
 
   void SendAck(v1::Ack ack, SteadyTime begin) {
@@ -740,7 +872,10 @@ struct ConfigClient::Impl {
   // The worst first, in case not all of it has room.
   v1::Report MakeReport(SteadyTime now) const {
     v1::Report report;
-    size_t bytes = 0;
+    report.set_operations_version(operations_version);
+    report.set_log_level(log_level.temporary());
+    ReportTraffic(&report);
+    size_t bytes = report.ByteSizeLong();
     const auto fits = [&bytes](const auto& list, const google::protobuf::Message& last) {
       bytes += last.ByteSizeLong() + 4;
       return bytes <= kReportBytesMax && list.size() < kReportEntriesMax;
@@ -817,6 +952,7 @@ struct ConfigClient::Impl {
 
   void SendReport(SteadyTime now) {
     report_at = now + kReportInterval;
+    CountTraffic(now);
     v1::DataPlaneMessage message;
     *message.mutable_report() = MakeReport(now);
     std::string text = message.SerializeAsString();  // no maps: the same content is the same text
@@ -843,6 +979,7 @@ struct ConfigClient::Impl {
       update.set_last(true);
       update.set_catalog_known(endpoints.catalog_known);
       for (const auto& [key, set] : endpoints.sets) *update.add_sets() = set;
+      update.mutable_overrides()->Assign(overrides.begin(), overrides.end());
       cache->Save(std::move(update));
     }
   }
@@ -874,6 +1011,16 @@ struct ConfigClient::Impl {
   std::shared_ptr<const Snapshot> snapshot;
   bool has_policy = false;
   EndpointTable endpoints;
+  std::vector<v1::EndpointOverride> overrides;        // with `until` by the own clock
+  absl::Time overrides_end = absl::InfiniteFuture();  // of the first one
+  uint64_t operations_version = 0;                    // of this stream; 0: nothing came yet
+  struct Traffic {
+    uint64_t total = 0;   // requests
+    uint64_t recent = 0;  // of the last kTrafficInterval, or what is left of earlier ones
+  };
+  std::map<std::pair<std::string, std::string>, Traffic> traffic;  // by datacenter and service
+  SteadyTime traffic_at{};
+  LogLevel log_level{options.bootstrap.logging().level()};
   std::shared_ptr<const ServingState> current;
   std::deque<std::shared_ptr<const ServingState>> retired;  // until the workers have let go of them
   uint64_t installs = 0;
@@ -914,6 +1061,7 @@ absl::Status ConfigClient::CheckPolicyFiles(const v1::Bootstrap& bootstrap, std:
              .health_port = 0,
              .replaces_instance = "",
              .redis_away = nullptr,
+             .diagnose = nullptr,
              .credentials = nullptr},
             nullptr, nullptr);
   return impl.alone() ? impl.LoadPolicyFiles(warnings) : absl::OkStatus();

@@ -15,6 +15,7 @@
 #include "dataplane/config/control_plane_credentials.h"
 #include "dataplane/state/serving_state.h"
 #include "gateway/v1/bootstrap.pb.h"
+#include "gateway/v1/config_stream.pb.h"
 #include "prometheus/metric_family.h"
 
 namespace gateway::dataplane {
@@ -35,6 +36,8 @@ struct ConfigClientOptions {
   std::string replaces_instance;
   // Whether limits of scope redis do as their on_unavailable says; empty: they do. The configuration thread asks.
   std::function<bool()> redis_away;
+  // For a support bundle: files beside the bootstrap's ("metrics.txt"). The configuration thread asks. Empty: none.
+  std::function<std::vector<v1::DiagnosticFile>()> diagnose;
   // Null: as bootstrap.data_plane.tls has it.
   std::shared_ptr<ControlPlaneCredentials> credentials;
 };

@@ -201,7 +201,7 @@ bool EndpointBalancer::panicking() const {
 }
 
 bool EndpointBalancer::Usable(uint32_t index) const {
-  if (index >= members_.size() || members_[index].weight == 0) return false;
+  if (index >= members_.size() || (members_[index].weight == 0 && !members_[index].draining)) return false;
   BringUpToDate();
   return panic_.load(std::memory_order_relaxed) || members_[index].state->usable();
 }

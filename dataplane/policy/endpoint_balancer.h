@@ -63,6 +63,7 @@ class EndpointBalancer {
     uint32_t weight = 1;    // 0: never chosen
     uint64_t identity = 0;  // a stable hash of its address, the same in every process
     bool local = false;     // in the gateway's own zone
+    bool draining = false;  // of weight 0: still usable for the sessions that it has
     friend bool operator==(const Member&, const Member&) = default;
   };
 

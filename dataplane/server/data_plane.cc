@@ -195,6 +195,12 @@ absl::Status DataPlane::MakeClient() {
       return worker->redis() == nullptr || !worker->redis()->counters().up.load(std::memory_order_relaxed);
     });
   };
+  options.diagnose = [this] {
+    v1::DiagnosticFile metrics;
+    metrics.set_name("metrics.txt");
+    metrics.set_content(MetricsReply(metrics_).body);
+    return std::vector<v1::DiagnosticFile>{std::move(metrics)};
+  };
   // Consul's check asks the main port where that answers /health, else the metrics port.
   options.health_port = config_.server().builtin_routes() || !admin_ ? listeners_.port : admin_->port();
   client_ = std::make_unique<ConfigClient>(options, &runtime_, [this](auto state, auto done) {

@@ -16,6 +16,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/digest.h"
+#include "common/base/endpoint_name.h"
 #include "common/base/hash.h"
 #include "common/base/text.h"
 #include "dataplane/upstream/health_checker.h"
@@ -40,7 +41,8 @@ struct Candidate {
   std::string host;
   uint16_t port = 0;
   uint32_t weight = 0;
-  bool local = false;  // in this data plane's zone
+  bool local = false;     // in this data plane's zone
+  bool draining = false;  // by an operator; then of weight 0
   friend bool operator==(const Candidate&, const Candidate&) = default;
 };
 
@@ -88,10 +90,11 @@ bool HasTags(const v1::Instance& instance, const std::vector<std::string>& tags)
   });
 }
 
-bool Serves(const v1::Instance& instance, const std::vector<std::string>& tags) {
+// Whatever its weight.
+bool MayServe(const v1::Instance& instance, const std::vector<std::string>& tags) {
   return (instance.health() == v1::Instance::PASSING || instance.health() == v1::Instance::WARNING) &&
-         instance.weight() > 0 && instance.port() > 0 && instance.port() <= 65535 && !instance.address().empty() &&
-         HasTags(instance, tags);
+         instance.unusable().empty() && instance.port() > 0 && instance.port() <= 65535 &&
+         !instance.address().empty() && HasTags(instance, tags);
 }
 
 std::string Concatenate(std::initializer_list<std::string_view> parts) {
@@ -298,6 +301,11 @@ struct RuntimeState::Impl {
     std::vector<std::pair<std::string, std::shared_ptr<const EndpointBalancer>>> balancers;  // of services with either
     std::vector<std::shared_ptr<const AuthRuntime>> auths;
     std::vector<HostRow> hosts;
+    struct FromConsul {
+      std::string datacenter, service;
+      MetricId metrics;
+    };
+    std::vector<FromConsul> from_consul;
   };
   const std::shared_ptr<LeaseLink> lease_link = std::make_shared<LeaseLink>();
   mutable absl::Mutex mutex;
@@ -318,7 +326,9 @@ struct RuntimeState::Impl {
   BoundTls BindTls(const UpstreamTlsPolicy& policy);
   std::shared_ptr<const std::vector<std::string>> FindAddresses(const std::string& host);
   void NameHosts(const Snapshot& policy, const EndpointTable& table);
-  void CollectCandidates(const ServicePolicy& policy, const v1::EndpointSet* set);
+  // `name`: what operators call the service, beside its name in Consul.
+  void CollectCandidates(const ServicePolicy& policy, std::string_view name, const v1::EndpointSet* set,
+                         const OverrideTable& overrides);
   void FindEndpoints(KeptService& kept, const BoundTls* tls, BoundService* bound);
   void BindHealth(KeptService& kept, BoundService* bound);
   void FollowHealth();
@@ -464,24 +474,42 @@ std::shared_ptr<const std::vector<std::string>> RuntimeState::Impl::FindAddresse
   return options.find_host ? options.find_host(host) : resolver.Find(host, host_deadline);
 }
 
-void RuntimeState::Impl::CollectCandidates(const ServicePolicy& policy, const v1::EndpointSet* set) {
+void RuntimeState::Impl::CollectCandidates(const ServicePolicy& policy, std::string_view name,
+                                           const v1::EndpointSet* set, const OverrideTable& overrides) {
   size_t count = 0;
+  const auto find = [&](std::string_view service, const std::string& endpoint) -> const OverrideTable::Override* {
+    const auto found = overrides.by_endpoint.find(std::pair(std::string(service), endpoint));
+    return found == overrides.by_endpoint.end() ? nullptr : &found->second;
+  };
   // Assigned in place, so that a bind without news allocates nothing for them.
   const auto add = [&](const std::string& host, uint16_t port, uint32_t weight, const std::string& zone) {
+    bool draining = false;
+    if (!overrides.by_endpoint.empty()) {
+      const std::string endpoint = EndpointName(host, port);
+      const OverrideTable::Override* override = find(name, endpoint);
+      if (override == nullptr && policy.from_consul && policy.datacenter.empty() && set != nullptr) {
+        override = find(set->key().service(), endpoint);
+      }
+      if (override != nullptr) {
+        draining = override->action == v1::EndpointOverride::kDrain;
+        weight = draining ? 0 : override->weight;
+      }
+    }
+    // One that drains is of use to sessions alone.
+    if (weight == 0 && (!draining || policy.balance.session_cookie.empty())) return;
     if (count == candidates.size()) candidates.emplace_back();
     Candidate& candidate = candidates[count++];
     candidate.host = host;
     candidate.port = port;
     candidate.weight = weight;
     candidate.local = !zone.empty() && zone == options.zone;
+    candidate.draining = draining;
   };
   if (!policy.from_consul) {
-    for (const StaticAddress& address : policy.addresses) {
-      if (address.weight > 0) add(address.host, address.port, address.weight, address.zone);
-    }
+    for (const StaticAddress& address : policy.addresses) add(address.host, address.port, address.weight, address.zone);
   } else if (set != nullptr) {
     for (const v1::Instance& instance : set->instances()) {
-      if (Serves(instance, policy.tags)) {
+      if (MayServe(instance, policy.tags)) {
         add(instance.address(), static_cast<uint16_t>(instance.port()), instance.weight(), instance.zone());
       }
     }
@@ -508,6 +536,7 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, const BoundTls* tls, B
       member.weight = candidate.weight;
       member.identity = StableHash(endpoint->name);
       member.local = candidate.local;
+      member.draining = candidate.draining;
       members.push_back(std::move(member));
       bound->endpoints.push_back(std::move(endpoint));
     } else {
@@ -694,7 +723,7 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindNamed(const ServiceP
     if (set == nullptr || set->state() == v1::EndpointSet::UNAVAILABLE) discovery = Discovery::kUnavailable;
     if (set != nullptr && set->state() == v1::EndpointSet::UNKNOWN_SERVICE) discovery = Discovery::kUnknownService;
   }
-  CollectCandidates(policy, discovery == Discovery::kKnown ? set : nullptr);
+  CollectCandidates(policy, policy.name, discovery == Discovery::kKnown ? set : nullptr, table.overrides);
   std::shared_ptr<CircuitBreaker> breaker;
   if (policy.breaker != nullptr) breaker = FindBreaker(policy.name, policy.name, *policy.breaker);
   return BindService(policy.name, policy, FindRuntime(policy.name, policy.name), std::move(breaker), discovery);
@@ -716,7 +745,7 @@ void RuntimeState::Impl::BindDynamic(const RoutePolicy& route, const EndpointTab
     if (set.state() == v1::EndpointSet::UNKNOWN_SERVICE || !consul.Allows(name)) continue;
     const Discovery discovery =
         set.state() == v1::EndpointSet::UNAVAILABLE ? Discovery::kUnavailable : Discovery::kKnown;
-    CollectCandidates(consul.service, discovery == Discovery::kKnown ? &set : nullptr);
+    CollectCandidates(consul.service, name, discovery == Discovery::kKnown ? &set : nullptr, table.overrides);
     std::string runtime_key = Concatenate({kConsulPrefix, name});
     std::shared_ptr<CircuitBreaker> breaker;
     if (const BreakerPolicy* policy = consul.service.breaker.get(); policy != nullptr) {
@@ -810,6 +839,12 @@ void RuntimeState::Impl::PublishRows() {
     const KeptService& service = kept.value;
     const std::string& name = service.bound->runtime->name;
     for (const HostRow& host : service.hosts) fresh.hosts.push_back({name, host.address, host.endpoints});
+    const ServicePolicy& policy = *service.bound->policy;
+    if (policy.from_consul) {
+      // Of a route by consul_service, the policy is the same for all services.
+      fresh.from_consul.push_back({policy.datacenter, policy.consul_service.empty() ? name : policy.consul_service,
+                                   service.bound->runtime->metrics_service});
+    }
     if (service.ejector != nullptr) fresh.ejectors.emplace_back(name, service.ejector);
     if (service.bound->balancer != nullptr && (service.ejector != nullptr || service.health_check != nullptr)) {
       fresh.balancers.emplace_back(name, service.bound->balancer);
@@ -1029,6 +1064,17 @@ std::vector<RuntimeState::HealthRow> RuntimeState::Health() const {
   }
   return result;
 }
+
+std::vector<RuntimeState::TrafficRow> RuntimeState::Traffic() const {
+  std::vector<TrafficRow> result;
+  absl::MutexLock lock(&impl_->mutex);
+  result.reserve(impl_->rows.from_consul.size());
+  for (const auto& [datacenter, service, metrics] : impl_->rows.from_consul) {
+    result.push_back({datacenter, service, impl_->metrics->RequestsOf(metrics)});
+  }
+  return result;
+}
+
 std::vector<std::shared_ptr<const AuthRuntime>> RuntimeState::Auths() const {
   absl::MutexLock lock(&impl_->mutex);
   return impl_->rows.auths;

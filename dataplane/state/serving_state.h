@@ -140,12 +140,22 @@ struct ServingState {
   IdentityFields identity_fields;
 };
 
-// Everything that Consul said, as the data plane has it.
+// What operators have set for endpoints: v1::EndpointOverride, by its service and the endpoint's EndpointName.
+struct OverrideTable {
+  struct Override {
+    v1::EndpointOverride::ActionCase action = v1::EndpointOverride::ACTION_NOT_SET;
+    uint32_t weight = 0;
+  };
+  absl::flat_hash_map<std::pair<std::string, std::string>, Override> by_endpoint;
+};
+
+// Everything that Consul said, as the data plane has it, and what operators say of it.
 struct EndpointTable {
   std::string epoch;
   uint64_t version = 0;
   bool catalog_known = false;
   absl::flat_hash_map<std::string, v1::EndpointSet> sets;  // by KeyOfSet
+  OverrideTable overrides;
 };
 // "datacenter/service"; the agent's own datacenter is "".
 std::string KeyOfSet(std::string_view datacenter, std::string_view service);
@@ -232,6 +242,12 @@ class RuntimeState {
     bool panicking = false;  // too few are usable: exclusions are ignored
   };
   std::vector<HealthRow> Health() const;
+  // Requests so far of each service that has its endpoints from Consul; several rows may be of one key. Thread-safe.
+  struct TrafficRow {
+    std::string datacenter, service;  // in Consul
+    uint64_t requests = 0;
+  };
+  std::vector<TrafficRow> Traffic() const;
   std::vector<std::shared_ptr<const AuthRuntime>> Auths() const;  // sorted by name
 
   // Keys of issuers. Thread-safe. Stop it before the workers that wait for it are destroyed.

@@ -413,6 +413,16 @@ MetricId MetricsRegistry::RegisterService(std::string_view service) {
   return impl_->AddService(service);
 }
 
+uint64_t MetricsRegistry::RequestsOf(const MetricId& service) const {
+  uint64_t sum = 0;
+  for (const auto& shard : impl_->shards) {
+    const ServiceCounters* counters = shard->impl_->services.At(std::min<uint32_t>(service, kOtherService));
+    if (counters == nullptr) continue;
+    for (const Counter& bucket : counters->buckets) sum += bucket.Get();
+  }
+  return sum;
+}
+
 MetricId MetricsRegistry::RegisterSeries(std::string_view service, std::string_view path) {
   absl::MutexLock lock(&impl_->mutex);
   return impl_->AddSeries(service, path);

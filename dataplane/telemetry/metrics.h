@@ -97,6 +97,8 @@ class MetricsRegistry : public prometheus::Collectable {
   // The same name gives the same id until it is dropped.
   MetricId RegisterService(std::string_view service);
   MetricId RegisterSeries(std::string_view service, std::string_view path);
+  // Requests of a registered service since its slot is its own, of all workers. Any thread.
+  uint64_t RequestsOf(const MetricId& service) const;
   // Takes note of what nobody holds any more, and drops what nobody has held for `keep_removed_for`. Done by each
   // Collect as well.
   void DropRemoved();

@@ -1,5 +1,6 @@
 // The control plane and its data planes together: changes, restarts, kills, and Consul, with real processes.
 #include <atomic>
+#include <csignal>
 #include <set>
 #include <string>
 #include <thread>
@@ -488,6 +489,91 @@ TEST_F(WithConsul, EveryDataPlaneIsAnInstanceUntilItSaysGoodbye) {
   gateway_->process().Signal(SIGTERM);
   EXPECT_TRUE(gateway_->process().Wait().has_value());
   EXPECT_TRUE(WaitFor([&] { return instances() == 0; }));
+}
+
+// The bodies of `count` requests one after the other.
+std::set<std::string> Bodies(uint16_t port, int count = 12) {
+  std::set<std::string> bodies;
+  for (int i = 0; i < count; ++i) {
+    const auto response = Fetch(port, "GET", "/svc");
+    bodies.insert(response.ok() && response->status == 200 ? response->body : "failed");
+  }
+  return bodies;
+}
+
+TEST(Fleet, AnOperatorDrainsAnEndpointForAWhileAndNothingIsLost) {
+  ScriptedUpstream one(Ok("one")), two(Ok("two"));
+  ControlPlane control;
+  const TempDir cache;
+  auto data_plane = std::make_unique<DataPlane>(
+      DataPlane::Options{.control_planes = {control.stream_port()}, .cache_dir = cache.path()});
+  ASSERT_EQ(control.Apply(ServicePolicyYaml({one.address(), two.address()}), {"--wait"}).exit.code, 0);
+  Load load(data_plane->port(), "/svc");
+  const auto drained = control.Ctl({"endpoints", "svc", "--set", one.address(), "drain", "--comment", "kernel"});
+  ASSERT_EQ(drained.exit.code, 0) << drained.err;
+  EXPECT_TRUE(WaitFor([&] { return Bodies(data_plane->port()) == std::set<std::string>{"two"}; }));
+  EXPECT_TRUE(WaitFor([&] { return control.Ctl({"endpoints", "svc"}).err.empty(); })) << "in force, and reported";
+  EXPECT_THAT(control.Ctl({"endpoints", "svc"}).out, HasSubstr("no: drained"));
+  EXPECT_THAT(control.Ctl({"services"}).out, HasSubstr("1/2"));
+  EXPECT_THAT(control.Ctl({"audit"}).out, HasSubstr("drained until it is taken back: kernel"));
+
+  // It outlives the control plane, also where that stays away and the data plane starts from its cache.
+  load.Stop();
+  EXPECT_EQ(load.failures(), 0) << load.last_failure();
+  control.Kill();
+  data_plane->process().Signal(SIGTERM);
+  EXPECT_TRUE(data_plane->process().Wait().has_value());
+  data_plane = std::make_unique<DataPlane>(
+      DataPlane::Options{.control_planes = {control.stream_port()}, .cache_dir = cache.path()});
+  EXPECT_EQ(Bodies(data_plane->port()), std::set<std::string>{"two"});
+  control.Start();
+  EXPECT_THAT(control.Ctl({"endpoints", "svc"}).out, HasSubstr("no: drained"));
+  EXPECT_EQ(Bodies(data_plane->port()), std::set<std::string>{"two"});
+
+  ASSERT_EQ(control.Ctl({"endpoints", "svc", "--set", two.address(), "weight=0", "--for", "2s"}).exit.code, 0);
+  ASSERT_EQ(control.Ctl({"endpoints", "svc", "--set", one.address(), "up"}).exit.code, 0);
+  EXPECT_TRUE(WaitFor([&] { return Bodies(data_plane->port()) == std::set<std::string>{"one"}; }));
+  EXPECT_TRUE(WaitFor([&] {
+    return Bodies(data_plane->port()) == std::set<std::string>{"one", "two"};
+  })) << "two seconds later";
+  EXPECT_THAT(control.Ctl({"endpoints", "svc", "-o", "json"}).out, Not(HasSubstr("\"actor\"")));
+}
+
+TEST(Fleet, ADataPlanesLogIsFinerForAWhile) {
+  ControlPlane control;
+  DataPlane data_plane({.control_planes = {control.stream_port()}});
+  ASSERT_TRUE(WaitFor([&] { return control.Ctl({"dataplanes"}).out.find("dp-1") != std::string::npos; }));
+  ASSERT_EQ(control.Ctl({"loglevel", "dp-1", "debug", "--for", "3s"}).exit.code, 0);
+  EXPECT_TRUE(data_plane.process().WaitForLine("log level: debug for 3 s"));
+  EXPECT_TRUE(WaitFor([&] { return control.Ctl({"dataplanes"}).out.find("log debug") != std::string::npos; }));
+  EXPECT_TRUE(data_plane.process().WaitForLine("log level: info again"));
+  EXPECT_TRUE(WaitFor([&] { return control.Ctl({"dataplanes"}).out.find("log debug") == std::string::npos; }));
+  EXPECT_EQ(control.Ctl({"loglevel", "nobody", "debug"}).exit.code, 4);
+  EXPECT_EQ(control.Ctl({"loglevel", "controlplane", "debug", "--for", "1s"}).exit.code, 0);
+}
+
+TEST(Fleet, ASupportBundleHasEverybodysPartAndNoSecrets) {
+  ScriptedUpstream one(Ok("one"));
+  ControlPlane control({.sets = {"consul.token=7f3f8a52-5e0b-4d7c-9d7f-0f1f2f3f4f5f"}});
+  DataPlane data_plane({.control_planes = {control.stream_port()}, .sets = {"redis.password=hunter2"}});
+  ASSERT_EQ(control.Apply(ServicePolicyYaml({one.address()}), {"--wait"}).exit.code, 0);
+  TempDir dir;
+  const std::string file = dir.File("bundle.tar.gz");
+  const auto made = control.Ctl({"support-bundle", file});
+  ASSERT_EQ(made.exit.code, 0) << made.err;
+  EXPECT_THAT(made.err, Not(HasSubstr("left out")));
+  const std::string names = Process::Run({"tar", "-tzf", file}).out;
+  for (const char* name :
+       {"policy.yaml", "history.json", "audit.json", "dataplanes.json", "endpoints.json", "breakers.json",
+        "limits.json", "version.json", "controlplane/bootstrap.yaml", "controlplane/metrics.txt",
+        "dataplanes/dp-1/bootstrap.yaml", "dataplanes/dp-1/metrics.txt"}) {
+    EXPECT_THAT(names, HasSubstr(Concat("gateway-support/", name, "\n")));
+  }
+  const std::string all = Process::Run({"tar", "-xOzf", file}).out;
+  EXPECT_THAT(all, HasSubstr("gateway_config_revision"));
+  EXPECT_THAT(all, HasSubstr("name: svc"));
+  EXPECT_THAT(all, Not(HasSubstr("hunter2")));
+  EXPECT_THAT(all, Not(HasSubstr("7f3f8a52-5e0b")));
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "tests/fixtures/temp_dir.h"
 #include "tests/fixtures/wait_for.h"
 #include "tests/integration/programs.h"
+#include "tests/soak/churn.h"
 #include "tests/soak/stage.h"
 #include "tests/soak/traffic.h"
 #include "tests/soak/upstream.h"
@@ -245,7 +246,7 @@ int Main(int argc, char** argv) {
   double minutes = 30;
   double pace = 1;
   std::string upgrades = "auto";
-  bool overload = false;
+  bool overload = false, churn = false;
   std::string only;
   uint16_t port = 0;
   app.add_option("--minutes", minutes, "How long; default 30")->check(CLI::Range(0.1, 10'000.0));
@@ -256,11 +257,16 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"on", "off", "auto"}));
   app.add_flag("--overload", overload,
                "Instead: one kind of overload after the other, memory and other routes watched");
+  app.add_flag(
+      "--churn", churn,
+      "Instead: services, routes, limits, consumers, endpoints, services of Consul and data planes come and go "
+      "all the time; no request may fail, and nothing may grow");
   app.add_option("--only", only, "Of --overload: the cases whose name holds this");
   CLI::App* upstream = app.add_subcommand("upstream", "The services behind the gateway: started by itself");
   upstream->add_option("port", port)->required();
   CLI11_PARSE(app, argc, argv);
   if (upstream->parsed()) return RunUpstream(port);
+  if (churn) return RunChurn(minutes);
   return overload ? RunOverload(only) : RunSoak(minutes, pace, upgrades);
 }
 

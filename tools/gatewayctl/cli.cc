@@ -186,11 +186,50 @@ class CommandTree {
         ->type_name("TEXT");
     Add("services", "List the services of the policy and of Consul, and how many endpoints serve", ctl::Services, R"(
   gatewayctl services)");
-    Add("endpoints", "List the endpoints of a service, and why some do not serve", ctl::Endpoints, R"(
-  gatewayctl endpoints orders)")
-        ->add_option("SERVICE", options->name, "A Service's name, or a Consul service's")
+    CLI::App* endpoints =
+        Add("endpoints", "List the endpoints of a service and why some do not serve; or set one beside policy",
+            ctl::Endpoints, R"(
+  gatewayctl endpoints orders
+  gatewayctl endpoints orders --set 10.0.0.7:8080 drain --for 10m
+  gatewayctl endpoints orders --set 10.0.0.7:8080 weight=1
+  gatewayctl endpoints orders --set 10.0.0.7:8080 up)");
+    endpoints->add_option("SERVICE", options->name, "A Service's name, or a Consul service's")
         ->required()
         ->type_name("SERVICE");
+    CLI::Option* set = endpoints
+                           ->add_option("--set", options->set,
+                                        "What an endpoint gets, whatever policy and Consul say: weight=N (0 takes it "
+                                        "out), drain (only sessions that it has), up (as policy has it again)")
+                           ->expected(2)
+                           ->type_name("ADDRESS weight=N|drain|up");
+    AddFor(endpoints, options, "How long it holds: 90s, 10m, 2d; without it until up")->needs(set);
+    endpoints->add_option("--comment", options->comment, "Why, for the audit")->needs(set)->type_name("TEXT");
+    endpoints->add_option("--actor", options->actor, "Who; default: user@host")->needs(set)->type_name("TEXT");
+
+    CLI::App* log_level = Add("loglevel", "Change the level of a process' log for a while", ctl::LogLevel, R"(
+  gatewayctl loglevel dp-1 debug --for 5m
+  gatewayctl loglevel controlplane debug
+  gatewayctl loglevel dp-1 default)");
+    log_level->add_option("PROCESS", options->data_plane, "A data plane's name, or controlplane")
+        ->required()
+        ->type_name("DATAPLANE|controlplane");
+    log_level
+        ->add_option("LEVEL", options->level, "trace, debug, info, warn, error; default: that of the bootstrap file")
+        ->required()
+        ->check(Among({"trace", "debug", "info", "warn", "error", "default"}))
+        ->type_name("trace|debug|info|warn|error|default");
+    AddFor(log_level, options, "How long; at most 24h; default: 5m");
+
+    CLI::App* bundle =
+        Add("support-bundle",
+            "Write configuration and state of the control plane and its data planes, without secrets, into one archive",
+            ctl::SupportBundle, R"(
+  gatewayctl support-bundle gateway.tar.gz
+  gatewayctl support-bundle - | ssh helpdesk 'cat > gateway.tar.gz')");
+    bundle->add_option("FILE", options->output_file, "Where to: FILE.tar.gz, FILE.tar, or - for standard output")
+        ->required()
+        ->type_name("FILE");
+    bundle->add_flag("--all", options->all, "Ask all data planes for their own part, not only the first 20");
 
     CLI::App* hash =
         Add("hash", "Read a secret from standard input and print the hash that goes into a Consumer", ctl::Hash, R"(
@@ -366,6 +405,10 @@ class CommandTree {
 
   static void AddYes(CLI::App* command, Options* options) {
     command->add_flag("-y,--yes", options->yes, "Ask nothing; without a terminal nothing is asked");
+  }
+
+  static CLI::Option* AddFor(CLI::App* command, Options* options, const char* description) {
+    return command->add_option("--for", options->lasting, description)->type_name("TIME");
   }
 
   static void AddRequire(CLI::App* command, Options* options) {

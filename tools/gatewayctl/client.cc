@@ -367,6 +367,20 @@ absl::StatusOr<v1::GetServerInfoResponse> AdminClient::GetServerInfo() {
   return Call(&v1::Admin::Stub::GetServerInfo, v1::GetServerInfoRequest());
 }
 
+absl::StatusOr<v1::SetEndpointResponse> AdminClient::SetEndpoint(const v1::SetEndpointRequest& request) {
+  return Call(&v1::Admin::Stub::SetEndpoint, request);
+}
+
+absl::StatusOr<v1::SetLogLevelResponse> AdminClient::SetLogLevel(const v1::SetLogLevelRequest& request) {
+  return Call(&v1::Admin::Stub::SetLogLevel, request);
+}
+
+absl::StatusOr<v1::DiagnoseResponse> AdminClient::Diagnose(const std::string& data_plane) {
+  v1::DiagnoseRequest request;
+  request.set_data_plane(data_plane);
+  return Call(&v1::Admin::Stub::Diagnose, request);
+}
+
 absl::StatusOr<v1::CreateTokenResponse> AdminClient::CreateToken(const v1::CreateTokenRequest& request) {
   return Call(&v1::Admin::Stub::CreateToken, request);
 }

@@ -63,6 +63,10 @@ class AdminClient {
   absl::StatusOr<v1::ListBreakersResponse> ListBreakers(const std::string& service);
   absl::StatusOr<v1::ListLimitsResponse> ListLimits(const std::string& name);
   absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo();
+  absl::StatusOr<v1::SetEndpointResponse> SetEndpoint(const v1::SetEndpointRequest& request);
+  absl::StatusOr<v1::SetLogLevelResponse> SetLogLevel(const v1::SetLogLevelRequest& request);
+  // Of a data plane; "": of the control plane.
+  absl::StatusOr<v1::DiagnoseResponse> Diagnose(const std::string& data_plane);
   absl::StatusOr<v1::CreateTokenResponse> CreateToken(const v1::CreateTokenRequest& request);
   absl::StatusOr<v1::ListTokensResponse> ListTokens();
   absl::Status RevokeToken(const std::string& name);

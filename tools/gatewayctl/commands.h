@@ -66,6 +66,9 @@ struct Options {
   std::vector<std::string> only;   // "label=value"
   std::vector<std::string> kinds;  // in any spelling
   std::string since;               // "1h"; "": the beginning
+  std::vector<std::string> set;    // of an endpoint: its address, and weight=N, drain or up
+  std::string lasting;             // --for: "10m"; "": the command's default
+  std::string level;               // of the log: trace | ... | error | default
 };
 
 // One run of one command.
@@ -132,6 +135,12 @@ ExitCode Endpoints(Session& session);
 ExitCode Breakers(Session& session);
 ExitCode Limits(Session& session);
 ExitCode Version(Session& session);
+
+// operation_commands.cc: what an operator changes for a while, beside policy.
+ExitCode SetEndpoint(Session& session);
+ExitCode LogLevel(Session& session);
+// bundle_command.cc
+ExitCode SupportBundle(Session& session);
 
 // secret_commands.cc: what goes into a Consumer; asks no server.
 ExitCode Hash(Session& session);

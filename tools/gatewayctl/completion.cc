@@ -52,6 +52,10 @@ std::string Candidates(const Option& option, const std::string& kind) {
     return absl::StrCat("gatewayctl --timeout 1s get ", kind, " -o name 2>/dev/null | sed 's|^[^/]*/||'");
   }
   if (type == "SERVICE") return "gatewayctl --timeout 1s services -o name 2>/dev/null";
+  if (type == "DATAPLANE|controlplane") {
+    return "gatewayctl --timeout 1s dataplanes -o name 2>/dev/null; echo controlplane";
+  }
+  if (type.find(' ') != std::string::npos) return "";  // of several words
   if (type == "REVISION") return "gatewayctl --timeout 1s history -o name 2>/dev/null";
   if (type.find('|') != std::string::npos) return absl::StrCat("echo ", absl::StrReplaceAll(type, {{"|", " "}}));
   return "";

@@ -74,7 +74,7 @@ ExitCode Services(Session& session) {
   const std::vector<v1::StoredResource> stored(services->resources().begin(), services->resources().end());
   const absl::StatusOr<v1::ListBreakersResponse> breakers = session.client.ListBreakers("");
   if (!breakers.ok()) return session.Fail(breakers.status());
-  const std::vector<ServiceRow> rows = ServicesOf(stored, *endpoints, *breakers);
+  const std::vector<ServiceRow> rows = ServicesOf(stored, *endpoints, *breakers, session.terminal.now());
   if (session.options.output == "name") {
     for (const ServiceRow& row : rows) session.out() << row.name << "\n";
     return kDone;
@@ -94,11 +94,13 @@ ExitCode Services(Session& session) {
   } else {
     session.out() << RenderServices(rows);
   }
-  session.err() << RenderEndpointAlarms(*endpoints);
+  session.err() << RenderEndpointAlarms(*endpoints) << RenderOverrides(*endpoints, session.terminal.now())
+                << RenderPendingOverrides(*endpoints);
   return kDone;
 }
 
 ExitCode Endpoints(Session& session) {
+  if (!session.options.set.empty()) return SetEndpoint(session);
   const std::string& name = session.options.name;
   const absl::StatusOr<v1::GetResponse> service = session.client.Get("Service", name);
   if (!service.ok() && !absl::IsNotFound(service.status())) return session.Fail(service.status());
@@ -112,7 +114,11 @@ ExitCode Endpoints(Session& session) {
   }
   std::vector<EndpointRow> rows = EndpointsOf(service.ok() ? &service->resource().resource().service() : nullptr,
                                               endpoints.ok() ? endpoints->sets() : EndpointSets());
-  if (endpoints.ok()) AddExclusions(*endpoints, "", &rows);
+  if (endpoints.ok()) {
+    AddOverrides(*endpoints, service.ok() ? &service->resource().resource().service() : nullptr, name,
+                 session.terminal.now(), &rows);
+    AddExclusions(*endpoints, "", &rows);
+  }
   if (session.options.output == "name") {
     for (const EndpointRow& row : rows) session.out() << row.address << "\n";
     return kDone;
@@ -128,7 +134,8 @@ ExitCode Endpoints(Session& session) {
                     {"zone", row.zone},
                     {"tags", row.tags},
                     {"id", row.id},
-                    {"left_out_by", row.excluded}});
+                    {"left_out_by", row.excluded},
+                    {"override", row.override.has_value() ? MessageJson(*row.override) : Json()}});
   }
   if (session.PrintList(std::move(json), server->revision())) return kDone;
   if (rows.empty()) {
@@ -136,7 +143,9 @@ ExitCode Endpoints(Session& session) {
   } else {
     session.out() << RenderEndpoints(rows);
   }
-  if (endpoints.ok()) session.err() << RenderEndpointAlarms(*endpoints);
+  if (endpoints.ok()) {
+    session.err() << RenderEndpointAlarms(*endpoints) << RenderPendingOverrides(*endpoints);
+  }
   return kDone;
 }
 

@@ -1,11 +1,5 @@
 // apply, diff, get, describe, export, lint.
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <iostream>
 #include <map>
 #include <optional>
@@ -20,6 +14,7 @@
 #include "tools/gatewayctl/diff.h"
 #include "tools/gatewayctl/documents.h"
 #include "tools/gatewayctl/effective.h"
+#include "tools/gatewayctl/private_file.h"
 #include "tools/gatewayctl/render.h"
 
 namespace gateway::ctl {
@@ -51,25 +46,6 @@ bool PrintDocuments(Session& session, const StoredResources& resources, uint64_t
   Json documents = Json::array();
   for (const auto& stored : resources) documents.push_back(MessageJson(stored.resource()));
   return single ? session.PrintStructured(documents[0]) : session.PrintList(std::move(documents), revision);
-}
-
-// Writes `text` to `path`, which nobody else can read.
-absl::Status WritePrivately(const std::string& path, const std::string& text) {
-  const auto failed = [&path](const char* what) {
-    return absl::InternalError(absl::StrCat(what, " '", path, "': ", std::strerror(errno)));
-  };
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
-  if (file < 0) return failed("cannot create");
-  absl::Status status;
-  // Of a file that was there before: first the mode, then the content.
-  if (fchmod(file, S_IRUSR | S_IWUSR) != 0 || ftruncate(file, 0) != 0) status = failed("cannot write");
-  for (size_t at = 0; status.ok() && at < text.size();) {
-    const ssize_t written = write(file, text.data() + at, text.size() - at);
-    if (written > 0) at += static_cast<size_t>(written);
-    if (written < 0 && errno != EINTR) status = failed("cannot write");
-  }
-  if (close(file) != 0 && status.ok()) status = failed("cannot write");
-  return status;
 }
 
 Json EffectiveJson(const std::vector<EffectiveRow>& rows) {

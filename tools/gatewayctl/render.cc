@@ -12,7 +12,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "common/base/endpoint_name.h"
 #include "common/base/units.h"
+#include "common/config/bootstrap.h"
 #include "common/config/codec.h"
 #include "tools/gatewayctl/format.h"
 #include "tools/gatewayctl/requirement.h"
@@ -369,7 +371,10 @@ std::string StateOf(const v1::DataPlaneState& plane) {
   if (!plane.connected()) return plane.lost() ? "lost" : "gone";
   if (!plane.rivals().empty()) return "contended";
   if (!plane.held().empty()) return "held";
-  return plane.rejections().empty() ? "connected" : absl::StrCat("rejected ", plane.rejected_revision());
+  const std::string state =
+      plane.rejections().empty() ? "connected" : absl::StrCat("rejected ", plane.rejected_revision());
+  if (plane.log_level() == v1::LoggingSection::LEVEL_UNSPECIFIED) return state;
+  return absl::StrCat(state, ", log ", Lower(v1::LoggingSection::Level_Name(plane.log_level())));
 }
 
 // "10.0.0.7:8080, version 0.2.0"
@@ -420,7 +425,9 @@ void AddInstances(const v1::EndpointSet& set, const v1::Service* service, std::v
                     .tags = {instance.tags().begin(), instance.tags().end()},
                     .id = instance.id(),
                     .excluded = {},
-                    .out_at = {}};
+                    .out_at = {},
+                    .override = {},
+                    .set_by = {}};
     std::string missing_tag;
     if (!instance.unusable().empty()) {
       row.why_not = instance.unusable();
@@ -464,14 +471,15 @@ void AppendFact(std::string* out, const std::string& label, const std::string& t
 }
 
 // With what data planes leave out of them.
-std::vector<EndpointRow> RowsOf(const v1::Service& service, const v1::ListEndpointsResponse& all) {
+std::vector<EndpointRow> RowsOf(const v1::Service& service, const v1::ListEndpointsResponse& all, absl::Time now) {
   std::vector<EndpointRow> rows = EndpointsOf(&service, all.sets());
+  AddOverrides(all, &service, service.name(), now, &rows);
   AddExclusions(all, service.name(), &rows);
   return rows;
 }
 
-std::string EndpointsText(const v1::Service& service, const v1::ListEndpointsResponse& all) {
-  const std::vector<EndpointRow> rows = RowsOf(service, all);
+std::string EndpointsText(const v1::Service& service, const v1::ListEndpointsResponse& all, absl::Time now) {
+  const std::vector<EndpointRow> rows = RowsOf(service, all, now);
   std::vector<std::string> addresses;
   for (const EndpointRow& row : rows) {
     if (row.serving) addresses.push_back(row.address);
@@ -495,7 +503,8 @@ std::string BreakerText(const std::string& own, const v1::Defaults* defaults) {
   return absl::StrCat(defaults->circuit_breaker(), "  (Defaults/default)");
 }
 
-void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defaults* defaults, std::string* out) {
+void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defaults* defaults, absl::Time now,
+                   std::string* out) {
   *out += "\nServes\n";
   const v1::RouteMatch& match = route.match();
   AppendFact(out, "Hosts", match.hosts().empty() ? "any" : absl::StrJoin(match.hosts(), ", "));
@@ -520,7 +529,7 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
     if (service == nullptr) {
       absl::StrAppend(&text, ": not defined");
     } else {
-      absl::StrAppend(&text, ": ", EndpointsText(service->resource().service(), d.endpoints),
+      absl::StrAppend(&text, ": ", EndpointsText(service->resource().service(), d.endpoints, now),
                       "; breaker: ", BreakerText(service->resource().service().circuit_breaker(), defaults));
     }
     AppendFact(out, label, text);
@@ -536,9 +545,10 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
   AppendFact(out, "Rate limits", LimitsText(route.rate_limits(), defaults));
 }
 
-void DescribeService(const v1::Service& service, const Description& d, const v1::Defaults* defaults, std::string* out) {
+void DescribeService(const v1::Service& service, const Description& d, const v1::Defaults* defaults, absl::Time now,
+                     std::string* out) {
   *out += "\nServes\n";
-  const std::vector<EndpointRow> rows = RowsOf(service, d.endpoints);
+  const std::vector<EndpointRow> rows = RowsOf(service, d.endpoints, now);
   if (service.has_consul()) {
     AppendFact(out, "Source", ServiceSource(service));
     AppendFact(out, "State", SetState(SetOf(service.consul(), d.endpoints.sets()), CountServing(rows)));
@@ -811,7 +821,9 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, const EndpointS
                       .tags = {},
                       .id = "",
                       .excluded = {},
-                      .out_at = {}});
+                      .out_at = {},
+                      .override = {},
+                      .set_by = {}});
     }
     return rows;
   }
@@ -821,6 +833,81 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, const EndpointS
     AddInstances(set, service, &rows);
   }
   return rows;
+}
+
+namespace {
+
+std::string NameOfEndpoint(const std::string& address) {
+  const absl::StatusOr<gateway::HostPort> parsed = ParseHostPort(address);
+  return parsed.ok() ? EndpointName(parsed->host, parsed->port) : address;
+}
+
+// "drained", "weight 3"
+std::string ActionText(const v1::EndpointOverride& override) {
+  if (override.action_case() == v1::EndpointOverride::kDrain) return "drained";
+  return override.weight() == 0 ? "taken out" : absl::StrCat("weight ", override.weight());
+}
+
+// "by alice, 8m left"
+std::string OverrideText(const v1::EndpointOverride& override, absl::Time now) {
+  std::string left;
+  if (override.has_until()) {
+    const absl::Time until =
+        absl::FromUnixSeconds(override.until().seconds()) + absl::Nanoseconds(override.until().nanos());
+    google::protobuf::Timestamp then;  // as long ago as it is away
+    then.set_seconds(absl::ToUnixSeconds(now - std::max(until - now, absl::ZeroDuration())));
+    left = absl::StrCat(", ", FormatAge(then, now), " left");
+  }
+  return absl::StrCat("by ", override.actor(), left);
+}
+
+}  // namespace
+
+void AddOverrides(const v1::ListEndpointsResponse& endpoints, const v1::Service* service, std::string_view name,
+                  absl::Time now, std::vector<EndpointRow>* rows) {
+  const std::string consul_name = service != nullptr && service->has_consul() && service->consul().datacenter().empty()
+                                      ? service->consul().service()
+                                      : std::string(name);
+  for (EndpointRow& row : *rows) {
+    const std::string address = NameOfEndpoint(row.address);
+    const v1::EndpointOverride* found = nullptr;
+    for (const v1::EndpointOverride& each : endpoints.overrides()) {
+      if (each.endpoint() != address) continue;
+      if (each.service() == name) found = &each;  // goes before one of Consul's service
+      if (each.service() == consul_name && found == nullptr) found = &each;
+    }
+    if (found == nullptr) continue;
+    row.override = *found;
+    row.set_by = absl::StrCat(ActionText(*found), " ", OverrideText(*found, now));
+    row.weight = found->weight();
+    const bool well = row.serving || row.why_not == "weight 0";
+    if (!well) continue;
+    row.serving = found->action_case() == v1::EndpointOverride::kWeight && found->weight() > 0;
+    row.why_not = row.serving ? "" : ActionText(*found);
+  }
+}
+
+std::string RenderOverrides(const v1::ListEndpointsResponse& endpoints, absl::Time now) {
+  constexpr int kTold = 5;
+  std::string text;
+  for (int i = 0; i < std::min(kTold, endpoints.overrides_size()); ++i) {
+    const v1::EndpointOverride& each = endpoints.overrides(i);
+    absl::StrAppend(&text,
+                    Printable(absl::StrCat(each.service(), ": ", each.endpoint(), " is ", ActionText(each), " ",
+                                           OverrideText(each, now))),
+                    "\n");
+  }
+  if (endpoints.overrides_size() > kTold) {
+    absl::StrAppend(&text, "and ", endpoints.overrides_size() - kTold, " more endpoints are set by operators\n");
+  }
+  return text;
+}
+
+std::string RenderPendingOverrides(const v1::ListEndpointsResponse& endpoints) {
+  if (endpoints.overrides_pending().empty()) return "";
+  return absl::StrCat("what operators have set is not in force on: ",
+                      NamesText(endpoints.overrides_pending(), endpoints.overrides_pending_size()),
+                      " (not yet, or too old for it)\n");
 }
 
 void AddExclusions(const v1::ListEndpointsResponse& endpoints, std::string_view service,
@@ -891,7 +978,10 @@ void AddExclusions(const v1::ListEndpointsResponse& endpoints, std::string_view 
 std::string RenderEndpoints(std::span<const EndpointRow> rows) {
   const bool excluded =
       std::any_of(rows.begin(), rows.end(), [](const EndpointRow& row) { return !row.excluded.empty(); });
+  const bool set =
+      std::any_of(rows.begin(), rows.end(), [](const EndpointRow& row) { return row.override.has_value(); });
   std::vector<std::string> headings = {"SERVICE", "ADDRESS", "SERVING", "HEALTH", "WEIGHT", "ZONE", "TAGS", "ID"};
+  if (set) headings.push_back("SET");
   if (excluded) headings.push_back("LEFT OUT BY");
   Table table(headings);
   for (const EndpointRow& row : rows) {
@@ -906,6 +996,7 @@ std::string RenderEndpoints(std::span<const EndpointRow> rows) {
                                       row.zone,
                                       absl::StrJoin(row.tags, ", "),
                                       row.id};
+    if (set) cells.push_back(Printable(row.set_by));
     if (excluded) cells.push_back(absl::StrJoin(row.excluded, "; "));
     table.AddRow(std::move(cells));
   }
@@ -984,7 +1075,7 @@ std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints) {
 }
 
 std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services, const v1::ListEndpointsResponse& all,
-                                   const v1::ListBreakersResponse& breakers) {
+                                   const v1::ListBreakersResponse& breakers, absl::Time now) {
   const auto open_on = [&breakers](const std::string& service) {
     std::vector<std::string> planes;
     for (const v1::DataPlaneBreaker& row : breakers.breakers()) {
@@ -1000,7 +1091,7 @@ std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
   std::vector<const v1::EndpointSet*> told;
   for (const v1::StoredResource& stored : services) {
     const v1::Service& service = stored.resource().service();
-    const std::vector<EndpointRow> endpoints = RowsOf(service, all);
+    const std::vector<EndpointRow> endpoints = RowsOf(service, all, now);
     const int serving = CountServing(endpoints);
     std::string state = serving == 0 ? "no endpoint serves" : "ok";
     if (service.has_consul()) {
@@ -1014,6 +1105,7 @@ std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
     if (set.written_down() || std::find(told.begin(), told.end(), &set) != told.end()) continue;
     std::vector<EndpointRow> endpoints;
     AddInstances(set, nullptr, &endpoints);
+    AddOverrides(all, nullptr, set.key().service(), now, &endpoints);
     AddExclusions(all, set.key().service(), &endpoints);
     const int serving = CountServing(endpoints);
     rows.push_back({set.key().service(), "consul only", serving, static_cast<int>(endpoints.size()),
@@ -1051,9 +1143,9 @@ std::string RenderDescription(const Description& d, absl::Time now) {
 
   const v1::StoredResource* stored_defaults = Find({"Defaults", "default"}, d.all);
   const v1::Defaults* defaults = stored_defaults == nullptr ? nullptr : &stored_defaults->resource().defaults();
-  if (d.stored.resource().has_route()) DescribeRoute(d.stored.resource().route(), d, defaults, &out);
+  if (d.stored.resource().has_route()) DescribeRoute(d.stored.resource().route(), d, defaults, now, &out);
   if (d.stored.resource().has_consumer()) DescribeConsumer(d.stored.resource().consumer(), d, &out);
-  if (d.stored.resource().has_service()) DescribeService(d.stored.resource().service(), d, defaults, &out);
+  if (d.stored.resource().has_service()) DescribeService(d.stored.resource().service(), d, defaults, now, &out);
   AppendKeys("Refers to", ReferencesOf(d.stored.resource()), d.all, &out);
   AppendKeys("Referred to by", ReferrersOf(key, d.all), d.all, &out);
   std::string document = EncodeResource(d.stored.resource());

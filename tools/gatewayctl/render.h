@@ -59,8 +59,10 @@ struct EndpointRow {
   std::string zone;
   std::vector<std::string> tags;
   std::string id;
-  std::vector<std::string> excluded;  // by data planes: "dp-1: ejected: 5 failures in a row, 28s left"
-  std::set<std::string> out_at;       // data planes that send it nothing
+  std::vector<std::string> excluded;                  // by data planes: "dp-1: ejected: 5 failures in a row, 28s left"
+  std::set<std::string> out_at;                       // data planes that send it nothing
+  std::optional<v1::EndpointOverride> override = {};  // what an operator has set; `weight` is then its
+  std::string set_by = {};                            // in words: "drain by alice, 8m left"
 };
 
 using EndpointSets = google::protobuf::RepeatedPtrField<v1::EndpointSet>;
@@ -71,6 +73,13 @@ std::vector<EndpointRow> EndpointsOf(const v1::Service* service, const EndpointS
 // addresses are; what all of them leave out does not serve. An endpoint that is in no row gets one.
 void AddExclusions(const v1::ListEndpointsResponse& endpoints, std::string_view service,
                    std::vector<EndpointRow>* rows);
+// Adds what operators have set for the endpoints of `service` (null: of the service of Consul called `name`).
+void AddOverrides(const v1::ListEndpointsResponse& endpoints, const v1::Service* service, std::string_view name,
+                  absl::Time now, std::vector<EndpointRow>* rows);
+// All that operators have set, a line each, the first five; empty: nothing.
+std::string RenderOverrides(const v1::ListEndpointsResponse& endpoints, absl::Time now);
+// Which data planes do not do so yet; empty: all do.
+std::string RenderPendingOverrides(const v1::ListEndpointsResponse& endpoints);
 std::string RenderEndpoints(std::span<const EndpointRow> rows);
 // What is wrong with what is known of endpoints, a line each: Consul away, a set held from earlier.
 std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints);
@@ -85,8 +94,8 @@ struct ServiceRow {
   std::string state;  // "ok", "stale: ...", "unknown to consul", "unavailable", "no endpoint serves"
 };
 std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services,
-                                   const v1::ListEndpointsResponse& endpoints,
-                                   const v1::ListBreakersResponse& breakers);
+                                   const v1::ListEndpointsResponse& endpoints, const v1::ListBreakersResponse& breakers,
+                                   absl::Time now);
 std::string RenderServices(std::span<const ServiceRow> rows);
 
 std::string RenderBreakers(const v1::ListBreakersResponse& breakers, absl::Time now);

@@ -328,4 +328,11 @@ void ConsulRegistration::Deregister(const std::string& name) {
   impl_->Wake();
 }
 
+void ConsulRegistration::Forget(const std::string& name) {
+  absl::MutexLock lock(&impl_->mutex);
+  const auto found = impl_->entries.find(absl::StrCat(impl_->options.service_name, "-", name));
+  // One that is to be taken out still is.
+  if (found != impl_->entries.end() && found->second.wanted.has_value()) impl_->entries.erase(found);
+}
+
 }  // namespace gateway::controlplane

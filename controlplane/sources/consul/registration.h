@@ -39,6 +39,8 @@ class ConsulRegistration {
 
   void Register(const RegisteredInstance& instance);
   void Deregister(const std::string& name);
+  // Looks after it no longer: Consul's own check decides how long it stays there.
+  void Forget(const std::string& name);
 
  private:
   struct Impl;

@@ -1,11 +1,11 @@
 // One thread, and on it a coroutine for each loop:
 //
 //   WatchCatalog   one for each datacenter: catalog/services. What exists, and so what to watch.
-//   WatchService   within the budget, one for each service that exists: health/service/NAME.
-//   WatchChecks    past the budget, one for each datacenter: health/state/any. Fetch reads the services whose served
-//   set
-//                  differs from what it (or the catalog) says, and Sweep all of them: slowly, and when the catalog has
-//                  changed without saying where.
+//   WatchService   one for each service that exists, or past the budget for those that rank highest:
+//   health/service/NAME. WatchChecks    past the budget, one for each datacenter: health/state/any. Of the services
+//   without a watch, Fetch
+//                  reads those whose served set differs from what it (or the catalog) says, and Sweep all: slowly, and
+//                  when the catalog has changed without saying where.
 //   Confirm        one for each datacenter while something is suspect: asks the leader.
 //
 // Every answer about a service, whoever asked, goes through OnServiceAnswer; every change of what is known through
@@ -32,6 +32,7 @@
 #include "controlplane/sources/consul/decoder.h"
 #include "controlplane/sources/consul/http_client.h"
 #include "controlplane/sources/consul/pace.h"
+#include "controlplane/sources/consul/ranking.h"
 #include "controlplane/sources/consul/state_file.h"
 #include "controlplane/sources/consul/suspicion.h"
 #include "spdlog/spdlog.h"
@@ -66,6 +67,8 @@ constexpr size_t kServicesMax = 20'000;  // of interest at once; the rest is lef
 // A blocking query keeps its slot at the agent (of 200 for each client) until its wait ends, also when its client has
 // gone.
 constexpr int kSlotsPerWatch = 2;
+// How long a service keeps its watch before a busier one may have it.
+constexpr milliseconds kWatchKept{60'000};
 
 // One loop's connection and its timer, and how to end it.
 struct Loop {
@@ -96,6 +99,7 @@ struct Tracked {
   Clock::time_point retry_at{};
   std::optional<Clock::time_point> suspect_since;
   std::shared_ptr<Loop> loop;  // its own watch
+  Clock::time_point watched_since{};
 };
 
 struct Datacenter {
@@ -178,6 +182,9 @@ struct ConsulWatcher::Impl {
   std::deque<Clock::time_point> abandoned;  // when slots of cancelled blocking queries are free again
 
   bool past_budget = false;
+  std::map<ConsulKey, uint32_t> busy;  // as ConsulWatcherOptions has it
+  asio::steady_timer busy_timer{io};
+  Clock::time_point chosen_at{};  // who has a watch
   // What is known to have changed comes before what is merely swept. A key is in one of the sets at most, and may be
   // left over in the other's queue.
   std::deque<ConsulKey> fetch_queue, sweep_queue;
@@ -268,7 +275,10 @@ struct ConsulWatcher::Impl {
       state_dirty = true;
     }
     next->catalog_known = CatalogKnown();
-    for (const auto& [key, service] : tracked) next->sets.emplace_hint(next->sets.end(), key, service.set);
+    for (const auto& [key, service] : tracked) {
+      next->sets.emplace_hint(next->sets.end(), key, service.set);
+      next->watches += service.loop != nullptr ? 1 : 0;
+    }
     for (const auto& [name, dc] : datacenters) {
       if (dc->names != nullptr) next->names.emplace(name, dc->names);
     }
@@ -456,7 +466,7 @@ struct ConsulWatcher::Impl {
     if (!answer.known_leader) set.set_alarm("Consul knew no leader when this was read");
     service.checks = DigestOf(set, checks);
     Store(service, std::move(set));
-    if (past_budget) CompareWithWatches(key, service, answer.index);
+    if (past_budget && service.loop == nullptr) CompareWithWatches(key, service, answer.index);
   }
 
   // Whether what is served differs from what the global watches have said last.
@@ -739,6 +749,10 @@ struct ConsulWatcher::Impl {
     if (sets_changed) SchedulePublish();
   }
 
+  // Connections that are not for watches of services: the catalog's, the checks', the leader's of each datacenter, and
+  // those that read.
+  size_t OtherConnections() const { return 3 * datacenters.size() + kFetchers + 1; }
+
   void ChooseWatches() {
     const auto now = Clock::now();
     while (!abandoned.empty() && abandoned.front() <= now) abandoned.pop_front();
@@ -754,16 +768,23 @@ struct ConsulWatcher::Impl {
         needed > (past_budget ? budget - budget / 10 : budget) || needed + abandoned.size() > budget * kSlotsPerWatch;
     if (too_many != past_budget) {
       past_budget = too_many;
-      spdlog::info("consul: {} services: {}", listed, too_many ? "watched together" : "each watched by itself");
+      spdlog::info("consul: {} services: {}", listed,
+                   too_many ? "those that rank highest are watched by themselves, the others together"
+                            : "each watched by itself");
       if (too_many) {
         BeginFetching();
+        FollowBusy();
       } else {
         EndFetching();
+        busy_timer.cancel();
+        busy.clear();
       }
     }
 
     std::vector<ConsulKey> vanished;
-    for (auto& [key, service] : tracked) {
+    std::vector<std::pair<const ConsulKey, Tracked>*> able;  // those that could have a watch
+    for (auto& entry : tracked) {
+      auto& [key, service] = entry;
       Datacenter& dc = *datacenters.at(key.first);
       if (!dc.known) continue;
       if (!dc.listing.contains(key.second)) {
@@ -774,15 +795,19 @@ struct ConsulWatcher::Impl {
         }
         continue;
       }
-      if (past_budget) {
-        Stop(service.loop);
-        if (service.good_index == 0 || service.failed || service.suspect_since.has_value()) Enqueue(key);
-      } else if (service.loop == nullptr) {
-        service.loop = std::make_shared<Loop>(io, options);
-        asio::co_spawn(io, WatchService(datacenters.at(key.first), service.loop, key), Rethrow);
+      able.push_back(&entry);
+    }
+    if (past_budget) {
+      ShareWatches(able, budget, now);
+      for (const auto* entry : able) {
+        const Tracked& service = entry->second;
+        if (service.good_index == 0 || service.failed || service.suspect_since.has_value()) Enqueue(entry->first);
       }
+    } else {
+      for (auto* entry : able) BeginWatch(entry->first, entry->second, now);
     }
     for (const ConsulKey& key : vanished) SetUnknown(key, tracked.at(key));
+    SchedulePublish();  // who has a watch is told, too
     for (const auto& [name, dc] : datacenters) {
       if (!past_budget) {
         Stop(dc->checks_loop);
@@ -792,6 +817,69 @@ struct ConsulWatcher::Impl {
         asio::co_spawn(io, WatchChecks(dc, dc->checks_loop), Rethrow);
       }
     }
+  }
+
+  void BeginWatch(const ConsulKey& key, Tracked& service, Clock::time_point now) {
+    if (service.loop != nullptr) return;
+    service.loop = std::make_shared<Loop>(io, options);
+    service.watched_since = now;
+    service.retry_at = {};  // its watch tries again by itself
+    asio::co_spawn(io, WatchService(datacenters.at(key.first), service.loop, key), Rethrow);
+  }
+
+  // Gives the watches of `budget` to those of `able` that rank highest; the others lose theirs and are read once more,
+  // since what changed after their last answer woke nobody.
+  void ShareWatches(const std::vector<std::pair<const ConsulKey, Tracked>*>& able, size_t budget,
+                    Clock::time_point now) {
+    chosen_at = now;
+    const size_t others = OtherConnections();
+    const size_t watches = budget > others ? budget - others : 0;
+    std::vector<WatchCandidate> candidates(able.size());
+    for (size_t i = 0; i < able.size(); ++i) {
+      const auto& [key, service] = *able[i];
+      const auto found = busy.find(key);
+      candidates[i] = {.index = i,
+                       .magnitude = found == busy.end() ? 0 : found->second,
+                       .named = service.named,
+                       .watched = service.loop != nullptr,
+                       .settled = service.loop != nullptr && now - service.watched_since >= kWatchKept};
+    }
+    const WatchChoice choice = ChooseWatched(candidates, watches);
+    const auto end = [this, &able](size_t index) {
+      Stop(able[index]->second.loop);
+      Enqueue(able[index]->first);
+    };
+    for (const size_t index : choice.end) end(index);
+    // The agent has as many slots, and those of watches that have ended are taken for a while.
+    const auto room = [&] {
+      size_t running = 0;
+      for (const auto* entry : able) running += entry->second.loop != nullptr ? 1 : 0;
+      return running + others + abandoned.size() < budget * kSlotsPerWatch;
+    };
+    for (const size_t index : choice.begin) {
+      if (!room()) return;
+      BeginWatch(able[index]->first, able[index]->second, now);
+    }
+    for (const auto& [loser, winner] : choice.swaps) {
+      if (!room()) return;
+      end(loser);
+      BeginWatch(able[winner]->first, able[winner]->second, now);
+    }
+  }
+
+  // Looks again and again, as long as there are too few watches, whom they are worth most to.
+  void FollowBusy() {
+    if (!options.busy || stopping) return;
+    busy_timer.expires_after(options.busy_interval);
+    busy_timer.async_wait([this](const error_code& ec) {
+      if (ec || stopping || !past_budget) return;
+      std::map<ConsulKey, uint32_t> now_busy = options.busy();
+      if (now_busy != busy || Clock::now() >= chosen_at + kWatchKept / 2) {
+        busy = std::move(now_busy);
+        ChooseWatches();
+      }
+      if (past_budget) FollowBusy();
+    });
   }
 
   // --- Loops ---
@@ -858,6 +946,10 @@ struct ConsulWatcher::Impl {
                                             milliseconds deadline, uint64_t* index, bool* leader_known) {
     const absl::StatusOr<ConsulAnswer> answer = co_await loop.http.Get(target, deadline);
     if (loop.stopped) co_return absl::CancelledError("");
+    // It got a watch of its own while it was read, whose answer must not be followed by this older one.
+    if (const Tracked* service = Find(key); index == nullptr && service != nullptr && service->loop != nullptr) {
+      co_return absl::OkStatus();
+    }
     absl::Status status = CheckAnswer(answer);
     if (status.ok()) {
       CheckDigests checks;
@@ -902,8 +994,9 @@ struct ConsulWatcher::Impl {
         }
       }
       SetReachable(*dc, status);
+      // Those whose own watch doesn't say so.
       for (auto& [key, service] : tracked) {
-        if (key.first == dc->name) OnServiceFailure(key, status);
+        if (key.first == dc->name && service.loop == nullptr) OnServiceFailure(key, status);
       }
       dc->checks_failed = true;
       index = 0;
@@ -929,6 +1022,8 @@ struct ConsulWatcher::Impl {
 
   void Enqueue(const ConsulKey& key) {
     if (!past_budget) return;
+    const Tracked* service = Find(key);
+    if (service == nullptr || service->loop != nullptr) return;  // its own watch tells
     if (fetching.contains(key)) {
       fetch_again.insert(key);  // what is being read may be older than the reason to read it
       return;
@@ -940,7 +1035,7 @@ struct ConsulWatcher::Impl {
   }
 
   void EnqueueSweep(const ConsulKey& key) {
-    if (fetch_queued.contains(key) || !sweep_queued.insert(key).second) return;
+    if (tracked.at(key).loop != nullptr || fetch_queued.contains(key) || !sweep_queued.insert(key).second) return;
     sweep_queue.push_back(key);
   }
 
@@ -1075,6 +1170,7 @@ struct ConsulWatcher::Impl {
     EndFetching();
     publish_timer.cancel();
     state_timer.cancel();
+    busy_timer.cancel();
     if (state_dirty && !options.state_file.empty()) WriteState();
     work.reset();
   }

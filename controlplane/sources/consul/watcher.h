@@ -2,6 +2,7 @@
 #ifndef GATEWAY_CONTROLPLANE_SOURCES_CONSUL_WATCHER_H_
 #define GATEWAY_CONTROLPLANE_SOURCES_CONSUL_WATCHER_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -30,6 +31,7 @@ struct EndpointCatalog {
   std::map<std::string, std::shared_ptr<const ConsulNames>> names;
   bool reachable = false;  // the newest read succeeded
   std::string error;       // of the newest read
+  size_t watches = 0;      // services that have a watch of their own
 };
 
 // What to watch: what policy refers to.
@@ -48,7 +50,13 @@ struct ConsulInterest {
 struct ConsulWatcherOptions {
   std::string address;  // "localhost:8500"
   std::string token;
-  int watches_max = 90;  // blocking queries at once; past it: two global watches, a diff and targeted reads
+  // Connections that wait at once. Past it the services of highest rank (ranking.h) have watches of their own, all
+  // others two global watches, a diff and targeted reads.
+  int watches_max = 90;
+  // Which services get requests, and how many, in powers of two. Asked every `busy_interval` while there are more
+  // services than watches, on the watcher's thread; must not block. Null: nobody knows.
+  std::function<std::map<ConsulKey, uint32_t>()> busy;
+  std::chrono::milliseconds busy_interval{2'000};
   std::chrono::milliseconds wait{55'000};  // of a blocking query; under the 60 s idle cut of most balancers
   // The last-known copy, read at start and written (at most once a second) after changes; "": not kept.
   std::string state_file;

@@ -1,5 +1,7 @@
 // The watcher and the registration against a real agent.
+#include <algorithm>
 #include <atomic>
+#include <map>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -265,6 +267,46 @@ TEST_F(RealConsul, HundredAndFiftyServicesPastTheBudget) {
       watched.Wait([](const EndpointCatalog& catalog) { return SetOf(catalog, "s5").instances_size() == 2; }, 20s));
 }
 
+// A service without checks that moves wakes nothing but its own watch and the catalog's.
+TEST_F(RealConsul, ABusyServiceIsFollowedAtOnceAmongManyAndTheOthersWithinASecond) {
+  ASSERT_NO_FATAL_FAILURE(Run());
+  constexpr int kServices = 1'000;
+  for (int i = 0; i < kServices; ++i) {
+    ASSERT_TRUE(
+        agent_->Register({.service = absl::StrCat("s", i), .port = static_cast<uint16_t>(8000 + i), .status = ""})
+            .ok());
+  }
+  ConsulWatcherOptions options = WatcherOptions();
+  options.busy_interval = 50ms;
+  options.busy = [] { return std::map<ConsulKey, uint32_t>{{{"", "s999"}, 12}}; };
+  Watched watched(options);
+  ConsulInterest interest;
+  interest.dynamic = [](std::string_view name) { return name != "consul"; };
+  watched.watcher().SetInterest(interest);
+  watched.watcher().Start();
+  ASSERT_TRUE(watched.Wait([](const EndpointCatalog& catalog) { return catalog.sets.size() == kServices; }, 60s));
+  ASSERT_TRUE(watched.Wait(Serves("s999", "8999"), 60s));
+  const auto follow = [&](const std::string& service, uint16_t port) {
+    const auto begin = std::chrono::steady_clock::now();
+    EXPECT_TRUE(agent_->Register({.service = service, .port = port, .status = ""}).ok());
+    EXPECT_TRUE(watched.Wait(Serves(service, std::to_string(port)), 10s)) << service;
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  };
+  std::vector<double> busy, idle;
+  for (uint16_t i = 0; i < 11; ++i) {
+    busy.push_back(follow("s999", static_cast<uint16_t>(20'000 + i)));
+    // After a quiet time, which its own sweep is.
+    if (i % 3 == 0) idle.push_back(follow("s500", static_cast<uint16_t>(21'000 + i)));
+    absl::SleepFor(absl::Milliseconds(600));  // the pace of one service is four changes a second
+  }
+  std::sort(busy.begin(), busy.end());
+  std::sort(idle.begin(), idle.end());
+  RecordProperty("busy_median_us", static_cast<int>(busy[5] * 1000));
+  RecordProperty("idle_max_us", static_cast<int>(idle.back() * 1000));
+  EXPECT_LT(busy[5], 100) << "20 ms on a machine that does nothing else";
+  EXPECT_LT(idle.back(), 3'000);
+}
+
 class RealConsulRegistration : public RealConsul {
  protected:
   void SetUp() override {
@@ -327,6 +369,24 @@ TEST_F(RealConsulRegistration, ForgottenInstanceIsRegisteredAgainAsItIsNow) {
   std::string first;
   ASSERT_TRUE(WaitFor([&] { return !(first = CheckStatus("api-gateway-dp-1")).empty(); }));
   EXPECT_EQ(first, "critical");
+}
+
+// A data plane that is lost for good: Consul's check decides, and nobody brings it back for ever.
+TEST_F(RealConsulRegistration, OneThatIsForgottenIsLeftToConsul) {
+  ConsulRegistration registration(ForRegistration());
+  registration.Register(Instance());
+  ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-1") == "passing"; }));
+  registration.Forget("dp-1");
+  EXPECT_EQ(CheckStatus("api-gateway-dp-1"), "passing") << "it may be well, and cut off from here alone";
+  ASSERT_TRUE(agent_->Deregister("api-gateway-dp-1").ok());
+  RegisteredInstance other = Instance();
+  other.name = "dp-2";
+  registration.Register(other);  // a pass, after which the first one would be back
+  ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-2") == "passing"; }));
+  EXPECT_EQ(CheckStatus("api-gateway-dp-1"), "");
+  registration.Deregister("dp-2");
+  registration.Forget("dp-2");
+  EXPECT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-2").empty(); })) << "who said goodbye is taken out";
 }
 
 TEST_F(RealConsulRegistration, SurvivesARestartOfTheAgent) {

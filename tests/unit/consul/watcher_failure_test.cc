@@ -303,13 +303,52 @@ TEST(ConsulWatcher, NeverMoreBlockingQueriesThanTheBudget) {
   watched.Follow(names);
   watched.watcher().Start();
   for (int i = 0; i < 30; ++i) ASSERT_TRUE(watched.Wait(Serves(names[i], std::to_string(8000 + i))));
-  ASSERT_TRUE(WaitFor([&] { return consul.blocked() == 2; }));  // the two global watches
+  ASSERT_TRUE(WaitFor([&] { return consul.blocked() == 4; }));  // the two global watches, and two services' own
   EXPECT_LE(consul.connections(), 10);
   // Back within the budget.
   watched.Follow({"s0", "s1"});
   ASSERT_TRUE(WaitFor([&] { return consul.requests("/v1/health/service/s1?stale&index=") > 0; }));
   consul.SetService("s1", {9001});
   ASSERT_TRUE(watched.Wait(Serves("s1", "9001")));
+}
+
+TEST(ConsulWatcher, AServiceThatGetsRequestsGetsAWatchOfItsOwn) {
+  FakeConsul consul;
+  std::vector<std::string> names;
+  for (int i = 10; i < 40; ++i) {
+    names.push_back("s" + std::to_string(i));
+    consul.SetService(names.back(), {8000 + i});
+  }
+  ConsulWatcherOptions options = OptionsFor(consul);
+  options.watches_max = 10;
+  options.busy_interval = 20ms;
+  std::atomic<int> busy_from{40};
+  options.busy = [&busy_from] {
+    std::map<ConsulKey, uint32_t> busy;
+    for (int i = busy_from; i < 40; ++i) busy[{"", "s" + std::to_string(i)}] = 10;
+    return busy;
+  };
+  Watched watched(options);
+  watched.Follow(names);
+  watched.watcher().Start();
+  for (int i = 10; i < 40; ++i) ASSERT_TRUE(watched.Wait(Serves("s" + std::to_string(i), std::to_string(8000 + i))));
+  ASSERT_TRUE(WaitFor([&] { return consul.blocked() == 4; }));
+  EXPECT_EQ(consul.requests("/v1/health/service/s39?stale&index="), 0);
+  busy_from = 39;
+  ASSERT_TRUE(WaitFor([&] { return consul.requests("/v1/health/service/s39?stale&index=") > 0; }));
+  EXPECT_LE(consul.connections(), 10);
+  busy_from = 38;
+  ASSERT_TRUE(WaitFor([&] { return consul.requests("/v1/health/service/s38?stale&index=") > 0; }))
+      << "in the place of the one that is idle";
+  const int asked = consul.requests("/v1/health/service/s37?stale&index=");
+  busy_from = 37;  // as busy as those that have watches: not worth it
+  consul.SetService("s38", {9038});
+  ASSERT_TRUE(watched.Wait(Serves("s38", "9038")));
+  consul.SetService("s39", {9039});
+  ASSERT_TRUE(watched.Wait(Serves("s39", "9039")));
+  consul.SetService("s20", {9020});
+  ASSERT_TRUE(watched.Wait(Serves("s20", "9020"))) << "by the sweep that the catalog asks for";
+  EXPECT_EQ(consul.requests("/v1/health/service/s37?stale&index="), asked);
 }
 
 TEST(ConsulWatcher, ServiceThatChangesAllTheTimeIsReadAtAPace) {

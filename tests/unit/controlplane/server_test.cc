@@ -10,12 +10,14 @@
 
 #include "absl/strings/match.h"
 #include "common/base/admin_protocol.h"
+#include "common/policy/schema_version.h"
 #include "gateway/v1/admin.grpc.pb.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
+#include "spdlog/spdlog.h"
 #include "tests/fixtures/raw_client.h"
 #include "tests/unit/controlplane/testing.h"
 
@@ -576,7 +578,7 @@ TEST_F(ServerTest, ReadyAsksBothListeners) {
 TEST_F(ServerTest, ADataPlaneThatIsTooOldIsSentNothingAndShownWithTheReason) {
   FakeDataPlane dp = DataPlane("old");
   v1::Hello hello = dp.HelloMessage();
-  hello.set_schema_version(kSchemaVersion - 1);
+  hello.set_schema_version(kSchemaVersionMin - 1);
   ASSERT_TRUE(dp.Send(hello));
   auto welcome = dp.Read();
   ASSERT_TRUE(welcome && welcome->has_welcome());
@@ -585,6 +587,55 @@ TEST_F(ServerTest, ADataPlaneThatIsTooOldIsSentNothingAndShownWithTheReason) {
   EXPECT_TRUE(absl::StrContains(StateOf("old").rejections(0).reason(), "schema version"));
   EXPECT_EQ(StateOf("old").rejected_revision(), 2u);
   EXPECT_EQ(control_plane_->hub().counts().updates_sent, 0u);
+}
+
+// An upgrade begins with the control plane: what its data planes understand of policy goes on.
+TEST_F(ServerTest, AnOlderDataPlaneIsSentPolicyThatItUnderstandsAndNoOther) {
+  FakeDataPlane dp = DataPlane("old");
+  v1::Hello hello = dp.HelloMessage();
+  hello.set_schema_version(kSchemaVersionMin);
+  ASSERT_TRUE(dp.Send(hello));
+  ASSERT_TRUE(dp.Read()->has_welcome());
+  EXPECT_EQ(dp.ReadPolicy()[0].schema_version(), kSchemaVersionMin);
+  ASSERT_TRUE(dp.Ack(1));
+  ASSERT_EQ(MustApply({StaticService("svc")}), 2u);
+  EXPECT_EQ(dp.ReadPolicy()[0].to(), 2u);
+  ASSERT_TRUE(dp.Ack(2));
+  ASSERT_TRUE(Serves("old", 2));
+
+  v1::Resource encrypted = StaticService("private");
+  encrypted.mutable_service()->mutable_tls()->set_server_name("private.example");
+  ASSERT_EQ(MustApply({encrypted}), 3u);
+  ASSERT_EQ(StateOf("old").rejected_revision(), 3u);
+  ASSERT_EQ(StateOf("old").rejections_size(), 1);
+  EXPECT_EQ(StateOf("old").rejections(0).kind(), "Service");
+  EXPECT_EQ(StateOf("old").rejections(0).name(), "private");
+  EXPECT_TRUE(absl::StrContains(StateOf("old").rejections(0).reason(), "schema version 2; version 3 is needed"));
+  EXPECT_EQ(StateOf("old").applied_revision(), 2u) << "it goes on with what it has";
+  // One that comes with this policy in force is told so at once.
+  FakeDataPlane later = DataPlane("later");
+  hello = later.HelloMessage();
+  hello.set_schema_version(kSchemaVersionMin);
+  ASSERT_TRUE(later.Send(hello));
+  ASSERT_TRUE(later.Read()->has_welcome());
+  EXPECT_EQ(StateOf("later").rejected_revision(), 3u);
+  FakeDataPlane current = DataPlane("current");
+  ASSERT_TRUE(current.Hello());
+  ASSERT_TRUE(current.Read()->has_welcome());
+  EXPECT_EQ(current.ReadPolicy()[0].schema_version(), kSchemaVersion);
+
+  grpc::ClientContext context;
+  v1::DeleteRequest remove;
+  remove.set_kind("Service");
+  remove.set_name("private");
+  v1::DeleteResponse removed;
+  ASSERT_TRUE(admin_->Delete(&context, remove, &removed).ok());
+  for (FakeDataPlane* each : {&dp, &later}) {
+    EXPECT_EQ(each->ReadPolicy()[0].to(), 4u);
+    ASSERT_TRUE(each->Ack(4));
+  }
+  ASSERT_TRUE(Serves("old", 4));
+  EXPECT_EQ(StateOf("old").rejections_size(), 0);
 }
 
 TEST_F(ServerTest, WhatIsNotInTheProtocolEndsTheStreamWithAReason) {
@@ -1086,6 +1137,271 @@ TEST_F(ServerTest, AStartThatCannotBeSaysWhyInOneLine) {
   second.mutable_control_plane()->set_stream_listen("0.0.0.0:0");
   status = ControlPlane::Start(second).status();
   EXPECT_TRUE(absl::StrContains(status.message(), "insecure")) << status;
+}
+
+TEST(HubTest, TellsWhomItRemembersNoMore) {
+  std::mutex mu;
+  std::vector<std::string> told;
+  HubOptions options;
+  options.expected = {{"dp-1", absl::Now()}, {"dp-2", absl::Now()}};
+  options.forgotten = [&](const std::string& name) {
+    std::lock_guard lock(mu);
+    told.push_back(name);
+  };
+  Hub hub(std::move(options));
+  ASSERT_TRUE(hub.Forget("dp-2").ok());
+  const auto heard = [&](const std::vector<std::string>& names) {
+    return Eventually([&] {
+      std::lock_guard lock(mu);
+      return told == names;
+    });
+  };
+  EXPECT_TRUE(heard({"dp-2"}));
+  EXPECT_EQ(hub.ForgetGone().size(), 1u);
+  EXPECT_TRUE(heard({"dp-2", "dp-1"}));
+}
+
+// What an operator sets at run time.
+class OperationsTest : public ServerTest {
+ protected:
+  static void Greet(FakeDataPlane& dp, bool takes_operations = true) {
+    v1::Hello hello = dp.HelloMessage();
+    hello.set_takes_operations(takes_operations);
+    EXPECT_TRUE(dp.Send(hello));
+    const auto welcome = dp.Read();
+    EXPECT_TRUE(welcome && welcome->has_welcome());
+  }
+  static v1::SetEndpointRequest Request(const std::string& service, const std::string& endpoint) {
+    v1::SetEndpointRequest request;
+    request.mutable_context()->set_actor("alice");
+    request.mutable_context()->set_comment("a new kernel");
+    request.set_service(service);
+    request.set_endpoint(endpoint);
+    return request;
+  }
+  grpc::Status Set(const v1::SetEndpointRequest& request, v1::SetEndpointResponse* response) {
+    grpc::ClientContext context;
+    return admin_->SetEndpoint(&context, request, response);
+  }
+  v1::ListEndpointsResponse Endpoints(const std::string& service) {
+    grpc::ClientContext context;
+    v1::ListEndpointsRequest request;
+    request.set_service(service);
+    v1::ListEndpointsResponse response;
+    EXPECT_TRUE(admin_->ListEndpoints(&context, request, &response).ok());
+    return response;
+  }
+  std::vector<std::string> Audit() {
+    grpc::ClientContext context;
+    v1::ListAuditResponse response;
+    EXPECT_TRUE(admin_->ListAudit(&context, {}, &response).ok());
+    std::vector<std::string> told;
+    for (const v1::AuditEntry& entry : response.entries()) {
+      told.push_back(absl::StrCat(entry.action(), ": ", entry.detail()));
+    }
+    return told;
+  }
+};
+
+TEST_F(OperationsTest, AnEndpointIsDrainedForAWhileOnEveryDataPlaneThatCan) {
+  MustApply({StaticService("svc", "10.0.0.7:8080"), PrefixRoute("svc", "svc")});
+  FakeDataPlane dp = DataPlane("dp-1"), old = DataPlane("dp-old");
+  Greet(dp);
+  Greet(old, /*takes_operations=*/false);
+  auto first = dp.Read();
+  ASSERT_TRUE(first && first->has_operations()) << "also where there are none: a cache may have some";
+  EXPECT_EQ(first->operations().overrides_size(), 0);
+  dp.ReadPolicy();
+  old.ReadPolicy();
+
+  v1::SetEndpointRequest request = Request("svc", "10.0.0.7:8080");
+  request.set_drain(true);
+  request.mutable_duration()->set_seconds(600);
+  v1::SetEndpointResponse response;
+  ASSERT_TRUE(Set(request, &response).ok());
+  EXPECT_EQ(response.override().actor(), "alice");
+  ASSERT_EQ(response.warnings_size(), 1);
+  EXPECT_EQ(response.warnings(0), "no endpoint of 'svc' gets requests now");
+  auto told = dp.Read();
+  ASSERT_TRUE(told && told->has_operations());
+  ASSERT_EQ(told->operations().overrides_size(), 1);
+  EXPECT_TRUE(told->operations().overrides(0).drain());
+  EXPECT_GT(told->operations().overrides(0).remaining().seconds(), 590);
+  EXPECT_LE(told->operations().overrides(0).remaining().seconds(), 600);
+
+  v1::ListEndpointsResponse listed = Endpoints("svc");
+  ASSERT_EQ(listed.overrides_size(), 1);
+  EXPECT_EQ(listed.overrides_pending_size(), 2);
+  v1::DataPlaneMessage report;
+  report.mutable_report()->set_operations_version(told->operations().version());
+  ASSERT_TRUE(dp.Send(report));
+  EXPECT_TRUE(Eventually([&] {
+    listed = Endpoints("svc");
+    return listed.overrides_pending_size() == 1 && listed.overrides_pending(0) == "dp-old";
+  }));
+  EXPECT_EQ(Endpoints("").overrides_size(), 1);
+
+  Restart();
+  EXPECT_EQ(Endpoints("svc").overrides_size(), 1);
+  FakeDataPlane again = DataPlane("dp-1");
+  Greet(again);
+  told = again.Read();
+  ASSERT_TRUE(told && told->has_operations());
+  EXPECT_EQ(told->operations().overrides_size(), 1);
+  request.set_up(true);
+  request.clear_duration();
+  ASSERT_TRUE(Set(request, &response).ok());
+  EXPECT_EQ(Endpoints("svc").overrides_size(), 0);
+  EXPECT_EQ(Set(request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+  const std::vector<std::string> audit = Audit();
+  ASSERT_GE(audit.size(), 2u);
+  EXPECT_EQ(audit[0], "SetEndpoint: 10.0.0.7:8080 of 'svc': as policy has it again");
+  EXPECT_TRUE(std::find(audit.begin(), audit.end(),
+                        "SetEndpoint: 10.0.0.7:8080 of 'svc': drained for 10m: a new kernel") != audit.end());
+}
+
+TEST_F(OperationsTest, AnOverrideEndsByItself) {
+  MustApply({StaticService("svc", "10.0.0.7:8080")});
+  v1::SetEndpointRequest request = Request("svc", "10.0.0.7:8080");
+  request.set_weight(3);
+  request.mutable_duration()->set_seconds(1);
+  v1::SetEndpointResponse response;
+  ASSERT_TRUE(Set(request, &response).ok());
+  ASSERT_EQ(response.warnings_size(), 1);
+  EXPECT_TRUE(absl::StrContains(response.warnings(0), "round_robin"));
+  EXPECT_TRUE(Eventually([&] { return Endpoints("svc").overrides_size() == 0; }));
+  EXPECT_TRUE(absl::StrContains(Audit()[0], "EndpointOverrideEnded: 10.0.0.7:8080 of 'svc' is as policy has it again"));
+}
+
+TEST_F(OperationsTest, WhatIsNotThereCannotBeSet) {
+  v1::Resource service = StaticService("svc", "[2001:db8:0::1]:8080");
+  service.mutable_service()->add_static_()->set_address("host.example:80");
+  MustApply({service});
+  v1::SetEndpointResponse response;
+  v1::SetEndpointRequest request = Request("svc", "[2001:db8::1]:8080");
+  EXPECT_EQ(Set(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << "no action";
+  request.set_weight(65'536);
+  EXPECT_EQ(Set(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_weight(0);
+  request.mutable_duration();
+  EXPECT_EQ(Set(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.clear_duration();
+  EXPECT_TRUE(Set(request, &response).ok()) << "however it is spelt";
+  EXPECT_EQ(response.override().endpoint(), "[2001:db8::1]:8080");
+  EXPECT_EQ(response.warnings_size(), 0);
+  request.set_endpoint("10.0.0.1:80");
+  EXPECT_EQ(Set(request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+  request.set_endpoint("nonsense");
+  EXPECT_EQ(Set(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request = Request("nobody", "10.0.0.1:80");
+  request.set_drain(true);
+  EXPECT_EQ(Set(request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(OperationsTest, ALogLevelIsACommandToOneConnectedDataPlane) {
+  FakeDataPlane dp = DataPlane("dp-1"), old = DataPlane("dp-old");
+  Greet(dp);
+  Greet(old, /*takes_operations=*/false);
+  ASSERT_TRUE(dp.Read()->has_operations());
+  dp.ReadPolicy();
+  const auto set = [this](const std::string& name, v1::SetLogLevelResponse* response) {
+    grpc::ClientContext context;
+    v1::SetLogLevelRequest request;
+    request.set_data_plane(name);
+    request.set_level(v1::LoggingSection::DEBUG);
+    return admin_->SetLogLevel(&context, request, response);
+  };
+  v1::SetLogLevelResponse response;
+  ASSERT_TRUE(set("dp-1", &response).ok());
+  EXPECT_TRUE(response.has_until());
+  auto told = dp.Read();
+  ASSERT_TRUE(told && told->has_log_level());
+  EXPECT_EQ(told->log_level().level(), v1::LoggingSection::DEBUG);
+  EXPECT_EQ(told->log_level().duration().seconds(), 300);
+  v1::DataPlaneMessage report;
+  report.mutable_report()->set_log_level(v1::LoggingSection::DEBUG);
+  ASSERT_TRUE(dp.Send(report));
+  EXPECT_TRUE(Eventually([&] { return StateOf("dp-1").log_level() == v1::LoggingSection::DEBUG; }));
+  EXPECT_EQ(set("dp-old", &response).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(set("nobody", &response).error_code(), grpc::StatusCode::NOT_FOUND);
+  const auto before = spdlog::default_logger_raw()->level();
+  ASSERT_TRUE(set("", &response).ok());
+  EXPECT_EQ(spdlog::default_logger_raw()->level(), spdlog::level::debug);
+  spdlog::default_logger_raw()->set_level(before);
+}
+
+TEST_F(OperationsTest, ADataPlaneSaysWhatABundleHasOfIt) {
+  FakeDataPlane dp = DataPlane("dp-1");
+  Greet(dp);
+  ASSERT_TRUE(dp.Read()->has_operations());
+  dp.ReadPolicy();
+  v1::DiagnoseResponse response;
+  grpc::Status status;
+  std::thread asking([&] {
+    grpc::ClientContext context;
+    v1::DiagnoseRequest request;
+    request.set_data_plane("dp-1");
+    status = admin_->Diagnose(&context, request, &response);
+  });
+  auto told = dp.Read();
+  ASSERT_TRUE(told && told->has_diagnostics());
+  for (const auto& [name, content, last] : {std::tuple("metrics.txt", "up 1\n", false),
+                                            {"metrics.txt", "down 0\n", false},
+                                            {"bootstrap.yaml", "{}", true}}) {
+    v1::DataPlaneMessage part;
+    part.mutable_diagnostics()->set_id(told->diagnostics().id());
+    part.mutable_diagnostics()->set_last(last);
+    v1::DiagnosticFile* file = part.mutable_diagnostics()->add_files();
+    file->set_name(name);
+    file->set_content(content);
+    ASSERT_TRUE(dp.Send(part));
+  }
+  asking.join();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(response.files_size(), 2);
+  EXPECT_EQ(response.files(0).content(), "up 1\ndown 0\n");
+
+  // One that goes away answers nobody, and lets nobody wait.
+  grpc::ClientContext context;
+  v1::DiagnoseRequest request;
+  request.set_data_plane("dp-1");
+  std::thread leaving([&] {
+    told = dp.Read();
+    dp.stream().WritesDone();
+  });
+  EXPECT_EQ(admin_->Diagnose(&context, request, &response).error_code(), grpc::StatusCode::UNAVAILABLE);
+  leaving.join();
+}
+
+TEST_F(OperationsTest, TheControlPlanesOwnPartHasNoSecrets) {
+  control_plane_.reset();
+  config_.mutable_consul()->set_token("3fa85f64-5717-4562-b3fc-2c963f66afa6");
+  config_.mutable_redis()->set_password("hunter2");
+  Start();
+  grpc::ClientContext context;
+  v1::DiagnoseResponse response;
+  ASSERT_TRUE(admin_->Diagnose(&context, {}, &response).ok());
+  ASSERT_EQ(response.files_size(), 2);
+  EXPECT_EQ(response.files(0).name(), "bootstrap.yaml");
+  EXPECT_TRUE(absl::StrContains(response.files(0).content(), "redacted")) << response.files(0).content();
+  EXPECT_FALSE(absl::StrContains(response.files(0).content(), "hunter2"));
+  EXPECT_FALSE(absl::StrContains(response.files(0).content(), "3fa85f64"));
+  EXPECT_TRUE(absl::StrContains(response.files(1).content(), "gateway_controlplane_endpoint_overrides 0"));
+}
+
+TEST_F(OperationsTest, BusyServicesOfAllDataPlanesAreOneList) {
+  FakeDataPlane one = DataPlane("dp-1"), two = DataPlane("dp-2");
+  Greet(one);
+  Greet(two);
+  v1::DataPlaneMessage message;
+  v1::BusyService* busy = message.mutable_report()->add_busy();
+  busy->mutable_key()->set_service("orders");
+  busy->set_magnitude(10);
+  ASSERT_TRUE(one.Send(message));
+  ASSERT_TRUE(two.Send(message));
+  EXPECT_TRUE(Eventually([&] {
+    return control_plane_->hub().BusyServices()[{"", "orders"}] == 11;
+  })) << "twice as many";
 }
 
 }  // namespace

@@ -165,6 +165,14 @@ TEST(Store, HistoryIsBoundedByItsRowsToo) {
   EXPECT_EQ(store->SetAt(19)->resources.size(), 4u);
 }
 
+// The copy that a migration has left: "gateway.db.schemaN.backup".
+std::string CopyOf(const TempDir& dir) {
+  for (const auto& file : std::filesystem::directory_iterator(dir.path())) {
+    if (file.path().extension() == ".backup") return file.path();
+  }
+  return "no copy";
+}
+
 TEST(Store, ANewerFileIsRefused) {
   TempDir dir;
   MustOpen(At(dir.File("gateway.db"))).reset();
@@ -172,6 +180,22 @@ TEST(Store, ANewerFileIsRefused) {
   absl::Status status = RefusedUntouched(At(dir.File("gateway.db")));
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(std::string(status.message()).find("newer version"), std::string::npos) << status;
+  EXPECT_NE(std::string(status.message()).find("restore a backup of before the upgrade"), std::string::npos) << status;
+}
+
+TEST(Store, GoingBackNamesTheCopyOfBeforeTheUpgradeWhichWorks) {
+  TempDir dir;
+  const std::string path = dir.File("gateway.db");
+  MustOpen(At(path)).reset();
+  StoreOptions newer = At(path);
+  newer.further_migrations = {"CREATE TABLE further(x INTEGER) STRICT"};
+  MustOpen(newer).reset();
+  const absl::Status status = RefusedUntouched(At(path));
+  const std::string copy = CopyOf(dir);
+  EXPECT_NE(std::string(status.message()).find(copy), std::string::npos) << status;
+  std::filesystem::rename(copy, path);
+  for (const char* suffix : {"-wal", "-shm"}) std::filesystem::remove(path + suffix);
+  EXPECT_NE(MustOpen(At(path)), nullptr);
 }
 
 TEST(Store, AnotherProgramsDatabaseIsRefused) {
@@ -179,14 +203,6 @@ TEST(Store, AnotherProgramsDatabaseIsRefused) {
   Sql(dir.File("other.db"), "CREATE TABLE recipes(name TEXT)");
   EXPECT_NE(std::string(RefusedUntouched(At(dir.File("other.db"))).message()).find("not a gateway's database"),
             std::string::npos);
-}
-
-// The copy that a migration has left: "gateway.db.schemaN.backup".
-std::string CopyOf(const TempDir& dir) {
-  for (const auto& file : std::filesystem::directory_iterator(dir.path())) {
-    if (file.path().extension() == ".backup") return file.path();
-  }
-  return "no copy";
 }
 
 // SQLite takes a file of fewer bytes than a page for an empty database.

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -25,6 +26,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "prometheus/text_serializer.h"
+#include "spdlog/spdlog.h"
 #include "tests/fixtures/fake_control_plane.h"
 #include "tests/fixtures/ports.h"
 #include "tests/fixtures/temp_dir.h"
@@ -791,6 +793,108 @@ TEST(ConfigClient, ReconnectDelayGrowsToFiveSecondsWithFullJitter) {
     EXPECT_LT(least, ceiling / 20) << attempt;  // full: from the bottom
     EXPECT_GT(most, ceiling - ceiling / 20) << attempt;
   }
+}
+
+v1::EndpointOverride TakenOut(const std::string& service, const std::string& endpoint, int seconds = 0) {
+  v1::EndpointOverride made;
+  made.set_service(service);
+  made.set_endpoint(endpoint);
+  made.set_weight(0);
+  if (seconds > 0) made.mutable_remaining()->set_seconds(seconds);
+  return made;
+}
+
+v1::ControlPlaneMessage OperationsMessage(uint64_t version, const std::vector<v1::EndpointOverride>& overrides) {
+  v1::ControlPlaneMessage message;
+  message.mutable_operations()->set_version(version);
+  for (const v1::EndpointOverride& each : overrides) *message.mutable_operations()->add_overrides() = each;
+  return message;
+}
+
+TEST(ConfigClient, WhatOperatorsSetIsServedEndsByItselfAndIsCached) {
+  FakeControlPlane plane;
+  TempDir dir;
+  v1::Resource service = ServiceResource("svc", "127.0.0.1:1");
+  service.mutable_service()->add_static_()->set_address("127.0.0.1:2");
+  service.mutable_service()->add_static_()->set_address("127.0.0.1:3");
+  {
+    DataPlane dp({plane.address()}, dir.path());
+    ASSERT_TRUE(dp.client->Start().ok());
+    const auto stream = plane.NextStream();
+    ASSERT_TRUE(stream);
+    EXPECT_TRUE(stream->hello().takes_operations());
+    Acked(*stream, PolicyMessage(kEpoch, 0, 1, WithBuiltins({service})));
+    ASSERT_TRUE(stream->Send(OperationsMessage(
+        1, {TakenOut("svc", "127.0.0.1:1"), TakenOut("svc", "127.0.0.1:2", 3600), TakenOut("svc", "127.0.0.1:3", 1)})));
+    EXPECT_TRUE(WaitFor([&] { return EndpointNames(*dp.workers.state(), "svc").empty(); }));
+    EXPECT_TRUE(WaitFor([&] {
+      return EndpointNames(*dp.workers.state(), "svc") == std::vector<std::string>{"127.0.0.1:3"};
+    })) << "a second later";
+    dp.client->Stop(2s);
+  }
+  // A start without a control plane.
+  DataPlane dp({"127.0.0.1:1"}, dir.path());
+  ASSERT_TRUE(dp.client->Start().ok());
+  EXPECT_EQ(EndpointNames(*dp.workers.state(), "svc"), std::vector<std::string>{"127.0.0.1:3"});
+}
+
+TEST(ConfigClient, AnEmptyListTakesBackWhatTheCacheHad) {
+  FakeControlPlane plane;
+  DataPlane dp({plane.address()});
+  ASSERT_TRUE(dp.client->Start().ok());
+  const auto stream = plane.NextStream();
+  ASSERT_TRUE(stream);
+  Acked(*stream, PolicyMessage(kEpoch, 0, 1, WithBuiltins({ServiceResource("svc")})));
+  ASSERT_TRUE(stream->Send(OperationsMessage(1, {TakenOut("svc", "127.0.0.1:18081")})));
+  EXPECT_TRUE(WaitFor([&] { return EndpointNames(*dp.workers.state(), "svc").empty(); }));
+  ASSERT_TRUE(stream->Send(OperationsMessage(2, {})));
+  EXPECT_TRUE(WaitFor([&] { return EndpointNames(*dp.workers.state(), "svc").size() == 1; }));
+}
+
+TEST(ConfigClient, ALogLevelFallsBackByItself) {
+  FakeControlPlane plane;
+  DataPlane dp({plane.address()});
+  const auto before = spdlog::default_logger_raw()->level();
+  ASSERT_TRUE(dp.client->Start().ok());
+  const auto stream = plane.NextStream();
+  ASSERT_TRUE(stream);
+  v1::ControlPlaneMessage message;
+  message.mutable_log_level()->set_level(v1::LoggingSection::TRACE);
+  message.mutable_log_level()->mutable_duration()->set_seconds(1);
+  ASSERT_TRUE(stream->Send(message));
+  EXPECT_TRUE(WaitFor([] { return spdlog::default_logger_raw()->level() == spdlog::level::trace; }));
+  EXPECT_TRUE(WaitFor([] { return spdlog::default_logger_raw()->level() == spdlog::level::info; }));
+  spdlog::default_logger_raw()->set_level(before);
+}
+
+TEST(ConfigClient, DiagnosticsComeInChunksWithoutSecrets) {
+  FakeControlPlane plane;
+  DataPlane dp({plane.address()});
+  dp.options.bootstrap.mutable_redis()->set_password("hunter2");
+  dp.options.diagnose = [] {
+    v1::DiagnosticFile metrics;
+    metrics.set_name("metrics.txt");
+    metrics.set_content(std::string(1'200'000, 'm'));
+    return std::vector<v1::DiagnosticFile>{metrics};
+  };
+  dp.client = std::make_unique<ConfigClient>(dp.options, &dp.runtime, dp.workers.function());
+  ASSERT_TRUE(dp.client->Start().ok());
+  const auto stream = plane.NextStream();
+  ASSERT_TRUE(stream);
+  v1::ControlPlaneMessage message;
+  message.mutable_diagnostics()->set_id(7);
+  ASSERT_TRUE(stream->Send(message));
+  std::map<std::string, std::string> files;
+  for (bool last = false; !last;) {
+    const auto part = stream->Next();
+    ASSERT_TRUE(part && part->has_diagnostics());
+    EXPECT_EQ(part->diagnostics().id(), 7u);
+    EXPECT_LT(part->ByteSizeLong(), 1u << 20);
+    for (const v1::DiagnosticFile& file : part->diagnostics().files()) files[file.name()] += file.content();
+    last = part->diagnostics().last();
+  }
+  EXPECT_EQ(files["metrics.txt"], std::string(1'200'000, 'm'));
+  EXPECT_THAT(files["bootstrap.yaml"], AllOf(HasSubstr("redacted"), ::testing::Not(HasSubstr("hunter2"))));
 }
 
 }  // namespace

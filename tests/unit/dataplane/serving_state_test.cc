@@ -532,6 +532,70 @@ TEST_F(RuntimeStateTest, ASessionsCookieNamesNoAddressAndTheSameEndpointEverywhe
   EXPECT_EQ(Find(*elsewhere, "a").sessions->values[0], service.sessions->values[1]);
 }
 
+OverrideTable::Override Weight(uint32_t weight) { return {v1::EndpointOverride::kWeight, weight}; }
+OverrideTable::Override Drain() { return {v1::EndpointOverride::kDrain, 0}; }
+
+TEST_F(RuntimeStateTest, WhatOperatorsSetForAnEndpointHolds) {
+  const std::vector<std::string> policy = {
+      Static("a", {"10.0.0.1:1", "[2001:db8:0::1]:1", "10.0.0.3:1"}),
+      Static("b", {"10.0.0.1:1"}),
+      Consul("c"),
+      "service { name: 'd' consul { service: 'c' } }",
+      "service { name: 'e' consul { service: 'c' datacenter: 'dc2' } }",
+      DynamicRoute("api", "allow: '*'"),
+  };
+  EndpointTable table = Known();
+  Put(table, "c", {{"10.1.0.1"}, {"10.1.0.2"}, {"10.1.0.3", 80, v1::Instance::CRITICAL}});
+  Put(table, "c", {{"10.1.0.1"}}, v1::EndpointSet::KNOWN, "dc2");
+  table.overrides.by_endpoint[{"a", "10.0.0.1:1"}] = Weight(0);
+  table.overrides.by_endpoint[{"a", "[2001:db8::1]:1"}] = Weight(7);
+  table.overrides.by_endpoint[{"c", "10.1.0.1:80"}] = Drain();
+  table.overrides.by_endpoint[{"d", "10.1.0.1:80"}] = Weight(3);
+  table.overrides.by_endpoint[{"c", "10.1.0.3:80"}] = Weight(1);
+  const auto state = Bind(policy, table);
+  EXPECT_THAT(Names(Find(*state, "a")), ElementsAre("[2001:db8::1]:1", "10.0.0.3:1"));
+  EXPECT_EQ(Find(*state, "a").balancer->members()[0].weight, 7u);
+  EXPECT_THAT(Names(Find(*state, "b")), ElementsAre("10.0.0.1:1")) << "another service's";
+  EXPECT_THAT(Names(Find(*state, "c")), ElementsAre("10.1.0.2:80")) << "a weight heals nobody";
+  EXPECT_THAT(Names(Find(*state, "d")), ElementsAre("10.1.0.1:80", "10.1.0.2:80")) << "its own goes first";
+  EXPECT_THAT(Names(Find(*state, "e")), ElementsAre("10.1.0.1:80")) << "of another datacenter";
+  EXPECT_THAT(Names(*FindRoute(*state, "api").dynamic.at("c").service), ElementsAre("10.1.0.2:80"));
+  table.overrides.by_endpoint.clear();
+  EXPECT_THAT(Names(Find(*Bind(policy, table), "a")), ElementsAre("10.0.0.1:1", "[2001:db8::1]:1", "10.0.0.3:1"));
+}
+
+TEST_F(RuntimeStateTest, AnEndpointThatDrainsKeepsItsSessions) {
+  const std::string session = "load_balancer { session { cookie: 'sid' } }";
+  const std::vector<std::string> policy = {Static("a", {"10.0.0.1:1", "10.0.0.2:1"}, session),
+                                           Static("b", {"10.0.0.1:1", "10.0.0.2:1"})};
+  EndpointTable table = Known();
+  table.overrides.by_endpoint[{"a", "10.0.0.1:1"}] = Drain();
+  table.overrides.by_endpoint[{"b", "10.0.0.1:1"}] = Drain();
+  const auto state = Bind(policy, table);
+  const BoundService& service = Find(*state, "a");
+  EXPECT_THAT(Names(service), ElementsAre("10.0.0.1:1", "10.0.0.2:1"));
+  EXPECT_TRUE(service.balancer->Usable(0));
+  EXPECT_EQ(service.balancer->members()[0].weight, 0u);
+  EXPECT_THAT(Names(Find(*state, "b")), ElementsAre("10.0.0.2:1")) << "without sessions it has nothing to keep";
+}
+
+TEST_F(RuntimeStateTest, TrafficIsThatOfConsulsServices) {
+  EndpointTable table = Known();
+  Put(table, "c", {{"10.1.0.1"}});
+  Put(table, "x", {{"10.1.0.1"}});
+  const auto state =
+      Bind({Static("a", {"10.0.0.1:1"}), "service { name: 'd' consul { service: 'c' datacenter: 'dc2' } }",
+            DynamicRoute("api", "allow: 'x'")},
+           table);
+  const uint32_t id = Find(*state, "d").runtime->metrics_service;
+  for (int i = 0; i < 3; ++i) metrics_.shard(0)->Record(id, 0, Method::kGet, 200, Reason::kNone, 1ms);
+  std::map<std::string, uint64_t> requests;
+  for (const RuntimeState::TrafficRow& row : runtime_.Traffic()) {
+    requests[row.datacenter + "/" + row.service] = row.requests;
+  }
+  EXPECT_THAT(requests, UnorderedElementsAre(Pair("dc2/c", 3u), Pair("/x", 0u)));
+}
+
 // 2,000 services of Consul, one changed: bound under 5 ms in a release build; here with room for a debug one.
 TEST_F(RuntimeStateTest, OneChangeAmongManyServicesIsCheap) {
   EndpointTable table = Known();

@@ -1,9 +1,12 @@
 // gatewayctl as people run it, against a server that answers by script.
 #include "tools/gatewayctl/cli.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <sstream>
@@ -436,8 +439,9 @@ TEST_F(Gatewayctl, WrongUsageSuggestsWhatWasMeant) {
 
 TEST_F(Gatewayctl, EveryCommandHasHelpWithAnExample) {
   const std::string all = Ctl({"--help"}).out;
-  for (const char* command : {"apply", "diff", "get", "describe", "delete", "export", "history", "show", "rollback",
-                              "rollout", "dataplanes", "services", "endpoints", "version", "completion"}) {
+  for (const char* command :
+       {"apply", "diff", "get", "describe", "delete", "export", "history", "show", "rollback", "rollout", "dataplanes",
+        "services", "endpoints", "loglevel", "support-bundle", "version", "completion"}) {
     EXPECT_THAT(all, HasSubstr(absl::StrCat("\n  ", command, " ")));
     const Ended run = Ctl({command, "--help"});
     EXPECT_EQ(run.code, kDone) << command;
@@ -823,6 +827,149 @@ TEST_F(Gatewayctl, EndpointsSayWhyTheyDoNotServe) {
   EXPECT_EQ(Ctl({"services"}).err, "Consul is not reachable: connection refused\n");
   admin_.endpoints.clear_sets();
   EXPECT_EQ(Ctl({"endpoints", "nobody"}).code, kNotFound);
+}
+
+TEST_F(Gatewayctl, AnEndpointIsSetForAWhile) {
+  v1::SetEndpointRequest asked;
+  admin_.set_endpoint = [&asked](const v1::SetEndpointRequest& request, v1::SetEndpointResponse* response) {
+    asked = request;
+    if (!request.up()) {
+      response->mutable_override()->set_service(request.service());
+      request.drain() ? response->mutable_override()->set_drain(true)
+                      : response->mutable_override()->set_weight(request.weight());
+      if (request.has_duration()) response->mutable_override()->mutable_until()->set_seconds(1'700'000'780);
+      response->add_warnings("no endpoint of 'shop' gets requests now");
+    }
+    return grpc::Status::OK;
+  };
+  const Ended drained = Ctl({"endpoints", "shop", "--set", "10.0.0.7:9001", "drain", "--for", "10m", "--comment", "x"});
+  EXPECT_EQ(drained.code, kDone);
+  EXPECT_EQ(drained.out, "10.0.0.7:9001 of shop: drained until 2023-11-14T22:26:20Z\n");
+  EXPECT_EQ(drained.err, "warning: no endpoint of 'shop' gets requests now\n");
+  EXPECT_TRUE(asked.drain());
+  EXPECT_EQ(asked.duration().seconds(), 600);
+  EXPECT_EQ(asked.service(), "shop");
+  EXPECT_EQ(asked.endpoint(), "10.0.0.7:9001");
+  EXPECT_EQ(asked.context().actor(), "ana@desk");
+  EXPECT_EQ(asked.context().comment(), "x");
+  EXPECT_EQ(Ctl({"endpoints", "shop", "--set", "10.0.0.7:9001", "weight=0"}).out,
+            "10.0.0.7:9001 of shop: taken out, until it is taken back (up)\n");
+  EXPECT_FALSE(asked.has_duration());
+  EXPECT_EQ(Ctl({"endpoints", "shop", "--set", "10.0.0.7:9001", "weight=5"}).out,
+            "10.0.0.7:9001 of shop: weight 5, until it is taken back (up)\n");
+  EXPECT_EQ(asked.weight(), 5u);
+  EXPECT_EQ(Ctl({"endpoints", "shop", "--set", "10.0.0.7:9001", "up"}).out,
+            "10.0.0.7:9001 of shop: as policy has it again\n");
+  for (const std::vector<std::string>& wrong :
+       std::vector<std::vector<std::string>>{{"endpoints", "shop", "--set", "10.0.0.7:9001"},
+                                             {"endpoints", "shop", "--set", "10.0.0.7:9001", "down"},
+                                             {"endpoints", "shop", "--set", "10.0.0.7:9001", "weight=-1"},
+                                             {"endpoints", "shop", "--set", "10.0.0.7:9001", "up", "--for", "1m"},
+                                             {"endpoints", "shop", "--set", "10.0.0.7:9001", "drain", "--for", "soon"},
+                                             {"endpoints", "shop", "--for", "1m"}}) {
+    EXPECT_EQ(Ctl(wrong).code, kUsage) << ::testing::PrintToString(wrong);
+  }
+}
+
+TEST_F(Gatewayctl, EndpointsSayWhatOperatorsHaveSet) {
+  admin_.resources = {Stored("kind: Service\nname: shop\nconsul: { service: orders, tags: [v2] }\n"), Stored(kService)};
+  *admin_.endpoints.add_sets() = OrdersInConsul();
+  admin_.endpoints.set_consul_reachable(true);
+  v1::EndpointOverride* drained = admin_.endpoints.add_overrides();
+  drained->set_service("orders");
+  drained->set_endpoint("10.0.0.7:9001");
+  drained->set_drain(true);
+  drained->set_actor("alice");
+  drained->mutable_until()->set_seconds(1'700'000'180 + 480);
+  admin_.endpoints.add_overrides_pending("dp-old");
+  const Ended run = Ctl({"endpoints", "shop"});
+  EXPECT_EQ(run.out,
+            "SERVICE   ADDRESS         SERVING        HEALTH     WEIGHT   ZONE   TAGS   ID                 SET\n"
+            "orders    10.0.0.7:9001   no: drained    passing    0        -      v2     node/orders-9001   drained by "
+            "alice, 8m left\n"
+            "orders    10.0.0.7:9002   no: critical   critical   2        -      v2     node/orders-9002   -\n");
+  EXPECT_EQ(run.err, "what operators have set is not in force on: dp-old (not yet, or too old for it)\n");
+  const auto items = nlohmann::json::parse(Ctl({"endpoints", "shop", "-o", "json"}).out)["items"];
+  EXPECT_EQ(items[0]["override"]["actor"], "alice");
+  EXPECT_TRUE(items[1]["override"].is_null());
+  const Ended services = Ctl({"services"});
+  EXPECT_THAT(services.out, HasSubstr("0/2       no endpoint serves"));
+  EXPECT_THAT(services.err, HasSubstr("orders: 10.0.0.7:9001 is drained by alice, 8m left\n"));
+}
+
+TEST_F(Gatewayctl, ALogLevelIsForAProcessAndForAWhile) {
+  v1::SetLogLevelRequest asked;
+  admin_.set_log_level = [&asked](const v1::SetLogLevelRequest& request, v1::SetLogLevelResponse* response) {
+    asked = request;
+    if (request.level() != v1::LoggingSection::LEVEL_UNSPECIFIED) {
+      response->mutable_until()->set_seconds(1'700'000'480);
+    }
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"loglevel", "dp-1", "debug", "--for", "5m"}).out,
+            "dp-1: log level debug until 2023-11-14T22:21:20Z\n");
+  EXPECT_EQ(asked.data_plane(), "dp-1");
+  EXPECT_EQ(asked.level(), v1::LoggingSection::DEBUG);
+  EXPECT_EQ(asked.duration().seconds(), 300);
+  EXPECT_EQ(Ctl({"loglevel", "controlplane", "default"}).out, "controlplane: log level as its bootstrap file has it\n");
+  EXPECT_EQ(asked.data_plane(), "");
+  EXPECT_FALSE(asked.has_duration());
+  EXPECT_EQ(Ctl({"loglevel", "dp-1", "loud"}).code, kUsage);
+  EXPECT_EQ(Ctl({"loglevel", "dp-1"}).code, kUsage);
+  EXPECT_EQ(Ctl({"loglevel", "dp-1", "default", "--for", "1m"}).code, kUsage);
+}
+
+// The names in a tar archive, and what is in them.
+std::map<std::string, std::string> ReadTar(const std::string& bytes) {
+  std::map<std::string, std::string> files;
+  for (size_t at = 0; at + 512 <= bytes.size() && bytes[at] != '\0';) {
+    const std::string name = bytes.substr(at, 100).c_str();
+    const std::string prefix = bytes.substr(at + 345, 155).c_str();
+    const size_t size = std::stoul(bytes.substr(at + 124, 11), nullptr, 8);
+    files[prefix.empty() ? name : prefix + "/" + name] = bytes.substr(at + 512, size);
+    at += 512 + (size + 511) / 512 * 512;
+  }
+  return files;
+}
+
+TEST_F(Gatewayctl, ASupportBundleHasWhatThereIsAndSaysWhatIsMissing) {
+  admin_.resources = {Stored(kService), Stored(kRoute)};
+  v1::DataPlaneState* plane = admin_.data_planes.add_data_planes();
+  plane->set_name(std::string(128, 'd'));
+  plane->set_connected(true);
+  admin_.data_planes.add_data_planes()->set_name("dp-gone");
+  admin_.history = [](const v1::HistoryRequest&, v1::HistoryResponse* response) {
+    response->add_revisions()->set_revision(7);
+    return grpc::Status::OK;
+  };
+  admin_.diagnose = [](const v1::DiagnoseRequest& request, v1::DiagnoseResponse* response) -> grpc::Status {
+    if (request.data_plane().empty()) return {grpc::StatusCode::PERMISSION_DENIED, "'bob' is viewer"};
+    for (const char* name : {"metrics.txt", "../../etc/passwd"}) {
+      response->add_files()->set_name(name);
+      response->mutable_files()->rbegin()->set_content("up 1\n");
+    }
+    return grpc::Status::OK;
+  };
+  const std::string file = dir_.File("bundle.tar");
+  const Ended run = Ctl({"support-bundle", file});
+  EXPECT_EQ(run.code, kDone) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("left out: controlplane: 'bob' is viewer\n"));
+  EXPECT_THAT(run.err, HasSubstr("left out: dataplanes/dp-gone: it is not connected\n"));
+  std::stringstream read;
+  read << std::ifstream(file, std::ios::binary).rdbuf();
+  std::map<std::string, std::string> files = ReadTar(read.str());
+  EXPECT_THAT(files["gateway-support/policy.yaml"], HasSubstr("name: orders"));
+  EXPECT_THAT(files["gateway-support/history.json"], HasSubstr("\"revision\": 7"));
+  EXPECT_EQ(files["gateway-support/dataplanes/" + std::string(128, 'd') + "/metrics.txt"], "up 1\n");
+  EXPECT_THAT(files["gateway-support/missing.txt"], HasSubstr("audit.json"));
+  for (const auto& [name, content] : files) EXPECT_EQ(name.find(".."), std::string::npos) << name;
+  struct stat there {};
+  ASSERT_EQ(stat(file.c_str(), &there), 0);
+  EXPECT_EQ(there.st_mode & 0777, 0600u);
+  const Ended piped = Ctl({"support-bundle", "-"});
+  EXPECT_EQ(piped.out.substr(0, 2), "\x1f\x8b") << "gzip";
+  out_is_terminal_ = true;
+  EXPECT_EQ(Ctl({"support-bundle", "-"}).code, kUsage);
 }
 
 // A name that is misspelt is told apart from one of which no data plane has spoken.

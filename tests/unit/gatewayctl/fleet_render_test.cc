@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "absl/strings/str_split.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "tests/unit/gatewayctl/scripted_admin.h"
 #include "tools/gatewayctl/effective.h"
@@ -167,7 +166,7 @@ TEST_F(NamedEndpoints, ANameWithoutAnAddressDoesNotServe) {
             (std::vector<std::string>{"dp-1: the name has no address", "dp-2: the name has no address"}));
   v1::StoredResource stored;
   *stored.mutable_resource()->mutable_service() = service_;
-  EXPECT_EQ(ServicesOf(std::span(&stored, 1), all_, {})[0].serving, 2);
+  EXPECT_EQ(ServicesOf(std::span(&stored, 1), all_, {}, absl::UnixEpoch())[0].serving, 2);
 }
 
 TEST_F(NamedEndpoints, ANameIsOutWhereAllOfItsAddressesAre) {

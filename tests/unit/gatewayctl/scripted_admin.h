@@ -44,6 +44,9 @@ class ScriptedAdmin final : public v1::Admin::Service {
   std::function<grpc::Status(const v1::RollbackRequest&, v1::RollbackResponse*)> rollback;
   std::function<grpc::Status(const v1::RolloutRequest&, Writer*, grpc::ServerContext*)> rollout;
   std::function<grpc::Status(const v1::ListRequest&, v1::ListResponse*)> list;
+  std::function<grpc::Status(const v1::SetEndpointRequest&, v1::SetEndpointResponse*)> set_endpoint;
+  std::function<grpc::Status(const v1::SetLogLevelRequest&, v1::SetLogLevelResponse*)> set_log_level;
+  std::function<grpc::Status(const v1::DiagnoseRequest&, v1::DiagnoseResponse*)> diagnose;
   std::vector<v1::StoredResource> resources;  // Get's, and List's unless `list` is set
   std::map<uint64_t, v1::GetRevisionResponse> revisions;
   v1::ListDataPlanesResponse data_planes;
@@ -78,6 +81,17 @@ class ScriptedAdmin final : public v1::Admin::Service {
   }
   grpc::Status Rollout(grpc::ServerContext* context, const v1::RolloutRequest* in, Writer* out) override {
     return Run(rollout, *in, out, context);
+  }
+  grpc::Status SetEndpoint(grpc::ServerContext*, const v1::SetEndpointRequest* in,
+                           v1::SetEndpointResponse* out) override {
+    return Run(set_endpoint, *in, out);
+  }
+  grpc::Status SetLogLevel(grpc::ServerContext*, const v1::SetLogLevelRequest* in,
+                           v1::SetLogLevelResponse* out) override {
+    return Run(set_log_level, *in, out);
+  }
+  grpc::Status Diagnose(grpc::ServerContext*, const v1::DiagnoseRequest* in, v1::DiagnoseResponse* out) override {
+    return Run(diagnose, *in, out);
   }
   grpc::Status Get(grpc::ServerContext*, const v1::GetRequest* in, v1::GetResponse* out) override;
   grpc::Status List(grpc::ServerContext*, const v1::ListRequest* in, v1::ListResponse* out) override;

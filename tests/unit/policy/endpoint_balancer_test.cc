@@ -651,5 +651,23 @@ TEST_F(EndpointBalancerTest, ExclusionsMayChangeUnderPicks) {
   EXPECT_THAT(Counts(balancer, 2000), Each(100)) << "in the end all are there";
 }
 
+TEST_F(EndpointBalancerTest, OneThatDrainsIsUsableForItsSessionsAndNeverPicked) {
+  Service service({0, 1, 0});
+  service.members()[0].draining = true;
+  for (const Balance balance : kAll) {
+    const EndpointBalancer balancer = service.Make(balance);
+    EXPECT_TRUE(balancer.Usable(0));
+    EXPECT_FALSE(balancer.Usable(2)) << "taken out";
+    for (int i = 0; i < 100; ++i) EXPECT_EQ(Pick(balancer, static_cast<uint64_t>(i)), 1);
+  }
+  service.state(0).Exclude(Exclusion::kUnhealthy);
+  EXPECT_FALSE(service.Make(Balance::kRoundRobin).Usable(0));
+  service.state(0).Include(Exclusion::kUnhealthy, kNow);
+  service.members().erase(service.members().begin() + 1, service.members().end());
+  const EndpointBalancer last = service.Make(Balance::kRoundRobin);
+  EXPECT_EQ(Pick(last), EndpointBalancer::kNone);
+  EXPECT_TRUE(last.Usable(0));
+}
+
 }  // namespace
 }  // namespace gateway::dataplane
