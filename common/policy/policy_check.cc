@@ -588,6 +588,13 @@ void CheckRedirect(const Report& report, const v1::Route& route) {
   if (!redirect.scheme().empty() && redirect.scheme() != "http" && redirect.scheme() != "https") {
     report.Add("redirect.scheme", fmt::format("is {}; expected http or https", QuoteForMessage(redirect.scheme())));
   }
+  const std::string_view matched = route.match().scheme() == v1::RouteMatch::HTTP    ? "http"
+                                   : route.match().scheme() == v1::RouteMatch::HTTPS ? "https"
+                                                                                     : "";
+  if (!redirect.scheme().empty() && redirect.scheme() == matched && redirect.host().empty() &&
+      redirect.path().empty() && redirect.prefix().empty() && redirect.template_().empty()) {
+    report.Add("redirect.scheme", fmt::format("redirects to the same URL: match.scheme is {} already", matched));
+  }
   if (!redirect.host().empty()) CheckHostWithPort(report, "redirect.host", redirect.host());
   const int paths = static_cast<int>(!redirect.path().empty()) + static_cast<int>(!redirect.prefix().empty()) +
                     static_cast<int>(!redirect.template_().empty());

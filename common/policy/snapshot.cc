@@ -553,6 +553,7 @@ class SnapshotCompiler {
     snapshot_->routes_.reserve(routes_.sorted.size());
     for (const auto& [name, route] : routes_.sorted) {
       auto policy = BuildRoute(*route);
+      WarnOfRedirect(*route);
       policy->index = static_cast<uint32_t>(snapshot_->routes_.size());
       entries.push_back({policy.get(), route});
       snapshot_->routes_.push_back(std::move(policy));
@@ -586,6 +587,19 @@ class SnapshotCompiler {
       result_.warnings.push_back(
           fmt::format("Service/{}: every endpoint has weight 0, so none gets a request (503)", service.name));
     }
+  }
+
+  // One to another scheme alone leads those who have it back to itself.
+  void WarnOfRedirect(const v1::Route& route) {
+    const v1::Redirect& redirect = route.redirect();
+    if (redirect.scheme().empty() || !redirect.host().empty() || !redirect.path().empty() ||
+        !redirect.prefix().empty() || !redirect.template_().empty() || redirect.strip_query() ||
+        route.match().scheme() != v1::RouteMatch::SCHEME_UNSPECIFIED) {
+      return;
+    }
+    result_.warnings.push_back(
+        fmt::format("Route/{}: redirects {} requests to themselves; add `match: {{ scheme: {} }}`", route.name(),
+                    redirect.scheme(), redirect.scheme() == "https" ? "http" : "https"));
   }
 
   // Whether some Auth reads credentials from the field; `name` is in lower case.

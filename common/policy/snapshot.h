@@ -38,6 +38,7 @@ struct MatchInput {
   std::string_view path;
   std::string_view query;
   std::span<const FieldView> fields;
+  bool https = false;  // the client's scheme
 };
 
 struct RouteMatch {

@@ -96,9 +96,12 @@ std::string ConditionText(const Match& match) {
   return match.has_present() && !match.present() ? absl::StrCat("no ", match.name()) : match.name();
 }
 
-// Of headers and of the query ("?v=2").
+// Of the scheme, of headers and of the query ("?v=2").
 std::vector<std::string> ConditionsOf(const v1::RouteMatch& match) {
   std::vector<std::string> conditions;
+  if (match.scheme() != v1::RouteMatch::SCHEME_UNSPECIFIED) {
+    conditions.push_back(absl::StrCat("scheme=", Lower(v1::RouteMatch::Scheme_Name(match.scheme()))));
+  }
   for (const v1::HeaderMatch& header : match.headers()) conditions.push_back(ConditionText(header));
   for (const v1::QueryMatch& query : match.query()) conditions.push_back(absl::StrCat("?", ConditionText(query)));
   return conditions;
@@ -501,8 +504,8 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
   AppendFact(out, "Hosts", match.hosts().empty() ? "any" : absl::StrJoin(match.hosts(), ", "));
   AppendFact(out, "Methods", match.methods().empty() ? "any" : absl::StrJoin(match.methods(), ", "));
   AppendFact(out, "Path", PathText(match.path()));
-  if (match.headers_size() + match.query_size() > 0) {
-    AppendFact(out, "Conditions", absl::StrJoin(ConditionsOf(match), ", "));
+  if (const std::vector<std::string> conditions = ConditionsOf(match); !conditions.empty()) {
+    AppendFact(out, "Conditions", absl::StrJoin(conditions, ", "));
   }
   std::string label = "To";
   if (route.has_consul_service()) {
