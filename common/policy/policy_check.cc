@@ -157,8 +157,7 @@ void CheckPlainText(const Report& report, const std::string& field, const std::s
 // A field that requests lose before anything looks at them.
 void CheckRead(const Report& report, const std::string& field, std::string_view name) {
   if (!IsIdentityField(name)) return;
-  report.Add(field, fmt::format("{} is removed from every request: services are told their callers in X-Consumer and "
-                                "X-Consumer-*",
+  report.Add(field, fmt::format("{} is removed from every request: services are told their callers in it",
                                 QuoteForMessage(name)));
 }
 
@@ -794,8 +793,12 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
         }
         CheckPlainText(report, field + ".basic.realm", method.basic().realm());
         break;
+      case v1::AuthMethod::kClientCertificate:
+        CheckEnum(report, field + ".client_certificate.identity", method.client_certificate().identity(),
+                  v1::ClientCertificateAuth::Identity_IsValid);
+        break;
       case v1::AuthMethod::METHOD_NOT_SET:
-        report.Add(field, "is empty; expected api_key, jwt or basic");
+        report.Add(field, "is empty; expected api_key, jwt, basic or client_certificate");
         break;
     }
   }
@@ -809,13 +812,18 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
       const std::string& header = method.api_key().header();
       return method.has_api_key() && FoldField(name) == FoldField(header.empty() ? "X-API-Key" : header);
     });
-    if (is_key || lower == "authorization" || lower == "cookie" || lower == "x-request-id" || lower == "forwarded" ||
-        lower.starts_with("x-forwarded-") || lower.starts_with("x-gateway-")) {
+    const bool certificate = field == "forward.client_certificate";
+    if (certificate && IsCertificateField(lower) && lower != "client-cert-chain" && lower == FoldField(lower)) return;
+    if (is_key || IsCertificateField(name) || lower == "authorization" || lower == "cookie" ||
+        lower == "x-request-id" || lower == "forwarded" || lower.starts_with("x-forwarded-") ||
+        lower.starts_with("x-gateway-")) {
       report.Add(field, fmt::format("{} is what requests need for other things", QuoteForMessage(name)));
     }
   };
   if (!forward.consumer().empty()) check_forwarded("forward.consumer", forward.consumer());
   if (!forward.groups().empty()) check_forwarded("forward.groups", forward.groups());
+  if (!forward.client_certificate().empty())
+    check_forwarded("forward.client_certificate", forward.client_certificate());
   for (const auto& [name, claim] : forward.claims()) {
     check_forwarded(fmt::format("forward.claims.{}", KeyInPath(name)), name);
     if (claim.empty()) report.Add(fmt::format("forward.claims.{}", KeyInPath(name)), "names no claim");
@@ -861,8 +869,17 @@ void CheckConsumer(const Report& report, const v1::Consumer& consumer) {
       }
       case v1::Credential::kJwt:
         break;
+      case v1::Credential::kClientCertificate: {
+        const std::string& identity = credential.client_certificate().identity();
+        if (identity.size() > 2048 || std::any_of(identity.begin(), identity.end(), [](char c) {
+              return absl::ascii_iscntrl(static_cast<unsigned char>(c));
+            })) {
+          report.Add(field + ".client_certificate.identity", "is longer than 2048 bytes, or has a control byte");
+        }
+        break;
+      }
       case v1::Credential::CREDENTIAL_NOT_SET:
-        report.Add(field, "is empty; expected api_key_sha256, basic or jwt");
+        report.Add(field, "is empty; expected api_key_sha256, basic, jwt or client_certificate");
         break;
     }
   }

@@ -414,6 +414,7 @@ class SnapshotCompiler {
       };
       add(auth->forward().consumer());
       add(auth->forward().groups());
+      add(auth->forward().client_certificate());
       for (const auto& [field, claim] : auth->forward().claims()) add(field);
     }
   }
@@ -504,6 +505,13 @@ class SnapshotCompiler {
             if (!added) told(at->second, "subject");
             break;
           }
+          case v1::Credential::kClientCertificate: {
+            const std::string& identity = credential.client_certificate().identity();
+            const auto [at, added] = table->by_folded_certificate.emplace(FoldCertificateIdentity(identity), index);
+            if (!added) told(at->second, "client certificate identity (upper and lower case are alike)");
+            table->by_certificate.emplace(identity, index);
+            break;
+          }
           case v1::Credential::CREDENTIAL_NOT_SET:
             break;
         }
@@ -537,6 +545,7 @@ class SnapshotCompiler {
     snapshot_->revision_ = options_.revision;
     BuildRateLimits();
     WarnOfIssuers();
+    WarnOfCertificates();
     for (const auto& [name, breaker] : breakers_.sorted) breaker_policies_.push_back(BuildBreaker(*breaker));
     for (const auto& [name, retry] : retries_.sorted) retry_policies_.push_back(BuildRetry(*retry));
     for (const auto& [name, auth] : auths_.sorted) snapshot_->auths_.push_back(BuildAuth(*auth));
@@ -607,6 +616,7 @@ class SnapshotCompiler {
     return std::any_of(auths_.sorted.begin(), auths_.sorted.end(), [name](const auto& entry) {
       const auto& methods = entry.second->methods();
       return std::any_of(methods.begin(), methods.end(), [name](const v1::AuthMethod& method) {
+        if (method.has_client_certificate()) return false;
         return name == (method.has_api_key() ? absl::AsciiStrToLower(KeyFieldOf(method)) : "authorization");
       });
     });
@@ -630,6 +640,23 @@ class SnapshotCompiler {
       result_.warnings.push_back(
           fmt::format("Consumer/{}: no Auth has a jwt method with the issuer {}, so its token is never accepted{}",
                       consumers.first, QuoteForMessage(issuer), more));
+    }
+  }
+
+  // The same of client certificates; one warning for all.
+  void WarnOfCertificates() {
+    for (const auto& [name, auth] : auths_.sorted) {
+      for (const v1::AuthMethod& method : auth->methods()) {
+        if (method.has_client_certificate()) return;
+      }
+    }
+    for (const auto& [name, consumer] : consumers_.sorted) {
+      for (const v1::Credential& credential : consumer->credentials()) {
+        if (!credential.has_client_certificate()) continue;
+        result_.warnings.push_back(fmt::format(
+            "Consumer/{}: no Auth has a client_certificate method, so its certificate is never accepted", name));
+        return;
+      }
     }
   }
 
@@ -725,6 +752,9 @@ class SnapshotCompiler {
       } else if (method.has_basic()) {
         built.kind = AuthMethodPolicy::Kind::kBasic;
         built.realm = method.basic().realm().empty() ? "gateway" : method.basic().realm();
+      } else if (method.has_client_certificate()) {
+        built.kind = AuthMethodPolicy::Kind::kClientCertificate;
+        built.identity = method.client_certificate().identity();
       } else {
         const v1::JwtAuth& jwt = method.jwt();
         built.kind = AuthMethodPolicy::Kind::kJwt;
@@ -746,6 +776,7 @@ class SnapshotCompiler {
     std::sort(policy->allow_consumers.begin(), policy->allow_consumers.end());
     policy->forward_consumer = auth.forward().consumer();
     policy->forward_groups = auth.forward().groups();
+    policy->forward_client_certificate = auth.forward().client_certificate();
     policy->forward_claims.assign(auth.forward().claims().begin(), auth.forward().claims().end());
     std::sort(policy->forward_claims.begin(), policy->forward_claims.end());
     policy->keep_credentials = auth.forward().credentials() == v1::AuthForward::KEEP;
@@ -760,6 +791,7 @@ class SnapshotCompiler {
     for (const std::shared_ptr<const AuthPolicy>& auth : snapshot_->auths_) {
       add(auth->forward_consumer);
       add(auth->forward_groups);
+      add(auth->forward_client_certificate);
       for (const auto& [field, claim] : auth->forward_claims) add(field);
     }
     std::sort(fields.begin(), fields.end());

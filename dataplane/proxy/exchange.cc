@@ -181,7 +181,7 @@ Task<void> Exchange::Handle() {
   }
   if (refused != Reason::kNone) co_return co_await Refuse(refused);
   if (route_->auth != nullptr) {
-    refused = co_await Authenticate();
+    refused = IsMisdirected() ? Reason::kMisdirectedRequest : co_await Authenticate();
     if (refused != Reason::kNone) co_return co_await Refuse(refused, detail_);
   }
   if (route_->identity_limits_ask_redis) {
@@ -520,6 +520,10 @@ void Exchange::Record() {
   if (const http::TlsInfo* tls = stream_.connection().tls; tls != nullptr) {
     record.tls_version = tls->version;
     record.tls_server_name = tls->server_name;
+    if (tls->certificate != nullptr) {
+      const http::ClientCertificate& certificate = *tls->certificate;
+      record.client_certificate = certificate.subject.empty() ? certificate.fingerprint : certificate.subject;
+    }
   }
   if (service_ != nullptr) record.service = service_->runtime->name;
   if (service_ == nullptr && service_metrics_ == MetricsRegistry::kBuiltinService) record.service = "gateway";

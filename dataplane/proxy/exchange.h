@@ -156,10 +156,12 @@ class Exchange {
 
   // authenticate.cc: who calls.
   void RemoveIdentityFields();
+  bool IsMisdirected() const;
   Task<Reason> Authenticate();
   std::shared_ptr<const VerifiedToken> VerifyToken(const BoundAuthMethod& method, std::string_view text,
                                                    JwtRefusal* refusal);
   Task<PasswordPool::Answer> CheckPassword(std::string_view credentials, const ConsumerPolicy** caller);
+  const ConsumerPolicy* FindCertificateHolder(const AuthMethodPolicy& method, size_t* tried) const;
   const ConsumerPolicy* FindConsumerOf(const AuthMethodPolicy& method, const VerifiedToken& token);
   std::string_view FindSingleField(std::string_view name) const;
   std::string_view ClaimOf(std::string_view name) const;  // of a verified token; empty: none

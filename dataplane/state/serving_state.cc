@@ -756,8 +756,8 @@ std::shared_ptr<const BoundAuth> RuntimeState::Impl::BindAuth(const std::shared_
   runtime.generation = generation;
   if (runtime.value == nullptr) runtime.value = std::make_shared<AuthRuntime>(policy->name);
   bound->runtime = runtime.value;
-  for (const auto kind :
-       {AuthMethodPolicy::Kind::kApiKey, AuthMethodPolicy::Kind::kJwt, AuthMethodPolicy::Kind::kBasic}) {
+  for (const auto kind : {AuthMethodPolicy::Kind::kClientCertificate, AuthMethodPolicy::Kind::kApiKey,
+                          AuthMethodPolicy::Kind::kJwt, AuthMethodPolicy::Kind::kBasic}) {
     for (const AuthMethodPolicy& method : policy->methods) {
       if (method.kind != kind) continue;
       BoundAuthMethod& made = bound->methods.emplace_back();
@@ -765,6 +765,7 @@ std::shared_ptr<const BoundAuth> RuntimeState::Impl::BindAuth(const std::shared_
       made.folded_header = method.header;
       for (char& c : made.folded_header) c = c == '_' ? '-' : c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
       if (kind == AuthMethodPolicy::Kind::kBasic) bound->takes_basic = true;
+      if (kind == AuthMethodPolicy::Kind::kClientCertificate) bound->takes_certificate = true;
       if (kind != AuthMethodPolicy::Kind::kJwt) continue;
       made.rules.issuer = method.issuer;
       made.rules.audiences = method.audiences;

@@ -206,7 +206,10 @@ uint32_t ValueOr(bool given, uint32_t value, uint32_t absent) { return given ? v
 std::string AuthMethodsText(const v1::Auth& auth) {
   std::vector<std::string> words;
   for (const v1::AuthMethod& method : auth.methods()) {
-    words.push_back(method.has_api_key() ? "api_key" : method.has_jwt() ? "jwt" : "basic");
+    words.push_back(method.has_api_key()              ? "api_key"
+                    : method.has_jwt()                ? "jwt"
+                    : method.has_client_certificate() ? "client_certificate"
+                                                      : "basic");
   }
   return absl::StrJoin(words, ", ");
 }
@@ -616,12 +619,14 @@ std::vector<Admission> AdmissionsOf(const v1::Consumer& consumer, std::span<cons
           consumer.credentials().begin(), consumer.credentials().end(), [&method](const v1::Credential& credential) {
             return (method.has_api_key() && credential.credential_case() == v1::Credential::kApiKeySha256) ||
                    (method.has_basic() && credential.has_basic()) ||
+                   (method.has_client_certificate() && credential.has_client_certificate()) ||
                    (method.has_jwt() && credential.has_jwt() && credential.jwt().issuer() == method.jwt().issuer());
           });
       if (!has) continue;
-      admission.methods.push_back(method.has_api_key() ? "api_key"
-                                  : method.has_jwt()   ? absl::StrCat("jwt of ", method.jwt().issuer())
-                                                       : "basic");
+      admission.methods.push_back(method.has_api_key()              ? "api_key"
+                                  : method.has_jwt()                ? absl::StrCat("jwt of ", method.jwt().issuer())
+                                  : method.has_client_certificate() ? "client_certificate"
+                                                                    : "basic");
     }
     if (admission.methods.empty()) continue;
     if (auth.allow().groups_size() + auth.allow().consumers_size() > 0) {
