@@ -136,6 +136,8 @@ std::string SubjectOf(const X509* certificate) {
   return {data, static_cast<size_t>(size)};
 }
 
+absl::Time ExpiryOf(const X509* certificate) { return ToTime(X509_get0_notAfter(certificate)); }
+
 std::string FingerprintOf(const X509* certificate) {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
@@ -221,7 +223,7 @@ absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Tim
   certificate.addresses = std::move(names.addresses);
   certificate.fingerprint = FingerprintOf(leaf);
   certificate.not_before = ToTime(X509_get0_notBefore(leaf));
-  certificate.not_after = ToTime(X509_get0_notAfter(leaf));
+  certificate.not_after = ExpiryOf(leaf);
   const auto warn = [&](std::string text) { certificate.warnings.push_back(Concat(source.name, ": ", text)); };
   if (certificate.not_after <= now) {
     warn(Concat("expired on ", absl::FormatTime(certificate.not_after, absl::UTCTimeZone())));

@@ -25,8 +25,9 @@ struct Certificate {
   CertificateSource source;
   enum class KeyType : uint8_t { kRsa, kEcdsa, kEd25519 };
   KeyType key_type = KeyType::kRsa;
-  std::string subject;                 // "CN=orders,O=shop" (RFC 2253)
-  std::vector<std::string> dns_names;  // subjectAltName, lower case; "*.example.com" covers one label
+  std::string subject;  // "CN=orders,O=shop" (RFC 2253)
+  // subjectAltName, or the hosts it is to serve instead; lower case; "*.example.com" covers one label
+  std::vector<std::string> dns_names;
   std::vector<std::string> addresses;  // subjectAltName, "10.0.0.7"
   absl::Time not_before;
   absl::Time not_after;
@@ -52,6 +53,8 @@ absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* librar
 
 // "CN=orders,O=shop" (RFC 2253).
 std::string SubjectOf(const X509* certificate);
+// The end of its validity; InfinitePast where that can't be read.
+absl::Time ExpiryOf(const X509* certificate);
 // SHA-256 of the certificate, 64 hexadecimal digits in lower case.
 std::string FingerprintOf(const X509* certificate);
 struct AlternativeNames {

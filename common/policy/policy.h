@@ -153,6 +153,8 @@ struct UpstreamTlsPolicy {
   Verify verify = Verify::kFull;
   std::string ca_pem;  // empty: the system's
   bool tls13_only = false;
+  std::string certificate;               // of a Certificate: its name; empty: none is shown
+  std::string certificate_pem, key_pem;  // the key is empty where this data plane was not sent it
   friend bool operator==(const UpstreamTlsPolicy&, const UpstreamTlsPolicy&) = default;
 };
 

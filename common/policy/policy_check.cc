@@ -885,6 +885,29 @@ void CheckConsumer(const Report& report, const v1::Consumer& consumer) {
   }
 }
 
+// All but what stands in the PEM, which the compiler reads once for its checks and for its use.
+void CheckCertificate(const Report& report, const v1::Certificate& certificate) {
+  if (certificate.certificate().has_file()) {
+    report.Add("certificate.file", "is read by gatewayctl, which puts its text in `inline`; send that");
+  } else if (certificate.has_certificate() && certificate.certificate().inline_().empty()) {
+    report.Add("certificate", "needs one of file and inline");
+  }
+  if (certificate.key().has_file()) {
+    report.Add("key.file", "is read by gatewayctl, which puts its text in `inline`; send that");
+  } else if (certificate.has_key() && certificate.key().inline_().empty()) {
+    report.Add("key", "needs one of file and inline");
+  }
+  for (int i = 0; i < certificate.hosts_size(); ++i) {
+    const std::string& host = certificate.hosts(i);
+    const std::string_view name = std::string_view(host).substr(host.starts_with("*.") ? 2 : 0);
+    if (const absl::Status status = CheckHost(name); !status.ok()) {
+      report.Add(At("hosts", i), std::string(status.message()));
+    } else if (ParseHostPort(Concat(name, ":1")).ok() && name.find_first_not_of("0123456789.[]:") == name.npos) {
+      report.Add(At("hosts", i), fmt::format("{} is an address; clients ask for names alone", QuoteForMessage(host)));
+    }
+  }
+}
+
 void CheckCors(const Report& report, const v1::Cors& cors) {
   for (int i = 0; i < cors.origins_size(); ++i) {
     if (cors.origins(i) == "*") {
@@ -975,6 +998,10 @@ void CheckResource(const v1::Resource& resource, std::vector<v1::PolicyError>* e
     case v1::Resource::kIpAccess:
       CheckEnvelope(report, resource.ip_access().labels(), resource.ip_access().description());
       CheckAccess(report, resource.ip_access());
+      break;
+    case v1::Resource::kCertificate:
+      CheckEnvelope(report, resource.certificate().labels(), resource.certificate().description());
+      CheckCertificate(report, resource.certificate());
       break;
     case v1::Resource::kDefaults:
       CheckEnvelope(report, resource.defaults().labels(), resource.defaults().description());

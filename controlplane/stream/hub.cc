@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/base/version.h"
+#include "common/policy/redaction.h"
 #include "google/protobuf/util/time_util.h"
 #include "grpcpp/support/slice.h"
 
@@ -59,9 +60,14 @@ std::string NewEpoch() {
   return absl::StrFormat("%08x%08x", random(), random());
 }
 
+size_t CountKeys(const PolicyState& state) {
+  return static_cast<size_t>(std::count_if(state.resources->begin(), state.resources->end(),
+                                           [](const auto& each) { return each.second.resource->has_certificate(); }));
+}
+
 }  // namespace
 
-std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state) {
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, PrivateKeys keys) {
   auto encoded = std::make_shared<EncodedUpdate>();
   encoded->to = state.revision;
   auto it = state.resources->begin();
@@ -81,6 +87,9 @@ std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state) {
       v1::VersionedResource* resource = update->add_resources();
       resource->set_version(it->second.revision);
       *resource->mutable_resource() = *it->second.resource;
+      if (keys == PrivateKeys::kKept && it->second.resource->has_certificate()) {
+        RedactSecrets(resource->mutable_resource()->mutable_certificate());
+      }
       resource->set_built_in(it->second.built_in);
     }
     update->set_last(it == state.resources->end());
@@ -157,6 +166,7 @@ class Hub::Session {
   bool held = false;  // gets no update before an operator has decided
   std::weak_ptr<StreamSink> sink;
   std::optional<grpc::ByteBuffer> welcome;
+  PrivateKeys keys = PrivateKeys::kKept;
   bool too_old = false;  // does not understand this version's policy: gets no update
   Lane policy;
   Lane endpoints;
@@ -247,9 +257,12 @@ bool Hub::Expected(const Entry& entry) const {
 }
 
 void Hub::PublishPolicy(std::shared_ptr<const PolicyState> state) {
-  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state);
+  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state, PrivateKeys::kSent);
+  std::shared_ptr<const EncodedUpdate> keyless =
+      CountKeys(*state) > 0 ? EncodePolicy(*state, PrivateKeys::kKept) : update;
   {
     std::lock_guard lock(mu_);
+    keyless_update_ = std::move(keyless);
     policy_ = std::move(state);
     policy_update_ = std::move(update);
     ++counts_.updates_encoded;
@@ -324,7 +337,8 @@ void Hub::Refuse(Entry* entry, const v1::Hello& hello, const std::string& addres
                    ", version ", entry->state.version(), "); give this one a data_plane.name of its own");
 }
 
-Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink) {
+Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
+                            PrivateKeys keys) {
   Attachment attachment;
   std::shared_ptr<StreamSink> replaced;
   {
@@ -335,7 +349,7 @@ Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, 
                                  hello.replaces_instance() == kReplacesAny;
     if (entry.session == nullptr || takes_its_place) {
       if (entry.session != nullptr) replaced = entry.session->sink.lock();
-      Admit(&entry, hello, address, std::move(sink), &attachment);
+      Admit(&entry, hello, address, std::move(sink), keys, &attachment);
     } else {
       Refuse(&entry, hello, address, &attachment);
     }
@@ -347,7 +361,7 @@ Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, 
 }
 
 void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
-                Attachment* attachment) {
+                PrivateKeys keys, Attachment* attachment) {
   auto session = std::make_shared<Session>();
   session->name = hello.name();
   session->sink = std::move(sink);
@@ -388,7 +402,11 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   if (applied != state.applied_revision() || entry->applied_epoch != hello.epoch()) entry->applied_at = now;
   state.set_applied_revision(applied);
   entry->applied_epoch = hello.epoch();
-  session->policy.acked = session->policy.settled = applied;
+  // What lacks keys is sent again on a stream that may carry them.
+  const bool whole = keys == PrivateKeys::kKept || !hello.lacks_keys();
+  session->policy.acked = session->policy.settled = whole ? applied : 0;
+  session->keys = keys;
+  if (keys == PrivateKeys::kKept && policy_ != nullptr) attachment->keys_kept = CountKeys(*policy_);
   const bool endpoints_known = catalog_ != nullptr && hello.endpoints_epoch() == endpoints_epoch_ &&
                                hello.endpoints_version() <= catalog_->version;
   session->endpoints.acked = session->endpoints.settled = endpoints_known ? hello.endpoints_version() : 0;
@@ -560,7 +578,7 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
   if (auto chunk = NextChunk(&endpoints)) return chunk;
   Lane& policy = session->policy;
   if (policy.in_flight == nullptr && policy_update_ != nullptr && policy_update_->to != policy.settled) {
-    policy.in_flight = policy_update_;
+    policy.in_flight = session->keys == PrivateKeys::kSent ? policy_update_ : keyless_update_;
     policy.next_chunk = 0;
   }
   return NextChunk(&policy);

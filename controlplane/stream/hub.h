@@ -39,8 +39,11 @@ struct EncodedUpdate {
   std::vector<grpc::ByteBuffer> chunks;
 };
 
-// The full update to `state`.
-std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state);
+// Whether a stream may carry the private keys of Certificates: over TLS, or within this host.
+enum class PrivateKeys : uint8_t { kKept, kSent };
+
+// The full update to `state`. With kKept, keys are redacted.
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, PrivateKeys keys);
 // The update from `previous` (null: full) to `catalog`.
 std::shared_ptr<const EncodedUpdate> EncodeEndpoints(const std::string& endpoints_epoch, const EndpointCatalog& catalog,
                                                      const EndpointCatalog* previous);
@@ -105,12 +108,14 @@ class Hub {
   struct Attachment {
     std::shared_ptr<Session> session;  // null: refused
     std::string refusal;
-    bool news = false;  // this instance was not refused, or not held, the last time
-    std::string held;   // not empty: why nothing is sent to it
+    bool news = false;     // this instance was not refused, or not held, the last time
+    std::string held;      // not empty: why nothing is sent to it
+    size_t keys_kept = 0;  // private keys of the policy of now that it is not sent
   };
   // A data plane has said hello. Its session lasts until Detach. It takes the place of an earlier one of the same
   // instance, or of the instance that it replaces; another instance of a name that is connected is refused.
-  Attachment Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink);
+  Attachment Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
+                    PrivateKeys keys = PrivateKeys::kKept);
   // The stream has ended, after a goodbye or without. False where another stream has taken its place.
   bool Detach(const std::shared_ptr<Session>& session, bool said_goodbye);
   // Whether `session` is still the one of its data plane.
@@ -161,7 +166,7 @@ class Hub {
   // When an entry that is gone is forgotten.
   absl::Time ForgottenAt(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Admit(Entry* entry, const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
-             Attachment* attachment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+             PrivateKeys keys, Attachment* attachment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Refuse(Entry* entry, const v1::Hello& hello, const std::string& address, Attachment* attachment)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Why a data plane with this hello is sent nothing; empty: it is.
@@ -178,6 +183,7 @@ class Hub {
   mutable std::mutex mu_;
   std::shared_ptr<const PolicyState> policy_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> policy_update_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const EncodedUpdate> keyless_update_ ABSL_GUARDED_BY(mu_);  // the same where there are no keys
   std::shared_ptr<const EndpointCatalog> catalog_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_full_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none

@@ -21,6 +21,7 @@
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
 #include "common/config/policy_files.h"
+#include "common/policy/redaction.h"
 #include "common/policy/resource.h"
 #include "dataplane/config/config_cache.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
@@ -335,6 +336,10 @@ struct ConfigClient::Impl {
         hello.set_revision(content.policy->to());
         has_policy = true;
         spdlog::info("configuration cache: revision {}, {} resources", hello.revision(), resources.size());
+        if (snapshot->keys_lacking() > 0) {
+          spdlog::warn("configuration cache: {} certificates are not served before a control plane has sent their keys",
+                       snapshot->keys_lacking());
+        }
       } else {
         spdlog::error("configuration cache: its policy is not valid ({}); it is ignored",
                       result.errors.empty() ? "" : result.errors[0].message());
@@ -500,6 +505,7 @@ struct ConfigClient::Impl {
         options.credentials->ForConnection(absl::Now(), &arguments);
     std::shared_ptr<ControlPlaneStream> next;
     if (credentials.ok()) {
+      hello.set_lacks_keys(snapshot != nullptr && snapshot->keys_lacking() > 0);
       next = std::make_shared<ControlPlaneStream>(address, *credentials, std::move(arguments), hello, inbox);
     }
     {
@@ -833,7 +839,12 @@ struct ConfigClient::Impl {
       update.set_to(hello.revision());
       update.set_last(true);
       update.set_schema_version(kSchemaVersion);
-      for (const auto& [key, resource] : resources) *update.add_resources() = *resource;
+      for (const auto& [key, resource] : resources) {
+        v1::VersionedResource& kept = *update.add_resources();
+        kept = *resource;
+        // Keys stay in memory: a disk that is stolen serves nobody in our name.
+        if (kept.resource().has_certificate()) RedactSecrets(kept.mutable_resource()->mutable_certificate());
+      }
       cache->Save(std::move(update));
     }
     if (std::exchange(endpoints_unsaved, false)) {

@@ -193,6 +193,9 @@ absl::Status DataPlane::MakeClient() {
   // Consul's check asks the main port where that answers /health, else the metrics port.
   options.health_port = config_.server().builtin_routes() || !admin_ ? listeners_.port : admin_->port();
   client_ = std::make_unique<ConfigClient>(options, &runtime_, [this](auto state, auto done) {
+    tls_->UseCertificates(state->snapshot->certificates(), [this](int worker, TlsContexts contexts) {
+      workers_[static_cast<size_t>(worker)]->InstallTls(std::move(contexts));
+    });
     const auto each_done = AfterAll(workers_.size(), std::move(done));
     for (const auto& worker : workers_) worker->Install(state, each_done);
   });

@@ -224,7 +224,8 @@ std::string RandomKey() {
 // What sets one kind of connection apart from another.
 std::string KeyOf(const UpstreamTlsPolicy& policy) {
   return Concat(policy.server_name, "\n", static_cast<int>(policy.verify), policy.tls13_only ? "3" : "2", "\n",
-                Hex(Sha256(policy.ca_pem)));
+                Hex(Sha256(policy.ca_pem)), policy.certificate.empty() ? "" : "\n",
+                policy.certificate.empty() ? "" : Hex(Sha256(Concat(policy.certificate_pem, "\n", policy.key_pem))));
 }
 
 template <typename T>

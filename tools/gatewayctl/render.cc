@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "common/base/certificate.h"
 #include "common/base/units.h"
 #include "common/config/codec.h"
 #include "tools/gatewayctl/format.h"
@@ -214,6 +215,16 @@ std::string AuthMethodsText(const v1::Auth& auth) {
   return absl::StrJoin(words, ", ");
 }
 
+// The hosts that it serves, and when it expires.
+std::vector<std::string> CertificateCells(const v1::Certificate& certificate, size_t most) {
+  const auto chain = ReadCertificates(certificate.certificate().inline_());
+  if (!chain.ok()) return {JoinSome(certificate.hosts(), most), "unreadable"};
+  const X509* leaf = chain->front().get();
+  return {
+      certificate.hosts().empty() ? JoinSome(AlternativeNamesOf(leaf).dns, most) : JoinSome(certificate.hosts(), most),
+      absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", ExpiryOf(leaf), absl::UTCTimeZone())};
+}
+
 // A kind's own columns, between the name and the revision.
 std::vector<std::string> Headings(const std::string& kind) {
   if (kind == "Service") return {"ENDPOINTS", "BALANCER", "BREAKER"};
@@ -224,6 +235,7 @@ std::vector<std::string> Headings(const std::string& kind) {
   if (kind == "Auth") return {"METHODS", "ADMITS"};
   if (kind == "Consumer") return {"GROUPS", "CREDENTIALS"};
   if (kind == "Cors") return {"ORIGINS", "METHODS", "CREDENTIALS"};
+  if (kind == "Certificate") return {"HOSTS", "EXPIRES"};
   if (kind == "IpAccess") return {"ALLOW", "DENY"};
   if (kind == "Defaults") return {"RATE LIMITS", "BREAKER", "TIMEOUT"};
   return {"SUMMARY"};
@@ -277,6 +289,8 @@ std::vector<std::string> Cells(const v1::Resource& resource, size_t most = kSumm
       return {JoinSome(c.origins(), most), c.methods().empty() ? "GET, HEAD, POST" : absl::StrJoin(c.methods(), ", "),
               c.credentials() ? "yes" : "no"};
     }
+    case v1::Resource::kCertificate:
+      return CertificateCells(resource.certificate(), most);
     case v1::Resource::kIpAccess: {
       const v1::IpAccess& a = resource.ip_access();
       return {a.allow().empty() ? "any" : JoinSome(a.allow(), most),
@@ -323,6 +337,10 @@ std::string Summary(const v1::Resource& resource) {
     case v1::Resource::kCors: {
       const std::vector<std::string> cells = Cells(resource);
       return absl::StrCat(cells[0], ": ", cells[1]);
+    }
+    case v1::Resource::kCertificate: {
+      const std::vector<std::string> cells = Cells(resource);
+      return absl::StrCat("for ", cells[0].empty() ? kNone : cells[0], "; expires ", cells[1]);
     }
     case v1::Resource::kIpAccess: {
       const std::vector<std::string> cells = Cells(resource);
