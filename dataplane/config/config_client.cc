@@ -407,6 +407,7 @@ struct ConfigClient::Impl {
     }
     absl::MutexLock lock(&stats_mutex);
     stats.ready = has_policy;
+    stats.lacks_keys = snapshot->keys_lacking() > 0;
     stats.revision = snapshot->revision();
     stats.endpoints_version = endpoints.version;
     return true;
@@ -906,7 +907,7 @@ struct ConfigClient::Impl {
   // Replaced by the configuration thread under the lock; Stop cancels it under the lock.
   std::shared_ptr<ControlPlaneStream> stream;
   struct Stats {
-    bool ready = false, connected = false;
+    bool ready = false, connected = false, lacks_keys = false;
     uint64_t revision = 0, endpoints_version = 0;
     uint64_t policy_applied = 0, policy_rejected = 0, endpoints_applied = 0, endpoints_rejected = 0;
     uint64_t stream_attempts = 0;
@@ -934,6 +935,10 @@ ConfigClient::~ConfigClient() { Stop(0ms); }
 
 absl::Status ConfigClient::Start() {
   if (absl::Status status = impl_->LoadInitial(); !status.ok()) return status;
+  {
+    absl::MutexLock lock(&impl_->stats_mutex);
+    impl_->stats.lacks_keys = impl_->snapshot->keys_lacking() > 0;
+  }
   impl_->BeginInstall();
   impl_->thread = StartThread("config", ThreadPriority::kBackground, [impl = impl_.get()] { impl->Run(); });
   return absl::OkStatus();
@@ -976,6 +981,11 @@ const std::string& ConfigClient::instance_id() const { return impl_->instance_id
 bool ConfigClient::ready() const {
   absl::MutexLock lock(&impl_->stats_mutex);
   return impl_->stats.ready;
+}
+
+bool ConfigClient::lacks_keys() const {
+  absl::MutexLock lock(&impl_->stats_mutex);
+  return impl_->stats.lacks_keys;
 }
 
 uint64_t ConfigClient::revision() const {

@@ -28,6 +28,7 @@ constexpr milliseconds kCutShortWait{1000};  // for the last responses, after dr
 constexpr milliseconds kIdleGraceMax{1000};  // of connections between two requests, once nobody new is accepted
 constexpr milliseconds kReadyInterval{10};   // between two looks whether there is something to serve
 constexpr milliseconds kCatchUpWait{5000};
+constexpr milliseconds kKeysWait{2000};  // for the private keys that the cache does not have
 
 TimePoint Now() { return std::chrono::steady_clock::now(); }
 
@@ -242,6 +243,10 @@ absl::Status DataPlane::Start() {
   quota_->Start();
   if (predecessor_ != nullptr) {
     if (const absl::Status status = AwaitConfiguration(); !status.ok()) return status;
+  } else if (client_->lacks_keys()) {
+    // Of the cache: a moment later than clients could connect, a control plane has sent them.
+    (void)signals_->Until(
+        Now() + kKeysWait, [this] { return !client_->lacks_keys(); }, kReadyInterval);
   }
   Accept();
   if (predecessor_ != nullptr) TakeItsPlace();
@@ -255,7 +260,8 @@ absl::Status DataPlane::Start() {
 absl::Status DataPlane::AwaitConfiguration() {
   const TimePoint caught_up = Now() + kCatchUpWait;
   const auto ready = [&] {
-    return client_->ready() && (client_->revision() >= predecessor_->revision() || Now() >= caught_up);
+    const bool current = client_->revision() >= predecessor_->revision() && !client_->lacks_keys();
+    return client_->ready() && (current || Now() >= caught_up);
   };
   const SignalLoop::End end = signals_->Until(Now() + kSuccessorPatience, ready, kReadyInterval);
   if (end == SignalLoop::End::kDone || (end != SignalLoop::End::kSignal && !predecessor_->there())) {
