@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -245,8 +246,10 @@ absl::Status DataPlane::Start() {
     if (const absl::Status status = AwaitConfiguration(); !status.ok()) return status;
   } else if (client_->lacks_keys()) {
     // Of the cache: a moment later than clients could connect, a control plane has sent them.
-    (void)signals_->Until(
-        Now() + kKeysWait, [this] { return !client_->lacks_keys(); }, kReadyInterval);
+    const auto sent = [this] { return !client_->lacks_keys(); };
+    if (signals_->Until(Now() + kKeysWait, sent, kReadyInterval) == SignalLoop::End::kSignal) {
+      (void)kill(getpid(), SIGTERM);  // AwaitEnd's to see
+    }
   }
   Accept();
   if (predecessor_ != nullptr) TakeItsPlace();
