@@ -382,6 +382,8 @@ int ServerSession::OnSendData(nghttp2_session*, nghttp2_frame*, const uint8_t* h
                               nghttp2_data_source* source, void* self) {
   auto& session = *static_cast<ServerSession*>(self);
   auto& stream = *static_cast<ServerStream*>(source->ptr);
+  // nghttp2_session_mem_send goes on from one DATA frame to the next.
+  if (session.out_.size() >= kOutputHighWater) return NGHTTP2_ERR_WOULDBLOCK;
   if (!session.AppendOutput(head, kFrameHeadBytes) || !session.AppendOutput(stream.source_.data(), size)) {
     return NGHTTP2_ERR_CALLBACK_FAILURE;
   }
@@ -513,6 +515,7 @@ bool ServerSession::AppendOutput(const void* data, size_t size) {
   if (!out_) return false;
   if (out_.room() < size) out_.Compact();
   if (out_.room() < size && !buffers.Grow(&out_, out_.size() + size)) return false;
+  if (out_.room() < size) return false;  // more than the largest block
   std::memcpy(out_.space(), data, size);
   out_.Filled(size);
   return true;
