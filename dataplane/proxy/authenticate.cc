@@ -111,7 +111,8 @@ std::string_view Exchange::ClaimOf(std::string_view name) const {
 bool Exchange::IsMisdirected() const {
   if (!route_->auth->takes_certificate) return false;
   const http::TlsInfo* const tls = stream_.connection().tls;
-  return tls != nullptr && tls->asks_certificate && !tls->server_name.empty() && tls->server_name != host_;
+  return tls != nullptr && tls->asks_certificate && !tls->server_name.empty() && !host_.empty() &&
+         tls->server_name != host_;
 }
 
 // The Consumer that the client's certificate is of; `tried` of its identities are passed over, and counted. Null: none

@@ -195,6 +195,7 @@ absl::Status DataPlane::MakeClient() {
   // Consul's check asks the main port where that answers /health, else the metrics port.
   options.health_port = config_.server().builtin_routes() || !admin_ ? listeners_.port : admin_->port();
   client_ = std::make_unique<ConfigClient>(options, &runtime_, [this](auto state, auto done) {
+    WarnOfCertificates(*state->snapshot);
     tls_->UseCertificates(state->snapshot->certificates(), [this](int worker, TlsContexts contexts) {
       workers_[static_cast<size_t>(worker)]->InstallTls(std::move(contexts));
     });
@@ -213,6 +214,23 @@ absl::Status DataPlane::MakeClient() {
   quota.link = runtime_.lease_link();
   quota_ = std::make_unique<QuotaClient>(std::move(quota));
   return absl::OkStatus();
+}
+
+// What no client could ever pass; told again when it is mended and comes back.
+void DataPlane::WarnOfCertificates(const Snapshot& policy) {
+  std::string_view asking;
+  for (const auto& auth : policy.auths()) {
+    for (const AuthMethodPolicy& method : auth->methods) {
+      if (method.kind == AuthMethodPolicy::Kind::kClientCertificate) asking = auth->name;
+    }
+  }
+  const bool lost = !asking.empty() && !tls_->asks_certificates();
+  if (lost && !told_of_certificates_) {
+    spdlog::warn(
+        "Auth/{} takes client certificates, but no listener asks for them (server.listeners[].tls.client_certificate)",
+        asking);
+  }
+  told_of_certificates_ = lost;
 }
 
 void DataPlane::AddMetricSources() {

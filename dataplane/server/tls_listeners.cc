@@ -157,6 +157,12 @@ absl::StatusOr<TlsListeners::Settings> TlsListeners::Read() const {
   return all;
 }
 
+bool TlsListeners::asks_certificates() const {
+  return std::any_of(server_.listeners().begin(), server_.listeners().end(), [](const v1::Listener& listener) {
+    return listener.has_tls() && ModeOf(listener.tls().client_certificate()) != tls::ClientCertificate::kNone;
+  });
+}
+
 TlsContexts TlsListeners::contexts(int worker) const {
   absl::MutexLock lock(&change_mutex_);
   return workers_[static_cast<size_t>(worker)]->contexts;

@@ -66,6 +66,9 @@ class TlsListeners {
   // nothing where they are those of the last call. What OpenSSL rejects is logged, and the last ones stay.
   void UseCertificates(std::span<const std::shared_ptr<const Certificate>> certificates, const Install& install);
 
+  // Whether some listener asks clients for certificates.
+  bool asks_certificates() const;
+
   // gateway_tls_handshakes_total{result}, gateway_tls_resumed_total,
   // gateway_certificate_expiry_timestamp_seconds{certificate}; empty without TLS.
   std::vector<prometheus::MetricFamily> Families() const;

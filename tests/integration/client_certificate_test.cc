@@ -207,6 +207,7 @@ TEST_F(ClientCertificates, ServeTheHostThatTheConnectionWasMadeFor) {
   // A listener that asks for no certificate: there is none to be misused.
   Serve("{ client_certificate: { identity: san_uri } }", "", consumer, "none");
   EXPECT_EQ(Ask(nullptr, "/svc", "Host: other.test\r\n", "shop.test")->status, 401);
+  EXPECT_THAT(gateway_->process().output(), HasSubstr("Auth/mtls takes client certificates, but no listener asks"));
 }
 
 // A resumed session is the same client's: its certificate is in the ticket.

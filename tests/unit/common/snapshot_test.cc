@@ -631,7 +631,10 @@ TEST(CompileSnapshot, AnIdentityOfACertificateIsOneConsumers) {
   EXPECT_THAT(
       CompileWithBuiltins(consumer("one", "a.test")).warnings,
       ElementsAre("Consumer/one: no Auth has a client_certificate method, so its certificate is never accepted"));
-  EXPECT_THAT(Texts(CompileWithBuiltins("kind: Auth\nname: a\nmethods: [{ client_certificate: {} }]\n").errors),
+  v1::Resource unsaid;
+  unsaid.mutable_auth()->set_name("a");
+  unsaid.mutable_auth()->add_methods()->mutable_client_certificate();
+  EXPECT_THAT(Texts(Compile({unsaid}).errors),
               ElementsAre("Auth/a: methods[0].client_certificate.identity: is required"));
 }
 
