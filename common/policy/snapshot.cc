@@ -612,11 +612,10 @@ class SnapshotCompiler {
       const std::shared_ptr<const Certificate>& certificate = read_certificates_[i];
       if (certificate == nullptr) {
         ++snapshot_->keys_lacking_;
-        result_.warnings.push_back(
-            fmt::format("Certificate/{}: has no key here and is not served: the key is not sent over a stream that is "
-                        "neither TLS nor "
-                        "loopback, nor kept in the cache, and is redacted in exports",
-                        certificates_.sorted[i].first));
+        result_.warnings.push_back(fmt::format(
+            "Certificate/{}: has no key here and is not served: a stream that is neither TLS nor loopback does "
+            "not carry it, a cache may not have it, and exports redact it",
+            certificates_.sorted[i].first));
         continue;
       }
       snapshot_->certificates_.push_back(certificate);

@@ -134,7 +134,7 @@ TEST_F(PolicyCertificates, TellTheirKeyToNobody) {
   EXPECT_THAT(data_plane.process().output(), Not(HasSubstr(heart)));
 }
 
-TEST_F(PolicyCertificates, AreNotInTheCacheAndComeBackWithTheControlPlane) {
+TEST_F(PolicyCertificates, AreNotInACacheThatCannotSealThemAndComeBackWithTheControlPlane) {
   const auto site = ca_.Issue({.names = {"DNS:shop.test"}, .common_name = "site"});
   TempDir cache;
   ControlPlane control_plane;
@@ -145,9 +145,9 @@ TEST_F(PolicyCertificates, AreNotInTheCacheAndComeBackWithTheControlPlane) {
   auto data_plane = start();
   ASSERT_EQ(control_plane.Apply(Document("shop", site), {"--wait"}).exit.code, 0);
   EXPECT_EQ(Served(data_plane->port(), "shop.test"), "CN=site");
-  data_plane.reset();
   const std::string file = cache.File("policy.cache");
   ASSERT_TRUE(WaitFor([&] { return ReadAll(file).find("BEGIN CERTIFICATE") != std::string::npos; }));
+  data_plane.reset();
   EXPECT_THAT(ReadAll(file), Not(HasSubstr("PRIVATE KEY")));
   struct stat there {};
   ASSERT_EQ(stat(file.c_str(), &there), 0);
@@ -160,6 +160,41 @@ TEST_F(PolicyCertificates, AreNotInTheCacheAndComeBackWithTheControlPlane) {
   auto client = ConnectTls(data_plane->port());
   ASSERT_TRUE(client.ok());
   EXPECT_EQ(client->Request("GET", "/")->status, 200) << "all else is served";
+  control_plane.Start();
+  EXPECT_TRUE(WaitFor([&] { return Served(data_plane->port(), "shop.test") == "CN=site"; }, Timeout(20'000)));
+}
+
+TEST_F(PolicyCertificates, AreSealedInTheCacheOfADataPlaneWithAKeyOfItsOwn) {
+  const auto site = ca_.Issue({.names = {"DNS:shop.test"}, .common_name = "site"});
+  const auto server = ca_.IssueFor({"DNS:controlplane", "IP:127.0.0.1"});
+  const auto own = ca_.Issue({.names = {"DNS:dp-1"}, .file = "dp-1"});
+  TempDir cache;
+  ControlPlane control_plane(
+      {.sets = {"control_plane.stream_tls.cert=" + server.cert, "control_plane.stream_tls.key=" + server.key,
+                "control_plane.stream_tls.client_ca=" + ca_.file()}});
+  const auto start = [&] {
+    return std::make_unique<DataPlane>(DataPlane::Options{
+        .control_planes = {control_plane.stream_port()},
+        .sets = {"data_plane.tls.ca=" + ca_.file(), "data_plane.tls.cert=" + own.cert, "data_plane.tls.key=" + own.key},
+        .cache_dir = cache.path(),
+        .listener = Listener()});
+  };
+  auto data_plane = start();
+  ASSERT_EQ(control_plane.Apply(Document("shop", site), {"--wait"}).exit.code, 0);
+  EXPECT_EQ(Served(data_plane->port(), "shop.test"), "CN=site");
+  const std::string file = cache.File("policy.cache");
+  ASSERT_TRUE(WaitFor([&] { return ReadAll(file).find("sealed:1:") != std::string::npos; }));
+  data_plane.reset();
+  EXPECT_THAT(ReadAll(file), Not(HasSubstr("PRIVATE KEY")));
+
+  control_plane.Kill();
+  data_plane = start();
+  EXPECT_EQ(Served(data_plane->port(), "shop.test"), "CN=site") << "without a control plane";
+  data_plane.reset();
+  // Under another key nothing is opened, and nothing else is lost.
+  ca_.Issue({.names = {"DNS:dp-1"}, .file = "dp-1"});
+  data_plane = start();
+  EXPECT_EQ(Served(data_plane->port(), "shop.test"), "CN=own");
   control_plane.Start();
   EXPECT_TRUE(WaitFor([&] { return Served(data_plane->port(), "shop.test") == "CN=site"; }, Timeout(20'000)));
 }
