@@ -66,10 +66,17 @@ SessionResources::SessionResources(EventLoop* loop, BufferPool* buffers, Session
   nghttp2_session_callbacks_set_on_frame_send_callback(callbacks_, &ServerSession::OnFrameSent);
   nghttp2_session_callbacks_set_on_stream_close_callback(callbacks_, &ServerSession::OnStreamClosed);
   nghttp2_session_callbacks_set_send_data_callback(callbacks_, &ServerSession::OnSendData);
+  nghttp2_session_callbacks_set_unpack_extension_callback(callbacks_, &ServerSession::OnUnknownFrame);
 
   nghttp2_option_set_no_auto_window_update(nghttp2_options_, 1);
   nghttp2_option_set_no_closed_streams(nghttp2_options_, 1);
   nghttp2_option_set_builtin_recv_extension_type(nghttp2_options_, NGHTTP2_PRIORITY_UPDATE);
+  // nghttp2 would pass over frames of other types without a word.
+  for (int type = NGHTTP2_CONTINUATION + 1; type <= 0xff; ++type) {
+    if (type != NGHTTP2_PRIORITY_UPDATE) {
+      nghttp2_option_set_user_recv_extension_type(nghttp2_options_, static_cast<uint8_t>(type));
+    }
+  }
   nghttp2_option_set_max_continuations(nghttp2_options_, kContinuationsMax);
   nghttp2_option_set_max_outbound_ack(nghttp2_options_, kOutboundAcksMax);
   nghttp2_option_set_max_settings(nghttp2_options_, kSettingsMax);
@@ -141,22 +148,19 @@ int ServerSession::OnBeginFrame(nghttp2_session*, const nghttp2_frame_hd* head, 
       return 0;
     case NGHTTP2_CONTINUATION:
       return 0;
-    case NGHTTP2_DATA:
-    case NGHTTP2_PRIORITY:
-    case NGHTTP2_RST_STREAM:
-    case NGHTTP2_SETTINGS:
-    case NGHTTP2_PUSH_PROMISE:
-    case NGHTTP2_PING:
-    case NGHTTP2_GOAWAY:
-    case NGHTTP2_WINDOW_UPDATE:
-    case NGHTTP2_PRIORITY_UPDATE:
+    case NGHTTP2_PRIORITY:  // here: once we said that we don't follow it, OnFrameReceived is not told
+      session.Count(Abuse::kPriority);
       break;
     default:
-      session.Count(Abuse::kUnknownFrames);
       break;
   }
   session.headers_since_ = TimePoint::max();
   return 0;
+}
+
+int ServerSession::OnUnknownFrame(nghttp2_session*, void**, const nghttp2_frame_hd*, void* self) {
+  static_cast<ServerSession*>(self)->Count(Abuse::kUnknownFrames);
+  return NGHTTP2_ERR_CANCEL;  // it is ignored (RFC 9113, section 5.5)
 }
 
 int ServerSession::OnBeginHeaders(nghttp2_session* nghttp2, const nghttp2_frame* frame, void* self) {
@@ -285,7 +289,6 @@ int ServerSession::OnFrameReceived(nghttp2_session*, const nghttp2_frame* frame,
         session.FinishDrain();  // what it had sent before it knew has come
       }
       break;
-    case NGHTTP2_PRIORITY:
     case NGHTTP2_PRIORITY_UPDATE:
       session.Count(Abuse::kPriority);
       break;

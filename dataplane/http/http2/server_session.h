@@ -145,6 +145,7 @@ class ServerSession {
   static int OnStreamClosed(nghttp2_session*, int32_t id, uint32_t code, void* self);
   static ssize_t OnReadSource(nghttp2_session*, int32_t, uint8_t*, size_t size, uint32_t* flags,
                               nghttp2_data_source* source, void* self);
+  static int OnUnknownFrame(nghttp2_session*, void** payload, const nghttp2_frame_hd* head, void* self);
   static int OnSendData(nghttp2_session*, nghttp2_frame* frame, const uint8_t* head, size_t size,
                         nghttp2_data_source* source, void* self);
 
