@@ -305,6 +305,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
         section.database());
   }
   options.store.path = section.database();
+  options.store.sealing_key = section.sealing_key();
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(options.store);
   if (!store.ok()) return store.status();
 

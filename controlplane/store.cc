@@ -10,12 +10,14 @@
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/base/sealing.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {
@@ -238,7 +240,8 @@ struct Store::Impl {
   uint64_t oldest = 0;        // revision that is kept; 0: none
   uint64_t history_rows = 0;  // in `history`
   ResourceSet loaded;
-  absl::Status broken;  // not OK: no more commits
+  std::optional<Sealer> sealer;  // nothing: before the key was read
+  absl::Status broken;           // not OK: no more commits
   std::atomic<uint64_t> errors{0};
 
   ~Impl() { sqlite3_close_v2(db); }
@@ -316,6 +319,14 @@ struct Store::Impl {
     return "; to go back, restore a backup of before the upgrade";
   }
   absl::Status Load();
+  std::string SealingKeyPath() const {
+    return options.sealing_key.empty() ? absl::StrCat(options.path, ".sealing-key") : options.sealing_key;
+  }
+  absl::Status ReadSealingKey();
+  absl::Status MakeSealingKey();
+  // CanonicalBytes of `resource` with its private key sealed.
+  absl::StatusOr<std::string> Sealed(const ResourceKey& key, const v1::Resource& resource) const;
+  absl::Status Unseal(const ResourceKey& key, v1::Resource* resource) const;
   absl::Status Damaged(const ResourceKey& key, absl::string_view what) {
     ++errors;
     return absl::DataLossError(absl::StrCat("the database '", options.path, "' is damaged: ", key.ToString(), " ", what,
@@ -323,8 +334,9 @@ struct Store::Impl {
   }
   // Reads one row: kind, name, body, checksum, revision, changed_at, built_in, op.
   absl::Status ReadRow(Statement& row, ResourceSet* into, int op);
-  int Write(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits, int64_t micros,
-            uint64_t* rows, uint64_t* new_oldest);
+  // `bodies`: of each edit, as it is stored.
+  int Write(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
+            std::span<const std::string> bodies, int64_t micros, uint64_t* rows, uint64_t* new_oldest);
   int WriteAudit(std::span<const v1::AuditEntry> entries);
   // Runs `body` in one transaction. Where a sync failed, nothing more is written.
   template <typename Body>
@@ -448,7 +460,9 @@ absl::Status Store::Impl::Open() {
   if (*version < newest) {
     if (absl::Status s = Migrate(static_cast<int>(*version), newest); !s.ok()) return s;
   }
+  if (absl::Status s = ReadSealingKey(); !s.ok()) return s;
   if (absl::Status s = Load(); !s.ok()) return s;
+  if (absl::Status s = MakeSealingKey(); !s.ok()) return s;
   sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, nullptr);
   return absl::OkStatus();
 }
@@ -513,7 +527,55 @@ absl::Status Store::Impl::ReadRow(Statement& row, ResourceSet* into, int op) {
   if (!resource->ParseFromArray(body.data(), static_cast<int>(body.size())) || KeyOf(*resource) != key) {
     return Damaged(key, "cannot be read");
   }
+  if (absl::Status s = Unseal(key, resource.get()); !s.ok()) return s;
   (*into)[std::move(key)] = {std::move(resource), revision_of_row, absl::FromUnixMicros(row.Int(5)), built_in};
+  return absl::OkStatus();
+}
+
+absl::Status Store::Impl::ReadSealingKey() {
+  absl::StatusOr<Sealer> read = Sealer::Read(SealingKeyPath());
+  if (read.ok()) {
+    sealer.emplace(*std::move(read));
+    return absl::OkStatus();
+  }
+  return absl::IsNotFound(read.status()) ? absl::OkStatus() : read.status();
+}
+
+// Only where nothing is sealed under one that was lost: a new key in its place would hide that.
+absl::Status Store::Impl::MakeSealingKey() {
+  if (sealer.has_value()) return absl::OkStatus();
+  absl::StatusOr<Sealer> made = Sealer::Create(SealingKeyPath());
+  if (!made.ok()) return made.status();
+  sealer.emplace(*std::move(made));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> Store::Impl::Sealed(const ResourceKey& key, const v1::Resource& resource) const {
+  if (!resource.has_certificate() || resource.certificate().key().inline_().empty()) return CanonicalBytes(resource);
+  if (!sealer.has_value()) return absl::FailedPreconditionError("there is no sealing key");
+  absl::StatusOr<std::string> sealed =
+      sealer->Seal(resource.certificate().key().inline_(), absl::StrCat(key.ToString(), " key"));
+  if (!sealed.ok()) return sealed.status();
+  v1::Resource copy = resource;
+  copy.mutable_certificate()->mutable_key()->set_inline_(*std::move(sealed));
+  return CanonicalBytes(copy);
+}
+
+absl::Status Store::Impl::Unseal(const ResourceKey& key, v1::Resource* resource) const {
+  if (!resource->has_certificate() || !IsSealed(resource->certificate().key().inline_())) return absl::OkStatus();
+  const std::string where =
+      absl::StrCat("the database '", options.path, "': the private key of ", key.ToString(), ": ");
+  if (!sealer.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(where, "its sealing key '", SealingKeyPath(), "' is missing; restore it"));
+  }
+  absl::StatusOr<std::string> plain =
+      sealer->Open(resource->certificate().key().inline_(), absl::StrCat(key.ToString(), " key"));
+  if (!plain.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(where, plain.status().message(), " (the sealing key is '", SealingKeyPath(), "')"));
+  }
+  resource->mutable_certificate()->mutable_key()->set_inline_(*std::move(plain));
   return absl::OkStatus();
 }
 
@@ -548,7 +610,7 @@ absl::Status Store::Impl::Load() {
 }
 
 int Store::Impl::Write(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
-                       int64_t micros, uint64_t* rows, uint64_t* new_oldest) {
+                       std::span<const std::string> bodies, int64_t micros, uint64_t* rows, uint64_t* new_oldest) {
   const auto number = static_cast<int64_t>(info.revision());
   {
     Statement statement(db, "INSERT INTO revisions(revision, time, actor, peer, comment) VALUES(?,?,?,?,?)");
@@ -564,8 +626,9 @@ int Store::Impl::Write(const v1::RevisionInfo& info, const std::string& peer, st
   Statement remember(db,
                      "INSERT INTO history(kind, name, revision, op, body, checksum, changed_at, built_in) "
                      "VALUES(?,?,?,?,?,?,?,?)");
-  for (const Edit& edit : edits) {
-    const std::string body = edit.resource == nullptr ? std::string() : CanonicalBytes(*edit.resource);
+  for (size_t i = 0; i < edits.size(); ++i) {
+    const Edit& edit = edits[i];
+    const std::string& body = bodies[i];
     int rc;
     if (edit.resource != nullptr) {
       upsert.Bind(edit.key.kind).Bind(edit.key.name).BindBlob(body);
@@ -687,8 +750,18 @@ absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer
   std::lock_guard lock(impl_->mu);
   const int64_t micros = MicrosOf(info.time());
   uint64_t rows = 0, oldest = 0;
+  std::vector<std::string> bodies;
+  for (const Edit& edit : edits) {
+    if (edit.resource == nullptr) {
+      bodies.emplace_back();
+      continue;
+    }
+    absl::StatusOr<std::string> body = impl_->Sealed(edit.key, *edit.resource);
+    if (!body.ok()) return body.status();
+    bodies.push_back(*std::move(body));
+  }
   const absl::Status status = impl_->Transact([&] {
-    const int rc = impl_->Write(info, peer, edits, micros, &rows, &oldest);
+    const int rc = impl_->Write(info, peer, edits, bodies, micros, &rows, &oldest);
     return rc != SQLITE_OK || entry == nullptr ? rc : impl_->WriteAudit({entry, 1});
   });
   if (!status.ok()) return status;

@@ -55,6 +55,9 @@ enum class Takeover {
 
 struct StoreOptions {
   std::string path;
+  // The key that private keys are sealed under; "": PATH.sealing-key. Made (0600) where there is none, unless something
+  // was sealed under one that is missing.
+  std::string sealing_key;
   // How much of history is kept; past it the oldest revisions go, never the newest.
   uint64_t history_revisions_max = 10'000;
   uint64_t history_rows_max = 1'000'000;
@@ -78,7 +81,8 @@ class Store {
   // Opens the file and reads all of the current set; creates it where there is none. Every error names the file, and
   // leaves it as it was: FailedPrecondition (in use by another control plane; written by a newer version; not a
   // gateway's database), PermissionDenied (read-only, cannot be opened), DataLoss (damaged, empty or cut short),
-  // ResourceExhausted (disk full).
+  // ResourceExhausted (disk full). FailedPrecondition too: private keys of certificates can't be opened, since their
+  // sealing key is missing or another one.
   static absl::StatusOr<std::unique_ptr<Store>> Open(StoreOptions options);
   ~Store();
   Store(const Store&) = delete;

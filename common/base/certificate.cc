@@ -136,6 +136,8 @@ std::string SubjectOf(const X509* certificate) {
   return {data, static_cast<size_t>(size)};
 }
 
+absl::Time ExpiryOf(const X509* certificate) { return ToTime(X509_get0_notAfter(certificate)); }
+
 std::string FingerprintOf(const X509* certificate) {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
@@ -167,6 +169,12 @@ AlternativeNames AlternativeNamesOf(const X509* certificate) {
     if (name->type == GEN_EMAIL) names.emails.emplace_back(text);
   }
   return names;
+}
+
+bool NameCovers(std::string_view pattern, std::string_view host) {
+  if (!pattern.starts_with("*.")) return pattern == host;
+  const size_t dot = host.find('.');
+  return dot != std::string_view::npos && dot > 0 && host.substr(dot + 1) == pattern.substr(2);
 }
 
 absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now) {
@@ -213,8 +221,9 @@ absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Tim
   AlternativeNames names = AlternativeNamesOf(leaf);
   certificate.dns_names = std::move(names.dns);
   certificate.addresses = std::move(names.addresses);
+  certificate.fingerprint = FingerprintOf(leaf);
   certificate.not_before = ToTime(X509_get0_notBefore(leaf));
-  certificate.not_after = ToTime(X509_get0_notAfter(leaf));
+  certificate.not_after = ExpiryOf(leaf);
   const auto warn = [&](std::string text) { certificate.warnings.push_back(Concat(source.name, ": ", text)); };
   if (certificate.not_after <= now) {
     warn(Concat("expired on ", absl::FormatTime(certificate.not_after, absl::UTCTimeZone())));

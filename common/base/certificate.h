@@ -25,11 +25,13 @@ struct Certificate {
   CertificateSource source;
   enum class KeyType : uint8_t { kRsa, kEcdsa, kEd25519 };
   KeyType key_type = KeyType::kRsa;
-  std::string subject;                 // "CN=orders,O=shop" (RFC 2253)
-  std::vector<std::string> dns_names;  // subjectAltName, lower case; "*.example.com" covers one label
+  std::string subject;  // "CN=orders,O=shop" (RFC 2253)
+  // subjectAltName, or the hosts it is to serve instead; lower case; "*.example.com" covers one label
+  std::vector<std::string> dns_names;
   std::vector<std::string> addresses;  // subjectAltName, "10.0.0.7"
   absl::Time not_before;
   absl::Time not_after;
+  std::string fingerprint;  // SHA-256 of the leaf, 64 hexadecimal digits
   std::vector<std::string> warnings;
 };
 
@@ -51,7 +53,9 @@ absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* librar
 
 // "CN=orders,O=shop" (RFC 2253).
 std::string SubjectOf(const X509* certificate);
-// SHA-256 of the certificate, 64 hexadecimal digits.
+// The end of its validity; InfinitePast where that can't be read.
+absl::Time ExpiryOf(const X509* certificate);
+// SHA-256 of the certificate, 64 hexadecimal digits in lower case.
 std::string FingerprintOf(const X509* certificate);
 struct AlternativeNames {
   std::vector<std::string> dns;        // lower case
@@ -61,6 +65,10 @@ struct AlternativeNames {
 };
 // Names with a NUL or a control character are left out.
 AlternativeNames AlternativeNamesOf(const X509* certificate);
+
+// Whether a certificate for `pattern` ("example.com", "*.example.com") serves `host`, both in lower case. A wildcard
+// covers one whole label (RFC 6125, section 6.4.3).
+bool NameCovers(std::string_view pattern, std::string_view host);
 
 // What OpenSSL's error queue says last, "unknown error" where it is empty; empties it.
 std::string OpensslError();

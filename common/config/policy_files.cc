@@ -108,6 +108,8 @@ std::optional<std::string> ReadNamedFile(const std::string& file, const PolicyDo
 
 absl::Status CheckCertificates(std::string_view text) { return ReadCertificates(text).status(); }
 
+absl::Status CheckKey(std::string_view text) { return ReadPrivateKey(text).status(); }
+
 void InlineCa(const std::string& file, const std::string& field, const PolicyDocument& document, v1::UpstreamTls* tls,
               std::vector<PolicyProblem>* problems) {
   if (tls->ca().source_case() != v1::PemText::kFile) return;
@@ -116,7 +118,7 @@ void InlineCa(const std::string& file, const std::string& field, const PolicyDoc
   if (text.has_value()) tls->mutable_ca()->set_inline_(*std::move(text));
 }
 
-// Puts the text of every file that a document names (`jwks.file`, `tls.ca.file`) into `inline`.
+// Puts the text of every file that a document names (`jwks.file`, `tls.ca.file`, those of a Certificate) into `inline`.
 void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<PolicyProblem>* problems) {
   v1::Resource& resource = document->resource;
   if (resource.has_service() && resource.service().has_tls()) {
@@ -125,6 +127,19 @@ void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<
   if (resource.has_route() && resource.route().consul_service().template_().has_tls()) {
     InlineCa(file, "consul_service.template.tls", *document,
              resource.mutable_route()->mutable_consul_service()->mutable_template_()->mutable_tls(), problems);
+  }
+  if (resource.has_certificate()) {
+    v1::Certificate* certificate = resource.mutable_certificate();
+    if (certificate->certificate().has_file()) {
+      auto text = ReadNamedFile(file, *document, "certificate.file", certificate->certificate().file(),
+                                kCertificateBytesMax, &CheckCertificates, problems);
+      if (text.has_value()) certificate->mutable_certificate()->set_inline_(*std::move(text));
+    }
+    if (certificate->key().has_file()) {
+      auto text = ReadNamedFile(file, *document, "key.file", certificate->key().file(), kCertificateBytesMax, &CheckKey,
+                                problems);
+      if (text.has_value()) certificate->mutable_key()->set_inline_(*std::move(text));
+    }
   }
   if (!resource.has_auth()) return;
   v1::Auth* auth = resource.mutable_auth();

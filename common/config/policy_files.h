@@ -60,8 +60,8 @@ std::vector<PolicyDocument> ParsePolicy(std::string_view text, std::string_view 
                                         std::vector<PolicyProblem>* problems);
 
 // Reads files and directories (*.yaml, *.yml, sorted, recursively, without hidden ones; at most 10,000 files) and "-"
-// (standard input). The same resource twice is a problem. What documents name as files (`jwks.file`, relative to the
-// document) is read and put into them.
+// (standard input). The same resource twice is a problem. What documents name as files (`jwks.file`, the files of a
+// Certificate; relative to the document) is read and put into them.
 std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& paths,
                                             std::vector<PolicyProblem>* problems);
 

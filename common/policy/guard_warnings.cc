@@ -24,6 +24,7 @@ class SampleRequest {
   // False: it has a regex.
   bool Make(const v1::RouteMatch& match) {
     if (!MakePath(match.path())) return false;
+    https_ = match.scheme() != v1::RouteMatch::HTTP;
     for (const v1::HeaderMatch& header : match.headers()) {
       const std::optional<std::string> value = ValueOf(header);
       if (!value.has_value()) return false;
@@ -41,7 +42,7 @@ class SampleRequest {
   }
 
   MatchInput For(std::string_view method, std::string_view host) const {
-    return {.method = method, .host = host, .path = path_, .query = query_, .fields = fields_};
+    return {.method = method, .host = host, .path = path_, .query = query_, .fields = fields_, .https = https_};
   }
   const std::string& path() const { return path_; }
 
@@ -86,6 +87,7 @@ class SampleRequest {
 
   std::string path_;
   std::string query_;
+  bool https_ = true;
   std::deque<std::string> texts_;  // what fields_ points into
   std::vector<FieldView> fields_;
 };

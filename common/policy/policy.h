@@ -153,6 +153,8 @@ struct UpstreamTlsPolicy {
   Verify verify = Verify::kFull;
   std::string ca_pem;  // empty: the system's
   bool tls13_only = false;
+  std::string certificate;               // of a Certificate: its name; empty: none is shown
+  std::string certificate_pem, key_pem;  // the key is empty where this data plane was not sent it
   friend bool operator==(const UpstreamTlsPolicy&, const UpstreamTlsPolicy&) = default;
 };
 
@@ -268,10 +270,11 @@ struct MirrorTarget {
 };
 
 struct AuthMethodPolicy {
-  enum class Kind : uint8_t { kApiKey, kJwt, kBasic };
+  enum class Kind : uint8_t { kApiKey, kJwt, kBasic, kClientCertificate };
   Kind kind = Kind::kApiKey;
-  std::string header;  // of an API key, as written
-  std::string realm;   // of basic
+  v1::ClientCertificateAuth::Identity identity = v1::ClientCertificateAuth::SAN_URI;  // of a client certificate
+  std::string header;                                                                 // of an API key, as written
+  std::string realm;                                                                  // of basic
   // Of a JWT.
   std::string issuer;                  // empty: any
   std::vector<std::string> audiences;  // empty: any
@@ -290,6 +293,7 @@ struct AuthPolicy {
   std::vector<AuthMethodPolicy> methods;
   std::vector<std::string> allow_groups, allow_consumers;           // sorted; both empty: anybody who is known
   std::string forward_consumer, forward_groups;                     // request fields, as written; empty: not told
+  std::string forward_client_certificate;                           // likewise
   std::vector<std::pair<std::string, std::string>> forward_claims;  // field, claim
   bool keep_credentials = false;
   friend bool operator==(const AuthPolicy&, const AuthPolicy&) = default;
@@ -312,7 +316,9 @@ struct ConsumerTable {
   std::vector<Password> passwords;
   absl::flat_hash_map<std::string, uint32_t> by_username;  // -> index of `passwords`
   absl::flat_hash_map<std::string, uint32_t> by_subject;   // "issuer\nsubject"
-  KeyedDigest decoys{std::string_view()};                  // its key is made of all hashes
+  // By what is in a client's certificate: as written, and as FoldCertificateIdentity has it.
+  absl::flat_hash_map<std::string, uint32_t> by_certificate, by_folded_certificate;
+  KeyedDigest decoys{std::string_view()};  // its key is made of all hashes
 
   // The password that a name which nobody has is checked against; REQUIRES: there is one. Any of them, the same for a
   // name on every data plane and after each restart: so what a check costs tells as little of names that are not there

@@ -157,8 +157,7 @@ void CheckPlainText(const Report& report, const std::string& field, const std::s
 // A field that requests lose before anything looks at them.
 void CheckRead(const Report& report, const std::string& field, std::string_view name) {
   if (!IsIdentityField(name)) return;
-  report.Add(field, fmt::format("{} is removed from every request: services are told their callers in X-Consumer and "
-                                "X-Consumer-*",
+  report.Add(field, fmt::format("{} is removed from every request: services are told their callers in it",
                                 QuoteForMessage(name)));
 }
 
@@ -588,6 +587,13 @@ void CheckRedirect(const Report& report, const v1::Route& route) {
   if (!redirect.scheme().empty() && redirect.scheme() != "http" && redirect.scheme() != "https") {
     report.Add("redirect.scheme", fmt::format("is {}; expected http or https", QuoteForMessage(redirect.scheme())));
   }
+  const std::string_view matched = route.match().scheme() == v1::RouteMatch::HTTP    ? "http"
+                                   : route.match().scheme() == v1::RouteMatch::HTTPS ? "https"
+                                                                                     : "";
+  if (!redirect.scheme().empty() && redirect.scheme() == matched && redirect.host().empty() &&
+      redirect.path().empty() && redirect.prefix().empty() && redirect.template_().empty()) {
+    report.Add("redirect.scheme", fmt::format("redirects to the same URL: match.scheme is {} already", matched));
+  }
   if (!redirect.host().empty()) CheckHostWithPort(report, "redirect.host", redirect.host());
   const int paths = static_cast<int>(!redirect.path().empty()) + static_cast<int>(!redirect.prefix().empty()) +
                     static_cast<int>(!redirect.template_().empty());
@@ -787,8 +793,12 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
         }
         CheckPlainText(report, field + ".basic.realm", method.basic().realm());
         break;
+      case v1::AuthMethod::kClientCertificate:
+        CheckEnum(report, field + ".client_certificate.identity", method.client_certificate().identity(),
+                  v1::ClientCertificateAuth::Identity_IsValid);
+        break;
       case v1::AuthMethod::METHOD_NOT_SET:
-        report.Add(field, "is empty; expected api_key, jwt or basic");
+        report.Add(field, "is empty; expected api_key, jwt, basic or client_certificate");
         break;
     }
   }
@@ -802,13 +812,18 @@ void CheckAuth(const Report& report, const v1::Auth& auth) {
       const std::string& header = method.api_key().header();
       return method.has_api_key() && FoldField(name) == FoldField(header.empty() ? "X-API-Key" : header);
     });
-    if (is_key || lower == "authorization" || lower == "cookie" || lower == "x-request-id" || lower == "forwarded" ||
-        lower.starts_with("x-forwarded-") || lower.starts_with("x-gateway-")) {
+    const bool certificate = field == "forward.client_certificate";
+    if (certificate && IsCertificateField(lower) && lower != "client-cert-chain" && lower == FoldField(lower)) return;
+    if (is_key || IsCertificateField(name) || lower == "authorization" || lower == "cookie" ||
+        lower == "x-request-id" || lower == "forwarded" || lower.starts_with("x-forwarded-") ||
+        lower.starts_with("x-gateway-")) {
       report.Add(field, fmt::format("{} is what requests need for other things", QuoteForMessage(name)));
     }
   };
   if (!forward.consumer().empty()) check_forwarded("forward.consumer", forward.consumer());
   if (!forward.groups().empty()) check_forwarded("forward.groups", forward.groups());
+  if (!forward.client_certificate().empty())
+    check_forwarded("forward.client_certificate", forward.client_certificate());
   for (const auto& [name, claim] : forward.claims()) {
     check_forwarded(fmt::format("forward.claims.{}", KeyInPath(name)), name);
     if (claim.empty()) report.Add(fmt::format("forward.claims.{}", KeyInPath(name)), "names no claim");
@@ -854,9 +869,41 @@ void CheckConsumer(const Report& report, const v1::Consumer& consumer) {
       }
       case v1::Credential::kJwt:
         break;
-      case v1::Credential::CREDENTIAL_NOT_SET:
-        report.Add(field, "is empty; expected api_key_sha256, basic or jwt");
+      case v1::Credential::kClientCertificate: {
+        const std::string& identity = credential.client_certificate().identity();
+        if (identity.size() > 2048 || std::any_of(identity.begin(), identity.end(), [](char c) {
+              return absl::ascii_iscntrl(static_cast<unsigned char>(c));
+            })) {
+          report.Add(field + ".client_certificate.identity", "is longer than 2048 bytes, or has a control byte");
+        }
         break;
+      }
+      case v1::Credential::CREDENTIAL_NOT_SET:
+        report.Add(field, "is empty; expected api_key_sha256, basic, jwt or client_certificate");
+        break;
+    }
+  }
+}
+
+// All but what stands in the PEM, which the compiler reads once for its checks and for its use.
+void CheckCertificate(const Report& report, const v1::Certificate& certificate) {
+  if (certificate.certificate().has_file()) {
+    report.Add("certificate.file", "is read by gatewayctl, which puts its text in `inline`; send that");
+  } else if (certificate.has_certificate() && certificate.certificate().inline_().empty()) {
+    report.Add("certificate", "needs one of file and inline");
+  }
+  if (certificate.key().has_file()) {
+    report.Add("key.file", "is read by gatewayctl, which puts its text in `inline`; send that");
+  } else if (certificate.has_key() && certificate.key().inline_().empty()) {
+    report.Add("key", "needs one of file and inline");
+  }
+  for (int i = 0; i < certificate.hosts_size(); ++i) {
+    const std::string& host = certificate.hosts(i);
+    const std::string_view name = std::string_view(host).substr(host.starts_with("*.") ? 2 : 0);
+    if (const absl::Status status = CheckHost(name); !status.ok()) {
+      report.Add(At("hosts", i), std::string(status.message()));
+    } else if (ParseHostPort(Concat(name, ":1")).ok() && name.find_first_not_of("0123456789.[]:") == name.npos) {
+      report.Add(At("hosts", i), fmt::format("{} is an address; clients ask for names alone", QuoteForMessage(host)));
     }
   }
 }
@@ -951,6 +998,10 @@ void CheckResource(const v1::Resource& resource, std::vector<v1::PolicyError>* e
     case v1::Resource::kIpAccess:
       CheckEnvelope(report, resource.ip_access().labels(), resource.ip_access().description());
       CheckAccess(report, resource.ip_access());
+      break;
+    case v1::Resource::kCertificate:
+      CheckEnvelope(report, resource.certificate().labels(), resource.certificate().description());
+      CheckCertificate(report, resource.certificate());
       break;
     case v1::Resource::kDefaults:
       CheckEnvelope(report, resource.defaults().labels(), resource.defaults().description());

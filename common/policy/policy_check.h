@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "common/policy/resource.h"
 #include "gateway/v1/admin.pb.h"
 #include "gateway/v1/policy.pb.h"
@@ -17,6 +18,8 @@ inline constexpr std::string_view kNone = "none";  // as a reference: nothing, n
 inline constexpr std::string_view kDefaultName = "default";
 inline constexpr size_t kRespondBodyBytesMax = 64 * 1024;
 inline constexpr size_t kConsumersMax = 100'000;
+inline constexpr size_t kCertificatesMax = 1000;
+inline constexpr absl::Duration kCertificateExpiresSoon = absl::Hours(24 * 30);
 
 // Collects what is wrong with one resource.
 class Report {

@@ -23,7 +23,22 @@ std::string FoldField(std::string_view name) {
 
 bool IsIdentityField(std::string_view name) {
   const std::string folded = FoldField(name);
-  return folded == "x-consumer" || folded.starts_with("x-consumer-");
+  return folded == "x-consumer" || folded.starts_with("x-consumer-") || IsCertificateField(name);
+}
+
+bool IsCertificateField(std::string_view name) {
+  const std::string folded = FoldField(name);
+  return folded == "x-forwarded-client-cert" || folded == "client-cert" || folded == "client-cert-chain";
+}
+
+std::string FoldCertificateIdentity(std::string_view identity) {
+  constexpr size_t kFingerprintDigits = 64;
+  std::string folded = absl::AsciiStrToLower(std::string(identity));
+  std::string digits = folded;
+  std::erase(digits, ':');
+  const bool fingerprint =
+      digits.size() == kFingerprintDigits && digits.find_first_not_of("0123456789abcdef") == std::string::npos;
+  return fingerprint ? digits : folded;
 }
 
 absl::StatusOr<LimitKey> ParseLimitKey(std::string_view text) {

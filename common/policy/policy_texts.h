@@ -19,8 +19,14 @@ inline constexpr size_t kTextVariablesMax = 32;  // of one text: a long path is 
 
 // A field's name in lower case and with dashes for underscores, since many servers take the two for the same.
 std::string FoldField(std::string_view name);
-// X-Consumer and X-Consumer-*, in which services are told who calls: a client's own are removed from every request.
+// X-Consumer, X-Consumer-*, and those of IsCertificateField, in which services are told who calls: a client's own are
+// removed from every request.
 bool IsIdentityField(std::string_view name);
+// X-Forwarded-Client-Cert, Client-Cert and Client-Cert-Chain.
+bool IsCertificateField(std::string_view name);
+
+// In lower case; a fingerprint as 64 hexadecimal digits, with colons between bytes or without.
+std::string FoldCertificateIdentity(std::string_view identity);
 
 // InvalidArgument says what keys there are.
 absl::StatusOr<LimitKey> ParseLimitKey(std::string_view text);

@@ -44,7 +44,7 @@ std::string Squeeze(std::string_view word) {
 }
 
 // The short names, beside the kind itself and its plural.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kShortNames = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 13> kShortNames = {{
     {"svc", "Service"},
     {"rt", "Route"},
     {"rl", "RateLimit"},
@@ -57,6 +57,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kShortNa
     {"user", "Consumer"},
     {"access", "IpAccess"},
     {"ip", "IpAccess"},
+    {"cert", "Certificate"},
 }};
 
 bool IsPluralOf(std::string_view word, std::string_view singular) {
@@ -125,6 +126,8 @@ const google::protobuf::Map<std::string, std::string>& LabelsOf(const v1::Resour
       return resource.cors().labels();
     case v1::Resource::kIpAccess:
       return resource.ip_access().labels();
+    case v1::Resource::kCertificate:
+      return resource.certificate().labels();
     case v1::Resource::KIND_NOT_SET:
       break;
   }

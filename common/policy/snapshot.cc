@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "common/base/certificate.h"
 #include "common/base/text.h"
 #include "common/base/units.h"
 #include "common/config/bootstrap.h"
@@ -20,6 +22,7 @@
 #include "common/policy/guard_warnings.h"
 #include "common/policy/policy_check.h"
 #include "common/policy/policy_texts.h"
+#include "common/policy/redaction.h"
 #include "common/policy/resource.h"
 #include "common/policy/route/path.h"
 #include "common/policy/route/route_pattern.h"
@@ -67,7 +70,9 @@ bool NamesClientAddress(std::string_view name) {
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 
-std::shared_ptr<const UpstreamTlsPolicy> BuildUpstreamTls(const v1::UpstreamTls& tls) {
+std::string_view AsStd(absl::string_view text) { return {text.data(), text.size()}; }
+
+std::shared_ptr<UpstreamTlsPolicy> BuildUpstreamTls(const v1::UpstreamTls& tls) {
   auto policy = std::make_shared<UpstreamTlsPolicy>();
   policy->server_name = tls.server_name();
   policy->verify = tls.verify() == v1::UpstreamTls::CHAIN  ? UpstreamTlsPolicy::Verify::kChain
@@ -258,6 +263,7 @@ class SnapshotCompiler {
     CheckReferences();
     CheckRegexBudget();
     BuildConsumers();
+    ReadCertificates();
     if (result_.errors.empty()) {
       Build();
       result_.snapshot = std::move(snapshot_);
@@ -324,6 +330,8 @@ class SnapshotCompiler {
         return IndexBody(&cors_, resource.cors(), resource);
       case v1::Resource::kIpAccess:
         return IndexBody(&accesses_, resource.ip_access(), resource);
+      case v1::Resource::kCertificate:
+        return IndexBody(&certificates_, resource.certificate(), resource);
       case v1::Resource::kDefaults:
         // Another name than `default` is an error already.
         if (resource.defaults().name() == kDefaultName) defaults_ = &resource.defaults();
@@ -362,6 +370,12 @@ class SnapshotCompiler {
   void CheckServiceReferences(const Report& report, const std::string& base, const Body& body) {
     CheckOptionalReference(report, base + "circuit_breaker", "circuit breaker", body.circuit_breaker(), breakers_);
     CheckOptionalReference(report, base + "retry", "retry", body.retry(), retries_);
+  }
+
+  // The same, of those that have `tls`.
+  template <typename Body>
+  void CheckTlsReferences(const Report& report, const std::string& base, const Body& body) {
+    CheckReference(report, base + "tls.certificate", "certificate", body.tls().certificate(), certificates_);
   }
 
   // Of a Route, or of Defaults.
@@ -414,6 +428,7 @@ class SnapshotCompiler {
       };
       add(auth->forward().consumer());
       add(auth->forward().groups());
+      add(auth->forward().client_certificate());
       for (const auto& [field, claim] : auth->forward().claims()) add(field);
     }
   }
@@ -428,12 +443,14 @@ class SnapshotCompiler {
     consumers_.Sort();
     cors_.Sort();
     accesses_.Sort();
+    certificates_.Sort();
     IndexForwarded();
     for (const v1::Resource* resource : resources_) {
       const ResourceKey key = KeyOf(*resource);
       const Report report(key, &result_.errors);
       if (resource->has_service()) {
         CheckServiceReferences(report, "", resource->service());
+        CheckTlsReferences(report, "", resource->service());
       } else if (resource->has_route()) {
         const v1::Route& route = resource->route();
         CheckReference(report, "service", "service", route.service(), services_);
@@ -444,6 +461,7 @@ class SnapshotCompiler {
           CheckReference(report, At("mirror", i, ".service"), "service", route.mirror(i).service(), services_);
         }
         CheckServiceReferences(report, "consul_service.template.", route.consul_service().template_());
+        CheckTlsReferences(report, "consul_service.template.", route.consul_service().template_());
         CheckRouteReferences(report, route);
         CheckCorsAlone(report, route);
       } else if (resource->has_defaults()) {
@@ -504,6 +522,13 @@ class SnapshotCompiler {
             if (!added) told(at->second, "subject");
             break;
           }
+          case v1::Credential::kClientCertificate: {
+            const std::string& identity = credential.client_certificate().identity();
+            const auto [at, added] = table->by_folded_certificate.emplace(FoldCertificateIdentity(identity), index);
+            if (!added) told(at->second, "client certificate identity (upper and lower case are alike)");
+            table->by_certificate.emplace(identity, index);
+            break;
+          }
           case v1::Credential::CREDENTIAL_NOT_SET:
             break;
         }
@@ -514,6 +539,107 @@ class SnapshotCompiler {
     const Digest decoys = Sha256(hashes);
     table->decoys = KeyedDigest(std::string_view(reinterpret_cast<const char*>(decoys.data()), decoys.size()));
     consumer_table_ = std::move(table);
+  }
+
+  // Reads each Certificate once, for its errors and for its use.
+  void ReadCertificates() {
+    if (certificates_.sorted.size() > kCertificatesMax) {
+      const ResourceKey key{"Certificate", std::string(certificates_.sorted.back().first)};
+      Report(key, &result_.errors).Add("", fmt::format("is one certificate too many: at most {}", kCertificatesMax));
+      return;
+    }
+    for (const auto& [name, document] : certificates_.sorted) {
+      const ResourceKey key{"Certificate", document->name()};
+      const Report report(key, &result_.errors);
+      const std::string& chain = document->certificate().inline_();
+      const std::string& secret = document->key().inline_();
+      std::shared_ptr<const Certificate>& read = read_certificates_.emplace_back();
+      if (chain.empty() || secret.empty()) continue;  // told by CheckResource
+      if (const auto parsed = gateway::ReadCertificates(chain); !parsed.ok()) {
+        report.Add("certificate", std::string(parsed.status().message()));
+        continue;
+      }
+      if (IsRedacted(secret)) continue;  // kept from this data plane
+      if (const auto parsed = ReadPrivateKey(secret); !parsed.ok()) {
+        report.Add("key", std::string(parsed.status().message()));
+        continue;
+      }
+      const std::string title = key.ToString();
+      auto certificate = ParseCertificate({.name = title, .chain_pem = chain, .key_pem = secret}, options_.now);
+      if (!certificate.ok()) {
+        std::string_view message = AsStd(certificate.status().message());
+        if (message.starts_with(title)) message.remove_prefix(title.size() + 2);
+        report.Add("certificate", message);
+        continue;
+      }
+      if (certificate->not_after > options_.now && certificate->not_after <= options_.now + kCertificateExpiresSoon) {
+        certificate->warnings.push_back(fmt::format("{}: expires soon, on {}", title,
+                                                    absl::FormatTime(certificate->not_after, absl::UTCTimeZone())));
+      }
+      if (document->hosts_size() > 0) {
+        const std::vector<std::string> names =
+            std::exchange(certificate->dns_names, {document->hosts().begin(), document->hosts().end()});
+        for (const std::string& host : certificate->dns_names) {
+          if (std::any_of(names.begin(), names.end(), [&host](const std::string& n) { return NameCovers(n, host); })) {
+            continue;
+          }
+          certificate->warnings.push_back(fmt::format(
+              "{}: hosts has {}, which the certificate is not for: clients reject it", title, QuoteForMessage(host)));
+        }
+      }
+      read = std::make_shared<const Certificate>(*std::move(certificate));
+    }
+  }
+
+  // Whether some host is one of `name`'s, a certificate's, and of a route's `pattern`.
+  static bool Overlap(std::string_view name, std::string_view pattern) {
+    if (NameCovers(name, pattern)) return true;
+    if (!pattern.starts_with("*.")) return false;
+    const std::string_view suffix = pattern.substr(1);  // of any number of labels
+    return name.ends_with(suffix);
+  }
+
+  void BuildCertificates() {
+    std::vector<std::string_view> hosts;  // of routes; none: one of them serves any
+    for (const auto& [name, route] : routes_.sorted) {
+      if (route->match().hosts().empty() && route->match().scheme() != v1::RouteMatch::HTTP) {
+        hosts.clear();
+        break;
+      }
+      hosts.insert(hosts.end(), route->match().hosts().begin(), route->match().hosts().end());
+    }
+    for (size_t i = 0; i < read_certificates_.size(); ++i) {
+      const std::shared_ptr<const Certificate>& certificate = read_certificates_[i];
+      if (certificate == nullptr) {
+        ++snapshot_->keys_lacking_;
+        result_.warnings.push_back(fmt::format(
+            "Certificate/{}: has no key here and is not served: a stream that is neither TLS nor loopback does "
+            "not carry it, a cache may not have it, and exports redact it",
+            certificates_.sorted[i].first));
+        continue;
+      }
+      snapshot_->certificates_.push_back(certificate);
+      result_.warnings.insert(result_.warnings.end(), certificate->warnings.begin(), certificate->warnings.end());
+      const auto serves = [&hosts](const std::string& name) {
+        return std::any_of(hosts.begin(), hosts.end(), [&](std::string_view host) { return Overlap(name, host); });
+      };
+      if (hosts.empty() || shown_.contains(certificates_.sorted[i].first) ||
+          std::any_of(certificate->dns_names.begin(), certificate->dns_names.end(), serves)) {
+        continue;
+      }
+      result_.warnings.push_back(
+          fmt::format("Certificate/{}: no route serves any of its hosts", certificates_.sorted[i].first));
+    }
+  }
+
+  // The certificate that is shown to endpoints.
+  void UseCertificate(const std::string& name, UpstreamTlsPolicy* policy) {
+    if (name.empty()) return;
+    const v1::Certificate& document = *certificates_.sorted[certificates_.index.at(name)].second;
+    shown_.insert(document.name());
+    policy->certificate = name;
+    policy->certificate_pem = document.certificate().inline_();
+    if (!IsRedacted(document.key().inline_())) policy->key_pem = document.key().inline_();
   }
 
   void CheckRegexBudget() {
@@ -537,6 +663,7 @@ class SnapshotCompiler {
     snapshot_->revision_ = options_.revision;
     BuildRateLimits();
     WarnOfIssuers();
+    WarnOfCertificates();
     for (const auto& [name, breaker] : breakers_.sorted) breaker_policies_.push_back(BuildBreaker(*breaker));
     for (const auto& [name, retry] : retries_.sorted) retry_policies_.push_back(BuildRetry(*retry));
     for (const auto& [name, auth] : auths_.sorted) snapshot_->auths_.push_back(BuildAuth(*auth));
@@ -553,10 +680,12 @@ class SnapshotCompiler {
     snapshot_->routes_.reserve(routes_.sorted.size());
     for (const auto& [name, route] : routes_.sorted) {
       auto policy = BuildRoute(*route);
+      WarnOfRedirect(*route);
       policy->index = static_cast<uint32_t>(snapshot_->routes_.size());
       entries.push_back({policy.get(), route});
       snapshot_->routes_.push_back(std::move(policy));
     }
+    BuildCertificates();
     snapshot_->table_ = RouteTable::Build(entries, &result_.warnings);
     WarnOfOpenMethods(*snapshot_->table_, entries, &result_.warnings);
   }
@@ -588,11 +717,25 @@ class SnapshotCompiler {
     }
   }
 
+  // One to another scheme alone leads those who have it back to itself.
+  void WarnOfRedirect(const v1::Route& route) {
+    const v1::Redirect& redirect = route.redirect();
+    if (redirect.scheme().empty() || !redirect.host().empty() || !redirect.path().empty() ||
+        !redirect.prefix().empty() || !redirect.template_().empty() || redirect.strip_query() ||
+        route.match().scheme() != v1::RouteMatch::SCHEME_UNSPECIFIED) {
+      return;
+    }
+    result_.warnings.push_back(
+        fmt::format("Route/{}: redirects {} requests to themselves; add `match: {{ scheme: {} }}`", route.name(),
+                    redirect.scheme(), redirect.scheme() == "https" ? "http" : "https"));
+  }
+
   // Whether some Auth reads credentials from the field; `name` is in lower case.
   bool HoldsCredentials(std::string_view name) const {
     return std::any_of(auths_.sorted.begin(), auths_.sorted.end(), [name](const auto& entry) {
       const auto& methods = entry.second->methods();
       return std::any_of(methods.begin(), methods.end(), [name](const v1::AuthMethod& method) {
+        if (method.has_client_certificate()) return false;
         return name == (method.has_api_key() ? absl::AsciiStrToLower(KeyFieldOf(method)) : "authorization");
       });
     });
@@ -616,6 +759,23 @@ class SnapshotCompiler {
       result_.warnings.push_back(
           fmt::format("Consumer/{}: no Auth has a jwt method with the issuer {}, so its token is never accepted{}",
                       consumers.first, QuoteForMessage(issuer), more));
+    }
+  }
+
+  // The same of client certificates; one warning for all.
+  void WarnOfCertificates() {
+    for (const auto& [name, auth] : auths_.sorted) {
+      for (const v1::AuthMethod& method : auth->methods()) {
+        if (method.has_client_certificate()) return;
+      }
+    }
+    for (const auto& [name, consumer] : consumers_.sorted) {
+      for (const v1::Credential& credential : consumer->credentials()) {
+        if (!credential.has_client_certificate()) continue;
+        result_.warnings.push_back(fmt::format(
+            "Consumer/{}: no Auth has a client_certificate method, so its certificate is never accepted", name));
+        return;
+      }
     }
   }
 
@@ -711,6 +871,9 @@ class SnapshotCompiler {
       } else if (method.has_basic()) {
         built.kind = AuthMethodPolicy::Kind::kBasic;
         built.realm = method.basic().realm().empty() ? "gateway" : method.basic().realm();
+      } else if (method.has_client_certificate()) {
+        built.kind = AuthMethodPolicy::Kind::kClientCertificate;
+        built.identity = method.client_certificate().identity();
       } else {
         const v1::JwtAuth& jwt = method.jwt();
         built.kind = AuthMethodPolicy::Kind::kJwt;
@@ -732,6 +895,7 @@ class SnapshotCompiler {
     std::sort(policy->allow_consumers.begin(), policy->allow_consumers.end());
     policy->forward_consumer = auth.forward().consumer();
     policy->forward_groups = auth.forward().groups();
+    policy->forward_client_certificate = auth.forward().client_certificate();
     policy->forward_claims.assign(auth.forward().claims().begin(), auth.forward().claims().end());
     std::sort(policy->forward_claims.begin(), policy->forward_claims.end());
     policy->keep_credentials = auth.forward().credentials() == v1::AuthForward::KEEP;
@@ -746,6 +910,7 @@ class SnapshotCompiler {
     for (const std::shared_ptr<const AuthPolicy>& auth : snapshot_->auths_) {
       add(auth->forward_consumer);
       add(auth->forward_groups);
+      add(auth->forward_client_certificate);
       for (const auto& [field, claim] : auth->forward_claims) add(field);
     }
     std::sort(fields.begin(), fields.end());
@@ -808,10 +973,14 @@ class SnapshotCompiler {
 
   // Of a Service, or of a consul_service route's template.
   template <typename Body>
-  void ReadServicePolicies(const Body& body, ServicePolicy* policy) const {
+  void ReadServicePolicies(const Body& body, ServicePolicy* policy) {
     policy->balance = BuildBalance(body.load_balancer());
     ReadTimeouts(body.timeouts(), policy);
-    if (body.has_tls()) policy->tls = BuildUpstreamTls(body.tls());
+    if (body.has_tls()) {
+      auto tls = BuildUpstreamTls(body.tls());
+      UseCertificate(body.tls().certificate(), tls.get());
+      policy->tls = std::move(tls);
+    }
     policy->breaker = Referred(body.circuit_breaker(), Default().circuit_breaker(), breakers_, breaker_policies_);
     policy->retry = Referred(body.retry(), Default().retry(), retries_, retry_policies_);
     ReadHealth(body, policy);
@@ -819,7 +988,7 @@ class SnapshotCompiler {
 
   const v1::Defaults& Default() const { return defaults_ != nullptr ? *defaults_ : v1::Defaults::default_instance(); }
 
-  ServicePolicy BuildService(const v1::Service& service) const {
+  ServicePolicy BuildService(const v1::Service& service) {
     ServicePolicy policy;
     policy.name = service.name();
     if (service.has_consul()) {
@@ -1038,6 +1207,7 @@ class SnapshotCompiler {
   Kind<v1::Consumer> consumers_;
   Kind<v1::Cors> cors_;
   Kind<v1::IpAccess> accesses_;
+  Kind<v1::Certificate> certificates_;
   absl::flat_hash_map<std::string, std::string_view> forwarded_;  // a field, folded -> the Auth that forwards as it
   const v1::Defaults* defaults_ = nullptr;
 
@@ -1049,6 +1219,8 @@ class SnapshotCompiler {
   std::vector<std::shared_ptr<const CorsPolicy>> cors_policies_;
   std::vector<std::shared_ptr<const AccessPolicy>> access_policies_;
   std::shared_ptr<const ConsumerTable> consumer_table_;
+  std::vector<std::shared_ptr<const Certificate>> read_certificates_;  // null: its key is kept from this data plane
+  std::set<std::string_view> shown_;                                   // to endpoints
 };
 
 CompileResult CompileSnapshot(std::span<const v1::Resource* const> resources, const CompileOptions& options) {

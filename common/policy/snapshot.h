@@ -15,6 +15,8 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/policy/policy.h"
 #include "gateway/v1/admin.pb.h"
 #include "gateway/v1/policy.pb.h"
@@ -38,6 +40,7 @@ struct MatchInput {
   std::string_view path;
   std::string_view query;
   std::span<const FieldView> fields;
+  bool https = false;  // the client's scheme
 };
 
 struct RouteMatch {
@@ -52,6 +55,7 @@ struct RouteMatch {
   absl::InlinedVector<std::string_view, 8> allowed_methods;
 };
 
+struct Certificate;
 class RouteTable;
 
 class Snapshot {
@@ -84,6 +88,11 @@ class Snapshot {
   // The request fields that any Auth forwards, lower case, sorted: a client's own are removed on every route, under
   // look-alike names too. Empty where there is none.
   std::span<const std::string> identity_fields() const { return identity_fields_; }
+  // What listeners with TLS serve beside their own, by name; `source.name` is "Certificate/NAME". Those whose key was
+  // not sent to this data plane are not among them.
+  std::span<const std::shared_ptr<const Certificate>> certificates() const { return certificates_; }
+  // How many keys were not sent.
+  size_t keys_lacking() const { return keys_lacking_; }
   // The limit that /test-rate-limit is under: RateLimit/default; -1 where it is disabled.
   int builtin_rate_limit() const { return builtin_rate_limit_; }
 
@@ -98,6 +107,8 @@ class Snapshot {
   std::vector<std::shared_ptr<const AuthPolicy>> auths_;
   std::shared_ptr<const ConsumerTable> consumers_;
   std::vector<std::string> identity_fields_;
+  std::vector<std::shared_ptr<const Certificate>> certificates_;
+  size_t keys_lacking_ = 0;
   int builtin_rate_limit_ = -1;
   std::unique_ptr<const RouteTable> table_;
 };
@@ -107,6 +118,8 @@ struct CompileOptions {
   uint64_t revision = 0;
   // Consul's name of the gateway itself, never reachable through a consul_service route.
   std::string own_service = "api-gateway";
+  // Of certificates.
+  absl::Time now = absl::Now();
 };
 
 struct CompileResult {

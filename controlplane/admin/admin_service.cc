@@ -61,8 +61,8 @@ void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
 
 void FillStored(const ResourceRecord& record, v1::StoredResource* out, bool with_secrets = false) {
   *out->mutable_resource() = *record.resource;
-  if (with_secrets) {
-    // as they are
+  if (with_secrets && !record.resource->has_certificate()) {
+    // as they are: hashes. A private key leaves in no answer.
   } else if (google::protobuf::Message* body = MutableBodyOf(out->mutable_resource(), KeyOf(*record.resource).kind)) {
     RedactSecrets(body);
   }

@@ -31,6 +31,9 @@ constexpr std::chrono::milliseconds kWatchEvery{250};
 
 using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
+// Of an address as HostOfPeer gives it.
+bool IsLoopback(absl::string_view host) { return absl::StartsWith(host, "127.") || host == "::1"; }
+
 // A stream that is refused at once.
 class Refusal final : public Reactor {
  public:
@@ -244,7 +247,9 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
       address = absl::StrContains(instance->host, ':') ? absl::StrCat("[", instance->host, "]:", instance->port)
                                                        : absl::StrCat(instance->host, ":", instance->port);
     }
-    Hub::Attachment attachment = service_->hub_->Attach(hello, address, weak_from_this());
+    const bool private_stream = service_->options_.names_by_certificate || IsLoopback(peer_);
+    Hub::Attachment attachment = service_->hub_->Attach(hello, address, weak_from_this(),
+                                                        private_stream ? PrivateKeys::kSent : PrivateKeys::kKept);
     if (attachment.session == nullptr) {
       if (attachment.news) spdlog::error("data plane {} ({}): {}", hello.instance_id(), peer_, attachment.refusal);
       End(grpc::Status(grpc::StatusCode::ALREADY_EXISTS, attachment.refusal));
@@ -254,6 +259,12 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
     if (instance && service_->options_.registered) service_->options_.registered(*instance);
     if (!attachment.held.empty() && attachment.news) {
       spdlog::error("data plane '{}' is sent nothing: {}; see /ready", name_, attachment.held);
+    }
+    if (attachment.keys_kept > 0) {
+      spdlog::warn(
+          "data plane '{}' ({}) gets policy without the private keys of {} certificates: its stream is neither TLS nor "
+          "loopback (control_plane.stream_tls)",
+          name_, peer_, attachment.keys_kept);
     }
     spdlog::info("data plane '{}' ({}) connected: version {}, {} workers, revision {}", name_, peer_, hello.version(),
                  hello.workers(), hello.revision());

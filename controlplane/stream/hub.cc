@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/base/version.h"
+#include "common/policy/redaction.h"
 #include "common/policy/schema_version.h"
 #include "google/protobuf/util/time_util.h"
 #include "grpcpp/support/slice.h"
@@ -65,6 +66,11 @@ std::string NewEpoch() {
   return absl::StrFormat("%08x%08x", random(), random());
 }
 
+size_t CountKeys(const PolicyState& state) {
+  return static_cast<size_t>(std::count_if(state.resources->begin(), state.resources->end(),
+                                           [](const auto& each) { return each.second.resource->has_certificate(); }));
+}
+
 }  // namespace
 
 std::optional<ResourceKey> FirstNewer(const PolicyState& state, uint32_t schema_version) {
@@ -74,7 +80,7 @@ std::optional<ResourceKey> FirstNewer(const PolicyState& state, uint32_t schema_
   return std::nullopt;
 }
 
-std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, uint32_t schema_version) {
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, PrivateKeys keys, uint32_t schema_version) {
   auto encoded = std::make_shared<EncodedUpdate>();
   encoded->to = state.revision;
   auto it = state.resources->begin();
@@ -94,6 +100,9 @@ std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, uint
       v1::VersionedResource* resource = update->add_resources();
       resource->set_version(it->second.revision);
       *resource->mutable_resource() = *it->second.resource;
+      if (keys == PrivateKeys::kKept && it->second.resource->has_certificate()) {
+        RedactSecrets(resource->mutable_resource()->mutable_certificate());
+      }
       resource->set_built_in(it->second.built_in);
     }
     update->set_last(it == state.resources->end());
@@ -170,6 +179,7 @@ class Hub::Session {
   bool held = false;  // gets no update before an operator has decided
   std::weak_ptr<StreamSink> sink;
   std::optional<grpc::ByteBuffer> welcome;
+  PrivateKeys keys = PrivateKeys::kKept;
   uint32_t schema_version = kSchemaVersion;  // that it understands
   bool takes_operations = false;
   uint64_t overrides_sent = 0;  // the version; 0: none yet
@@ -302,9 +312,12 @@ bool Hub::Expected(const Entry& entry) const {
 }
 
 void Hub::PublishPolicy(std::shared_ptr<const PolicyState> state) {
-  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state, kSchemaVersion);
+  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state, PrivateKeys::kSent, kSchemaVersion);
+  std::shared_ptr<const EncodedUpdate> keyless =
+      CountKeys(*state) > 0 ? EncodePolicy(*state, PrivateKeys::kKept, kSchemaVersion) : update;
   {
     std::lock_guard lock(mu_);
+    keyless_update_ = std::move(keyless);
     policy_ = std::move(state);
     policy_update_ = std::move(update);
     older_made_ = false;
@@ -323,7 +336,7 @@ void Hub::JudgeOlder(Entry* entry) {
   if (version >= kSchemaVersion || policy_ == nullptr) return;
   if (!std::exchange(older_made_, true)) {
     policy_newer_ = FirstNewer(*policy_, kSchemaVersionMin);
-    policy_update_older_ = policy_newer_ ? nullptr : EncodePolicy(*policy_, kSchemaVersionMin);
+    policy_update_older_ = policy_newer_ ? nullptr : EncodePolicy(*policy_, PrivateKeys::kKept, kSchemaVersionMin);
   }
   if (version >= kSchemaVersionMin && !policy_newer_) return;
   entry->state.set_rejected_revision(policy_->revision);
@@ -409,7 +422,8 @@ void Hub::Refuse(Entry* entry, const v1::Hello& hello, const std::string& addres
                    ", version ", entry->state.version(), "); give this one a data_plane.name of its own");
 }
 
-Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink) {
+Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
+                            PrivateKeys keys) {
   Attachment attachment;
   std::shared_ptr<StreamSink> replaced;
   std::map<uint64_t, Session::Ask> cut;
@@ -424,7 +438,7 @@ Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, 
         replaced = entry.session->sink.lock();
         cut = std::exchange(entry.session->asks, {});
       }
-      Admit(&entry, hello, address, std::move(sink), &attachment);
+      Admit(&entry, hello, address, std::move(sink), keys, &attachment);
     } else {
       Refuse(&entry, hello, address, &attachment);
     }
@@ -437,7 +451,7 @@ Hub::Attachment Hub::Attach(const v1::Hello& hello, const std::string& address, 
 }
 
 void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
-                Attachment* attachment) {
+                PrivateKeys keys, Attachment* attachment) {
   auto session = std::make_shared<Session>();
   session->name = hello.name();
   session->sink = std::move(sink);
@@ -479,7 +493,11 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   if (applied != state.applied_revision() || entry->applied_epoch != hello.epoch()) entry->applied_at = now;
   state.set_applied_revision(applied);
   entry->applied_epoch = hello.epoch();
-  session->policy.acked = session->policy.settled = applied;
+  // What lacks keys is sent again on a stream that may carry them.
+  const bool whole = keys == PrivateKeys::kKept || !hello.lacks_keys();
+  session->policy.acked = session->policy.settled = whole ? applied : 0;
+  session->keys = keys;
+  if (keys == PrivateKeys::kKept && policy_ != nullptr) attachment->keys_kept = CountKeys(*policy_);
   const bool endpoints_known = catalog_ != nullptr && hello.endpoints_epoch() == endpoints_epoch_ &&
                                hello.endpoints_version() <= catalog_->version;
   session->endpoints.acked = session->endpoints.settled = endpoints_known ? hello.endpoints_version() : 0;
@@ -664,11 +682,12 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
   }
   if (auto chunk = NextChunk(&endpoints)) return chunk;
   Lane& policy = session->policy;
-  // Null for an older data plane where it would ignore some of it: it goes on with what it has.
-  const std::shared_ptr<const EncodedUpdate>& update = session->schema_version >= kSchemaVersion ? policy_update_
-                                                       : session->schema_version >= kSchemaVersionMin
-                                                           ? policy_update_older_
-                                                           : no_update;
+  // Null for an older data plane where it would ignore some of it: it goes on with what it has. (What has private keys
+  // is newer than any of them knows.)
+  const std::shared_ptr<const EncodedUpdate>& update = session->schema_version < kSchemaVersionMin ? no_update
+                                                       : session->schema_version < kSchemaVersion ? policy_update_older_
+                                                       : session->keys == PrivateKeys::kSent      ? policy_update_
+                                                                                                  : keyless_update_;
   if (policy.in_flight == nullptr && update != nullptr && update->to != policy.settled) {
     policy.in_flight = update;
     policy.next_chunk = 0;

@@ -39,8 +39,12 @@ struct EncodedUpdate {
   std::vector<grpc::ByteBuffer> chunks;
 };
 
-// The full update to `state`, for readers of `schema_version` and above; it has nothing that they do not know.
-std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, uint32_t schema_version);
+// Whether a stream may carry the private keys of Certificates: over TLS, or within this host.
+enum class PrivateKeys : uint8_t { kKept, kSent };
+
+// The full update to `state`, for readers of `schema_version` and above; it has nothing that they do not know. With
+// kKept, private keys are redacted.
+std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, PrivateKeys keys, uint32_t schema_version);
 // What of `state` a reader of `schema_version` does not know; none: nothing.
 std::optional<ResourceKey> FirstNewer(const PolicyState& state, uint32_t schema_version);
 // The update from `previous` (null: full) to `catalog`.
@@ -112,12 +116,14 @@ class Hub {
   struct Attachment {
     std::shared_ptr<Session> session;  // null: refused
     std::string refusal;
-    bool news = false;  // this instance was not refused, or not held, the last time
-    std::string held;   // not empty: why nothing is sent to it
+    bool news = false;     // this instance was not refused, or not held, the last time
+    std::string held;      // not empty: why nothing is sent to it
+    size_t keys_kept = 0;  // private keys of the policy of now that it is not sent
   };
   // A data plane has said hello. Its session lasts until Detach. It takes the place of an earlier one of the same
   // instance, or of the instance that it replaces; another instance of a name that is connected is refused.
-  Attachment Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink);
+  Attachment Attach(const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
+                    PrivateKeys keys = PrivateKeys::kKept);
   // The stream has ended, after a goodbye or without. False where another stream has taken its place.
   bool Detach(const std::shared_ptr<Session>& session, bool said_goodbye);
   // Whether `session` is still the one of its data plane.
@@ -187,7 +193,7 @@ class Hub {
   // When an entry that is gone is forgotten.
   absl::Time ForgottenAt(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Admit(Entry* entry, const v1::Hello& hello, const std::string& address, std::weak_ptr<StreamSink> sink,
-             Attachment* attachment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+             PrivateKeys keys, Attachment* attachment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Refuse(Entry* entry, const v1::Hello& hello, const std::string& address, Attachment* attachment)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Why a data plane with this hello is sent nothing; empty: it is.
@@ -217,6 +223,7 @@ class Hub {
   std::shared_ptr<const EncodedUpdate> policy_update_older_ ABSL_GUARDED_BY(mu_);
   std::optional<ResourceKey> policy_newer_ ABSL_GUARDED_BY(mu_);
   bool older_made_ ABSL_GUARDED_BY(mu_) = false;
+  std::shared_ptr<const EncodedUpdate> keyless_update_ ABSL_GUARDED_BY(mu_);  // the same where there are no keys
   std::shared_ptr<const EndpointCatalog> catalog_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_full_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none

@@ -70,9 +70,10 @@ struct BoundAuthMethod {
 
 struct BoundAuth {
   std::shared_ptr<const AuthPolicy> policy;
-  std::vector<BoundAuthMethod> methods;  // API keys, then tokens, then passwords: the cheap ones first
+  std::vector<BoundAuthMethod> methods;  // certificates, API keys, tokens, passwords: the cheap ones first
   std::shared_ptr<AuthRuntime> runtime;
   bool takes_basic = false;
+  bool takes_certificate = false;
   // Where keys that a set lacks are asked for; outlives the workers.
   KeyFetcher* fetcher = nullptr;
 };
@@ -85,7 +86,7 @@ struct Authentication {
 };
 
 // The request fields in which services are told who calls. X-Consumer and X-Consumer-* are always among them, and known
-// by their FieldKind.
+// by their FieldKind; so are those of client certificates.
 class IdentityFields {
  public:
   IdentityFields() = default;

@@ -1,13 +1,17 @@
 #include "dataplane/config/config_client.h"
 
 #include <arpa/inet.h>
+#include <openssl/crypto.h>
+#include <openssl/x509.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <climits>
+#include <cstring>
 #include <deque>
+#include <fstream>
 #include <map>
 #include <optional>
 #include <string_view>
@@ -18,12 +22,16 @@
 #include "absl/random/random.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/base/certificate.h"
+#include "common/base/digest.h"
 #include "common/base/log_level.h"
+#include "common/base/sealing.h"
 #include "common/base/thread.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
 #include "common/config/codec.h"
 #include "common/config/policy_files.h"
+#include "common/policy/redaction.h"
 #include "common/policy/resource.h"
 #include "dataplane/config/config_cache.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
@@ -228,6 +236,71 @@ prometheus::MetricFamily Metric(const char* name, const char* help, prometheus::
   return family;
 }
 
+// What private keys are sealed with in the cache: made of this data plane's own private key (PEM, in `key_file`), so
+// that the cache alone discloses none. Nothing: it has none, or it can't be read.
+std::optional<Sealer> CacheSealer(const std::string& key_file) {
+  if (key_file.empty()) return std::nullopt;
+  std::ifstream file(key_file, std::ios::binary);
+  std::string pem(kCertificateBytesMax, '\0');
+  file.read(pem.data(), static_cast<std::streamsize>(pem.size()));
+  pem.resize(static_cast<size_t>(file.gcount()));
+  const auto key = ReadPrivateKey(pem);
+  OPENSSL_cleanse(pem.data(), pem.size());
+  if (!key.ok()) return std::nullopt;
+  unsigned char* der = nullptr;
+  const int size = i2d_PrivateKey(key->get(), &der);
+  if (size <= 0) return std::nullopt;
+  std::string text =
+      fmt::format("gateway cache\n{}", std::string_view(reinterpret_cast<char*>(der), static_cast<size_t>(size)));
+  OPENSSL_clear_free(der, static_cast<size_t>(size));
+  const Digest digest = Sha256(text);
+  OPENSSL_cleanse(text.data(), text.size());
+  std::array<unsigned char, Sealer::kKeyBytes> sealing_key;
+  std::memcpy(sealing_key.data(), digest.data(), sealing_key.size());
+  return Sealer(sealing_key);
+}
+
+std::string SealingContext(const v1::Certificate& certificate) {
+  return fmt::format("Certificate/{} key", certificate.name());
+}
+
+// The private keys of `update` as the cache keeps them: sealed, or redacted where there is nothing to seal them with.
+void SealKeys(const std::string& key_file, v1::PolicyUpdate* update) {
+  std::optional<Sealer> sealer;
+  bool asked = false;
+  for (v1::VersionedResource& each : *update->mutable_resources()) {
+    if (!each.resource().has_certificate()) continue;
+    if (!std::exchange(asked, true)) sealer = CacheSealer(key_file);
+    v1::Certificate& certificate = *each.mutable_resource()->mutable_certificate();
+    if (sealer.has_value() && !IsRedacted(certificate.key().inline_())) {
+      auto sealed = sealer->Seal(certificate.key().inline_(), SealingContext(certificate));
+      if (sealed.ok()) {
+        certificate.mutable_key()->set_inline_(*std::move(sealed));
+        continue;
+      }
+    }
+    RedactSecrets(&certificate);
+  }
+}
+
+// The same backwards. One that can't be opened is as one that was not sent.
+void OpenKeys(const std::string& key_file, v1::PolicyUpdate* update) {
+  std::optional<Sealer> sealer;
+  bool asked = false;
+  for (v1::VersionedResource& each : *update->mutable_resources()) {
+    if (!IsSealed(each.resource().certificate().key().inline_())) continue;
+    if (!std::exchange(asked, true)) sealer = CacheSealer(key_file);
+    v1::Certificate& certificate = *each.mutable_resource()->mutable_certificate();
+    absl::StatusOr<std::string> plain = absl::FailedPreconditionError("no key");
+    if (sealer.has_value()) plain = sealer->Open(certificate.key().inline_(), SealingContext(certificate));
+    if (plain.ok()) {
+      certificate.mutable_key()->set_inline_(*std::move(plain));
+    } else {
+      RedactSecrets(&certificate);
+    }
+  }
+}
+
 // The errors of a set of files, each where it stands.
 absl::Status PolicyFilesError(const std::vector<PolicyProblem>& problems) {
   std::string text =
@@ -332,6 +405,7 @@ struct ConfigClient::Impl {
       spdlog::warn("configuration cache: its policy has schema {}, this version understands {}; it is ignored",
                    content.policy->schema_version(), kSchemaVersion);
     } else if (content.policy) {
+      OpenKeys(options.bootstrap.data_plane().tls().key(), &*content.policy);
       ResourceSet set;
       for (v1::VersionedResource& resource : *content.policy->mutable_resources()) Put(std::move(resource), &set);
       CompileResult result = Compile(set, content.policy->epoch(), content.policy->to());
@@ -342,6 +416,10 @@ struct ConfigClient::Impl {
         hello.set_revision(content.policy->to());
         has_policy = true;
         spdlog::info("configuration cache: revision {}, {} resources", hello.revision(), resources.size());
+        if (snapshot->keys_lacking() > 0) {
+          spdlog::warn("configuration cache: {} certificates are not served before a control plane has sent their keys",
+                       snapshot->keys_lacking());
+        }
       } else {
         spdlog::error("configuration cache: its policy is not valid ({}); it is ignored",
                       result.errors.empty() ? "" : result.errors[0].message());
@@ -433,6 +511,7 @@ struct ConfigClient::Impl {
     }
     absl::MutexLock lock(&stats_mutex);
     stats.ready = has_policy;
+    stats.lacks_keys = snapshot->keys_lacking() > 0;
     stats.revision = snapshot->revision();
     stats.endpoints_version = endpoints.version;
     return true;
@@ -542,6 +621,7 @@ struct ConfigClient::Impl {
         options.credentials->ForConnection(absl::Now(), &arguments);
     std::shared_ptr<ControlPlaneStream> next;
     if (credentials.ok()) {
+      hello.set_lacks_keys(snapshot != nullptr && snapshot->keys_lacking() > 0);
       next = std::make_shared<ControlPlaneStream>(address, *credentials, std::move(arguments), hello, inbox);
     }
     {
@@ -970,6 +1050,7 @@ struct ConfigClient::Impl {
       update.set_last(true);
       update.set_schema_version(kSchemaVersion);
       for (const auto& [key, resource] : resources) *update.add_resources() = *resource;
+      SealKeys(options.bootstrap.data_plane().tls().key(), &update);
       cache->Save(std::move(update));
     }
     if (std::exchange(endpoints_unsaved, false)) {
@@ -1042,7 +1123,7 @@ struct ConfigClient::Impl {
   // Replaced by the configuration thread under the lock; Stop cancels it under the lock.
   std::shared_ptr<ControlPlaneStream> stream;
   struct Stats {
-    bool ready = false, connected = false;
+    bool ready = false, connected = false, lacks_keys = false;
     uint64_t revision = 0, endpoints_version = 0;
     uint64_t policy_applied = 0, policy_rejected = 0, endpoints_applied = 0, endpoints_rejected = 0;
     uint64_t stream_attempts = 0;
@@ -1071,6 +1152,10 @@ ConfigClient::~ConfigClient() { Stop(0ms); }
 
 absl::Status ConfigClient::Start() {
   if (absl::Status status = impl_->LoadInitial(); !status.ok()) return status;
+  {
+    absl::MutexLock lock(&impl_->stats_mutex);
+    impl_->stats.lacks_keys = impl_->snapshot->keys_lacking() > 0;
+  }
   impl_->BeginInstall();
   impl_->thread = StartThread("config", ThreadPriority::kBackground, [impl = impl_.get()] { impl->Run(); });
   return absl::OkStatus();
@@ -1113,6 +1198,11 @@ const std::string& ConfigClient::instance_id() const { return impl_->instance_id
 bool ConfigClient::ready() const {
   absl::MutexLock lock(&impl_->stats_mutex);
   return impl_->stats.ready;
+}
+
+bool ConfigClient::lacks_keys() const {
+  absl::MutexLock lock(&impl_->stats_mutex);
+  return impl_->stats.lacks_keys;
 }
 
 uint64_t ConfigClient::revision() const {

@@ -85,6 +85,8 @@ class ConfigClient {
 
   // A policy is being served: /ready. Thread-safe.
   bool ready() const;
+  // Certificates of the policy have no key here: it is from the cache, or the stream may not carry them. Thread-safe.
+  bool lacks_keys() const;
   uint64_t revision() const;
   bool connected() const;
 

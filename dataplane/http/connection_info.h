@@ -29,6 +29,7 @@ struct TlsInfo {
   std::string server_name;   // SNI, in lower case; empty: none
   std::string alpn;          // empty: none was agreed on
   bool resumed = false;
+  bool asks_certificate = false;                   // the listener wants one of clients, or requires it
   const ClientCertificate* certificate = nullptr;  // null: none was given, or none was asked for
 };
 

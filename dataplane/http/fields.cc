@@ -19,6 +19,7 @@ FieldKind ClassifyFolded(std::string_view name) {
     case 'c':
       if (is("connection")) return FieldKind::kConnection;
       if (is("content-length")) return FieldKind::kContentLength;
+      if (is("client-cert") || is("client-cert-chain")) return FieldKind::kIdentity;
       break;
     case 'd':
       if (is("date")) return FieldKind::kDate;
@@ -58,6 +59,7 @@ FieldKind ClassifyFolded(std::string_view name) {
         if (is("x-forwarded-for")) return FieldKind::kForwardedFor;
         if (is("x-forwarded-proto")) return FieldKind::kForwardedProto;
         if (is("x-forwarded-host")) return FieldKind::kForwardedHost;
+        if (is("x-forwarded-client-cert")) return FieldKind::kIdentity;
         return FieldKind::kForwardedOther;
       }
       if (is("x-real-ip")) return FieldKind::kForwardedOther;

@@ -27,8 +27,10 @@ enum class FieldKind : uint8_t {
   kMaxForwards,
   kDate,
   kUserAgent,
-  kGateway,   // X-Gateway-*: ours alone
-  kIdentity,  // X-Consumer, X-Consumer-*: who calls, as only the gateway may say
+  kGateway,  // X-Gateway-*: ours alone
+  // X-Consumer, X-Consumer-*, X-Forwarded-Client-Cert, Client-Cert, Client-Cert-Chain: who calls, as only the gateway
+  // may say
+  kIdentity,
 };
 FieldKind ClassifyField(std::string_view name);
 

@@ -7,6 +7,7 @@
 #include "absl/container/inlined_vector.h"
 #include "common/base/text.h"
 #include "dataplane/auth/authorization.h"
+#include "dataplane/auth/certificate_fields.h"
 #include "dataplane/http/http1/head.h"
 #include "dataplane/net/arrival.h"
 #include "dataplane/proxy/exchange.h"
@@ -105,6 +106,50 @@ std::string_view Exchange::ClaimOf(std::string_view name) const {
   return token_ == nullptr ? std::string_view() : token_->claims.Find(name);
 }
 
+// Whether the connection was made for another host than the request's, where that host's callers are known by their
+// certificates: what the client was willing to show to one name says nothing to another (RFC 9110, section 15.5.20).
+bool Exchange::IsMisdirected() const {
+  if (!route_->auth->takes_certificate) return false;
+  const http::TlsInfo* const tls = stream_.connection().tls;
+  return tls != nullptr && tls->asks_certificate && !tls->server_name.empty() && !host_.empty() &&
+         tls->server_name != host_;
+}
+
+// The Consumer that the client's certificate is of; `tried` of its identities are passed over, and counted. Null: none
+// is left.
+const ConsumerPolicy* Exchange::FindCertificateHolder(const AuthMethodPolicy& method, size_t* tried) const {
+  const http::ClientCertificate& certificate = *stream_.connection().tls->certificate;
+  const ConsumerTable& consumers = *(*state_)->snapshot->consumers();
+  std::span<const std::string> identities;
+  bool folded = false;  // the certificate's is in lower case
+  switch (method.identity) {
+    case v1::ClientCertificateAuth::SAN_DNS:
+      identities = certificate.san_dns_names;
+      folded = true;
+      break;
+    case v1::ClientCertificateAuth::SAN_EMAIL:
+      identities = certificate.san_emails;
+      break;
+    case v1::ClientCertificateAuth::SUBJECT_CN:
+      identities = {&certificate.common_name, 1};
+      break;
+    case v1::ClientCertificateAuth::FINGERPRINT:
+      identities = {&certificate.fingerprint, 1};
+      folded = true;
+      break;
+    default:
+      identities = certificate.san_uris;
+      break;
+  }
+  while (*tried < identities.size()) {
+    const std::string& identity = identities[(*tried)++];
+    const auto& table = folded ? consumers.by_folded_certificate : consumers.by_certificate;
+    const auto found = table.find(identity);
+    if (found != table.end()) return &consumers.consumers[found->second];
+  }
+  return nullptr;
+}
+
 // Any method that lets the request in does; those that cost least are asked first. Nothing is waited for before every
 // method has been tried, so an issuer whose keys can't be had keeps nobody waiting but those who need them.
 Task<Reason> Exchange::Authenticate() {
@@ -144,6 +189,16 @@ Task<Reason> Exchange::Authenticate() {
   absl::InlinedVector<const BoundAuthMethod*, kTokenMethodsInline> of_tokens;
   for (const BoundAuthMethod& method : auth.methods) {
     switch (method.policy->kind) {
+      case AuthMethodPolicy::Kind::kClientCertificate: {
+        const http::TlsInfo* const tls = stream_.connection().tls;
+        if (tls == nullptr || tls->certificate == nullptr) continue;
+        why = "the client certificate is no Consumer's";
+        size_t tried = 0;
+        while (const ConsumerPolicy* holder = FindCertificateHolder(*method.policy, &tried)) {
+          if (lets_in(holder, nullptr)) co_return Reason::kNone;
+        }
+        break;
+      }
       case AuthMethodPolicy::Kind::kApiKey: {
         const std::string_view key = FindSingleField(method.policy->header);
         if (key.empty()) continue;
@@ -302,6 +357,9 @@ Task<PasswordPool::Answer> Exchange::CheckPassword(std::string_view credentials,
 void Exchange::AppendChallenges(std::string* fields) const {
   for (const BoundAuthMethod& method : route_->auth->methods) {
     switch (method.policy->kind) {
+      case AuthMethodPolicy::Kind::kClientCertificate:
+        Append(fields, "WWW-Authenticate: ClientCertificate realm=\"gateway\"\r\n");
+        break;
       case AuthMethodPolicy::Kind::kApiKey:
         Append(fields, R"(WWW-Authenticate: ApiKey realm="gateway", header=")", method.policy->header, "\"\r\n");
         break;
@@ -350,6 +408,10 @@ void Exchange::AppendForwarded(std::string* fields) const {
     if (caller_ != nullptr) add(caller_->groups);
     if (token_ != nullptr) add(token_->claims.groups);
     if (any) fields->append("\r\n");
+  }
+  const http::TlsInfo* const tls = stream_.connection().tls;
+  if (!auth.forward_client_certificate.empty() && tls != nullptr && tls->certificate != nullptr) {
+    AppendClientCertificate(auth.forward_client_certificate, *tls->certificate, fields);
   }
   for (const auto& [name, claim] : auth.forward_claims) {
     if (const std::string_view value = ClaimOf(claim); !value.empty()) Append(fields, name, ": ", value, "\r\n");

@@ -181,7 +181,7 @@ Task<void> Exchange::Handle() {
   }
   if (refused != Reason::kNone) co_return co_await Refuse(refused);
   if (route_->auth != nullptr) {
-    refused = co_await Authenticate();
+    refused = IsMisdirected() ? Reason::kMisdirectedRequest : co_await Authenticate();
     if (refused != Reason::kNone) co_return co_await Refuse(refused, detail_);
   }
   if (route_->identity_limits_ask_redis) {
@@ -319,7 +319,7 @@ Reason Exchange::MatchRoute() {
   const ServingState& state = **state_;
   preflight_ = ReadPreflight(head_.method, head_.field_views());
   if (preflight_ && FindPreflightRoute()) return Reason::kNone;
-  state.snapshot->Match({head_.method, host_, path_, head_.query, head_.field_views()}, &match_);
+  state.snapshot->Match(MatchInputOf(head_.method, path_), &match_);
   if (match_.route == nullptr) return match_.method_not_allowed ? Reason::kMethodNotAllowed : Reason::kNoRoute;
   if (MayBeReadOtherwise(path_) && IsGuardedOtherwise()) {
     detail_ = "a path that some services read as one that another route protects";
@@ -328,6 +328,15 @@ Reason Exchange::MatchRoute() {
   route_ = &state.routes[match_.route->index];
   if (match_.route->cors == nullptr) preflight_.reset();  // the service's to answer
   return Reason::kNone;
+}
+
+MatchInput Exchange::MatchInputOf(std::string_view method, std::string_view path) const {
+  return {.method = method,
+          .host = host_,
+          .path = path,
+          .query = head_.query,
+          .fields = head_.field_views(),
+          .https = IsHttps()};
 }
 
 // Whether the path, as some servers would read it, belongs to a route that lets fewer in than the one that was found.
@@ -341,7 +350,7 @@ bool Exchange::IsGuardedOtherwise() const {
     std::string path;
     RouteMatch other;
     if (!ReadPathAs(reading, path_, &path) || path == path_) continue;
-    (*state_)->snapshot->Match({head_.method, host_, path, head_.query, head_.field_views()}, &other);
+    (*state_)->snapshot->Match(MatchInputOf(head_.method, path), &other);
     // A method that the route there does not take would be refused.
     if (other.route == nullptr ? other.method_not_allowed : guards(*other.route)) return true;
   }
@@ -511,6 +520,10 @@ void Exchange::Record() {
   if (const http::TlsInfo* tls = stream_.connection().tls; tls != nullptr) {
     record.tls_version = tls->version;
     record.tls_server_name = tls->server_name;
+    if (tls->certificate != nullptr) {
+      const http::ClientCertificate& certificate = *tls->certificate;
+      record.client_certificate = certificate.subject.empty() ? certificate.fingerprint : certificate.subject;
+    }
   }
   if (service_ != nullptr) record.service = service_->runtime->name;
   if (service_ == nullptr && service_metrics_ == MetricsRegistry::kBuiltinService) record.service = "gateway";

@@ -75,6 +75,7 @@ class Exchange {
   bool FindBuiltin();  // /health and the like
   Task<void> AnswerBuiltin();
   Reason MatchRoute();
+  MatchInput MatchInputOf(std::string_view method, std::string_view path) const;
   bool IsGuardedOtherwise() const;
   bool HasBeenHere() const;  // by its Via
   void ChooseService();
@@ -141,7 +142,7 @@ class Exchange {
   Task<void> Redirect(const RedirectPolicy& redirect);
   Task<void> Respond(const RespondPolicy& respond);
   TextValues Values() const;
-  std::string_view RequestScheme() const;
+  bool IsHttps() const;
   // Of an answer of our own that carries them out: null for refusals and preflights.
   const FieldEditsPolicy* AnswerEdits() const;
   void AppendCorsFields(std::string* fields) const;
@@ -155,10 +156,12 @@ class Exchange {
 
   // authenticate.cc: who calls.
   void RemoveIdentityFields();
+  bool IsMisdirected() const;
   Task<Reason> Authenticate();
   std::shared_ptr<const VerifiedToken> VerifyToken(const BoundAuthMethod& method, std::string_view text,
                                                    JwtRefusal* refusal);
   Task<PasswordPool::Answer> CheckPassword(std::string_view credentials, const ConsumerPolicy** caller);
+  const ConsumerPolicy* FindCertificateHolder(const AuthMethodPolicy& method, size_t* tried) const;
   const ConsumerPolicy* FindConsumerOf(const AuthMethodPolicy& method, const VerifiedToken& token);
   std::string_view FindSingleField(std::string_view name) const;
   std::string_view ClaimOf(std::string_view name) const;  // of a verified token; empty: none

@@ -83,7 +83,7 @@ void Exchange::AppendSessionCookie(std::string* out) const {
   const BalancePolicy& policy = service_->policy->balance;
   Append(out, "Set-Cookie: ", policy.session_cookie, "=", service_->sessions->values[endpoint_index_],
          "; Path=", policy.session_path, "; HttpOnly; SameSite=Lax");
-  if (RequestScheme() == "https") out->append("; Secure");
+  if (IsHttps()) out->append("; Secure");
   if (policy.session_ttl.count() > 0) Append(out, "; Max-Age=", policy.session_ttl.count());
   out->append("\r\n");
 }

@@ -20,7 +20,7 @@ bool Exchange::MayAccess(const AccessPolicy& access) {
 // no Cors is it an OPTIONS request like any other.
 bool Exchange::FindPreflightRoute() {
   const ServingState& state = **state_;
-  state.snapshot->Match({preflight_->method, host_, path_, head_.query, head_.field_views()}, &match_);
+  state.snapshot->Match(MatchInputOf(preflight_->method, path_), &match_);
   if (match_.route == nullptr || match_.route->cors == nullptr) return false;
   route_ = &state.routes[match_.route->index];
   return true;
@@ -54,14 +54,14 @@ TextValues Exchange::Values() const {
 }
 
 // What the client used, as far as somebody who is trusted says so.
-std::string_view Exchange::RequestScheme() const {
+bool Exchange::IsHttps() const {
   if (stream_.connection().peer_trusted) {
     for (size_t i = 0; i < head_.fields.size(); ++i) {
       if (head_.kinds[i] != http::FieldKind::kForwardedProto) continue;
-      return http1::EqualsIgnoreCase(head_.fields[i].value, "https") ? "https" : "http";
+      return http1::EqualsIgnoreCase(head_.fields[i].value, "https");
     }
   }
-  return stream_.connection().scheme();
+  return stream_.connection().tls != nullptr;
 }
 
 const FieldEditsPolicy* Exchange::AnswerEdits() const {
@@ -80,7 +80,7 @@ void Exchange::AppendCorsFields(std::string* fields) const {
 Task<void> Exchange::Redirect(const RedirectPolicy& redirect) {
   std::string fields = "Location: ";
   if (!redirect.scheme.empty() || !redirect.host.empty()) {
-    const std::string_view own_scheme = RequestScheme();
+    const std::string_view own_scheme = IsHttps() ? "https" : "http";
     const std::string_view scheme = redirect.scheme.empty() ? own_scheme : std::string_view(redirect.scheme);
     std::string_view host = redirect.host;
     if (host.empty()) {

@@ -21,6 +21,7 @@ constexpr std::array<ReasonInfo, kReasonCount> kReasons = {{
     {414, "target_too_long", "Request target too long"},
     {417, "expectation_failed", "Expectation failed"},
     {431, "headers_too_large", "Request header fields too large"},
+    {421, "misdirected_request", "Misdirected request"},
     {429, "rate_limited", "Rate limit exceeded"},
     {500, "internal", "Internal server error"},
     {501, "not_implemented", "Not implemented"},

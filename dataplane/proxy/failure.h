@@ -21,6 +21,7 @@ enum class Reason : uint8_t {
   kTargetTooLong,
   kExpectationFailed,
   kHeadersTooLarge,
+  kMisdirectedRequest,
   kRateLimited,
   kInternal,
   kNotImplemented,

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -28,6 +29,7 @@ constexpr milliseconds kCutShortWait{1000};  // for the last responses, after dr
 constexpr milliseconds kIdleGraceMax{1000};  // of connections between two requests, once nobody new is accepted
 constexpr milliseconds kReadyInterval{10};   // between two looks whether there is something to serve
 constexpr milliseconds kCatchUpWait{5000};
+constexpr milliseconds kKeysWait{2000};  // for the private keys that the cache does not have
 
 TimePoint Now() { return std::chrono::steady_clock::now(); }
 
@@ -204,6 +206,10 @@ absl::Status DataPlane::MakeClient() {
   // Consul's check asks the main port where that answers /health, else the metrics port.
   options.health_port = config_.server().builtin_routes() || !admin_ ? listeners_.port : admin_->port();
   client_ = std::make_unique<ConfigClient>(options, &runtime_, [this](auto state, auto done) {
+    WarnOfCertificates(*state->snapshot);
+    tls_->UseCertificates(state->snapshot->certificates(), [this](int worker, TlsContexts contexts) {
+      workers_[static_cast<size_t>(worker)]->InstallTls(std::move(contexts));
+    });
     const auto each_done = AfterAll(workers_.size(), std::move(done));
     for (const auto& worker : workers_) worker->Install(state, each_done);
   });
@@ -219,6 +225,23 @@ absl::Status DataPlane::MakeClient() {
   quota.link = runtime_.lease_link();
   quota_ = std::make_unique<QuotaClient>(std::move(quota));
   return absl::OkStatus();
+}
+
+// What no client could ever pass; told again when it is mended and comes back.
+void DataPlane::WarnOfCertificates(const Snapshot& policy) {
+  std::string_view asking;
+  for (const auto& auth : policy.auths()) {
+    for (const AuthMethodPolicy& method : auth->methods) {
+      if (method.kind == AuthMethodPolicy::Kind::kClientCertificate) asking = auth->name;
+    }
+  }
+  const bool lost = !asking.empty() && !tls_->asks_certificates();
+  if (lost && !told_of_certificates_) {
+    spdlog::warn(
+        "Auth/{} takes client certificates, but no listener asks for them (server.listeners[].tls.client_certificate)",
+        asking);
+  }
+  told_of_certificates_ = lost;
 }
 
 void DataPlane::AddMetricSources() {
@@ -250,6 +273,12 @@ absl::Status DataPlane::Start() {
   quota_->Start();
   if (predecessor_ != nullptr) {
     if (const absl::Status status = AwaitConfiguration(); !status.ok()) return status;
+  } else if (client_->lacks_keys()) {
+    // Of the cache: a moment later than clients could connect, a control plane has sent them.
+    const auto sent = [this] { return !client_->lacks_keys(); };
+    if (signals_->Until(Now() + kKeysWait, sent, kReadyInterval) == SignalLoop::End::kSignal) {
+      (void)kill(getpid(), SIGTERM);  // AwaitEnd's to see
+    }
   }
   Accept();
   if (predecessor_ != nullptr) TakeItsPlace();
@@ -263,7 +292,8 @@ absl::Status DataPlane::Start() {
 absl::Status DataPlane::AwaitConfiguration() {
   const TimePoint caught_up = Now() + kCatchUpWait;
   const auto ready = [&] {
-    return client_->ready() && (client_->revision() >= predecessor_->revision() || Now() >= caught_up);
+    const bool current = client_->revision() >= predecessor_->revision() && !client_->lacks_keys();
+    return client_->ready() && (current || Now() >= caught_up);
   };
   const SignalLoop::End end = signals_->Until(Now() + kSuccessorPatience, ready, kReadyInterval);
   if (end == SignalLoop::End::kDone || (end != SignalLoop::End::kSignal && !predecessor_->there())) {

@@ -55,6 +55,7 @@ class DataPlane {
   absl::Status OpenMetrics();
   void MakeWorkers();
   absl::Status MakeClient();
+  void WarnOfCertificates(const Snapshot& policy);
   void AddMetricSources();
   absl::Status AwaitConfiguration();
   void Accept();
@@ -82,6 +83,7 @@ class DataPlane {
   std::unique_ptr<TlsListeners> tls_;
   std::vector<std::unique_ptr<Worker>> workers_;
   Watchdog watchdog_;
+  bool told_of_certificates_ = false;  // the configuration thread's, once that is started
   std::unique_ptr<ConfigClient> client_;
   std::unique_ptr<AdminHttp> admin_;
   std::unique_ptr<QuotaClient> quota_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <utility>
 
 #include "spdlog/spdlog.h"
 
@@ -59,8 +60,10 @@ void SignalLoop::Reload(const char* signal) {
 }
 
 void SignalLoop::RefreshTls(bool forced) {
-  if (tls_ == nullptr || !tls_->Refresh(forced)) return;
-  for (size_t i = 0; i < workers_->size(); ++i) (*workers_)[i]->InstallTls(tls_->contexts(static_cast<int>(i)));
+  if (tls_ == nullptr) return;
+  tls_->Refresh(forced, [this](int worker, TlsContexts contexts) {
+    (*workers_)[static_cast<size_t>(worker)]->InstallTls(std::move(contexts));
+  });
 }
 
 void SignalLoop::Watch() {

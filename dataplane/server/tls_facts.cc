@@ -64,6 +64,7 @@ TlsFacts::TlsFacts(const tls::Session& session) : certificate_(ReadCertificate(s
   info.server_name = session.server_name();
   info.alpn = std::string(session.protocol());
   info.resumed = session.resumed();
+  info.asks_certificate = (SSL_get_verify_mode(session.ssl()) & SSL_VERIFY_PEER) != 0;
   info.certificate = certificate_.get();
 }
 

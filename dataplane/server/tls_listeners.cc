@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -59,6 +60,19 @@ tls::ClientCertificate ModeOf(v1::ListenerTls::ClientCertificate setting) {
   }
 }
 
+// What is odd about the certificates, each told once.
+void WarnOf(const std::vector<std::shared_ptr<const tls::ServerSettings>>& listeners) {
+  std::set<std::string> told;
+  for (const auto& listener : listeners) {
+    if (listener == nullptr) continue;
+    for (const auto& each : listener->certificates) {
+      for (const std::string& warning : each->warnings) {
+        if (told.insert(warning).second) spdlog::warn("{}", warning);
+      }
+    }
+  }
+}
+
 // Names the file in a status that does not.
 absl::Status In(const std::string& path, const absl::Status& status) {
   return absl::InvalidArgumentError(Concat(path, ": ", std::string(status.message())));
@@ -85,7 +99,9 @@ absl::StatusOr<std::unique_ptr<TlsListeners>> TlsListeners::Open(const v1::Serve
   self->loaded_ = self->seen_ = self->Fingerprint();
   auto settings = self->Read();
   if (!settings.ok()) return settings.status();
-  if (absl::Status status = self->Compile(*settings); !status.ok()) return status;
+  absl::MutexLock lock(&self->change_mutex_);
+  if (absl::Status status = self->Compile(*settings, {}); !status.ok()) return status;
+  WarnOf(*settings);
   return self;
 }
 
@@ -141,16 +157,34 @@ absl::StatusOr<TlsListeners::Settings> TlsListeners::Read() const {
   return all;
 }
 
-absl::Status TlsListeners::Compile(const Settings& settings) {
+bool TlsListeners::asks_certificates() const {
+  return std::any_of(server_.listeners().begin(), server_.listeners().end(), [](const v1::Listener& listener) {
+    return listener.has_tls() && ModeOf(listener.tls().client_certificate()) != tls::ClientCertificate::kNone;
+  });
+}
+
+TlsContexts TlsListeners::contexts(int worker) const {
+  absl::MutexLock lock(&change_mutex_);
+  return workers_[static_cast<size_t>(worker)]->contexts;
+}
+
+absl::Status TlsListeners::Compile(const Settings& settings, const Certificates& of_policy) {
+  Settings joined = settings;
+  for (auto& listener : joined) {
+    if (listener == nullptr || of_policy.empty()) continue;
+    auto more = std::make_shared<tls::ServerSettings>(*listener);
+    more->certificates.insert(more->certificates.end(), of_policy.begin(), of_policy.end());
+    listener = std::move(more);
+  }
   std::vector<TlsContexts> compiled;
   for (const auto& worker : workers_) {
     TlsContexts contexts;
-    for (size_t i = 0; i < settings.size(); ++i) {
-      if (settings[i] == nullptr) {
+    for (size_t i = 0; i < joined.size(); ++i) {
+      if (joined[i] == nullptr) {
         contexts.emplace_back();
         continue;
       }
-      auto context = tls::ServerContext::Create(worker->library.get(), settings[i], &tickets_);
+      auto context = tls::ServerContext::Create(worker->library.get(), joined[i], &tickets_);
       if (!context.ok()) {
         return absl::InvalidArgumentError(
             Concat("server.listeners[", i, "].tls: ", std::string(context.status().message())));
@@ -160,18 +194,40 @@ absl::Status TlsListeners::Compile(const Settings& settings) {
     compiled.push_back(std::move(contexts));
   }
   for (size_t i = 0; i < workers_.size(); ++i) workers_[i]->contexts = std::move(compiled[i]);
+  settings_ = settings;
+  of_policy_ = of_policy;
   absl::MutexLock lock(&mutex_);
   certificates_.clear();
   std::set<std::string> named;
-  for (const auto& listener : settings) {
+  for (const auto& listener : joined) {
     if (listener == nullptr) continue;
     for (const auto& each : listener->certificates) {
-      if (!named.insert(each->source.name).second) continue;
-      certificates_.push_back(each);
-      for (const std::string& warning : each->warnings) spdlog::warn("{}", warning);
+      if (named.insert(each->source.name).second) certificates_.push_back(each);
     }
   }
   return absl::OkStatus();
+}
+
+void TlsListeners::InstallAll(const Install& install) const {
+  for (size_t i = 0; i < workers_.size(); ++i) install(static_cast<int>(i), workers_[i]->contexts);
+}
+
+void TlsListeners::UseCertificates(std::span<const std::shared_ptr<const Certificate>> certificates,
+                                   const Install& install) {
+  if (!any_) return;
+  absl::MutexLock lock(&change_mutex_);
+  const bool same = std::equal(
+      certificates.begin(), certificates.end(), of_policy_.begin(), of_policy_.end(), [](const auto& a, const auto& b) {
+        return a == b || (a->source.name == b->source.name && a->dns_names == b->dns_names &&
+                          a->source.chain_pem == b->source.chain_pem && a->source.key_pem == b->source.key_pem);
+      });
+  if (same) return;
+  if (const absl::Status status = Compile(settings_, {certificates.begin(), certificates.end()}); !status.ok()) {
+    spdlog::error("the certificates of policy are not changed: {}", std::string(status.message()));
+    return;
+  }
+  InstallAll(install);
+  spdlog::info("listeners serve {} certificates of policy", certificates.size());
 }
 
 std::string TlsListeners::Fingerprint() const {
@@ -191,25 +247,23 @@ std::string TlsListeners::Fingerprint() const {
   return text;
 }
 
-bool TlsListeners::Refresh(bool forced) {
-  if (!any_) return false;
+void TlsListeners::Refresh(bool forced, const Install& install) {
+  if (!any_) return;
   std::string fingerprint = Fingerprint();
   const bool settled = fingerprint == seen_;
   seen_ = fingerprint;
-  if (!forced && (fingerprint == loaded_ || !settled)) return false;
+  if (!forced && (fingerprint == loaded_ || !settled)) return;
   loaded_ = std::move(fingerprint);
-  absl::Status status;
-  if (auto settings = Read(); settings.ok()) {
-    status = Compile(*settings);
-  } else {
-    status = settings.status();
-  }
+  auto settings = Read();
+  absl::MutexLock lock(&change_mutex_);
+  const absl::Status status = settings.ok() ? Compile(*settings, of_policy_) : settings.status();
   if (!status.ok()) {
     spdlog::error("the certificates are not changed: {}", std::string(status.message()));
-    return false;
+    return;
   }
+  InstallAll(install);
+  WarnOf(*settings);
   spdlog::info("the certificates of server.listeners were read again");
-  return true;
 }
 
 std::vector<MetricFamily> TlsListeners::Families() const {

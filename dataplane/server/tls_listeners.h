@@ -1,11 +1,14 @@
-// TLS of server.listeners: read from files, compiled for each worker, and read again when files change.
+// TLS of server.listeners: read from files and joined by policy's certificates, compiled for each worker, and again
+// when either changes.
 #ifndef GATEWAY_DATAPLANE_SERVER_TLS_LISTENERS_H_
 #define GATEWAY_DATAPLANE_SERVER_TLS_LISTENERS_H_
 
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -39,22 +42,32 @@ struct TlsCounters {
 // Contexts by index of server.listeners; null: a listener without TLS. Immutable, for one worker.
 using TlsContexts = std::vector<std::shared_ptr<const tls::ServerContext>>;
 
-// Made, refreshed and destroyed on the main thread, after the workers have ended; Families on any.
+// Made, refreshed and destroyed on the main thread, after the workers have ended; the rest on any.
 class TlsListeners {
  public:
+  // Hands new contexts to a worker. Called for each one, in order with other changes; must not call back.
+  using Install = std::function<void(int worker, TlsContexts contexts)>;
+
   // InvalidArgument says which listener, which file, and what is wrong with it. Warnings (a certificate that has
   // expired) are logged.
   static absl::StatusOr<std::unique_ptr<TlsListeners>> Open(const v1::ServerSection& server, int workers);
   ~TlsListeners();
 
   // What worker `worker` accepts with now.
-  const TlsContexts& contexts(int worker) const { return workers_[static_cast<size_t>(worker)]->contexts; }
+  TlsContexts contexts(int worker) const;
   TlsCounters* counters(int worker) { return &workers_[static_cast<size_t>(worker)]->counters; }
 
   // Reads the files again if they have changed and not changed further since the last call: a certificate and its key
-  // are rarely written in one instant. `forced`: at once, changed or not. True: contexts() are new. What is wrong is
-  // logged, and what was read before stays.
-  bool Refresh(bool forced);
+  // are rarely written in one instant. `forced`: at once, changed or not. What is wrong is logged, and what was read
+  // before stays.
+  void Refresh(bool forced, const Install& install);
+
+  // Serves `certificates`, of policy, beside each listener's own, by server name; those of a listener go first. Does
+  // nothing where they are those of the last call. What OpenSSL rejects is logged, and the last ones stay.
+  void UseCertificates(std::span<const std::shared_ptr<const Certificate>> certificates, const Install& install);
+
+  // Whether some listener asks clients for certificates.
+  bool asks_certificates() const;
 
   // gateway_tls_handshakes_total{result}, gateway_tls_resumed_total,
   // gateway_certificate_expiry_timestamp_seconds{certificate}; empty without TLS.
@@ -69,8 +82,12 @@ class TlsListeners {
   };
 
   explicit TlsListeners(const v1::ServerSection& server);
+  using Certificates = std::vector<std::shared_ptr<const Certificate>>;
   absl::StatusOr<Settings> Read() const;
-  absl::Status Compile(const Settings& settings);
+  // Makes them what is served.
+  absl::Status Compile(const Settings& settings, const Certificates& of_policy)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  void InstallAll(const Install& install) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   // Which files there are: what stat(2) says of each.
   std::string Fingerprint() const;
 
@@ -78,8 +95,11 @@ class TlsListeners {
   bool any_ = false;
   tls::TicketKeys tickets_;
   std::vector<std::unique_ptr<ForWorker>> workers_;
-  std::string loaded_;  // the fingerprint of what was read last, good or bad
-  std::string seen_;    // of the last call of Refresh
+  std::string loaded_;                // the fingerprint of what was read last, good or bad
+  std::string seen_;                  // of the last call of Refresh
+  mutable absl::Mutex change_mutex_;  // held over a whole change; around ForWorker::contexts
+  Settings settings_ ABSL_GUARDED_BY(change_mutex_);
+  Certificates of_policy_ ABSL_GUARDED_BY(change_mutex_);
   mutable absl::Mutex mutex_;
   std::vector<std::shared_ptr<const Certificate>> certificates_ ABSL_GUARDED_BY(mutex_);
 };

@@ -227,7 +227,8 @@ std::string RandomKey() {
 // What sets one kind of connection apart from another.
 std::string KeyOf(const UpstreamTlsPolicy& policy) {
   return Concat(policy.server_name, "\n", static_cast<int>(policy.verify), policy.tls13_only ? "3" : "2", "\n",
-                Hex(Sha256(policy.ca_pem)));
+                Hex(Sha256(policy.ca_pem)), policy.certificate.empty() ? "" : "\n",
+                policy.certificate.empty() ? "" : Hex(Sha256(Concat(policy.certificate_pem, "\n", policy.key_pem))));
 }
 
 template <typename T>
@@ -785,8 +786,8 @@ std::shared_ptr<const BoundAuth> RuntimeState::Impl::BindAuth(const std::shared_
   runtime.generation = generation;
   if (runtime.value == nullptr) runtime.value = std::make_shared<AuthRuntime>(policy->name);
   bound->runtime = runtime.value;
-  for (const auto kind :
-       {AuthMethodPolicy::Kind::kApiKey, AuthMethodPolicy::Kind::kJwt, AuthMethodPolicy::Kind::kBasic}) {
+  for (const auto kind : {AuthMethodPolicy::Kind::kClientCertificate, AuthMethodPolicy::Kind::kApiKey,
+                          AuthMethodPolicy::Kind::kJwt, AuthMethodPolicy::Kind::kBasic}) {
     for (const AuthMethodPolicy& method : policy->methods) {
       if (method.kind != kind) continue;
       BoundAuthMethod& made = bound->methods.emplace_back();
@@ -794,6 +795,7 @@ std::shared_ptr<const BoundAuth> RuntimeState::Impl::BindAuth(const std::shared_
       made.folded_header = method.header;
       for (char& c : made.folded_header) c = c == '_' ? '-' : c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
       if (kind == AuthMethodPolicy::Kind::kBasic) bound->takes_basic = true;
+      if (kind == AuthMethodPolicy::Kind::kClientCertificate) bound->takes_certificate = true;
       if (kind != AuthMethodPolicy::Kind::kJwt) continue;
       made.rules.issuer = method.issuer;
       made.rules.audiences = method.audiences;

@@ -37,7 +37,7 @@ constexpr size_t kEscapedByteMax = 6;  // "\u001f"
 // Keys, numbers and punctuation.
 constexpr size_t kFixedBytesMax = 1024;
 static_assert(kEscapedByteMax * (kPathBytesMax + kUserAgentBytesMax + kDetailBytesMax + kEndpointBytesMax +
-                                 5 * kNameBytesMax + kMethodBytesMax) +
+                                 8 * kNameBytesMax + kMethodBytesMax) +
                       kFixedBytesMax <=
                   AccessLog::kBufferBytes,
               "a line must fit into a buffer");
@@ -295,6 +295,8 @@ void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
     out->Plain(record.tls_version);
     out->Literal("\",\"tls_server_name\":\"");
     out->Escaped(record.tls_server_name, kNameBytesMax);
+    out->Literal("\",\"client_certificate\":\"");
+    out->Escaped(record.client_certificate, kNameBytesMax);
     out->Literal("\"");
   }
   if (record.aborted) out->Literal(",\"aborted\":true");
@@ -344,6 +346,7 @@ void AppendText(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   }
   field(" tls=", record.tls_version, kNameBytesMax);
   field(" server_name=", record.tls_server_name, kNameBytesMax);
+  field(" client_certificate=", record.client_certificate, kNameBytesMax);
   if (record.aborted) out->Literal(" aborted");
   if (!record.detail.empty()) {
     out->Literal(" detail=\"");
@@ -365,7 +368,8 @@ size_t LineBytesMax(const RequestRecord& record) {
               std::min(record.detail.size(), kDetailBytesMax) + std::min(record.endpoint.size(), kEndpointBytesMax) +
               std::min(record.client_ip.size(), kNameBytesMax) + std::min(record.request_id.size(), kNameBytesMax) +
               std::min(record.consumer.size(), kNameBytesMax) + std::min(record.service.size(), kNameBytesMax) +
-              std::min(record.tls_server_name.size(), kNameBytesMax) + std::min(record.route.size(), kNameBytesMax) +
+              std::min(record.tls_server_name.size(), kNameBytesMax) +
+              std::min(record.client_certificate.size(), kNameBytesMax) + std::min(record.route.size(), kNameBytesMax) +
               std::min(record.policy.size(), kNameBytesMax) + std::min(record.method.size(), kMethodBytesMax));
 }
 

@@ -34,8 +34,9 @@ struct RequestRecord {
   std::string_view protocol;  // of the client: "HTTP/2"; empty: unknown
   uint32_t attempts = 0;      // how often an endpoint was asked, or would have been had it let itself be connected to
   bool aborted = false;       // the answer did not end as it should have
-  std::string_view tls_version;      // "TLSv1.3"; empty: cleartext
-  std::string_view tls_server_name;  // that the client asked for (SNI); empty: none
+  std::string_view tls_version;         // "TLSv1.3"; empty: cleartext
+  std::string_view tls_server_name;     // that the client asked for (SNI); empty: none
+  std::string_view client_certificate;  // its subject, or its fingerprint; empty: none was given
 };
 
 class AccessLogBuffer;
@@ -43,7 +44,7 @@ class AccessLogBuffer;
 // Owns the file and the writing thread. A reader that stalls costs lines (counted), never a worker's time.
 class AccessLog {
  public:
-  static constexpr size_t kBufferBytes = 64 * 1024;
+  static constexpr size_t kBufferBytes = 72 * 1024;
   static constexpr size_t kQueuedBuffersMax = 64;  // waiting to be written; past it a buffer is dropped whole
   static constexpr std::chrono::milliseconds kFlushInterval{100};
 

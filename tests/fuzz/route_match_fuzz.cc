@@ -69,6 +69,9 @@ std::shared_ptr<const gateway::Snapshot> MakeSnapshot() {
     query->set_exact(std::string("a ") + value);
     add()->mutable_match()->mutable_path()->set_regex(std::string("/x") + value + "/.*");
   }
+  route = add();
+  route->mutable_match()->mutable_path()->set_prefix("/m");
+  route->mutable_match()->set_scheme(gateway::v1::RouteMatch::HTTPS);
   std::vector<const gateway::v1::Resource*> pointers;
   for (const gateway::v1::Resource& resource : resources) pointers.push_back(&resource);
   return gateway::CompileSnapshot(pointers, {}).snapshot;
@@ -99,6 +102,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fields.push_back({line.substr(0, colon), line.substr(std::min(colon + 1, line.size()))});
   }
   in.fields = fields;
+  in.https = fields.size() % 2 == 1;
   std::string path;
   const bool is_path = gateway::NormalizePath(raw_path, false, &path) == gateway::PathError::kNone;
   if (!is_path) path = raw_path;  // "*", or what no caller should pass: still no crash

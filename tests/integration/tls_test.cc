@@ -223,6 +223,32 @@ TEST_F(Tls, StandsBesideACleartextListener) {
   EXPECT_THAT(response->body, HasSubstr(R"(["X-Forwarded-Proto","https"])"));
 }
 
+TEST_F(Tls, LeadsCleartextToHttpsByItsScheme) {
+  const uint16_t cleartext = FreePort();
+  const uint16_t secure = FreePort();
+  TempDir directory;
+  const std::string policy = ServicePolicyYaml({upstream_.address()}) +
+                             "---\nkind: Route\nname: to-https\npriority: 10\nmatch: { scheme: http }\nredirect: { "
+                             "scheme: https, status: 301 }\n";
+  const std::string config = directory.Write(
+      "gateway.yaml", Concat("server:\n  trusted_proxies: [127.0.0.1]\n  listeners:\n  - { address: \"127.0.0.1:",
+                             cleartext, "\" }\n  - { address: \"127.0.0.1:", secure, "\", tls: { certificates: [",
+                             Pair(site_), "] } }\nmetrics: { port: 0 }\ndata_plane: { policy_files: [\"",
+                             directory.Write("policy.yaml", policy), "\"] }\n"));
+  Process process({BinaryPath("gateway-dataplane"), "--config", config});
+  ASSERT_TRUE(process.WaitForLine("serves on").has_value()) << process.output();
+  const auto moved = Fetch(cleartext, "GET", "/svc/a?b=c", "Host: shop.test:8080\r\n");
+  ASSERT_TRUE(moved.ok()) << moved.status();
+  EXPECT_EQ(moved->status, 301);
+  EXPECT_EQ(moved->Field("Location"), "https://shop.test/svc/a?b=c");
+  auto client = ConnectTls(secure);
+  ASSERT_TRUE(client.ok()) << client.status();
+  EXPECT_EQ(client->Request("GET", "/svc")->status, 200);
+  // What a trusted proxy says goes before the connection's own.
+  EXPECT_EQ(client->Request("GET", "/svc", "X-Forwarded-Proto: http\r\n")->status, 301);
+  EXPECT_EQ(Fetch(cleartext, "GET", "/svc", "X-Forwarded-Proto: https\r\n")->status, 200);
+}
+
 TEST_F(Tls, AnswersCleartextWithBadRequest) {
   Serve(Listener({site_}));
   const auto response = Fetch(gateway_->port(), "GET", "/svc");

@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "common/base/certificate.h"
 #include "common/base/endpoint_name.h"
 #include "common/base/units.h"
 #include "common/config/bootstrap.h"
@@ -98,9 +99,12 @@ std::string ConditionText(const Match& match) {
   return match.has_present() && !match.present() ? absl::StrCat("no ", match.name()) : match.name();
 }
 
-// Of headers and of the query ("?v=2").
+// Of the scheme, of headers and of the query ("?v=2").
 std::vector<std::string> ConditionsOf(const v1::RouteMatch& match) {
   std::vector<std::string> conditions;
+  if (match.scheme() != v1::RouteMatch::SCHEME_UNSPECIFIED) {
+    conditions.push_back(absl::StrCat("scheme=", Lower(v1::RouteMatch::Scheme_Name(match.scheme()))));
+  }
   for (const v1::HeaderMatch& header : match.headers()) conditions.push_back(ConditionText(header));
   for (const v1::QueryMatch& query : match.query()) conditions.push_back(absl::StrCat("?", ConditionText(query)));
   return conditions;
@@ -205,9 +209,22 @@ uint32_t ValueOr(bool given, uint32_t value, uint32_t absent) { return given ? v
 std::string AuthMethodsText(const v1::Auth& auth) {
   std::vector<std::string> words;
   for (const v1::AuthMethod& method : auth.methods()) {
-    words.push_back(method.has_api_key() ? "api_key" : method.has_jwt() ? "jwt" : "basic");
+    words.push_back(method.has_api_key()              ? "api_key"
+                    : method.has_jwt()                ? "jwt"
+                    : method.has_client_certificate() ? "client_certificate"
+                                                      : "basic");
   }
   return absl::StrJoin(words, ", ");
+}
+
+// The hosts that it serves, and when it expires.
+std::vector<std::string> CertificateCells(const v1::Certificate& certificate, size_t most) {
+  const auto chain = ReadCertificates(certificate.certificate().inline_());
+  if (!chain.ok()) return {JoinSome(certificate.hosts(), most), "unreadable"};
+  const X509* leaf = chain->front().get();
+  return {
+      certificate.hosts().empty() ? JoinSome(AlternativeNamesOf(leaf).dns, most) : JoinSome(certificate.hosts(), most),
+      absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", ExpiryOf(leaf), absl::UTCTimeZone())};
 }
 
 // A kind's own columns, between the name and the revision.
@@ -220,6 +237,7 @@ std::vector<std::string> Headings(const std::string& kind) {
   if (kind == "Auth") return {"METHODS", "ADMITS"};
   if (kind == "Consumer") return {"GROUPS", "CREDENTIALS"};
   if (kind == "Cors") return {"ORIGINS", "METHODS", "CREDENTIALS"};
+  if (kind == "Certificate") return {"HOSTS", "EXPIRES"};
   if (kind == "IpAccess") return {"ALLOW", "DENY"};
   if (kind == "Defaults") return {"RATE LIMITS", "BREAKER", "TIMEOUT"};
   return {"SUMMARY"};
@@ -273,6 +291,8 @@ std::vector<std::string> Cells(const v1::Resource& resource, size_t most = kSumm
       return {JoinSome(c.origins(), most), c.methods().empty() ? "GET, HEAD, POST" : absl::StrJoin(c.methods(), ", "),
               c.credentials() ? "yes" : "no"};
     }
+    case v1::Resource::kCertificate:
+      return CertificateCells(resource.certificate(), most);
     case v1::Resource::kIpAccess: {
       const v1::IpAccess& a = resource.ip_access();
       return {a.allow().empty() ? "any" : JoinSome(a.allow(), most),
@@ -319,6 +339,10 @@ std::string Summary(const v1::Resource& resource) {
     case v1::Resource::kCors: {
       const std::vector<std::string> cells = Cells(resource);
       return absl::StrCat(cells[0], ": ", cells[1]);
+    }
+    case v1::Resource::kCertificate: {
+      const std::vector<std::string> cells = Cells(resource);
+      return absl::StrCat("for ", cells[0].empty() ? kNone : cells[0], "; expires ", cells[1]);
     }
     case v1::Resource::kIpAccess: {
       const std::vector<std::string> cells = Cells(resource);
@@ -510,8 +534,8 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
   AppendFact(out, "Hosts", match.hosts().empty() ? "any" : absl::StrJoin(match.hosts(), ", "));
   AppendFact(out, "Methods", match.methods().empty() ? "any" : absl::StrJoin(match.methods(), ", "));
   AppendFact(out, "Path", PathText(match.path()));
-  if (match.headers_size() + match.query_size() > 0) {
-    AppendFact(out, "Conditions", absl::StrJoin(ConditionsOf(match), ", "));
+  if (const std::vector<std::string> conditions = ConditionsOf(match); !conditions.empty()) {
+    AppendFact(out, "Conditions", absl::StrJoin(conditions, ", "));
   }
   std::string label = "To";
   if (route.has_consul_service()) {
@@ -623,12 +647,14 @@ std::vector<Admission> AdmissionsOf(const v1::Consumer& consumer, std::span<cons
           consumer.credentials().begin(), consumer.credentials().end(), [&method](const v1::Credential& credential) {
             return (method.has_api_key() && credential.credential_case() == v1::Credential::kApiKeySha256) ||
                    (method.has_basic() && credential.has_basic()) ||
+                   (method.has_client_certificate() && credential.has_client_certificate()) ||
                    (method.has_jwt() && credential.has_jwt() && credential.jwt().issuer() == method.jwt().issuer());
           });
       if (!has) continue;
-      admission.methods.push_back(method.has_api_key() ? "api_key"
-                                  : method.has_jwt()   ? absl::StrCat("jwt of ", method.jwt().issuer())
-                                                       : "basic");
+      admission.methods.push_back(method.has_api_key()              ? "api_key"
+                                  : method.has_jwt()                ? absl::StrCat("jwt of ", method.jwt().issuer())
+                                  : method.has_client_certificate() ? "client_certificate"
+                                                                    : "basic");
     }
     if (admission.methods.empty()) continue;
     if (auth.allow().groups_size() + auth.allow().consumers_size() > 0) {

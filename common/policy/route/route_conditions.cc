@@ -156,6 +156,9 @@ RouteConditions RouteConditions::Compile(const v1::RouteMatch& match) {
     absl::AsciiStrToLower(&conditions.headers.back().name);
   }
   for (const v1::QueryMatch& query : match.query()) conditions.query.push_back(CompileValue(query));
+  if (match.scheme() != v1::RouteMatch::SCHEME_UNSPECIFIED) {
+    conditions.https = match.scheme() == v1::RouteMatch::HTTPS;
+  }
   if (match.path().has_regex()) {
     conditions.path = CompileRegex(match.path().regex());
     conditions.path_prefix = RegexPrefix(*conditions.path);
@@ -229,6 +232,7 @@ bool RouteConditions::Value::IsAbsentBeside(const Value& other) const {
 }
 
 bool RouteConditions::HoldFor(const MatchInput& in) const {
+  if (https.has_value() && *https != in.https) return false;
   if (path != nullptr && !MatchesWhole(*path, in.path)) return false;
   for (const Value& value : headers) {
     const bool wanted = value.kind != Value::Kind::kAbsent;
@@ -251,7 +255,8 @@ bool RouteConditions::CoverFieldsAndQuery(const RouteConditions& other) const {
       return std::any_of(others.begin(), others.end(), [&value](const Value& v) { return value.Covers(v); });
     });
   };
-  return cover(headers, other.headers) && cover(query, other.query);
+  const bool same_scheme = !https.has_value() || https == other.https;
+  return same_scheme && cover(headers, other.headers) && cover(query, other.query);
 }
 
 bool RouteConditions::MatchEveryPath() const {
@@ -294,6 +299,9 @@ std::string RouteConditions::Canonical() const {
     return sorted(std::move(texts));
   };
   return (implies_head ? "implied " : "") + sorted(methods) + values(headers) + values(query) +
+         (!https.has_value() ? ""
+          : *https           ? "https "
+                             : "http ") +
          (path == nullptr ? "" : path->pattern());
 }
 

@@ -72,11 +72,12 @@ struct RouteConditions {
   std::vector<Value> query;
   std::unique_ptr<const RE2> path;  // null: none
   std::string path_prefix;          // what every path that it matches begins with
+  std::optional<bool> https;        // the client's scheme; nothing: either
 
   // `match` has passed CheckRouteMatch (route_pattern.h).
   static RouteConditions Compile(const v1::RouteMatch& match);
 
-  size_t Count() const { return headers.size() + query.size(); }
+  size_t Count() const { return headers.size() + query.size() + (https.has_value() ? 1 : 0); }
   bool IsEmpty() const { return methods.empty() && Count() == 0 && path == nullptr; }
 
   bool AllowsMethod(std::string_view method) const {
@@ -88,7 +89,8 @@ struct RouteConditions {
   // All but the method.
   bool HoldFor(const MatchInput& in) const;
 
-  // Whether every request whose fields and query are as `other` asks has them as these ask, as far as that can be seen.
+  // Whether every request whose fields, query and scheme are as `other` asks has them as these ask, as far as that can
+  // be seen.
   bool CoverFieldsAndQuery(const RouteConditions& other) const;
 
   // Whether the regex matches every path that a pattern can; `.*` matches "*" of OPTIONS besides.

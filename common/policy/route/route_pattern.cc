@@ -319,6 +319,9 @@ void CheckRouteMatch(const v1::RouteMatch& match, ReportField report) {
     if (!status.ok()) report(field, std::string(status.message()));
   }
   CheckEach(match.methods(), "methods", CheckMethod, report);
+  if (!v1::RouteMatch::Scheme_IsValid(match.scheme())) {
+    report("scheme", fmt::format("is {}, which this version does not know", static_cast<int>(match.scheme())));
+  }
   for (int i = 0; i < match.headers_size(); ++i) {
     const v1::HeaderMatch& header = match.headers(i);
     const std::string field = fmt::format("headers[{}]", i);

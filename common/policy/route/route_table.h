@@ -14,6 +14,7 @@
 // - A route of GET takes HEAD too. Where the routes of one path, with one priority and as many conditions, would be
 // told
 //   apart by their names alone, one that lists HEAD goes before one that only implies it.
+// - The scheme is the client's: of its connection, or as a trusted proxy says. It counts as a condition, like a header.
 // - A route without a path comes after those with a regex; it alone (and a regex) can match "*" of OPTIONS.
 #ifndef GATEWAY_COMMON_POLICY_ROUTE_ROUTE_TABLE_H_
 #define GATEWAY_COMMON_POLICY_ROUTE_ROUTE_TABLE_H_

@@ -18,6 +18,20 @@ bool IsAddress(const std::string& host) {
   return inet_pton(AF_INET, host.c_str(), bytes) == 1 || inet_pton(AF_INET6, host.c_str(), bytes) == 1;
 }
 
+// What is shown to endpoints that ask who connects.
+absl::Status UseCertificate(const UpstreamTlsPolicy& policy, SSL_CTX* context) {
+  const std::string name = Concat("tls.certificate: Certificate/", policy.certificate);
+  if (policy.key_pem.empty()) {
+    return absl::FailedPreconditionError(
+        Concat(name, ": its key was not sent; no connection is made before a control plane sends it"));
+  }
+  auto chain = ReadCertificates(policy.certificate_pem);
+  if (!chain.ok()) return absl::InvalidArgumentError(Concat(name, ": ", std::string(chain.status().message())));
+  auto key = ReadPrivateKey(policy.key_pem);
+  if (!key.ok()) return absl::InvalidArgumentError(Concat(name, ": ", std::string(key.status().message())));
+  return UseChain(*chain, key->get(), context) ? absl::OkStatus() : Rejected(name);
+}
+
 // Where a new session of an SSL goes.
 int SessionsIndex() {
   static const int index = SSL_get_ex_new_index(0, nullptr, nullptr, nullptr, nullptr);
@@ -60,6 +74,9 @@ absl::StatusOr<std::shared_ptr<const ClientContext>> ClientContext::Create(const
       // Trust ends at what is given, also where that is an intermediate or the endpoint's own certificate.
       X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
     }
+  }
+  if (!policy.certificate.empty()) {
+    if (absl::Status status = UseCertificate(policy, context); !status.ok()) return status;
   }
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
   SSL_CTX_sess_set_new_cb(context, &ClientContext::OnNewSession);

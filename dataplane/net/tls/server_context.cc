@@ -136,11 +136,7 @@ absl::StatusOr<ContextPtr> ServerContext::NewContext(const std::vector<const Cer
     if (!chain.ok()) return chain.status();
     auto key = ReadPrivateKey(certificate->source.key_pem, library_);
     if (!key.ok()) return key.status();
-    STACK_OF(X509)* issuers = sk_X509_new_null();
-    for (size_t i = 1; i < chain->size(); ++i) sk_X509_push(issuers, (*chain)[i].get());
-    const int used = SSL_CTX_use_cert_and_key(context, chain->front().get(), key->get(), issuers, 0);
-    sk_X509_free(issuers);
-    if (used != 1) return Rejected(certificate->source.name);
+    if (!UseChain(*chain, key->get(), context)) return Rejected(certificate->source.name);
   }
   SSL_CTX_set_client_hello_cb(context, &ServerContext::OnClientHello, this);
   if (!protocols_.empty()) SSL_CTX_set_alpn_select_cb(context, &ServerContext::OnSelectProtocol, this);

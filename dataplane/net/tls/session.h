@@ -97,7 +97,7 @@ class Session {
   void set_server_name(std::string name) { server_name_ = std::move(name); }
   // The peer's certificate; null: it sent none.
   X509Ptr peer_certificate() const { return X509Ptr(SSL_get1_peer_certificate(ssl_.get())); }
-  SSL* ssl() const { return ssl_.get(); }
+  const SSL* ssl() const { return ssl_.get(); }
 
   // The session that owns `ssl`.
   static Session* Of(const SSL* ssl) { return static_cast<Session*>(SSL_get_app_data(ssl)); }

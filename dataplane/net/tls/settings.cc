@@ -14,6 +14,14 @@ constexpr int kSecurityLevel = 2;  // at least 112 bits, as RSA 2048 has
 
 }  // namespace
 
+bool UseChain(const std::vector<X509Ptr>& chain, EVP_PKEY* key, SSL_CTX* context) {
+  STACK_OF(X509)* issuers = sk_X509_new_null();
+  for (size_t i = 1; i < chain.size(); ++i) sk_X509_push(issuers, chain[i].get());
+  const int used = SSL_CTX_use_cert_and_key(context, chain.front().get(), key, issuers, 0);
+  sk_X509_free(issuers);
+  return used == 1;
+}
+
 absl::Status Rejected(std::string_view setting) {
   return absl::InvalidArgumentError(Concat(std::string(setting), ": ", OpensslError()));
 }

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "common/base/openssl_ptr.h"
@@ -23,6 +24,9 @@ inline constexpr const char* kCipherSuites =
 // setting that OpenSSL rejects.
 absl::Status UseCommonSettings(SSL_CTX* context, bool tls13_only, const std::string& ciphers,
                                const std::string& groups);
+
+// A certificate (the leaf first) and its key. False: OpenSSL rejects them.
+bool UseChain(const std::vector<X509Ptr>& chain, EVP_PKEY* key, SSL_CTX* context);
 
 // InvalidArgument: "ciphers: no cipher match", with OpenSSL's last error.
 absl::Status Rejected(std::string_view setting);

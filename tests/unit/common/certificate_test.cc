@@ -41,6 +41,7 @@ TEST_F(CertificateFile, IsReadWithItsNames) {
   EXPECT_THAT(parsed->dns_names, ElementsAre("a.test", "*.b.test"));
   EXPECT_THAT(parsed->addresses, ElementsAre("10.0.0.7"));
   EXPECT_EQ(parsed->key_type, Certificate::KeyType::kEcdsa);
+  EXPECT_EQ(parsed->fingerprint.size(), 64);
   EXPECT_THAT(parsed->warnings, IsEmpty());
   EXPECT_GT(parsed->not_after, absl::Now());
 }
@@ -92,6 +93,14 @@ TEST_F(CertificateFile, WarnsOfWhatClientsWillReject) {
   parsed = ParseCertificate(Source(ca_.Issue(fixtures::LabCa::Request())), absl::Now());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_THAT(parsed->warnings, ElementsAre(HasSubstr("no subjectAltName")));
+}
+
+TEST(CertificateName, WildcardCoversOneLabel) {
+  EXPECT_TRUE(NameCovers("a.test", "a.test"));
+  EXPECT_TRUE(NameCovers("*.a.test", "b.a.test"));
+  EXPECT_FALSE(NameCovers("*.a.test", "c.b.a.test"));
+  EXPECT_FALSE(NameCovers("*.a.test", "a.test"));
+  EXPECT_FALSE(NameCovers("*.a.test", ".a.test"));
 }
 
 }  // namespace

@@ -219,7 +219,7 @@ just text
           "policy.yaml:13:7: RateLimit: name: 'Bad_Name' is not a name: expected a lower-case letter or a digit "
           "at its beginning and end",
           "policy.yaml:18:1: kind: is required; expected one of: Service, Route, RateLimit, CircuitBreaker, "
-          "Defaults, Retry, Auth, Consumer, Cors, IpAccess",
+          "Defaults, Retry, Auth, Consumer, Cors, IpAccess, Certificate",
           "policy.yaml:20:1: expected a document with kind and name, found 'just text'"));
 }
 

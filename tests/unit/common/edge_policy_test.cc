@@ -95,6 +95,15 @@ TEST(CheckRedirect, OneThatLeadsBackIsRefused) {
   EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_scheme("https"); }).empty());
   EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_host("b.example"); }).empty());
   EXPECT_TRUE(errors([](v1::Route* route) {
+                route->mutable_match()->set_scheme(v1::RouteMatch::HTTP);
+                route->mutable_redirect()->set_scheme("https");
+              }).empty());
+  EXPECT_THAT(errors([](v1::Route* route) {
+                route->mutable_match()->set_scheme(v1::RouteMatch::HTTPS);
+                route->mutable_redirect()->set_scheme("https");
+              }),
+              testing::ElementsAre("redirect.scheme: redirects to the same URL: match.scheme is https already"));
+  EXPECT_TRUE(errors([](v1::Route* route) {
                 route->mutable_redirect()->set_strip_query(true);
                 v1::QueryMatch& query = *route->mutable_match()->add_query();
                 query.set_name("old");

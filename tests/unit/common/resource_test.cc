@@ -11,7 +11,7 @@ using ::testing::HasSubstr;
 
 TEST(Resource, KindsAreThoseOfTheSchemaInItsOrder) {
   EXPECT_THAT(ResourceKinds(), ElementsAre("Service", "Route", "RateLimit", "CircuitBreaker", "Defaults", "Retry",
-                                           "Auth", "Consumer", "Cors", "IpAccess"));
+                                           "Auth", "Consumer", "Cors", "IpAccess", "Certificate"));
 }
 
 TEST(Resource, CanonicalKindTakesCasePluralsAndShortNames) {

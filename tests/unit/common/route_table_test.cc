@@ -1,5 +1,6 @@
 #include "common/policy/route/route_table.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -94,6 +95,7 @@ struct Request {
   std::string path = "/";
   std::string query = {};
   std::vector<std::pair<std::string, std::string>> fields = {};
+  bool https = false;
 };
 
 // The match of `request`; its views point into it.
@@ -101,9 +103,13 @@ RouteMatch Match(const Snapshot& snapshot, const Request& request) {
   std::vector<FieldView> fields;
   for (const auto& [name, value] : request.fields) fields.push_back({name, value});
   RouteMatch match;
-  snapshot.Match(
-      {.method = request.method, .host = request.host, .path = request.path, .query = request.query, .fields = fields},
-      &match);
+  snapshot.Match({.method = request.method,
+                  .host = request.host,
+                  .path = request.path,
+                  .query = request.query,
+                  .fields = fields,
+                  .https = request.https},
+                 &match);
   return match;
 }
 
@@ -324,6 +330,28 @@ TEST(RouteTable, ARouteOfGetTakesHeadUnlessItsEqualListsIt) {
   auto many = CompileLines(lines);
   EXPECT_EQ(NameOf(many, {.path = "/a", .fields = {{"h", "25"}}}), "get25");
   EXPECT_EQ(NameOf(many, {.method = "HEAD", .path = "/a", .fields = {{"h", "25"}}}), "head25");
+}
+
+TEST(RouteTable, TheSchemeIsAConditionMore) {
+  auto result = CompileLines({"name: any, match: { path: { prefix: /a } }",
+                              "name: clear, match: { path: { prefix: /a }, scheme: http }",
+                              "name: one, match: { path: { prefix: /b }, headers: [{ name: h, present: true }] }",
+                              "name: two, match: { path: { prefix: /b }, scheme: https, headers: [{ name: h, present: "
+                              "true }] }",
+                              "name: secure, match: { path: { prefix: /s }, scheme: https, methods: [PUT] }"});
+  EXPECT_THAT(result.warnings, testing::IsEmpty());
+  EXPECT_EQ(NameOf(result, {.path = "/a"}), "clear");
+  EXPECT_EQ(NameOf(result, {.path = "/a", .https = true}), "any");
+  EXPECT_EQ(NameOf(result, {.path = "/b", .fields = {{"h", "1"}}}), "one");
+  EXPECT_EQ(NameOf(result, {.path = "/b", .fields = {{"h", "1"}}, .https = true}), "two");
+  EXPECT_EQ(NameOf(result, {.path = "/s", .https = true}), "405");
+  EXPECT_EQ(NameOf(result, {.path = "/s"}), "404") << "over the other scheme there is nothing to allow";
+
+  auto twice = CompileLines({"name: a, match: { path: { prefix: / }, scheme: https }",
+                             "name: b, match: { path: { prefix: / }, scheme: https }",
+                             "name: c, match: { path: { prefix: / }, scheme: http }"});
+  ASSERT_EQ(twice.warnings.size(), 1);
+  EXPECT_THAT(twice.warnings[0], testing::HasSubstr("'a' and 'b' cannot be told apart"));
 }
 
 TEST(RouteTable, HeaderConditions) {

@@ -615,6 +615,45 @@ TEST(CompileSnapshot, WarnsOfIssuersThatNobodyPins) {
   }
 }
 
+TEST(CompileSnapshot, AnIdentityOfACertificateIsOneConsumers) {
+  const std::string method = "kind: Auth\nname: a\nmethods: [{ client_certificate: { identity: san_dns } }]\n---\n";
+  const auto consumer = [](std::string_view name, std::string_view identity) {
+    return Concat("kind: Consumer\nname: ", name, "\ncredentials: [{ client_certificate: { identity: \"", identity,
+                  "\" } }]\n---\n");
+  };
+  const CompileResult result = CompileWithBuiltins(method + consumer("one", "A.test") + consumer("two", "b.test"));
+  ASSERT_NE(result.snapshot, nullptr) << testing::PrintToString(Texts(result.errors));
+  EXPECT_THAT(result.warnings, IsEmpty());
+  EXPECT_TRUE(result.snapshot->consumers()->by_certificate.contains("A.test"));
+  EXPECT_TRUE(result.snapshot->consumers()->by_folded_certificate.contains("a.test"));
+  EXPECT_THAT(Texts(CompileWithBuiltins(method + consumer("one", "A.test") + consumer("two", "a.test")).errors),
+              ElementsAre(HasSubstr("has the same client certificate identity")));
+  EXPECT_THAT(
+      CompileWithBuiltins(consumer("one", "a.test")).warnings,
+      ElementsAre("Consumer/one: no Auth has a client_certificate method, so its certificate is never accepted"));
+  v1::Resource unsaid;
+  unsaid.mutable_auth()->set_name("a");
+  unsaid.mutable_auth()->add_methods()->mutable_client_certificate();
+  EXPECT_THAT(Texts(Compile({unsaid}).errors),
+              ElementsAre("Auth/a: methods[0].client_certificate.identity: is required"));
+}
+
+TEST(CompileSnapshot, FieldsOfCertificatesTellOfCertificatesAlone) {
+  const auto errors = [](std::string_view forward) {
+    return Texts(
+        CompileWithBuiltins(Concat("kind: Auth\nname: a\nmethods: [{ api_key: {} }]\nforward: { ", forward, " }\n"))
+            .errors);
+  };
+  for (const char* fine : {"X-Forwarded-Client-Cert", "Client-Cert", "X-Caller"}) {
+    EXPECT_THAT(errors(Concat("client_certificate: ", fine)), IsEmpty()) << fine;
+  }
+  for (const char* bad : {"X-Forwarded-For", "Client-Cert-Chain", "X-API-Key", "Cookie"}) {
+    EXPECT_THAT(errors(Concat("client_certificate: ", bad)), ElementsAre(HasSubstr("forward.client_certificate")))
+        << bad;
+  }
+  EXPECT_THAT(errors("consumer: Client-Cert"), ElementsAre(HasSubstr("forward.consumer")));
+}
+
 TEST(CompileSnapshot, CredentialsAreNoGoodKeyOfALimit) {
   const CompileResult result = CompileWithBuiltins(
       "kind: Auth\nname: a\nmethods: [{ api_key: { header: X-Partner } }, { basic: {} }]\n---\n"

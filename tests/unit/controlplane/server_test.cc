@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "common/base/admin_protocol.h"
+#include "common/policy/redaction.h"
 #include "common/policy/schema_version.h"
 #include "gateway/v1/admin.grpc.pb.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
@@ -315,6 +316,72 @@ TEST_F(ServerTest, WhatADataPlaneServesAlreadyIsNotSentAgain) {
   EXPECT_EQ(StateOf("dp-1").applied_revision(), 1u) << "counts without an ack";
   MustApply({StaticService("svc")});
   EXPECT_EQ(dp.ReadPolicy().back().to(), 2u) << "the first update is the next revision";
+}
+
+// What is encoded for a stream, put together again.
+v1::PolicyUpdate Decode(const EncodedUpdate& encoded) {
+  v1::PolicyUpdate all;
+  for (grpc::ByteBuffer chunk : encoded.chunks) {
+    v1::ControlPlaneMessage message;
+    EXPECT_TRUE(grpc::SerializationTraits<v1::ControlPlaneMessage>::Deserialize(&chunk, &message).ok());
+    all.MergeFrom(message.policy());
+  }
+  return all;
+}
+
+TEST(Hub, PrivateKeysTravelOnStreamsThatMayCarryThem) {
+  auto resource = std::make_shared<v1::Resource>();
+  resource->mutable_certificate()->set_name("a");
+  resource->mutable_certificate()->mutable_certificate()->set_inline_("chain");
+  resource->mutable_certificate()->mutable_key()->set_inline_("PRIVATE-KEY");
+  auto resources = std::make_shared<ResourceSet>();
+  (*resources)[KeyOf(*resource)].resource = resource;
+  auto state = std::make_shared<PolicyState>();
+  state->epoch = "e";
+  state->revision = 7;
+  state->resources = resources;
+
+  EXPECT_EQ(Decode(*EncodePolicy(*state, PrivateKeys::kSent, kSchemaVersion))
+                .resources(0)
+                .resource()
+                .certificate()
+                .key()
+                .inline_(),
+            "PRIVATE-KEY");
+  const v1::Certificate kept =
+      Decode(*EncodePolicy(*state, PrivateKeys::kKept, kSchemaVersion)).resources(0).resource().certificate();
+  EXPECT_TRUE(IsRedacted(kept.key().inline_()));
+  EXPECT_EQ(kept.certificate().inline_(), "chain");
+
+  Hub hub;
+  hub.PublishPolicy(state);
+  v1::Hello hello;
+  hello.set_schema_version(kSchemaVersion);
+  hello.set_name("dp");
+  hello.set_instance_id("1");
+  hello.set_epoch("e");
+  hello.set_revision(7);
+  hello.set_lacks_keys(true);
+  const auto sent = [&hub](const Hub::Attachment& attachment) {
+    std::string key = "nothing";
+    while (auto next = hub.Next(attachment.session)) {
+      v1::ControlPlaneMessage message;
+      EXPECT_TRUE(grpc::SerializationTraits<v1::ControlPlaneMessage>::Deserialize(&*next, &message).ok());
+      if (message.has_policy()) key = message.policy().resources(0).resource().certificate().key().inline_();
+    }
+    return key;
+  };
+  Hub::Attachment cleartext = hub.Attach(hello, "192.0.2.1:1", {}, PrivateKeys::kKept);
+  EXPECT_EQ(cleartext.keys_kept, 1u);
+  EXPECT_EQ(sent(cleartext), "nothing") << "it has what it may have";
+  const Hub::Attachment secure = hub.Attach(hello, "192.0.2.1:1", {}, PrivateKeys::kSent);
+  EXPECT_EQ(secure.keys_kept, 0u);
+  EXPECT_EQ(sent(secure), "PRIVATE-KEY") << "the same revision again, with its keys";
+  hello.set_lacks_keys(false);
+  EXPECT_EQ(sent(hub.Attach(hello, "192.0.2.1:1", {}, PrivateKeys::kSent)), "nothing");
+  hello.set_revision(0);
+  cleartext = hub.Attach(hello, "192.0.2.1:1", {}, PrivateKeys::kKept);
+  EXPECT_TRUE(IsRedacted(sent(cleartext)));
 }
 
 TEST_F(ServerTest, ANewInstanceTakesTheNameOfTheProcessThatItReplaces) {

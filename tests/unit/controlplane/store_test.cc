@@ -586,5 +586,77 @@ TEST(Store, AFailedSyncIsAnErrorAndNothingIsWrittenAfterIt) {
   EXPECT_FALSE(publisher->current()->resources->contains({"Service", "a"}));
 }
 
+// A Certificate; what its key is does not matter to the store.
+v1::Resource Keyed(const std::string& name, const std::string& key) {
+  v1::Resource resource;
+  resource.mutable_certificate()->set_name(name);
+  resource.mutable_certificate()->mutable_certificate()->set_inline_("chain of " + name);
+  resource.mutable_certificate()->mutable_key()->set_inline_(key);
+  return resource;
+}
+
+TEST(Store, PrivateKeysAreSealedOnDisk) {
+  TempDir dir;
+  const std::string path = dir.File("gateway.db");
+  {
+    auto store = MustOpen(At(path));
+    const Edit edits[] = {PutEdit(Keyed("a", "PRIVATE-KEY-1"))};
+    ASSERT_TRUE(store->Commit(Info(1), "", edits).ok());
+    const Edit more[] = {PutEdit(Keyed("a", "PRIVATE-KEY-2"), v1::Change::UPDATED)};
+    ASSERT_TRUE(store->Commit(Info(2), "", more).ok());
+  }
+  struct stat there {};
+  ASSERT_EQ(stat((path + ".sealing-key").c_str(), &there), 0);
+  EXPECT_EQ(there.st_mode & 0777, 0600u);
+  EXPECT_EQ(Contents(path).find("PRIVATE-KEY"), std::string::npos);
+  EXPECT_EQ(Contents(path + "-wal").find("PRIVATE-KEY"), std::string::npos);
+  EXPECT_NE(Contents(path).find("chain of a"), std::string::npos) << "it is public";
+  auto store = MustOpen(At(path));
+  EXPECT_EQ(store->TakeLoaded().at({"Certificate", "a"}).resource->certificate().key().inline_(), "PRIVATE-KEY-2");
+  const auto past = store->SetAt(1);
+  ASSERT_TRUE(past.ok()) << past.status();
+  EXPECT_EQ(past->resources.at({"Certificate", "a"}).resource->certificate().key().inline_(), "PRIVATE-KEY-1");
+}
+
+TEST(Store, WithoutItsSealingKeyItDoesNotOpen) {
+  TempDir dir;
+  const std::string path = dir.File("gateway.db");
+  const std::string key = path + ".sealing-key";
+  {
+    auto store = MustOpen(At(path));
+    const Edit edits[] = {PutEdit(Keyed("a", "PRIVATE-KEY-1"))};
+    ASSERT_TRUE(store->Commit(Info(1), "", edits).ok());
+  }
+  std::filesystem::rename(key, key + ".aside");
+  absl::Status status = RefusedUntouched(At(path));
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_NE(std::string(status.message()).find(key), std::string::npos) << status;
+  EXPECT_FALSE(std::filesystem::exists(key)) << "a new one would hide the loss";
+  {
+    auto other = MustOpen(At(dir.File("other.db")));  // makes another key
+    ASSERT_NE(other, nullptr);
+  }
+  StoreOptions options = At(path);
+  options.sealing_key = dir.File("other.db.sealing-key");
+  status = RefusedUntouched(options);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_NE(std::string(status.message()).find("Certificate/a"), std::string::npos) << status;
+  std::filesystem::rename(key + ".aside", key);
+  EXPECT_EQ(MustOpen(At(path))->TakeLoaded().size(), 1u);
+}
+
+// No row passes for another, even where somebody can write the file.
+TEST(Store, ASealedKeyIsOfItsRowAlone) {
+  TempDir dir;
+  const std::string path = dir.File("gateway.db");
+  {
+    auto store = MustOpen(At(path));
+    const Edit edits[] = {PutEdit(Keyed("a", "PRIVATE-KEY-1")), PutEdit(Keyed("b", "PRIVATE-KEY-2"))};
+    ASSERT_TRUE(store->Commit(Info(1), "", edits).ok());
+  }
+  Sql(path, "UPDATE resources SET body = (SELECT body FROM resources WHERE name = 'b') WHERE name = 'a'");
+  EXPECT_FALSE(Store::Open(At(path)).ok());
+}
+
 }  // namespace
 }  // namespace gateway::controlplane
