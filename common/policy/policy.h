@@ -156,6 +156,13 @@ struct UpstreamTlsPolicy {
   friend bool operator==(const UpstreamTlsPolicy&, const UpstreamTlsPolicy&) = default;
 };
 
+// What endpoints speak.
+enum class UpstreamProtocol : uint8_t {
+  kHttp1,
+  kHttp2,
+  kAuto,  // with TLS, what ALPN selects; without it HTTP/1.1
+};
+
 struct ServicePolicy {
   std::string name;  // of the Service; empty in a template
   // Exactly one of the two: `addresses`, or a service of Consul (its name is filled in per request for a template).
@@ -176,6 +183,7 @@ struct ServicePolicy {
   std::shared_ptr<const OutlierPolicy> outlier;           // null: none
   std::shared_ptr<const ServiceLimitsPolicy> limits;      // null: none
   std::shared_ptr<const UpstreamTlsPolicy> tls;           // null: cleartext
+  UpstreamProtocol protocol = UpstreamProtocol::kHttp1;   // kAuto only with TLS
 };
 
 struct SplitTarget {

@@ -353,6 +353,7 @@ void CheckService(const Report& report, const v1::Service& service) {
   if (service.has_health_check()) CheckHealthCheck(report, "health_check", service.health_check());
   if (service.has_outlier_ejection()) CheckOutlier(report, "outlier_ejection", service.outlier_ejection());
   if (service.has_tls()) CheckUpstreamTls(report, "tls", service.tls());
+  CheckEnum(report, "protocol", service.protocol(), v1::Service::Protocol_IsValid);
 }
 
 // A path template of ours that takes its variables from the route's own.
@@ -537,6 +538,8 @@ void CheckConsulServiceRoute(const Report& report, const v1::Route& route) {
   if (config.template_().has_tls()) {
     CheckUpstreamTls(report, "consul_service.template.tls", config.template_().tls());
   }
+  CheckEnum(report, "consul_service.template.protocol", config.template_().protocol(),
+            v1::Service::Protocol_IsValid);
   if (config.template_().has_outlier_ejection()) {
     CheckOutlier(report, "consul_service.template.outlier_ejection", config.template_().outlier_ejection());
   }

@@ -78,6 +78,11 @@ std::shared_ptr<const UpstreamTlsPolicy> BuildUpstreamTls(const v1::UpstreamTls&
   return policy;
 }
 
+UpstreamProtocol ProtocolOf(v1::Service::Protocol protocol, bool tls) {
+  if (protocol == v1::Service::HTTP2) return UpstreamProtocol::kHttp2;
+  return protocol == v1::Service::AUTO && tls ? UpstreamProtocol::kAuto : UpstreamProtocol::kHttp1;
+}
+
 void ReadTimeouts(const v1::Timeouts& timeouts, ServicePolicy* policy) {
   if (timeouts.has_connect()) policy->connect_timeout = ToMillis(timeouts.connect());
   if (timeouts.has_response()) policy->response_timeout = ToMillis(timeouts.response());
@@ -812,6 +817,7 @@ class SnapshotCompiler {
     policy->balance = BuildBalance(body.load_balancer());
     ReadTimeouts(body.timeouts(), policy);
     if (body.has_tls()) policy->tls = BuildUpstreamTls(body.tls());
+    policy->protocol = ProtocolOf(body.protocol(), body.has_tls());
     policy->breaker = Referred(body.circuit_breaker(), Default().circuit_breaker(), breakers_, breaker_policies_);
     policy->retry = Referred(body.retry(), Default().retry(), retries_, retry_policies_);
     ReadHealth(body, policy);

@@ -89,6 +89,13 @@ class Session {
 
   // "TLSv1.3"; a literal.
   std::string_view version() const { return SSL_get_version(ssl_.get()); }
+  // What ALPN agreed on: "h2"; empty: nothing.
+  std::string_view protocol() const {
+    const unsigned char* name = nullptr;
+    unsigned size = 0;
+    SSL_get0_alpn_selected(ssl_.get(), &name, &size);
+    return {reinterpret_cast<const char*>(name), size};
+  }
   bool resumed() const { return SSL_session_reused(ssl_.get()) != 0; }
   // The name the client asked for (SNI), lower case; empty: none. Server side.
   const std::string& server_name() const { return server_name_; }
