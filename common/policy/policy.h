@@ -105,6 +105,8 @@ struct BalancePolicy {
 
 struct HealthCheckPolicy {
   bool tcp = false;
+  bool grpc = false;
+  std::string grpc_service;  // empty: the endpoint as a whole
   std::string path = "/";
   Millis interval{5000};
   Millis timeout{1000};

@@ -141,6 +141,8 @@ void ReadHealth(const Body& body, ServicePolicy* service) {
     const v1::HealthCheck& check = body.health_check();
     auto policy = std::make_shared<HealthCheckPolicy>();
     policy->tcp = check.type() == v1::HealthCheck::TCP;
+    policy->grpc = check.type() == v1::HealthCheck::GRPC;
+    policy->grpc_service = check.service();
     if (!check.path().empty()) policy->path = check.path();
     if (check.has_interval()) policy->interval = ToMillis(check.interval());
     if (check.has_timeout()) policy->timeout = ToMillis(check.timeout());

@@ -64,6 +64,7 @@ class Exchange {
     Reason reason = Reason::kNone;
     const char* detail = "";
     bool stale = false;     // a kept connection that had ended before any byte of an answer
+    bool refused = false;   // the endpoint has not looked at the request
     bool complete = false;  // the connection has carried the request and the response to their ends
     bool sent = false;      // bytes of the request may have reached the endpoint
     bool retried = false;   // it is to be made again: PrepareRetry has said so

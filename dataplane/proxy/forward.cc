@@ -88,7 +88,8 @@ Task<void> Exchange::Forward() {
   using Reuse = UpstreamPool::Reuse;
   Attempt attempt;
   attempt.reason = Reason::kNoHealthyEndpoint;
-  bool fresh = false;  // a kept connection had ended: now only a new one will do
+  // A kept connection had ended, or takes no more requests: now only a new one will do.
+  bool fresh = false;
   int connects_failed = 0;
   for (;;) {
     if (IsGone()) {
@@ -122,7 +123,7 @@ Task<void> Exchange::Forward() {
     bool at_once = false;
     if (upstream != nullptr) {
       attempt = co_await TryEndpoint(upstream.get());
-      if (attempt.stale && !fresh && MayRepeat(attempt)) {
+      if ((attempt.stale || attempt.refused) && !fresh && MayRepeat(attempt)) {
         fresh = true;
         upload_ = RelayEnd::kComplete;
         worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
@@ -194,7 +195,8 @@ void Exchange::ReportSuccess() { permit_.Report(Outcome::kSuccess, loop().now(),
 bool Exchange::MayRepeat(const Attempt& attempt) const {
   // A body that was wholly there before is there still, and so is what has not been read yet; what was read as it came
   // is gone.
-  return !attempt.answered && (replayable_ || !upload_begun_) && (!attempt.sent || http::IsIdempotent(head_.method));
+  return !attempt.answered && (replayable_ || !upload_begun_) &&
+         (!attempt.sent || attempt.refused || http::IsIdempotent(head_.method));
 }
 
 void Exchange::CancelWhenGone(http::UpstreamStream* upstream) {
@@ -272,7 +274,7 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
       attempt.detail = "the endpoint did not take the request in time";
       co_return attempt;
     }
-    if (io == Io::kError && upstream->stale() && !attempt.sent) {
+    if (io == Io::kError && !attempt.sent && (upstream->stale() || upstream->refused())) {
       attempt.reason = Reason::kUpstreamReset;
       attempt.stale = true;
       co_return attempt;
@@ -323,6 +325,7 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
         attempt.reason = Reason::kUpstreamReset;
         attempt.detail = upstream->detail();
         attempt.stale = upstream->stale();
+        attempt.refused = upstream->refused();
         co_return attempt;
       case http::HeadRead::kInvalid:
         attempt.reason = Reason::kUpstreamInvalid;

@@ -639,7 +639,8 @@ void RuntimeState::Impl::FollowHealth() {
     for (size_t i = 0; i < service.bound->endpoints.size(); ++i) {
       const Endpoint& endpoint = *service.bound->endpoints[i];
       targets.push_back({service.bound->runtime->name, endpoint.name, endpoint.address, endpoint.address_length,
-                         service.bound->balancer->members()[i].state, service.health_check, endpoint.tls});
+                         service.bound->balancer->members()[i].state, service.health_check, endpoint.tls,
+                         endpoint.protocol});
     }
   }
   HealthChecker* follower = nullptr;

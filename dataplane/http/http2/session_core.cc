@@ -323,6 +323,13 @@ void SessionCore::Flush() {
   });
 }
 
+// Others have their turn. Meanwhile the loop has a handle to this.
+Task<void> SessionCore::GiveTurn() {
+  ++yielding_;
+  co_await Yield(&loop_);
+  --yielding_;
+}
+
 Task<void> SessionCore::WriteLoop() {
   struct Idle {
     SessionCore& session;
@@ -360,7 +367,7 @@ Task<void> SessionCore::WriteLoop() {
       RunQueued();  // who waited for room fills it again
       if (this_turn >= kBytesPerTurnMax && !out_.empty()) {
         this_turn = 0;
-        co_await Yield(&loop_);
+        co_await GiveTurn();
       }
     }
     if (out_.empty()) out_.Reset();
@@ -413,6 +420,7 @@ void SessionCore::Unqueue(StreamCore* stream) {
 
 void SessionCore::RunQueued() {
   // One after the other: whoever is resumed may queue others, or end them.
+  ++telling_;
   while (queue_first_ != nullptr && !inside_) {
     StreamCore* const stream = queue_first_;
     Unqueue(stream);
@@ -420,6 +428,7 @@ void SessionCore::RunQueued() {
     Tell(stream);
     if (!watch.gone()) AfterTold(stream);
   }
+  --telling_;
 }
 
 void SessionCore::CloseAll() {
@@ -470,7 +479,7 @@ Task<bool> SessionCore::Converse(Buffer first) {
     if (io == Io::kEnd || io == Io::kError) gone = true;
     if (gone || over()) break;
     if (io == Io::kDone) {
-      co_await Yield(&loop_);
+      co_await GiveTurn();
       continue;
     }
     const Wait wait = co_await socket_.Readable(NextDeadline());

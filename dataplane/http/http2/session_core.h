@@ -152,6 +152,8 @@ class SessionCore {
   // Queues all streams as closed, and tells them.
   void CloseAll();
   bool over() const;
+  // None of its coroutines is on the stack, and nothing of it waits for the end of the turn.
+  bool settled() const { return telling_ == 0 && yielding_ == 0 && !flush_scheduled_; }
   nghttp2_data_provider Provider() const;
 
   CoreResources& core_;
@@ -179,6 +181,7 @@ class SessionCore {
 
   void Feed(const char* data, size_t size);
   bool AppendOutput(const void* data, size_t size);
+  Task<void> GiveTurn();
   Task<void> WriteLoop();
   void Unqueue(StreamCore* stream);
   void SayGoodbye();
@@ -190,6 +193,8 @@ class SessionCore {
   std::coroutine_handle<> writer_;
   bool write_failed_ = false;
 
+  int telling_ = 0;   // RunQueued is on the stack
+  int yielding_ = 0;  // GiveTurn is waiting
   StreamCore* queue_first_ = nullptr;
   StreamCore* queue_last_ = nullptr;
 };
