@@ -19,6 +19,7 @@ enum GrpcCode : int {
   kGrpcUnimplemented = 12,
   kGrpcInternal = 13,
   kGrpcUnavailable = 14,
+  kGrpcDataLoss = 15,
   kGrpcUnauthenticated = 16,
 };
 

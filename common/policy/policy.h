@@ -71,6 +71,7 @@ struct RetryPolicy {
   bool on_reset = false;
   bool on_timeout = false;
   std::bitset<600> statuses;         // of an answer
+  std::bitset<32> grpc_codes;        // the same, of gRPC; any: calls are retried whatever `methods` says
   std::vector<std::string> methods;  // sorted
   Millis per_try_timeout{0};         // 0: none
   Millis backoff_base{25};

@@ -747,7 +747,10 @@ void CheckRetry(const Report& report, const v1::Retry& retry) {
   RetryPolicy scratch;
   for (int i = 0; i < retry.conditions_size(); ++i) {
     if (!AddRetryCondition(retry.conditions(i), &scratch)) {
-      const std::string near = NearestName(retry.conditions(i), {"connect_failure", "reset", "timeout", "5xx"});
+      const std::string near =
+          NearestName(retry.conditions(i),
+                      {"connect_failure", "reset", "timeout", "5xx", "grpc:unavailable", "grpc:resource_exhausted",
+                       "grpc:deadline_exceeded", "grpc:internal", "grpc:aborted", "grpc:unknown", "grpc:cancelled"});
       report.Add(At("conditions", i),
                  fmt::format("{} is not a condition; {}", QuoteForMessage(retry.conditions(i)),
                              near.empty() ? "expected connect_failure, reset, timeout, 5xx, or a status from 400 to 599"

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -558,7 +559,14 @@ class SnapshotCompiler {
     std::vector<RouteTable::Entry> entries;
     entries.reserve(routes_.sorted.size());
     snapshot_->routes_.reserve(routes_.sorted.size());
-    for (const auto& [name, route] : routes_.sorted) {
+    std::deque<v1::Route> plain;  // of those that match gRPC
+    for (const auto& [name, given] : routes_.sorted) {
+      const v1::Route* route = given;
+      if (given->match().has_grpc()) {
+        plain.push_back(*given);
+        *plain.back().mutable_match() = WithoutGrpc(given->match());
+        route = &plain.back();
+      }
       auto policy = BuildRoute(*route);
       policy->index = static_cast<uint32_t>(snapshot_->routes_.size());
       entries.push_back({policy.get(), route});

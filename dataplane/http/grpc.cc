@@ -22,24 +22,28 @@ std::string_view FindFieldValue(std::span<const FieldView> fields, std::string_v
 }
 
 std::optional<std::chrono::nanoseconds> ParseGrpcTimeout(std::string_view text) {
-  if (text.size() < 2 || text.size() > 9) return std::nullopt;
+  if (text.size() < 2 || text.size() > 9) return std::nullopt;  // 8 digits and a unit
   int64_t number = 0;
   const char* const end = text.data() + text.size() - 1;
   const auto [stop, code] = std::from_chars(text.data(), end, number);
   if (code != std::errc() || stop != end || number < 0) return std::nullopt;
+  const auto bounded = [number](auto unit) {
+    constexpr std::chrono::nanoseconds kMax = kGrpcTimeoutMax;
+    return number > kMax / unit ? kMax : number * std::chrono::nanoseconds(unit);
+  };
   switch (text.back()) {
     case 'H':
-      return std::chrono::hours(number);
+      return bounded(std::chrono::hours(1));
     case 'M':
-      return std::chrono::minutes(number);
+      return bounded(std::chrono::minutes(1));
     case 'S':
-      return std::chrono::seconds(number);
+      return bounded(std::chrono::seconds(1));
     case 'm':
-      return std::chrono::milliseconds(number);
+      return bounded(std::chrono::milliseconds(1));
     case 'u':
-      return std::chrono::microseconds(number);
+      return bounded(std::chrono::microseconds(1));
     case 'n':
-      return std::chrono::nanoseconds(number);
+      return bounded(std::chrono::nanoseconds(1));
     default:
       return std::nullopt;
   }
@@ -78,6 +82,21 @@ int GrpcCodeOfStatus(int status) {
       return kGrpcDeadlineExceeded;
     default:
       return kGrpcUnknown;
+  }
+}
+
+int StatusOfGrpcCode(int code) {
+  switch (code) {
+    case kGrpcUnknown:  // what a handler that throws leads to
+    case kGrpcInternal:
+    case kGrpcDataLoss:
+      return 500;
+    case kGrpcUnavailable:
+      return 503;
+    case kGrpcDeadlineExceeded:
+      return 504;
+    default:
+      return 200;
   }
 }
 

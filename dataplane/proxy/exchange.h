@@ -41,6 +41,7 @@ class Exchange {
  public:
   static constexpr int kConnectAttemptsMax = 3;  // endpoints tried while connections are refused
   static constexpr const char* kMaxDurationDetail = "max_duration is over";
+  static constexpr const char* kGrpcTimeoutDetail = "grpc-timeout is over";
 
   Exchange(Worker* worker, http::DownstreamStream* stream);
   Exchange(const Exchange&) = delete;
@@ -72,6 +73,14 @@ class Exchange {
 
   // exchange.cc, in the order of a request's life.
   void Identify();  // request id and client address, by what the peer may say
+  // grpc_call.cc: what sets calls of gRPC apart.
+  void ReadCall();  // whether the request is one, and its deadline
+  bool IsCallFor(const RetryPolicy& retry) const { return grpc_ && retry.grpc_codes.any(); }
+  void KeepForRetry(const http::BodyPiece& piece);  // of a body that flows as it comes
+  void NoteCallStatus(std::span<const FieldView> fields);
+  int OutcomeStatus(int status) const;  // of a response, as breakers, ejection and metrics see it
+  Task<void> RefuseCall(Reason reason, std::string_view fields);
+  Task<void> EndCall(Reason reason);  // its response breaks off
   Reason NormalizeTarget();
   bool FindBuiltin();  // /health and the like
   Task<void> AnswerBuiltin();
@@ -115,7 +124,8 @@ class Exchange {
   bool MayRepeat(const Attempt& attempt) const;
   void ReportFailure(const Attempt& attempt);
   void ReportHead(int status);  // of the response that is relayed
-  void ReportSuccess();         // its body has ended, or has flowed for long enough
+  void ReportSuccess();         // its body has flowed for long enough
+  void ReportEnd();             // its body has ended
 
   // exchange_balance.cc: the endpoints.
   bool PickEndpoint();
@@ -130,6 +140,8 @@ class Exchange {
   Task<Reason> BufferBody(uint64_t bytes_max);
   // `connected`: it failed on a connection, not for want of one.
   bool PrepareRetry(Reason reason, int status, bool connected = true);
+  // Whether a condition of the Retry names how it ended, by its status or by that of ours in its place.
+  bool IsRetryStatus(Reason reason, int status) const;
   bool KeepsRetrying() const { return retry_ != nullptr && retries_ < retry_->attempts; }
   void CopyForMirrors(std::string_view payload);
   void StartMirrors();
@@ -175,6 +187,7 @@ class Exchange {
   void KeepOfHead();
 
   bool OutOfTime() const { return loop().now() >= ends_at_; }
+  const char* OutOfTimeDetail() const { return timed_by_client_ ? kGrpcTimeoutDetail : kMaxDurationDetail; }
   EventLoop& loop() const { return worker_->loop(); }
 
   Worker* const worker_;
@@ -185,7 +198,10 @@ class Exchange {
 
   // The request.
   TimePoint started_;
-  bool upgrading_ = false;  // it asks for WebSocket, and its route allows that
+  bool upgrading_ = false;                     // it asks for WebSocket, and its route allows that
+  bool grpc_ = false;                          // a call of gRPC
+  bool timed_by_client_ = false;               // ends_at_ is its grpc-timeout's
+  std::chrono::nanoseconds grpc_timeout_{-1};  // below 0: none
   char request_id_room_[33];
   std::string_view request_id_;
   std::string client_ip_room_;  // where it is not the peer's
@@ -230,6 +246,7 @@ class Exchange {
   uint64_t body_bytes_ = 0;     // of it, without framing, so far
   bool body_complete_ = false;  // all of it was read
   bool replayable_ = false;     // all of it is in buffered_body_, and can be sent again
+  bool keeps_body_ = false;     // what passes is kept in body_room_, so that it becomes replayable
   bool mirrors_ = false;        // copies are still to be sent, of mirror_body_
   RelayEnd upload_ = RelayEnd::kComplete;
   bool stop_upload_ = false;
@@ -245,6 +262,8 @@ class Exchange {
   bool answer_head_read_ = false;
   bool answer_started_ = false;
   int status_ = 0;
+  int grpc_status_ = -1;         // of a call; -1: none was said
+  bool answer_bounded_ = false;  // it announced its length
   Reason reason_ = Reason::kNone;
   bool aborted_ = false;
   http::End end_ = http::End::kComplete;
@@ -258,7 +277,7 @@ class Exchange {
   TimePoint attempt_started_;
   TimePoint head_read_;                       // the response's head, in this attempt
   std::chrono::nanoseconds head_latency_{0};  // what the endpoint took for it
-  TimePoint ends_at_ = TimePoint::max();      // by the route's max_duration
+  TimePoint ends_at_ = TimePoint::max();      // by the route's max_duration, or the call's deadline
   std::chrono::nanoseconds upstream_duration_{-1};
 };
 

@@ -20,8 +20,11 @@ class Exchange::Upload final : public RelayObserver {
  public:
   Upload(Exchange* exchange, http::UpstreamStream* upstream) : exchange_(*exchange), upstream_(*upstream) {}
 
-  // A mirror needs the payload.
-  http::BodyForms Forms() override { return {.framed = !exchange_.mirrors_, .pipe = !exchange_.mirrors_}; }
+  // A mirror and a retry need the payload.
+  http::BodyForms Forms() override {
+    const bool looks = exchange_.mirrors_ || exchange_.keeps_body_;
+    return {.framed = !looks, .pipe = !looks};
+  }
 
   RelayEnd OnPiece(const http::BodyPiece& piece) override {
     if (piece.pipe != nullptr) {
@@ -36,14 +39,17 @@ class Exchange::Upload final : public RelayObserver {
     exchange_.body_bytes_ += piece.payload;
     const RoutePolicy& route = *exchange_.match_.route;
     if (route.bounds_body && exchange_.body_bytes_ > route.max_body_bytes) return RelayEnd::kTooLarge;
+    if (exchange_.keeps_body_) exchange_.KeepForRetry(piece);
     if (exchange_.mirrors_) exchange_.CopyForMirrors(piece.bytes);
     if (piece.last) exchange_.StartMirrors();
     return RelayEnd::kRunning;
   }
 
-  // A client that waits for a 100 does not stall.
+  // A client that waits for a 100 does not stall, nor does a call with nothing to say for now: whether its client is
+  // still there is asked of the connection.
   TimePoint ReadDeadline(TimePoint since) override {
-    return exchange_.continue_awaited_ ? exchange_.ends_at_ : since + exchange_.options_.read_timeout;
+    return exchange_.continue_awaited_ || exchange_.grpc_ ? exchange_.ends_at_
+                                                          : since + exchange_.options_.read_timeout;
   }
   bool Stopped() const override { return exchange_.stop_upload_; }
 
@@ -63,10 +69,11 @@ class Exchange::Download final : public RelayObserver {
     if (piece.pipe != nullptr) {
       exchange_.worker_->metrics().Add(WorkerGauge::kSplicedBytesTotal, static_cast<int64_t>(piece.payload));
     }
+    if (piece.last) exchange_.NoteCallStatus(piece.trailers);
     // A response that still flows when the breaker's timeout has passed since its head succeeded, so that a long one
     // does not hold a probe until it is given up.
     const BoundService& service = *exchange_.service_;
-    if (service.breaker != nullptr &&
+    if (!piece.last && service.breaker != nullptr &&
         exchange_.loop().now() >= exchange_.head_read_ + service.policy->breaker->timeout) {
       exchange_.ReportSuccess();
     }
@@ -108,6 +115,7 @@ Task<void> Exchange::Forward() {
     }
     ++attempts_;
     attempt = {};
+    grpc_status_ = -1;
     attempt_started_ = head_sent_ = request_sent_ = loop().now();
     const bool repeatable = replayable_ && http::IsIdempotent(head_.method);
     const Reuse reuse = fresh ? Reuse::kNone : repeatable ? Reuse::kKept : Reuse::kProbed;
@@ -120,6 +128,11 @@ Task<void> Exchange::Forward() {
     } else if (!upstream->connected() && !co_await Connect(upstream.get(), &attempt)) {
       upstream = nullptr;
     }
+    if (grpc_ && upstream != nullptr && !upstream->carries_trailers()) {
+      attempt.reason = Reason::kNotImplemented;
+      attempt.detail = "the endpoint speaks HTTP/1.1, which would lose the status of a call: gRPC needs protocol http2";
+      break;
+    }
     bool at_once = false;
     if (upstream != nullptr) {
       attempt = co_await TryEndpoint(upstream.get());
@@ -131,8 +144,7 @@ Task<void> Exchange::Forward() {
       }
       if (attempt.complete) upstream->Finish();
       if (attempt.reason == Reason::kNone) {
-        ReportSuccess();
-        ReportEndpoint(status_, Reason::kNone);
+        ReportEnd();
         break;
       }
       if (!attempt.stale) ReportEndpoint(0, attempt.reason);
@@ -166,6 +178,7 @@ Task<void> Exchange::Forward() {
     detail_ = attempt.detail;
     aborted_ = true;
     if (end_ == http::End::kComplete) end_ = http::End::kCutShort;
+    if (grpc_) co_await EndCall(attempt.reason);
     co_return;
   }
   if (attempt.reason == Reason::kClientClosed) co_return EndUnanswered();
@@ -178,6 +191,9 @@ void Exchange::ReportFailure(const Attempt& attempt) {
   const bool blameless = attempt.reason == Reason::kClientClosed || attempt.reason == Reason::kRequestTimeout ||
                          attempt.reason == Reason::kBadRequest || attempt.reason == Reason::kOverloaded ||
                          attempt.reason == Reason::kBodyTooLarge || attempt.reason == Reason::kDraining ||
+                         attempt.reason == Reason::kNotImplemented ||
+                         // (Else a client could open it by a deadline that nobody can meet.)
+                         (attempt.reason == Reason::kRequestDeadline && timed_by_client_ && OutOfTime()) ||
                          (attempt.answered && attempt.reason == Reason::kRequestDeadline) ||
                          (attempt.reason == Reason::kRequestDeadline && upload_ != RelayEnd::kComplete);
   permit_.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now(), ServiceTime());
@@ -187,6 +203,12 @@ void Exchange::ReportFailure(const Attempt& attempt) {
 void Exchange::ReportHead(int status) {
   const Outcome outcome = status >= 500 ? Outcome::kFailure : Outcome::kSuccess;
   permit_.Report(outcome, loop().now(), head_latency_);
+  ReportEndpoint(status, Reason::kNone);
+}
+
+void Exchange::ReportEnd() {
+  const int status = OutcomeStatus(status_);
+  permit_.Report(status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now(), head_latency_);
   ReportEndpoint(status, Reason::kNone);
 }
 
@@ -215,7 +237,7 @@ Task<bool> Exchange::Connect(http::UpstreamStream* upstream, Attempt* failure) {
     failure->reason = EndOfCancelled();
   } else if (io == Io::kAgain && (OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout)) {
     failure->reason = Reason::kRequestDeadline;
-    failure->detail = OutOfTime() ? kMaxDurationDetail : "";
+    failure->detail = OutOfTime() ? OutOfTimeDetail() : "";
   } else if (upstream->tls_failure() != nullptr) {
     failure->reason = Reason::kUpstreamTlsFailed;
     failure->detail = upstream->tls_failure();
@@ -336,15 +358,16 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
         co_return attempt;
     }
   }
-  const int status = response->status;
+  if (!response->has_body) NoteCallStatus(response->field_views());
+  const int status = OutcomeStatus(response->status);
   head_latency_ = ServiceTime();
   head_read_ = loop().now();
   answer_head_read_ = true;
   upstream_duration_ = loop().now() - attempt_started_;
   if (status < 502 || status > 504) ObserveLatency(head_latency_);  // else ReportHead does
   if (status >= 500) ReportHead(status);
-  if (KeepsRetrying() && status < 600 && retry_->statuses.test(static_cast<size_t>(status)) &&
-      PrepareRetry(Reason::kNone, status)) {
+  if (KeepsRetrying() && IsRetryStatus(Reason::kNone, response->status) &&
+      PrepareRetry(Reason::kNone, response->status)) {
     ReportEndpoint(status, Reason::kNone);
     // The client does not see this response. Its connection is good for another one only where all of it is here
     // already.
@@ -355,7 +378,7 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
     attempt.complete = upstream->Read({}, &rest) == http::BodyRead::kPiece && rest.last;
     co_return attempt;
   }
-  if (status == 101) {
+  if (response->status == 101) {
     ReportHead(status);
     co_return co_await Tunnel(upstream, response);
   }
@@ -376,6 +399,8 @@ Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, 
     co_return attempt;
   }
   status_ = head.status;
+  answer_bounded_ = head.length.has_value();
+  if (first.last && response->has_body) NoteCallStatus(first.trailers);
   answer_started_ = true;
   if (io == Io::kAgain) io = co_await stream_.Flush(options_.write_timeout, ends_at_);
   RelayEnd end = RelayEnd::kComplete;
@@ -412,7 +437,7 @@ Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, 
       break;
     case RelayEnd::kOutOfTime:
       attempt.reason = Reason::kRequestDeadline;
-      attempt.detail = kMaxDurationDetail;
+      attempt.detail = OutOfTimeDetail();
       break;
     default:
       attempt.complete = upload_ == RelayEnd::kComplete;
@@ -470,7 +495,7 @@ Exchange::Attempt Exchange::EndOfWait(Wait wait) const {
   if (wait == Wait::kTimeout) {
     const bool deadline = OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout;
     attempt.reason = deadline ? Reason::kRequestDeadline : Reason::kUpstreamTimeout;
-    attempt.detail = OutOfTime() ? kMaxDurationDetail : "no response in time";
+    attempt.detail = OutOfTime() ? OutOfTimeDetail() : "no response in time";
     return attempt;
   }
   switch (upload_) {

@@ -102,6 +102,7 @@ class UpstreamPool::NegotiatingStream final : public http::UpstreamStream {
   bool heard() const override { return inner_->heard(); }
   bool stale() const override { return inner_->stale(); }
   bool refused() const override { return inner_->refused(); }
+  bool carries_trailers() const override { return inner_ == nullptr || inner_->carries_trailers(); }
   void Finish() override { inner_->Finish(); }
   void Cancel() override {
     if (inner_ != nullptr) return inner_->Cancel();

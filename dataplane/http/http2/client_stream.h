@@ -50,6 +50,7 @@ class ClientStream final : public http::UpstreamStream, public StreamCore {
   bool heard() const override { return heard_; }
   bool stale() const override;
   bool refused() const override { return refused_ || (!sent_ && closed_); }
+  bool carries_trailers() const override { return true; }
   void Finish() override {}  // the connection carries other requests, whatever became of this one
   void Cancel() override { (void)CancelWaits(); }
   bool cancelled() const override { return cancelled_; }
