@@ -378,6 +378,7 @@ struct RoutePolicy {
   Millis timeout{30000};
   Millis max_duration{0};  // 0: none
   bool websocket = false;  // a client may change to it
+  bool grpc_web = false;   // calls of gRPC-Web become gRPC
   Millis upgrade_idle_timeout{300000};
 
   // Null or empty: the route does not use it.

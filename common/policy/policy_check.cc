@@ -691,6 +691,7 @@ void CheckRoute(const Report& report, const v1::Route& route) {
     refuse(route.has_rewrite(), "rewrite");
     refuse(route.mirror_size() > 0, "mirror");
     refuse(route.upgrades_size() > 0, "upgrades");
+    refuse(route.grpc_web(), "grpc_web");
     refuse(route.has_request_headers(), "request_headers");
     refuse(route.has_request_query(), "request_query");
   }

@@ -564,7 +564,7 @@ class SnapshotCompiler {
       const v1::Route* route = given;
       if (given->match().has_grpc()) {
         plain.push_back(*given);
-        *plain.back().mutable_match() = WithoutGrpc(given->match());
+        *plain.back().mutable_match() = WithoutGrpc(given->match(), given->grpc_web());
         route = &plain.back();
       }
       auto policy = BuildRoute(*route);
@@ -982,6 +982,7 @@ class SnapshotCompiler {
     }
     if (route.has_max_duration()) policy->max_duration = ToMillis(route.max_duration());
     if (route.has_upgrade_idle_timeout()) policy->upgrade_idle_timeout = ToMillis(route.upgrade_idle_timeout());
+    policy->grpc_web = route.grpc_web();
     policy->websocket = std::find(route.upgrades().begin(), route.upgrades().end(),
                                   static_cast<int>(v1::Route::WEBSOCKET)) != route.upgrades().end();
     for (const std::string& name : route.rate_limits().empty() ? Default().rate_limits() : route.rate_limits()) {

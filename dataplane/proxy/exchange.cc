@@ -167,6 +167,9 @@ Task<void> Exchange::Handle() {
     if (path_ == "*") co_return co_await Reply(200, {}, kServedMethodsField, {});
     co_return co_await Refuse(reason, detail_);
   }
+  if (match_.route->grpc_web) {
+    if (const Reason reason = ReadWebCall(); reason != Reason::kNone) co_return co_await Refuse(reason, body_detail_);
+  }
   if (match_.route->max_duration.count() > 0) ends_at_ = started_ + match_.route->max_duration;
   if (grpc_timeout_.count() >= 0 && started_ + grpc_timeout_ < ends_at_) {
     ends_at_ = started_ + grpc_timeout_;
@@ -482,7 +485,9 @@ Task<void> Exchange::Reply(int status, std::string_view body, std::string_view f
   response.lines = lines;
   response.has_body = !body.empty() && head_.method != "HEAD";
   // Neither has a body, nor a length (RFC 9110, section 8.6).
-  if (status != 204 && status != 304 && !(grpc_ && body.empty())) response.length = body.size();
+  if (status != 204 && status != 304 && !(grpc_ && head_.version == http::Version::kHttp2)) {
+    response.length = body.size();
+  }
   http::BodyPiece piece{.last = true};
   if (response.has_body) {
     piece.bytes = body;

@@ -17,6 +17,7 @@
 #include "absl/container/inlined_vector.h"
 #include "common/policy/route/path.h"
 #include "common/policy/snapshot.h"
+#include "dataplane/http/grpc_web.h"
 #include "dataplane/http/stream.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/policy/circuit_breaker.h"
@@ -74,7 +75,10 @@ class Exchange {
   // exchange.cc, in the order of a request's life.
   void Identify();  // request id and client address, by what the peer may say
   // grpc_call.cc: what sets calls of gRPC apart.
-  void ReadCall();  // whether the request is one, and its deadline
+  void ReadCall();       // whether the request is one, and its deadline
+  Reason ReadWebCall();  // the same, of gRPC-Web, where the route takes it
+  bool AdaptToWeb(http::Response* response, http::OutgoingResponse* head);  // false: it goes on as it is
+  std::string_view CallType() const { return web_type_.empty() ? "application/grpc" : std::string_view(web_type_); }
   bool IsCallFor(const RetryPolicy& retry) const { return grpc_ && retry.grpc_codes.any(); }
   void KeepForRetry(const http::BodyPiece& piece);  // of a body that flows as it comes
   void NoteCallStatus(std::span<const FieldView> fields);
@@ -202,6 +206,12 @@ class Exchange {
   bool grpc_ = false;                          // a call of gRPC
   bool timed_by_client_ = false;               // ends_at_ is its grpc-timeout's
   std::chrono::nanoseconds grpc_timeout_{-1};  // below 0: none
+  // Of gRPC-Web; else empty.
+  std::string web_type_;                           // the Content-Type of its response
+  std::string grpc_type_;                          // and of its request, as gRPC
+  std::string web_body_;                           // what of the body came with the head, decoded
+  std::optional<http::GrpcWebSource> web_source_;  // where it is base64
+  std::optional<http::GrpcWebSink> web_sink_;
   char request_id_room_[33];
   std::string_view request_id_;
   std::string client_ip_room_;  // where it is not the peer's
@@ -263,6 +273,7 @@ class Exchange {
   bool answer_started_ = false;
   int status_ = 0;
   int grpc_status_ = -1;         // of a call; -1: none was said
+  bool answers_call_ = false;    // the response that is relayed is one of gRPC
   bool answer_bounded_ = false;  // it announced its length
   Reason reason_ = Reason::kNone;
   bool aborted_ = false;

@@ -161,6 +161,7 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
   if (copy_bytes) lines << "X-Gateway-Mirror: 1\r\n";
   request.lines = lines.Cut();
   request.fields = {fields->data(), fields->size()};
+  if (!web_type_.empty()) request.takes_trailers = true;  // they go on in the response's body
   request.has_body = head_.has_body;
   request.length = head_.length;
   if (copy_bytes) {

@@ -7,6 +7,8 @@
 #include <memory>
 #include <utility>
 
+#include "common/base/grpc_code.h"
+#include "dataplane/http/grpc.h"
 #include "dataplane/net/alarm.h"
 #include "dataplane/proxy/exchange.h"
 #include "spdlog/spdlog.h"
@@ -48,8 +50,8 @@ class Exchange::Upload final : public RelayObserver {
   // A client that waits for a 100 does not stall, nor does a call with nothing to say for now: whether its client is
   // still there is asked of the connection.
   TimePoint ReadDeadline(TimePoint since) override {
-    return exchange_.continue_awaited_ || exchange_.grpc_ ? exchange_.ends_at_
-                                                          : since + exchange_.options_.read_timeout;
+    const bool silent = exchange_.continue_awaited_ || (exchange_.grpc_ && exchange_.web_type_.empty());
+    return silent ? exchange_.ends_at_ : since + exchange_.options_.read_timeout;
   }
   bool Stopped() const override { return exchange_.stop_upload_; }
 
@@ -178,7 +180,7 @@ Task<void> Exchange::Forward() {
     detail_ = attempt.detail;
     aborted_ = true;
     if (end_ == http::End::kComplete) end_ = http::End::kCutShort;
-    if (grpc_) co_await EndCall(attempt.reason);
+    if (answers_call_) co_await EndCall(attempt.reason);
     co_return;
   }
   if (attempt.reason == Reason::kClientClosed) co_return EndUnanswered();
@@ -207,6 +209,7 @@ void Exchange::ReportHead(int status) {
 }
 
 void Exchange::ReportEnd() {
+  if (answers_call_ && grpc_status_ < 0) grpc_status_ = kGrpcUnknown;  // as its client sees it
   const int status = OutcomeStatus(status_);
   permit_.Report(status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now(), head_latency_);
   ReportEndpoint(status, Reason::kNone);
@@ -388,11 +391,15 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
 Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, http::Response* response) {
   Attempt attempt;
   attempt.answered = true;
-  const http::OutgoingResponse head = BuildResponse(response);
+  answers_call_ = grpc_ && response->status == 200 &&
+                  http::IsGrpcContentType(http::FindFieldValue(response->field_views(), "content-type"));
+  http::OutgoingResponse head = BuildResponse(response);
+  const bool web = AdaptToWeb(response, &head);
+  http::BodySink* const sink = web ? static_cast<http::BodySink*>(&*web_sink_) : &stream_;
   // What of the body came with the head leaves with the head.
   http::BodyPiece first;
   const http::BodyRead read = upstream->Read({}, &first);
-  Io io = stream_.Begin(head, first);
+  Io io = stream_.Begin(head, web ? web_sink_->Encode(first) : first);
   if (io == Io::kEnd) {
     attempt.answered = false;
     attempt.reason = Reason::kOverloaded;
@@ -410,7 +417,7 @@ Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, 
     end = RelayEnd::kInvalid;
   } else if (!first.last) {
     Download download(this);
-    end = co_await Relay(&loop(), upstream, &stream_, &download, {options_.write_timeout, ends_at_});
+    end = co_await Relay(&loop(), upstream, sink, &download, {options_.write_timeout, ends_at_});
   }
   switch (end) {
     case RelayEnd::kSinkGone:
@@ -450,12 +457,13 @@ Task<void> Exchange::UploadBody(http::UpstreamStream* upstream) {
   RelayEnd end = RelayEnd::kOverloaded;
   try {
     Upload upload(this, upstream);
-    end = co_await Relay(&loop(), &stream_, upstream, &upload, {service_->policy->response_timeout});
+    http::BodySource* const source = web_source_ ? static_cast<http::BodySource*>(&*web_source_) : &stream_;
+    end = co_await Relay(&loop(), source, upstream, &upload, {service_->policy->response_timeout});
   } catch (const std::exception& error) {
     spdlog::error("request {}: its body could not be relayed: {}", request_id_, error.what());
   }
   if (end == RelayEnd::kSinkGone && upstream->cancelled()) end = RelayEnd::kSourceGone;
-  if (end == RelayEnd::kInvalid) body_detail_ = stream_.detail();
+  if (end == RelayEnd::kInvalid) body_detail_ = web_source_ ? web_source_->detail() : stream_.detail();
   upload_ = end;
   if (end == RelayEnd::kComplete || end == RelayEnd::kSinkGone) {
     // Now the clock runs for the response. An endpoint that takes no more may have answered before it stopped reading.

@@ -9,6 +9,8 @@
 #include "common/base/grpc_code.h"
 #include "common/base/text.h"
 #include "dataplane/http/grpc.h"
+#include "dataplane/http/grpc_web.h"
+#include "dataplane/http/http1/head.h"
 #include "dataplane/proxy/exchange.h"
 
 namespace gateway::dataplane {
@@ -34,6 +36,49 @@ void Exchange::ReadCall() {
   const std::string_view timeout = http::FindFieldValue(head_.field_views(), "grpc-timeout");
   if (timeout.empty()) return;
   if (const auto parsed = http::ParseGrpcTimeout(timeout)) grpc_timeout_ = *parsed;
+}
+
+Reason Exchange::ReadWebCall() {
+  if (grpc_ || head_.method != "POST") return Reason::kNone;
+  for (size_t i = 0; i < head_.fields.size(); ++i) {
+    FieldView& field = head_.fields[i];
+    if (!http1::EqualsIgnoreCase(field.name, "content-type")) continue;
+    const std::optional<http::GrpcWebType> type = http::ParseGrpcWebType(field.value);
+    if (!type) return Reason::kNone;
+    grpc_ = true;
+    web_type_ = Concat("application/grpc-web", type->text ? "-text" : "", type->suffix);
+    grpc_type_ = Concat("application/grpc", type->suffix);
+    field.value = grpc_type_;
+    const std::string_view timeout = http::FindFieldValue(head_.field_views(), "grpc-timeout");
+    if (const auto parsed = http::ParseGrpcTimeout(timeout)) grpc_timeout_ = *parsed;
+    if (!type->text || !head_.has_body) return Reason::kNone;
+    head_.length.reset();
+    http::Base64Reader reader;
+    if (!reader.Read(buffered_body_, &web_body_) || (body_complete_ && !reader.Finish(&web_body_))) {
+      body_detail_ = "a gRPC-Web body that is not base64";
+      return Reason::kBadRequest;
+    }
+    buffered_body_ = web_body_;
+    body_bytes_ = web_body_.size();
+    web_source_.emplace(&stream_, reader);
+    return Reason::kNone;
+  }
+  return Reason::kNone;
+}
+
+// A response without a message has its status in its head, where browsers see it; one that is none of gRPC stays as it
+// is.
+bool Exchange::AdaptToWeb(http::Response* response, http::OutgoingResponse* head) {
+  if (web_type_.empty() || !answers_call_) return false;
+  for (FieldView& field : response->fields) {
+    if (!http1::EqualsIgnoreCase(field.name, "content-type")) continue;
+    field.value = web_type_;
+    if (!head->has_body) return false;
+    head->length.reset();
+    web_sink_.emplace(&stream_, web_type_.find("-text") != std::string::npos);
+    return true;
+  }
+  return false;
 }
 
 // A call's messages flow as they come, since its client may wait for an answer before it sends the next one. While they
@@ -79,12 +124,13 @@ Task<void> Exchange::RefuseCall(Reason reason, std::string_view fields) {
   grpc_status_ = http::GrpcCodeOfStatus(InfoOf(reason).status);
   const std::string all =
       Concat(fields, "grpc-status: ", grpc_status_, "\r\ngrpc-message: ", CallMessage(reason), "\r\n");
-  co_await Reply(200, {}, all, "application/grpc");
+  co_await Reply(200, {}, all, CallType());
 }
 
 // Its trailers say why, which tells a client more than a reset.
 Task<void> Exchange::EndCall(Reason reason) {
-  if (reason == Reason::kClientClosed || answer_bounded_ || end_ == http::End::kReset) co_return;
+  const bool web = !web_type_.empty();
+  if (reason == Reason::kClientClosed || answer_bounded_ || end_ == http::End::kReset || (web && !web_sink_)) co_return;
   const int code = http::GrpcCodeOfStatus(InfoOf(reason).status);
   std::array<char, 4> digits;
   const char* const end = std::to_chars(digits.data(), digits.data() + digits.size(), code).ptr;
@@ -94,7 +140,7 @@ Task<void> Exchange::EndCall(Reason reason) {
   http::BodyPiece piece;
   piece.last = true;
   piece.trailers = trailers;
-  Io io = stream_.Write(piece);
+  Io io = web ? web_sink_->Write(piece) : stream_.Write(piece);
   if (io == Io::kAgain) io = co_await stream_.Flush(kLastWordsTimeout, TimePoint::max());
   if (io != Io::kDone) co_return;
   grpc_status_ = code;

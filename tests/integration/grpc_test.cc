@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/base/base64.h"
 #include "common/base/text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -340,6 +341,49 @@ TEST_F(Grpc, AResponseThatBreaksOffEndsWithAStatus) {
   echo_->Shutdown(0ms);  // its calls are cancelled
   EXPECT_FALSE(call.Read());
   EXPECT_FALSE(call.Finish().ok());
+}
+
+// What a browser sends and understands.
+std::string WebMessage(std::string_view text) {
+  std::string message = std::string(4, '\0') + static_cast<char>(text.size());
+  return message.append(text);
+}
+std::string Base64Text(std::string_view bytes) {
+  std::string text = EncodeBase64(Base64::kStandard, bytes);
+  text.resize((text.size() + 3) / 4 * 4, '=');
+  return text;
+}
+
+TEST_F(Grpc, CallsOfGrpcWebBecomeCalls) {
+  Start({}, "", "grpc_web: true");
+  const std::string message = WebMessage("hello");
+  const auto binary = Fetch(gateway_->port(), "POST", "/test.Echo/Chat",
+                            "Content-Type: application/grpc-web+proto\r\nX-Echo: kept\r\n", message);
+  ASSERT_TRUE(binary.ok()) << binary.status();
+  EXPECT_EQ(binary->status, 200);
+  EXPECT_EQ(binary->Field("Content-Type"), "application/grpc-web+proto");
+  EXPECT_TRUE(binary->body.starts_with(message));
+  EXPECT_THAT(binary->body, HasSubstr("grpc-status:0\r\n"));
+  EXPECT_THAT(binary->body, HasSubstr("x-echoed:kept\r\n"));
+  EXPECT_EQ(binary->body[message.size()], '\x80');
+
+  const auto text = Fetch(gateway_->port(), "POST", "/test.Echo/Chat", "Content-Type: application/grpc-web-text\r\n",
+                          Base64Text(message));
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(text->Field("Content-Type"), "application/grpc-web-text");
+  EXPECT_TRUE(text->body.starts_with(Base64Text(message).substr(0, 12))) << text->body;
+
+  const auto failed =
+      Fetch(gateway_->port(), "POST", "/test.Echo/Fail", "Content-Type: application/grpc-web\r\n", WebMessage("5 no"));
+  ASSERT_TRUE(failed.ok()) << failed.status();
+  EXPECT_EQ(failed->status, 200);
+  EXPECT_EQ(failed->Field("grpc-status").value_or(""), "5") << "without a message the status is in the header";
+
+  const auto wrong =
+      Fetch(gateway_->port(), "POST", "/test.Echo/Chat", "Content-Type: application/grpc-web-text\r\n", "!");
+  ASSERT_TRUE(wrong.ok()) << wrong.status();
+  EXPECT_EQ(wrong->Field("grpc-status").value_or(""), "13");
+  EXPECT_EQ(LastLine(4)["detail"], "a gRPC-Web body that is not base64");
 }
 
 }  // namespace

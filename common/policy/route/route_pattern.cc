@@ -289,7 +289,7 @@ void CheckStringMatch(const Match& match, const std::string& field, ReportField 
 
 }  // namespace
 
-v1::RouteMatch WithoutGrpc(const v1::RouteMatch& match) {
+v1::RouteMatch WithoutGrpc(const v1::RouteMatch& match, bool any_type) {
   v1::RouteMatch plain = match;
   if (!match.has_grpc()) return plain;
   const v1::GrpcMatch& grpc = match.grpc();
@@ -300,9 +300,11 @@ v1::RouteMatch WithoutGrpc(const v1::RouteMatch& match) {
   }
   plain.clear_methods();
   plain.add_methods("POST");
-  v1::HeaderMatch* const type = plain.add_headers();
-  type->set_name("content-type");
-  type->set_prefix("application/grpc");
+  if (!any_type) {
+    v1::HeaderMatch* const type = plain.add_headers();
+    type->set_name("content-type");
+    type->set_prefix("application/grpc");
+  }
   plain.clear_grpc();
   return plain;
 }
