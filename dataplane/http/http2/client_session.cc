@@ -164,6 +164,7 @@ bool ClientSession::SubmitRequest(ClientStream* stream, const http::OutgoingRequ
     return false;
   }
   stream->id_ = id;
+  carried_ = true;
   guard_.OnRequest(loop_.now());
   return true;
 }

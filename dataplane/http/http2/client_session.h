@@ -125,6 +125,7 @@ class ClientSession final : public SessionCore {
   const char* end_detail_ = "";  // why it ended, for streams without a response
   bool speaks_http2_ = true;     // as far as can be told
   bool settings_received_ = false;
+  bool carried_ = false;  // a request
   bool gave_up_ = false;  // nobody shall wait for this connection any more
   bool retired_ = false;
   std::chrono::milliseconds idle_timeout_{60'000};

@@ -8,7 +8,7 @@ namespace gateway::dataplane::http2 {
 
 using http::HeadRead;
 
-ClientStream::ClientStream(ClientSession* session) : StreamCore(session, 0), reused_(session->serving()) {
+ClientStream::ClientStream(ClientSession* session) : StreamCore(session, 0), reused_(session->carried_) {
   drops_trailers_ = true;
 }
 

@@ -81,7 +81,7 @@ class ClientStream final : public http::UpstreamStream, public StreamCore {
   size_t interim_bytes_ = 0;
   const char* end_detail_ = "";  // of a response that breaks off
 
-  const bool reused_;            // the connection was there before
+  const bool reused_;            // the connection had carried a request before
   bool to_head_ = false;         // the request is a HEAD
   bool sent_ = false;            // its head has left nghttp2
   bool heard_ = false;           // a header section has begun

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "dataplane/net/alarm.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/http2_client.h"
@@ -163,10 +164,9 @@ class ClientSessions : public ::testing::Test {
     for (const FieldView& field : response->fields) {
       call->fields.emplace_back(std::string(field.name), std::string(field.value));
     }
-    while (call->holds) {
-      (void)co_await stream->Readable(loop_.now() + 100ms);
-      if (release_) break;
-      co_await Yield(&loop_);
+    while (call->holds && !release_) {
+      Alarm pause(&loop_);
+      (void)co_await pause.Until(loop_.now() + 20ms);
     }
     for (;;) {
       const http::BodyRead read = stream->Read({}, &piece);
@@ -226,12 +226,12 @@ TEST_F(ClientSessions, ARequestAndItsResponseArriveWhole) {
   EXPECT_EQ(request->body, "hello");
   EXPECT_EQ(peer.Setting(NGHTTP2_SETTINGS_ENABLE_PUSH), 0u);
   EXPECT_EQ(peer.Setting(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE), ClientSession::kStreamWindow);
-  peer.Respond(request->stream, 200, "world", {{"x-two", "2"}}, {{"grpc-status", "0"}, {"content-length", "9"}});
+  peer.Respond(request->stream, 200, "world", {{"x-two", "2"}}, {{"grpc-status", "0"}, {"authorization", "x"}});
   ASSERT_TRUE(Finish(call));
   EXPECT_EQ(call.status, 200);
   EXPECT_EQ(call.fields, (Fields{{"x-two", "2"}}));
   EXPECT_EQ(call.answer, "world");
-  EXPECT_EQ(call.answer_trailers, (Fields{{"grpc-status", "0"}})) << "what frames a message is no trailer";
+  EXPECT_EQ(call.answer_trailers, (Fields{{"grpc-status", "0"}})) << "what authenticates is no trailer";
   EXPECT_FALSE(request->reset);
 }
 
@@ -341,19 +341,20 @@ TEST_F(ClientSessions, ResponsesWithoutABodyEndWithTheirHead) {
 
 TEST_F(ClientSessions, InvalidResponsesAreRejected) {
   Http2Server& peer = Connect();
-  const std::vector<std::pair<Fields, std::string>> kResponses = {
-      {{{":status", "20"}}, "the response has an invalid status"},
-      {{{":status", "101"}}, "a 101 in HTTP/2"},
-      {{{"x-one", "1"}}, "a response without :status"},
-      {{{":status", "200"}, {"x one", "1"}}, "an invalid field in the response header"},
-      {{{":status", "200"}, {"x-one", "a\x01z"}}, "an invalid field in the response header"},
-      {{{":status", "200"}, {"content-length", "1"}, {"content-length", "1"}}, ""},
-      {{{":status", "200"}, {"content-length", "five"}}, ""},
-      {{{":status", "200"}, {"connection", "close"}}, ""},
-      {{{":status", "200"}, {"transfer-encoding", "chunked"}}, ""},
+  const std::vector<Fields> kResponses = {
+      {{":status", "20"}},
+      {{":status", "101"}},
+      {{"x-one", "1"}},
+      {{":status", "200"}, {"x one", "1"}},
+      {{":status", "200"}, {"x-one", "a\x01z"}},
+      {{":status", "200"}, {"content-length", "1"}, {"content-length", "1"}},
+      {{":status", "200"}, {"content-length", "five"}},
+      {{":status", "200"}, {"connection", "close"}},
+      {{":status", "200"}, {"transfer-encoding", "chunked"}},
+      {{"x-one", "1"}, {":status", "200"}},
   };
   size_t n = 0;
-  for (const auto& [fields, detail] : kResponses) {
+  for (const Fields& fields : kResponses) {
     Call call;
     Start(&call);
     Http2Request* const request = peer.AwaitRequest(n++);
