@@ -136,6 +136,15 @@ std::string SubjectOf(const X509* certificate) {
   return {data, static_cast<size_t>(size)};
 }
 
+std::string FingerprintOf(const X509* certificate) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  if (X509_digest(certificate, EVP_sha256(), digest, &size) != 1) return "";
+  std::string text;
+  for (unsigned int i = 0; i < size; ++i) text += absl::StrFormat("%02x", digest[i]);
+  return text;
+}
+
 AlternativeNames AlternativeNamesOf(const X509* certificate) {
   AlternativeNames names;
   const NamesPtr all(
@@ -150,10 +159,12 @@ AlternativeNames AlternativeNamesOf(const X509* certificate) {
       names.addresses.emplace_back(text);
       continue;
     }
-    if (name->type != GEN_DNS) continue;
+    if (name->type != GEN_DNS && name->type != GEN_URI && name->type != GEN_EMAIL) continue;
     const std::string_view text = ViewOf(name->d.ia5);
     if (text.empty() || !IsPrintable(text)) continue;
-    names.dns.push_back(absl::AsciiStrToLower({text.data(), text.size()}));
+    if (name->type == GEN_DNS) names.dns.push_back(absl::AsciiStrToLower({text.data(), text.size()}));
+    if (name->type == GEN_URI) names.uris.emplace_back(text);
+    if (name->type == GEN_EMAIL) names.emails.emplace_back(text);
   }
   return names;
 }

@@ -51,8 +51,12 @@ absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* librar
 
 // "CN=orders,O=shop" (RFC 2253).
 std::string SubjectOf(const X509* certificate);
+// SHA-256 of the certificate, 64 hexadecimal digits.
+std::string FingerprintOf(const X509* certificate);
 struct AlternativeNames {
   std::vector<std::string> dns;        // lower case
+  std::vector<std::string> uris;       // as written
+  std::vector<std::string> emails;     // as written
   std::vector<std::string> addresses;  // "10.0.0.7", "2001:db8::1"
 };
 // Names with a NUL or a control character are left out.

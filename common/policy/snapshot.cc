@@ -783,7 +783,7 @@ class SnapshotCompiler {
       }
     }
     std::sort(policy->origins.begin(), policy->origins.end());
-    policy->methods = MethodsWithHead(cors.methods());
+    policy->methods.assign(cors.methods().begin(), cors.methods().end());
     policy->any_method = std::find(policy->methods.begin(), policy->methods.end(), "*") != policy->methods.end();
     if (policy->methods.empty()) policy->methods = {"GET", "HEAD", "POST"};
     for (const std::string& header : cors.headers()) {

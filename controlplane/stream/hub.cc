@@ -221,6 +221,7 @@ void Hub::KeepTime() {
     }
     keeper_wakes_.wait_for(lock, absl::ToChronoMilliseconds(next - options_.now()) + std::chrono::milliseconds(1));
     if (options_.now() < next) continue;
+    PruneGone();  // first: who waits for a rollout looks when told
     lock.unlock();
     ledger_.Notify();
     lock.lock();

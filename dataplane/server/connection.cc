@@ -11,6 +11,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "dataplane/http/http1/server_stream.h"
 #include "dataplane/http/http2/server_session.h"
+#include "dataplane/net/alarm.h"
 #include "dataplane/net/proxy_header.h"
 #include "dataplane/proxy/serve_request.h"
 #include "dataplane/server/worker.h"
@@ -75,7 +76,7 @@ Detached ClientConnection::Run(std::unique_ptr<ClientConnection> self, ListenerO
     if (self->info.peer_trusted && options.proxy_header != ProxyHeaderMode::kNone) {
       if (!co_await self->ReadProxyHeader(options.proxy_header)) co_return;
     }
-    if (!self->info.peer_trusted && !self->CountAddress()) {
+    if (!self->info.peer_trusted && !co_await self->CountAddress()) {
       if (options.tls < 0) co_await self->RefuseAndLinger(kTooManyConnections);
       co_return;  // before a handshake there is nothing that a TLS client would understand
     }
@@ -165,17 +166,28 @@ void ClientConnection::BecomeAsked() {
   worker_->List(this);
 }
 
-bool ClientConnection::CountAddress() {
+Task<bool> ClientConnection::CountAddress() {
   const int64_t max = worker_->connections_per_address_max();
   ConnectionsByAddress& by_address = worker_->counts().by_address;
-  counted_ = by_address.Add(info.peer, max) || (worker_->CloseSilentOf(info.peer) && by_address.Add(info.peer, max));
-  if (counted_) return true;
+  const auto count = [&] {
+    counted_ = by_address.Add(info.peer, max) || (worker_->CloseSilentOf(info.peer) && by_address.Add(info.peer, max));
+    return counted_;
+  };
+  if (count()) co_return true;
+  // The silent ones may be another worker's.
+  if (worker_->AskOthersForRoomOf(info.peer)) {
+    Alarm alarm(&worker_->loop());
+    for (int i = 0; i < kRoomTries; ++i) {
+      co_await alarm.Until(worker_->loop().now() + kRoomTryInterval);
+      if (count()) co_return true;
+    }
+  }
   worker_->metrics().Add(WorkerGauge::kConnectionsRefusedTotal, 1);
   if (worker_->MayWarn(Worker::Warning::kAddressConnectionsMax)) {
     spdlog::warn("a connection from {} is rejected: it has {} already (server.max_connections_per_address)",
                  info.peer_ip, max);
   }
-  return false;
+  co_return false;
 }
 
 Task<bool> ClientConnection::ReadProxyHeader(ProxyHeaderMode mode) {

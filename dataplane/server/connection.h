@@ -39,6 +39,9 @@ class ClientConnection : private http::Connection {
   // section 9.6).
   static constexpr size_t kLingerBytesMax = 4 << 20;
   static constexpr std::chrono::milliseconds kLingerTime{2000};
+  // How long a connection too many of its address waits for other workers to make room.
+  static constexpr int kRoomTries = 8;
+  static constexpr std::chrono::milliseconds kRoomTryInterval{5};
 
   // Takes over an accepted, non-blocking descriptor.
   static void Start(Worker* worker, int fd, const sockaddr_storage& address, const ListenerOptions& options);
@@ -74,7 +77,7 @@ class ClientConnection : private http::Connection {
   ClientConnection(Worker* worker, const sockaddr_storage& address, const in6_addr& peer_address);
   static Detached Run(std::unique_ptr<ClientConnection> self, ListenerOptions options);
   void BecomeAsked();
-  bool CountAddress();                               // false: this address has too many already
+  Task<bool> CountAddress();                         // false: this address has too many already
   Task<bool> ReadProxyHeader(ProxyHeaderMode mode);  // false: the connection is of no use
   Task<bool> AcceptTls(int listener);                // false: the handshake failed
   Task<bool> SpeaksHttp2(const ListenerOptions& options);

@@ -153,11 +153,13 @@ void DataPlane::MakeWorkers() {
   shared.budget = &budget_;
   shared.counts = &counts_;
   shared.metrics_page = [this] { return MetricsReply(metrics_).body; };
-  shared.ask_others_for_room = [this](int asking) {
-    for (const auto& worker : workers_) {
-      if (worker->index() != asking) worker->GiveWay();
-    }
-  };
+  if (worker_count_ > 1) {
+    shared.ask_others_for_room = [this](int asking, const std::optional<in6_addr>& address) {
+      for (const auto& worker : workers_) {
+        if (worker->index() != asking) worker->GiveWay(address);
+      }
+    };
+  }
   if (const auto redis = ParseHostPort(config_.redis().address()); redis.ok()) {
     redis_directory_ = std::make_unique<RedisDirectory>(redis->host, redis->port);
     shared.redis_directory = redis_directory_.get();
@@ -185,6 +187,9 @@ absl::Status DataPlane::MakeClient() {
   }
   options.workers = static_cast<uint32_t>(worker_count_);
   options.main_port = listeners_.port;
+  if (predecessor_ != nullptr) {
+    options.replaces_instance = predecessor_->instance().empty() ? "*" : predecessor_->instance();
+  }
   options.redis_away = [this] {
     return std::any_of(workers_.begin(), workers_.end(), [](const auto& worker) {
       return worker->redis() == nullptr || !worker->redis()->counters().up.load(std::memory_order_relaxed);
@@ -300,6 +305,7 @@ void DataPlane::TakeItsPlace() {
 void DataPlane::OfferHandover() {
   HandoverServer::Options options;
   options.path = config_.server().handover();
+  options.instance = client_->instance_id();
   for (const PassedSocket& each : listeners_.sockets) {
     options.sockets.push_back(
         {each.systemd ? SocketRole::kSystemd : SocketRole::kMain, each.fd, AddressText(each.address)});

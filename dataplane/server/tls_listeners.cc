@@ -22,7 +22,7 @@ using prometheus::MetricType;
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   // Reading a FIFO or a terminal would wait for ever.
-  struct stat found{};
+  struct stat found {};
   if (::stat(path.c_str(), &found) == 0 && !S_ISREG(found.st_mode))
     return absl::InvalidArgumentError(Concat(path, ": expected a file of PEM, not a directory, pipe or device"));
   std::ifstream file(path, std::ios::binary);

@@ -171,8 +171,8 @@ void Worker::CutShort() {
   });
 }
 
-void Worker::GiveWay() {
-  loop_.Post([this] { (void)MakeRoomForOne(); });
+void Worker::GiveWay(const std::optional<in6_addr>& address) {
+  loop_.Post([this, address] { (void)(address ? CloseSilent(&*address) : MakeRoomForOne()); });
 }
 
 void Worker::OnIdleGrace(void* self) {
@@ -272,13 +272,19 @@ bool Worker::CannotAccept(const char* why) {
   metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
   if (MayWarn(Warning::kCannotAccept)) spdlog::error("worker {} cannot accept connections: {}", index_, why);
   accept_timer_.Arm(loop_.now() + kAcceptRetry);
-  if (shared_.ask_others_for_room) shared_.ask_others_for_room(index_);
+  if (shared_.ask_others_for_room) shared_.ask_others_for_room(index_, std::nullopt);
   return false;
 }
 
 int64_t Worker::connections_per_address_max() const {
   const int64_t configured = options().max_connections_per_address;
   return configured > 0 ? configured : ConnectionsByAddress::DefaultMax(options().max_connections, connections_max_);
+}
+
+bool Worker::AskOthersForRoomOf(const in6_addr& address) {
+  if (!shared_.ask_others_for_room) return false;
+  shared_.ask_others_for_room(index_, address);
+  return true;
 }
 
 bool Worker::CloseSilent(const in6_addr* address) {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -75,8 +76,8 @@ class Worker final : private DescriptorReserve {
     ConnectionCounts* counts;
     // Answers /metrics on the main port; may be null.
     std::function<std::string()> metrics_page;
-    // Asks the workers other than `asking` to GiveWay; may be null.
-    std::function<void(int asking)> ask_others_for_room;
+    // Asks the workers other than `asking` to GiveWay; null: there are none.
+    std::function<void(int asking, const std::optional<in6_addr>& address)> ask_others_for_room;
     // For limits of scope redis; a null directory: there is no Redis, their on_unavailable holds.
     RedisStore::Options redis = {};
     RedisDirectory* redis_directory = nullptr;
@@ -106,8 +107,9 @@ class Worker final : private DescriptorReserve {
   void Drain(std::chrono::milliseconds idle_grace, std::function<void()> done);
   // While draining: requests that still wait for a service are answered with 503. Any thread.
   void CutShort();
-  // Closes a connection that nobody uses, so that another worker can accept one. Any thread.
-  void GiveWay();
+  // Closes a connection that nobody uses, or a silent one of `address`, so that another worker can take one. Any
+  // thread.
+  void GiveWay(const std::optional<in6_addr>& address);
   // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
   void Stop();
 
@@ -179,6 +181,8 @@ class Worker final : private DescriptorReserve {
   // Closes the connection of `address` that has waited longest without a request ever arriving on it. False: there is
   // none on this worker.
   bool CloseSilentOf(const in6_addr& address) { return CloseSilent(&address); }
+  // Asks the other workers for the same. They do it in their own time. False: there are none.
+  bool AskOthersForRoomOf(const in6_addr& address);
 
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);

@@ -23,7 +23,7 @@ constexpr char kPolicy[] =
 
 Process::Result Ctl(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), BinaryPath("gatewayctl"));
-  return Process::Run({.argv = std::move(arguments)});
+  return Process::Run(Process::Options{.argv = std::move(arguments)});
 }
 
 // A lab's authority, with certificates as they are asked for.
@@ -146,7 +146,7 @@ TEST_F(Mtls, ATokenIsAsGoodAsACertificateAndNothingIsNoCredential) {
   const std::string server = Concat("127.0.0.1:", control_plane.admin_port());
   const auto run = [&](std::vector<std::string> arguments, std::vector<std::pair<std::string, std::string>> env = {}) {
     arguments.insert(arguments.begin(), {BinaryPath("gatewayctl"), "--server", server, "--ca", pki_.File("ca.crt")});
-    return Process::Run({.argv = std::move(arguments), .env = std::move(env)});
+    return Process::Run(Process::Options{.argv = std::move(arguments), .env = std::move(env)});
   };
   const Process::Result nobody = run({"get", "routes"});
   EXPECT_EQ(nobody.exit.code, 8);
@@ -234,12 +234,12 @@ TEST_F(Mtls, ADataPlaneTakesItsNewCertificateWithTheNextConnection) {
 
 TEST_F(Mtls, ACertificateThatCannotServeIsToldAtTheStart) {
   pki_.Issue({"--server", "brief", "--expires", "1ms"});
-  const Process::Result result = Process::Run(
-      {.argv = {BinaryPath("gateway-controlplane"), "--set", "control_plane.database=" + directory_.File("x.db"),
-                "--set", "control_plane.admin_listen=127.0.0.1:0", "--set", "control_plane.stream_listen=127.0.0.1:0",
-                "--set", "control_plane.metrics_port=0", "--set", "consul.address=", "--set",
-                "control_plane.admin_tls.cert=" + pki_.File("brief.crt"), "--set",
-                "control_plane.admin_tls.key=" + pki_.File("brief.key")}});
+  const Process::Result result = Process::Run(Process::Options{
+      .argv = {BinaryPath("gateway-controlplane"), "--set", "control_plane.database=" + directory_.File("x.db"),
+               "--set", "control_plane.admin_listen=127.0.0.1:0", "--set", "control_plane.stream_listen=127.0.0.1:0",
+               "--set", "control_plane.metrics_port=0", "--set", "consul.address=", "--set",
+               "control_plane.admin_tls.cert=" + pki_.File("brief.crt"), "--set",
+               "control_plane.admin_tls.key=" + pki_.File("brief.key")}});
   EXPECT_EQ(result.exit.code, 1);
   EXPECT_THAT(result.err, HasSubstr("control_plane.admin_tls: "));
   EXPECT_THAT(result.err, HasSubstr("brief.crt: the certificate expired at"));

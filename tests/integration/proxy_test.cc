@@ -729,6 +729,7 @@ TEST_F(Proxy, ARequestThatComesBackIsStopped) {
   const int port = FreePort();
   options.policy = ServicePolicyYaml({Concat("127.0.0.1:", port)});
   options.port = port;
+  options.sets = {"server.workers=1"};  // so that lines come in their order
   DataPlane looping(std::move(options));
   const auto response = Fetch(looping.port(), "GET", "/svc");
   ASSERT_TRUE(response.ok()) << response.status();

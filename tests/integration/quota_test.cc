@@ -327,7 +327,8 @@ TEST_F(FleetQuota, DescribeEffectiveShowsEveryPolicyInOrderWithItsSource) {
   const auto described = control_.Ctl({"describe", "route", "svc", "--effective", "-o", "json"});
   ASSERT_EQ(described.exit.code, 0) << described.err;
   std::vector<std::string> rows;
-  for (const auto& row : nlohmann::json::parse(described.out)["items"]) {
+  const auto json = nlohmann::json::parse(described.out);
+  for (const auto& row : json["items"]) {
     rows.push_back(Concat(row["stage"].get<std::string>(), " | ", row["policy"].get<std::string>(), " | ",
                           row["source"].get<std::string>()));
   }

@@ -37,22 +37,19 @@ struct SessionCore::Callbacks {
         return 0;
       case NGHTTP2_CONTINUATION:
         return 0;
-      case NGHTTP2_DATA:
-      case NGHTTP2_PRIORITY:
-      case NGHTTP2_RST_STREAM:
-      case NGHTTP2_SETTINGS:
-      case NGHTTP2_PUSH_PROMISE:
-      case NGHTTP2_PING:
-      case NGHTTP2_GOAWAY:
-      case NGHTTP2_WINDOW_UPDATE:
-      case NGHTTP2_PRIORITY_UPDATE:
+      case NGHTTP2_PRIORITY:  // here: once we said that we don't follow it, OnFrameReceived is not told
+        session.Count(Abuse::kPriority);
         break;
       default:
-        session.Count(Abuse::kUnknownFrames);
         break;
     }
     session.headers_since_ = TimePoint::max();
     return 0;
+  }
+
+  static int OnUnknownFrame(nghttp2_session*, void**, const nghttp2_frame_hd*, void* self) {
+    Of(self).Count(Abuse::kUnknownFrames);
+    return NGHTTP2_ERR_CANCEL;  // it is ignored (RFC 9113, section 5.5)
   }
 
   static int OnBeginHeaders(nghttp2_session*, const nghttp2_frame* frame, void* self) {
@@ -94,7 +91,6 @@ struct SessionCore::Callbacks {
       case NGHTTP2_PING:
         if ((frame->hd.flags & NGHTTP2_FLAG_ACK) == 0) session.Count(Abuse::kPing);
         break;
-      case NGHTTP2_PRIORITY:
       case NGHTTP2_PRIORITY_UPDATE:
         session.Count(Abuse::kPriority);
         break;
@@ -164,8 +160,11 @@ struct SessionCore::Callbacks {
                         void* self) {
     SessionCore& session = Of(self);
     StreamCore* const stream = session.StreamOf(frame->hd.stream_id);
-    if (stream == nullptr || !session.AppendOutput(head, kFrameHeadBytes) ||
-        !session.AppendOutput(stream->source_.data(), size)) {
+    // Its writer has given up since the frame was begun.
+    if (stream == nullptr || stream->source_.size() < size) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    // nghttp2_session_mem_send goes on from one DATA frame to the next.
+    if (session.out_.size() >= kOutputHighWater) return NGHTTP2_ERR_WOULDBLOCK;
+    if (!session.AppendOutput(head, kFrameHeadBytes) || !session.AppendOutput(stream->source_.data(), size)) {
       return NGHTTP2_ERR_CALLBACK_FAILURE;
     }
     stream->Sent(size);
@@ -191,9 +190,16 @@ CoreResources::CoreResources(EventLoop* loop, BufferPool* buffers)
   nghttp2_session_callbacks_set_on_frame_send_callback(callbacks_, &Callbacks::OnFrameSent);
   nghttp2_session_callbacks_set_on_stream_close_callback(callbacks_, &Callbacks::OnStreamClosed);
   nghttp2_session_callbacks_set_send_data_callback(callbacks_, &Callbacks::OnSendData);
+  nghttp2_session_callbacks_set_unpack_extension_callback(callbacks_, &Callbacks::OnUnknownFrame);
 
   nghttp2_option_set_no_auto_window_update(nghttp2_options_, 1);
   nghttp2_option_set_no_closed_streams(nghttp2_options_, 1);
+  // nghttp2 would pass over frames of other types without a word.
+  for (int type = NGHTTP2_CONTINUATION + 1; type <= 0xff; ++type) {
+    if (type != NGHTTP2_PRIORITY_UPDATE) {
+      nghttp2_option_set_user_recv_extension_type(nghttp2_options_, static_cast<uint8_t>(type));
+    }
+  }
   nghttp2_option_set_max_continuations(nghttp2_options_, kContinuationsMax);
   nghttp2_option_set_max_outbound_ack(nghttp2_options_, kOutboundAcksMax);
   nghttp2_option_set_max_settings(nghttp2_options_, kSettingsMax);
@@ -287,6 +293,7 @@ bool SessionCore::AppendOutput(const void* data, size_t size) {
   if (!out_) return false;
   if (out_.room() < size) out_.Compact();
   if (out_.room() < size && !buffers().Grow(&out_, out_.size() + size)) return false;
+  if (out_.room() < size) return false;  // more than the largest block
   std::memcpy(out_.space(), data, size);
   out_.Filled(size);
   return true;

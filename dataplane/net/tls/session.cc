@@ -392,6 +392,13 @@ bool Session::HasData() {
 
 bool Session::Quiet() { return !HasData() && !ended_ && !failed_ && SSL_has_pending(ssl_.get()) == 0; }
 
+std::string_view Session::protocol() const {
+  const unsigned char* name = nullptr;
+  unsigned int size = 0;
+  SSL_get0_alpn_selected(ssl_.get(), &name, &size);
+  return {reinterpret_cast<const char*>(name), size};
+}
+
 Io Session::Flush(int flags) {
   if (unsent_size_ == 0) return Io::kDone;
   iovec part{unsent_.get() + unsent_at_, unsent_size_};

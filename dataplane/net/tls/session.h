@@ -89,17 +89,15 @@ class Session {
 
   // "TLSv1.3"; a literal.
   std::string_view version() const { return SSL_get_version(ssl_.get()); }
-  // What ALPN agreed on: "h2"; empty: nothing.
-  std::string_view protocol() const {
-    const unsigned char* name = nullptr;
-    unsigned size = 0;
-    SSL_get0_alpn_selected(ssl_.get(), &name, &size);
-    return {reinterpret_cast<const char*>(name), size};
-  }
+  // "h2", "http/1.1"; empty: none was negotiated.
+  std::string_view protocol() const;
   bool resumed() const { return SSL_session_reused(ssl_.get()) != 0; }
   // The name the client asked for (SNI), lower case; empty: none. Server side.
   const std::string& server_name() const { return server_name_; }
   void set_server_name(std::string name) { server_name_ = std::move(name); }
+  // The peer's certificate; null: it sent none.
+  X509Ptr peer_certificate() const { return X509Ptr(SSL_get1_peer_certificate(ssl_.get())); }
+  SSL* ssl() const { return ssl_.get(); }
 
   // The session that owns `ssl`.
   static Session* Of(const SSL* ssl) { return static_cast<Session*>(SSL_get_app_data(ssl)); }

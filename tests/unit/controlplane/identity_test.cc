@@ -17,6 +17,7 @@
 #include "controlplane/identity/scope.h"
 #include "controlplane/identity/tokens.h"
 #include "controlplane/server.h"
+#include "gateway/v1/admin.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
@@ -647,7 +648,9 @@ TEST_F(GateTest, HistoryAndAuditNameWhoWasAuthenticatedAndNotWhoWasClaimed) {
   for (const v1::AuditEntry& entry : Audit()) {
     told.push_back(absl::StrCat(entry.actor(), " ", entry.action(), " ", v1::AuditEntry::Outcome_Name(entry.outcome()),
                                 " ", entry.revision(), " ", entry.detail()));
-    if (entry.action() != "Start") EXPECT_EQ(entry.address(), "127.0.0.1");
+    if (entry.action() != "Start") {
+      EXPECT_EQ(entry.address(), "127.0.0.1");
+    }
     EXPECT_GT(entry.time().seconds(), 0);
   }
   EXPECT_THAT(

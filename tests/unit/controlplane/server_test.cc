@@ -544,7 +544,8 @@ TEST_F(ServerTest, ReflectionKnowsEveryServiceThatItListsInBothVersions) {
       Request list;
       list.set_list_services("");
       std::set<std::string> services;
-      for (const auto& service : ask(list).list_services_response().service()) {
+      const Response listed = ask(list);
+      for (const auto& service : listed.list_services_response().service()) {
         services.insert(service.name());
         Request symbol;
         symbol.set_file_containing_symbol(service.name());

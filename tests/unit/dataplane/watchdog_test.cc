@@ -95,7 +95,7 @@ TEST(Watchdog, SeesARealWorkerThatIsBlocked) {
   options.watchdog_timeout = 200ms;
   BufferBudget budget(1 << 20);
   ConnectionCounts counts;
-  Worker::Shared shared{&options, &budget, &counts, nullptr};
+  Worker::Shared shared{&options, &budget, &counts, nullptr, {}};
   MetricsRegistry metrics(1);
   RuntimeState runtime(&metrics);
   Worker worker(0, shared, {}, metrics.shard(0), nullptr, runtime.Bind(nullptr, EndpointTable(), false));

@@ -68,7 +68,7 @@ class Workers : public ::testing::Test {
   ServerOptions options_;
   BufferBudget budget_{64 << 20};
   ConnectionCounts counts_;
-  Worker::Shared shared_{&options_, &budget_, &counts_, nullptr};
+  Worker::Shared shared_{&options_, &budget_, &counts_, nullptr, {}};
   MetricsRegistry metrics_{2};
   RuntimeState runtime_{&metrics_};
   uint16_t port_ = 0;

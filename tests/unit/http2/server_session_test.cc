@@ -11,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/http2_client.h"
 #include "tests/fixtures/wait_for.h"
@@ -159,13 +160,14 @@ class Sessions : public ::testing::Test {
 
   // Waits for the end of the request's body, which may never come.
   static Task<void> Hang(Sessions& self, http::DownstreamStream& stream) {
+    std::pair<Sessions*, http::DownstreamStream*> watched = {&self, &stream};
     stream.WatchGone(
         [](void* watch) {
           auto& [sessions, on] = *static_cast<std::pair<Sessions*, http::DownstreamStream*>*>(watch);
           ++sessions->told_gone_;
           on->Cancel();
         },
-        &(self.watch_ = {&self, &stream}));
+        &watched);
     (void)co_await stream.Readable(TimePoint::max());
     while (!stream.gone() && !stream.cancelled()) {
       http::BodyPiece piece;
@@ -185,7 +187,6 @@ class Sessions : public ::testing::Test {
   Serve serve_ = &Sessions::Describe;
   std::unique_ptr<SessionResources> resources_;
   ServerSession* session_ = nullptr;  // on the loop
-  std::pair<Sessions*, http::DownstreamStream*> watch_;
   std::atomic<int> served_{0};
   std::atomic<int> served_now_{0};
   std::atomic<int> told_gone_{0};
@@ -237,6 +238,31 @@ TEST_F(Sessions, BodiesLongerThanAnyBufferPassBothWays) {
   const int32_t second = client.Send({.method = "POST", .body = large});
   EXPECT_EQ(client.Finish(first, 60s).body, large);
   EXPECT_EQ(client.Finish(second, 60s).body, large);
+}
+
+// A frame may have been begun when there was no room for it, and its bytes be gone when there is.
+TEST_F(Sessions, AWriterThatGivesUpLeavesTheConnectionToOthers) {
+  send_buffer_ = 4096;
+  Event gave_up;
+  const std::string large(1 << 20, 'x');
+  serve_ = [&](Sessions& self, http::DownstreamStream& stream) -> Task<void> {
+    if (stream.request().path != "/large") co_return co_await Describe(self, stream);
+    http::OutgoingResponse response;
+    response.status = 200;
+    response.has_body = true;
+    Io io = stream.Begin(response, {.bytes = large, .payload = large.size(), .last = true});
+    if (io == Io::kAgain) io = co_await stream.Flush(50ms, TimePoint::max());
+    EXPECT_EQ(io, Io::kAgain);
+    stream.Finish(http::End::kCutShort);
+    gave_up.Set();
+  };
+  Http2Client& client = Connect();
+  ASSERT_TRUE(client.Await([&] { return client.settings_received(); }));
+  const int32_t stream = client.Send({.path = "/large"});
+  ASSERT_TRUE(gave_up.Wait());  // nothing is read meanwhile
+  EXPECT_EQ(client.Finish(stream).reset, static_cast<uint32_t>(NGHTTP2_INTERNAL_ERROR));
+  EXPECT_EQ(client.Fetch({.path = "/small"}).status, 200);
+  EXPECT_FALSE(client.goaway());
 }
 
 // Nobody reads the request's body: what the client can send is the stream's window, and no more.
@@ -583,7 +609,7 @@ TEST_F(Abuses, MadeYouReset) {
   for (int i = 0; i < 200 && !client.closed(); ++i) {
     const int32_t stream = client.Send({.method = "POST", .ends = false});
     if (stream < 0) break;
-    client.SendRaw(Http2Frame(NGHTTP2_WINDOW_UPDATE, 0, stream, std::string(4, '\0')));
+    client.SendRaw(Http2Frame(NGHTTP2_WINDOW_UPDATE, 0, stream, "\x7f\xff\xff\xff"));  // past the largest window
   }
   ExpectCondemned(client, Abuse::kInvalidFrames);
 }
@@ -681,22 +707,40 @@ TEST_F(Abuses, ControlFramesThatNobodyReads) {
   EXPECT_EQ(abuse_, Abuse::kControlQueue);
 }
 
+// As sent by a client that has not seen the SETTINGS yet.
 TEST_F(Abuses, TooManyStreams) {
   serve_ = &Sessions::Hang;
   options_.max_concurrent_streams = 10;
-  Http2Client& client = Connect({.acknowledge_settings = false});
+  const int fd = OpenSession();
+  std::string burst(kClientPreface);
+  burst += Http2Frame(NGHTTP2_SETTINGS, 0, 0, "");
+  for (int32_t id = 1; id < 100; id += 2) {
+    burst += Http2Frame(NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, id,
+                        "\x83\x84\x86\x41\x01"
+                        "a");
+  }
+  ASSERT_EQ(send(fd, burst.data(), burst.size(), MSG_NOSIGNAL), static_cast<ssize_t>(burst.size()));
+  const std::string refusal("\0\0\0\x07", 4);  // REFUSED_STREAM
   int refused = 0;
-  std::vector<int32_t> streams;
-  for (int i = 0; i < 50; ++i) streams.push_back(client.Send({.method = "POST", .ends = false}));
-  ASSERT_TRUE(client.Await([&] {
-    refused = 0;
-    for (const int32_t stream : streams) {
-      if (client.response(stream).reset == uint32_t{NGHTTP2_REFUSED_STREAM}) ++refused;
+  std::string input;
+  const timeval patience = {10, 0};
+  ASSERT_EQ(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
+  while (refused < 40) {
+    std::array<char, 4096> chunk;
+    const ssize_t n = recv(fd, chunk.data(), chunk.size(), 0);
+    ASSERT_GT(n, 0) << refused << " streams were refused";
+    input.append(chunk.data(), static_cast<size_t>(n));
+    while (input.size() >= 9) {
+      const size_t size = static_cast<uint8_t>(input[1]) << 8 | static_cast<uint8_t>(input[2]);
+      if (input.size() < 9 + size) break;
+      if (input[3] == NGHTTP2_RST_STREAM && input.substr(9, 4) == refusal) ++refused;
+      input.erase(0, 9 + size);
     }
-    return refused == 40;
-  }));
+  }
   EXPECT_EQ(served_, 10);
   EXPECT_EQ(metrics_.Get(SessionCounter::kStreamsRefusedTotal), 40);
+  close(fd);
+  EXPECT_TRUE(ended_.Wait());
 }
 
 // ---- Deadlines.
@@ -786,7 +830,7 @@ TEST(Preface, IsToldFromHttp1ByItsFirstBytes) {
   EXPECT_EQ(MatchPreface("GET / HTTP/1.1\r\n"), Preface::kOther);
   EXPECT_EQ(MatchPreface("PRI * HTTP/1.1\r\n\r\nSM\r\n\r\n"), Preface::kOther);
   EXPECT_EQ(MatchPreface(kClientPreface), Preface::kHttp2);
-  EXPECT_EQ(MatchPreface(std::string(kClientPreface) + "more"), Preface::kHttp2);
+  EXPECT_EQ(MatchPreface(absl::StrCat(std::string(kClientPreface), "more")), Preface::kHttp2);
 }
 
 TEST(AbuseGuard, AllowsMoreWhereThereIsMoreWork) {
