@@ -91,7 +91,8 @@ void ClientStream::Pause() {
 }
 
 void ClientStream::Reject(const char* detail) {
-  if (*detail_ == '\0') detail_ = detail;
+  if (*detail_ != '\0') return;
+  detail_ = detail;
   session_->Reset(this, NGHTTP2_PROTOCOL_ERROR);
   session_->Queue(this);
 }

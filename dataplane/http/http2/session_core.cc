@@ -203,6 +203,7 @@ CoreResources::CoreResources(EventLoop* loop, BufferPool* buffers)
   nghttp2_option_set_max_continuations(nghttp2_options_, kContinuationsMax);
   nghttp2_option_set_max_outbound_ack(nghttp2_options_, kOutboundAcksMax);
   nghttp2_option_set_max_settings(nghttp2_options_, kSettingsMax);
+  nghttp2_option_set_max_send_header_block_length(nghttp2_options_, kSentHeaderListMax);
   nghttp2_option_set_stream_reset_rate_limit(nghttp2_options_, kResetBurst, kResetsPerSecond);
 }
 

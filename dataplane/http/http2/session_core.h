@@ -36,6 +36,8 @@ class CoreResources {
   static constexpr size_t kContinuationsMax = 8;
   static constexpr size_t kOutboundAcksMax = 256;
   static constexpr size_t kSettingsMax = 32;  // entries of a frame
+  // A header section that leaves, of what others have sent and the gateway adds; both are bounded before.
+  static constexpr size_t kSentHeaderListMax = 1 << 20;
   // RST_STREAM frames of a peer, whatever the share of its requests: AbuseGuard is asked first.
   static constexpr uint64_t kResetBurst = 10'000;
   static constexpr uint64_t kResetsPerSecond = 1'000;
