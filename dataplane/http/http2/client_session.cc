@@ -75,12 +75,11 @@ int ClientSession::SubmitPreface() {
 
 Task<void> ClientSession::Serve() {
   state_ = State::kServing;
+  gave_up_ = false;  // late, but here
   started_ = heard_ = idle_since_ = loop_.now();
   ForEachStream([this](StreamCore* stream) { Queue(stream); });
   RunQueued();
-  if (live_ == 0 && gave_up_) retired_ = true;
-  const bool gone = co_await Converse({});
-  (void)gone;
+  (void)co_await Converse({});  // whoever keeps it closes it, whatever its end
 }
 
 void ClientSession::FailConnect(const char* tls_failure) {
