@@ -71,6 +71,7 @@ struct RetryPolicy {
   bool on_reset = false;
   bool on_timeout = false;
   std::bitset<600> statuses;         // of an answer
+  std::bitset<32> grpc_codes;        // the same, of gRPC; any: calls are retried whatever `methods` says
   std::vector<std::string> methods;  // sorted
   Millis per_try_timeout{0};         // 0: none
   Millis backoff_base{25};
@@ -105,6 +106,8 @@ struct BalancePolicy {
 
 struct HealthCheckPolicy {
   bool tcp = false;
+  bool grpc = false;
+  std::string grpc_service;  // empty: the endpoint as a whole
   std::string path = "/";
   Millis interval{5000};
   Millis timeout{1000};
@@ -158,6 +161,13 @@ struct UpstreamTlsPolicy {
   friend bool operator==(const UpstreamTlsPolicy&, const UpstreamTlsPolicy&) = default;
 };
 
+// What endpoints speak.
+enum class UpstreamProtocol : uint8_t {
+  kHttp1,
+  kHttp2,
+  kAuto,  // with TLS, what ALPN selects; without it HTTP/1.1
+};
+
 struct ServicePolicy {
   std::string name;  // of the Service; empty in a template
   // Exactly one of the two: `addresses`, or a service of Consul (its name is filled in per request for a template).
@@ -178,6 +188,7 @@ struct ServicePolicy {
   std::shared_ptr<const OutlierPolicy> outlier;           // null: none
   std::shared_ptr<const ServiceLimitsPolicy> limits;      // null: none
   std::shared_ptr<const UpstreamTlsPolicy> tls;           // null: cleartext
+  UpstreamProtocol protocol = UpstreamProtocol::kHttp1;   // kAuto only with TLS
 };
 
 struct SplitTarget {
@@ -373,6 +384,7 @@ struct RoutePolicy {
   Millis timeout{30000};
   Millis max_duration{0};  // 0: none
   bool websocket = false;  // a client may change to it
+  bool grpc_web = false;   // calls of gRPC-Web become gRPC
   Millis upgrade_idle_timeout{300000};
 
   // Null or empty: the route does not use it.

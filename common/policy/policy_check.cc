@@ -264,8 +264,25 @@ void CheckBalancer(const Report& report, const std::string& field, const v1::Loa
   }
 }
 
-void CheckHealthCheck(const Report& report, const std::string& field, const v1::HealthCheck& check) {
+// Of a Service or a template.
+template <typename Body>
+bool MaySpeakHttp2(const Body& body) {
+  return body.protocol() == v1::Service::HTTP2 || (body.protocol() == v1::Service::AUTO && body.has_tls());
+}
+
+// `http2`: the endpoints may speak it.
+void CheckHealthCheck(const Report& report, const std::string& field, const v1::HealthCheck& check, bool http2) {
   CheckEnum(report, field + ".type", check.type(), v1::HealthCheck::Type_IsValid);
+  if (check.type() == v1::HealthCheck::GRPC) {
+    if (!http2) report.Add(field + ".type", "of grpc needs a service of protocol http2, or auto with tls");
+    if (!check.path().empty() || check.statuses_size() > 0) report.Add(field, "of type grpc has no path or statuses");
+  } else if (!check.service().empty()) {
+    report.Add(field + ".service", "means something with type: grpc only");
+  }
+  if (check.service().size() > 256 || !IsTargetText(check.service())) {
+    report.Add(field + ".service", fmt::format("{} is not the name of a gRPC service; expected one like shop.v1.Orders",
+                                               QuoteForMessage(check.service())));
+  }
   if (check.type() == v1::HealthCheck::TCP &&
       (!check.path().empty() || !check.host().empty() || check.statuses_size() > 0)) {
     report.Add(field, "of type tcp has no path, host or statuses");
@@ -349,9 +366,11 @@ void CheckService(const Report& report, const v1::Service& service) {
     }
   }
   CheckBalancer(report, "load_balancer", service.load_balancer());
-  if (service.has_health_check()) CheckHealthCheck(report, "health_check", service.health_check());
+  if (service.has_health_check())
+    CheckHealthCheck(report, "health_check", service.health_check(), MaySpeakHttp2(service));
   if (service.has_outlier_ejection()) CheckOutlier(report, "outlier_ejection", service.outlier_ejection());
   if (service.has_tls()) CheckUpstreamTls(report, "tls", service.tls());
+  CheckEnum(report, "protocol", service.protocol(), v1::Service::Protocol_IsValid);
 }
 
 // A path template of ours that takes its variables from the route's own.
@@ -531,11 +550,13 @@ void CheckConsulServiceRoute(const Report& report, const v1::Route& route) {
   CheckTags(report, "consul_service.tags", config.tags());
   CheckBalancer(report, "consul_service.template.load_balancer", config.template_().load_balancer());
   if (config.template_().has_health_check()) {
-    CheckHealthCheck(report, "consul_service.template.health_check", config.template_().health_check());
+    CheckHealthCheck(report, "consul_service.template.health_check", config.template_().health_check(),
+                     MaySpeakHttp2(config.template_()));
   }
   if (config.template_().has_tls()) {
     CheckUpstreamTls(report, "consul_service.template.tls", config.template_().tls());
   }
+  CheckEnum(report, "consul_service.template.protocol", config.template_().protocol(), v1::Service::Protocol_IsValid);
   if (config.template_().has_outlier_ejection()) {
     CheckOutlier(report, "consul_service.template.outlier_ejection", config.template_().outlier_ejection());
   }
@@ -676,6 +697,7 @@ void CheckRoute(const Report& report, const v1::Route& route) {
     refuse(route.has_rewrite(), "rewrite");
     refuse(route.mirror_size() > 0, "mirror");
     refuse(route.upgrades_size() > 0, "upgrades");
+    refuse(route.grpc_web(), "grpc_web");
     refuse(route.has_request_headers(), "request_headers");
     refuse(route.has_request_query(), "request_query");
   }
@@ -732,7 +754,10 @@ void CheckRetry(const Report& report, const v1::Retry& retry) {
   RetryPolicy scratch;
   for (int i = 0; i < retry.conditions_size(); ++i) {
     if (!AddRetryCondition(retry.conditions(i), &scratch)) {
-      const std::string near = NearestName(retry.conditions(i), {"connect_failure", "reset", "timeout", "5xx"});
+      const std::string near =
+          NearestName(retry.conditions(i),
+                      {"connect_failure", "reset", "timeout", "5xx", "grpc:unavailable", "grpc:resource_exhausted",
+                       "grpc:deadline_exceeded", "grpc:internal", "grpc:aborted", "grpc:unknown", "grpc:cancelled"});
       report.Add(At("conditions", i),
                  fmt::format("{} is not a condition; {}", QuoteForMessage(retry.conditions(i)),
                              near.empty() ? "expected connect_failure, reset, timeout, 5xx, or a status from 400 to 599"

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
+#include "common/base/grpc_code.h"
 #include "common/base/text.h"
 #include "common/base/units.h"
 #include "common/config/bootstrap.h"
@@ -201,6 +203,10 @@ bool AddRetryCondition(std::string_view text, RetryPolicy* policy) {
   } else if (text == "5xx") {
     for (size_t status = 500; status < policy->statuses.size(); ++status) policy->statuses.set(status);
     policy->on_reset = policy->on_timeout = policy->on_connect_failure = true;
+  } else if (text.starts_with("grpc:")) {
+    const std::optional<int> code = GrpcCodeOf(text.substr(5));
+    if (!code || *code == kGrpcOk) return false;
+    policy->grpc_codes.set(static_cast<size_t>(*code));
   } else {
     int status = 0;
     if (text.size() != 3 || !absl::SimpleAtoi(AbslView(text), &status) || status < 400 || status > 599) return false;

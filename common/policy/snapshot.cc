@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <set>
 #include <tuple>
@@ -83,6 +84,11 @@ std::shared_ptr<UpstreamTlsPolicy> BuildUpstreamTls(const v1::UpstreamTls& tls) 
   return policy;
 }
 
+UpstreamProtocol ProtocolOf(v1::Service::Protocol protocol, bool tls) {
+  if (protocol == v1::Service::HTTP2) return UpstreamProtocol::kHttp2;
+  return protocol == v1::Service::AUTO && tls ? UpstreamProtocol::kAuto : UpstreamProtocol::kHttp1;
+}
+
 void ReadTimeouts(const v1::Timeouts& timeouts, ServicePolicy* policy) {
   if (timeouts.has_connect()) policy->connect_timeout = ToMillis(timeouts.connect());
   if (timeouts.has_response()) policy->response_timeout = ToMillis(timeouts.response());
@@ -141,6 +147,8 @@ void ReadHealth(const Body& body, ServicePolicy* service) {
     const v1::HealthCheck& check = body.health_check();
     auto policy = std::make_shared<HealthCheckPolicy>();
     policy->tcp = check.type() == v1::HealthCheck::TCP;
+    policy->grpc = check.type() == v1::HealthCheck::GRPC;
+    policy->grpc_service = check.service();
     if (!check.path().empty()) policy->path = check.path();
     if (check.has_interval()) policy->interval = ToMillis(check.interval());
     if (check.has_timeout()) policy->timeout = ToMillis(check.timeout());
@@ -678,7 +686,14 @@ class SnapshotCompiler {
     std::vector<RouteTable::Entry> entries;
     entries.reserve(routes_.sorted.size());
     snapshot_->routes_.reserve(routes_.sorted.size());
-    for (const auto& [name, route] : routes_.sorted) {
+    std::deque<v1::Route> plain;  // of those that match gRPC
+    for (const auto& [name, given] : routes_.sorted) {
+      const v1::Route* route = given;
+      if (given->match().has_grpc()) {
+        plain.push_back(*given);
+        *plain.back().mutable_match() = WithoutGrpc(given->match(), given->grpc_web());
+        route = &plain.back();
+      }
       auto policy = BuildRoute(*route);
       WarnOfRedirect(*route);
       policy->index = static_cast<uint32_t>(snapshot_->routes_.size());
@@ -981,6 +996,7 @@ class SnapshotCompiler {
       UseCertificate(body.tls().certificate(), tls.get());
       policy->tls = std::move(tls);
     }
+    policy->protocol = ProtocolOf(body.protocol(), body.has_tls());
     policy->breaker = Referred(body.circuit_breaker(), Default().circuit_breaker(), breakers_, breaker_policies_);
     policy->retry = Referred(body.retry(), Default().retry(), retries_, retry_policies_);
     ReadHealth(body, policy);
@@ -1135,6 +1151,7 @@ class SnapshotCompiler {
     }
     if (route.has_max_duration()) policy->max_duration = ToMillis(route.max_duration());
     if (route.has_upgrade_idle_timeout()) policy->upgrade_idle_timeout = ToMillis(route.upgrade_idle_timeout());
+    policy->grpc_web = route.grpc_web();
     policy->websocket = std::find(route.upgrades().begin(), route.upgrades().end(),
                                   static_cast<int>(v1::Route::WEBSOCKET)) != route.upgrades().end();
     for (const std::string& name : route.rate_limits().empty() ? Default().rate_limits() : route.rate_limits()) {

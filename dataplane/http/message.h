@@ -82,7 +82,8 @@ struct OutgoingRequest : OutgoingHead {
   std::string_view path;       // "*" for OPTIONS
   std::string_view query;      // without '?'
   bool has_query = false;
-  std::string_view protocol;  // as Request::protocol
+  std::string_view protocol;    // as Request::protocol
+  bool takes_trailers = false;  // the client understands them (TE); HTTP/1 drops trailers, and does not say so
 };
 
 struct OutgoingResponse : OutgoingHead {

@@ -261,6 +261,9 @@ class UpstreamStream : public BodySource, public BodySink {
   virtual bool stale() const = 0;
   virtual bool refused() const = 0;
 
+  // Whether trailers pass in both directions. May be known only once it is connected; until then it is hoped for.
+  virtual bool carries_trailers() const { return false; }
+
   // The response was read to its end, and the request written to its end: the one place that decides whether the
   // connection carries another one. The stream is not used after it.
   virtual void Finish() = 0;

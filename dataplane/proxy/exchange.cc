@@ -156,6 +156,7 @@ void Exchange::Identify() {
 // THE life of a request whose head is well-formed.
 Task<void> Exchange::Handle() {
   request_complete_ = loop().now();  // a head that comes slowly is its client's time, not the service's
+  ReadCall();
   TakeBufferedBody();
   if (upload_ == RelayEnd::kInvalid) co_return co_await Refuse(Reason::kBadRequest, body_detail_);
   if (const Reason reason = NormalizeTarget(); reason != Reason::kNone) co_return co_await Refuse(reason, detail_);
@@ -166,7 +167,14 @@ Task<void> Exchange::Handle() {
     if (path_ == "*") co_return co_await Reply(200, {}, kServedMethodsField, {});
     co_return co_await Refuse(reason, detail_);
   }
+  if (match_.route->grpc_web) {
+    if (const Reason reason = ReadWebCall(); reason != Reason::kNone) co_return co_await Refuse(reason, body_detail_);
+  }
   if (match_.route->max_duration.count() > 0) ends_at_ = started_ + match_.route->max_duration;
+  if (grpc_timeout_.count() >= 0 && started_ + grpc_timeout_ < ends_at_) {
+    ends_at_ = started_ + grpc_timeout_;
+    timed_by_client_ = true;
+  }
   upgrading_ = match_.route->websocket && !head_.protocol.empty();
   const RoutePolicy& route = *match_.route;
   ChooseService();
@@ -220,8 +228,11 @@ Task<void> Exchange::Handle() {
   const RetryPolicy* const retry = service_->policy->retry.get();
   if (retry != nullptr) {
     service_->runtime->retry_budget.OnRequest(loop().now());
-    if (!upgrading_ && std::binary_search(retry->methods.begin(), retry->methods.end(), head_.method)) {
-      if (!body_complete_ && !head_.expect_continue) {
+    if (!upgrading_ &&
+        (IsCallFor(*retry) || std::binary_search(retry->methods.begin(), retry->methods.end(), head_.method))) {
+      if (grpc_) {
+        keeps_body_ = !body_complete_;  // the client may send the rest of it only once it has heard of the service
+      } else if (!body_complete_ && !head_.expect_continue) {
         const Reason reason = co_await BufferBody(retry->max_body_bytes);
         if (reason == Reason::kClientClosed) co_return EndUnanswered();
         if (reason != Reason::kNone) co_return co_await Refuse(reason, body_detail_);
@@ -422,15 +433,6 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
   reason_ = reason;
   detail_ = detail;
   const ReasonInfo& info = InfoOf(reason);
-  std::string body = Concat(R"({"error": ")", info.message, R"(", "code": )", info.status, R"(, "reason": ")",
-                            info.word, R"(", "request_id": ")", request_id_, "\"");
-  if (options_.error_details) {
-    if (!policy_.empty()) Append(&body, R"(, "policy": ")", policy_, "\"");
-    if (match_.route != nullptr) Append(&body, R"(, "route": ")", match_.route->name, "\"");
-    if (detail[0] != '\0') Append(&body, R"(, "detail": ")", detail, "\"");
-    Append(&body, R"(, "revision": )", (*state_)->snapshot->revision());
-  }
-  body += "}";
   std::string fields = Concat("X-Gateway-Reason: ", info.word, "\r\n");
   if (reason == Reason::kRateLimited) {
     Append(&fields, "Retry-After: ", CeilSeconds(limit_.reset), "\r\n");
@@ -446,6 +448,16 @@ Task<void> Exchange::Refuse(Reason reason, const char* detail) {
     }
     fields += match_.allowed_methods.empty() ? kServedMethodsField : "\r\n";
   }
+  if (grpc_) co_return co_await RefuseCall(reason, fields);
+  std::string body = Concat(R"({"error": ")", info.message, R"(", "code": )", info.status, R"(, "reason": ")",
+                            info.word, R"(", "request_id": ")", request_id_, "\"");
+  if (options_.error_details) {
+    if (!policy_.empty()) Append(&body, R"(, "policy": ")", policy_, "\"");
+    if (match_.route != nullptr) Append(&body, R"(, "route": ")", match_.route->name, "\"");
+    if (detail[0] != '\0') Append(&body, R"(, "detail": ")", detail, "\"");
+    Append(&body, R"(, "revision": )", (*state_)->snapshot->revision());
+  }
+  body += "}";
   co_await Reply(info.status, body, fields);
 }
 
@@ -482,7 +494,9 @@ Task<void> Exchange::Reply(int status, std::string_view body, std::string_view f
   response.lines = lines;
   response.has_body = !body.empty() && head_.method != "HEAD";
   // Neither has a body, nor a length (RFC 9110, section 8.6).
-  if (status != 204 && status != 304) response.length = body.size();
+  if (status != 204 && status != 304 && !(grpc_ && head_.version == http::Version::kHttp2)) {
+    response.length = body.size();
+  }
   http::BodyPiece piece{.last = true};
   if (response.has_body) {
     piece.bytes = body;
@@ -505,8 +519,9 @@ void Exchange::Record() {
   metrics.Add(WorkerGauge::kBytesReceived, static_cast<int64_t>(stream_.bytes_received()));
   metrics.Add(WorkerGauge::kBytesSent, static_cast<int64_t>(stream_.bytes_sent()));
   if (series_ != MetricsRegistry::kHealthSeries || !IsConsulsCheck(head_)) {
-    metrics.Record(service_metrics_, series_, MethodOf(head_.method), status_, reason_, answered_in);
+    metrics.Record(service_metrics_, series_, MethodOf(head_.method), OutcomeStatus(status_), reason_, answered_in);
   }
+  if (grpc_status_ >= 0) metrics.RecordCall(service_metrics_, grpc_status_);
   if (worker_->log() == nullptr) return;
   RequestRecord record;
   record.time = stream_.started_wall();
@@ -540,6 +555,7 @@ void Exchange::Record() {
     record.policy = names;
   }
   record.status = status_;
+  record.grpc_status = grpc_status_;
   record.reason = reason_;
   record.detail = detail_;
   record.duration = duration;

@@ -17,6 +17,7 @@
 #include "absl/container/inlined_vector.h"
 #include "common/policy/route/path.h"
 #include "common/policy/snapshot.h"
+#include "dataplane/http/grpc_web.h"
 #include "dataplane/http/stream.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/policy/circuit_breaker.h"
@@ -41,6 +42,7 @@ class Exchange {
  public:
   static constexpr int kConnectAttemptsMax = 3;  // endpoints tried while connections are refused
   static constexpr const char* kMaxDurationDetail = "max_duration is over";
+  static constexpr const char* kGrpcTimeoutDetail = "grpc-timeout is over";
 
   Exchange(Worker* worker, http::DownstreamStream* stream);
   Exchange(const Exchange&) = delete;
@@ -64,6 +66,7 @@ class Exchange {
     Reason reason = Reason::kNone;
     const char* detail = "";
     bool stale = false;     // a kept connection that had ended before any byte of an answer
+    bool refused = false;   // the endpoint has not looked at the request
     bool complete = false;  // the connection has carried the request and the response to their ends
     bool sent = false;      // bytes of the request may have reached the endpoint
     bool retried = false;   // it is to be made again: PrepareRetry has said so
@@ -71,6 +74,17 @@ class Exchange {
 
   // exchange.cc, in the order of a request's life.
   void Identify();  // request id and client address, by what the peer may say
+  // grpc_call.cc: what sets calls of gRPC apart.
+  void ReadCall();       // whether the request is one, and its deadline
+  Reason ReadWebCall();  // the same, of gRPC-Web, where the route takes it
+  bool AdaptToWeb(http::Response* response, http::OutgoingResponse* head);  // false: it goes on as it is
+  std::string_view CallType() const { return web_type_.empty() ? "application/grpc" : std::string_view(web_type_); }
+  bool IsCallFor(const RetryPolicy& retry) const { return grpc_ && retry.grpc_codes.any(); }
+  void KeepForRetry(const http::BodyPiece& piece);  // of a body that flows as it comes
+  void NoteCallStatus(std::span<const FieldView> fields);
+  int OutcomeStatus(int status) const;  // of a response, as breakers, ejection and metrics see it
+  Task<void> RefuseCall(Reason reason, std::string_view fields);
+  Task<void> EndCall(Reason reason);  // its response breaks off
   Reason NormalizeTarget();
   bool FindBuiltin();  // /health and the like
   Task<void> AnswerBuiltin();
@@ -115,7 +129,8 @@ class Exchange {
   bool MayRepeat(const Attempt& attempt) const;
   void ReportFailure(const Attempt& attempt);
   void ReportHead(int status);  // of the response that is relayed
-  void ReportSuccess();         // its body has ended, or has flowed for long enough
+  void ReportSuccess();         // its body has flowed for long enough
+  void ReportEnd();             // its body has ended
 
   // exchange_balance.cc: the endpoints.
   bool PickEndpoint();
@@ -130,6 +145,8 @@ class Exchange {
   Task<Reason> BufferBody(uint64_t bytes_max);
   // `connected`: it failed on a connection, not for want of one.
   bool PrepareRetry(Reason reason, int status, bool connected = true);
+  // Whether a condition of the Retry names how it ended, by its status or by that of ours in its place.
+  bool IsRetryStatus(Reason reason, int status) const;
   bool KeepsRetrying() const { return retry_ != nullptr && retries_ < retry_->attempts; }
   void CopyForMirrors(std::string_view payload);
   void StartMirrors();
@@ -177,6 +194,7 @@ class Exchange {
   void KeepOfHead();
 
   bool OutOfTime() const { return loop().now() >= ends_at_; }
+  const char* OutOfTimeDetail() const { return timed_by_client_ ? kGrpcTimeoutDetail : kMaxDurationDetail; }
   EventLoop& loop() const { return worker_->loop(); }
 
   Worker* const worker_;
@@ -187,7 +205,16 @@ class Exchange {
 
   // The request.
   TimePoint started_;
-  bool upgrading_ = false;  // it asks for WebSocket, and its route allows that
+  bool upgrading_ = false;                     // it asks for WebSocket, and its route allows that
+  bool grpc_ = false;                          // a call of gRPC
+  bool timed_by_client_ = false;               // ends_at_ is its grpc-timeout's
+  std::chrono::nanoseconds grpc_timeout_{-1};  // below 0: none
+  // Of gRPC-Web; else empty.
+  std::string web_type_;                           // the Content-Type of its response
+  std::string grpc_type_;                          // and of its request, as gRPC
+  std::string web_body_;                           // what of the body came with the head, decoded
+  std::optional<http::GrpcWebSource> web_source_;  // where it is base64
+  std::optional<http::GrpcWebSink> web_sink_;
   char request_id_room_[33];
   std::string_view request_id_;
   std::string client_ip_room_;  // where it is not the peer's
@@ -232,6 +259,7 @@ class Exchange {
   uint64_t body_bytes_ = 0;     // of it, without framing, so far
   bool body_complete_ = false;  // all of it was read
   bool replayable_ = false;     // all of it is in buffered_body_, and can be sent again
+  bool keeps_body_ = false;     // what passes is kept in body_room_, so that it becomes replayable
   bool mirrors_ = false;        // copies are still to be sent, of mirror_body_
   RelayEnd upload_ = RelayEnd::kComplete;
   bool stop_upload_ = false;
@@ -247,6 +275,9 @@ class Exchange {
   bool answer_head_read_ = false;
   bool answer_started_ = false;
   int status_ = 0;
+  int grpc_status_ = -1;         // of a call; -1: none was said
+  bool answers_call_ = false;    // the response that is relayed is one of gRPC
+  bool answer_bounded_ = false;  // it announced its length
   Reason reason_ = Reason::kNone;
   bool aborted_ = false;
   http::End end_ = http::End::kComplete;
@@ -260,7 +291,7 @@ class Exchange {
   TimePoint attempt_started_;
   TimePoint head_read_;                       // the response's head, in this attempt
   std::chrono::nanoseconds head_latency_{0};  // what the endpoint took for it
-  TimePoint ends_at_ = TimePoint::max();      // by the route's max_duration
+  TimePoint ends_at_ = TimePoint::max();      // by the route's max_duration, or the call's deadline
   std::chrono::nanoseconds upstream_duration_{-1};
 };
 

@@ -55,7 +55,7 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
   const http::ConnectionInfo& connection = stream_.connection();
   http::OutgoingRequest request;
   request.method = head_.method;
-  request.scheme = "http";
+  request.scheme = endpoint.tls != nullptr ? "https" : "http";
   request.path = path_;
   if (route.rewrite_regex != nullptr) {
     request.path = rewritten_;
@@ -102,9 +102,12 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
     const FieldView& field = head_.fields[i];
     if (auth != nullptr && IsSpentCredential(field)) continue;
     switch (head_.kinds[i]) {
+      case FieldKind::kHopByHop:
+        // Of HTTP/2, where it can say nothing else. (A response's trailers are lost to a client of HTTP/1.1.)
+        if (head_.version == http::Version::kHttp2 && field.name == "te") request.takes_trailers = true;
+        continue;
       case FieldKind::kHost:
       case FieldKind::kConnection:
-      case FieldKind::kHopByHop:
       case FieldKind::kUpgrade:
       case FieldKind::kTransferEncoding:
       case FieldKind::kContentLength:
@@ -158,6 +161,7 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
   if (copy_bytes) lines << "X-Gateway-Mirror: 1\r\n";
   request.lines = lines.Cut();
   request.fields = {fields->data(), fields->size()};
+  if (!web_type_.empty()) request.takes_trailers = true;  // they go on in the response's body
   request.has_body = head_.has_body;
   request.length = head_.length;
   if (copy_bytes) {
@@ -245,7 +249,7 @@ http::OutgoingResponse Exchange::BuildResponse(http::Response* response) {
 
   http::OutgoingResponse out;
   out.status = response->status;
-  out.phrase = response->phrase;
+  out.phrase = response->version == http::Version::kHttp2 ? StatusPhrase(response->status) : response->phrase;
   out.fields = {response->fields.data(), kept};
   out.lines = lines.Cut();
   if (response->status >= 200) {

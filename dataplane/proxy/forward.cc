@@ -7,6 +7,8 @@
 #include <memory>
 #include <utility>
 
+#include "common/base/grpc_code.h"
+#include "dataplane/http/grpc.h"
 #include "dataplane/net/alarm.h"
 #include "dataplane/proxy/exchange.h"
 #include "spdlog/spdlog.h"
@@ -20,8 +22,11 @@ class Exchange::Upload final : public RelayObserver {
  public:
   Upload(Exchange* exchange, http::UpstreamStream* upstream) : exchange_(*exchange), upstream_(*upstream) {}
 
-  // A mirror needs the payload.
-  http::BodyForms Forms() override { return {.framed = !exchange_.mirrors_, .pipe = !exchange_.mirrors_}; }
+  // A mirror and a retry need the payload.
+  http::BodyForms Forms() override {
+    const bool looks = exchange_.mirrors_ || exchange_.keeps_body_;
+    return {.framed = !looks, .pipe = !looks};
+  }
 
   RelayEnd OnPiece(const http::BodyPiece& piece) override {
     if (piece.pipe != nullptr) {
@@ -36,14 +41,17 @@ class Exchange::Upload final : public RelayObserver {
     exchange_.body_bytes_ += piece.payload;
     const RoutePolicy& route = *exchange_.match_.route;
     if (route.bounds_body && exchange_.body_bytes_ > route.max_body_bytes) return RelayEnd::kTooLarge;
+    if (exchange_.keeps_body_) exchange_.KeepForRetry(piece);
     if (exchange_.mirrors_) exchange_.CopyForMirrors(piece.bytes);
     if (piece.last) exchange_.StartMirrors();
     return RelayEnd::kRunning;
   }
 
-  // A client that waits for a 100 does not stall.
+  // A client that waits for a 100 does not stall, nor does a call with nothing to say for now: whether its client is
+  // still there is asked of the connection.
   TimePoint ReadDeadline(TimePoint since) override {
-    return exchange_.continue_awaited_ ? exchange_.ends_at_ : since + exchange_.options_.read_timeout;
+    const bool silent = exchange_.continue_awaited_ || (exchange_.grpc_ && exchange_.web_type_.empty());
+    return silent ? exchange_.ends_at_ : since + exchange_.options_.read_timeout;
   }
   bool Stopped() const override { return exchange_.stop_upload_; }
 
@@ -63,10 +71,11 @@ class Exchange::Download final : public RelayObserver {
     if (piece.pipe != nullptr) {
       exchange_.worker_->metrics().Add(WorkerGauge::kSplicedBytesTotal, static_cast<int64_t>(piece.payload));
     }
+    if (piece.last) exchange_.NoteCallStatus(piece.trailers);
     // A response that still flows when the breaker's timeout has passed since its head succeeded, so that a long one
     // does not hold a probe until it is given up.
     const BoundService& service = *exchange_.service_;
-    if (service.breaker != nullptr &&
+    if (!piece.last && service.breaker != nullptr &&
         exchange_.loop().now() >= exchange_.head_read_ + service.policy->breaker->timeout) {
       exchange_.ReportSuccess();
     }
@@ -88,7 +97,8 @@ Task<void> Exchange::Forward() {
   using Reuse = UpstreamPool::Reuse;
   Attempt attempt;
   attempt.reason = Reason::kNoHealthyEndpoint;
-  bool fresh = false;  // a kept connection had ended: now only a new one will do
+  // A kept connection had ended, or takes no more requests: now only a new one will do.
+  bool fresh = false;
   int connects_failed = 0;
   for (;;) {
     if (IsGone()) {
@@ -107,6 +117,7 @@ Task<void> Exchange::Forward() {
     }
     ++attempts_;
     attempt = {};
+    grpc_status_ = -1;
     attempt_started_ = head_sent_ = request_sent_ = loop().now();
     const bool repeatable = replayable_ && http::IsIdempotent(head_.method);
     const Reuse reuse = fresh ? Reuse::kNone : repeatable ? Reuse::kKept : Reuse::kProbed;
@@ -119,10 +130,15 @@ Task<void> Exchange::Forward() {
     } else if (!upstream->connected() && !co_await Connect(upstream.get(), &attempt)) {
       upstream = nullptr;
     }
+    if (grpc_ && upstream != nullptr && !upstream->carries_trailers()) {
+      attempt.reason = Reason::kNotImplemented;
+      attempt.detail = "the endpoint speaks HTTP/1.1, which would lose the status of a call: gRPC needs protocol http2";
+      break;
+    }
     bool at_once = false;
     if (upstream != nullptr) {
       attempt = co_await TryEndpoint(upstream.get());
-      if (attempt.stale && !fresh && MayRepeat(attempt)) {
+      if ((attempt.stale || attempt.refused) && !fresh && MayRepeat(attempt)) {
         fresh = true;
         upload_ = RelayEnd::kComplete;
         worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
@@ -130,8 +146,7 @@ Task<void> Exchange::Forward() {
       }
       if (attempt.complete) upstream->Finish();
       if (attempt.reason == Reason::kNone) {
-        ReportSuccess();
-        ReportEndpoint(status_, Reason::kNone);
+        ReportEnd();
         break;
       }
       if (!attempt.stale) ReportEndpoint(0, attempt.reason);
@@ -165,6 +180,7 @@ Task<void> Exchange::Forward() {
     detail_ = attempt.detail;
     aborted_ = true;
     if (end_ == http::End::kComplete) end_ = http::End::kCutShort;
+    if (answers_call_) co_await EndCall(attempt.reason);
     co_return;
   }
   if (attempt.reason == Reason::kClientClosed) co_return EndUnanswered();
@@ -177,6 +193,9 @@ void Exchange::ReportFailure(const Attempt& attempt) {
   const bool blameless = attempt.reason == Reason::kClientClosed || attempt.reason == Reason::kRequestTimeout ||
                          attempt.reason == Reason::kBadRequest || attempt.reason == Reason::kOverloaded ||
                          attempt.reason == Reason::kBodyTooLarge || attempt.reason == Reason::kDraining ||
+                         attempt.reason == Reason::kNotImplemented ||
+                         // (Else a client could open it by a deadline that nobody can meet.)
+                         (attempt.reason == Reason::kRequestDeadline && timed_by_client_ && OutOfTime()) ||
                          (attempt.answered && attempt.reason == Reason::kRequestDeadline) ||
                          (attempt.reason == Reason::kRequestDeadline && upload_ != RelayEnd::kComplete);
   permit_.Report(blameless ? Outcome::kCancelled : Outcome::kFailure, loop().now(), ServiceTime());
@@ -189,12 +208,20 @@ void Exchange::ReportHead(int status) {
   ReportEndpoint(status, Reason::kNone);
 }
 
+void Exchange::ReportEnd() {
+  if (answers_call_ && grpc_status_ < 0) grpc_status_ = kGrpcUnknown;  // as its client sees it
+  const int status = OutcomeStatus(status_);
+  permit_.Report(status >= 500 ? Outcome::kFailure : Outcome::kSuccess, loop().now(), head_latency_);
+  ReportEndpoint(status, Reason::kNone);
+}
+
 void Exchange::ReportSuccess() { permit_.Report(Outcome::kSuccess, loop().now(), head_latency_); }
 
 bool Exchange::MayRepeat(const Attempt& attempt) const {
   // A body that was wholly there before is there still, and so is what has not been read yet; what was read as it came
   // is gone.
-  return !attempt.answered && (replayable_ || !upload_begun_) && (!attempt.sent || http::IsIdempotent(head_.method));
+  return !attempt.answered && (replayable_ || !upload_begun_) &&
+         (!attempt.sent || attempt.refused || http::IsIdempotent(head_.method));
 }
 
 void Exchange::CancelWhenGone(http::UpstreamStream* upstream) {
@@ -213,7 +240,7 @@ Task<bool> Exchange::Connect(http::UpstreamStream* upstream, Attempt* failure) {
     failure->reason = EndOfCancelled();
   } else if (io == Io::kAgain && (OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout)) {
     failure->reason = Reason::kRequestDeadline;
-    failure->detail = OutOfTime() ? kMaxDurationDetail : "";
+    failure->detail = OutOfTime() ? OutOfTimeDetail() : "";
   } else if (upstream->tls_failure() != nullptr) {
     failure->reason = Reason::kUpstreamTlsFailed;
     failure->detail = upstream->tls_failure();
@@ -272,7 +299,7 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
       attempt.detail = "the endpoint did not take the request in time";
       co_return attempt;
     }
-    if (io == Io::kError && upstream->stale() && !attempt.sent) {
+    if (io == Io::kError && !attempt.sent && (upstream->stale() || upstream->refused())) {
       attempt.reason = Reason::kUpstreamReset;
       attempt.stale = true;
       co_return attempt;
@@ -323,6 +350,7 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
         attempt.reason = Reason::kUpstreamReset;
         attempt.detail = upstream->detail();
         attempt.stale = upstream->stale();
+        attempt.refused = upstream->refused();
         co_return attempt;
       case http::HeadRead::kInvalid:
         attempt.reason = Reason::kUpstreamInvalid;
@@ -333,15 +361,16 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
         co_return attempt;
     }
   }
-  const int status = response->status;
+  if (!response->has_body) NoteCallStatus(response->field_views());
+  const int status = OutcomeStatus(response->status);
   head_latency_ = ServiceTime();
   head_read_ = loop().now();
   answer_head_read_ = true;
   upstream_duration_ = loop().now() - attempt_started_;
   if (status < 502 || status > 504) ObserveLatency(head_latency_);  // else ReportHead does
   if (status >= 500) ReportHead(status);
-  if (KeepsRetrying() && status < 600 && retry_->statuses.test(static_cast<size_t>(status)) &&
-      PrepareRetry(Reason::kNone, status)) {
+  if (KeepsRetrying() && IsRetryStatus(Reason::kNone, response->status) &&
+      PrepareRetry(Reason::kNone, response->status)) {
     ReportEndpoint(status, Reason::kNone);
     // The client does not see this response. Its connection is good for another one only where all of it is here
     // already.
@@ -352,7 +381,7 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
     attempt.complete = upstream->Read({}, &rest) == http::BodyRead::kPiece && rest.last;
     co_return attempt;
   }
-  if (status == 101) {
+  if (response->status == 101) {
     ReportHead(status);
     co_return co_await Tunnel(upstream, response);
   }
@@ -362,17 +391,23 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
 Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, http::Response* response) {
   Attempt attempt;
   attempt.answered = true;
-  const http::OutgoingResponse head = BuildResponse(response);
+  answers_call_ = grpc_ && response->status == 200 &&
+                  http::IsGrpcContentType(http::FindFieldValue(response->field_views(), "content-type"));
+  http::OutgoingResponse head = BuildResponse(response);
+  const bool web = AdaptToWeb(response, &head);
+  http::BodySink* const sink = web ? static_cast<http::BodySink*>(&*web_sink_) : &stream_;
   // What of the body came with the head leaves with the head.
   http::BodyPiece first;
   const http::BodyRead read = upstream->Read({}, &first);
-  Io io = stream_.Begin(head, first);
+  Io io = stream_.Begin(head, web ? web_sink_->Encode(first) : first);
   if (io == Io::kEnd) {
     attempt.answered = false;
     attempt.reason = Reason::kOverloaded;
     co_return attempt;
   }
   status_ = head.status;
+  answer_bounded_ = head.length.has_value();
+  if (first.last && response->has_body) NoteCallStatus(first.trailers);
   answer_started_ = true;
   if (io == Io::kAgain) io = co_await stream_.Flush(options_.write_timeout, ends_at_);
   RelayEnd end = RelayEnd::kComplete;
@@ -382,7 +417,7 @@ Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, 
     end = RelayEnd::kInvalid;
   } else if (!first.last) {
     Download download(this);
-    end = co_await Relay(&loop(), upstream, &stream_, &download, {options_.write_timeout, ends_at_});
+    end = co_await Relay(&loop(), upstream, sink, &download, {options_.write_timeout, ends_at_});
   }
   switch (end) {
     case RelayEnd::kSinkGone:
@@ -409,7 +444,7 @@ Task<Exchange::Attempt> Exchange::RelayResponse(http::UpstreamStream* upstream, 
       break;
     case RelayEnd::kOutOfTime:
       attempt.reason = Reason::kRequestDeadline;
-      attempt.detail = kMaxDurationDetail;
+      attempt.detail = OutOfTimeDetail();
       break;
     default:
       attempt.complete = upload_ == RelayEnd::kComplete;
@@ -422,12 +457,13 @@ Task<void> Exchange::UploadBody(http::UpstreamStream* upstream) {
   RelayEnd end = RelayEnd::kOverloaded;
   try {
     Upload upload(this, upstream);
-    end = co_await Relay(&loop(), &stream_, upstream, &upload, {service_->policy->response_timeout});
+    http::BodySource* const source = web_source_ ? static_cast<http::BodySource*>(&*web_source_) : &stream_;
+    end = co_await Relay(&loop(), source, upstream, &upload, {service_->policy->response_timeout});
   } catch (const std::exception& error) {
     spdlog::error("request {}: its body could not be relayed: {}", request_id_, error.what());
   }
   if (end == RelayEnd::kSinkGone && upstream->cancelled()) end = RelayEnd::kSourceGone;
-  if (end == RelayEnd::kInvalid) body_detail_ = stream_.detail();
+  if (end == RelayEnd::kInvalid) body_detail_ = web_source_ ? web_source_->detail() : stream_.detail();
   upload_ = end;
   if (end == RelayEnd::kComplete || end == RelayEnd::kSinkGone) {
     // Now the clock runs for the response. An endpoint that takes no more may have answered before it stopped reading.
@@ -467,7 +503,7 @@ Exchange::Attempt Exchange::EndOfWait(Wait wait) const {
   if (wait == Wait::kTimeout) {
     const bool deadline = OutOfTime() || loop().now() >= request_complete_ + match_.route->timeout;
     attempt.reason = deadline ? Reason::kRequestDeadline : Reason::kUpstreamTimeout;
-    attempt.detail = OutOfTime() ? kMaxDurationDetail : "no response in time";
+    attempt.detail = OutOfTime() ? OutOfTimeDetail() : "no response in time";
     return attempt;
   }
   switch (upload_) {

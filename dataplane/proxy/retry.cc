@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/base/text.h"
+#include "dataplane/http/grpc.h"
 #include "dataplane/net/alarm.h"
 #include "dataplane/proxy/exchange.h"
 #include "dataplane/proxy/mirror.h"
@@ -142,7 +143,7 @@ Task<Reason> Exchange::BufferBody(uint64_t bytes_max) {
 // An answer of ours is retried where its status is one of the conditions, as an endpoint's would be.
 bool Exchange::PrepareRetry(Reason reason, int status, bool connected) {
   if (!KeepsRetrying() || !replayable_ || buffered_body_.size() > retry_->max_body_bytes) return false;
-  bool wanted = retry_->statuses.test(static_cast<size_t>(status > 0 ? status : InfoOf(reason).status));
+  bool wanted = IsRetryStatus(reason, status);
   switch (reason) {
     case Reason::kNone:
     case Reason::kUpstreamInvalid:
@@ -167,7 +168,9 @@ bool Exchange::PrepareRetry(Reason reason, int status, bool connected) {
     return false;
   }
   if (service_->breaker != nullptr) {
-    if (status > 0) permit_.Report(status >= 500 ? Outcome::kFailure : Outcome::kSuccess, now, head_latency_);
+    if (status > 0) {
+      permit_.Report(OutcomeStatus(status) >= 500 ? Outcome::kFailure : Outcome::kSuccess, now, head_latency_);
+    }
     permit_ = {};
     if (service_->breaker->Acquire(now, &permit_) != BreakerVerdict::kAllowed) return false;
   }
@@ -179,6 +182,17 @@ bool Exchange::PrepareRetry(Reason reason, int status, bool connected) {
   retry_delay_ = delay;
   ++retries_;
   return true;
+}
+
+bool Exchange::IsRetryStatus(Reason reason, int status) const {
+  const bool answered = status > 0;
+  if (!answered) status = InfoOf(reason).status;
+  if (static_cast<size_t>(status) < retry_->statuses.size() && retry_->statuses.test(static_cast<size_t>(status))) {
+    return true;
+  }
+  if (!IsCallFor(*retry_)) return false;
+  const int code = answered ? grpc_status_ : http::GrpcCodeOfStatus(status);
+  return code > 0 && retry_->grpc_codes.test(static_cast<size_t>(code));
 }
 
 void Exchange::CopyForMirrors(std::string_view payload) {

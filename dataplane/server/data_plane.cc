@@ -264,6 +264,11 @@ void DataPlane::AddMetricSources() {
     for (const auto& worker : workers_) of_workers.push_back(&worker->http2_metrics());
     return http2::SessionFamilies(of_workers);
   });
+  metrics_.AddSource([this] {
+    std::vector<const http2::ClientMetrics*> of_workers;
+    for (const auto& worker : workers_) of_workers.push_back(&worker->upstream_http2_metrics());
+    return http2::ClientFamilies(of_workers);
+  });
 }
 
 absl::Status DataPlane::Start() {

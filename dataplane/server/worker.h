@@ -121,8 +121,9 @@ class Worker final : private DescriptorReserve {
   UpstreamPool& pool() { return pool_; }
   const http::StreamResources& stream_resources() const { return stream_resources_; }
   http2::SessionResources& http2() { return *http2_; }
-  const http2::SessionMetrics& http2_metrics() const { return http2_metrics_; }  // any thread
-  RedisStore* redis() { return redis_.get(); }                                   // null: there is none
+  const http2::SessionMetrics& http2_metrics() const { return http2_metrics_; }                 // any thread
+  const http2::ClientMetrics& upstream_http2_metrics() const { return pool_.http2_metrics(); }  // any thread
+  RedisStore* redis() { return redis_.get(); }                                                  // null: there is none
   WorkerShard& metrics() { return *metrics_; }
   AccessLogBuffer* log() { return log_; }
   const ServerOptions& options() const { return *shared_.options; }

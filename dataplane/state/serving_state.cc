@@ -140,12 +140,19 @@ struct BoundTls {
   std::shared_ptr<const tls::ClientContext> context;  // null: it can't be made
 };
 
+// How a service's endpoints are spoken to.
+struct Transport {
+  const BoundTls* tls = nullptr;  // null: cleartext
+  UpstreamProtocol protocol = UpstreamProtocol::kHttp1;
+};
+
 struct KeptService {
   std::vector<Candidate> candidates;
   bool names_hosts = false;                  // then the same candidates may be other endpoints
   std::vector<RuntimeState::HostRow> hosts;  // the names among them; without the service's own
   BalancePolicy balance;
   std::shared_ptr<const UpstreamTlsPolicy> tls;
+  UpstreamProtocol protocol = UpstreamProtocol::kHttp1;
   std::string session_key;
   std::shared_ptr<const HealthCheckPolicy> health_check;
   std::shared_ptr<const OutlierPolicy> outlier;
@@ -229,6 +236,18 @@ std::string KeyOf(const UpstreamTlsPolicy& policy) {
   return Concat(policy.server_name, "\n", static_cast<int>(policy.verify), policy.tls13_only ? "3" : "2", "\n",
                 Hex(Sha256(policy.ca_pem)), policy.certificate.empty() ? "" : "\n",
                 policy.certificate.empty() ? "" : Hex(Sha256(Concat(policy.certificate_pem, "\n", policy.key_pem))));
+}
+
+std::string_view AlpnOf(UpstreamProtocol protocol) {
+  switch (protocol) {
+    case UpstreamProtocol::kHttp1:
+      break;
+    case UpstreamProtocol::kHttp2:
+      return tls::kAlpnHttp2;
+    case UpstreamProtocol::kAuto:
+      return tls::kAlpnEither;
+  }
+  return tls::kAlpnHttp1;
 }
 
 template <typename T>
@@ -321,16 +340,16 @@ struct RuntimeState::Impl {
                                               const BreakerPolicy& policy);
   std::shared_ptr<RateLimiter> FindLimiter(const RateLimitPolicy& policy);
   std::shared_ptr<LeaseTable> FindLeases(const RateLimitPolicy& policy);
-  // `host`: what the endpoint is called in policy or in Consul. `tls` null: cleartext.
+  // `host`: what the endpoint is called in policy or in Consul.
   std::shared_ptr<Endpoint> FindEndpoint(const sockaddr_storage& address, socklen_t length, const std::string& host,
-                                         const BoundTls* tls);
+                                         const Transport& transport);
   BoundTls BindTls(const UpstreamTlsPolicy& policy);
   std::shared_ptr<const std::vector<std::string>> FindAddresses(const std::string& host);
   void NameHosts(const Snapshot& policy, const EndpointTable& table);
   // `name`: what operators call the service, beside its name in Consul.
   void CollectCandidates(const ServicePolicy& policy, std::string_view name, const v1::EndpointSet* set,
                          const OverrideTable& overrides);
-  void FindEndpoints(KeptService& kept, const BoundTls* tls, BoundService* bound);
+  void FindEndpoints(KeptService& kept, const Transport& transport, BoundService* bound);
   void BindHealth(KeptService& kept, BoundService* bound);
   void FollowHealth();
   void Tick(TimePoint now);
@@ -435,13 +454,19 @@ BoundTls RuntimeState::Impl::BindTls(const UpstreamTlsPolicy& policy) {
 }
 
 std::shared_ptr<Endpoint> RuntimeState::Impl::FindEndpoint(const sockaddr_storage& address, socklen_t length,
-                                                           const std::string& host, const BoundTls* tls) {
+                                                           const std::string& host, const Transport& transport) {
   std::string name = NameOf(address);
-  // Connections and sessions never cross to another trust or name: that makes another endpoint.
-  std::shared_ptr<Endpoint>& endpoint = endpoints[tls == nullptr ? name : Concat(name, "\n", host, "\n", tls->key)];
+  const BoundTls* const tls = transport.tls;
+  // Connections and sessions never cross to another trust, name or protocol: that makes another endpoint.
+  std::string key = tls == nullptr ? name : Concat(name, "\n", host, "\n", tls->key);
+  if (transport.protocol != UpstreamProtocol::kHttp1) Append(&key, "\n", static_cast<int>(transport.protocol));
+  std::shared_ptr<Endpoint>& endpoint = endpoints[key];
   if (endpoint == nullptr) {
     endpoint = std::make_shared<Endpoint>();
-    if (tls != nullptr) endpoint->tls = std::make_shared<tls::EndpointTls>(tls->context, host);
+    endpoint->protocol = transport.protocol;
+    if (tls != nullptr) {
+      endpoint->tls = std::make_shared<tls::EndpointTls>(tls->context, host, AlpnOf(transport.protocol));
+    }
     endpoint->name = std::move(name);
     endpoint->address = address;
     endpoint->address_length = length;
@@ -520,7 +545,7 @@ void RuntimeState::Impl::CollectCandidates(const ServicePolicy& policy, std::str
 
 // Fills in `bound` the endpoints and the balancer of `candidates`; keeps those of kept.bound that are the same, and
 // what is remembered of each endpoint.
-void RuntimeState::Impl::FindEndpoints(KeptService& kept, const BoundTls* tls, BoundService* bound) {
+void RuntimeState::Impl::FindEndpoints(KeptService& kept, const Transport& transport, BoundService* bound) {
   std::vector<EndpointBalancer::Member> members;
   absl::flat_hash_map<const Endpoint*, size_t> seen;
   bool names_hosts = false;
@@ -529,7 +554,7 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, const BoundTls* tls, B
     sockaddr_storage address;
     socklen_t length;
     if (!ParseLiteral(host, port, &address, &length)) return false;
-    std::shared_ptr<Endpoint> endpoint = FindEndpoint(address, length, candidate.host, tls);
+    std::shared_ptr<Endpoint> endpoint = FindEndpoint(address, length, candidate.host, transport);
     // Named twice: one endpoint with both weights, else a retry elsewhere could come back to it.
     const auto [at, added] = seen.emplace(endpoint.get(), bound->endpoints.size());
     if (added) {
@@ -597,6 +622,7 @@ void RuntimeState::Impl::FindEndpoints(KeptService& kept, const BoundTls* tls, B
   kept.names_hosts = names_hosts;
   kept.balance = bound->policy->balance;
   kept.tls = bound->policy->tls;
+  kept.protocol = bound->policy->protocol;
   kept.session_key = session_key;
 }
 
@@ -643,7 +669,8 @@ void RuntimeState::Impl::FollowHealth() {
     for (size_t i = 0; i < service.bound->endpoints.size(); ++i) {
       const Endpoint& endpoint = *service.bound->endpoints[i];
       targets.push_back({service.bound->runtime->name, endpoint.name, endpoint.address, endpoint.address_length,
-                         service.bound->balancer->members()[i].state, service.health_check, endpoint.tls});
+                         service.bound->balancer->members()[i].state, service.health_check, endpoint.tls,
+                         endpoint.protocol});
     }
   }
   HealthChecker* follower = nullptr;
@@ -680,12 +707,12 @@ std::shared_ptr<const BoundService> RuntimeState::Impl::BindService(const std::s
   std::optional<BoundTls> tls;
   if (policy.tls != nullptr) tls = BindTls(*policy.tls);
   if (kept.bound != nullptr && !kept.names_hosts && kept.balance == policy.balance && kept.session_key == session_key &&
-      SameValue(kept.tls, policy.tls) && kept.candidates == candidates) {
+      SameValue(kept.tls, policy.tls) && kept.protocol == policy.protocol && kept.candidates == candidates) {
     bound->endpoints = kept.bound->endpoints;
     bound->balancer = kept.bound->balancer;
     bound->sessions = kept.bound->sessions;
   } else {
-    FindEndpoints(kept, tls ? &*tls : nullptr, bound.get());
+    FindEndpoints(kept, {tls ? &*tls : nullptr, policy.protocol}, bound.get());
   }
   for (const std::shared_ptr<Endpoint>& endpoint : bound->endpoints) {
     endpoint->bound_generation.store(generation, std::memory_order_relaxed);

@@ -45,6 +45,7 @@ struct Endpoint {
   socklen_t address_length = 0;
   uint64_t id = 0;  // unique for the life of the process: the key of the workers' connection pools
   std::shared_ptr<tls::EndpointTls> tls;  // null: cleartext
+  UpstreamProtocol protocol = UpstreamProtocol::kHttp1;
   // The newest bind that named it; a worker closes the idle connections of those that fell behind.
   std::atomic<uint64_t> bound_generation{0};
   // Until when none of its connections is kept for reuse: it has said something that nobody asked for, so what comes

@@ -281,6 +281,10 @@ void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
     out->Plain(record.protocol);
     out->Literal("\"");
   }
+  if (record.grpc_status >= 0) {
+    out->Literal(",\"grpc_status\":");
+    out->Number(static_cast<uint64_t>(record.grpc_status));
+  }
   if (record.attempts > 1) {
     out->Literal(",\"attempts\":");
     out->Number(record.attempts);
@@ -340,6 +344,10 @@ void AppendText(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Number(record.revision);
   field(" protocol=", record.protocol, kNameBytesMax);
   field(" id=", record.request_id, kNameBytesMax);
+  if (record.grpc_status >= 0) {
+    out->Literal(" grpc=");
+    out->Number(static_cast<uint64_t>(record.grpc_status));
+  }
   if (record.attempts > 1) {
     out->Literal(" attempts=");
     out->Number(record.attempts);

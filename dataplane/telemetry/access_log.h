@@ -25,6 +25,7 @@ struct RequestRecord {
   std::string_view consumer;                  // who was authenticated
   std::string_view policy;                    // "RateLimit/per-client": whose decision it was
   int status = 0;
+  int grpc_status = -1;  // of a gRPC call; -1: none was said
   Reason reason = Reason::kNone;
   std::string_view detail;  // e.g. "bare LF in the header"; may be empty
   std::chrono::nanoseconds duration{};

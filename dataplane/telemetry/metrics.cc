@@ -16,6 +16,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/grpc_code.h"
 #include "common/base/log.h"
 #include "common/base/version.h"
 #include "prometheus/client_metric.h"
@@ -65,9 +66,11 @@ struct alignas(64) ServiceCounters {
   Counter duration_nanos;
   Counter successes;
   std::array<Counter, kErrorTypes> errors;
+  std::array<Counter, kGrpcCodesMax> calls;
   void Clear() {
     for (Counter& each : buckets) each.Clear();
     for (Counter& each : errors) each.Clear();
+    for (Counter& each : calls) each.Clear();
     duration_nanos.Clear();
     successes.Clear();
   }
@@ -297,6 +300,12 @@ void WorkerShard::Record(uint32_t service, uint32_t series, Method method, int s
   }
 }
 
+void WorkerShard::RecordCall(uint32_t service, int code) {
+  ServiceCounters* counters = impl_->services.At(std::min(service, kOtherService));
+  if (counters == nullptr) counters = impl_->services.At(kOtherService);
+  counters->calls[static_cast<size_t>(code)].Add(1);
+}
+
 void WorkerShard::Add(WorkerGauge gauge, int64_t delta) {
   auto& value = impl_->gauges[static_cast<size_t>(gauge)];
   value.store(value.load(std::memory_order_relaxed) + delta, std::memory_order_relaxed);
@@ -349,14 +358,16 @@ struct MetricsRegistry::Impl {
   }
 
   void CollectService(uint32_t id, const std::string& service, MetricFamily* times, MetricFamily* errors,
-                      MetricFamily* successes) const {
+                      MetricFamily* successes, MetricFamily* calls) const {
     std::array<uint64_t, kBoundNanos.size() + 1> buckets{};
     std::array<uint64_t, kErrorTypes> by_type{};
+    std::array<uint64_t, kGrpcCodesMax> by_code{};
     uint64_t nanos = 0, good = 0;
     for (const auto& shard : shards) {
       const ServiceCounters& counters = *shard->impl_->services.At(id);
       for (size_t i = 0; i < buckets.size(); ++i) buckets[i] += counters.buckets[i].Get();
       for (size_t i = 0; i < by_type.size(); ++i) by_type[i] += counters.errors[i].Get();
+      for (size_t i = 0; i < by_code.size(); ++i) by_code[i] += counters.calls[i].Get();
       nanos += counters.duration_nanos.Get();
       good += counters.successes.Get();
     }
@@ -377,6 +388,11 @@ struct MetricsRegistry::Impl {
       if (by_type[static_cast<size_t>(i)] == 0) continue;
       errors->metric.push_back(MetricOf(MetricType::Counter, static_cast<double>(by_type[static_cast<size_t>(i)]),
                                         {{"service", service}, {"error_type", std::string(ErrorTypeName(i))}}));
+    }
+    for (size_t i = 0; i < by_code.size(); ++i) {
+      if (by_code[i] == 0) continue;
+      calls->metric.push_back(MetricOf(MetricType::Counter, static_cast<double>(by_code[i]),
+                                       {{"service", service}, {"grpc_status", std::to_string(i)}}));
     }
   }
 
@@ -450,6 +466,10 @@ std::vector<MetricFamily> MetricsRegistry::Collect() const {
                                  "responded with 500 or above.",
                                  MetricType::Counter);
   MetricFamily successes = FamilyOf("api_successes_total", "Requests with a response below 500.", MetricType::Counter);
+  MetricFamily calls = FamilyOf("api_grpc_calls_total",
+                                "Calls of gRPC by the status that they ended with, also by one "
+                                "of ours.",
+                                MetricType::Counter);
   std::vector<std::function<std::vector<MetricFamily>()>> sources;
   {
     absl::MutexLock lock(&impl_->mutex);
@@ -458,18 +478,20 @@ std::vector<MetricFamily> MetricsRegistry::Collect() const {
       impl_->CollectSeries(id, name.first, name.second, &requests);
     });
     impl_->CollectSeries(kOtherSeries, "other", "other", &requests);
-    impl_->services.ForEach(
-        [&](uint32_t id, const std::string& name) { impl_->CollectService(id, name, &times, &errors, &successes); });
-    impl_->CollectService(kOtherService, "other", &times, &errors, &successes);
+    impl_->services.ForEach([&](uint32_t id, const std::string& name) {
+      impl_->CollectService(id, name, &times, &errors, &successes, &calls);
+    });
+    impl_->CollectService(kOtherService, "other", &times, &errors, &successes, &calls);
     sources = impl_->sources;
   }
 
   std::vector<MetricFamily> families;
-  families.reserve(4 + kGauges.size());
+  families.reserve(5 + kGauges.size());
   families.push_back(std::move(requests));
   families.push_back(std::move(times));
   families.push_back(std::move(errors));
   families.push_back(std::move(successes));
+  families.push_back(std::move(calls));
   for (size_t i = 0; i < kGauges.size(); ++i) {
     int64_t sum = 0;
     for (const auto& shard : impl_->shards) sum += shard->Get(static_cast<WorkerGauge>(i));

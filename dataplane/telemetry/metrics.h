@@ -123,6 +123,8 @@ class WorkerShard {
   // answered; with `status` below 500 that is a success.
   void Record(uint32_t service, uint32_t series, Method method, int status, Reason reason,
               std::chrono::nanoseconds duration);
+  // A call of gRPC that ended with this code, beside Record.
+  void RecordCall(uint32_t service, int code);
   void Add(WorkerGauge gauge, int64_t delta);
   int64_t Get(WorkerGauge gauge) const;
 

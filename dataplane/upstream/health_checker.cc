@@ -14,13 +14,19 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/random/random.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/grpc_code.h"
 #include "common/base/text.h"
 #include "common/base/thread.h"
+#include "dataplane/http/grpc.h"
 #include "dataplane/http/http1/response_reader.h"
+#include "dataplane/http/http2/client_session.h"
+#include "dataplane/http/stream.h"
+#include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/event_loop.h"
 #include "dataplane/net/socket.h"
 #include "dataplane/net/task.h"
 #include "dataplane/policy/health_tracker.h"
+#include "grpc/health/v1/health.pb.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -28,6 +34,10 @@ namespace gateway::dataplane {
 using std::chrono::milliseconds;
 
 namespace {
+
+constexpr uint64_t kBufferBytesMax = 64 << 20;  // of kChecksMax connections, with some to spare
+constexpr size_t kGrpcPrefixBytes = 5;
+constexpr milliseconds kStall = std::chrono::hours(1);  // a check's deadline comes first
 
 HealthTracker::Options ThresholdsOf(const HealthCheckPolicy& policy) { return {policy.healthy, policy.unhealthy}; }
 
@@ -177,6 +187,13 @@ struct HealthChecker::Impl {
         co_return Concat("TLS: ", tls::HandshakeErrorName(error), text.empty() ? "" : ": ", text);
       }
     }
+    if (check->target.protocol != UpstreamProtocol::kHttp1) {
+      const bool agreed = socket.tls() == nullptr || socket.tls()->protocol() == "h2";
+      if (!agreed && (policy->grpc || check->target.protocol == UpstreamProtocol::kHttp2)) {
+        co_return std::string("the endpoint did not select HTTP/2 (ALPN h2)");
+      }
+      if (agreed) co_return co_await ProbeHttp2(&socket, check->target.endpoint, *policy, deadline);
+    }
 
     const std::string request = Concat(
         "GET ", policy->path, " HTTP/1.1\r\nHost: ", policy->host.empty() ? check->target.endpoint : policy->host,
@@ -212,13 +229,134 @@ struct HealthChecker::Impl {
       }
       if (result == Result::kMore) continue;
       if (result == Result::kRejected) co_return std::string("the response is not HTTP");
-      const auto status = static_cast<uint32_t>(head.status);
-      const auto& expected = policy->statuses;
-      const bool passes =
-          expected.empty() ? status < 300 : std::find(expected.begin(), expected.end(), status) != expected.end();
-      if (passes && status >= 200) co_return std::nullopt;
-      co_return Concat("status ", status);
+      if (Passes(*policy, head.status)) co_return std::nullopt;
+      co_return Concat("status ", head.status);
     }
+  }
+
+  // The same, over HTTP/2, on a connection that is there.
+  Task<std::optional<std::string>> ProbeHttp2(Socket* socket, const std::string& name, const HealthCheckPolicy& policy,
+                                              TimePoint deadline) {
+    const std::string endpoint = name;  // a new set may change the check while this waits
+    http2::ClientSession session(
+        &http2, socket, [](void*) {}, nullptr);
+    Task<void> serving = session.Serve();
+    serving.Start();
+    std::optional<std::string> failure;
+    try {
+      const std::unique_ptr<http::UpstreamStream> stream = session.Open();
+      const std::string_view host = policy.host.empty() ? endpoint : policy.host;
+      if (policy.grpc) {
+        failure = co_await AskGrpc(stream.get(), *socket, host, policy, deadline);
+      } else {
+        failure = co_await AskHttp(stream.get(), *socket, host, policy, deadline);
+      }
+    } catch (const std::exception& error) {
+      failure = error.what();
+    }
+    session.Retire();
+    co_await serving.Done();
+    co_return failure;
+  }
+
+  static std::string_view SchemeOf(const Socket& socket) { return socket.tls() != nullptr ? "https" : "http"; }
+
+  // Sends a request and waits for the response's head. Nothing: it is in `*response`.
+  static Task<std::optional<std::string>> Exchange(http::UpstreamStream* stream, const http::OutgoingRequest& request,
+                                                   http::BodyPiece body, TimePoint deadline,
+                                                   http::Response** response) {
+    Io io = stream->Begin(request, body);
+    if (io == Io::kAgain) io = co_await stream->Flush(kStall, deadline);
+    if (io == Io::kAgain) co_return std::string("no response in time");
+    if (io == Io::kEnd) co_return std::string("out of memory");
+    for (;;) {
+      switch (stream->ReadHead(response)) {
+        case http::HeadRead::kFinal:
+          co_return std::nullopt;
+        case http::HeadRead::kInterim:
+          break;
+        case http::HeadRead::kWait:
+          if (co_await stream->Readable(deadline) == Wait::kTimeout) co_return std::string("no response in time");
+          break;
+        case http::HeadRead::kOverloaded:
+          co_return std::string("out of memory");
+        case http::HeadRead::kCutShort:
+        case http::HeadRead::kInvalid:
+          co_return std::string(stream->detail());
+      }
+    }
+  }
+
+  static Task<std::optional<std::string>> AskHttp(http::UpstreamStream* stream, const Socket& socket,
+                                                  std::string_view host, const HealthCheckPolicy& policy,
+                                                  TimePoint deadline) {
+    http::OutgoingRequest request;
+    request.method = "GET";
+    request.scheme = SchemeOf(socket);
+    request.authority = host;
+    request.path = policy.path;
+    request.lines = "user-agent: gateway-health-check\r\naccept: */*\r\n";
+    http::Response* response = nullptr;
+    auto failure = co_await Exchange(stream, request, {.last = true}, deadline, &response);
+    if (failure) co_return failure;
+    if (Passes(policy, response->status)) co_return std::nullopt;
+    co_return Concat("status ", response->status);
+  }
+
+  // grpc/doc/health-checking.md.
+  static Task<std::optional<std::string>> AskGrpc(http::UpstreamStream* stream, const Socket& socket,
+                                                  std::string_view host, const HealthCheckPolicy& policy,
+                                                  TimePoint deadline) {
+    grpc::health::v1::HealthCheckRequest question;
+    question.set_service(policy.grpc_service);
+    const std::string message = question.SerializeAsString();
+    std::string body(kGrpcPrefixBytes, '\0');  // not compressed; the length, which needs one or two bytes
+    body[3] = static_cast<char>(message.size() >> 8);
+    body[4] = static_cast<char>(message.size());
+    body += message;
+    http::OutgoingRequest request;
+    request.method = "POST";
+    request.scheme = SchemeOf(socket);
+    request.authority = host;
+    request.path = "/grpc.health.v1.Health/Check";
+    request.lines = "content-type: application/grpc\r\nuser-agent: gateway-health-check\r\n";
+    request.has_body = true;
+    request.takes_trailers = true;
+    http::Response* response = nullptr;
+    auto failure =
+        co_await Exchange(stream, request, {.bytes = body, .payload = body.size(), .last = true}, deadline, &response);
+    if (failure) co_return failure;
+    if (response->status != 200) co_return Concat("status ", response->status);
+    int code = http::FindGrpcStatus(response->field_views());
+    std::string answer;
+    for (http::BodyPiece piece; !piece.last;) {
+      switch (stream->Read({}, &piece)) {
+        case http::BodyRead::kPiece:
+          answer += piece.bytes;
+          if (answer.size() > kAnswerBytesMax) co_return std::string("the response is too large");
+          if (piece.last && !piece.trailers.empty()) code = http::FindGrpcStatus(piece.trailers);
+          break;
+        case http::BodyRead::kWait:
+          if (co_await stream->Readable(deadline) == Wait::kTimeout) co_return std::string("no response in time");
+          break;
+        default:
+          co_return Concat("the response ended early: ", stream->detail());
+      }
+    }
+    if (code != kGrpcOk) co_return Concat("grpc-status ", code < 0 ? "is missing" : GrpcCodeName(code));
+    grpc::health::v1::HealthCheckResponse health;
+    if (answer.size() < kGrpcPrefixBytes || answer[0] != '\0' ||
+        !health.ParseFromString(answer.substr(kGrpcPrefixBytes))) {
+      co_return std::string("the response is no HealthCheckResponse");
+    }
+    if (health.status() == grpc::health::v1::HealthCheckResponse::SERVING) co_return std::nullopt;
+    co_return grpc::health::v1::HealthCheckResponse::ServingStatus_Name(health.status());
+  }
+
+  static bool Passes(const HealthCheckPolicy& policy, int status) {
+    const std::vector<uint32_t>& expected = policy.statuses;
+    if (expected.empty()) return status >= 200 && status < 300;
+    return std::find(expected.begin(), expected.end(), static_cast<uint32_t>(status)) != expected.end();
   }
 
   void Follow(HealthTargets targets) {
@@ -284,6 +422,10 @@ struct HealthChecker::Impl {
 
   const std::function<void(TimePoint)> tick;
   EventLoop loop;
+  BufferBudget budget{kBufferBytesMax};
+  BufferPool buffers{&budget};
+  http2::ClientMetrics http2_metrics;
+  http2::ClientResources http2{&loop, &buffers, &http2_metrics};
   Timer tick_timer;
   absl::InsecureBitGen random;
   absl::flat_hash_map<const EndpointState*, std::unique_ptr<Check>> checks;

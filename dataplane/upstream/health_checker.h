@@ -26,6 +26,7 @@ struct HealthTarget {
   std::shared_ptr<EndpointState> state;
   std::shared_ptr<const HealthCheckPolicy> policy;
   std::shared_ptr<tls::EndpointTls> tls = nullptr;  // null: cleartext
+  UpstreamProtocol protocol = UpstreamProtocol::kHttp1;
 };
 using HealthTargets = std::vector<HealthTarget>;
 

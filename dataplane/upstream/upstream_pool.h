@@ -9,10 +9,13 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "dataplane/http/http2/client_session.h"
+#include "dataplane/http/http2/session_metrics.h"
 #include "dataplane/http/stream.h"
 #include "dataplane/http/stream_resources.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/socket.h"
+#include "dataplane/net/task.h"
 #include "dataplane/state/serving_state.h"
 #include "dataplane/telemetry/metrics.h"
 
@@ -20,7 +23,7 @@ namespace gateway::dataplane {
 
 class UpstreamPool;
 
-// A connection to an endpoint: owned by the stream that uses it, or idle in the pool.
+// A connection to an endpoint: owned by the stream that uses it, or idle in the pool, or shared by streams of HTTP/2.
 class UpstreamConnection {
  public:
   UpstreamConnection(EventLoop* loop, std::shared_ptr<Endpoint> endpoint, WorkerShard* metrics);
@@ -50,8 +53,9 @@ class DescriptorReserve {
   ~DescriptorReserve() = default;
 };
 
-// The most recently used one is given out first, so that the others can age. An idle connection that says anything, or
-// ends, is closed at once.
+// Of HTTP/1 connections the most recently used one is given out first, so that the others can age. An idle one that
+// says anything, or ends, is closed at once. HTTP/2 connections are shared: a request goes to the oldest one that has
+// room, so that the others can age; where none has, there will be another one.
 class UpstreamPool {
  public:
   static constexpr size_t kIdlePerEndpointMax = 1024;
@@ -60,15 +64,14 @@ class UpstreamPool {
   static constexpr std::chrono::seconds kDistrust{60};
 
   // `reserve` may be null.
-  UpstreamPool(const http::StreamResources& resources, WorkerShard* metrics, DescriptorReserve* reserve)
-      : resources_(resources), metrics_(metrics), reserve_(reserve) {}
+  UpstreamPool(const http::StreamResources& resources, WorkerShard* metrics, DescriptorReserve* reserve);
   ~UpstreamPool();
 
   enum class Reuse : uint8_t {
     kKept,    // an idle connection, if there is one
     kProbed,  // the same, once it was asked whether it is still alive (a system call): for requests that must not be
               // sent twice
-    kNone,    // a new one
+    kNone,    // a new one; of HTTP/2, one that began after the last one ended, or was said to take no more
   };
   // A stream to `endpoint`. Null: refused at once, or out of descriptors (errno says). It keeps its connection for
   // `idle_timeout`.
@@ -88,7 +91,18 @@ class UpstreamPool {
   // Closes the idle connections to endpoints that no bind since `generation` has named.
   void CloseUnbound(uint64_t generation);
 
+  // Of HTTP/2. Any thread may read it.
+  const http2::ClientMetrics& http2_metrics() const { return http2_metrics_; }
+
  private:
+  class PooledStream;
+  class NegotiatingStream;
+  struct SharedConnection;
+  // The HTTP/2 connections to one endpoint, the oldest first.
+  struct SharedConnections {
+    std::vector<std::unique_ptr<SharedConnection>> all;
+    uint64_t lost = 0;  // the newest one that there was when one was lost
+  };
   using Idle = std::vector<std::unique_ptr<UpstreamConnection>>;
   static void OnIdleEvent(void* connection);
   void Remove(UpstreamConnection* connection);
@@ -96,10 +110,25 @@ class UpstreamPool {
   std::unique_ptr<UpstreamConnection> Connect(const std::shared_ptr<Endpoint>& endpoint);
   std::unique_ptr<UpstreamConnection> ConnectOnce(const std::shared_ptr<Endpoint>& endpoint);
 
+  // A stream on a connection that is there already; null: none has room.
+  std::unique_ptr<http::UpstreamStream> Join(const Endpoint& endpoint, Reuse reuse,
+                                             std::chrono::milliseconds idle_timeout);
+  // From now on requests share it. `established`: it has been connected, and the endpoint speaks HTTP/2.
+  SharedConnection* Share(std::unique_ptr<UpstreamConnection> connection, bool established,
+                          std::chrono::milliseconds idle_timeout);
+  Task<void> Serve(SharedConnection* shared, bool established);
+  static void OnStreamEnded(void* shared);
+  void DestroySoon(SharedConnection* shared);
+  bool CloseOneShared();
+
   const http::StreamResources& resources_;
   WorkerShard* metrics_;
   DescriptorReserve* const reserve_;
   absl::flat_hash_map<uint64_t, Idle> idle_;  // by Endpoint::id
+  http2::ClientMetrics http2_metrics_;
+  http2::ClientResources http2_;
+  absl::flat_hash_map<uint64_t, SharedConnections> shared_;  // by Endpoint::id
+  uint64_t shared_made_ = 0;
 };
 
 }  // namespace gateway::dataplane

@@ -99,6 +99,16 @@ std::string ConditionText(const Match& match) {
   return match.has_present() && !match.present() ? absl::StrCat("no ", match.name()) : match.name();
 }
 
+// Of match.grpc: "shop.v1.Orders/Get", "shop.v1.Orders/*".
+std::string CallText(const v1::GrpcMatch& grpc) {
+  return absl::StrCat(grpc.service(), "/", grpc.method().empty() ? "*" : grpc.method());
+}
+
+// "/v1/**", "grpc shop.v1.Orders/Get".
+std::string PathText(const v1::RouteMatch& match) {
+  return match.has_grpc() ? absl::StrCat("grpc ", CallText(match.grpc())) : PathText(match.path());
+}
+
 // Of the scheme, of headers and of the query ("?v=2").
 std::vector<std::string> ConditionsOf(const v1::RouteMatch& match) {
   std::vector<std::string> conditions;
@@ -114,7 +124,7 @@ std::vector<std::string> ConditionsOf(const v1::RouteMatch& match) {
 std::string MatchText(const v1::RouteMatch& match) {
   std::string text;
   if (match.methods_size() > 0) absl::StrAppend(&text, JoinSome(match.methods()), " ");
-  const std::string path = PathText(match.path());
+  const std::string path = PathText(match);
   if (match.hosts_size() > 0) absl::StrAppend(&text, JoinSome(match.hosts()), path.starts_with('/') ? "" : " ");
   absl::StrAppend(&text, path);
   const std::vector<std::string> conditions = ConditionsOf(match);
@@ -254,7 +264,7 @@ std::vector<std::string> Cells(const v1::Resource& resource, size_t most = kSumm
       const v1::Route& r = resource.route();
       return {r.match().hosts().empty() ? "any" : JoinSome(r.match().hosts(), most),
               r.match().methods().empty() ? "any" : JoinSome(r.match().methods(), most),
-              PathText(r.match().path()),
+              PathText(r.match()),
               JoinSome(ConditionsOf(r.match()), most),
               RouteTo(r, most),
               absl::StrCat(r.priority())};
@@ -533,7 +543,7 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
   const v1::RouteMatch& match = route.match();
   AppendFact(out, "Hosts", match.hosts().empty() ? "any" : absl::StrJoin(match.hosts(), ", "));
   AppendFact(out, "Methods", match.methods().empty() ? "any" : absl::StrJoin(match.methods(), ", "));
-  AppendFact(out, "Path", PathText(match.path()));
+  AppendFact(out, "Path", PathText(match));
   if (const std::vector<std::string> conditions = ConditionsOf(match); !conditions.empty()) {
     AppendFact(out, "Conditions", absl::StrJoin(conditions, ", "));
   }
@@ -580,6 +590,8 @@ void DescribeService(const v1::Service& service, const Description& d, const v1:
     AppendFact(out, "Source", "static");
   }
   AppendFact(out, "Balancer", BalancerOf(service.load_balancer()));
+  if (service.protocol() == v1::Service::HTTP2) AppendFact(out, "Protocol", "HTTP/2");
+  if (service.protocol() == v1::Service::AUTO) AppendFact(out, "Protocol", "HTTP/2 or HTTP/1.1, by ALPN");
   AppendFact(out, "Breaker", BreakerText(service.circuit_breaker(), defaults));
   *out += "\nEndpoints\n";
   if (rows.empty()) {

@@ -289,7 +289,44 @@ void CheckStringMatch(const Match& match, const std::string& field, ReportField 
 
 }  // namespace
 
+v1::RouteMatch WithoutGrpc(const v1::RouteMatch& match, bool any_type) {
+  v1::RouteMatch plain = match;
+  if (!match.has_grpc()) return plain;
+  const v1::GrpcMatch& grpc = match.grpc();
+  if (grpc.method().empty()) {
+    plain.mutable_path()->set_prefix(fmt::format("/{}", grpc.service()));
+  } else {
+    plain.mutable_path()->set_exact(fmt::format("/{}/{}", grpc.service(), grpc.method()));
+  }
+  plain.clear_methods();
+  plain.add_methods("POST");
+  if (!any_type) {
+    v1::HeaderMatch* const type = plain.add_headers();
+    type->set_name("content-type");
+    type->set_prefix("application/grpc");
+  }
+  plain.clear_grpc();
+  return plain;
+}
+
 void CheckRouteMatch(const v1::RouteMatch& match, ReportField report) {
+  if (match.has_grpc()) {
+    const auto is_name = [](const std::string& text, bool dots) {
+      return text.size() <= 512 && std::all_of(text.begin(), text.end(), [dots](char c) {
+               return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || (dots && c == '.');
+             });
+    };
+    if (match.has_path()) report("grpc", "is a path by itself; expected one of grpc and path");
+    if (match.methods_size() > 0) report("methods", "has no place beside grpc: calls are POST");
+    if (!is_name(match.grpc().service(), true)) {
+      report("grpc.service", fmt::format("{} is not the name of a gRPC service; expected one like shop.v1.Orders",
+                                         QuoteForMessage(match.grpc().service())));
+    }
+    if (!is_name(match.grpc().method(), false)) {
+      report("grpc.method", fmt::format("{} is not the name of a gRPC method; expected one like Get",
+                                        QuoteForMessage(match.grpc().method())));
+    }
+  }
   CheckEach(match.hosts(), "hosts", CheckHostPattern, report);
   if (match.has_path()) {
     absl::Status status;

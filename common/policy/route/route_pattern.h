@@ -49,6 +49,9 @@ absl::Status CheckHost(std::string_view host);
 // Takes a field's path, relative to the match ("path.prefix"), and what is wrong there.
 using ReportField = absl::FunctionRef<void(const std::string& field, const std::string& message)>;
 
+// `match` with what its `grpc` asks for written as a path, a method and (unless `any_type`) a header; else as it is.
+v1::RouteMatch WithoutGrpc(const v1::RouteMatch& match, bool any_type);
+
 // Reports everything that is wrong with `match` by itself.
 void CheckRouteMatch(const v1::RouteMatch& match, ReportField report);
 

@@ -51,13 +51,13 @@ struct PseudoFields {
 
 Rejection Malformed(const char* detail) { return {Reason::kBadRequest, detail}; }
 
-void AddField(Request* out, std::string_view name, std::string_view value, FieldKind kind) {
+void AddField(http::Head* out, std::string_view name, std::string_view value, FieldKind kind) {
   out->fields.push_back({name, value});
   out->kinds.push_back(kind);
   out->bytes += name.size() + value.size() + 4;
 }
 
-Rejection ReadLength(std::string_view value, Request* out) {
+Rejection ReadLength(std::string_view value, http::Head* out) {
   if (out->length) return Malformed("more than one Content-Length");
   const char* const end = value.data() + value.size();
   uint64_t length = 0;
@@ -70,7 +70,8 @@ Rejection ReadLength(std::string_view value, Request* out) {
   return {};
 }
 
-Rejection ReadField(std::string_view name, std::string_view value, Request* out,
+// `host` null: of a response.
+Rejection ReadField(std::string_view name, std::string_view value, http::Head* out,
                     std::optional<std::string_view>* host) {
   const FieldKind kind = http::ClassifyField(name);
   switch (kind) {
@@ -88,6 +89,7 @@ Rejection ReadField(std::string_view name, std::string_view value, Request* out,
       if (const Rejection error = ReadLength(value, out)) return error;
       break;
     case FieldKind::kHost:
+      if (host == nullptr) break;
       if (*host) return Malformed("more than one Host");
       *host = value;
       return {};  // goes first, whoever said it
@@ -317,12 +319,52 @@ Rejection MakeRequest(HeaderBlock* block, bool ended, BufferPool* pool, Request*
   return ReadExpectations(out);
 }
 
-bool CheckTrailers(const HeaderBlock& block, const char** detail) {
+Rejection MakeResponse(const HeaderBlock& block, bool to_head, bool ended, http::Response* out) {
+  const auto invalid = [](const char* detail) { return Rejection{Reason::kUpstreamInvalid, detail}; };
+  out->Clear();
+  out->version = http::Version::kHttp2;
+  out->status = 0;
+  out->phrase = {};
+  bool regular = false;
   for (size_t i = 0; i < block.size(); ++i) {
-    if (!IsName(block.name(i)) || !IsValue(block.value(i))) {
-      *detail = "an invalid trailer field";
-      return false;
+    const std::string_view name = block.name(i);
+    const std::string_view value = block.value(i);
+    if (name.starts_with(':')) {
+      if (regular) return invalid("a pseudo-header field behind others");
+      if (name != ":status" || out->status != 0) return invalid("an unknown pseudo-header field, or one twice");
+      const auto [stop, code] = std::from_chars(value.data(), value.data() + value.size(), out->status);
+      if (value.size() != 3 || code != std::errc() || stop != value.data() + 3 || out->status < 100 ||
+          out->status > 599) {
+        return invalid("the response has an invalid status");
+      }
+      continue;
     }
+    regular = true;
+    if (!IsName(name) || !IsValue(value)) return invalid("an invalid field in the response header");
+    if (out->fields.size() >= HeaderBlock::kFieldsMax) return invalid("too many fields in the response header");
+    if (const Rejection error = ReadField(name, value, out, nullptr)) return invalid(error.detail);
+  }
+  if (out->status == 0) return invalid("a response without :status");
+  if (out->status == 101) return invalid("a 101 in HTTP/2");
+  if (out->status < 200 && ended) return invalid("an interim response ends the stream");
+  const bool bodyless = to_head || out->status == 204 || out->status == 304;
+  out->has_body = !ended && !bodyless && out->status >= 200;
+  if (ended && !bodyless && out->length.value_or(0) > 0) return invalid("Content-Length without a body");
+  return {};
+}
+
+bool CheckResponseTrailers(const HeaderBlock& block, const char** detail) {
+  for (size_t i = 0; i < block.size(); ++i) {
+    if (IsName(block.name(i)) && IsValue(block.value(i))) continue;
+    *detail = "an invalid trailer field";
+    return false;
+  }
+  return true;
+}
+
+bool CheckTrailers(const HeaderBlock& block, const char** detail) {
+  if (!CheckResponseTrailers(block, detail)) return false;
+  for (size_t i = 0; i < block.size(); ++i) {
     if (http1::IsForbiddenTrailer(block.name(i))) {
       *detail = "a forbidden trailer field";
       return false;

@@ -1,4 +1,4 @@
-// The fields of one HTTP/2 header section as they come out of HPACK, and the request that they make (RFC 9113, section
+// The fields of one HTTP/2 header section as they come out of HPACK, and the message that they make (RFC 9113, section
 // 8).
 //
 // Fields are checked as strictly as those of HTTP/1.1 (http1/head.h): what is accepted here reads the same after it was
@@ -73,8 +73,16 @@ class HeaderBlock {
 // for method and target where they could be read. Extended CONNECT (RFC 8441) for WebSocket is a GET with `protocol`.
 http::Rejection MakeRequest(HeaderBlock* block, bool ended, BufferPool* pool, http::Request* out);
 
+// Makes the response of a header section that has come whole (RFC 9113, section 8.3.2). Views point into `block`.
+// `to_head`: the request was a HEAD; `ended` as above. Of a rejection `detail` counts alone. A 101 is rejected: there
+// is none in HTTP/2.
+http::Rejection MakeResponse(const HeaderBlock& block, bool to_head, bool ended, http::Response* out);
+
 // Whether fields may stand behind a request's body: the rules are those of chunked bodies. `detail` says what is wrong.
 bool CheckTrailers(const HeaderBlock& block, const char** detail);
+
+// The same of a response, whose forbidden trailers are left out later: whether all of them are fields.
+bool CheckResponseTrailers(const HeaderBlock& block, const char** detail);
 
 }  // namespace gateway::dataplane::http2
 

@@ -80,15 +80,18 @@ absl::StatusOr<std::shared_ptr<const ClientContext>> ClientContext::Create(const
   }
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
   SSL_CTX_sess_set_new_cb(context, &ClientContext::OnNewSession);
-  static const unsigned char kHttp1[] = {8, 'h', 't', 't', 'p', '/', '1', '.', '1'};
-  if (SSL_CTX_set_alpn_protos(context, kHttp1, sizeof kHttp1) != 0) return Rejected("protocol");
   return std::shared_ptr<const ClientContext>(std::move(self));
 }
 
-SslPtr ClientContext::NewSsl(std::string_view host, SessionStore* sessions) const {
+SslPtr ClientContext::NewSsl(std::string_view host, std::string_view alpn, SessionStore* sessions) const {
   SslPtr ssl(SSL_new(context_.get()));
   if (ssl == nullptr) return nullptr;
   SSL_set_connect_state(ssl.get());
+  // (Unlike OpenSSL's other functions, it returns 0 for success.)
+  if (SSL_set_alpn_protos(ssl.get(), reinterpret_cast<const unsigned char*>(alpn.data()),
+                          static_cast<unsigned>(alpn.size())) != 0) {
+    return nullptr;
+  }
   const std::string name = server_name_.empty() ? std::string(host) : server_name_;
   const bool address = IsAddress(name);
   // RFC 6066, section 3: no addresses.

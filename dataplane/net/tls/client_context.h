@@ -15,6 +15,11 @@
 
 namespace gateway::dataplane::tls {
 
+// What is offered to an endpoint, as ALPN encodes it (RFC 7301, section 3.1).
+inline constexpr std::string_view kAlpnHttp1 = "\x08http/1.1";
+inline constexpr std::string_view kAlpnHttp2 = "\x02h2";
+inline constexpr std::string_view kAlpnEither = "\x02h2\x08http/1.1";
+
 // The newest session with one endpoint under one ClientContext. Any thread.
 class SessionStore {
  public:
@@ -34,8 +39,9 @@ class ClientContext : public std::enable_shared_from_this<ClientContext> {
   static absl::StatusOr<std::shared_ptr<const ClientContext>> Create(const UpstreamTlsPolicy& policy);
 
   // A new connection's, in connect state; its session is stored in `sessions`, which outlives the connection. `host`:
-  // what the endpoint is called where the policy has no server_name: a host name or an address. Null: out of memory.
-  SslPtr NewSsl(std::string_view host, SessionStore* sessions) const;
+  // what the endpoint is called where the policy has no server_name: a host name or an address. `alpn`: one of those
+  // above. Null: out of memory.
+  SslPtr NewSsl(std::string_view host, std::string_view alpn, SessionStore* sessions) const;
 
  private:
   ClientContext() = default;
@@ -49,15 +55,17 @@ class ClientContext : public std::enable_shared_from_this<ClientContext> {
 // TLS to one endpoint. Any thread.
 class EndpointTls {
  public:
-  // `context` null: it could not be made, and no connection is (never in cleartext instead).
-  EndpointTls(std::shared_ptr<const ClientContext> context, std::string host)
-      : context_(std::move(context)), host_(std::move(host)) {}
+  // `context` null: it could not be made, and no connection is (never in cleartext instead). `alpn`: a constant of
+  // those above.
+  EndpointTls(std::shared_ptr<const ClientContext> context, std::string host, std::string_view alpn = kAlpnHttp1)
+      : context_(std::move(context)), host_(std::move(host)), alpn_(alpn) {}
   // A new connection's. Null: there can be none.
-  SslPtr NewSsl() { return context_ == nullptr ? nullptr : context_->NewSsl(host_, &sessions_); }
+  SslPtr NewSsl() { return context_ == nullptr ? nullptr : context_->NewSsl(host_, alpn_, &sessions_); }
 
  private:
   const std::shared_ptr<const ClientContext> context_;
   const std::string host_;
+  const std::string_view alpn_;
   SessionStore sessions_;
 };
 

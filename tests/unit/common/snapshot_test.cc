@@ -10,6 +10,7 @@
 
 #include "common/base/text.h"
 #include "common/config/policy_files.h"
+#include "common/policy/policy_texts.h"
 #include "common/policy/route/route_pattern.h"
 #include "re2/re2.h"
 
@@ -156,6 +157,83 @@ TEST(CompileSnapshot, ChecksPaths) {
   for (size_t i = 0; i <= kTemplateVariablesMax; ++i) variables += "/{v" + std::to_string(i) + "}";
   EXPECT_THAT(path_error("template: '" + variables + "'"), HasSubstr("at most 16"));
   EXPECT_EQ(path_error(""), "match.path: needs one of exact, prefix, template and regex");
+}
+
+TEST(CompileSnapshot, ChecksMatchesOfGrpc) {
+  EXPECT_THAT(RouteErrors("match: { grpc: { service: shop.v1.Orders, method: Get } }, service: orders"), IsEmpty());
+  EXPECT_THAT(RouteErrors("match: { grpc: { service: shop.v1.Orders } }, service: orders"), IsEmpty());
+  EXPECT_THAT(RouteErrors("match: { grpc: { service: shop.v1.Orders }, path: { prefix: /a } }, service: orders"),
+              ElementsAre(HasSubstr("expected one of grpc and path")));
+  EXPECT_THAT(RouteErrors("match: { grpc: { service: shop.v1.Orders }, methods: [GET] }, service: orders"),
+              ElementsAre(HasSubstr("calls are POST")));
+  EXPECT_THAT(RouteErrors("match: { grpc: { service: shop/Orders } }, service: orders"),
+              ElementsAre(HasSubstr("is not the name of a gRPC service")));
+  EXPECT_THAT(RouteErrors("match: { grpc: { service: shop.v1.Orders, method: a.b } }, service: orders"),
+              ElementsAre(HasSubstr("is not the name of a gRPC method")));
+}
+
+TEST(CompileSnapshot, MatchesCallsOfGrpcAlone) {
+  const CompileResult result = CompileWithBuiltins(R"(
+kind: Service
+name: orders
+static: [{ address: "10.0.0.7:8080" }]
+protocol: http2
+health_check: { type: grpc, service: shop.v1.Orders }
+---
+kind: Route
+name: get
+match: { grpc: { service: shop.v1.Orders, method: Get } }
+service: orders
+---
+kind: Route
+name: all
+match: { grpc: { service: shop.v1.Orders } }
+service: orders
+)");
+  ASSERT_THAT(result.errors, IsEmpty());
+  EXPECT_EQ(result.snapshot->services()[0].protocol, UpstreamProtocol::kHttp2);
+  EXPECT_TRUE(result.snapshot->services()[0].health_check->grpc);
+  const auto route = [&](std::string_view method, std::string_view path, std::string_view type) -> std::string {
+    const FieldView field{"Content-Type", type};
+    RouteMatch match;
+    result.snapshot->Match({method, "a.test", path, "", {&field, 1}}, &match);
+    return match.route == nullptr ? "" : match.route->name;
+  };
+  EXPECT_EQ(route("POST", "/shop.v1.Orders/Get", "application/grpc"), "get");
+  EXPECT_EQ(route("POST", "/shop.v1.Orders/Get", "application/grpc+proto"), "get");
+  EXPECT_EQ(route("POST", "/shop.v1.Orders/List", "application/grpc"), "all");
+  EXPECT_EQ(route("POST", "/shop.v1.Orders/Get", "application/json"), "");
+  EXPECT_EQ(route("GET", "/shop.v1.Orders/Get", "application/grpc"), "");
+  EXPECT_EQ(route("POST", "/shop.v1.OrdersToo/Get", "application/grpc"), "");
+}
+
+TEST(CompileSnapshot, ChecksProtocols) {
+  const auto errors = [](const std::string& fields) {
+    std::vector<std::string> texts;
+    for (const v1::PolicyError& error :
+         Compile(ReadPolicy("kind: Service\nname: a\nstatic: [{ address: \"10.0.0.7:80\" }]\n" + fields)).errors) {
+      texts.push_back(error.field() + ": " + error.message());
+    }
+    return texts;
+  };
+  EXPECT_THAT(errors("protocol: auto"), IsEmpty());
+  EXPECT_THAT(errors("health_check: { type: grpc }"), ElementsAre(HasSubstr("needs a service of protocol http2")));
+  EXPECT_THAT(errors("protocol: auto\nhealth_check: { type: grpc }"),
+              ElementsAre(HasSubstr("needs a service of protocol http2")));
+  EXPECT_THAT(errors("protocol: auto\ntls: {}\nhealth_check: { type: grpc }"), IsEmpty());
+  EXPECT_THAT(errors("protocol: http2\nhealth_check: { type: grpc, path: /a }"),
+              ElementsAre(HasSubstr("has no path or statuses")));
+  EXPECT_THAT(errors("health_check: { service: a.B }"), ElementsAre(HasSubstr("with type: grpc only")));
+}
+
+TEST(CompileSnapshot, RetriesNameStatusesOfGrpc) {
+  RetryPolicy policy;
+  EXPECT_TRUE(AddRetryCondition("grpc:unavailable", &policy));
+  EXPECT_TRUE(policy.grpc_codes.test(14));
+  EXPECT_EQ(policy.grpc_codes.count(), 1u);
+  for (const std::string_view none : {"grpc:ok", "grpc:", "grpc:UNAVAILABLE", "grpc:14"}) {
+    EXPECT_FALSE(AddRetryCondition(none, &policy)) << none;
+  }
 }
 
 TEST(CompileSnapshot, ChecksHosts) {

@@ -240,6 +240,31 @@ TEST_F(Sessions, BodiesLongerThanAnyBufferPassBothWays) {
   EXPECT_EQ(client.Finish(second, 60s).body, large);
 }
 
+// A frame may have been begun when there was no room for it, and its bytes be gone when there is.
+TEST_F(Sessions, AWriterThatGivesUpLeavesTheConnectionToOthers) {
+  send_buffer_ = 4096;
+  Event gave_up;
+  const std::string large(1 << 20, 'x');
+  serve_ = [&](Sessions& self, http::DownstreamStream& stream) -> Task<void> {
+    if (stream.request().path != "/large") co_return co_await Describe(self, stream);
+    http::OutgoingResponse response;
+    response.status = 200;
+    response.has_body = true;
+    Io io = stream.Begin(response, {.bytes = large, .payload = large.size(), .last = true});
+    if (io == Io::kAgain) io = co_await stream.Flush(50ms, TimePoint::max());
+    EXPECT_EQ(io, Io::kAgain);
+    stream.Finish(http::End::kCutShort);
+    gave_up.Set();
+  };
+  Http2Client& client = Connect();
+  ASSERT_TRUE(client.Await([&] { return client.settings_received(); }));
+  const int32_t stream = client.Send({.path = "/large"});
+  ASSERT_TRUE(gave_up.Wait());  // nothing is read meanwhile
+  EXPECT_EQ(client.Finish(stream).reset, static_cast<uint32_t>(NGHTTP2_INTERNAL_ERROR));
+  EXPECT_EQ(client.Fetch({.path = "/small"}).status, 200);
+  EXPECT_FALSE(client.goaway());
+}
+
 // Nobody reads the request's body: what the client can send is the stream's window, and no more.
 TEST_F(Sessions, ABodyThatNobodyReadsIsHeldBackByTheWindow) {
   std::atomic<http::DownstreamStream*> seen{nullptr};

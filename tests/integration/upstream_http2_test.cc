@@ -1,0 +1,235 @@
+// HTTP/2 towards endpoints, from clients of HTTP/1.1 and HTTP/2.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/text.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/fixtures/http2_client.h"
+#include "tests/fixtures/http2_server.h"
+#include "tests/fixtures/lab_ca.h"
+#include "tests/fixtures/scripted_upstream.h"
+#include "tests/fixtures/tls_client.h"
+#include "tests/integration/programs.h"
+
+namespace gateway::fixtures {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+
+class UpstreamHttp2 : public ::testing::Test {
+ protected:
+  void Start(Http2Upstream::Serve serve = &EchoHttp2, Http2Server::Options options = {},
+             const std::string& service = "", const std::string& route = "") {
+    upstream_ = std::make_unique<Http2Upstream>(std::move(serve), Http2Upstream::Options{.connection = options});
+    Serve({upstream_->address()}, service, route);
+  }
+  void Serve(const std::vector<std::string>& addresses, const std::string& service = "",
+             const std::string& route = "") {
+    DataPlane::Options options;
+    options.policy = ServicePolicyYaml(addresses, Concat("protocol: http2\n", service), route);
+    options.workers = 1;
+    options.listener = "protocols: [h2, http/1.1]";
+    gateway_ = std::make_unique<DataPlane>(std::move(options));
+  }
+  Response Get(std::string_view target = "/svc", std::string_view method = "GET", std::string_view body = "",
+               std::string_view fields = "") {
+    const auto response = Fetch(gateway_->port(), method, target, fields, body);
+    if (!response.ok()) ADD_FAILURE() << response.status();
+    return response.ok() ? *response : Response();
+  }
+
+  std::unique_ptr<Http2Upstream> upstream_;
+  std::unique_ptr<DataPlane> gateway_;
+};
+
+TEST_F(UpstreamHttp2, RequestsOfHttp1Pass) {
+  Start();
+  EXPECT_EQ(Get("/svc/a?b=c").body, "GET /svc/a?b=c ");
+  EXPECT_EQ(Get("/svc/a", "POST", "hello").body, "POST /svc/a hello");
+  const std::string large(3 << 20, 'x');
+  EXPECT_EQ(Get("/svc", "PUT", large).body, "PUT /svc " + large);
+  EXPECT_EQ(upstream_->connections(), 1) << "they share a connection";
+  EXPECT_EQ(gateway_->Metric("gateway_http2_upstream_streams_total"), 3);
+}
+
+TEST_F(UpstreamHttp2, ResponsesHaveTheirPhraseAndLength) {
+  Start([](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || request.answered) continue;
+      connection.Respond(stream, 404, "none", {{"content-length", "4"}, {"x-one", "1"}});
+    }
+  });
+  const Response response = Get();
+  EXPECT_EQ(response.status, 404);
+  EXPECT_THAT(response.head, HasSubstr("HTTP/1.1 404 Not Found\r\n"));
+  EXPECT_THAT(response.head, HasSubstr("Content-Length: 4\r\n"));
+  EXPECT_THAT(response.head, HasSubstr("x-one: 1\r\n"));
+  EXPECT_EQ(response.body, "none");
+}
+
+TEST_F(UpstreamHttp2, FieldsAreThoseOfHttp2) {
+  std::string seen;
+  absl::Mutex mutex;
+  Start([&](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || request.answered) continue;
+      absl::MutexLock lock(&mutex);
+      seen.clear();
+      for (const auto& [name, value] : request.fields) Append(&seen, name, "=", value, "\n");
+      connection.Respond(stream, 200, "x");
+    }
+  });
+  EXPECT_EQ(
+      Get("/svc", "GET", "", "Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\n").status,
+      200);
+  absl::MutexLock lock(&mutex);
+  EXPECT_THAT(seen, HasSubstr(":scheme=http\n"));
+  EXPECT_THAT(seen, HasSubstr(Concat(":authority=127.0.0.1:", gateway_->port())));
+  EXPECT_THAT(seen, Not(HasSubstr("\nhost=")));
+  EXPECT_THAT(seen, Not(HasSubstr("connection")));
+  EXPECT_THAT(seen, Not(HasSubstr("x-hop")));
+  EXPECT_THAT(seen, Not(HasSubstr("keep-alive")));
+  EXPECT_THAT(seen, Not(HasSubstr("te=")));
+}
+
+TEST_F(UpstreamHttp2, TrailersPassBetweenClientsAndEndpointsOfHttp2) {
+  std::string trailer;
+  absl::Mutex mutex;
+  Start([&](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || request.answered) continue;
+      absl::MutexLock lock(&mutex);
+      trailer = request.Trailer("x-up");
+      connection.Respond(stream, 200, "x", {}, {{"x-down", "2"}});
+    }
+  });
+  const auto client = Http2Client::To(gateway_->port());
+  const Http2Response& response =
+      client->Fetch({.method = "POST", .path = "/svc", .body = "hello", .trailers = {{"x-up", "1"}}});
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.Trailer("x-down"), "2");
+  absl::MutexLock lock(&mutex);
+  EXPECT_EQ(trailer, "1");
+}
+
+// A POST whose stream was refused was not looked at: it may be sent again, whatever its method.
+TEST_F(UpstreamHttp2, ARefusedStreamIsSentAgain) {
+  std::atomic<int> refused{0};
+  Start([&](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || request.answered) continue;
+      if (refused++ == 0) {
+        request.answered = true;
+        connection.Reset(stream, NGHTTP2_REFUSED_STREAM);
+      } else {
+        connection.Respond(stream, 200, request.body);
+      }
+    }
+  });
+  const Response response = Get("/svc", "POST", "hello");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.body, "hello");
+  EXPECT_EQ(gateway_->Metric("gateway_http2_upstream_streams_refused_total"), 1);
+}
+
+TEST_F(UpstreamHttp2, AResetPostIsNotSentAgain) {
+  std::atomic<int> seen{0};
+  Start([&](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || request.answered) continue;
+      request.answered = true;
+      ++seen;
+      connection.Reset(stream, NGHTTP2_INTERNAL_ERROR);
+    }
+  });
+  const Response response = Get("/svc", "POST", "hello");
+  EXPECT_EQ(response.status, 502);
+  EXPECT_THAT(response.body, HasSubstr("upstream_reset"));
+  EXPECT_EQ(seen, 1);
+  EXPECT_EQ(gateway_->LogLines(1).at(0)["detail"], "the endpoint reset the stream (INTERNAL_ERROR)");
+}
+
+TEST_F(UpstreamHttp2, AConnectionThatWasToldToEndIsReplaced) {
+  std::atomic<int> answered{0};
+  Start([&](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || request.answered) continue;
+      connection.Respond(stream, 200, "x");
+      if (++answered == 1) connection.GoAway(stream);
+    }
+  });
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(Get("/svc", "POST", "hello").status, 200) << i;
+  EXPECT_EQ(upstream_->connections(), 2);
+  EXPECT_EQ(gateway_->Metric("gateway_http2_upstream_goaways_total"), 1);
+}
+
+TEST_F(UpstreamHttp2, AKeptConnectionThatEndedIsReplaced) {
+  Start();
+  EXPECT_EQ(Get().status, 200);
+  upstream_->Do([](Http2Server& connection) { connection.Close(); });
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Get("/svc", "POST", "hello").status, 200) << i;
+  EXPECT_EQ(upstream_->connections(), 2);
+}
+
+TEST_F(UpstreamHttp2, AClientThatLeavesResetsItsStreamAlone) {
+  std::atomic<int> resets{0};
+  Start([&](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (request.reset && !request.answered) {
+        request.answered = true;
+        ++resets;
+      }
+      if (request.ended && !request.answered && request.Field(":path") != "/svc/hang") {
+        connection.Respond(stream, 200, "x");
+      }
+    }
+  });
+  const auto client = Http2Client::To(gateway_->port());
+  const int32_t hanging = client->Send({.path = "/svc/hang"});
+  EXPECT_EQ(client->Fetch({.path = "/svc/a"}).status, 200);
+  client->Reset(hanging);
+  EXPECT_TRUE(client->Await([&] { return resets == 1; }));
+  EXPECT_EQ(client->Fetch({.path = "/svc/b"}).status, 200);
+  EXPECT_EQ(upstream_->connections(), 1);
+}
+
+TEST_F(UpstreamHttp2, ChecksSpeakWhatTheServiceSpeaks) {
+  Start(&EchoHttp2, {}, "health_check: { path: /live, interval: 100ms }");
+  EXPECT_EQ(Get().status, 200);
+  EXPECT_TRUE(WaitFor([&] { return upstream_->connections() >= 3; }));
+  EXPECT_EQ(gateway_->process().output().find("is unhealthy"), std::string::npos);
+}
+
+TEST_F(UpstreamHttp2, AnEndpointWithoutAlpnIsNamed) {
+  LabCa ca;
+  const LabCa::Files files = ca.IssueFor({"IP:127.0.0.1"});
+  const ContextPtr context = ServerContext(files.cert, files.key);
+  ScriptedUpstream upstream(Echo("svc"), ScriptedUpstream::Options{.tls = context.get()});
+  Serve({upstream.address()}, Concat("tls: { ca: { file: \"", ca.file(), "\" } }"));
+  const Response response = Get();
+  EXPECT_EQ(response.status, 502);
+  EXPECT_THAT(response.body, HasSubstr("upstream_tls_failed"));
+  EXPECT_EQ(gateway_->LogLines(1).at(0)["detail"], "the endpoint did not select HTTP/2 (ALPN h2)");
+  EXPECT_EQ(upstream.request_count(), 0);
+}
+
+TEST_F(UpstreamHttp2, AutoTakesHttp1WhereTheEndpointDoes) {
+  LabCa ca;
+  const LabCa::Files files = ca.IssueFor({"IP:127.0.0.1"});
+  const ContextPtr context = ServerContext(files.cert, files.key);
+  ScriptedUpstream upstream(Echo("svc"), ScriptedUpstream::Options{.tls = context.get()});
+  DataPlane::Options options;
+  options.policy =
+      ServicePolicyYaml({upstream.address()}, Concat("protocol: auto\ntls: { ca: { file: \"", ca.file(), "\" } }"));
+  options.workers = 1;
+  gateway_ = std::make_unique<DataPlane>(std::move(options));
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Get("/svc", "POST", "some body").status, 200);
+  EXPECT_EQ(upstream.connections(), 1);
+}
+
+}  // namespace
+}  // namespace gateway::fixtures
