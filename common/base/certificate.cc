@@ -52,6 +52,18 @@ std::string_view ViewOf(const ASN1_STRING* text) {
   return {reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)), static_cast<size_t>(ASN1_STRING_length(text))};
 }
 
+// What the TLS of a listener would reject; "" where it takes the pair.
+std::string TlsWeakness(const std::vector<X509Ptr>& chain, EVP_PKEY* key) {
+  const ContextPtr context(SSL_CTX_new(TLS_method()));
+  if (context == nullptr) return OpensslError();
+  SSL_CTX_set_security_level(context.get(), kTlsSecurityLevel);
+  STACK_OF(X509)* issuers = sk_X509_new_null();
+  for (size_t i = 1; i < chain.size(); ++i) sk_X509_push(issuers, chain[i].get());
+  const int used = SSL_CTX_use_cert_and_key(context.get(), chain.front().get(), key, issuers, 0);
+  sk_X509_free(issuers);
+  return used == 1 ? "" : OpensslError();
+}
+
 std::string KeyWeakness(EVP_PKEY* key) {
   const int bits = EVP_PKEY_get_bits(key);
   switch (EVP_PKEY_get_base_id(key)) {
@@ -210,6 +222,9 @@ absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Tim
                           "leaf first, then its issuers in order",
                           i + 1, SubjectOf((*chain)[i].get()), i, SubjectOf((*chain)[i - 1].get())));
     }
+  }
+  if (const std::string weakness = TlsWeakness(*chain, key->get()); !weakness.empty()) {
+    return invalid(Concat("TLS rejects it: ", weakness));
   }
 
   Certificate certificate;

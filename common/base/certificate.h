@@ -38,10 +38,13 @@ struct Certificate {
 // Certificates larger than this are no certificates.
 inline constexpr size_t kCertificateBytesMax = 1 << 20;
 inline constexpr int kChainCertificatesMax = 16;
+// OpenSSL's, of all TLS of the gateway: at least 112 bits, as RSA 2048 has.
+inline constexpr int kTlsSecurityLevel = 2;
 
 // InvalidArgument, beginning with source.name, where: there is no certificate or key, or one that can't be read; the
 // key is encrypted or is not the leaf's; a certificate of the chain did not issue the one before it; a key is weaker
-// than RSA 2048 or P-256; the OCSP response can't be read. Expiry and a missing subjectAltName are warnings.
+// than RSA 2048 or P-256, or a signature than kTlsSecurityLevel; the OCSP response can't be read. Expiry and a missing
+// subjectAltName are warnings.
 absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now);
 
 // All certificates of `pem` in their order, made with `library` (null: the default). InvalidArgument where there is

@@ -10,7 +10,6 @@ namespace {
 
 // Enough for one wake-up of a bulk transfer; released while a connection is idle.
 constexpr size_t kReadAheadBytes = 32 * 1024;
-constexpr int kSecurityLevel = 2;  // at least 112 bits, as RSA 2048 has
 
 }  // namespace
 
@@ -29,7 +28,7 @@ absl::Status Rejected(std::string_view setting) {
 absl::Status UseCommonSettings(SSL_CTX* context, bool tls13_only, const std::string& ciphers,
                                const std::string& groups) {
   SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-  SSL_CTX_set_security_level(context, kSecurityLevel);
+  SSL_CTX_set_security_level(context, kTlsSecurityLevel);
   SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_read_ahead(context, 1);
   SSL_CTX_set_default_read_buffer_len(context, kReadAheadBytes);
