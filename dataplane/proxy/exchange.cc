@@ -279,6 +279,7 @@ void Exchange::TakeBufferedBody() {
       buffered_body_ = piece.bytes;
       body_bytes_ = piece.payload;
       body_complete_ = replayable_ = piece.last;
+      buffered_trailers_ = piece.trailers;
       break;
     case http::BodyRead::kInvalid:
       upload_ = RelayEnd::kInvalid;

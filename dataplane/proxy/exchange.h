@@ -253,8 +253,9 @@ class Exchange {
   std::chrono::milliseconds retry_after_{0};
 
   // Its body.
-  std::string_view buffered_body_;  // what of it is here
-  Buffer body_room_;                // where that is, if the stream does not have it
+  std::string_view buffered_body_;                // what of it is here
+  std::span<const FieldView> buffered_trailers_;  // behind it, if it came whole with the head
+  Buffer body_room_;                              // where that is, if the stream does not have it
   std::string mirror_body_;
   uint64_t body_bytes_ = 0;     // of it, without framing, so far
   bool body_complete_ = false;  // all of it was read

@@ -284,8 +284,10 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
   {
     FieldList fields;
     const http::OutgoingRequest request = BuildRequest(*endpoint_, std::nullopt, &fields);
-    Io io =
-        upstream->Begin(request, {.bytes = buffered_body_, .payload = buffered_body_.size(), .last = body_complete_});
+    Io io = upstream->Begin(request, {.bytes = buffered_body_,
+                                      .payload = buffered_body_.size(),
+                                      .last = body_complete_,
+                                      .trailers = buffered_trailers_});
     if (io == Io::kEnd) {
       attempt.reason = Reason::kOverloaded;
       co_return attempt;

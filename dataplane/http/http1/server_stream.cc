@@ -197,6 +197,8 @@ Io ServerStream::Begin(const OutgoingResponse& response, const BodyPiece& first)
       writer << "Content-Length: " << *response.length << "\r\n";
     } else if (writer_.chunked()) {
       writer << "Transfer-Encoding: chunked\r\n";
+    } else if (!response.has_body && head_.method != "HEAD" && response.status != 204 && response.status != 304) {
+      writer << "Content-Length: 0\r\n";  // of HTTP/2, which needs no length to say so
     }
     if (connection_.ending) {
       writer << "Connection: close\r\n";

@@ -81,10 +81,8 @@ class ClientSessions : public ::testing::Test {
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
     EXPECT_EQ(fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);
     begun_ = true;
-    thread_ = std::thread([this, fd = ends[0]] {
-      loop_.Post([this, fd] { Run(fd); });
-      loop_.Run();
-    });
+    loop_.Post([this, fd = ends[0]] { Run(fd); });
+    thread_ = std::thread([this] { loop_.Run(); });
     peer_ = std::make_unique<Http2Server>(ends[1], std::move(options));
     return *peer_;
   }
