@@ -578,11 +578,17 @@ std::string_view WithoutLastSlash(std::string_view path) {
   return path.ends_with('/') ? path.substr(0, path.size() - 1) : path;
 }
 
+// "http", "https"; empty: either.
+std::string_view SchemeOf(const v1::RouteMatch& match) {
+  if (match.scheme() == v1::RouteMatch::SCHEME_UNSPECIFIED) return "";
+  return match.scheme() == v1::RouteMatch::HTTPS ? "https" : "http";
+}
+
 // Whether a client that follows the redirect is back on this route, with the same path and nothing changed by it.
 bool LeadsBack(const v1::Route& route, uint32_t status) {
   const v1::Redirect& redirect = route.redirect();
   const v1::RouteMatch& match = route.match();
-  if (!redirect.scheme().empty() || !redirect.host().empty()) return false;
+  if (!redirect.host().empty() || (!redirect.scheme().empty() && redirect.scheme() != SchemeOf(match))) return false;
   const bool same = (match.path().has_exact() && redirect.path() == match.path().exact()) ||
                     (match.path().has_prefix() && !redirect.prefix().empty() &&
                      WithoutLastSlash(redirect.prefix()) == WithoutLastSlash(match.path().prefix())) ||
@@ -608,19 +614,13 @@ void CheckRedirect(const Report& report, const v1::Route& route) {
   if (!redirect.scheme().empty() && redirect.scheme() != "http" && redirect.scheme() != "https") {
     report.Add("redirect.scheme", fmt::format("is {}; expected http or https", QuoteForMessage(redirect.scheme())));
   }
-  const std::string_view matched = route.match().scheme() == v1::RouteMatch::HTTP    ? "http"
-                                   : route.match().scheme() == v1::RouteMatch::HTTPS ? "https"
-                                                                                     : "";
-  if (!redirect.scheme().empty() && redirect.scheme() == matched && redirect.host().empty() &&
-      redirect.path().empty() && redirect.prefix().empty() && redirect.template_().empty()) {
-    report.Add("redirect.scheme", fmt::format("redirects to the same URL: match.scheme is {} already", matched));
-  }
+  const bool own_scheme = redirect.scheme().empty() || redirect.scheme() == SchemeOf(route.match());
   if (!redirect.host().empty()) CheckHostWithPort(report, "redirect.host", redirect.host());
   const int paths = static_cast<int>(!redirect.path().empty()) + static_cast<int>(!redirect.prefix().empty()) +
                     static_cast<int>(!redirect.template_().empty());
   if (paths > 1) report.Add("redirect", "has more than one of path, prefix and template");
-  if (paths == 0 && redirect.host().empty() && redirect.scheme().empty()) {
-    report.Add("redirect", "redirects to the same URL; expected scheme, host, path, prefix or template");
+  if (paths == 0 && redirect.host().empty() && own_scheme) {
+    report.Add("redirect", "redirects to the same URL; expected another scheme, host, path, prefix or template");
   }
   if (!redirect.path().empty() && (redirect.path()[0] != '/' || redirect.path().starts_with("//") ||
                                    !IsTargetText(redirect.path()) || redirect.path().size() > 4096)) {

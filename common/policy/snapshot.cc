@@ -736,7 +736,7 @@ class SnapshotCompiler {
   void WarnOfRedirect(const v1::Route& route) {
     const v1::Redirect& redirect = route.redirect();
     if (redirect.scheme().empty() || !redirect.host().empty() || !redirect.path().empty() ||
-        !redirect.prefix().empty() || !redirect.template_().empty() || redirect.strip_query() ||
+        !redirect.prefix().empty() || !redirect.template_().empty() ||
         route.match().scheme() != v1::RouteMatch::SCHEME_UNSPECIFIED) {
       return;
     }

@@ -102,7 +102,12 @@ TEST(CheckRedirect, OneThatLeadsBackIsRefused) {
                 route->mutable_match()->set_scheme(v1::RouteMatch::HTTPS);
                 route->mutable_redirect()->set_scheme("https");
               }),
-              testing::ElementsAre("redirect.scheme: redirects to the same URL: match.scheme is https already"));
+              testing::ElementsAre(testing::HasSubstr("redirect.path: redirects to the same URL")));
+  EXPECT_THAT(RouteErrorsOf([](v1::Route* route) {
+                route->mutable_match()->set_scheme(v1::RouteMatch::HTTPS);
+                route->mutable_redirect()->set_scheme("https");
+              }),
+              testing::ElementsAre(testing::HasSubstr("redirect: redirects to the same URL")));
   EXPECT_TRUE(errors([](v1::Route* route) {
                 route->mutable_redirect()->set_strip_query(true);
                 v1::QueryMatch& query = *route->mutable_match()->add_query();

@@ -58,7 +58,7 @@ TEST(Resource, EveryKindHasKeyLabelsAndBody) {
   EXPECT_EQ(KeyOf(nothing), ResourceKey());
   EXPECT_EQ(BodyOf(nothing), nullptr);
   EXPECT_TRUE(LabelsOf(nothing).empty());
-  EXPECT_EQ(MutableBodyOf(&nothing, "Certificate"), nullptr);
+  EXPECT_EQ(MutableBodyOf(&nothing, "Gateway"), nullptr);
   EXPECT_EQ(BodyOf(nothing), nullptr);
 }
 
