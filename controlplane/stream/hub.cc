@@ -259,7 +259,7 @@ void Hub::KeepTime() {
       continue;
     }
     PruneGone();
-    if (members_changed_ || !forgotten_.empty()) continue;
+    if (members_changed_ || !forgotten_.empty() || ending_) continue;  // (nobody wakes it once it is ending)
     if (const std::vector<DiagnoseDone> overdue = TakeOverdueAsks(options_.now()); !overdue.empty()) {
       lock.unlock();
       for (const DiagnoseDone& done : overdue) {
