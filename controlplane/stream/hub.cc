@@ -258,6 +258,7 @@ void Hub::KeepTime() {
       lock.lock();
       continue;
     }
+    if (ending_) continue;  // nobody wakes it any more; what is left to save is saved first
     PruneGone();
     if (members_changed_ || !forgotten_.empty() || ending_) continue;  // (nobody wakes it once it is ending)
     if (const std::vector<DiagnoseDone> overdue = TakeOverdueAsks(options_.now()); !overdue.empty()) {
