@@ -41,6 +41,7 @@ inline int64_t CeilSeconds(std::chrono::milliseconds time) { return std::max<int
 class Exchange {
  public:
   static constexpr int kConnectAttemptsMax = 3;  // endpoints tried while connections are refused
+  static constexpr int kRenewalsMax = 3;         // new connections for a request that an endpoint has not looked at
   static constexpr const char* kMaxDurationDetail = "max_duration is over";
   static constexpr const char* kGrpcTimeoutDetail = "grpc-timeout is over";
 
@@ -260,8 +261,10 @@ class Exchange {
   uint64_t body_bytes_ = 0;     // of it, without framing, so far
   bool body_complete_ = false;  // all of it was read
   bool replayable_ = false;     // all of it is in buffered_body_, and can be sent again
-  bool keeps_body_ = false;     // what passes is kept in body_room_, so that it becomes replayable
-  bool mirrors_ = false;        // copies are still to be sent, of mirror_body_
+  // Of a body that flows as it comes: all that has passed is in body_room_, or nothing has. Another attempt begins with
+  // that, and the rest follows.
+  bool keeps_body_ = false;
+  bool mirrors_ = false;  // copies are still to be sent, of mirror_body_
   RelayEnd upload_ = RelayEnd::kComplete;
   bool stop_upload_ = false;
   bool continue_awaited_ = false;  // the client waits for a 100 before it sends its body

@@ -97,14 +97,15 @@ Task<void> Exchange::Forward() {
   using Reuse = UpstreamPool::Reuse;
   Attempt attempt;
   attempt.reason = Reason::kNoHealthyEndpoint;
-  // A kept connection had ended, or takes no more requests: now only a new one will do.
-  bool fresh = false;
+  // So often a kept connection had ended, or took no more requests: then only a new one will do.
+  int renewals = 0;
   int connects_failed = 0;
   for (;;) {
     if (IsGone()) {
       attempt.reason = EndOfCancelled();
       break;
     }
+    const bool fresh = renewals > 0;
     if (!fresh && !PickEndpoint()) {
       if (retries_ == 0) break;
       // All were tried: then one of them again, rather not the last.
@@ -118,6 +119,8 @@ Task<void> Exchange::Forward() {
     ++attempts_;
     attempt = {};
     grpc_status_ = -1;
+    upload_ = RelayEnd::kComplete;
+    if (keeps_body_ && body_room_) buffered_body_ = {body_room_.data(), body_room_.size()};
     attempt_started_ = head_sent_ = request_sent_ = loop().now();
     const bool repeatable = replayable_ && http::IsIdempotent(head_.method);
     const Reuse reuse = fresh ? Reuse::kNone : repeatable ? Reuse::kKept : Reuse::kProbed;
@@ -138,9 +141,9 @@ Task<void> Exchange::Forward() {
     bool at_once = false;
     if (upstream != nullptr) {
       attempt = co_await TryEndpoint(upstream.get());
-      if ((attempt.stale || attempt.refused) && !fresh && MayRepeat(attempt)) {
-        fresh = true;
-        upload_ = RelayEnd::kComplete;
+      const int renewals_max = attempt.refused ? kRenewalsMax : attempt.stale ? 1 : 0;
+      if (renewals < renewals_max && MayRepeat(attempt)) {
+        ++renewals;
         worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
         continue;
       }
@@ -170,7 +173,7 @@ Task<void> Exchange::Forward() {
         if (IsGone()) continue;  // not made: nobody waits for it any more
       }
     }
-    fresh = false;
+    renewals = 0;
     worker_->metrics().Add(WorkerGauge::kRetriesTotal, 1);
   }
   if (attempt.reason == Reason::kNone) co_return;
@@ -220,7 +223,7 @@ void Exchange::ReportSuccess() { permit_.Report(Outcome::kSuccess, loop().now(),
 bool Exchange::MayRepeat(const Attempt& attempt) const {
   // A body that was wholly there before is there still, and so is what has not been read yet; what was read as it came
   // is gone.
-  return !attempt.answered && (replayable_ || !upload_begun_) &&
+  return !attempt.answered && (replayable_ || keeps_body_ || !upload_begun_) &&
          (!attempt.sent || attempt.refused || http::IsIdempotent(head_.method));
 }
 
@@ -304,6 +307,7 @@ Task<Exchange::Attempt> Exchange::Converse(http::UpstreamStream* upstream, std::
     if (io == Io::kError && !attempt.sent && (upstream->stale() || upstream->refused())) {
       attempt.reason = Reason::kUpstreamReset;
       attempt.stale = true;
+      attempt.refused = upstream->refused();
       co_return attempt;
     }
     // An endpoint that takes no more may have answered already: what it said is read first.

@@ -82,7 +82,7 @@ bool Exchange::AdaptToWeb(http::Response* response, http::OutgoingResponse* head
 }
 
 // A call's messages flow as they come, since its client may wait for an answer before it sends the next one. While they
-// are short they are kept, so that the call can be made again once all of them have passed.
+// are short they are kept, so that the call can be made again.
 void Exchange::KeepForRetry(const http::BodyPiece& piece) {
   BufferPool& buffers = worker_->buffers();
   const std::string_view before = body_room_ ? std::string_view() : buffered_body_;

@@ -142,7 +142,7 @@ Task<Reason> Exchange::BufferBody(uint64_t bytes_max) {
 // Then the breaker has let it in, and the budget has been charged.
 // An answer of ours is retried where its status is one of the conditions, as an endpoint's would be.
 bool Exchange::PrepareRetry(Reason reason, int status, bool connected) {
-  if (!KeepsRetrying() || !replayable_ || buffered_body_.size() > retry_->max_body_bytes) return false;
+  if (!KeepsRetrying() || !(replayable_ || keeps_body_) || buffered_body_.size() > retry_->max_body_bytes) return false;
   bool wanted = IsRetryStatus(reason, status);
   switch (reason) {
     case Reason::kNone:

@@ -18,6 +18,7 @@
 #include "nlohmann/json.hpp"
 #include "spdlog/fmt/fmt.h"
 #include "tests/allocation/counts.h"
+#include "tests/fixtures/http2_server.h"
 #include "tests/fixtures/scripted_upstream.h"
 #include "tests/fixtures/temp_dir.h"
 #include "tests/fixtures/token_signer.h"
@@ -75,6 +76,8 @@ class WarmPath : public ::testing::Test {
       }
       Append(&policy, "load_balancer: { policy: weighted }\ncircuit_breaker: guard\n---\n");
     }
+    Append(&policy, "kind: Service\nname: http2\nprotocol: http2\nstatic: [{ address: \"", http2_.address(),
+           "\" }]\ncircuit_breaker: guard\n---\n");
     policy +=
         "kind: CircuitBreaker\nname: guard\ntimeout: 10s\nmax_concurrent_requests: 100\n---\n"
         "kind: RateLimit\nname: by-client\nkey: [client_ip]\nlimit: { requests: 1000000, window: 1h }\n---\n"
@@ -97,6 +100,7 @@ class WarmPath : public ::testing::Test {
         "request_headers: { remove: [X-Debug], set: { X-Tenant: \"${path.tenant} of ${host} at ${client_ip}\" } }\n"
         "request_query: { remove: [debug], set: { tenant: \"${path.tenant}\" } }\n"
         "response_headers: { remove: [Server], set: { X-Route: \"${route} for ${request_id}\" } }\n---\n"
+        "kind: Route\nname: http2\nmatch: { path: { prefix: /http2 } }\nservice: http2\nrate_limits: [by-client]\n---\n"
         "kind: Route\nname: tight\nmatch: { path: { prefix: /tight } }\nservice: one\nrate_limits: [tight]\n---\n"
         "kind: Route\nname: partners\nmatch: { path: { prefix: /partners } }\nservice: one\nauth: partners\n"
         "rate_limits: [by-client, by-consumer]\n---\n"
@@ -181,6 +185,7 @@ class WarmPath : public ::testing::Test {
   TempDir directory_;
   CountsPage counts_;
   std::vector<std::unique_ptr<ScriptedUpstream>> upstreams_;
+  Http2Upstream http2_{&EchoHttp2};
   std::unique_ptr<DataPlane> gateway_;
   std::unique_ptr<RawClient> client_;
   std::streamoff log_read_ = 0;
@@ -227,6 +232,15 @@ TEST_F(WarmPath, EdgePolicyAllocatesNothing) {
 
 TEST_F(WarmPath, ChunkedAnswerAllocatesNothing) {
   EXPECT_EQ(AllocationsOf("GET /svc/chunked HTTP/1.1\r\nHost: api.example\r\n\r\n"), 0u) << Stacks();
+}
+
+TEST_F(WarmPath, HttpToAnEndpointOfHttp2AllocatesNothing) {
+  EXPECT_EQ(AllocationsOf("GET /http2/small?id=17 HTTP/1.1\r\nHost: api.example\r\nUser-Agent: test\r\n\r\n"), 0u)
+      << Stacks();
+  EXPECT_EQ(AllocationsOf("POST /http2/small HTTP/1.1\r\nHost: api.example\r\nContent-Type: application/json\r\n"
+                          "Content-Length: 26\r\n\r\n{\"order\": 17, \"items\": []}"),
+            0u)
+      << Stacks();
 }
 
 TEST_F(WarmPath, AnApiKeyAllocatesNothing) {

@@ -1,6 +1,8 @@
 // HTTP/2 towards endpoints, from clients of HTTP/1.1 and HTTP/2.
+#include <atomic>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "common/base/text.h"
@@ -10,6 +12,7 @@
 #include "tests/fixtures/http2_client.h"
 #include "tests/fixtures/http2_server.h"
 #include "tests/fixtures/lab_ca.h"
+#include "tests/fixtures/raw_client.h"
 #include "tests/fixtures/scripted_upstream.h"
 #include "tests/fixtures/tls_client.h"
 #include "tests/integration/programs.h"
@@ -165,6 +168,46 @@ TEST_F(UpstreamHttp2, AConnectionThatWasToldToEndIsReplaced) {
   for (int i = 0; i < 5; ++i) EXPECT_EQ(Get("/svc", "POST", "hello").status, 200) << i;
   EXPECT_EQ(upstream_->connections(), 2);
   EXPECT_EQ(gateway_->Metric("gateway_http2_upstream_goaways_total"), 1);
+}
+
+// Each connection ends after some requests, with others on the way: those were not looked at, and none may be lost.
+TEST_F(UpstreamHttp2, ConnectionsThatEndUnderLoadLoseNoRequest) {
+  constexpr int kClients = 8;
+  constexpr int kRequests = 150;
+  std::atomic<int> served{0};
+  Start([&](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || request.answered) continue;
+      request.answered = true;
+      if (connection.last_stream != 0 && stream > connection.last_stream) continue;
+      connection.Respond(stream, 200, request.body);
+      ++served;
+      if (++connection.answered == 40) {
+        connection.last_stream = stream;
+        connection.GoAway(stream);
+      }
+    }
+  });
+  std::vector<std::thread> clients;
+  std::atomic<int> failed{0};
+  for (int i = 0; i < kClients; ++i) {
+    clients.emplace_back([&, i] {
+      RawClient client(gateway_->port());
+      for (int n = 0; n < kRequests; ++n) {
+        const std::string body = Concat(i, "-", n);
+        const auto response = client.Request("POST", "/svc", "", body);
+        if (!response.ok() || response->status != 200 || response->body != body) {
+          ++failed;
+          ADD_FAILURE() << (response.ok() ? response->head + response->body : response.status().ToString());
+          if (!response.ok()) return;
+        }
+      }
+    });
+  }
+  for (std::thread& each : clients) each.join();
+  EXPECT_EQ(failed, 0);
+  EXPECT_EQ(served, kClients * kRequests) << "none is repeated";
+  EXPECT_GT(upstream_->connections(), 10);
 }
 
 TEST_F(UpstreamHttp2, AKeptConnectionThatEndedIsReplaced) {
