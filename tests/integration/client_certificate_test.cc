@@ -84,7 +84,8 @@ class ClientCertificates : public ::testing::Test {
   static std::string FieldOf(const absl::StatusOr<Response>& response, std::string_view name) {
     std::string values;
     if (!response.ok()) return response.status().ToString();
-    for (const auto& field : nlohmann::json::parse(response->body, nullptr, false)["fields"]) {
+    const auto echo = nlohmann::json::parse(response->body, nullptr, false);
+    for (const auto& field : echo.value("fields", nlohmann::json::array())) {
       if (field[0].get<std::string>() == name) Append(&values, values.empty() ? "" : "|", field[1].get<std::string>());
     }
     return values;
