@@ -46,7 +46,7 @@ class Grpc : public ::testing::Test {
     options.policy = policy;
     options.workers = 1;
     options.sets = std::move(sets);
-    options.listener = "protocols: [h2, http/1.1]";
+    options.listener = listener_;
     gateway_ = std::make_unique<DataPlane>(std::move(options));
     channel_ = GrpcChannel(gateway_->port());
   }
@@ -69,6 +69,7 @@ class Grpc : public ::testing::Test {
     return lines.empty() ? nlohmann::json::object() : lines.back();
   }
 
+  std::string listener_ = "protocols: [h2, http/1.1]";
   std::unique_ptr<GrpcEcho> echo_;
   std::unique_ptr<DataPlane> gateway_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -347,15 +348,48 @@ TEST_F(Grpc, CallsPassOverTls) {
   }
 }
 
+TEST_F(Grpc, ClientsMayUseTls) {
+  LabCa ca;
+  const LabCa::Files files = ca.IssueFor({"DNS:gateway.test"});
+  listener_ = Concat("tls: { certificates: [{ cert: \"", files.cert, "\", key: \"", files.key, "\" }] }");
+  Start();
+  channel_ = GrpcChannel(gateway_->port(), ReadFile(ca.file()), "gateway.test");
+  std::string answer;
+  const grpc::Status status = Call("Chat", "hello", &answer);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(answer, "hello");
+  EXPECT_EQ(LastLine(1)["tls_server_name"], "gateway.test");
+}
+
 TEST_F(Grpc, AResponseThatBreaksOffEndsWithAStatus) {
-  Start({}, "timeouts: { response: 300ms }");
-  GrpcCall call(channel_, "Chat");
-  ASSERT_TRUE(call.Start());
-  ASSERT_TRUE(call.Write("x"));
-  ASSERT_EQ(call.Read(), "x");
-  echo_->Shutdown(0ms);  // its calls are cancelled
-  EXPECT_FALSE(call.Read());
-  EXPECT_FALSE(call.Finish().ok());
+  Http2Upstream upstream([](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || std::exchange(request.answered, true)) continue;
+      const bool call = request.Field(":path") == "/test.Echo/Chat";
+      connection.SendHead(stream, {{":status", "200"}, {"content-type", call ? "application/grpc" : "text/plain"}});
+      connection.SendData(stream, "half");
+      connection.Reset(stream, NGHTTP2_INTERNAL_ERROR);
+    }
+  });
+  Serve({upstream.address()});
+  const auto client = Http2Client::To(gateway_->port());
+  const auto fetch = [&](const std::string& path) -> const Http2Response& {
+    return client->Fetch({.method = "POST",
+                          .path = path,
+                          .fields = {{"content-type", "application/grpc"}, {"te", "trailers"}},
+                          .body = std::string(5, '\0')});
+  };
+  const Http2Response& call = fetch("/test.Echo/Chat");
+  EXPECT_EQ(call.status, 200);
+  EXPECT_EQ(call.body, "half");
+  EXPECT_TRUE(call.ended);
+  EXPECT_EQ(call.Trailer("grpc-status"), "14");
+  EXPECT_EQ(call.Trailer("grpc-message"), "Bad gateway (upstream_reset)");
+  const nlohmann::json line = LastLine(1);
+  EXPECT_EQ(line["grpc_status"], 14);
+  EXPECT_EQ(line["aborted"], true);
+  const Http2Response& other = fetch("/test.Echo/Page");
+  EXPECT_TRUE(other.reset) << "what is none of gRPC can't have one";
 }
 
 // What a browser sends and understands.
