@@ -48,6 +48,11 @@ size_t ErrorDetailsBytesMax(const grpc::CallbackServerContext& context) {
 // How often expired tokens are looked for; revoked ones are known at once.
 constexpr std::chrono::seconds kSweepEvery{1};
 
+// Who is said to have done it, for the log: as authenticated, or as claimed.
+const std::string& DoerOf(const Caller& caller, const v1::ChangeContext& context) {
+  return !caller.name.empty() ? caller.name : !context.actor().empty() ? context.actor() : caller.address;
+}
+
 Author AuthorOf(const grpc::CallbackServerContext* context) {
   const Caller& caller = CallerOf(context);
   return {caller.address, caller.name, caller.action, caller.scope};
@@ -871,9 +876,7 @@ absl::Status AdminService::SetOverride(const v1::SetEndpointRequest& request, co
     SetTime(now + duration, made->mutable_until());
     how_long = absl::StrCat("for ", FormatDuration(request.duration()));
   }
-  made->set_actor(!caller.name.empty()                 ? caller.name
-                  : !request.context().actor().empty() ? request.context().actor()
-                                                       : caller.address);
+  made->set_actor(DoerOf(caller, request.context()));
   if (absl::Status s = operations_.overrides->Set(*made); !s.ok()) return s;
   WarnOfOverride(*made, endpoints, response);
   const std::string& comment = request.context().comment();
@@ -941,7 +944,7 @@ grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext*
       back ? "as its bootstrap file has it"
            : absl::StrCat(absl::AsciiStrToLower(v1::LoggingSection::Level_Name(request->level())), " for ",
                           absl::FormatDuration(duration)));
-  spdlog::info("{}, by '{}' from {}", what, CallerOf(context).name, CallerOf(context).address);
+  spdlog::info("{}, by '{}' from {}", what, DoerOf(CallerOf(context), request->context()), CallerOf(context).address);
   audit_->Done(CallerOf(context), what, now);
   return Now(context, absl::OkStatus());
 }

@@ -300,9 +300,9 @@ int RunChurn(double minutes) {
       ctl(remove);
       expect(consul.Deregister(Concat("job-", gone)).ok(), "Consul took no deregistration");
     }
-    // One of two endpoints of `steady`, for a while; and a log level.
+    // The endpoint of `steady` that is not always there, for a while; and a log level.
     if (round % 10 == 3) {
-      ctl({"endpoints", "steady", "--set", services[0].address(), round % 20 == 3 ? "drain" : "weight=7", "--for",
+      ctl({"endpoints", "steady", "--set", services[1].address(), round % 20 == 3 ? "drain" : "weight=7", "--for",
            "4s"});
       ctl({"loglevel", "host", "warn", "--for", "2s"});
     }
