@@ -260,7 +260,7 @@ void Hub::KeepTime() {
     }
     if (ending_) continue;  // nobody wakes it any more; what is left to save is saved first
     PruneGone();
-    if (members_changed_ || !forgotten_.empty() || ending_) continue;  // (nobody wakes it once it is ending)
+    if (members_changed_ || !forgotten_.empty()) continue;
     if (const std::vector<DiagnoseDone> overdue = TakeOverdueAsks(options_.now()); !overdue.empty()) {
       lock.unlock();
       for (const DiagnoseDone& done : overdue) {
