@@ -1,5 +1,5 @@
 # Sourced by tools/quickstart: the tour of README.md, with every claim checked by real requests. Uses what quickstart
-# set up: $dp1, $dp2 (host:port of the data planes), $orders2, $next, $consul_address (empty: no Consul), ctl, the names
+# set up: $dp1, $dp2 (host:port of the data planes), $dp1_tls, $dp2_tls (their ports with TLS), $admin_port, $orders2, $next, $consul_address (empty: no Consul), ctl, the names
 # of processes.
 
 tour_failed=0
@@ -85,6 +85,36 @@ identified() {
   grep -q '"path":"/echo"' "$state/echo" || { saw="the service saw another path than /echo: $(< "$state/echo")"; return 1; }
   ! grep -qi '"X-Secret":' "$state/echo" || { saw="the service saw X-Secret, which Connection names"; return 1; }
   saw=$(head -n 1 <<< "$head" | tr -d '\r')
+}
+
+over_tls() {
+  local port
+  for port in "$dp1_tls" "$dp2_tls"; do
+    saw=$(curl -s -o "$state/echo" --max-time 10 --cacert "$state/pki/ca.crt" -w 'HTTP/%{http_version} %{http_code}' \
+      "https://localhost:$port/api/v1/orders/tls") || return 1
+    [ "$saw" = 'HTTP/2 200' ] || return 1
+    grep -q '"X-Forwarded-Proto","https"\|"X-Forwarded-Proto": *"https"' "$state/echo" ||
+      { saw="the service was told otherwise: $(< "$state/echo")"; return 1; }
+  done
+  saw+=" with X-Forwarded-Proto: https"
+}
+
+# gatewayctl speaks gRPC, and the control plane is a gRPC service like any other.
+grpc_passes() {
+  cat > "$state/grpc.yaml" << END
+kind: Service
+name: admin
+static: [{ address: "127.0.0.1:$admin_port" }]
+protocol: http2
+---
+kind: Route
+name: admin
+match: { grpc: { service: gateway.v1.Admin } }
+service: admin
+END
+  ctl apply -f "$state/grpc.yaml" --wait > "$state/log/grpc.log" 2>&1 || { saw=$(< "$state/log/grpc.log"); return 1; }
+  saw=$(ctl --server "localhost:$dp1_tls" --ca "$state/pki/ca.crt" dataplanes -o name 2>&1 | paste -sd ' ') || return 1
+  [ "$saw" = 'dp-1 dp-2' ]
 }
 
 registered() {
@@ -296,6 +326,8 @@ tour() {
   [ -z "$consul_address" ] || claim 'both data planes are registered in Consul, and healthy' registered
   claim 'requests are balanced over two instances' balanced
   claim 'the service gets the client address, and no hop-by-hop header' identified
+  claim 'a listener with TLS speaks HTTP/2' over_tls
+  claim 'a call of gRPC goes through the gateway, over TLS' grpc_passes
   if [ -n "$consul_address" ]; then
     claim 'an instance that turns critical gets no new request within a second' turned_critical
     claim 'and gets requests again when it recovers' turned_passing
