@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -62,11 +63,14 @@ ClientConnection::ClientConnection(Worker* worker, const sockaddr_storage& addre
   info.peer = peer_address;
   info.peer_ip = IpText(address);
   info.peer_trusted = worker->options().trusted_proxies.Contains(peer_address);
+  silent_.worker = worker->index();
+  silent_.id = worker->counts().silent.NewId();
   worker_->Register(this);
 }
 
 ClientConnection::~ClientConnection() {
-  if (counted_) worker_->counts().by_address.Remove(info.peer);
+  worker_->counts().silent.Remove(&silent_);
+  if (silent_.counted) worker_->counts().by_address.Remove(info.peer);
   worker_->Unregister(this);
 }
 
@@ -74,9 +78,14 @@ Detached ClientConnection::Run(std::unique_ptr<ClientConnection> self, ListenerO
   try {
     // A trusted proxy has as many connections as it has clients: theirs are counted.
     if (self->info.peer_trusted && options.proxy_header != ProxyHeaderMode::kNone) {
+      self->ListAsSilent();
       if (!co_await self->ReadProxyHeader(options.proxy_header)) co_return;
+      self->UnlistAsSilent();
     }
-    if (!self->info.peer_trusted && !co_await self->CountAddress()) {
+    bool welcome = true;
+    if (!self->info.peer_trusted) welcome = co_await self->CountAddress();
+    self->ListAsSilent();
+    if (!welcome) {
       if (options.tls < 0) co_await self->RefuseAndLinger(kTooManyConnections);
       co_return;  // before a handshake there is nothing that a TLS client would understand
     }
@@ -98,9 +107,13 @@ TimePoint ClientConnection::idle_since() const {
   return idle_ ? idle_since_ : TimePoint::max();
 }
 
-bool ClientConnection::CloseIfIdle() {
+bool ClientConnection::IsIdle() {
   const bool idle = http2_ != nullptr ? http2_->idle() : idle_;
-  if (!idle || !socket.ProbeQuiet()) return false;  // what has come in the meantime is served first
+  return idle && socket.ProbeQuiet();  // what has come in the meantime is served first
+}
+
+bool ClientConnection::CloseIfIdle() {
+  if (!IsIdle()) return false;
   socket.Cancel();
   return true;
 }
@@ -160,27 +173,51 @@ Task<void> ClientConnection::ServeHttp2Stream(void* connection, http::Downstream
   return ServeRequest(*self.worker_, stream);
 }
 
+void ClientConnection::ListAsSilent() {
+  silent_.fd = socket.fd();
+  silent_.address = info.peer;
+  worker_->counts().silent.Add(&silent_);
+}
+
+void ClientConnection::UnlistAsSilent() {
+  worker_->counts().silent.Remove(&silent_);
+  if (!silent_.handed_over) return;
+  // It stays after all, one too many.
+  silent_.handed_over = false;
+  silent_.counted = worker_->counts().by_address.Add(silent_.address, std::numeric_limits<int64_t>::max());
+}
+
+void ClientConnection::GiveWay() {
+  if (!worker_->counts().silent.IsTaken(silent_)) return;  // it is back already
+  if (!socket.HasBytes()) return Cancel();
+  UnlistAsSilent();
+  ListAsSilent();
+}
+
 void ClientConnection::BecomeAsked() {
+  UnlistAsSilent();
   worker_->Unlist(this);
   asked_ = true;
   worker_->List(this);
 }
 
 Task<bool> ClientConnection::CountAddress() {
+  using Found = SilentConnections::Found;
   const int64_t max = worker_->connections_per_address_max();
-  ConnectionsByAddress& by_address = worker_->counts().by_address;
+  Found found = Found::kNone;
   const auto count = [&] {
-    counted_ = by_address.Add(info.peer, max) || (worker_->CloseSilentOf(info.peer) && by_address.Add(info.peer, max));
-    return counted_;
+    silent_.counted = worker_->counts().by_address.Add(info.peer, max);
+    if (!silent_.counted) {
+      found = worker_->TakeOverSilentOf(info.peer);
+      silent_.counted = found == Found::kOne;
+    }
+    return silent_.counted;
   };
   if (count()) co_return true;
-  // The silent ones may be another worker's.
-  if (worker_->AskOthersForRoomOf(info.peer)) {
-    Alarm alarm(&worker_->loop());
-    for (int i = 0; i < kRoomTries; ++i) {
-      co_await alarm.Until(worker_->loop().now() + kRoomTryInterval);
-      if (count()) co_return true;
-    }
+  Alarm alarm(&worker_->loop());
+  for (int i = 0; i < kRoomTries && found == Found::kUnread; ++i) {
+    co_await alarm.Until(worker_->loop().now() + kRoomTryInterval);
+    if (count()) co_return true;
   }
   worker_->metrics().Add(WorkerGauge::kConnectionsRefusedTotal, 1);
   if (worker_->MayWarn(Worker::Warning::kAddressConnectionsMax)) {

@@ -11,6 +11,7 @@
 
 #include "dataplane/http/connection.h"
 #include "dataplane/net/task.h"
+#include "dataplane/server/connection_counts.h"
 #include "dataplane/server/listener.h"
 #include "dataplane/server/tls_facts.h"
 
@@ -39,7 +40,7 @@ class ClientConnection : private http::Connection {
   // section 9.6).
   static constexpr size_t kLingerBytesMax = 4 << 20;
   static constexpr std::chrono::milliseconds kLingerTime{2000};
-  // How long a connection too many of its address waits for other workers to make room.
+  // How long a connection too many of its address waits for others of it to turn out to be silent.
   static constexpr int kRoomTries = 8;
   static constexpr std::chrono::milliseconds kRoomTryInterval{5};
 
@@ -52,20 +53,20 @@ class ClientConnection : private http::Connection {
     if (!asked_) BecomeAsked();
   }
   bool asked() const { return asked_; }
-  // Whether it gives way to a new connection: no request has ever arrived on it, and no byte waits to be read.
-  bool Silent() { return !asked_ && !socket.cancelled() && !socket.HasBytes(); }
-  // Whether it counts against its address's share.
-  bool counted() const { return counted_; }
+  uint64_t id() const { return silent_.id; }
   // Since when it waits between two requests; TimePoint::max(): it does not.
   TimePoint idle_since() const;
 
-  // Ends it if it is between two requests. False: it is not.
+  // Whether it is between two requests; asks the kernel.
+  bool IsIdle();
+  // Ends it if it is. False: it is not.
   bool CloseIfIdle();
   // HTTP/2: takes no further requests, and ends after those in flight. (HTTP/1 ends with the next response.)
   void Drain();
   // Ends one that has to give way: in a handshake, or without a request.
   void Cancel() { socket.Cancel(); }
-  const in6_addr& peer() const { return info.peer; }
+  // It was taken from the silent ones: ends it, or puts it back if something has arrived since.
+  void GiveWay();
   const std::string& peer_ip() const { return info.peer_ip; }
   // Ends the waits for services: of requests in flight nobody waits for a response any more.
   void AbandonWaits();
@@ -77,6 +78,9 @@ class ClientConnection : private http::Connection {
   ClientConnection(Worker* worker, const sockaddr_storage& address, const in6_addr& peer_address);
   static Detached Run(std::unique_ptr<ClientConnection> self, ListenerOptions options);
   void BecomeAsked();
+  // In between it gives way to new ones.
+  void ListAsSilent();
+  void UnlistAsSilent();
   Task<bool> CountAddress();                         // false: this address has too many already
   Task<bool> ReadProxyHeader(ProxyHeaderMode mode);  // false: the connection is of no use
   Task<bool> AcceptTls(int listener);                // false: the handshake failed
@@ -90,7 +94,7 @@ class ClientConnection : private http::Connection {
 
   Worker* const worker_;
   std::unique_ptr<const TlsFacts> tls_;  // null: cleartext
-  bool counted_ = false;                 // by its address
+  SilentConnections::Entry silent_;
   bool asked_ = false;
   bool idle_ = false;
   TimePoint idle_since_{};

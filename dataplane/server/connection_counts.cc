@@ -1,5 +1,7 @@
 #include "dataplane/server/connection_counts.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -54,6 +56,58 @@ int64_t ConnectionsByAddress::Count(const in6_addr& address) const {
   const absl::MutexLock lock(&shard.mutex);
   const auto found = shard.counts.find(key);
   return found == shard.counts.end() ? 0 : found->second;
+}
+
+void SilentConnections::Add(Entry* entry) {
+  const absl::MutexLock lock(&mutex_);
+  entry->listed = true;
+  entries_.emplace(entry->id, entry);
+}
+
+void SilentConnections::Remove(Entry* entry) {
+  const absl::MutexLock lock(&mutex_);
+  if (entry->listed) entries_.erase(entry->id);
+  entry->listed = false;
+  if (!entry->taken) return;
+  entry->taken = false;
+  leaving_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+bool SilentConnections::IsTaken(const Entry& entry) {
+  const absl::MutexLock lock(&mutex_);
+  return entry.taken;
+}
+
+SilentConnections::Result SilentConnections::Take(std::optional<int> worker) { return TakeOldest(worker, nullptr); }
+
+SilentConnections::Result SilentConnections::TakeOver(const in6_addr& address) {
+  return TakeOldest(std::nullopt, &address);
+}
+
+SilentConnections::Result SilentConnections::TakeOldest(std::optional<int> worker, const in6_addr* address) {
+  const absl::MutexLock lock(&mutex_);
+  Result result{.found = Found::kNone};
+  int looked_at = 0;
+  for (auto each = entries_.begin(); each != entries_.end() && looked_at < kSearchMax; ++each, ++looked_at) {
+    Entry* const entry = each->second;
+    if (worker && entry->worker != *worker) continue;
+    if (address != nullptr && !(entry->counted && ConnectionsByAddress::Same(entry->address, *address))) continue;
+    char byte;
+    if (recv(entry->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
+      result.found = Found::kUnread;
+      continue;
+    }
+    entry->taken = true;
+    leaving_.fetch_add(1, std::memory_order_relaxed);
+    if (address != nullptr) {
+      entry->counted = false;
+      entry->handed_over = true;
+    }
+    entry->listed = false;
+    entries_.erase(each);
+    return {Found::kOne, entry->worker, entry->id, entry->address};
+  }
+  return result;
 }
 
 }  // namespace gateway::dataplane

@@ -7,9 +7,11 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 
@@ -42,10 +44,63 @@ class ConnectionsByAddress {
   std::array<Shard, 16> shards_;
 };
 
+// The connections of all workers on which no request has arrived yet: they give way to new ones, the oldest first.
+// Thread-safe.
+class SilentConnections {
+ public:
+  // Of one connection, and a part of it. Its worker's, except while it is listed.
+  struct Entry {
+    int worker = 0;
+    int fd = -1;
+    in6_addr address{};
+    uint64_t id = 0;           // in the order in which they were accepted
+    bool counted = false;      // by its address
+    bool taken = false;        // it has to go: somebody wants its place
+    bool handed_over = false;  // its place in its address's count belongs to the taker already
+    bool listed = false;
+  };
+  enum class Found : uint8_t {
+    kNone,
+    kUnread,  // what some of them have sent waits to be read: then it will turn out whether they are silent
+    kOne,
+  };
+  struct Result {
+    Found found;
+    int worker = 0;
+    uint64_t id = 0;
+    in6_addr address{};
+  };
+
+  uint64_t NewId() { return ids_.fetch_add(1, std::memory_order_relaxed); }
+  void Add(Entry* entry);
+  // It is silent no more, or gone.
+  void Remove(Entry* entry);
+  bool IsTaken(const Entry& entry);
+  // Takes the oldest one of all, or of `worker` alone. Whoever takes it sees to it that its worker closes it.
+  Result Take(std::optional<int> worker);
+  // The same, of those that count for `address`; the taker has its place in that count from now on.
+  Result TakeOver(const in6_addr& address);
+  // Those that were taken and are not closed yet.
+  int64_t leaving() const { return leaving_.load(std::memory_order_relaxed); }
+
+ private:
+  // How many are looked at for one that gives way.
+  static constexpr int kSearchMax = 128;
+  Result TakeOldest(std::optional<int> worker, const in6_addr* address);
+  std::atomic<uint64_t> ids_{1};
+  std::atomic<int64_t> leaving_{0};
+  absl::Mutex mutex_;
+  absl::btree_map<uint64_t, Entry*> entries_ ABSL_GUARDED_BY(mutex_);
+};
+
 // What all workers share.
 struct ConnectionCounts {
+  // Without those that are about to close.
+  int64_t staying() const { return connections.load(std::memory_order_relaxed) - silent.leaving(); }
+
   std::atomic<int64_t> connections{0};
   ConnectionsByAddress by_address;
+  SilentConnections silent;
 };
 
 }  // namespace gateway::dataplane

@@ -156,11 +156,12 @@ void DataPlane::MakeWorkers() {
   shared.counts = &counts_;
   shared.metrics_page = [this] { return MetricsReply(metrics_).body; };
   if (worker_count_ > 1) {
-    shared.ask_others_for_room = [this](int asking, const std::optional<in6_addr>& address) {
+    shared.ask_others_for_room = [this](int asking) {
       for (const auto& worker : workers_) {
-        if (worker->index() != asking) worker->GiveWay(address);
+        if (worker->index() != asking) worker->CloseOneIdle();
       }
     };
+    shared.close_silent = [this](int worker, uint64_t id) { workers_[static_cast<size_t>(worker)]->CloseSilent(id); };
   }
   if (const auto redis = ParseHostPort(config_.redis().address()); redis.ok()) {
     redis_directory_ = std::make_unique<RedisDirectory>(redis->host, redis->port);

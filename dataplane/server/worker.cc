@@ -1,5 +1,6 @@
 #include "dataplane/server/worker.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -22,17 +23,24 @@
 namespace gateway::dataplane {
 namespace {
 
-constexpr std::chrono::milliseconds kAcceptRetry{100};  // after running out of descriptors
+constexpr std::chrono::milliseconds kAcceptRetry{100};    // after running out of descriptors
+constexpr std::chrono::milliseconds kAcceptRetrySoon{4};  // where some are about to be free
 constexpr std::chrono::seconds kWarnInterval{1};
 constexpr int kAcceptsPerTurnMax = 256;  // then those who are connected have their turn
 constexpr std::chrono::milliseconds kBeatMax{1000};
-// For so long, what others had when all descriptors were taken is theirs.
-constexpr std::chrono::seconds kPressedTime{60};
+constexpr int kNoDescriptor = std::numeric_limits<int>::max();
 
 int64_t OpenDescriptors() {
   std::error_code error;
   std::filesystem::directory_iterator each("/proc/self/fd", error);
   return error ? 0 : std::distance(std::filesystem::begin(each), std::filesystem::end(each));
+}
+
+// The lowest descriptor that is free.
+int LowestFreeDescriptor() {
+  const int fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+  if (fd >= 0) close(fd);
+  return fd >= 0 ? fd : errno == EMFILE ? kNoDescriptor : 0;
 }
 
 }  // namespace
@@ -171,8 +179,17 @@ void Worker::CutShort() {
   });
 }
 
-void Worker::GiveWay(const std::optional<in6_addr>& address) {
-  loop_.Post([this, address] { (void)(address ? CloseSilent(&*address) : MakeRoomForOne()); });
+void Worker::CloseSilent(uint64_t id) {
+  loop_.Post([this, id] {
+    if (ClientConnection* const silent = FindSilent(id)) silent->GiveWay();
+  });
+}
+
+void Worker::CloseOneIdle() {
+  loop_.Post([this] {
+    if (counts().staying() >= connections_max_ || IsShortOfDescriptors(LowestFreeDescriptor()))
+      (void)CloseIdle(kIdleMin);
+  });
 }
 
 void Worker::OnIdleGrace(void* self) {
@@ -223,11 +240,13 @@ void Worker::OnAcceptRetry(void* self) {
 }
 
 bool Worker::Accept(Listener* listener, bool all) {
+  BoundConnections();  // the limit may have changed
   for (int accepted = 0;; ++accepted) {
-    while (!all && counts().connections.load(std::memory_order_relaxed) >= connections_max_) {
+    while (!all && IsFull()) {
       pollfd waiting{listener->socket.fd, POLLIN, 0};
       if (poll(&waiting, 1, 0) <= 0) return true;
-      if (!MakeRoomForOne()) return CannotAccept("the descriptors that are left are for services");
+      const Room room = MakeRoomForOne();
+      if (room != Room::kMade) return CannotAccept(room, "the descriptors that are left are for services");
     }
     if (accepted >= kAcceptsPerTurnMax && !all) {
       accept_timer_.Arm(loop_.now());
@@ -238,8 +257,10 @@ bool Worker::Accept(Listener* listener, bool all) {
     const int fd =
         accept4(listener->socket.fd, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
+      near_end_ = IsShortOfDescriptors(fd);
       metrics_->Add(WorkerGauge::kClientConnectionsTotal, 1);
-      if (counts().connections.load(std::memory_order_relaxed) >= options().max_connections && !CloseSilent(nullptr)) {
+      if (counts().staying() >= options().max_connections &&
+          Close(counts().silent.Take(std::nullopt)) != SilentConnections::Found::kOne) {
         if (MayWarn(Warning::kConnectionsMax))
           spdlog::warn("worker {} rejects connections: server.max_connections are open", index_);
         RefuseConnection(fd, listener->socket.options);
@@ -250,29 +271,56 @@ bool Worker::Accept(Listener* listener, bool all) {
       } catch (const std::exception& error) {
         spdlog::error("worker {} cannot take a connection: {}", index_, error.what());
       }
-      if (!all && IsShortOfDescriptors(fd)) {
-        MakeRoom();
-        if (!MakeRoomForOne()) return CannotAccept(std::strerror(EMFILE));
-      }
       continue;
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
     if (errno == EINTR || errno == ECONNABORTED) continue;
     const int error = errno;
+    Room room = Room::kNone;
     if (error == EMFILE || error == ENFILE) {
-      MakeRoom();
-      if (MakeRoomForOne()) continue;
+      near_end_ = true;
+      room = MakeRoomForOne();
+      if (room == Room::kMade) continue;
     }
-    return CannotAccept(std::strerror(error));
+    return CannotAccept(room, std::strerror(error));
   }
 }
 
+bool Worker::IsFull() {
+  if (counts().connections.load(std::memory_order_relaxed) >= connections_max_) return true;
+  near_end_ = near_end_ && IsShortOfDescriptors(LowestFreeDescriptor());
+  return near_end_;
+}
+
+Worker::Room Worker::MakeRoomForOne() {
+  using Found = SilentConnections::Found;
+  // What is kept for later goes before anybody who is connected, where it is of use.
+  const bool bounded = counts().connections.load(std::memory_order_relaxed) >= connections_max_;
+  if (!bounded && pool_.CloseOne()) return Room::kMade;
+  // One is about to go already.
+  if (bounded ? counts().staying() < connections_max_ : counts().silent.leaving() > 0) return Room::kSoon;
+  const SilentConnections::Result silent = counts().silent.Take(std::nullopt);
+  switch (Close(silent)) {
+    case Found::kOne:
+      return silent.worker == index_ ? Room::kMade : Room::kSoon;
+    case Found::kUnread:
+      return Room::kSoon;
+    case Found::kNone:
+      break;
+  }
+  return CloseIdle(kIdleMin) ? Room::kMade : Room::kNone;
+}
+
 // What is connected is served on, and those who wait are accepted later; said once a second, not once a try.
-bool Worker::CannotAccept(const char* why) {
+bool Worker::CannotAccept(Room room, const char* why) {
+  if (room == Room::kSoon) {
+    accept_timer_.Arm(loop_.now() + kAcceptRetrySoon);
+    return false;
+  }
   metrics_->Add(WorkerGauge::kAcceptErrorsTotal, 1);
   if (MayWarn(Warning::kCannotAccept)) spdlog::error("worker {} cannot accept connections: {}", index_, why);
   accept_timer_.Arm(loop_.now() + kAcceptRetry);
-  if (shared_.ask_others_for_room) shared_.ask_others_for_room(index_, std::nullopt);
+  if (shared_.ask_others_for_room) shared_.ask_others_for_room(index_);
   return false;
 }
 
@@ -281,67 +329,62 @@ int64_t Worker::connections_per_address_max() const {
   return configured > 0 ? configured : ConnectionsByAddress::DefaultMax(options().max_connections, connections_max_);
 }
 
-bool Worker::AskOthersForRoomOf(const in6_addr& address) {
-  if (!shared_.ask_others_for_room) return false;
-  shared_.ask_others_for_room(index_, address);
+SilentConnections::Found Worker::TakeOverSilentOf(const in6_addr& address) {
+  return Close(counts().silent.TakeOver(address));
+}
+
+ClientConnection* Worker::FindSilent(uint64_t id) {
+  ClientConnection* each = silent_.last;
+  while (each != nullptr && each->id() != id) each = each->previous;
+  return each;
+}
+
+SilentConnections::Found Worker::Close(const SilentConnections::Result& silent) {
+  if (silent.found != SilentConnections::Found::kOne) return silent.found;
+  metrics_->Add(WorkerGauge::kConnectionsGaveWayTotal, 1);
+  if (MayWarn(Warning::kGaveWay)) {
+    spdlog::warn("worker {} closes connections that never sent a request, of {} among others: new ones need room",
+                 index_, IpText(silent.address));
+  }
+  if (silent.worker != index_) {
+    shared_.close_silent(silent.worker, silent.id);
+  } else if (ClientConnection* const own = FindSilent(silent.id)) {
+    own->Cancel();
+  }
+  return silent.found;
+}
+
+bool Worker::CloseIdle(std::chrono::milliseconds idle_min) {
+  const TimePoint until = loop_.now() - idle_min;
+  ClientConnection* longest = nullptr;
+  int looked_at = 0;
+  for (ClientConnection* each = asked_.last; each != nullptr && looked_at < kGiveWaySearchMax; each = each->previous) {
+    const TimePoint since = each->idle_since();
+    if (since == TimePoint::max()) continue;
+    ++looked_at;
+    if (since <= until && (longest == nullptr || since < longest->idle_since()) && each->IsIdle()) longest = each;
+  }
+  if (longest == nullptr || !longest->CloseIfIdle()) return false;
+  metrics_->Add(WorkerGauge::kConnectionsGaveWayTotal, 1);
   return true;
-}
-
-bool Worker::CloseSilent(const in6_addr* address) {
-  int looked_at = 0;
-  for (ClientConnection* each = silent_.last; each != nullptr && looked_at < kGiveWaySearchMax;
-       each = each->previous, ++looked_at) {
-    if (address != nullptr && !(each->counted() && ConnectionsByAddress::Same(each->peer(), *address))) continue;
-    if (!each->Silent()) continue;
-    metrics_->Add(WorkerGauge::kConnectionsGaveWayTotal, 1);
-    if (MayWarn(Warning::kGaveWay)) {
-      spdlog::warn("worker {} closes connections that never sent a request, of {} among others: new ones need room",
-                   index_, each->peer_ip());
-    }
-    each->Cancel();
-    return true;
-  }
-  return false;
-}
-
-bool Worker::MakeRoomForOne() {
-  if (CloseSilent(nullptr)) return true;
-  int looked_at = 0;
-  for (ClientConnection* each = asked_.last; each != nullptr && looked_at < kGiveWaySearchMax;
-       each = each->previous, ++looked_at) {
-    if (each->idle_since() > loop_.now() - kIdleMin || !each->CloseIfIdle()) continue;
-    metrics_->Add(WorkerGauge::kConnectionsGaveWayTotal, 1);
-    return true;
-  }
-  return false;
 }
 
 void Worker::BoundConnections() {
   rlimit limit{};
   if (descriptors_at_rest_ == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  if (loop_.now() >= pressed_until_) descriptors_elsewhere_ = descriptors_at_rest_;
   descriptors_max_ = static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int32_t>::max()));
   const int64_t services = std::clamp(descriptors_max_ / 8, kServiceDescriptorsMin, kServiceDescriptorsMax);
-  connections_max_ = std::max<int64_t>(1, descriptors_max_ - descriptors_elsewhere_ - services - kOwnDescriptors);
-}
-
-void Worker::MakeRoom() {
-  for (int64_t closed = 0; closed < kServiceDescriptorsMin && pool_.CloseOne(); ++closed) {
-  }
-  pressed_until_ = loop_.now() + kPressedTime;
-  BoundConnections();  // (by the limit of now)
-  const int64_t clients = counts().connections.load(std::memory_order_relaxed);
-  descriptors_elsewhere_ = std::max(descriptors_elsewhere_, descriptors_max_ - clients);
-  BoundConnections();
+  connections_max_ = std::max<int64_t>(1, descriptors_max_ - descriptors_at_rest_ - services - kOwnDescriptors);
 }
 
 bool Worker::FreeDescriptor() {
   if (pool_.CloseOne()) return true;
-  if (CloseSilent(nullptr)) return true;
-  for (ClientConnection* each = asked_.last; each != nullptr; each = each->previous) {
-    if (each->CloseIfIdle()) return true;
-  }
-  return false;
+  if (Close(counts().silent.Take(index_)) == SilentConnections::Found::kOne) return true;
+  // Another worker closes one in its own time, for those who come next.
+  if (counts().silent.leaving() == 0) (void)Close(counts().silent.Take(std::nullopt));
+  if (CloseIdle(kIdleMin)) return true;
+  // As long as some are left, clients that may ask again at once stay.
+  return LowestFreeDescriptor() != kNoDescriptor || CloseIdle(std::chrono::milliseconds(0));
 }
 
 // As far as it goes: a connection too many gets no memory of ours. What it has sent already is read, so that the close

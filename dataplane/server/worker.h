@@ -76,8 +76,10 @@ class Worker final : private DescriptorReserve {
     ConnectionCounts* counts;
     // Answers /metrics on the main port; may be null.
     std::function<std::string()> metrics_page;
-    // Asks the workers other than `asking` to GiveWay; null: there are none.
-    std::function<void(int asking, const std::optional<in6_addr>& address)> ask_others_for_room;
+    // Tells the workers other than `asking` to CloseOneIdle; null: there are none.
+    std::function<void(int asking)> ask_others_for_room;
+    // Worker::CloseSilent of another worker; null: there is none.
+    std::function<void(int worker, uint64_t id)> close_silent = {};
     // For limits of scope redis; a null directory: there is no Redis, their on_unavailable holds.
     RedisStore::Options redis = {};
     RedisDirectory* redis_directory = nullptr;
@@ -107,9 +109,10 @@ class Worker final : private DescriptorReserve {
   void Drain(std::chrono::milliseconds idle_grace, std::function<void()> done);
   // While draining: requests that still wait for a service are answered with 503. Any thread.
   void CutShort();
-  // Closes a connection that nobody uses, or a silent one of `address`, so that another worker can take one. Any
-  // thread.
-  void GiveWay(const std::optional<in6_addr>& address);
+  // Another worker took it from the silent ones. Any thread.
+  void CloseSilent(uint64_t id);
+  // Closes a connection that has been idle for long, if another worker still needs the room. Any thread.
+  void CloseOneIdle();
   // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
   void Stop();
 
@@ -178,11 +181,9 @@ class Worker final : private DescriptorReserve {
 
   // How many connections one client address may have.
   int64_t connections_per_address_max() const;
-  // Closes the connection of `address` that has waited longest without a request ever arriving on it. False: there is
-  // none on this worker.
-  bool CloseSilentOf(const in6_addr& address) { return CloseSilent(&address); }
-  // Asks the other workers for the same. They do it in their own time. False: there are none.
-  bool AskOthersForRoomOf(const in6_addr& address);
+  // Has the connection of `address` closed that has waited longest without a request ever arriving on it, on whichever
+  // worker, and gives its place in the address's count to the caller.
+  SilentConnections::Found TakeOverSilentOf(const in6_addr& address);
 
   ConnectionCounts& counts() { return *shared_.counts; }
   void Register(ClientConnection* connection);
@@ -202,11 +203,16 @@ class Worker final : private DescriptorReserve {
   static void OnAcceptable(void* listener, uint32_t events);
   // Until the queue is empty (true); not `all`: or others should have their turn.
   bool Accept(Listener* listener, bool all = false);
-  bool CannotAccept(const char* why);  // false
-  // Of all, or of one client address.
-  bool CloseSilent(const in6_addr* address);
-  // The longest silent connection goes first, then one that has been idle for kIdleMin since its last request.
-  bool MakeRoomForOne();
+  enum class Room : uint8_t { kMade, kSoon, kNone };
+  // Whether another connection has to go before a new one is accepted.
+  bool IsFull();
+  // The connection that has been silent the longest goes first, on whichever worker, then the one of this worker that
+  // has been idle the longest since its last request, but for kIdleMin.
+  Room MakeRoomForOne();
+  bool CannotAccept(Room room, const char* why);  // false
+  SilentConnections::Found Close(const SilentConnections::Result& silent);
+  bool CloseIdle(std::chrono::milliseconds idle_min);
+  ClientConnection* FindSilent(uint64_t id);
   template <typename Visit>  // void(ClientConnection*): may end that one, and no other
   void ForEachConnection(const Visit& visit);
   void EndListening();
@@ -214,9 +220,6 @@ class Worker final : private DescriptorReserve {
   void CheckDrained();
   // As many connections of clients may be open in this process that some descriptors are left for services.
   void BoundConnections();
-  // As good as all of them are taken: what was kept for later goes, and clients get no more than there are now, less
-  // what is left for services and the process itself.
-  void MakeRoom();
   static void OnFlush(void* self);
   static void OnAcceptRetry(void* self);
   static void OnIdleGrace(void* self);
@@ -227,7 +230,7 @@ class Worker final : private DescriptorReserve {
   static constexpr int64_t kServiceDescriptorsMax = 1024;
   // Left to what is neither: the metrics port, the control plane, a log that is opened again.
   static constexpr int64_t kOwnDescriptors = 4;
-  // How many connections are looked at, the oldest first, for one that gives way.
+  // How many idle connections are looked at, the oldest first, for one that gives way.
   static constexpr int kGiveWaySearchMax = 128;
   // A client that asks again at once keeps its connection.
   static constexpr std::chrono::milliseconds kIdleMin{1000};
@@ -260,9 +263,8 @@ class Worker final : private DescriptorReserve {
   TlsContexts tls_contexts_;
   std::deque<ClientConnection*> handshakes_;  // oldest first
   int64_t descriptors_at_rest_ = 0;           // of the process, when this worker began to listen
-  int64_t descriptors_elsewhere_ = 0;         // not clients'
   int64_t descriptors_max_ = 0;
-  TimePoint pressed_until_{};
+  bool near_end_ = false;  // the last connection was given one of the last descriptors
   int64_t connections_max_ = std::numeric_limits<int64_t>::max();
   bool cut_short_ = false;
   std::chrono::milliseconds idle_grace_ = std::chrono::hours(24 * 365);
