@@ -358,7 +358,6 @@ void Hub::PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog) {
     catalog_ = std::move(catalog);
     return;
   }
-  std::shared_ptr<const EncodedUpdate> full = EncodeEndpoints(endpoints_epoch_, *catalog, nullptr);
   std::shared_ptr<const EncodedUpdate> delta;
   if (previous != nullptr && previous->version != 0) {
     delta = EncodeEndpoints(endpoints_epoch_, *catalog, previous.get());
@@ -366,9 +365,9 @@ void Hub::PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog) {
   {
     std::lock_guard lock(mu_);
     catalog_ = std::move(catalog);
-    endpoints_full_ = std::move(full);
+    endpoints_full_ = nullptr;
     endpoints_delta_ = std::move(delta);
-    counts_.updates_encoded += endpoints_delta_ == nullptr ? 1 : 2;
+    if (endpoints_delta_ != nullptr) ++counts_.updates_encoded;
     counts_.endpoints_version = catalog_->version;
   }
   WakeAll();
@@ -676,8 +675,13 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
   if (auto operations = NextOperations(session.get())) return operations;
   // Endpoints first: a policy that is served before its endpoints are known answers 503 for a moment.
   Lane& endpoints = session->endpoints;
-  if (endpoints.in_flight == nullptr && endpoints_full_ != nullptr && endpoints_full_->to != endpoints.settled) {
+  if (endpoints.in_flight == nullptr && catalog_ != nullptr && catalog_->version != 0 &&
+      catalog_->version != endpoints.settled) {
     const bool bridged = endpoints_delta_ != nullptr && endpoints.acked == endpoints_delta_->from;
+    if (!bridged && endpoints_full_ == nullptr) {
+      endpoints_full_ = EncodeEndpoints(endpoints_epoch_, *catalog_, nullptr);
+      ++counts_.updates_encoded;
+    }
     endpoints.in_flight = bridged ? endpoints_delta_ : endpoints_full_;
     endpoints.next_chunk = 0;
   }

@@ -225,6 +225,7 @@ class Hub {
   bool older_made_ ABSL_GUARDED_BY(mu_) = false;
   std::shared_ptr<const EncodedUpdate> keyless_update_ ABSL_GUARDED_BY(mu_);  // the same where there are no keys
   std::shared_ptr<const EndpointCatalog> catalog_ ABSL_GUARDED_BY(mu_);
+  // Of `catalog_`; null: nobody has needed it yet, as those who keep up get the delta.
   std::shared_ptr<const EncodedUpdate> endpoints_full_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none
   std::vector<v1::EndpointOverride> overrides_ ABSL_GUARDED_BY(mu_);
