@@ -90,8 +90,10 @@ int ServerSession::OnBeginHeaders(const nghttp2_frame& frame) {
 }
 
 int ServerSession::OnHeader(const nghttp2_frame& frame, std::string_view name, std::string_view value) {
+  // Thousands of fields may follow, which cost the most where they are checked.
+  if (abuse_ != Abuse::kNone) return NGHTTP2_ERR_CALLBACK_FAILURE;
   ServerStream* const stream = StreamOf(frame.hd.stream_id);
-  if (stream == nullptr || abuse_ != Abuse::kNone) return 0;
+  if (stream == nullptr) return 0;
   const bool trailing = frame.headers.cat != NGHTTP2_HCAT_REQUEST;
   HeaderBlock& block = trailing ? stream->trailers_ : stream->block_;
   const size_t max = trailing ? http1::BodyDecoder::kTrailerBytesMax : resources_.options().max_header_list;
