@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "dataplane/http/connection_info.h"
+#include "dataplane/http/http2/late_frames.h"
 #include "dataplane/http/http2/server_stream.h"
 #include "dataplane/http/http2/session_core.h"
 #include "dataplane/http/http2/session_metrics.h"
@@ -93,6 +94,7 @@ class ServerSession final : public SessionCore {
   friend class ServerStream;
 
   // SessionCore's.
+  size_t Check(std::string_view bytes, uint32_t* error) override { return late_frames_.Check(bytes, error); }
   int OnBeginHeaders(const nghttp2_frame& frame) override;
   int OnHeader(const nghttp2_frame& frame, std::string_view name, std::string_view value) override;
   int OnInvalidHeader(const nghttp2_frame& frame) override;
@@ -132,6 +134,7 @@ class ServerSession final : public SessionCore {
   void* const context_;
   std::coroutine_handle<> ending_;  // waits for the last stream
 
+  LateFrames late_frames_;
   TimePoint started_;
   TimePoint idle_since_;                   // no stream was open
   TimePoint drain_at_ = TimePoint::max();  // the second GOAWAY

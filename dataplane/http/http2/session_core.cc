@@ -277,15 +277,22 @@ void SessionCore::Reset(StreamCore* stream, uint32_t code) {
 }
 
 void SessionCore::Feed(const char* data, size_t size) {
-  if (failed_ != 0 || size == 0) return;
+  if (failed_ != 0 || refused_ || size == 0) return;
   heard_ = loop_.now();
   pinged_ = TimePoint::max();
+  uint32_t error = NGHTTP2_NO_ERROR;
+  const size_t right = Check({data, size}, &error);
   inside_ = true;
-  const ssize_t taken = nghttp2_session_mem_recv(session_, reinterpret_cast<const uint8_t*>(data), size);
+  const ssize_t taken = nghttp2_session_mem_recv(session_, reinterpret_cast<const uint8_t*>(data), right);
   inside_ = false;
   if (taken < 0) {
     if (taken == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS) Condemn(Abuse::kContinuation);
     Fail(static_cast<int>(taken));
+  } else if (right < size) {
+    refused_ = true;
+    OnInvalidFrame();
+    if (const int code = nghttp2_session_terminate_session(session_, error); code != 0) Fail(code);
+    Flush();
   }
 }
 

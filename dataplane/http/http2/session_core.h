@@ -109,6 +109,8 @@ class SessionCore {
   SessionCore(CoreResources* resources, Socket* socket, Limits limits);
   ~SessionCore();
 
+  // How many of these bytes nghttp2 gets; fewer: `*error`, of HTTP/2, ends the session behind them.
+  virtual size_t Check(std::string_view bytes, uint32_t*) { return bytes.size(); }
   // What nghttp2 says; see its documentation. Nonzero ends the session.
   virtual int OnBeginHeaders(const nghttp2_frame& frame) = 0;
   virtual int OnHeader(const nghttp2_frame& frame, std::string_view name, std::string_view value) = 0;
@@ -188,6 +190,7 @@ class SessionCore {
   void Unqueue(StreamCore* stream);
   void SayGoodbye();
 
+  bool refused_ = false;  // nothing more is fed
   Buffer out_;
   bool flush_scheduled_ = false;
   bool stopping_ = false;

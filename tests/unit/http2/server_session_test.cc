@@ -546,6 +546,56 @@ TEST_F(Sessions, MoreDataThanAnnouncedResetsTheStream) {
   EXPECT_EQ(client.Fetch({.method = "POST", .fields = {{"content-length", "4"}}, .body = "four"}).status, 200);
 }
 
+// RFC 9113, sections 5.1, 5.1.1 and 6.3: what no client may send, since it has itself closed the stream.
+struct LateFrame {
+  std::string first, then;
+  uint32_t code;
+};
+
+class LateFrames : public Sessions, public ::testing::WithParamInterface<LateFrame> {
+ public:
+  static std::string Headers(int32_t stream, uint8_t flags) {
+    return Http2Frame(NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS | flags, stream,
+                      "\x82\x84\x86\x41\x01"
+                      "a");  // GET / http, :authority a
+  }
+  static std::string Whole(int32_t stream) { return Headers(stream, NGHTTP2_FLAG_END_STREAM); }
+  static std::string Reset(int32_t stream) {
+    return Headers(stream, 0) + Http2Frame(NGHTTP2_RST_STREAM, 0, stream, std::string("\0\0\0\x08", 4));
+  }
+};
+
+TEST_P(LateFrames, EndTheConnection) {
+  const int fd = OpenSession();
+  const auto say = [fd](const std::string& bytes) {
+    ASSERT_EQ(send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+  };
+  say(std::string(kClientPreface) + Http2Frame(NGHTTP2_SETTINGS, 0, 0, "") + GetParam().first);
+  EXPECT_TRUE(WaitFor(
+      [&] { return metrics_.Get(SessionCounter::kStreamsTotal) > 0 && metrics_.Get(SessionCounter::kStreams) == 0; }));
+  say(GetParam().then);
+  EXPECT_TRUE(ended_.Wait());
+  std::string input;
+  std::array<char, 4096> chunk;
+  ssize_t n;
+  while ((n = recv(fd, chunk.data(), chunk.size(), 0)) > 0) input.append(chunk.data(), static_cast<size_t>(n));
+  ASSERT_GE(input.size(), 17u);
+  EXPECT_EQ(input[input.size() - 14], NGHTTP2_GOAWAY);
+  EXPECT_EQ(static_cast<uint32_t>(input.back()), GetParam().code);
+  close(fd);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    , LateFrames,
+    ::testing::Values(LateFrame{LateFrames::Whole(1), Http2Frame(NGHTTP2_DATA, 0, 1, "x"), NGHTTP2_STREAM_CLOSED},
+                      LateFrame{LateFrames::Whole(1), LateFrames::Whole(1), NGHTTP2_STREAM_CLOSED},
+                      LateFrame{LateFrames::Reset(1), Http2Frame(NGHTTP2_DATA, 0, 1, "x"), NGHTTP2_STREAM_CLOSED},
+                      LateFrame{LateFrames::Reset(1), LateFrames::Whole(1), NGHTTP2_STREAM_CLOSED},
+                      LateFrame{LateFrames::Whole(5), LateFrames::Whole(3), NGHTTP2_PROTOCOL_ERROR},
+                      LateFrame{LateFrames::Whole(1),
+                                Http2Frame(NGHTTP2_PRIORITY, 0, 0, std::string("\0\0\0\0\x10", 5)),
+                                NGHTTP2_PROTOCOL_ERROR}));
+
 TEST_F(Sessions, AHeaderListThatIsTooLongGets431) {
   Http2Client& client = Connect();
   EXPECT_EQ(client.Fetch({.fields = {{"x", std::string(15'000, 'a')}, {"y", std::string(15'000, 'b')}}}).status, 200);
