@@ -82,6 +82,7 @@ Task<void> ServeRequest(Worker& worker, http::DownstreamStream& stream) {
   try {
     if (const http::Rejection& rejection = stream.rejection()) {
       worker.metrics().Add(WorkerGauge::kBadRequestsTotal, 1);
+      exchange.ReadCall();  // as far as its head was read
       co_await exchange.Refuse(rejection.reason, rejection.detail);
     } else {
       co_await exchange.Handle();

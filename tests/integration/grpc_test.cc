@@ -204,6 +204,12 @@ TEST_F(Grpc, RefusalsAreStatusesOfGrpc) {
   EXPECT_EQ(unrouted.Field("grpc-status"), "12");
   EXPECT_EQ(unrouted.Field("content-type"), "application/grpc");
   EXPECT_EQ(unrouted.body, "");
+  const Http2Response& invalid =
+      client->Fetch({.method = "POST",
+                     .path = "/test.Echo/Chat",
+                     .fields = {{"content-type", "application/grpc"}, {"host", "other.example"}}});
+  EXPECT_EQ(invalid.status, 200) << "a head that is refused before any route is known";
+  EXPECT_EQ(invalid.Field("grpc-status"), "13");
   const Http2Response& plain = client->Fetch({.method = "POST", .path = "/test.Echo/Chat"});
   EXPECT_EQ(plain.status, 404) << "no call of gRPC";
 }
