@@ -152,6 +152,22 @@ TEST_F(Tls, ResumesSessionsOnAnyWorker) {
   EXPECT_EQ(gateway_->Metric("gateway_tls_resumed_total"), 24);
 }
 
+// RFC 6066, section 3.
+TEST_F(Tls, ResumesSessionsForTheirOwnNameAlone) {
+  Serve(Listener({site_}));
+  for (const int version : {TLS1_2_VERSION, 0}) {
+    auto first = Connect({.server_name = "shop.test", .version_max = version});
+    ASSERT_TRUE(first.ok()) << first.status();
+    ASSERT_TRUE(first->Request("GET", "/svc").ok());
+    const SessionPtr session = SessionOf(*first);
+    for (const char* const name : {"shop.test", "other.test", ""}) {
+      auto again = Connect({.server_name = name, .version_max = version, .session = session.get()});
+      ASSERT_TRUE(again.ok()) << again.status();
+      EXPECT_EQ(SSL_session_reused(again->ssl()), std::string_view(name) == "shop.test") << name;
+    }
+  }
+}
+
 TEST_F(Tls, AsksForClientCertificates) {
   LabCa other("other");
   const auto partner = ca_.Issue({.names = {"URI:spiffe://lab/partner"}, .common_name = "partner"});

@@ -22,8 +22,7 @@ namespace {
 constexpr int kChainDepthMax = 8;
 
 // Which client certificates a session was made under: a ticket never crosses to other rules (CVE-2025-23419).
-std::array<unsigned char, 32> SessionContextId(const ServerSettings& settings) {
-  std::array<unsigned char, 32> id;
+Digest SessionContextId(const ServerSettings& settings) {
   std::string rules;
   rules += static_cast<char>('0' + static_cast<int>(settings.client_certificate));
   if (settings.client_certificate != ClientCertificate::kNone) {
@@ -31,9 +30,7 @@ std::array<unsigned char, 32> SessionContextId(const ServerSettings& settings) {
     rules += '\0';
     rules += settings.client_crl_pem;
   }
-  size_t size = id.size();
-  if (EVP_Q_digest(nullptr, "SHA256", nullptr, rules.data(), rules.size(), id.data(), &size) != 1) id.fill(0);
-  return id;
+  return Sha256(rules);
 }
 
 // What one name ("example.com", "*.example.com") is served with: the first certificate listed of each key type.
@@ -77,6 +74,7 @@ absl::StatusOr<std::shared_ptr<const ServerContext>> ServerContext::Create(
   context->library_ = library;
   context->tickets_ = tickets;
   context->settings_ = std::move(settings);
+  context->session_context_ = SessionContextId(*context->settings_);
   if (absl::Status status = context->Compile(); !status.ok()) return status;
   return std::shared_ptr<const ServerContext>(std::move(context));
 }
@@ -129,8 +127,9 @@ absl::StatusOr<ContextPtr> ServerContext::NewContext(const std::vector<const Cer
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);  // tickets carry the state
   SSL_CTX_set_num_tickets(context, 1);
   SSL_CTX_set_max_early_data(context, 0);  // a fleet can't detect replays (RFC 8446, section 8)
-  const std::array<unsigned char, 32> id = SessionContextId(*settings_);
-  if (SSL_CTX_set_session_id_context(context, id.data(), id.size()) != 1) return Rejected("session context");
+  if (SSL_CTX_set_session_id_context(context, session_context_.data(), session_context_.size()) != 1) {
+    return Rejected("session context");
+  }
   for (const Certificate* certificate : certificates) {
     auto chain = ReadCertificates(certificate->source.chain_pem, library_);
     if (!chain.ok()) return chain.status();
@@ -200,6 +199,12 @@ int ServerContext::OnClientHello(SSL* ssl, int*, void* self) {
   if (SSL_CTX* const chosen = context->Find(name); chosen != nullptr && chosen != SSL_get_SSL_CTX(ssl)) {
     // All contexts of a listener have the same options, verification and session context; only certificates differ.
     if (SSL_set_SSL_CTX(ssl, chosen) == nullptr) return SSL_CLIENT_HELLO_ERROR;
+  }
+  if (!name.empty()) {
+    // A session is resumed for its own name alone (RFC 6066, section 3).
+    std::string bound(context->session_context_.begin(), context->session_context_.end());
+    const Digest id = Sha256(bound += name);
+    if (SSL_set_session_id_context(ssl, id.data(), id.size()) != 1) return SSL_CLIENT_HELLO_ERROR;
   }
   if (Session* const session = Session::Of(ssl); session != nullptr) session->set_server_name(std::move(name));
   return SSL_CLIENT_HELLO_SUCCESS;

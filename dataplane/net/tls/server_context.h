@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "common/base/certificate.h"
+#include "common/base/digest.h"
 #include "common/base/openssl_ptr.h"
 #include "dataplane/net/tls/ticket_keys.h"
 
@@ -65,6 +66,7 @@ class ServerContext : public std::enable_shared_from_this<ServerContext> {
   OSSL_LIB_CTX* library_ = nullptr;
   TicketKeys* tickets_ = nullptr;
   std::shared_ptr<const ServerSettings> settings_;
+  Digest session_context_{};  // whose sessions are resumed
   CipherPtr ticket_cipher_;
   std::string protocols_;  // as ALPN encodes them
   std::vector<Set> sets_;  // the first is the default
