@@ -119,6 +119,20 @@ TEST_F(UpstreamHttp2, TrailersPassBetweenClientsAndEndpointsOfHttp2) {
   EXPECT_EQ(trailer, "1");
 }
 
+// RFC 9113, section 8.1: nobody has to read a request to answer it.
+TEST_F(UpstreamHttp2, AnEndpointMayAnswerWithoutReadingTheBody) {
+  Start(
+      [](Http2Server& connection) {
+        for (auto& [stream, request] : connection.requests()) {
+          if (request.complete && !std::exchange(request.answered, true)) {
+            connection.SendHead(stream, {{":status", "401"}}, true);
+          }
+        }
+      },
+      {.settings = {{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 0}}});
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Get("/svc", "POST", "hello").status, 401) << i;
+}
+
 // A POST whose stream was refused was not looked at: it may be sent again, whatever its method.
 TEST_F(UpstreamHttp2, ARefusedStreamIsSentAgain) {
   std::atomic<int> refused{0};

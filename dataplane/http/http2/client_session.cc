@@ -218,12 +218,13 @@ int ClientSession::OnFrameReceived(const nghttp2_frame& frame) {
       } else if (const char* detail = ""; !CheckResponseTrailers(stream->trailers_, &detail)) {
         stream->Reject(detail);
       }
-      if (ends) stream->remote_ended_ = true;
+      if (ends) stream->remote_ended_ = stream->takes_no_more_ = true;
       Queue(stream);
       break;
     }
     case NGHTTP2_DATA:
       next_ping_ = {};
+      if (ClientStream* const stream = StreamOf(frame.hd.stream_id)) stream->takes_no_more_ = stream->remote_ended_;
       break;
     case NGHTTP2_RST_STREAM:
       metrics_.Add(ClientCounter::kResetsReceivedTotal, 1);
@@ -286,7 +287,9 @@ void ClientSession::Tell(StreamCore* told) {
     stream->reader_.Resume(Wait::kReady);
   }
   if (watch.gone()) return;
-  if (stream->writer_.waiting() && (!stream->sending() || stream->closed_)) stream->writer_.Resume(Wait::kReady);
+  if (stream->writer_.waiting() && (!stream->sending() || stream->closed_ || stream->takes_no_more_)) {
+    stream->writer_.Resume(Wait::kReady);
+  }
 }
 
 TimePoint ClientSession::NextDeadline() const {

@@ -85,11 +85,11 @@ Task<Io> StreamCore::FlushBody(std::chrono::milliseconds stall, TimePoint until)
   stall_ = stall;
   until_ = until;
   while (sending()) {
-    if (closed_ || cancelled_) break;
+    if (closed_ || cancelled_ || takes_no_more_) break;
     if (co_await writer_.Until(std::min(session_->loop().now() + stall, until)) == Wait::kTimeout) break;
   }
   const bool whole = !sending();
-  const bool timed_out = !whole && !closed_ && !cancelled_;
+  const bool timed_out = !whole && !closed_ && !cancelled_ && !takes_no_more_;
   AbandonSource();
   co_return whole ? Io::kDone : timed_out ? Io::kAgain : Io::kError;
 }

@@ -92,6 +92,7 @@ class StreamCore {
   bool cancelled_ = false;
   bool done_ = false;           // what still comes is nobody's
   bool remote_ended_ = false;   // the other side has sent everything
+  bool takes_no_more_ = false;  // it has answered: nothing waits any more for it to read
   bool end_submitted_ = false;  // nothing more will follow from here
   bool end_sent_ = false;       // END_STREAM has left nghttp2
   bool reset_by_us_ = false;
