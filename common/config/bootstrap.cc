@@ -651,20 +651,20 @@ std::string ValueOf(const v1::Bootstrap& config, const Key& key) {
 }
 
 constexpr std::string_view kHelpFooter = R"(
-The bootstrap file is YAML; every key has a default, so that no file is needed at all:
+The bootstrap file is YAML; every key has a default, so no file is needed:
   server: {{ port: 8080 }}
   consul: {{ address: "localhost:8500" }}
-Each key may be overridden by the environment (server.port by GATEWAY_SERVER_PORT, lists with
-commas between their entries), and that by --set. Every problem is told at once, with file, line
-and column.
+The environment overrides a key (server.port: GATEWAY_SERVER_PORT; lists with
+commas), and --set overrides both. All errors are reported at once, with file,
+line and column.
 
 Examples:
   {0} gateway.yaml
-  {0} --config gateway.yaml --set server.port=8081 --set logging.level=debug
+  {0} --config gateway.yaml --set logging.level=debug
   {0} --config gateway.yaml --check-config
   GATEWAY_LOGGING_FORMAT=text {0}
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or a bootstrap that is not valid.)";
+Exit codes: 0 done, 1 failed, 2 wrong usage or an invalid bootstrap file.)";
 
 }  // namespace
 
@@ -695,6 +695,7 @@ absl::StatusOr<HostPort> ParseHostPort(std::string_view text, bool host_optional
   } else {
     size_t colon = text.find(':');
     if (colon == std::string_view::npos) return refuse("the port is missing");
+    if (text.substr(colon).starts_with("://")) return refuse("this is a URL");
     if (text.find(':', colon + 1) != std::string_view::npos) return refuse("an IPv6 address needs brackets");
     result.host = std::string(text.substr(0, colon));
     port = text.substr(colon + 1);
@@ -772,11 +773,11 @@ DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& p
   app.set_help_flag("-h,--help", "Prints this help and ends");
   app.add_option("-c,--config", config, "The bootstrap file")->type_name("FILE");
   app.add_option("file", positional, "The bootstrap file; the same as --config")->type_name("FILE");
-  app.add_option("--set", sets, "Overrides one key of the file, such as server.port=8081; may be repeated")
+  app.add_option("--set", sets, "Overrides one key: server.port=8081; may be repeated")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)
       ->take_all();
-  app.add_flag("--check-config", check, "Checks everything, prints what would be used and from where, and ends");
+  app.add_flag("--check-config", check, "Checks all of it, prints the values in use, and ends");
   app.set_version_flag("--version", fmt::format("{} {}", program, kVersion), "Prints the version and ends");
   app.get_formatter()->column_width(26);
   app.footer(fmt::format(fmt::runtime(kHelpFooter), program));

@@ -226,7 +226,8 @@ PolicyPlaces::PolicyPlaces(const std::vector<PolicyDocument>& documents) {
 PolicyProblem PolicyPlaces::Locate(const v1::PolicyError& error) const {
   const ResourceKey key{error.kind(), error.name()};
   PolicyProblem problem;
-  problem.resource = error.name().empty() ? error.kind() : key.ToString();
+  // As in ParsePolicy: an invalid name is not part of the label.
+  problem.resource = CheckName(error.name()).ok() ? key.ToString() : error.kind();
   problem.field = error.field();
   problem.message = error.message();
   if (const auto found = by_key_.find(key); found != by_key_.end()) {

@@ -28,6 +28,19 @@ struct Refusal {
   std::string message;
 };
 
+// The library's commonest complaints in words that say what to look for; others as they are.
+std::string PlainText(const std::string& complaint) {
+  if (complaint == YAML::ErrorMsg::END_OF_MAP_FLOW) return "a '{' is not closed; expected ',' or '}'";
+  if (complaint == YAML::ErrorMsg::END_OF_SEQ_FLOW) return "a '[' is not closed; expected ',' or ']'";
+  if (complaint == YAML::ErrorMsg::MAP_VALUE) {
+    return "misplaced ':'; check the indentation and the space after each ':', and quote text that has ': ' in it";
+  }
+  if (complaint.starts_with(YAML::ErrorMsg::UNKNOWN_ANCHOR)) {
+    return "'*' refers to an anchor that is not defined; quote text that begins with '*'";
+  }
+  return complaint;
+}
+
 YamlPosition PositionOf(const YAML::Mark& mark) { return {mark.line + 1, mark.column + 1}; }
 
 // The first tab among the white space that begins this line (1-based) or the one before it.
@@ -441,7 +454,7 @@ std::vector<YamlNode> ParseYaml(std::string_view text, std::vector<YamlProblem>*
       const YamlPosition position = PositionOf(error.mark);
       const std::optional<YamlPosition> tab = FindTabIndent(text, position.line);
       problems->push_back(tab.has_value() ? YamlProblem{*tab, "a tab cannot indent; YAML takes spaces alone"}
-                                          : YamlProblem{position, fmt::format("not YAML: {}", error.msg)});
+                                          : YamlProblem{position, fmt::format("not YAML: {}", PlainText(error.msg))});
     }
   } catch (const std::exception& error) {
     problems->push_back({{}, fmt::format("cannot be read as YAML: {}", error.what())});

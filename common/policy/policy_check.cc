@@ -758,10 +758,12 @@ void CheckRetry(const Report& report, const v1::Retry& retry) {
           NearestName(retry.conditions(i),
                       {"connect_failure", "reset", "timeout", "5xx", "grpc:unavailable", "grpc:resource_exhausted",
                        "grpc:deadline_exceeded", "grpc:internal", "grpc:aborted", "grpc:unknown", "grpc:cancelled"});
-      report.Add(At("conditions", i),
-                 fmt::format("{} is not a condition; {}", QuoteForMessage(retry.conditions(i)),
-                             near.empty() ? "expected connect_failure, reset, timeout, 5xx, or a status from 400 to 599"
-                                          : fmt::format("did you mean {}?", QuoteForMessage(near))));
+      report.Add(
+          At("conditions", i),
+          fmt::format("{} is not a condition; {}", QuoteForMessage(retry.conditions(i)),
+                      near.empty() ? "expected connect_failure, reset, timeout, 5xx, a status from 400 to 599, or "
+                                     "grpc:NAME as in grpc:unavailable"
+                                   : fmt::format("did you mean {}?", QuoteForMessage(near))));
     }
   }
   for (int i = 0; i < retry.methods_size(); ++i) {

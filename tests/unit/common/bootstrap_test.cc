@@ -439,6 +439,7 @@ TEST(ParseHostPort, TakesNamesAndAddresses) {
 }
 
 TEST(ParseHostPort, RefusesEverythingElse) {
+  EXPECT_THAT(std::string(ParseHostPort("http://a:80").status().message()), ::testing::EndsWith("this is a URL"));
   for (const char* text : {"",
                            "host",
                            "host:",

@@ -223,6 +223,18 @@ just text
           "policy.yaml:20:1: expected a document with kind and name, found 'just text'"));
 }
 
+// The reading of the file and the check of the policy find the same error; it is reported once.
+TEST(PolicyPlaces, LabelsByItsKindAloneWhatHasNoLegalName) {
+  v1::PolicyError error;
+  error.set_kind("Route");
+  error.set_name("A_b");
+  error.set_field("match");
+  error.set_message("is required");
+  const PolicyProblem located = PolicyPlaces({}).Locate(error);
+  EXPECT_EQ(located.resource, "Route");
+  EXPECT_TRUE(FollowsFrom(located, {{"policy.yaml", {1, 1}, "Route", "match", "is required"}}));
+}
+
 // A secret in the wrong place is not repeated; what else is wrong there is told as everywhere.
 TEST(Codec, NoMistakeRepeatsASecret) {
   for (const char* credentials :

@@ -83,6 +83,14 @@ TEST(ParseYaml, SyntaxErrorKeepsTheDocumentsBeforeIt) {
   EXPECT_EQ(parsed.documents[0].Find("a")->scalar, "1");
 }
 
+TEST(ParseYaml, SaysWhatIsWrongWithTheSyntax) {
+  EXPECT_THAT(OnlyProblem(Parse("a: { b: 1\nc: 2\n")), HasSubstr("a '{' is not closed; expected ',' or '}'"));
+  EXPECT_THAT(OnlyProblem(Parse("a: [b\nc: 2\n")), HasSubstr("a '[' is not closed; expected ',' or ']'"));
+  EXPECT_THAT(OnlyProblem(Parse("a: b: c\n")), HasSubstr("misplaced ':'"));
+  EXPECT_THAT(OnlyProblem(Parse("kind:Route\nname: a\n")), HasSubstr("the space after each ':'"));
+  EXPECT_THAT(OnlyProblem(Parse("hosts: [*.example.com]\n")), HasSubstr("quote text that begins with '*'"));
+}
+
 TEST(ParseYaml, LeftoverBehindADocumentIsNoSecondDocument) {
   EXPECT_THAT(Parse("{a: 1} {b: 2}\n").problems, SizeIs(1));
   EXPECT_THAT(Parse("\"a\"\nb: 1\n").problems, SizeIs(1));
