@@ -339,8 +339,9 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   state->snapshot = std::move(compiled.snapshot);
   state->warnings = std::move(compiled.warnings);
   ++counts_.committed;
-  spdlog::info("revision {} by '{}' from {}: {} changes", revision, info.actor(),
-               author.address.empty() ? "here" : author.address, proposal.edits.size());
+  spdlog::info("revision {} by '{}' from {}: {} {}", revision, info.actor(),
+               author.address.empty() ? "here" : author.address, proposal.edits.size(),
+               proposal.edits.size() == 1 ? "change" : "changes");
   if (options_.recorded) options_.recorded(entry);
   Install(std::move(state));
   commitment.revision = revision;

@@ -637,7 +637,8 @@ grpc::ServerUnaryReactor* AdminService::ForgetDataPlanes(grpc::CallbackServerCon
   }
   spdlog::info("{} data planes that were gone are forgotten, by '{}' from {}", names.size(), CallerOf(context).name,
                CallerOf(context).address);
-  audit_->Done(CallerOf(context), absl::StrCat("forgot data planes: ", absl::StrJoin(names, ", ")), absl::Now());
+  audit_->Done(CallerOf(context),
+               absl::StrCat("forgot data planes: ", names.empty() ? "none" : absl::StrJoin(names, ", ")), absl::Now());
   for (std::string& name : names) response->add_names(std::move(name));
   return Now(context, absl::OkStatus());
 }
@@ -925,7 +926,7 @@ grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext*
     duration = absl::Seconds(request->duration().seconds()) + absl::Nanoseconds(request->duration().nanos());
   }
   if (duration < absl::Seconds(1) || duration > kLogLevelMax) {
-    return Now(context, absl::InvalidArgumentError("duration: expected 1 s to 24 h"));
+    return Now(context, absl::InvalidArgumentError("duration: expected 1s to 24h"));
   }
   if (!v1::LoggingSection::Level_IsValid(request->level())) {
     return Now(context, absl::InvalidArgumentError("level: expected trace, debug, info, warn or error"));

@@ -88,9 +88,9 @@ grpc::Status AdminGate::Admit(absl::string_view method, grpc::CallbackServerCont
   if (status.ok() && rule == nullptr)
     status = absl::PermissionDeniedError(absl::StrCat(method, ": nobody may do that"));
   if (status.ok() && caller.role < rule->role) {
-    status = absl::PermissionDeniedError(absl::StrCat("'", caller.name, "' is ", RoleName(caller.role), "; ", method,
-                                                      " is for ", RoleName(rule->role),
-                                                      rule->role == v1::Token::ADMIN ? "" : " and above"));
+    status = absl::PermissionDeniedError(absl::StrCat("'", caller.name, "' has the role ", RoleName(caller.role), "; ",
+                                                      method, " needs ", RoleName(rule->role),
+                                                      rule->role == v1::Token::ADMIN ? "" : " or above"));
   }
   if (status.ok() && rule->effect == CallRule::kChangesFleet && caller.scope != nullptr) {
     status = absl::PermissionDeniedError(

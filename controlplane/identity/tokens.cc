@@ -74,7 +74,8 @@ absl::StatusOr<v1::Token> TokenOf(const v1::CreateTokenRequest& request) {
     return absl::InvalidArgumentError("role: expected viewer, operator, editor or admin");
   }
   if (request.role() != v1::Token::EDITOR && (!request.only().empty() || !request.kinds().empty())) {
-    return absl::InvalidArgumentError("only, kinds: only an editor is bound to labels and kinds");
+    return absl::InvalidArgumentError(
+        "only, kinds: expected the role editor; other roles cannot be bound to labels or kinds");
   }
   if (static_cast<size_t>(request.only_size()) > kTokenLabelsMax) {
     return absl::InvalidArgumentError(

@@ -161,7 +161,7 @@ TEST_F(Mtls, ATokenIsAsGoodAsACertificateAndNothingIsNoCredential) {
   EXPECT_EQ(run({"get", "routes"}, {{"GATEWAY_TOKEN", secret}}).exit.code, 0);
   const Process::Result denied = run({"--token-file", file, "delete", "route", "x"});
   EXPECT_EQ(denied.exit.code, 8);
-  EXPECT_THAT(denied.err, HasSubstr("'reader' is viewer; Delete is for editor and above"));
+  EXPECT_THAT(denied.err, HasSubstr("'reader' has the role viewer; Delete needs editor or above"));
   EXPECT_EQ(control_plane.Ctl({"token", "revoke", "reader"}).exit.code, 0);
   EXPECT_EQ(run({"--token-file", file, "get", "routes"}).exit.code, 8);
 

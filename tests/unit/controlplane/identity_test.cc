@@ -138,7 +138,7 @@ TEST_F(TokensTest, WhatCannotBeIsRefusedByField) {
   EXPECT_THAT(std::string(Refusal(TokenRequest("x", v1::Token::ROLE_UNSPECIFIED)).message()), HasSubstr("role"));
   v1::CreateTokenRequest request = TokenRequest("x", v1::Token::VIEWER);
   request.add_kinds("Route");
-  EXPECT_THAT(std::string(Refusal(request).message()), HasSubstr("only an editor"));
+  EXPECT_THAT(std::string(Refusal(request).message()), HasSubstr("expected the role editor"));
   request = TokenRequest("x", v1::Token::EDITOR);
   request.add_kinds("Rout");
   EXPECT_THAT(std::string(Refusal(request).message()), HasSubstr("kinds"));
@@ -659,7 +659,7 @@ TEST_F(GateTest, HistoryAndAuditNameWhoWasAuthenticatedAndNotWhoWasClaimed) {
   EXPECT_THAT(
       told,
       ElementsAre(" Delete DENIED 0 the token is not known",
-                  "bob Delete DENIED 0 'bob' is viewer; Delete is for editor and above",
+                  "bob Delete DENIED 0 'bob' has the role viewer; Delete needs editor or above",
                   "admin CreateToken DONE 0 created token bob, viewer", "alice Apply DONE 2 created Service/svc: why",
                   "admin CreateToken DONE 0 created token alice, editor", HasSubstr("bootstrap Start DONE 1 ")));
 }
