@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "common/base/units.h"
 #include "common/base/version.h"
@@ -26,13 +27,34 @@ namespace {
 using Handler = ExitCode (*)(Session&);
 
 constexpr char kFooter[] =
-    R"(Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the policy is invalid; 4 not found; 5 conflict;
-  6 unreachable; 7 --wait or --require: too few serve it; 8 not allowed
+    R"(Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the policy is invalid;
+            4 not found; 5 conflict; 6 unreachable; 7 too few data planes serve
+            it (--wait, --require); 8 not allowed
 Examples:
   gatewayctl apply -f policy.yaml --wait
   gatewayctl get routes
   gatewayctl describe route orders
 'gatewayctl COMMAND --help' says more of each.)";
+
+// CLI11 does not wrap. Descriptions that pass column 80 continue below, in their column; examples, which are indented,
+// stay as they are, so that they can be copied.
+std::string Wrapped(const std::string& help) {
+  constexpr size_t kColumns = 80, kDescription = 30;  // CLI11's own column for descriptions
+  std::string text;
+  for (std::string line : std::vector<std::string>(absl::StrSplit(help, '\n'))) {
+    const bool describes = line.size() > kDescription && line[kDescription - 1] == ' ' && line[kDescription] != ' ';
+    const size_t indent = describes ? kDescription : 0;
+    while (line.size() > kColumns && (describes || line.front() != ' ')) {
+      const size_t space = line.rfind(' ', kColumns);
+      if (space == std::string::npos || space <= indent) break;
+      absl::StrAppend(&text, line.substr(0, space), "\n");
+      line = absl::StrCat(std::string(indent, ' '), line.substr(space + 1));
+    }
+    absl::StrAppend(&text, line, "\n");
+  }
+  if (help.ends_with('\n')) text.pop_back();
+  return text;
+}
 
 // The tree of commands. What it reads goes into `options`, which it must not outlive.
 class CommandTree {
@@ -47,9 +69,11 @@ class CommandTree {
         ->type_name("HOST[:PORT]");
     app_.add_option("--ca", options->ca, "Speak TLS, and trust certificates of this CA (PEM); also GATEWAY_CA")
         ->type_name("FILE");
-    app_.add_option("--token-file", options->token_file, "Who you are: a token; also GATEWAY_TOKEN, the token itself")
+    app_.add_option("--token-file", options->token_file,
+                    "Your credential: a file with a token; also GATEWAY_TOKEN, the token itself")
         ->type_name("FILE");
-    app_.add_option("--cert", options->cert, "Who you are: a client certificate (PEM), with --key")->type_name("FILE");
+    app_.add_option("--cert", options->cert, "Your credential: a client certificate (PEM), with --key")
+        ->type_name("FILE");
     app_.add_option("--key", options->key, "The key of --cert (PEM)")->type_name("FILE");
     app_.add_option("--timeout", options->timeout, "How long a call may take, and how long --wait waits")
         ->capture_default_str()
@@ -138,7 +162,7 @@ class CommandTree {
 
     CLI::App* exported = Add("export", "Print all policy as one stream of YAML, ready to apply", ctl::Export, R"(
   gatewayctl export > policy.yaml
-  gatewayctl export --with-secrets --output-file policy-with-hashes.yaml)");
+  gatewayctl export --with-secrets --output-file with-hashes.yaml)");
     exported->add_flag("--all", options->all, "Also built-in resources");
     exported->add_flag("--with-secrets", options->with_secrets,
                        "With the hashes of secrets, so that a new control plane takes it; needs --output-file");
@@ -198,8 +222,8 @@ class CommandTree {
         ->type_name("SERVICE");
     CLI::Option* set = endpoints
                            ->add_option("--set", options->set,
-                                        "What an endpoint gets, whatever policy and Consul say: weight=N (0 takes it "
-                                        "out), drain (only sessions that it has), up (as policy has it again)")
+                                        "What an endpoint gets, whatever policy and Consul say: weight=N (0: no "
+                                        "requests), drain (only its sessions), up (as policy and Consul have it)")
                            ->expected(2)
                            ->type_name("ADDRESS weight=N|drain|up");
     AddFor(endpoints, options, "How long it holds: 90s, 10m, 2d; without it until up")->needs(set);
@@ -257,7 +281,9 @@ class CommandTree {
         ->type_name("NAME");
 
     CLI::App* token = Add("token", "Make, list and revoke tokens of people and pipelines", ctl::Token, R"(
-  gatewayctl token create ci --role editor --only team=orders --kinds Route,Service --expires 30d > ci.token
+  gatewayctl token create ann --role admin > ann.token
+  gatewayctl token create ci --role editor --only team=orders \
+    --kinds Route,Service --expires 30d > ci.token
   gatewayctl token list
   gatewayctl token revoke ci)");
     AddVerb(token, options, {"create", "list", "revoke"});
@@ -265,8 +291,8 @@ class CommandTree {
     AddRole(token, options);
     token
         ->add_option("--only", options->only,
-                     "Of an editor: changes only what has all of these labels, and refers only to such, to built-in "
-                     "resources and to those labelled shared: \"true\"")
+                     "Of an editor: changes only resources that have all of these labels, and refers only to those, to "
+                     "built-in ones and to those labelled shared: \"true\"")
         ->delimiter(',')
         ->allow_extra_args(false)
         ->type_name("LABEL=VALUE,...");
@@ -286,7 +312,8 @@ class CommandTree {
     CLI::App* context =
         Add("context", "Name control planes, with how to reach them and who you are there", ctl::Context,
             R"(
-  gatewayctl context set prod --server cp.example.com:7400 --ca ca.crt --token-file prod.token
+  gatewayctl context set prod --server cp.example.com:7400 --ca ca.crt \
+    --token-file prod.token
   gatewayctl context use prod
   gatewayctl context list)");
     AddVerb(context, options, {"set", "use", "list"});
@@ -380,9 +407,9 @@ class CommandTree {
 
   CLI::App* Add(const char* name, const char* description, Handler handler, const char* examples) {
     CLI::App* command = app_.add_subcommand(name, description);
-    command->footer(absl::StrCat(
-        "Example:", examples,
-        "\nGlobal flags: --server, --ca, --token-file, --cert, --key, --timeout, -o, --color; see gatewayctl --help"));
+    command->footer(absl::StrCat("Example:", examples,
+                                 "\nGlobal flags: --server, --ca, --token-file, --cert, --key, --timeout, -o,\n"
+                                 "  --color; see gatewayctl --help"));
     handlers_.emplace_back(command, handler);
     return command;
   }
@@ -415,7 +442,7 @@ class CommandTree {
     command
         ->add_option("--require", options->require,
                      "How many data planes must serve it, lost ones counted: a number, a percentage, or all; exit 7 "
-                     "where fewer do")
+                     "if fewer do")
         ->check([](const std::string& text) {
           return RequirementOf(text).has_value() ? std::string()
                                                  : absl::StrCat("'", text, "': expected a number, a percentage or all");
@@ -508,23 +535,40 @@ ExitCode Misuse(const Terminal& terminal, const std::string& message, const std:
   return kUsage;
 }
 
+// CLI11's text, then the words to choose from, if any: "VERB is required; expected set, use, list".
+std::string WithExpectation(const CLI::ParseError& error, const CLI::App* command) {
+  const std::string text = error.what();
+  const bool mismatch = error.get_name() == "ArgumentMismatch";  // "--set: At least 2 required but received 1"
+  if (command == nullptr || (!mismatch && error.get_name() != "RequiredError")) return text;
+  const CLI::Option* option = command->get_option_no_throw(text.substr(0, text.find_first_of(mismatch ? ":" : " ")));
+  if (option == nullptr) return text;
+  const std::string type = option->get_type_name();
+  if (mismatch) return absl::StrCat(option->get_name(), ": expected ", type);
+  return type.find('|') == std::string::npos
+             ? text
+             : absl::StrCat(text, "; expected ", absl::StrReplaceAll(type, {{"|", ", "}}));
+}
+
 // What CLI11 found wrong, in our words, with the flag that was perhaps meant.
 ExitCode ExplainParseError(const CLI::ParseError& error, CommandTree& tree, const Terminal& terminal) {
   const CLI::App* command = tree.chosen();
   const std::string name = command == nullptr ? "" : command->get_name();
   const std::vector<std::string> rest = tree.app().remaining(true);
-  if (rest.empty()) return Misuse(terminal, absl::StrCat(name, name.empty() ? "" : ": ", error.what()), name);
+  if (rest.empty()) {
+    return Misuse(terminal, absl::StrCat(name, name.empty() ? "" : ": ", WithExpectation(error, command)), name);
+  }
   std::string message = absl::StrCat(name, name.empty() ? "" : ": ", "unexpected '", rest.front(), "'");
   if (rest.front().starts_with("--")) {
     std::vector<std::string> flags;
     for (const CLI::App* app : {command, const_cast<const CLI::App*>(&tree.app())}) {
       if (app == nullptr) continue;
       for (const CLI::Option* option : app->get_options()) {
-        for (const std::string& flag : option->get_lnames()) flags.push_back(absl::StrCat("--", flag));
+        for (const std::string& flag : option->get_lnames()) flags.push_back(flag);
       }
     }
-    const std::string nearest = NearestName(rest.front().substr(0, rest.front().find('=')), flags);
-    if (!nearest.empty()) absl::StrAppend(&message, "; did you mean '", nearest, "'?");
+    // Without the dashes, which would make any two short flags alike.
+    const std::string nearest = NearestName(rest.front().substr(2, rest.front().find('=') - 2), flags);
+    if (!nearest.empty()) absl::StrAppend(&message, "; did you mean '--", nearest, "'?");
   }
   return Misuse(terminal, message, name);
 }
@@ -553,7 +597,7 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
     if (options.name.empty()) {
       // An app that has parsed a command prints that command's help.
       Options unused;
-      *terminal.out << CommandTree(&unused).app().help();
+      *terminal.out << Wrapped(CommandTree(&unused).app().help());
       return kDone;
     }
     const CLI::App* about = tree.Find(options.name);
@@ -564,7 +608,7 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
                                  nearest.empty() ? "" : absl::StrCat("; did you mean '", nearest, "'?")),
                     "");
     }
-    *terminal.out << about->help("gatewayctl");
+    *terminal.out << Wrapped(about->help("gatewayctl"));
     return kDone;
   }
   if (options.output.starts_with("jsonpath=")) {
@@ -714,7 +758,7 @@ int RunCommandLine(const std::vector<std::string>& arguments, const Terminal& te
     tree.app().parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // CLI11 wants them reversed
   } catch (const CLI::CallForHelp&) {
     const CLI::App* command = tree.chosen();
-    *terminal.out << (command == nullptr ? tree.app().help() : command->help("gatewayctl"));
+    *terminal.out << Wrapped(command == nullptr ? tree.app().help() : command->help("gatewayctl"));
     return kDone;
   } catch (const CLI::CallForVersion& version) {
     *terminal.out << version.what() << "\n";
@@ -730,7 +774,7 @@ int RunCommandLine(const std::vector<std::string>& arguments, const Terminal& te
     return ExplainParseError(error, tree, terminal);
   }
   if (tree.chosen() == nullptr) {
-    *terminal.err << tree.app().help();
+    *terminal.err << Wrapped(tree.app().help());
     return kUsage;
   }
   for (const char* needs_name : {"describe", "edit"}) {
