@@ -111,7 +111,12 @@ ExitCode SupportBundle(Session& session) {
   const std::string& path = session.options.output_file;
   const bool to_output = path == "-";
   if (to_output && session.terminal.out_is_terminal) {
-    return session.Fail(absl::InvalidArgumentError("an archive is nothing for a terminal; expected a pipe or a FILE"));
+    return session.Fail(absl::InvalidArgumentError("an archive cannot go to a terminal; expected a pipe or a FILE"));
+  }
+  if (!to_output && !absl::EndsWith(path, ".tar.gz") && !absl::EndsWith(path, ".tgz") &&
+      !absl::EndsWith(path, ".tar")) {
+    return session.Fail(
+        absl::InvalidArgumentError(absl::StrCat("'", path, "': expected FILE.tar.gz, FILE.tgz, FILE.tar or -")));
   }
   const absl::StatusOr<v1::GetServerInfoResponse> info = session.client.GetServerInfo();
   if (!info.ok()) return session.Fail(info.status());
@@ -147,7 +152,7 @@ ExitCode SupportBundle(Session& session) {
   }
   for (const std::string& line : missing) session.err() << "left out: " << Printable(line) << "\n";
   if (!to_output)
-    session.err() << archive.size() << " bytes are in " << path << "; look through it before you give it away\n";
+    session.err() << archive.size() << " bytes are in " << path << "; look through it before you pass it on\n";
   return kDone;
 }
 

@@ -72,10 +72,21 @@ std::shared_ptr<grpc::Channel> Connect(const Connection& connection) {
 
 // gRPC's account of a failed connection ends with the cause: "failed to connect to all addresses; last error: ...:
 // Connection refused".
-std::string ConnectionFailure(const std::string& message) {
+// `tls`, `certificate`: what we tried to connect with; a failed handshake is put in terms of that.
+std::string ConnectionFailure(const std::string& message, bool tls, bool certificate) {
   const size_t colon = message.rfind(": ");
   std::string cause = colon == std::string::npos ? message : message.substr(colon + 2);
   absl::StripAsciiWhitespace(&cause);
+  if (absl::StrContains(cause, "certificate verify failed")) {
+    return "its certificate is not issued by a CA in --ca (GATEWAY_CA), or has expired";
+  }
+  if (absl::StrContains(cause, "http1.x server")) return "the port speaks HTTP/1.1; expected the admin listener";
+  if (absl::StrContains(cause, "wrong version number"))
+    return "it does not speak TLS, for which --ca (GATEWAY_CA) asks";
+  const bool closed = absl::EndsWith(cause, "Connection reset by peer") || absl::EndsWith(cause, "Socket closed");
+  if (closed && !tls) return "it closed the connection; if it speaks TLS, give --ca (GATEWAY_CA)";
+  if (closed && certificate) return "it closed the connection; it may not trust the certificate in --cert";
+  if (closed) return "it closed the connection; does it speak TLS, and is it the admin listener?";
   // "Connection refused", but not "EOF" or "Trying".
   if (cause.size() > 1 && absl::ascii_islower(cause[1])) cause[0] = absl::ascii_tolower(cause[0]);
   return cause.empty() ? "connection failed" : cause;
@@ -125,7 +136,11 @@ v1::PolicyErrors ErrorsIn(const std::string& details) {
 }  // namespace
 
 AdminClient::AdminClient(const Connection& connection, absl::Duration timeout)
-    : server_(connection.server), timeout_(timeout), stub_(v1::Admin::NewStub(Connect(connection))) {}
+    : server_(connection.server),
+      tls_(connection.tls()),
+      certificate_(!connection.certificate.empty()),
+      timeout_(timeout),
+      stub_(v1::Admin::NewStub(Connect(connection))) {}
 
 absl::Status AdminClient::Translate(const grpc::Status& status) const {
   if (status.ok()) return absl::OkStatus();
@@ -133,8 +148,8 @@ absl::Status AdminClient::Translate(const grpc::Status& status) const {
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
       if (IsConnectionFailure(message)) {
-        return absl::UnavailableError(
-            absl::StrCat("cannot reach the control plane at ", server_, ": ", ConnectionFailure(message)));
+        return absl::UnavailableError(absl::StrCat("cannot reach the control plane at ", server_, ": ",
+                                                   ConnectionFailure(message, tls_, certificate_)));
       }
       return absl::UnavailableError(absl::StrCat("the control plane at ", server_, " is unavailable: ", message));
     case grpc::StatusCode::DEADLINE_EXCEEDED:

@@ -83,6 +83,7 @@ class AdminClient {
   absl::Status Translate(const grpc::Status& status) const;
 
   const std::string server_;
+  const bool tls_, certificate_;  // what the connection was made with
   const absl::Duration timeout_;
   std::unique_ptr<v1::Admin::Stub> stub_;
   bool reached_ = false;  // some call was answered

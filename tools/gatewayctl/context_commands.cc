@@ -132,6 +132,9 @@ ExitCode Context(Session& session) {
   if (!contexts.ok()) return session.Fail(contexts.status());
   if (session.options.verb == "set") return SetContext(session, *std::move(contexts));
   if (session.options.verb == "use") return UseContext(session, *std::move(contexts));
+  if (!session.options.name.empty()) {
+    return Refuse(session, absl::StrCat("context list: unexpected '", session.options.name, "'"));
+  }
   return ListContexts(session, *contexts);
 }
 
@@ -145,7 +148,7 @@ ExitCode Pki(Session& session) {
     }
     if (std::filesystem::exists(authority + ".key") || std::filesystem::exists(authority + ".crt")) {
       return session.Fail(absl::AlreadyExistsError(
-          absl::StrCat(authority, ".key: there is an authority already; what it has issued would be worth nothing")));
+          absl::StrCat(authority, ".key: there is a CA already; nothing would trust the certificates of another one")));
     }
     const absl::StatusOr<CertificateAndKey> made = MakeAuthority("gateway lab CA", now, kAuthorityLifetime);
     if (!made.ok()) return session.Fail(made.status());
@@ -158,12 +161,15 @@ ExitCode Pki(Session& session) {
   if (roles != 1) {
     return Refuse(session, "pki issue: expected one of --server NAME,..., --data-plane NAME and --operator NAME");
   }
+  if (!options.role.empty() && options.operator_name.empty()) {
+    return Refuse(session, "pki issue: --role goes with --operator");
+  }
   const absl::StatusOr<absl::Duration> lifetime = ParseAge(options.expires.empty() ? "90d" : options.expires);
   if (!lifetime.ok()) return Refuse(session, absl::StrCat("--expires: ", lifetime.status().message()));
   const absl::StatusOr<TlsMaterial> files = ReadTlsFiles({authority + ".crt", authority + ".key", ""}, now);
   if (!files.ok()) {
     return session.Fail(absl::NotFoundError(
-        absl::StrCat(files.status().message(), "; 'gatewayctl pki init ", options.directory, "' makes an authority")));
+        absl::StrCat(files.status().message(), "; 'gatewayctl pki init ", options.directory, "' makes a CA")));
   }
   CertificateRequest request;
   request.lifetime = *lifetime;

@@ -57,7 +57,7 @@ absl::Status RunEditor(const std::string& editor, const std::string& path) {
     if (errno != EINTR) return absl::InternalError(absl::StrCat("cannot wait for '", editor, "'"));
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("'", editor, "' failed"));
+  return absl::InternalError(absl::StrCat("the editor '", editor, "' failed; nothing was changed"));
 }
 
 }  // namespace
@@ -92,7 +92,8 @@ ExitCode Edit(Session& session) {
   if (code == kDone || code == kNotEveryone) {
     unlink(path->c_str());
   } else {
-    session.err() << "gatewayctl: what was written is in " << *path << "\n";
+    session.err() << "gatewayctl: what was written is in " << *path << "\n"
+                  << "Correct it, then: gatewayctl apply -f " << *path << "\n";
   }
   return code;
 }

@@ -30,6 +30,10 @@ ExitCode Forget(Session& session) {
     for (const std::string& name : forgotten->names()) session.out() << name << "\n";
     return kDone;
   }
+  if (forgotten->names().empty()) {
+    session.out() << "no data plane is gone; nothing was forgotten\n";
+    return kDone;
+  }
   session.out() << "forgotten: " << NamesText(forgotten->names(), forgotten->names_size()) << "\n";
   return kDone;
 }

@@ -119,6 +119,9 @@ ExitCode RevokeToken(Session& session) {
 ExitCode Token(Session& session) {
   if (session.options.verb == "create") return CreateToken(session);
   if (session.options.verb == "revoke") return RevokeToken(session);
+  if (!session.options.name.empty()) {
+    return Refuse(session, absl::StrCat("token list: unexpected '", session.options.name, "'"));
+  }
   return ListTokens(session);
 }
 
@@ -148,7 +151,7 @@ ExitCode Audit(Session& session) {
                   entry.revision() == 0 ? "" : absl::StrCat(entry.revision()), Printable(entry.detail())});
   }
   if (table.empty()) {
-    session.err() << "nothing\n";
+    session.err() << "no entries\n";
   } else {
     session.out() << table.ToString();
   }

@@ -32,7 +32,8 @@ std::string UserAtHost() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe ends the output, not a change half way through
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);  // gRPC's own log lines; the calls' errors say the same
+  std::signal(SIGPIPE, SIG_IGN);                      // a closed pipe ends the output, not a change half way through
   gateway::ctl::StandardOutput output;
   std::ostream out(&output);
   const gateway::ctl::Terminal terminal{.out = &out,

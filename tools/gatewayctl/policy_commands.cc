@@ -321,9 +321,9 @@ ExitCode Describe(Session& session) {
 ExitCode Export(Session& session) {
   const Options& options = session.options;
   if (options.with_secrets && options.output_file.empty()) {
-    return session.Fail(absl::InvalidArgumentError(
-        "--with-secrets prints hashes of secrets, which are for nobody's terminal or shared file: "
-        "say where with --output-file FILE (mode 0600)"));
+    return session.Fail(
+        absl::InvalidArgumentError("--with-secrets needs --output-file FILE, which is written with mode 0600: the "
+                                   "hashes of secrets do not belong on a terminal"));
   }
   if (!options.output_file.empty() && options.output != "yaml") {
     return session.Fail(absl::InvalidArgumentError("--output-file takes YAML alone"));
@@ -355,7 +355,7 @@ ExitCode Lint(Session& session) {
   for (const std::string& warning : lint->warnings()) items.push_back(warning);
   if (session.PrintList(std::move(items), lint->revision())) return kDone;
   for (const std::string& warning : lint->warnings()) session.out() << "warning: " << warning << "\n";
-  if (lint->warnings().empty()) session.err() << "revision " << lint->revision() << ": nothing to warn of\n";
+  if (lint->warnings().empty()) session.err() << "revision " << lint->revision() << ": no warnings\n";
   return kDone;
 }
 

@@ -166,6 +166,7 @@ ExitCode Rollback(Session& session) {
     for (const v1::Change& change : rolled->changes()) session.out() << change.kind() << "/" << change.name() << "\n";
   } else {
     session.err() << RenderUndone(*rolled, session.terminal.now(), !options.dry_run);
+    if (rolled->changes().empty()) session.err() << "nothing changes: the policy is that of this revision already\n";
     session.out() << RenderChanges(std::vector<v1::Change>(rolled->changes().begin(), rolled->changes().end()))
                   << "revision " << rolled->revision() << (options.dry_run ? " (dry run: nothing was stored)" : "")
                   << "\n"
@@ -193,7 +194,9 @@ ExitCode Rollout(Session& session) {
       session.out() << RolloutLine(*rollout) << "\n" << RenderPending(*rollout);
     }
   }
-  if (code != kDone) session.err() << "gatewayctl: required: " << options.require << "\n";
+  if (code != kDone) {
+    session.err() << "gatewayctl: " << rollout->serving() << " serve it; required: " << options.require << "\n";
+  }
   return code;
 }
 

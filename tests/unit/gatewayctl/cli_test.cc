@@ -416,6 +416,9 @@ TEST_F(Gatewayctl, WrongUsageSuggestsWhatWasMeant) {
   run = Ctl({"get", "--ouput", "json"});
   EXPECT_EQ(run.code, kUsage);
   EXPECT_THAT(run.err, HasSubstr("did you mean '--output'?"));
+  EXPECT_EQ(Ctl({"apply", "-f", "x", "--to", "all"}).err.find("did you mean"), std::string::npos);
+  EXPECT_THAT(Ctl({"context"}).err, HasSubstr("VERB is required; expected set, use, list"));
+  EXPECT_THAT(Ctl({"endpoints", "a", "--set", "h:1"}).err, HasSubstr("--set: expected ADDRESS weight=N|drain|up"));
   for (const std::vector<std::string>& wrong : std::vector<std::vector<std::string>>{{},
                                                                                      {"apply"},
                                                                                      {"get", "nonsense"},
@@ -448,6 +451,37 @@ TEST_F(Gatewayctl, EveryCommandHasHelpWithAnExample) {
     EXPECT_THAT(run.out, HasSubstr("Example:\n  ")) << command;
     EXPECT_THAT(run.out, HasSubstr(absl::StrCat("gatewayctl ", command))) << command;
   }
+}
+
+TEST_F(Gatewayctl, HelpFitsIntoEightyColumns) {
+  std::vector<std::string> texts = {Ctl({"--help"}).out};
+  for (const std::string& line : std::vector<std::string>(absl::StrSplit(texts[0], '\n'))) {
+    if (line.size() < 4 || !line.starts_with("  ") || line[2] == ' ' || line[2] == '-') continue;
+    texts.push_back(Ctl({line.substr(2, line.find(' ', 2) - 2), "--help"}).out);
+  }
+  EXPECT_GT(texts.size(), 25u);
+  for (const std::string& text : texts) {
+    for (const std::string& line : std::vector<std::string>(absl::StrSplit(text, '\n'))) {
+      EXPECT_LE(line.size(), 80u) << line;
+    }
+  }
+}
+
+TEST_F(Gatewayctl, FailedHandshakeNamesTheFlagToLookAt) {
+  ASSERT_EQ(Ctl({"pki", "init", dir_.File("pki")}).code, kDone);
+  const Ended run = Ctl({"get", "--ca", dir_.File("pki/ca.crt")});
+  EXPECT_EQ(run.code, kUnreachable);
+  EXPECT_THAT(run.err, HasSubstr("TLS")) << "the server speaks cleartext";
+}
+
+TEST_F(Gatewayctl, PkiAndListsRefuseWhatTheyDoNotUse) {
+  ASSERT_EQ(Ctl({"pki", "init", dir_.File("pki")}).code, kDone);
+  const Ended again = Ctl({"pki", "init", dir_.File("pki")});
+  EXPECT_EQ(again.code, kConflict);
+  EXPECT_THAT(again.err, HasSubstr("there is a CA already"));
+  EXPECT_EQ(Ctl({"pki", "issue", dir_.File("pki"), "--server", "a", "--role", "admin"}).code, kUsage);
+  EXPECT_EQ(Ctl({"token", "list", "ann"}).code, kUsage);
+  EXPECT_EQ(Ctl({"context", "list", "prod"}).code, kUsage);
 }
 
 TEST_F(Gatewayctl, GetPrintsTheKindsOwnColumns) {
@@ -968,6 +1002,7 @@ TEST_F(Gatewayctl, ASupportBundleHasWhatThereIsAndSaysWhatIsMissing) {
   EXPECT_EQ(there.st_mode & 0777, 0600u);
   const Ended piped = Ctl({"support-bundle", "-"});
   EXPECT_EQ(piped.out.substr(0, 2), "\x1f\x8b") << "gzip";
+  EXPECT_EQ(Ctl({"support-bundle", dir_.File("bundle.zip")}).code, kUsage);
   out_is_terminal_ = true;
   EXPECT_EQ(Ctl({"support-bundle", "-"}).code, kUsage);
 }
@@ -1262,7 +1297,9 @@ TEST_F(Gatewayctl, RollbackSaysWhatItUndoesAndByWhom) {
   admin_.rollback = [&](const v1::RollbackRequest& request, v1::RollbackResponse* response) {
     requests.push_back(request);
     response->set_revision(request.dry_run() ? 9 : 10);
+    if (request.revision() == 8) return grpc::Status::OK;  // the policy was the same
     response->set_undone_count(3);
+    response->add_changes()->set_op(v1::Change::DELETED);
     v1::RevisionInfo* info = response->add_undone();
     info->set_revision(9);
     info->set_actor("bob@laptop");
@@ -1281,6 +1318,7 @@ TEST_F(Gatewayctl, RollbackSaysWhatItUndoesAndByWhom) {
   ASSERT_EQ(requests.size(), 1u);
   EXPECT_EQ(requests[0].expected_revision(), 9u);
   EXPECT_THAT(Ctl({"rollback", "6", "--dry-run"}).err, HasSubstr("this would undo:\n  revision 9"));
+  EXPECT_THAT(Ctl({"rollback", "8", "--dry-run"}).err, HasSubstr("nothing changes"));
   // On a terminal it tells first, asks, and goes back only from what it has told.
   requests.clear();
   out_is_terminal_ = true;
@@ -1373,7 +1411,7 @@ TEST_F(Gatewayctl, RequireSaysHowManyAreEnough) {
   const Ended all = Ctl({"rollout", "--require", "all"});
   EXPECT_EQ(all.code, kNotEveryone) << "one was lost";
   EXPECT_THAT(all.out, HasSubstr("1 lost and not counted: dp-3"));
-  EXPECT_THAT(all.err, HasSubstr("required: all"));
+  EXPECT_THAT(all.err, HasSubstr("2 serve it; required: all"));
   EXPECT_EQ(Ctl({"rollout", "--require", "3"}).code, kNotEveryone);
   EXPECT_EQ(Ctl({"rollout", "--require", "67%", "-o", "json"}).code, kNotEveryone);
   for (const char* wrong : {"0", "101%", "some", "", "-1"}) {
