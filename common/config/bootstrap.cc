@@ -447,8 +447,6 @@ class Loader {
         tls.client_certificate() == v1::ListenerTls::OPTIONAL || tls.client_certificate() == v1::ListenerTls::REQUIRED;
     if (asks && tls.client_ca().empty()) {
       KeyProblem(path + ".tls.client_ca", "is needed where client_certificate is optional or required");
-    } else if (!asks && (!tls.client_ca().empty() || !tls.client_crl().empty())) {
-      KeyProblem(path + ".tls.client_certificate", "is none, so client_ca and client_crl have no effect");
     }
   }
 

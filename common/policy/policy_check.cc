@@ -730,12 +730,8 @@ void CheckRateLimit(const Report& report, const v1::RateLimit& limit) {
   CheckEnum(report, "scope", limit.scope(), v1::RateLimit::Scope_IsValid);
   CheckEnum(report, "mode", limit.mode(), v1::RateLimit::Mode_IsValid);
   CheckEnum(report, "on_unavailable", limit.on_unavailable(), v1::RateLimit::OnUnavailable_IsValid);
-  const bool shared = limit.scope() == v1::RateLimit::FLEET || limit.scope() == v1::RateLimit::REDIS;
   if (limit.limit().has_burst() && limit.algorithm() != v1::RateLimit::TOKEN_BUCKET) {
     report.Add("limit.burst", "means something with algorithm: token_bucket only");
-  }
-  if (limit.on_unavailable() != v1::RateLimit::ON_UNAVAILABLE_UNSPECIFIED && !shared) {
-    report.Add("on_unavailable", "means something with scope: fleet or redis only");
   }
 }
 

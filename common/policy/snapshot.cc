@@ -813,6 +813,10 @@ class SnapshotCompiler {
       if (limit.scope() != v1::RateLimit::SCOPE_UNSPECIFIED) policy.scope = limit.scope();
       if (limit.on_unavailable() != v1::RateLimit::ON_UNAVAILABLE_UNSPECIFIED) {
         policy.on_unavailable = limit.on_unavailable();
+        if (policy.scope == v1::RateLimit::DATA_PLANE) {
+          result_.warnings.push_back(
+              fmt::format("RateLimit/{}: on_unavailable has no effect with scope: data_plane", limit.name()));
+        }
       }
       for (const LimitKey& key : policy.keys) {
         if (key.kind != LimitKey::Kind::kHeader) continue;

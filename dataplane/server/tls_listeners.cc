@@ -70,6 +70,9 @@ void WarnOf(const std::vector<std::shared_ptr<const tls::ServerSettings>>& liste
         if (told.insert(warning).second) spdlog::warn("{}", warning);
       }
     }
+    if (listener->client_certificate == tls::ClientCertificate::kNone && !listener->client_ca_pem.empty()) {
+      spdlog::warn("a listener has tls.client_ca, but its client_certificate is none: clients are not asked for one");
+    }
   }
 }
 

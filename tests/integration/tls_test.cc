@@ -195,6 +195,11 @@ TEST_F(Tls, AsksForClientCertificates) {
 }
 
 // The class of CVE-2025-23419.
+TEST_F(Tls, WarnsOfACaThatNobodyIsAskedFor) {
+  Serve(Listener({site_}, Concat(", client_ca: ", site_.cert)));
+  EXPECT_THAT(gateway_->process().output(), HasSubstr("clients are not asked for one"));
+}
+
 TEST_F(Tls, ResumesNoSessionUnderOtherRulesForClientCertificates) {
   const uint16_t open = FreePort();
   const uint16_t guarded = FreePort();

@@ -616,6 +616,16 @@ TEST(CompileSnapshot, AHeaderThatAnyClientWritesIsNoGoodKeyForItsAddress) {
                                                           HasSubstr("client_ip"))));
 }
 
+TEST(CompileSnapshot, OnUnavailableOfALimitThatIsAlwaysThereIsAWarning) {
+  const CompileResult result = CompileWithBuiltins(
+      "kind: RateLimit\nname: alone\nkey: [client_ip]\nlimit: { requests: 1, window: 1s }\nscope: data_plane\n"
+      "on_unavailable: last_share\n"
+      "---\nkind: RateLimit\nname: fleet\nkey: [client_ip]\nlimit: { requests: 1, window: 1s }\nscope: fleet\n"
+      "on_unavailable: deny\n");
+  EXPECT_THAT(Texts(result.errors), IsEmpty());
+  EXPECT_THAT(result.warnings, ElementsAre("RateLimit/alone: on_unavailable has no effect with scope: data_plane"));
+}
+
 constexpr std::string_view kCheapHash =
     "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
 constexpr std::string_view kDearHash =
