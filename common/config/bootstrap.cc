@@ -380,7 +380,7 @@ class Loader {
       }
       Key key{field->name(), {field}, true};
       std::vector<FieldProblem> problems;
-      // Only this key's problems count: a default needs none of the section's required keys.
+      // Only this key's problems count: a default does not need the section's required keys.
       DecodeYaml(NodeOf(key, RulesOf(field).default_()), message, &problems);
       for (const FieldProblem& problem : problems) {
         if (problem.field == field->name()) Problem(fmt::format("default: {}: {}", field_path, problem.message));
