@@ -1,7 +1,7 @@
 # What `cmake --install` puts where, by component, and the Debian packages that CPack makes of the components
 # (tools/package). Units, default configuration and Dockerfiles name the same paths:
 #   /usr/bin  /etc/gateway/gateway.yaml  /var/lib/gateway (database)  /var/cache/gateway (data planes' caches)
-if(CMAKE_INSTALL_PREFIX_INITIALIZED_TO_DEFAULT)  # not /usr/local: the units name /usr/bin, and /usr makes it /etc
+if(CMAKE_INSTALL_PREFIX_INITIALIZED_TO_DEFAULT)  # not /usr/local: the units name /usr/bin
   set_property(CACHE CMAKE_INSTALL_PREFIX PROPERTY VALUE /usr)
 endif()
 include(GNUInstallDirs)
@@ -9,7 +9,7 @@ set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # what is installed is built before; 
 set(package_dir ${CMAKE_SOURCE_DIR}/deploy/package)
 set(generated_dir ${CMAKE_BINARY_DIR}/packages)
 
-install(FILES ${CMAKE_SOURCE_DIR}/deploy/gateway.yaml DESTINATION ${CMAKE_INSTALL_FULL_SYSCONFDIR}/gateway COMPONENT common)
+install(FILES ${CMAKE_SOURCE_DIR}/deploy/gateway.yaml DESTINATION /etc/gateway COMPONENT common)
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/deploy/policies ${CMAKE_SOURCE_DIR}/deploy/prometheus
   DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/gateway-common/examples COMPONENT common)
 
