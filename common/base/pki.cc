@@ -19,22 +19,13 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/openssl_ptr.h"
 
 namespace gateway {
 namespace {
 
-template <auto Free>
-struct Deleter {
-  template <typename T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-using Bio = std::unique_ptr<BIO, Deleter<BIO_free_all>>;
-using X509Owner = std::unique_ptr<X509, Deleter<X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, Deleter<EVP_PKEY_free>>;
-using Extension = std::unique_ptr<X509_EXTENSION, Deleter<X509_EXTENSION_free>>;
-using GeneralNames = std::unique_ptr<GENERAL_NAMES, Deleter<GENERAL_NAMES_free>>;
+using Extension = std::unique_ptr<X509_EXTENSION, OpensslDeleter<X509_EXTENSION_free>>;
+using GeneralNames = std::unique_ptr<GENERAL_NAMES, OpensslDeleter<GENERAL_NAMES_free>>;
 
 // Clocks of two machines differ; a certificate that begins in the future of one is refused there.
 constexpr absl::Duration kBackdate = absl::Minutes(5);
@@ -42,16 +33,16 @@ constexpr size_t kSerialBytes = 16;
 constexpr size_t kCommonNameBytesMax = 64;  // ub-common-name, RFC 5280, appendix A.1
 constexpr int kCertificatesMax = 1000;      // in one file
 
-Bio ReadOnly(std::string_view text) { return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
+BioPtr ReadOnly(std::string_view text) { return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
 
 // Never asks a terminal for a passphrase.
 int NoPassphrase(char*, int, int, void*) { return -1; }
 
-std::vector<X509Owner> ParseCertificates(std::string_view pem) {
-  std::vector<X509Owner> all;
-  const Bio in = ReadOnly(pem);
+std::vector<X509Ptr> ParseCertificates(std::string_view pem) {
+  std::vector<X509Ptr> all;
+  const BioPtr in = ReadOnly(pem);
   while (all.size() < kCertificatesMax) {
-    X509Owner next(PEM_read_bio_X509(in.get(), nullptr, NoPassphrase, nullptr));
+    X509Ptr next(PEM_read_bio_X509(in.get(), nullptr, NoPassphrase, nullptr));
     if (next == nullptr) break;
     all.push_back(std::move(next));
   }
@@ -125,9 +116,9 @@ absl::StatusOr<std::string> ReadPem(const std::string& path) {
 
 std::string Date(absl::Time time) { return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", time, absl::UTCTimeZone()); }
 
-Key ParseKey(std::string_view pem) {
-  const Bio in = ReadOnly(pem);
-  Key key(PEM_read_bio_PrivateKey(in.get(), nullptr, NoPassphrase, nullptr));
+KeyPtr ParseKey(std::string_view pem) {
+  const BioPtr in = ReadOnly(pem);
+  KeyPtr key(PEM_read_bio_PrivateKey(in.get(), nullptr, NoPassphrase, nullptr));
   ERR_clear_error();
   return key;
 }
@@ -139,7 +130,7 @@ std::string TextOf(BIO* out) {
 }
 
 absl::StatusOr<CertificateAndKey> ToPem(X509* certificate, EVP_PKEY* key) {
-  const Bio certificate_out(BIO_new(BIO_s_mem())), key_out(BIO_new(BIO_s_secmem()));
+  const BioPtr certificate_out(BIO_new(BIO_s_mem())), key_out(BIO_new(BIO_s_secmem()));
   if (PEM_write_bio_X509(certificate_out.get(), certificate) != 1 ||
       PEM_write_bio_PKCS8PrivateKey(key_out.get(), key, nullptr, nullptr, 0, nullptr, nullptr) != 1) {
     return absl::InternalError("the certificate cannot be written as PEM");
@@ -176,9 +167,9 @@ bool AddEntry(X509_NAME* name, int nid, const std::string& value) {
 }
 
 // What IssueCertificate and MakeAuthority share: version, serial number, times, subject, key.
-X509Owner Blank(EVP_PKEY* key, const std::string& common_name, const std::string& unit, absl::Time begin,
-                absl::Time end) {
-  X509Owner certificate(X509_new());
+X509Ptr Blank(EVP_PKEY* key, const std::string& common_name, const std::string& unit, absl::Time begin,
+              absl::Time end) {
+  X509Ptr certificate(X509_new());
   if (certificate == nullptr) return nullptr;
   X509_NAME* subject = X509_get_subject_name(certificate.get());
   const bool made = X509_set_version(certificate.get(), X509_VERSION_3) == 1 && SetSerial(certificate.get()) &&
@@ -229,7 +220,7 @@ absl::Status AddNames(X509* certificate, const std::vector<std::string>& names) 
 }  // namespace
 
 absl::StatusOr<CertificateInfo> DescribeCertificate(std::string_view pem) {
-  const std::vector<X509Owner> all = ParseCertificates(pem);
+  const std::vector<X509Ptr> all = ParseCertificates(pem);
   if (all.empty()) return absl::InvalidArgumentError("holds no certificate; expected PEM");
   return Describe(all.front().get());
 }
@@ -241,11 +232,11 @@ absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now) 
     if (!chain.ok()) return chain.status();
     absl::StatusOr<std::string> key_text = ReadPem(files.key);
     if (!key_text.ok()) return key_text.status();
-    const std::vector<X509Owner> certificates = ParseCertificates(*chain);
+    const std::vector<X509Ptr> certificates = ParseCertificates(*chain);
     if (certificates.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(files.cert, ": holds no certificate; expected PEM"));
     }
-    const Key key = ParseKey(*key_text);
+    const KeyPtr key = ParseKey(*key_text);
     if (key == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(files.key, ": holds no private key in PEM without a passphrase"));
     }
@@ -270,13 +261,12 @@ absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now) 
   if (!files.ca.empty()) {
     absl::StatusOr<std::string> ca = ReadPem(files.ca);
     if (!ca.ok()) return ca.status();
-    const std::vector<X509Owner> authorities = ParseCertificates(*ca);
+    const std::vector<X509Ptr> authorities = ParseCertificates(*ca);
     if (authorities.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(files.ca, ": holds no certificate; expected PEM"));
     }
-    const bool all_expired = std::all_of(authorities.begin(), authorities.end(), [now](const X509Owner& each) {
-      return Describe(each.get()).not_after <= now;
-    });
+    const bool all_expired = std::all_of(authorities.begin(), authorities.end(),
+                                         [now](const X509Ptr& each) { return Describe(each.get()).not_after <= now; });
     if (all_expired) {
       return absl::FailedPreconditionError(absl::StrCat(files.ca, ": every certificate in it has expired"));
     }
@@ -300,17 +290,17 @@ std::string TlsFilesStamp(const TlsFiles& files) {
 }
 
 bool ShareCertificate(std::string_view a, std::string_view b) {
-  const std::vector<X509Owner> ours = ParseCertificates(a), theirs = ParseCertificates(b);
-  return std::any_of(ours.begin(), ours.end(), [&theirs](const X509Owner& one) {
+  const std::vector<X509Ptr> ours = ParseCertificates(a), theirs = ParseCertificates(b);
+  return std::any_of(ours.begin(), ours.end(), [&theirs](const X509Ptr& one) {
     return std::any_of(theirs.begin(), theirs.end(),
-                       [&one](const X509Owner& other) { return X509_cmp(one.get(), other.get()) == 0; });
+                       [&one](const X509Ptr& other) { return X509_cmp(one.get(), other.get()) == 0; });
   });
 }
 
 absl::StatusOr<CertificateAndKey> MakeAuthority(const std::string& common_name, absl::Time now,
                                                 absl::Duration lifetime) {
-  const Key key(EVP_EC_gen("P-256"));
-  const X509Owner certificate =
+  const KeyPtr key(EVP_EC_gen("P-256"));
+  const X509Ptr certificate =
       key == nullptr ? nullptr : Blank(key.get(), common_name, "", now - kBackdate, now + lifetime);
   const bool made =
       certificate != nullptr &&
@@ -326,8 +316,8 @@ absl::StatusOr<CertificateAndKey> MakeAuthority(const std::string& common_name, 
 
 absl::StatusOr<CertificateAndKey> IssueCertificate(const CertificateAndKey& authority,
                                                    const CertificateRequest& request, absl::Time now) {
-  const std::vector<X509Owner> issuers = ParseCertificates(authority.certificate);
-  const Key issuer_key = ParseKey(authority.private_key);
+  const std::vector<X509Ptr> issuers = ParseCertificates(authority.certificate);
+  const KeyPtr issuer_key = ParseKey(authority.private_key);
   if (issuers.empty() || issuer_key == nullptr ||
       X509_check_private_key(issuers.front().get(), issuer_key.get()) != 1) {
     ERR_clear_error();
@@ -342,11 +332,10 @@ absl::StatusOr<CertificateAndKey> IssueCertificate(const CertificateAndKey& auth
   if (authority_end <= now) {
     return absl::FailedPreconditionError(absl::StrCat("the authority expired at ", Date(authority_end)));
   }
-  const Key key(EVP_EC_gen("P-256"));
-  const X509Owner certificate = key == nullptr
-                                    ? nullptr
-                                    : Blank(key.get(), request.common_name, request.organizational_unit,
-                                            now - kBackdate, std::min(now + request.lifetime, authority_end));
+  const KeyPtr key(EVP_EC_gen("P-256"));
+  const X509Ptr certificate = key == nullptr ? nullptr
+                                             : Blank(key.get(), request.common_name, request.organizational_unit,
+                                                     now - kBackdate, std::min(now + request.lifetime, authority_end));
   const char* usage = request.server && request.client ? "serverAuth,clientAuth"
                       : request.server                 ? "serverAuth"
                                                        : "clientAuth";
