@@ -27,8 +27,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/host_port.h"
 #include "common/base/thread.h"
-#include "common/config/bootstrap.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "common/policy/redaction.h"
 #include "controlplane/grpc_status.h"
 #include "controlplane/identity/audit_log.h"
 #include "google/protobuf/descriptor.h"
@@ -367,6 +366,7 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
       continue;
     }
     if (!seen.insert(key).second) mistakes.push_back(Mistake(key, "", "is given twice; expected one of each name"));
+    CheckLabelKeys(resource, &mistakes);
     if (HasUnknownFields(resource)) {
       mistakes.push_back(Mistake(key, "", "has fields that this version of the control plane does not know"));
     }

@@ -7,8 +7,8 @@
 #include <cstring>
 #include <system_error>
 
+#include "common/base/quote.h"
 #include "common/base/text.h"
-#include "common/config/yaml.h"
 
 namespace gateway {
 namespace {

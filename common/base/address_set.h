@@ -13,16 +13,17 @@
 
 namespace gateway {
 
-// `text` as an IPv6 address, IPv4 mapped; false where it is no literal.
+// `text` as an IPv6 address, IPv4 mapped; false if it is not a literal.
 bool ParseIp(std::string_view text, in6_addr* out);
 
-// Built once (Add, then Seal), then immutable: any thread may ask. IPv4 is what its IPv4-mapped IPv6 address is, so
-// "10.0.0.0/8" holds ::ffff:10.1.2.3; a block of IPv6 around all of these, as ::/0, holds none of them. Kept as sorted
-// ranges that do not touch: a question is one binary search, whatever the number and the nesting of the blocks.
+// Built once (Add, then Seal), then immutable: any thread may read it. An IPv4 address and its IPv4-mapped IPv6
+// address are the same, so "10.0.0.0/8" contains ::ffff:10.1.2.3; a block of IPv6 around all of these, such as ::/0,
+// does not contain them. Kept as sorted ranges that do not touch: a lookup is one binary search, however many blocks
+// there are and however they nest.
 class AddressSet {
  public:
-  // "10.0.0.0/8", "2001:db8::/32", "192.0.2.1". InvalidArgument says what was expected: also where bits are set behind
-  // the prefix, for it might be the address that was meant, or a longer one.
+  // "10.0.0.0/8", "2001:db8::/32", "192.0.2.1". InvalidArgument says what was expected, also if bits are set after the
+  // prefix, since the address or a longer prefix may have been meant.
   absl::Status Add(std::string_view cidr);
   // After the last Add.
   void Seal();

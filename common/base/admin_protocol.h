@@ -6,7 +6,7 @@
 
 namespace gateway {
 
-// In a call's metadata: how many bytes of mistakes its client takes, and the most that it gets. See PolicyErrors in
+// In a call's metadata: how many bytes of errors its client accepts, and the most that it gets. See PolicyErrors in
 // admin.proto.
 inline constexpr char kErrorBytesMetadata[] = "gateway-error-bytes-max";
 inline constexpr size_t kErrorBytesAskedMax = 1 << 20;

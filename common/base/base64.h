@@ -14,8 +14,8 @@ enum class Base64 : uint8_t {
   kUrl,       // section 5, without padding, as in RFC 7515
 };
 
-// Nothing for characters outside the alphabet, a length that no bytes have, padding where none belongs, or bits left
-// over that are not zero.
+// Nothing for characters outside the alphabet, a length that no bytes have, misplaced padding, or leftover bits that
+// are not zero.
 std::optional<std::string> DecodeBase64(Base64 alphabet, std::string_view text);
 
 // Without padding.

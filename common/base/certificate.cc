@@ -52,7 +52,7 @@ std::string_view ViewOf(const ASN1_STRING* text) {
   return {reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)), static_cast<size_t>(ASN1_STRING_length(text))};
 }
 
-// What the TLS of a listener would reject; "" where it takes the pair.
+// Why the TLS of a listener would reject the pair; "" if it accepts it.
 std::string TlsWeakness(const std::vector<X509Ptr>& chain, EVP_PKEY* key) {
   const ContextPtr context(SSL_CTX_new(TLS_method()));
   if (context == nullptr) return OpensslError();
@@ -148,7 +148,26 @@ std::string SubjectOf(const X509* certificate) {
   return {data, static_cast<size_t>(size)};
 }
 
+absl::Time StartOf(const X509* certificate) { return ToTime(X509_get0_notBefore(certificate)); }
+
 absl::Time ExpiryOf(const X509* certificate) { return ToTime(X509_get0_notAfter(certificate)); }
+
+absl::StatusOr<std::string> SubjectEntryOf(const X509* certificate, int nid) {
+  const X509_NAME* subject = X509_get_subject_name(certificate);
+  const int at = X509_NAME_get_index_by_NID(subject, nid, -1);
+  if (at < 0) return "";
+  unsigned char* text = nullptr;
+  const int size = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
+  std::string entry(reinterpret_cast<const char*>(text), static_cast<size_t>(std::max(size, 0)));
+  OPENSSL_free(text);
+  const bool shown = std::none_of(entry.begin(), entry.end(), [](unsigned char c) { return absl::ascii_iscntrl(c); });
+  if (size < 0 || !shown) {
+    ERR_clear_error();
+    return absl::InvalidArgumentError(
+        Concat("the subject's ", OBJ_nid2sn(nid), " has a control character, or is not text"));
+  }
+  return entry;
+}
 
 std::string FingerprintOf(const X509* certificate) {
   unsigned char digest[EVP_MAX_MD_SIZE];
@@ -159,7 +178,7 @@ std::string FingerprintOf(const X509* certificate) {
   return text;
 }
 
-AlternativeNames AlternativeNamesOf(const X509* certificate) {
+AlternativeNames AlternativeNamesOf(const X509* certificate, DnsCase dns_case) {
   AlternativeNames names;
   const NamesPtr all(
       static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
@@ -176,7 +195,10 @@ AlternativeNames AlternativeNamesOf(const X509* certificate) {
     if (name->type != GEN_DNS && name->type != GEN_URI && name->type != GEN_EMAIL) continue;
     const std::string_view text = ViewOf(name->d.ia5);
     if (text.empty() || !IsPrintable(text)) continue;
-    if (name->type == GEN_DNS) names.dns.push_back(absl::AsciiStrToLower({text.data(), text.size()}));
+    if (name->type == GEN_DNS) {
+      names.dns.emplace_back(text);
+      if (dns_case == DnsCase::kLower) absl::AsciiStrToLower(&names.dns.back());
+    }
     if (name->type == GEN_URI) names.uris.emplace_back(text);
     if (name->type == GEN_EMAIL) names.emails.emplace_back(text);
   }
@@ -237,7 +259,7 @@ absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Tim
   certificate.dns_names = std::move(names.dns);
   certificate.addresses = std::move(names.addresses);
   certificate.fingerprint = FingerprintOf(leaf);
-  certificate.not_before = ToTime(X509_get0_notBefore(leaf));
+  certificate.not_before = StartOf(leaf);
   certificate.not_after = ExpiryOf(leaf);
   const auto warn = [&](std::string text) { certificate.warnings.push_back(Concat(source.name, ": ", text)); };
   if (certificate.not_after <= now) {

@@ -35,20 +35,20 @@ struct Certificate {
   std::vector<std::string> warnings;
 };
 
-// Certificates larger than this are no certificates.
+// Larger files are rejected.
 inline constexpr size_t kCertificateBytesMax = 1 << 20;
 inline constexpr int kChainCertificatesMax = 16;
 // OpenSSL's, of all TLS of the gateway: at least 112 bits, as RSA 2048 has.
 inline constexpr int kTlsSecurityLevel = 2;
 
-// InvalidArgument, beginning with source.name, where: there is no certificate or key, or one that can't be read; the
+// InvalidArgument, beginning with source.name, if: a certificate or the key is missing or can't be read; the
 // key is encrypted or is not the leaf's; a certificate of the chain did not issue the one before it; a key is weaker
 // than RSA 2048 or P-256, or a signature than kTlsSecurityLevel; the OCSP response can't be read. Expiry and a missing
 // subjectAltName are warnings.
 absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now);
 
-// All certificates of `pem` in their order, made with `library` (null: the default). InvalidArgument where there is
-// none, or one can't be read.
+// All certificates of `pem` in their order, made with `library` (null: the default). InvalidArgument if it has
+// no certificate, or one can't be read.
 absl::StatusOr<std::vector<X509Ptr>> ReadCertificates(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
 absl::StatusOr<std::vector<CrlPtr>> ReadCrls(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
 // The private key of `pem`; never asks for a passphrase.
@@ -56,24 +56,30 @@ absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* librar
 
 // "CN=orders,O=shop" (RFC 2253).
 std::string SubjectOf(const X509* certificate);
-// The end of its validity; InfinitePast where that can't be read.
+// The start and the end of its validity; InfinitePast if that cannot be read.
+absl::Time StartOf(const X509* certificate);
 absl::Time ExpiryOf(const X509* certificate);
+// The first entry of this type (NID_commonName) in the subject, "" if it has none. InvalidArgument if the entry has a
+// control character: it is never shown, and never taken for a subject without one.
+absl::StatusOr<std::string> SubjectEntryOf(const X509* certificate, int nid);
 // SHA-256 of the certificate, 64 hexadecimal digits in lower case.
 std::string FingerprintOf(const X509* certificate);
 struct AlternativeNames {
-  std::vector<std::string> dns;        // lower case
+  std::vector<std::string> dns;
   std::vector<std::string> uris;       // as written
   std::vector<std::string> emails;     // as written
   std::vector<std::string> addresses;  // "10.0.0.7", "2001:db8::1"
 };
-// Names with a NUL or a control character are left out.
-AlternativeNames AlternativeNamesOf(const X509* certificate);
+// Names with a space, a control character or a byte beyond ASCII are left out. DNS names have no case, so they are in
+// lower case unless they name something that has one.
+enum class DnsCase : uint8_t { kLower, kAsWritten };
+AlternativeNames AlternativeNamesOf(const X509* certificate, DnsCase dns_case = DnsCase::kLower);
 
 // Whether a certificate for `pattern` ("example.com", "*.example.com") serves `host`, both in lower case. A wildcard
 // covers one whole label (RFC 6125, section 6.4.3).
 bool NameCovers(std::string_view pattern, std::string_view host);
 
-// What OpenSSL's error queue says last, "unknown error" where it is empty; empties it.
+// The last error of OpenSSL's queue, "unknown error" if it is empty; empties the queue.
 std::string OpensslError();
 
 }  // namespace gateway

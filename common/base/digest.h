@@ -25,8 +25,8 @@ std::optional<Digest> ParseHexDigest(std::string_view hex);
 
 // HMAC-SHA-256 (RFC 2104) under one key. Immutable and thread-safe; allocates nothing.
 //
-// A cache that is keyed by it can be neither read back into credentials nor filled with colliding keys by whoever does
-// not know the key, which is made anew by each process.
+// Without the key, which each process generates, a cache keyed by it can be neither turned back into credentials nor
+// filled with colliding keys.
 class KeyedDigest {
  public:
   static KeyedDigest Random();

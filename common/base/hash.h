@@ -7,7 +7,7 @@
 
 namespace gateway {
 
-// XXH3, 64 bits. No defence against whoever chooses the bytes: what clients must not guess is keyed elsewhere.
+// XXH3, 64 bits. No defence against chosen bytes: what clients must not guess is keyed elsewhere.
 uint64_t StableHash(std::string_view bytes, uint64_t seed = 0);
 
 // A permutation of 64 bits in which every bit of the input moves every bit of the output (splitmix64's finalizer).

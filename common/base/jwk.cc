@@ -15,8 +15,8 @@
 
 #include "common/base/base64.h"
 #include "common/base/openssl_ptr.h"
+#include "common/base/strict_json.h"
 #include "common/base/text.h"
-#include "common/config/strict_json.h"
 
 namespace gateway {
 namespace {
@@ -72,7 +72,7 @@ std::shared_ptr<EVP_PKEY> KeyFromParams(const char* type, OSSL_PARAM_BLD* builde
   return {key, EVP_PKEY_free};
 }
 
-// A member that is base64url; empty where it isn't.
+// A member that is base64url; empty if it isn't.
 std::string BytesOf(const json& object, const char* name) {
   const std::string* text = FindString(object, name);
   return text == nullptr ? std::string() : DecodeBase64(Base64::kUrl, *text).value_or("");
@@ -150,7 +150,7 @@ Outcome ReadOkp(const json& object, Jwk key) {
   return {std::move(key), {}, {}};
 }
 
-// Whoever can read the set could sign with such a key: what it verifies means nothing. Empty: it is none.
+// Every reader of the set could sign with such a key, so a valid signature proves nothing. Empty: the key is safe.
 std::string WhyUnsafe(const json& object) {
   if (const std::string* kty = FindString(object, "kty"); kty != nullptr && *kty == "oct") {
     return "it is symmetric (kty oct); only public keys belong here";
@@ -196,7 +196,7 @@ Outcome ReadKey(const json& object) {
   return outcome;
 }
 
-// r || s as the DER that OpenSSL takes; empty where it can't be a signature.
+// r || s as the DER that OpenSSL takes; empty if it can't be a signature.
 std::string ToDer(std::string_view raw, size_t coordinate_bytes) {
   if (raw.size() != 2 * coordinate_bytes) return {};
   BigNumber r = ToNumber(raw.substr(0, coordinate_bytes));
@@ -285,7 +285,7 @@ absl::StatusOr<JwkSet> ParseJwks(std::string_view text, BadJwk bad) {
       set.skipped.push_back(Concat(where, ": ", outcome.bad.empty() ? outcome.skipped : outcome.bad));
     }
   }
-  ERR_clear_error();  // of keys that were none
+  ERR_clear_error();  // of texts that were not keys
   if (set.keys.empty()) {
     return absl::InvalidArgumentError(
         Concat("the key set has no usable key", set.skipped.empty() ? "" : Concat(" (", set.skipped[0], ")")));

@@ -17,7 +17,7 @@ struct evp_pkey_st;
 
 namespace gateway {
 
-// Every algorithm that is accepted: none is symmetric, and `none` is none of them.
+// Every accepted algorithm: no symmetric one, and not `none`.
 enum class JwsAlgorithm : uint8_t { kRs256, kRs384, kRs512, kPs256, kPs384, kPs512, kEs256, kEs384, kEs512, kEdDsa };
 
 // By its name in RFC 7518, section 3.1 ("RS256"), case-sensitive; nothing for any other.
@@ -29,7 +29,7 @@ struct Jwk {
   enum class Type : uint8_t { kRsa, kP256, kP384, kP521, kEd25519 };
   Type type = Type::kRsa;
   std::string kid;                        // may be empty
-  std::optional<JwsAlgorithm> algorithm;  // the only one it is for, where it says so
+  std::optional<JwsAlgorithm> algorithm;  // the only one it is for, if it says so
   std::shared_ptr<evp_pkey_st> key;
 
   // Whether the key's type, and its own `alg`, fit: an RSA key never verifies ES256, a key of PS256 never RS256.
@@ -44,15 +44,15 @@ struct JwkSet {
 
   std::vector<Jwk> keys;
   std::vector<std::string> skipped;  // why keys of the text are not among `keys`: "key 2: kty 'X' is unknown"
-  std::vector<std::string> unsafe;   // likewise, of those that whoever can read the text could sign with
+  std::vector<std::string> unsafe;   // likewise, of keys that every reader of the text could sign with
 };
 
-// Keys that nobody else can sign tokens with: a symmetric one (`oct`), or one with a private member, is never among
-// them, since what has been published is lost. Keys for encryption and of unknown types and curves are skipped, as RFC
+// Keys that only their owner can sign tokens with: a symmetric one (`oct`), or one with a private member, is never
+// among them, since a published secret is lost. Keys for encryption and of unknown types and curves are skipped, as RFC
 // 7517, section 5, has it. A text that is too large, or no usable key, is an error.
 //
-// What becomes of a set with a key that is unsafe, too short or malformed: an operator's is refused, so that it is put
-// right; one that an issuer publishes loses that key, and no other.
+// What happens to a set with a key that is unsafe, too short or malformed: an operator's is rejected, so that it gets
+// fixed; one that an issuer publishes loses only that key.
 enum class BadJwk : uint8_t { kRefuse, kSkip };
 absl::StatusOr<JwkSet> ParseJwks(std::string_view json, BadJwk bad = BadJwk::kRefuse);
 
@@ -72,7 +72,7 @@ struct CompactJws {
   std::string signature;  // decoded
   std::string_view signing_input;
 
-  // InvalidArgument (fit for a log: it repeats nothing of the token) where it isn't one, its algorithm is not accepted,
+  // InvalidArgument (fit for a log: it repeats nothing of the token) if it isn't one, its algorithm is not accepted,
   // or its header has `crit` (nothing that may be critical is understood here) or a name twice.
   static absl::StatusOr<CompactJws> Parse(std::string_view token);
 };

@@ -24,7 +24,7 @@ struct ClientPrefix {
   uint64_t bits = 0;  // of IPv6 the first 64, those past the prefix are 0
 
   static ClientPrefix Of(const in6_addr& address);
-  // As on the wire: 0, 4 or 8 bytes, big endian. Anything else is no client.
+  // As on the wire: 0, 4 or 8 bytes, big endian. Anything else is kNone.
   static ClientPrefix FromBytes(std::string_view bytes);
   std::string ToBytes() const;
   // The /48 of an IPv6 client; else the client itself.

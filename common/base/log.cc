@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "common/base/log_queue.h"
-#include "common/config/yaml.h"
+#include "common/base/quote.h"
 #include "spdlog/formatter.h"
 #include "spdlog/sinks/sink.h"
 

@@ -14,8 +14,8 @@ namespace gateway {
 // Sets up spdlog's default logger: {"time":RFC 3339,"level":...,"process":...,"message":...} or text. Call once, in
 // main. Log with spdlog::info("...", ...) and the like afterwards; any thread. Messages are JSON-escaped.
 //
-// Lines are queued and written by one thread (log_queue.h): no thread that logs waits for the reader, and past a bound
-// lines are dropped. spdlog::default_logger()->flush() waits for what is queued, for at most half a second; so does the
+// Lines are queued and written by one thread (log_queue.h): a thread that logs never waits for the reader, and beyond a
+// bound lines are dropped. spdlog::default_logger()->flush() waits at most half a second for queued lines; so does the
 // end of the process by return from main.
 void InitLogging(const v1::LoggingSection& config, const std::string& process);
 

@@ -20,9 +20,9 @@ class LogQueue {
   static constexpr size_t kQueuedBytesMax = 1 << 20;
   static constexpr std::chrono::milliseconds kCloseWait{500};
 
-  // Writes to `fd`, which stays the caller's. `dropped_line` makes the line that tells of dropped ones.
+  // Writes to `fd`, which stays the caller's. `dropped_line` makes the line that reports dropped ones.
   LogQueue(int fd, std::function<std::string(uint64_t dropped)> dropped_line);
-  // Waits for what is queued, for at most kCloseWait. A thread that is stuck in write(2) is left behind: it ends with
+  // Waits at most kCloseWait for what is queued. A thread that is stuck in write(2) is left behind: it ends with
   // the process.
   ~LogQueue();
   LogQueue(const LogQueue&) = delete;

@@ -55,7 +55,7 @@ constexpr size_t kConnectionsMin = 8;   // however few descriptors there are
 constexpr rlim_t kDescriptorShare = 8;  // one in so many descriptors is for this port, at most
 constexpr uint32_t kHeadBytesMax = 8u << 10;
 constexpr auto kFirstByteTimeout = 2s;  // of a new connection
-constexpr auto kStepTimeout = 10s;      // to read a request, to write an answer, between two requests
+constexpr auto kStepTimeout = 10s;      // to read a request, to write a response, between two requests
 constexpr auto kAcceptPause = 100ms;    // after an accept that failed for want of descriptors
 constexpr auto kLingerTimeout = 1s;     // for a refused client to read why
 constexpr size_t kLingerBytesMax = 256u << 10;
@@ -91,7 +91,7 @@ class ConnectionList {
   void Remove(Connection* connection) { std::erase(all_, connection); }
   // Closes connections until one more of `address` is within the bounds.
   void MakeRoomFor(const AddressKey& address, size_t max);
-  // Closes the one that matters least; false: there is none.
+  // Closes the least important one; false: the list is empty.
   bool CloseOne() {
     return CloseOneOf([](const Connection*) { return true; });
   }
@@ -103,7 +103,7 @@ class ConnectionList {
   std::vector<Connection*> all_;
 };
 
-// One client: reads a request, answers, reads the next. Lives on the server's thread; keeps itself alive through its
+// One client: reads a request, responds, reads the next. Lives on the server's thread; keeps itself alive through its
 // pending operation, of which there is always exactly one.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
@@ -122,7 +122,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
   ~Connection() { list_->Remove(this); }
 
-  // A new connection has less time for its first byte than for the rest: nobody connects to a probe's port to wait.
+  // A new connection has less time for its first byte than for the rest: probes send at once.
   void Start() {
     Enter(Step::kSilent);
     stream_.expires_after(kFirstByteTimeout);
@@ -137,14 +137,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Read() {
     parser_.emplace();
     parser_->header_limit(kHeadBytesMax);
-    parser_->body_limit(0);  // a GET with a body is nobody's scraper
+    parser_->body_limit(0);  // no scraper sends a GET with a body
     stream_.expires_after(kStepTimeout);
     http::async_read(stream_, buffer_, *parser_, beast::bind_front_handler(&Connection::OnRead, shared_from_this()));
   }
 
   const AddressKey& address() const { return address_; }
   // Less gives way first: by what it does, then by how long it has been doing so. A request that is sent byte by byte
-  // is no younger than its connection.
+  // is as old as its connection.
   std::pair<Step, Clock::time_point> rank() {
     const bool waits = step_ == Step::kSilent || step_ == Step::kKept;
     return {waits && HasUnread() ? Step::kSending : step_, since_};
@@ -232,8 +232,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     Linger();
   }
 
-  // Reads what a refused client still sends: closing with bytes unread would reset the connection, and with it the
-  // answer.
+  // Reads what a rejected client still sends: closing with bytes unread would reset the connection and lose the
+  // response.
   void Linger() {
     stream_.async_read_some(asio::buffer(discard_), [self = shared_from_this()](error_code error, size_t length) {
       self->lingered_ += length;
@@ -335,7 +335,7 @@ struct MetricsHttp::Impl {
         });
         return;
       }
-      // Whoever waits without a request gives way, so that a probe always gets through.
+      // A client that waits without a request gives way, so that a probe always gets through.
       const AddressKey address = KeyOf(socket);
       connections.MakeRoomFor(address, connections_max);
       std::make_shared<Connection>(std::move(socket), address, handlers, &connections, &ending)->Start();

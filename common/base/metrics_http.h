@@ -19,17 +19,17 @@ struct HttpReply {
 };
 
 // GET and HEAD of exact paths; anything else is 404 or 405 as {"error", "code"}. At most 64 connections (an eighth of
-// the process's descriptors, where that is less), 16 of one client address (IPv6: of one /64), 8 KiB of head, 2 s for
-// the first byte, 10 s for each further step. At a bound, and where descriptors run out, a new connection takes the
-// place of the one that has waited longest without a request: of those that never sent one first, then of kept ones,
-// then of those that don't take their response. So a probe always gets through.
+// the process's descriptors, if that is less), 16 of one client address (IPv6: of one /64), 8 KiB of header, 2 s for
+// the first byte, 10 s for each further step. At a bound, and when descriptors run out, a new connection replaces the
+// one that has waited longest without a request: first those that never sent one, then kept ones, then those that don't
+// read their response. So a probe always gets through.
 class MetricsHttp {
  public:
   using Handler = std::function<HttpReply()>;  // called on the server's thread
 
   // Binds at once (port 0: any); the thread starts with Start.
   static absl::StatusOr<std::unique_ptr<MetricsHttp>> Listen(const std::string& host, uint16_t port);
-  // On a listening TCP socket that somebody else has bound; takes it over.
+  // On a listening TCP socket that another process has bound; takes it over.
   static absl::StatusOr<std::unique_ptr<MetricsHttp>> Adopt(int fd);
   ~MetricsHttp();  // ends the thread
 
@@ -37,10 +37,10 @@ class MetricsHttp {
   void Start();
   uint16_t port() const;
   std::string address() const;  // "127.0.0.1:9090", "[::1]:9090"
-  // The listening socket, for whoever takes it over; it stays this object's.
+  // The listening socket, to be handed over; it stays this object's.
   int fd() const;
-  // Accepts nobody any more, without ending the socket where another process has it too; kept connections end with
-  // their next answer. After Start; returns when it is so.
+  // Stops accepting, without closing the socket if another process has it too; kept connections end with their next
+  // response. After Start; returns when done.
   void StopListening();
 
  private:

@@ -16,9 +16,9 @@
 namespace gateway {
 
 struct PasswordHash {
-  // What one check may take of a data plane: an operator's slip must not be able to stop it.
+  // What one check may cost a data plane: an operator's error must not be able to stop it.
   static constexpr uint64_t kMemoryBytesMax = 256ull << 20;
-  // Of memory, written once: 1 GiB are about a second of one core.
+  // Bytes of memory written: 1 GiB takes about a second of one core.
   static constexpr uint64_t kWorkBytesMax = 1ull << 30;
   static constexpr size_t kSaltBytesMin = 8, kSaltBytesMax = 64;
   static constexpr size_t kHashBytesMin = 16, kHashBytesMax = 64;
@@ -49,7 +49,7 @@ absl::Status CheckPasswordHash(std::string_view phc);
 // hashes are compared in constant time. An error: out of memory. Thread-safe.
 absl::StatusOr<bool> VerifyPassword(const PasswordHash& hash, std::string_view password);
 
-// The PHC string of `password` with `parameters`, whose salt is replaced by 16 random bytes where it is empty.
+// The PHC string of `password` with `parameters`, whose salt is replaced by 16 random bytes if it is empty.
 absl::StatusOr<std::string> HashPassword(std::string_view password, PasswordHash parameters = {});
 
 }  // namespace gateway

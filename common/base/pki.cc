@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 #include <fstream>
 #include <memory>
 
@@ -48,52 +47,6 @@ std::vector<X509Ptr> ParseCertificates(std::string_view pem) {
   }
   ERR_clear_error();
   return all;
-}
-
-absl::Time TimeOf(const ASN1_TIME* time) {
-  std::tm parts{};
-  if (ASN1_TIME_to_tm(time, &parts) != 1) return absl::InfinitePast();
-  return absl::FromTimeT(timegm(&parts));
-}
-
-std::string EntryOf(const X509* certificate, int nid) {
-  const X509_NAME* subject = X509_get_subject_name(certificate);
-  const int at = X509_NAME_get_index_by_NID(subject, nid, -1);
-  if (at < 0) return "";
-  unsigned char* text = nullptr;
-  const int size = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
-  if (size < 0) return "";
-  std::string entry(reinterpret_cast<char*>(text), static_cast<size_t>(size));
-  OPENSSL_free(text);
-  return entry;
-}
-
-CertificateInfo Describe(const X509* certificate) {
-  CertificateInfo info;
-  info.common_name = EntryOf(certificate, NID_commonName);
-  info.organizational_unit = EntryOf(certificate, NID_organizationalUnitName);
-  info.not_before = TimeOf(X509_get0_notBefore(certificate));
-  info.not_after = TimeOf(X509_get0_notAfter(certificate));
-  const GeneralNames names(
-      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
-  for (int i = 0; names != nullptr && i < sk_GENERAL_NAME_num(names.get()); ++i) {
-    const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
-    const auto text = [](const ASN1_STRING* string) {
-      return std::string(reinterpret_cast<const char*>(ASN1_STRING_get0_data(string)),
-                         static_cast<size_t>(ASN1_STRING_length(string)));
-    };
-    if (name->type == GEN_DNS) info.dns_names.push_back(text(name->d.dNSName));
-    if (name->type == GEN_URI) info.uris.push_back(text(name->d.uniformResourceIdentifier));
-    if (name->type == GEN_IPADD) {
-      char address[INET6_ADDRSTRLEN] = "";
-      const std::string bytes = text(name->d.iPAddress);
-      const int family = bytes.size() == 4 ? AF_INET : AF_INET6;
-      if ((bytes.size() == 4 || bytes.size() == 16) && inet_ntop(family, bytes.data(), address, sizeof address)) {
-        info.addresses.emplace_back(address);
-      }
-    }
-  }
-  return info;
 }
 
 absl::StatusOr<std::string> ReadPem(const std::string& path) {
@@ -222,7 +175,16 @@ absl::Status AddNames(X509* certificate, const std::vector<std::string>& names) 
 absl::StatusOr<CertificateInfo> DescribeCertificate(std::string_view pem) {
   const std::vector<X509Ptr> all = ParseCertificates(pem);
   if (all.empty()) return absl::InvalidArgumentError("holds no certificate; expected PEM");
-  return Describe(all.front().get());
+  const X509* certificate = all.front().get();
+  absl::StatusOr<std::string> common_name = SubjectEntryOf(certificate, NID_commonName);
+  if (!common_name.ok()) return common_name.status();
+  absl::StatusOr<std::string> unit = SubjectEntryOf(certificate, NID_organizationalUnitName);
+  if (!unit.ok()) return unit.status();
+  return CertificateInfo{.common_name = *std::move(common_name),
+                         .organizational_unit = *std::move(unit),
+                         .names = AlternativeNamesOf(certificate, DnsCase::kAsWritten),
+                         .not_before = StartOf(certificate),
+                         .not_after = ExpiryOf(certificate)};
 }
 
 absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now) {
@@ -245,18 +207,17 @@ absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now) 
       return absl::FailedPreconditionError(
           absl::StrCat(files.key, ": is not the key of the certificate in ", files.cert));
     }
-    const CertificateInfo leaf = Describe(certificates.front().get());
-    if (leaf.not_after <= now) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(files.cert, ": the certificate expired at ", Date(leaf.not_after)));
+    const absl::Time start = StartOf(certificates.front().get()), end = ExpiryOf(certificates.front().get());
+    if (end <= now) {
+      return absl::FailedPreconditionError(absl::StrCat(files.cert, ": the certificate expired at ", Date(end)));
     }
-    if (leaf.not_before > now) {
+    if (start > now) {
       return absl::FailedPreconditionError(
-          absl::StrCat(files.cert, ": the certificate is not valid before ", Date(leaf.not_before)));
+          absl::StrCat(files.cert, ": the certificate is not valid before ", Date(start)));
     }
     material.certificate_chain = *std::move(chain);
     material.private_key = *std::move(key_text);
-    material.not_after = leaf.not_after;
+    material.not_after = end;
   }
   if (!files.ca.empty()) {
     absl::StatusOr<std::string> ca = ReadPem(files.ca);
@@ -266,7 +227,7 @@ absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now) 
       return absl::InvalidArgumentError(absl::StrCat(files.ca, ": holds no certificate; expected PEM"));
     }
     const bool all_expired = std::all_of(authorities.begin(), authorities.end(),
-                                         [now](const X509Ptr& each) { return Describe(each.get()).not_after <= now; });
+                                         [now](const X509Ptr& each) { return ExpiryOf(each.get()) <= now; });
     if (all_expired) {
       return absl::FailedPreconditionError(absl::StrCat(files.ca, ": every certificate in it has expired"));
     }
@@ -328,7 +289,7 @@ absl::StatusOr<CertificateAndKey> IssueCertificate(const CertificateAndKey& auth
     return absl::InvalidArgumentError(
         absl::StrCat("'", request.common_name, "': expected a name of 1 to ", kCommonNameBytesMax, " bytes"));
   }
-  const absl::Time authority_end = TimeOf(X509_get0_notAfter(issuer));
+  const absl::Time authority_end = ExpiryOf(issuer);
   if (authority_end <= now) {
     return absl::FailedPreconditionError(absl::StrCat("the authority expired at ", Date(authority_end)));
   }

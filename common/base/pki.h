@@ -1,5 +1,5 @@
-// Certificates between our own processes: files read and checked before TLS sees them, what a certificate says of its
-// owner, and a small authority for labs. PEM in, PEM out.
+// Certificates between our own processes: files read and checked before TLS sees them, what a certificate says about
+// its owner, and a small authority for labs. PEM in, PEM out.
 #ifndef GATEWAY_COMMON_BASE_PKI_H_
 #define GATEWAY_COMMON_BASE_PKI_H_
 
@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/certificate.h"
 
 namespace gateway {
 
@@ -18,14 +19,15 @@ inline constexpr size_t kPemFileBytesMax = 1u << 20;
 struct CertificateInfo {
   std::string common_name;
   std::string organizational_unit;
-  std::vector<std::string> dns_names, uris, addresses;  // subject alternative names
+  AlternativeNames names;  // DNS names as written, since data planes' names have a case
   absl::Time not_before, not_after;
 };
 
-// Of the first certificate in `pem`. InvalidArgument where it holds none.
+// Of the first certificate in `pem`. InvalidArgument if it holds none, or one whose common name or organizational unit
+// has a control character.
 absl::StatusOr<CertificateInfo> DescribeCertificate(std::string_view pem);
 
-// How one end of a TLS connection identifies itself and whom it trusts: PEM files. `cert` (leaf first) and `key` go
+// How one end of a TLS connection identifies itself and what it trusts: PEM files. `cert` (leaf first) and `key` belong
 // together; either pair or `ca` may be absent ("").
 struct TlsFiles {
   std::string cert = {}, key = {}, ca = {};
@@ -35,8 +37,8 @@ struct TlsMaterial {
   absl::Time not_after = absl::InfiniteFuture();  // of the leaf
 };
 
-// Reads and checks all of it, so that a handshake cannot fail on this end's account. Errors name the file: it cannot be
-// read, is no PEM, the key is encrypted or another certificate's, the certificate has expired or is not valid yet.
+// Reads and checks all of it, so that a handshake cannot fail because of this end. Errors name the file: it cannot be
+// read, is not PEM, the key is encrypted or another certificate's, the certificate has expired or is not valid yet.
 absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now);
 
 // Changes when a file does; cheap enough for each handshake. A file that is not there has a stamp too.

@@ -26,27 +26,27 @@ struct FleetLimit {
   bool operator==(const FleetLimit&) const = default;
 };
 
-// A lease is void when nothing was heard from the other end for this long.
+// A lease ends if the other end is silent for this long.
 inline constexpr std::chrono::milliseconds kLeaseTtl{2000};
 
-// One key, as a data plane tells of it. Counts are cumulative, so that a repeated message changes nothing.
+// One key, as a data plane reports it. Counts are cumulative, so that a repeated message changes nothing.
 struct KeyDemand {
   uint64_t id = 0;  // the data plane's number for the key, the same on all of its streams
-  // With the first word of a stream on this key; else empty and `first` is false.
+  // Only in the stream's first demand for this key; else empty, and `first` is false.
   bool first = false;
   std::string key;
   ClientPrefix client;    // with `first`: whose request made the key
   uint64_t used = 0;      // requests let through since the data plane knows the key
   uint64_t returned = 0;  // leased tokens given back on this stream
   uint32_t target = 0;    // how many tokens it would like to hold now
-  float rate = 0;         // requests a second that it is asked for, refused ones included
+  float rate = 0;         // requests per second, rejected ones included
   // With `first`: the requests let through in the last window, and over which time they came.
   uint64_t recent = 0;
   std::chrono::milliseconds recent_span{};
   bool dropped = false;  // the data plane forgets the key, and holds nothing
 };
 
-// The answer to each demand.
+// The response to each demand.
 struct KeyGrant {
   uint64_t id = 0;
   uint64_t granted = 0;  // tokens leased on this stream so far, what covered overdrafts included
@@ -54,9 +54,9 @@ struct KeyGrant {
   bool scarce = false;
   std::chrono::milliseconds wait{};     // until the fleet has a token again; 0: it has
   std::chrono::milliseconds full_in{};  // until nothing counts any more
-  uint64_t available = 0;               // tokens that nobody holds
+  uint64_t available = 0;               // tokens that no data plane holds
   bool unknown = false;                 // no such key on this stream: it is to be named again
-  float share = 0;                      // tokens a second for this data plane while the control plane is away
+  float share = 0;                      // tokens per second for this data plane while the control plane is away
 };
 
 }  // namespace gateway

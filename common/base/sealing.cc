@@ -61,7 +61,8 @@ absl::StatusOr<Sealer> Sealer::Read(const std::string& path) {
   }
   struct stat found {};
   if (fstat(file.get(), &found) != 0) return ErrnoStatus("can't be read", path);
-  if (!S_ISREG(found.st_mode)) return absl::FailedPreconditionError(Concat("the sealing key '", path, "' is no file"));
+  if (!S_ISREG(found.st_mode))
+    return absl::FailedPreconditionError(Concat("the sealing key '", path, "' is not a file"));
   if ((found.st_mode & 07) != 0) {
     return absl::FailedPreconditionError(
         Concat("the sealing key '", path, "' is open to everybody; expected mode 0600"));

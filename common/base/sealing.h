@@ -21,10 +21,10 @@ class Sealer {
   Sealer& operator=(const Sealer&) = default;
   ~Sealer();
 
-  // The key of `path`: 32 bytes in base64. NotFound: there is no file. FailedPrecondition: it is no such key, or
-  // everybody may use it. Messages name the file.
+  // The key of `path`: 32 bytes in base64. NotFound: the file does not exist. FailedPrecondition: it is not such a key,
+  // or every user may read it. Messages name the file.
   static absl::StatusOr<Sealer> Read(const std::string& path);
-  // A new random key, written to `path` with mode 0600 and synced. AlreadyExists where there is a file.
+  // A new random key, written to `path` with mode 0600 and synced. AlreadyExists if the file exists.
   static absl::StatusOr<Sealer> Create(const std::string& path);
 
   // "sealed:1:..." in base64, another text each time. `context` says what is sealed ("Certificate/shop key"): the text

@@ -7,7 +7,7 @@
 namespace gateway {
 
 // Sends `state` ("READY=1", "STOPPING=1") to the socket that NOTIFY_SOCKET names: sd_notify(3), without its library.
-// False, and nothing else, where there is no such socket. Never blocks.
+// False, without any effect, if the socket does not exist. Never blocks.
 bool NotifyServiceManager(std::string_view state);
 
 }  // namespace gateway

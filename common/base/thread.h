@@ -9,8 +9,8 @@
 namespace gateway {
 
 enum class ThreadPriority {
-  kServing,     // as who starts it
-  kBackground,  // kBackgroundNice above the main thread's: whoever serves goes first
+  kServing,     // as the thread that starts it
+  kBackground,  // kBackgroundNice above the main thread's: serving threads go first
 };
 
 // Of a core that serving threads would take whole, one in the background still gets a tenth (sched(7): each step of
@@ -18,9 +18,9 @@ enum class ThreadPriority {
 constexpr int kBackgroundNice = 10;
 
 // `run` on a thread with all signals blocked (they are the main thread's), under a name for people (`top -H`; 15 bytes
-// at most, the rest is cut). What is compiled in the background holds up a worker that wakes less often for the rest of
-// a time slice, some 4 ms, where no core is free. On Linux nice is a thread's own and inherited by those that it
-// starts: gRPC's are mostly started in the background. Throws std::system_error where there can be no further thread.
+// at most, the rest is cut). Background work delays a worker that wakes less often for the rest of a time slice, some
+// 4 ms, if no core is free. On Linux nice belongs to a thread and is inherited by the threads that it starts: gRPC's
+// are mostly started in the background. Throws std::system_error if no further thread can be created.
 std::thread StartThread(std::string name, ThreadPriority priority, std::function<void()> run);
 
 }  // namespace gateway

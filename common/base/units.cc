@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "common/config/yaml.h"
+#include "common/base/quote.h"
 #include "spdlog/fmt/fmt.h"
 
 namespace gateway {
@@ -131,6 +131,10 @@ absl::StatusOr<uint64_t> ParseSize(std::string_view text) {
     return number << shift;
   }
   return refuse("a size such as 64KiB or 10MiB (units: B, KiB, MiB, GiB, TiB)");
+}
+
+std::chrono::milliseconds ToMillis(const google::protobuf::Duration& duration) {
+  return std::chrono::seconds(duration.seconds()) + std::chrono::milliseconds(duration.nanos() / 1'000'000);
 }
 
 std::string NearestName(std::string_view word, const std::vector<std::string>& candidates) {

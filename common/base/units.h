@@ -2,6 +2,7 @@
 #ifndef GATEWAY_COMMON_BASE_UNITS_H_
 #define GATEWAY_COMMON_BASE_UNITS_H_
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -21,6 +22,8 @@ std::string FormatSize(uint64_t bytes);
 // InvalidArgument says what was expected.
 absl::StatusOr<google::protobuf::Duration> ParseDuration(std::string_view text);
 absl::StatusOr<uint64_t> ParseSize(std::string_view text);
+// What is finer than a millisecond is dropped.
+std::chrono::milliseconds ToMillis(const google::protobuf::Duration& duration);
 
 // The candidate nearest to `word` (edit distance at most 1 + length/3), or "".
 std::string NearestName(std::string_view word, const std::vector<std::string>& candidates);

@@ -20,6 +20,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "common/base/address_set.h"
+#include "common/base/host_port.h"
+#include "common/base/quote.h"
 #include "common/base/units.h"
 #include "common/base/version.h"
 #include "common/config/codec.h"
@@ -30,39 +32,6 @@
 
 namespace gateway {
 namespace {
-
-constexpr size_t kHostNameMax = 253;  // RFC 1035, section 2.3.4, without the final dot
-
-bool IsIpv4(const std::string& text) {
-  in_addr address;
-  return inet_pton(AF_INET, text.c_str(), &address) == 1;
-}
-
-bool IsIpv6(const std::string& text) {
-  in6_addr address;
-  return inet_pton(AF_INET6, text.c_str(), &address) == 1;
-}
-
-// Letters, digits, '-' and '_' (which DNS lacks, but containers' names have), in labels of 1 to 63. What looks like a
-// number in its last label must be an IPv4 address: "10.0.0.256" is nobody's name.
-bool IsHostName(std::string_view text) {
-  if (!text.empty() && text.back() == '.') text.remove_suffix(1);
-  if (text.empty() || text.size() > kHostNameMax) return false;
-  size_t label = 0;
-  bool digits_only = true;
-  for (char c : text) {
-    if (c == '.') {
-      if (label == 0) return false;
-      label = 0;
-      digits_only = true;
-      continue;
-    }
-    if (!absl::ascii_isalnum(c) && c != '-' && c != '_') return false;
-    if (++label > 63) return false;
-    digits_only = digits_only && absl::ascii_isdigit(c);
-  }
-  return label > 0 && !digits_only;
-}
 
 using google::protobuf::Descriptor;
 using google::protobuf::Duration;
@@ -167,8 +136,6 @@ bool IsLoopback(const std::string& host) {
 }
 
 bool IsAnyAddress(const std::string& host) { return host == "0.0.0.0" || host == "::" || host.empty(); }
-
-bool IsAddress(const std::string& host) { return IsIpv4(host) || IsIpv6(host); }
 
 // Fills a LoadedBootstrap, step by step: file, environment, flags, defaults, then the checks that no rule can say.
 class Loader {
@@ -278,7 +245,7 @@ class Loader {
                                                     QuoteForMessage(service)));
     }
     CheckOptionalHostPort("redis.address", config.redis().address());
-    if (const std::string& host = config.metrics().host(); !IsAddress(host) && host != "localhost") {
+    if (const std::string& host = config.metrics().host(); !IsIpAddress(host) && host != "localhost") {
       KeyProblem("metrics.host", fmt::format("expected an IP address or localhost, found {}", QuoteForMessage(host)));
     }
     if (config.access_log().path().empty()) {
@@ -397,7 +364,7 @@ class Loader {
       absl::StatusOr<HostPort> parsed = ParseHostPort(address);
       if (!parsed.ok()) {
         KeyProblem(path, std::string(parsed.status().message()));
-      } else if (!IsAddress(parsed->host)) {
+      } else if (!IsIpAddress(parsed->host)) {
         KeyProblem(path, fmt::format("expected an IP address and a port, found the host name {}",
                                      QuoteForMessage(parsed->host)));
       } else if (parsed->port != 0 && !addresses.insert(address).second) {
@@ -483,7 +450,7 @@ class Loader {
       absl::StatusOr<HostPort> parsed = ParseHostPort(address);
       if (!parsed.ok()) {
         KeyProblem(path, std::string(parsed.status().message()));
-      } else if (!IsAddress(parsed->host) && parsed->host != "localhost") {
+      } else if (!IsIpAddress(parsed->host) && parsed->host != "localhost") {
         KeyProblem(path, fmt::format("expected an IP address or localhost, and a port, found the host name {}",
                                      QuoteForMessage(parsed->host)));
       } else if (!IsLoopback(parsed->host) && tls.cert().empty() && !control.insecure()) {
@@ -594,7 +561,7 @@ class Loader {
   std::set<std::string, std::less<>> wrong_;                 // keys with a problem already
 };
 
-// A key's value as YAML in one line; "absent" where it is.
+// A key's value as YAML in one line, or "absent".
 std::string ValueOf(const v1::Bootstrap& config, const Key& key) {
   const Message* message = &config;
   for (size_t i = 0; i + 1 < key.fields.size(); ++i) {
@@ -665,52 +632,6 @@ Examples:
 Exit codes: 0 done, 1 failed, 2 wrong usage or an invalid bootstrap file.)";
 
 }  // namespace
-
-std::chrono::milliseconds ToMillis(const google::protobuf::Duration& duration) {
-  return std::chrono::seconds(duration.seconds()) + std::chrono::milliseconds(duration.nanos() / 1'000'000);
-}
-
-std::optional<BuiltinRateLimit> BuiltinLimitOf(const v1::Bootstrap& config) {
-  if (!config.has_rate_limit() || !config.rate_limit().enabled()) return std::nullopt;
-  return BuiltinRateLimit{config.rate_limit().max_requests(), ToMillis(config.rate_limit().window_size())};
-}
-
-absl::StatusOr<HostPort> ParseHostPort(std::string_view text, bool host_optional) {
-  auto refuse = [&](std::string_view why) {
-    return absl::InvalidArgumentError(fmt::format(
-        "expected host:port, such as \"10.0.0.7:8080\" or \"[::1]:8080\", found {}: {}", QuoteForMessage(text), why));
-  };
-  HostPort result;
-  std::string_view port;
-  if (!text.empty() && text.front() == '[') {
-    size_t close = text.find(']');
-    if (close == std::string_view::npos) return refuse("']' is missing");
-    result.host = std::string(text.substr(1, close - 1));
-    if (!IsIpv6(result.host)) return refuse("the text in brackets is not an IPv6 address");
-    port = text.substr(close + 1);
-    if (port.empty() || port.front() != ':') return refuse("the port is missing");
-    port.remove_prefix(1);
-  } else {
-    size_t colon = text.find(':');
-    if (colon == std::string_view::npos) return refuse("the port is missing");
-    if (text.substr(colon).starts_with("://")) return refuse("this is a URL");
-    if (text.find(':', colon + 1) != std::string_view::npos) return refuse("an IPv6 address needs brackets");
-    result.host = std::string(text.substr(0, colon));
-    port = text.substr(colon + 1);
-    if (result.host.empty()) {
-      if (!host_optional) return refuse("the host is missing");
-    } else if (!IsIpv4(result.host) && !IsHostName(result.host)) {
-      return refuse("the host is neither an IP address nor a host name");
-    }
-  }
-  bool digits = !port.empty() && port.size() <= 5;
-  for (char c : port) digits = digits && absl::ascii_isdigit(c);
-  uint32_t number = 0;
-  if (digits) std::from_chars(port.data(), port.data() + port.size(), number);
-  if (!digits || number > 65535) return refuse("a port is a number from 0 to 65535");
-  result.port = static_cast<uint16_t>(number);
-  return result;
-}
 
 LoadedBootstrap LoadBootstrap(const std::string& path, const std::vector<std::string>& environment,
                               const std::vector<std::string>& sets) {

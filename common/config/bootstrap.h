@@ -2,7 +2,6 @@
 #ifndef GATEWAY_COMMON_CONFIG_BOOTSTRAP_H_
 #define GATEWAY_COMMON_CONFIG_BOOTSTRAP_H_
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -10,14 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
-#include "common/policy/snapshot.h"
 #include "gateway/v1/bootstrap.pb.h"
 
 namespace gateway {
 
 struct LoadedBootstrap {
-  v1::Bootstrap config;  // every field that has a default is set; `rate_limit` stays absent where the file has none
+  v1::Bootstrap
+      config;  // every field that has a default is set; `rate_limit` stays absent if the file has no such section
   // "server.port" -> "file:3:11", "environment GATEWAY_SERVER_PORT", "--set server.port", "default", "absent".
   std::vector<std::pair<std::string, std::string>> origins;
   // "gateway.yaml:3:11: server.port: ...", all of them; empty: all is well.
@@ -25,18 +23,18 @@ struct LoadedBootstrap {
 };
 
 // `path` empty: defaults, environment and flags only. `environment` is "NAME=value" strings (environ). `sets` are
-// "server.port=8081" of --set flags. GATEWAY_* names that are no key are problems, with the nearest one
+// "server.port=8081" of --set flags. GATEWAY_* names that are not keys are problems, with the nearest one
 // (GATEWAY_SERVER, _TOKEN and _CA, the client's, GATEWAY_TEST_*, and what Kubernetes sets for a service called
 // `gateway` are left alone). Never throws.
 LoadedBootstrap LoadBootstrap(const std::string& path, const std::vector<std::string>& environment,
                               const std::vector<std::string>& sets);
 
-// What --check-config prints: every key with its value (secrets redacted) and its origin; where the value is a word for
+// What --check-config prints: every key with its value (secrets redacted) and its origin; if the value is a word for
 // a number, the number too.
 std::string DescribeBootstrap(const LoadedBootstrap& loaded);
 
 // What both daemons' main do first: reads `--config FILE` (or the first argument), --set, --check-config, --version,
-// --help. Returns an exit code where the process shall end now (2 for any problem, all of them printed on stderr).
+// --help. Returns an exit code if the process must end now (2 for any problem, all of them printed on stderr).
 struct DaemonArguments {
   std::optional<int> exit_code;
   bool check = false;  // --check-config: `config` is valid, and exit_code 0
@@ -45,21 +43,9 @@ struct DaemonArguments {
 };
 DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& program, const std::string& about);
 
-std::chrono::milliseconds ToMillis(const google::protobuf::Duration& duration);
-
-// What stands behind `auto` and behind 0.
+// The number that `auto`, or 0, stands for.
 int WorkersOf(const v1::ServerSection& server);
 int64_t ConnectionsPerAddressOf(const v1::ServerSection& server);
-
-// The built-in limit that the bootstrap asks for.
-std::optional<BuiltinRateLimit> BuiltinLimitOf(const v1::Bootstrap& config);
-
-// Splits "host:port", "[::1]:8080"; host may be empty only where `host_optional`.
-struct HostPort {
-  std::string host;  // without brackets
-  uint16_t port = 0;
-};
-absl::StatusOr<HostPort> ParseHostPort(std::string_view text, bool host_optional = false);
 
 }  // namespace gateway
 

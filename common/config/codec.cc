@@ -11,10 +11,11 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "common/base/quote.h"
 #include "common/base/text.h"
 #include "common/base/units.h"
-#include "common/policy/redaction.h"
-#include "common/policy/resource.h"
+#include "common/config/redaction.h"
+#include "gateway/v1/policy.pb.h"
 #include "gateway/v1/rules.pb.h"
 #include "google/protobuf/duration.pb.h"
 #include "nlohmann/json.hpp"
@@ -176,7 +177,7 @@ class Decoder {
       if (field == nullptr) {
         std::vector<std::string> names = skip;
         for (int i = 0; i < type->field_count(); ++i) names.push_back(type->field(i)->name());
-        // A key that is none of a message with a secret may be that secret, its colon or its name forgotten.
+        // An unknown key of a message with a secret may be the secret itself, without its colon or its name.
         const bool hidden = HasSecrets(type, false) && NearestName(entry.key, names).empty();
         Problem(entry.position, hidden ? path : Join(path, KeyInPath(entry.key)),
                 "unknown field; " + DidYouMean(entry.key, names));
@@ -212,7 +213,7 @@ class Decoder {
     return fmt::format("{}", fmt::join(names, ", "));
   }
 
-  // Whether the field was written and its own mistake is told already.
+  // Whether the field was written and its error is reported already.
   bool Reported(const std::set<const FieldDescriptor*>& attempted, const FieldDescriptor* field,
                 const std::string& path) const {
     if (!attempted.contains(field)) return false;
@@ -568,8 +569,6 @@ void CheckMessage(const Message& message, const std::string& path, std::vector<F
 
 // ---- Writing ----
 
-enum class Secrets { kRedacted, kAsStored };
-
 // A scalar, or one of a list (`index` >= 0), as YAML.
 std::string EncodeScalar(const Message& message, const FieldDescriptor* field, int index,
                          Secrets secrets = Secrets::kRedacted) {
@@ -704,7 +703,7 @@ void EncodeBlock(const Message& message, size_t indent, Secrets secrets, std::st
   }
 }
 
-nlohmann::ordered_json EncodeJson(const Message& message);
+nlohmann::ordered_json JsonOf(const Message& message);
 
 nlohmann::ordered_json EncodeJsonScalar(const Message& message, const FieldDescriptor* field, int index) {
   const Reflection* r = message.GetReflection();
@@ -715,7 +714,7 @@ nlohmann::ordered_json EncodeJsonScalar(const Message& message, const FieldDescr
       return list ? r->GetRepeatedString(message, field, index) : r->GetString(message, field);
     case FieldDescriptor::CPPTYPE_MESSAGE:
       if (IsSubmessage(field)) {
-        return EncodeJson(list ? r->GetRepeatedMessage(message, field, index) : r->GetMessage(message, field));
+        return JsonOf(list ? r->GetRepeatedMessage(message, field, index) : r->GetMessage(message, field));
       }
       return EncodeScalar(message, field, index);
     case FieldDescriptor::CPPTYPE_ENUM:
@@ -729,7 +728,7 @@ nlohmann::ordered_json EncodeJsonScalar(const Message& message, const FieldDescr
   }
 }
 
-nlohmann::ordered_json EncodeJson(const Message& message) {
+nlohmann::ordered_json JsonOf(const Message& message) {
   nlohmann::ordered_json object = nlohmann::ordered_json::object();
   for (const FieldDescriptor* field : SetFields(message)) {
     nlohmann::ordered_json& value = object[field->name()];
@@ -768,32 +767,16 @@ void DecodeYaml(const YamlNode& node, Message* message, std::vector<FieldProblem
 
 void CheckRules(const Message& message, std::vector<FieldProblem>* problems) { CheckMessage(message, "", problems); }
 
-std::string EncodeYaml(const Message& message, int indent) {
+std::string EncodeYaml(const Message& message, int indent, Secrets secrets) {
   std::string out;
-  EncodeBlock(message, static_cast<size_t>(std::max(indent, 0)), Secrets::kRedacted, &out);
+  EncodeBlock(message, static_cast<size_t>(std::max(indent, 0)), secrets, &out);
   return out;
 }
 
-std::string EncodeResource(const v1::Resource& resource) {
-  const Message* body = BodyOf(resource);
-  if (body == nullptr) return "";
-  return "kind: " + body->GetDescriptor()->name() + "\n" + EncodeYaml(*body);
-}
-
-std::string EncodeResourceWithSecrets(const v1::Resource& resource) {
-  const Message* body = BodyOf(resource);
-  if (body == nullptr) return "";
-  std::string out = "kind: " + body->GetDescriptor()->name() + "\n";
-  EncodeBlock(*body, 0, Secrets::kAsStored, &out);
-  return out;
-}
-
-std::string EncodeResourceJson(const v1::Resource& resource) {
+std::string EncodeJson(const Message& message, std::string_view kind) {
   nlohmann::ordered_json object = nlohmann::ordered_json::object();
-  if (const Message* body = BodyOf(resource); body != nullptr) {
-    object["kind"] = body->GetDescriptor()->name();
-    object.update(EncodeJson(*body));
-  }
+  if (!kind.empty()) object["kind"] = kind;
+  object.update(JsonOf(message));
   return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 

@@ -2,8 +2,8 @@
 //
 // Durations are "250ms", "30s", "1m", "1h" (a bare number is seconds), sizes "64KiB", "10MiB" (fields with rules.size),
 // enum values lower case, 64-bit integers plain numbers. A scalar where a list is expected is a list of one. A quoted
-// scalar is a string; a string takes any scalar as it is written. A map, list or section with nothing behind its colon
-// is absent; a scalar with nothing is an error. An explicit empty list is kept as [none] where rules.empty_is_none says
+// scalar is a string; a string takes any scalar as it is written. A map, list or section with nothing after its colon
+// is absent; a scalar with nothing is an error. An explicit empty list is kept as [none] if rules.empty_is_none says
 // so.
 #ifndef GATEWAY_COMMON_CONFIG_CODEC_H_
 #define GATEWAY_COMMON_CONFIG_CODEC_H_
@@ -14,7 +14,6 @@
 #include <vector>
 
 #include "common/config/yaml.h"
-#include "gateway/v1/policy.pb.h"
 #include "google/protobuf/message.h"
 
 namespace gateway {
@@ -25,10 +24,10 @@ struct FieldProblem {
   std::string message;  // what was wrong, what was expected
 };
 
-// Field path -> where it stands, for errors found later (also by the server).
+// Field path -> its position, for errors found later (also by the server).
 using SourceMap = std::map<std::string, YamlPosition, std::less<>>;
 
-// A map's key as a field's path shows it: in quotes where it is more than letters, digits, '_' and '-'.
+// A map's key as a field's path shows it: in quotes unless it is only letters, digits, '_' and '-'.
 std::string KeyInPath(std::string_view key);
 
 // Reads `node` (a map) into `message`. Reports every problem: unknown fields with the nearest known name, wrong types,
@@ -40,17 +39,14 @@ void DecodeYaml(const YamlNode& node, google::protobuf::Message* message, std::v
 // The checks of the rules alone (ranges, lengths, required), on a message that did not come from YAML.
 void CheckRules(const google::protobuf::Message& message, std::vector<FieldProblem>* problems);
 
-// Block YAML, fields in the order of their numbers, absent ones left out, secrets as "redacted" (those of
-// policy with a fingerprint behind it: redaction.h). `indent` in spaces.
-std::string EncodeYaml(const google::protobuf::Message& message, int indent = 0);
+// Whether secrets are written as "redacted" (those of policy with a fingerprint behind it: redaction.h), or as they are
+// stored (hashes): for files that only their owner can read.
+enum class Secrets { kRedacted, kAsStored };
 
-// A policy resource as a document: "kind: Route\nname: ...". EncodeResource then ParsePolicy is the identity, but for
-// secrets.
-std::string EncodeResource(const v1::Resource& resource);
-// The same with secrets as they are stored (hashes): for files that nobody else can read.
-std::string EncodeResourceWithSecrets(const v1::Resource& resource);
-// As EncodeResource, in JSON: one object, the same names and spellings as the YAML.
-std::string EncodeResourceJson(const v1::Resource& resource);
+// Block YAML, fields in the order of their numbers, absent ones left out. `indent` in spaces.
+std::string EncodeYaml(const google::protobuf::Message& message, int indent = 0, Secrets secrets = Secrets::kRedacted);
+// One JSON object with the same names and spellings, secrets redacted; its first member is "kind" unless that is empty.
+std::string EncodeJson(const google::protobuf::Message& message, std::string_view kind = "");
 
 }  // namespace gateway
 

@@ -9,6 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
+#include "common/base/quote.h"
 #include "spdlog/fmt/fmt.h"
 #include "yaml-cpp/anchor.h"
 #include "yaml-cpp/eventhandler.h"
@@ -19,7 +20,6 @@
 namespace gateway {
 namespace {
 
-constexpr size_t kQuotedMax = 80;  // bytes of a value that a message repeats
 constexpr std::string_view kStringTag = "tag:yaml.org,2002:str";
 
 // Ends the parse from inside the event handler; never leaves this file.
@@ -65,25 +65,8 @@ YamlPosition PositionAt(std::string_view text, size_t offset) {
           static_cast<int>(offset - (line_start == std::string_view::npos ? 0 : line_start + 1)) + 1};
 }
 
-// The length of the UTF-8 sequence at `text`'s beginning; 0: it is none (RFC 3629: no surrogates, no overlong forms).
-size_t SequenceLength(std::string_view text) {
-  auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  auto in = [](unsigned char b, unsigned char low, unsigned char high) { return b >= low && b <= high; };
-  unsigned char first = byte(0);
-  if (first < 0x80) return 1;
-  size_t length = in(first, 0xc2, 0xdf) ? 2 : in(first, 0xe0, 0xef) ? 3 : in(first, 0xf0, 0xf4) ? 4 : 0;
-  if (length == 0 || text.size() < length) return 0;
-  unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-  unsigned char high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-  if (!in(byte(1), low, high)) return 0;
-  for (size_t i = 2; i < length; ++i) {
-    if (!in(byte(i), 0x80, 0xbf)) return 0;
-  }
-  return length;
-}
-
-// Gives the parser its text in small pieces, and ends the input early where the parser reads on and on without an
-// event: yaml-cpp keeps every token of a collection in brackets until it knows that it is no key.
+// Gives the parser its text in small pieces, and ends the input early if the parser reads too far without an
+// event: yaml-cpp keeps every token of a collection in brackets until it knows that it is not a key.
 class PacedInput : public std::streambuf {
  public:
   PacedInput(std::string_view text, size_t stretch_bytes_max) : text_(text), stretch_bytes_max_(stretch_bytes_max) {}
@@ -125,8 +108,8 @@ class PacedInput : public std::streambuf {
   bool ended_early_ = false;
 };
 
-// Makes trees of events. Copies a node where it has an anchor and again where an alias names it; both are counted
-// before they are made.
+// Makes trees of events. Copies a node that has an anchor, and again for each alias; both are counted before they are
+// made.
 class TreeBuilder : public YAML::EventHandler {
  public:
   TreeBuilder(std::string_view text, const YamlLimits& limits, PacedInput* input, std::vector<YamlProblem>* problems)
@@ -309,7 +292,7 @@ class TreeBuilder : public YAML::EventHandler {
     Finish(std::move(frame.part), frame.anchor);
   }
 
-  // Puts a finished node where it belongs.
+  // Puts a finished node into its place.
   void Finish(Part part, YAML::anchor_t anchor) {
     if (anchor != YAML::NullAnchor) {
       ChargeCopy(part, part.node.position);
@@ -397,14 +380,6 @@ bool IsPlain(std::string_view value) {
   });
 }
 
-// Whether a character beyond ASCII must be escaped: C1 controls, the two line separators, the byte order mark and the
-// two non-characters are no printable YAML.
-bool NeedsEscape(std::string_view sequence) {
-  return (sequence.size() == 2 && sequence[0] == '\xc2' && static_cast<unsigned char>(sequence[1]) < 0xa0) ||
-         sequence == "\u2028" || sequence == "\u2029" || sequence == "\ufeff" || sequence == "\xef\xbf\xbe" ||
-         sequence == "\xef\xbf\xbf";
-}
-
 }  // namespace
 
 const YamlNode* YamlNode::Find(std::string_view key) const {
@@ -421,7 +396,7 @@ std::vector<YamlNode> ParseYaml(std::string_view text, std::vector<YamlProblem>*
     return {};
   }
   for (size_t i = 0; i < text.size();) {
-    size_t length = SequenceLength(text.substr(i));
+    size_t length = Utf8SequenceLength(text.substr(i));
     if (length == 0) {
       problems->push_back({PositionAt(text, i), "not UTF-8"});
       return {};
@@ -466,10 +441,10 @@ std::string YamlScalar(std::string_view value) {
   if (IsPlain(value)) return std::string(value);
   std::string text = "\"";
   for (size_t i = 0; i < value.size();) {
-    size_t length = SequenceLength(value.substr(i));
+    size_t length = Utf8SequenceLength(value.substr(i));
     if (length > 1) {
       std::string_view sequence = value.substr(i, length);
-      if (!NeedsEscape(sequence)) {
+      if (!IsUnprintable(sequence)) {
         text += sequence;
       } else if (length == 2) {
         text += fmt::format("\\x{:02x}", static_cast<unsigned char>(sequence[1]));  // U+0080 to U+009F
@@ -508,35 +483,6 @@ std::string YamlScalar(std::string_view value) {
     }
   }
   return text + "\"";
-}
-
-std::string QuoteForMessage(std::string_view text) {
-  std::string quoted = "'";
-  for (size_t i = 0; i < text.size();) {
-    if (i >= kQuotedMax) {
-      quoted += "...";
-      break;
-    }
-    size_t length = SequenceLength(text.substr(i));
-    std::string_view sequence = text.substr(i, std::max<size_t>(length, 1));
-    auto byte = static_cast<unsigned char>(text[i]);
-    if (length == 0 || byte < 0x20 || byte == 0x7f || NeedsEscape(sequence)) {
-      for (unsigned char b : sequence) quoted += fmt::format("\\x{:02x}", b);
-    } else {
-      quoted += sequence;
-    }
-    i += sequence.size();
-  }
-  return quoted + "'";
-}
-
-bool IsValidUtf8(std::string_view text) {
-  while (!text.empty()) {
-    size_t length = SequenceLength(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
 }
 
 std::string DescribeForMessage(const YamlNode& node, bool secret) {

@@ -61,15 +61,11 @@ struct YamlLimits {
 std::vector<YamlNode> ParseYaml(std::string_view text, std::vector<YamlProblem>* problems,
                                 const YamlLimits& limits = {});
 
-// A scalar as YAML text: quoted where it would be read as something else (YAML 1.1 and 1.2 alike).
+// A scalar as YAML text: quoted if it would be read as something else, by YAML 1.1 or 1.2.
 std::string YamlScalar(std::string_view value);
 
-// `text` as a message shows it: in single quotes, control characters and broken UTF-8 escaped, a long one cut short.
-std::string QuoteForMessage(std::string_view text);
-// What stands at a node, as the second half of a message: "a list", "the string \"x\""; not the text of a secret.
+// What a node is, as the second half of a message: "a list", "the string \"x\""; not the text of a secret.
 std::string DescribeForMessage(const YamlNode& node, bool secret);
-
-bool IsValidUtf8(std::string_view text);
 
 }  // namespace gateway
 

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_join.h"
-#include "common/config/yaml.h"
+#include "common/base/quote.h"
 #include "common/policy/route/path.h"
 #include "common/policy/route/route_pattern.h"
 #include "common/policy/snapshot.h"
@@ -15,10 +15,10 @@
 namespace gateway {
 namespace {
 
-// A method that no policy lists: what a route without methods takes and no other.
+// A method that no policy lists: only routes without methods take it.
 constexpr std::string_view kUnlistedMethod = "X-ANY-OTHER";
 
-// A request that `match` takes, but for its method and host.
+// A request that `match` takes, except for its method and host.
 class SampleRequest {
  public:
   // False: it has a regex.

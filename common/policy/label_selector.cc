@@ -5,7 +5,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
-#include "common/config/yaml.h"
+#include "common/base/quote.h"
 #include "spdlog/fmt/fmt.h"
 
 namespace gateway {
@@ -50,7 +50,7 @@ class SelectorParser {
     at_ += token.size();
     return true;
   }
-  // Empty where no word begins here.
+  // Empty if no word begins here.
   std::string_view Word() {
     SkipSpaces();
     const size_t begin = at_;

@@ -21,8 +21,8 @@ inline constexpr size_t kSelectorValuesMax = 256;  // of one requirement
 //
 //   key=value  key==value  key!=value  key in (a, b)  key notin (a, b)  key  !key  key>7  key<7
 //
-// `!=` and `notin` also pick what has no such label; `>` and `<` compare whole numbers, and pick nothing where the
-// label is none. A value may be empty. Immutable; any thread.
+// `!=` and `notin` also pick what has no such label; `>` and `<` compare whole numbers, and pick nothing if the label
+// is not a number. A value may be empty. Immutable; any thread.
 class LabelSelector {
  public:
   using Labels = google::protobuf::Map<std::string, std::string>;

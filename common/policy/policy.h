@@ -57,7 +57,7 @@ struct BreakerPolicy {
   Millis sleep_window{5000};
   Millis max_sleep_window{0};  // not above sleep_window: it does not grow
   uint32_t error_percent_threshold = 50;
-  Millis slow_call_duration{0};  // 0: none is slow
+  Millis slow_call_duration{0};  // 0: no call is slow
   uint32_t slow_call_percent_threshold = 100;
   uint32_t probes = 1;
   v1::CircuitBreaker::Force force = v1::CircuitBreaker::FORCE_UNSPECIFIED;
@@ -70,8 +70,8 @@ struct RetryPolicy {
   bool on_connect_failure = false;
   bool on_reset = false;
   bool on_timeout = false;
-  std::bitset<600> statuses;         // of an answer
-  std::bitset<32> grpc_codes;        // the same, of gRPC; any: calls are retried whatever `methods` says
+  std::bitset<600> statuses;         // of a response
+  std::bitset<32> grpc_codes;        // the same for gRPC; if any is set, calls are retried whatever `methods` says
   std::vector<std::string> methods;  // sorted
   Millis per_try_timeout{0};         // 0: none
   Millis backoff_base{25};
@@ -133,7 +133,7 @@ struct OutlierPolicy {
   friend bool operator==(const OutlierPolicy&, const OutlierPolicy&) = default;
 };
 
-// 0: no bound (but for `pending`).
+// 0: no bound (except `pending`).
 struct ServiceLimitsPolicy {
   uint32_t connections = 0;
   uint32_t pending = 1024;
@@ -156,8 +156,8 @@ struct UpstreamTlsPolicy {
   Verify verify = Verify::kFull;
   std::string ca_pem;  // empty: the system's
   bool tls13_only = false;
-  std::string certificate;               // of a Certificate: its name; empty: none is shown
-  std::string certificate_pem, key_pem;  // the key is empty where this data plane was not sent it
+  std::string certificate;               // of a Certificate: its name; empty: no certificate is sent
+  std::string certificate_pem, key_pem;  // the key is empty if this data plane did not get it
   friend bool operator==(const UpstreamTlsPolicy&, const UpstreamTlsPolicy&) = default;
 };
 
@@ -193,7 +193,7 @@ struct ServicePolicy {
 
 struct SplitTarget {
   uint32_t service;  // index into Snapshot::services()
-  uint32_t upto;     // cumulative weight: chosen where a draw from [0, total) is below it
+  uint32_t upto;     // cumulative weight: chosen if a draw from [0, total) is below it
 };
 
 struct ConsulServicePolicy {
@@ -242,7 +242,7 @@ struct FieldEditsPolicy {
   std::vector<FieldEdit> set;
   std::vector<FieldEdit> add;
   // By the length of a header's name (the last bit: as long or longer): whether a name of `remove` or `set` has it.
-  // Nearly every field that passes is told apart by that alone.
+  // That alone is enough for nearly every header that passes.
   std::bitset<64> replaced_sizes;
   bool empty() const { return remove.empty() && set.empty() && add.empty(); }
   bool MayReplace(std::string_view name) const {
@@ -302,8 +302,8 @@ struct AuthMethodPolicy {
 struct AuthPolicy {
   std::string name;
   std::vector<AuthMethodPolicy> methods;
-  std::vector<std::string> allow_groups, allow_consumers;           // sorted; both empty: anybody who is known
-  std::string forward_consumer, forward_groups;                     // request fields, as written; empty: not told
+  std::vector<std::string> allow_groups, allow_consumers;           // sorted; both empty: every known caller
+  std::string forward_consumer, forward_groups;                     // request headers, as written; empty: not sent
   std::string forward_client_certificate;                           // likewise
   std::vector<std::pair<std::string, std::string>> forward_claims;  // field, claim
   bool keep_credentials = false;
@@ -331,13 +331,13 @@ struct ConsumerTable {
   absl::flat_hash_map<std::string, uint32_t> by_certificate, by_folded_certificate;
   KeyedDigest decoys{std::string_view()};  // its key is made of all hashes
 
-  // The password that a name which nobody has is checked against; REQUIRES: there is one. Any of them, the same for a
-  // name on every data plane and after each restart: so what a check costs tells as little of names that are not there
-  // as of those that are.
+  // The password that an unknown user name is checked against. REQUIRES: there is a password. The choice is the same
+  // for a name on every data plane and after each restart, so the cost of a check does not reveal whether a name
+  // exists.
   const Password& DecoyOf(std::string_view username) const;
 };
 
-// How CORS headers are made is told in dataplane/policy/cors.h.
+// How CORS headers are made: see dataplane/policy/cors.h.
 struct CorsPolicy {
   std::string name;
   bool any_origin = false;
@@ -355,16 +355,16 @@ struct CorsPolicy {
 
 struct AccessPolicy {
   std::string name;
-  AddressSet allow;  // empty: everybody
-  AddressSet deny;   // of these nobody
+  AddressSet allow;  // empty: all
+  AddressSet deny;   // takes precedence over `allow`
 };
 
 struct RoutePolicy {
   std::string name;
-  std::string pattern;  // of the path as the operator wrote it, for labels: "/users/{id}/**"; "" where any path matches
+  std::string pattern;  // of the path as the operator wrote it, for labels: "/users/{id}/**"; "" if any path matches
   uint32_t index = 0;   // in Snapshot::routes()
 
-  // Where to: a split (one entry for a plain `service`), a service of Consul, or an answer made here.
+  // Where to: a split (one entry for a plain `service`), a service of Consul, or a response of the gateway.
   uint32_t split_total = 0;
   std::vector<SplitTarget> split;
   HashOnPolicy split_on;
@@ -383,7 +383,7 @@ struct RoutePolicy {
 
   Millis timeout{30000};
   Millis max_duration{0};  // 0: none
-  bool websocket = false;  // a client may change to it
+  bool websocket = false;  // a client may upgrade to it
   bool grpc_web = false;   // calls of gRPC-Web become gRPC
   Millis upgrade_idle_timeout{300000};
 
@@ -391,7 +391,7 @@ struct RoutePolicy {
   std::shared_ptr<const AccessPolicy> access;
   std::shared_ptr<const CorsPolicy> cors;
   std::shared_ptr<const AuthPolicy> auth;
-  // Indices into Snapshot::rate_limits(), in the order given: those that are checked before authentication, and those
+  // Indices into Snapshot::rate_limits(), in the order given: limits that are checked before authentication, and limits
   // whose keys need it.
   std::vector<uint32_t> rate_limits;
   std::vector<uint32_t> identity_limits;

@@ -2,16 +2,14 @@
 
 #include <algorithm>
 #include <array>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
-#include "common/base/grpc_code.h"
+#include "common/base/host_port.h"
+#include "common/base/quote.h"
 #include "common/base/text.h"
 #include "common/base/units.h"
-#include "common/config/bootstrap.h"
-#include "common/config/yaml.h"
 #include "common/policy/route/route_pattern.h"
 #include "spdlog/fmt/fmt.h"
 
@@ -41,38 +39,6 @@ std::string FoldCertificateIdentity(std::string_view identity) {
   const bool fingerprint =
       digits.size() == kFingerprintDigits && digits.find_first_not_of("0123456789abcdef") == std::string::npos;
   return fingerprint ? digits : folded;
-}
-
-absl::StatusOr<LimitKey> ParseLimitKey(std::string_view text) {
-  using Kind = LimitKey::Kind;
-  static constexpr std::array<std::pair<std::string_view, Kind>, 6> kWords = {{{"client_ip", Kind::kClientIp},
-                                                                               {"path", Kind::kPath},
-                                                                               {"host", Kind::kHost},
-                                                                               {"route", Kind::kRoute},
-                                                                               {"service", Kind::kService},
-                                                                               {"consumer", Kind::kConsumer}}};
-  for (const auto& [word, kind] : kWords) {
-    if (text == word) return LimitKey{.kind = kind, .name = {}};
-  }
-  if (text.starts_with("header:")) {
-    const std::string name = absl::AsciiStrToLower(std::string(text.substr(7)));
-    if (!IsToken(name)) {
-      return absl::InvalidArgumentError(
-          fmt::format("{} names no header; expected header:X-Tenant", QuoteForMessage(text)));
-    }
-    return LimitKey{.kind = Kind::kHeader, .name = name};
-  }
-  if (text.starts_with("claim:")) {
-    if (text.size() == 6 || text.size() > 128) {
-      return absl::InvalidArgumentError(fmt::format("{} names no claim; expected claim:sub", QuoteForMessage(text)));
-    }
-    return LimitKey{.kind = Kind::kClaim, .name = std::string(text.substr(6))};
-  }
-  const std::string near = NearestName(text, {"client_ip", "path", "host", "route", "service", "consumer"});
-  return absl::InvalidArgumentError(
-      fmt::format("{} is not a key; {}", QuoteForMessage(text),
-                  near.empty() ? "expected client_ip, path, header:NAME, host, route, service, consumer or claim:NAME"
-                               : fmt::format("did you mean {}?", QuoteForMessage(near))));
 }
 
 std::vector<std::string> VariablesOf(const v1::PathMatch& path) {
@@ -157,62 +123,6 @@ absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<
   }
   if (!literal.empty()) pieces.push_back({.kind = Kind::kLiteral, .literal = std::move(literal)});
   return pieces;
-}
-
-absl::StatusOr<Origin> ParseOrigin(std::string_view text) {
-  Origin origin;
-  const auto bad = [text](std::string_view why) {
-    return absl::InvalidArgumentError(fmt::format(
-        "{} {}; expected an origin like https://app.example.com or https://*.example.com", QuoteForMessage(text), why));
-  };
-  const size_t colon = text.find("://");
-  if (colon == std::string_view::npos || colon == 0) return bad("has no scheme");
-  origin.scheme = absl::AsciiStrToLower(std::string(text.substr(0, colon + 3)));
-  if (!std::all_of(origin.scheme.begin(), origin.scheme.end() - 3, [](char c) {
-        return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '+' || c == '-' || c == '.';
-      })) {
-    return bad("has a bad scheme");
-  }
-  std::string rest = absl::AsciiStrToLower(std::string(text.substr(colon + 3)));
-  if (rest.find('/') != std::string::npos) return bad("has a path; browsers send none");
-  if (rest.starts_with("*.")) {
-    origin.wildcard = true;
-    rest.erase(0, 2);
-  }
-  std::string host = rest;
-  std::string port;
-  if (const size_t at = rest.rfind(':'); at != std::string::npos && rest.back() != ']') {
-    host = rest.substr(0, at);
-    port = rest.substr(at + 1);
-    int number = 0;
-    if (!absl::SimpleAtoi(port, &number) || number < 1 || number > 65535) return bad("has a bad port");
-    if ((origin.scheme == "https://" && number == 443) || (origin.scheme == "http://" && number == 80)) port.clear();
-  }
-  if (absl::Status status = CheckHost(host); !status.ok()) return bad(std::string(status.message()));
-  origin.host = Concat(origin.wildcard ? "." : "", host, port.empty() ? "" : ":", port);
-  return origin;
-}
-
-bool AddRetryCondition(std::string_view text, RetryPolicy* policy) {
-  if (text == "connect_failure") {
-    policy->on_connect_failure = true;
-  } else if (text == "reset") {
-    policy->on_reset = true;
-  } else if (text == "timeout") {
-    policy->on_timeout = true;
-  } else if (text == "5xx") {
-    for (size_t status = 500; status < policy->statuses.size(); ++status) policy->statuses.set(status);
-    policy->on_reset = policy->on_timeout = policy->on_connect_failure = true;
-  } else if (text.starts_with("grpc:")) {
-    const std::optional<int> code = GrpcCodeOf(text.substr(5));
-    if (!code || *code == kGrpcOk) return false;
-    policy->grpc_codes.set(static_cast<size_t>(*code));
-  } else {
-    int status = 0;
-    if (text.size() != 3 || !absl::SimpleAtoi(AbslView(text), &status) || status < 400 || status > 599) return false;
-    policy->statuses.set(static_cast<size_t>(status));
-  }
-  return true;
 }
 
 absl::Status CheckKeysUrl(std::string_view url) {

@@ -1,11 +1,15 @@
 #include "common/policy/resource.h"
 
-#include <array>
+#include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
-#include "common/config/yaml.h"
+#include "common/base/quote.h"
+#include "common/config/codec.h"
+#include "common/config/redaction.h"
+#include "common/policy/kinds/checks.h"
+#include "common/policy/kinds/kinds.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "spdlog/fmt/fmt.h"
@@ -43,22 +47,32 @@ std::string Squeeze(std::string_view word) {
   return squeezed;
 }
 
-// The short names, beside the kind itself and its plural.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 13> kShortNames = {{
-    {"svc", "Service"},
-    {"rt", "Route"},
-    {"rl", "RateLimit"},
-    {"limit", "RateLimit"},
-    {"cb", "CircuitBreaker"},
-    {"breaker", "CircuitBreaker"},
-    {"def", "Defaults"},
-    {"default", "Defaults"},
-    {"con", "Consumer"},
-    {"user", "Consumer"},
-    {"access", "IpAccess"},
-    {"ip", "IpAccess"},
-    {"cert", "Certificate"},
-}};
+constexpr size_t kLabelNameBytesMax = 63;     // as Kubernetes has it
+constexpr size_t kLabelPrefixBytesMax = 253;  // RFC 1123, section 2.1
+
+// Lower-case labels of letters, digits and inner dashes, with dots between them.
+bool IsDnsSubdomain(std::string_view text) {
+  if (text.empty() || text.size() > kLabelPrefixBytesMax) return false;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find('.', begin), text.size());
+    const std::string_view label = text.substr(begin, end - begin);
+    if (label.empty() || label.front() == '-' || label.back() == '-') return false;
+    if (!std::all_of(label.begin(), label.end(),
+                     [](unsigned char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-'; })) {
+      return false;
+    }
+    begin = end + 1;
+  }
+  return true;
+}
+
+// A text field that every kind has.
+const std::string& TextOf(const v1::Resource& resource, const char* field) {
+  static const std::string kEmpty;
+  const Message* body = BodyOf(resource);
+  if (body == nullptr) return kEmpty;
+  return body->GetReflection()->GetStringReference(*body, body->GetDescriptor()->FindFieldByName(field), nullptr);
+}
 
 bool IsPluralOf(std::string_view word, std::string_view singular) {
   if (word.starts_with(singular)) {
@@ -89,8 +103,11 @@ absl::StatusOr<std::string> CanonicalKind(std::string_view word) {
     std::string lower = Squeeze(kind);
     if (squeezed == lower || IsPluralOf(squeezed, lower)) return std::string(kind);
   }
-  for (const auto& [name, kind] : kShortNames) {
-    if (squeezed == name || IsPluralOf(squeezed, name)) return std::string(kind);
+  for (const Kind& kind : Kinds()) {
+    for (std::string_view name : kind.short_names) {
+      if (squeezed != name && !IsPluralOf(squeezed, name)) continue;
+      return v1::Resource::descriptor()->FindFieldByNumber(kind.number)->message_type()->name();
+    }
   }
   return absl::NotFoundError(
       fmt::format("there is no kind {}; the kinds are {}", QuoteForMessage(word), fmt::join(ResourceKinds(), ", ")));
@@ -99,39 +116,17 @@ absl::StatusOr<std::string> CanonicalKind(std::string_view word) {
 ResourceKey KeyOf(const v1::Resource& resource) {
   const Message* body = BodyOf(resource);
   if (body == nullptr) return {};
-  const auto* name = body->GetDescriptor()->FindFieldByName("name");
-  return {body->GetDescriptor()->name(), body->GetReflection()->GetString(*body, name)};
+  return {body->GetDescriptor()->name(), NameOf(resource)};
 }
 
-const google::protobuf::Map<std::string, std::string>& LabelsOf(const v1::Resource& resource) {
-  static const google::protobuf::Map<std::string, std::string> kNone;
-  switch (resource.kind_case()) {
-    case v1::Resource::kService:
-      return resource.service().labels();
-    case v1::Resource::kRoute:
-      return resource.route().labels();
-    case v1::Resource::kRateLimit:
-      return resource.rate_limit().labels();
-    case v1::Resource::kCircuitBreaker:
-      return resource.circuit_breaker().labels();
-    case v1::Resource::kDefaults:
-      return resource.defaults().labels();
-    case v1::Resource::kRetry:
-      return resource.retry().labels();
-    case v1::Resource::kAuth:
-      return resource.auth().labels();
-    case v1::Resource::kConsumer:
-      return resource.consumer().labels();
-    case v1::Resource::kCors:
-      return resource.cors().labels();
-    case v1::Resource::kIpAccess:
-      return resource.ip_access().labels();
-    case v1::Resource::kCertificate:
-      return resource.certificate().labels();
-    case v1::Resource::KIND_NOT_SET:
-      break;
-  }
-  return kNone;
+const std::string& NameOf(const v1::Resource& resource) { return TextOf(resource, "name"); }
+
+const std::string& DescriptionOf(const v1::Resource& resource) { return TextOf(resource, "description"); }
+
+const Labels& LabelsOf(const v1::Resource& resource) {
+  static const Labels kEmpty;
+  const Kind* kind = KindOf(resource);
+  return kind == nullptr ? kEmpty : kind->labels(resource);
 }
 
 const Message* BodyOf(const v1::Resource& resource) {
@@ -142,6 +137,21 @@ const Message* BodyOf(const v1::Resource& resource) {
 Message* MutableBodyOf(v1::Resource* resource, std::string_view kind) {
   const FieldDescriptor* field = FieldOfKind(kind);
   return field == nullptr ? nullptr : resource->GetReflection()->MutableMessage(resource, field);
+}
+
+void RestoreSecrets(const v1::Resource* current, v1::Resource* resource, std::vector<v1::PolicyError>* errors) {
+  const ResourceKey key = KeyOf(*resource);
+  Message* body = MutableBodyOf(resource, key.kind);
+  if (body == nullptr) return;
+  std::vector<FieldProblem> problems;
+  RestoreSecrets(current == nullptr ? nullptr : BodyOf(*current), body, &problems);
+  for (const FieldProblem& problem : problems) {
+    v1::PolicyError& error = errors->emplace_back();
+    error.set_kind(key.kind);
+    error.set_name(key.name);
+    error.set_field(problem.field);
+    error.set_message(problem.message);
+  }
 }
 
 absl::Status CheckName(std::string_view name) {
@@ -161,6 +171,35 @@ absl::Status CheckName(std::string_view name) {
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckLabelKey(std::string_view key) {
+  const auto refuse = [key](std::string_view why) {
+    return absl::InvalidArgumentError(fmt::format("{} is not the key of a label: {}", QuoteForMessage(key), why));
+  };
+  const size_t slash = key.find('/');
+  if (slash != std::string_view::npos && !IsDnsSubdomain(key.substr(0, slash))) {
+    return refuse("expected a lower-case DNS name before the '/', as in example.com/team");
+  }
+  const std::string_view name = slash == std::string_view::npos ? key : key.substr(slash + 1);
+  const auto alphanumeric = [](unsigned char c) { return absl::ascii_isalnum(c); };
+  const bool valid = !name.empty() && name.size() <= kLabelNameBytesMax && alphanumeric(name.front()) &&
+                     alphanumeric(name.back()) && std::all_of(name.begin(), name.end(), [&](char c) {
+                       return alphanumeric(c) || c == '.' || c == '_' || c == '-';
+                     });
+  if (valid) return absl::OkStatus();
+  return refuse(
+      fmt::format("expected {}1 to {} letters, digits, '.', '_' and '-', with a letter or a digit at both ends, as in "
+                  "team or example.com/team",
+                  slash == std::string_view::npos ? "" : "after the '/' ", kLabelNameBytesMax));
+}
+
+void CheckLabelKeys(const v1::Resource& resource, std::vector<v1::PolicyError>* errors) {
+  const ResourceKey key = KeyOf(resource);
+  const Report report(key, errors);
+  for (const auto& [label, value] : LabelsOf(resource)) {
+    report.AddIfBad(fmt::format("labels.{}", KeyInPath(label)), CheckLabelKey(label));
+  }
 }
 
 std::string CanonicalBytes(const v1::Resource& resource) {

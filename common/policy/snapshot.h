@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,7 +25,7 @@ namespace gateway {
 // Of one path template, ** included: what a match holds without allocating.
 inline constexpr size_t kTemplateVariablesMax = 16;
 
-// One field of a request's head; views into the read buffer.
+// One field of a request's header; views into the read buffer.
 struct FieldView {
   std::string_view name;
   std::string_view value;
@@ -48,7 +47,7 @@ struct RouteMatch {
   // Of the template, in order of appearance, ** last (with its leading slash, or empty); views into MatchInput::path.
   absl::InlinedVector<std::string_view, kTemplateVariablesMax> variables;
   // Of the path's part that the route's prefix, its exact path, or the literal segments in front of its template's
-  // first variable matched, without a slash at the end; 0 for a regex and where the route has no path.
+  // first variable matched, without a slash at the end; 0 for a regex and for a route without a path.
   size_t prefix_length = 0;
   // With no route: whether another method would have matched, and those methods (for Allow), sorted.
   bool method_not_allowed = false;
@@ -72,7 +71,7 @@ class Snapshot {
   void Match(const MatchInput& in, RouteMatch* out) const;
 
   // The upstream's path for a match of `route`, appended to `out` (without the query). Requires: m.route != nullptr and
-  // m.route->rewrites. False where a regex made of it what is no path in normal form; an empty one is "/".
+  // m.route->rewrites. False if a regex turned it into what is not a path in normal form; an empty one is "/".
   static bool Rewrite(const RouteMatch& m, std::string_view path, std::string* out);
   // The path that `pieces` make of a match (RoutePolicy::rewrite, RedirectPolicy::rewrite), appended to `out`.
   static void AppendPath(const RouteMatch& m, const std::vector<RewritePiece>& pieces, bool is_prefix,
@@ -86,14 +85,14 @@ class Snapshot {
   // Never null.
   const std::shared_ptr<const ConsumerTable>& consumers() const { return consumers_; }
   // The request fields that any Auth forwards, lower case, sorted: a client's own are removed on every route, under
-  // look-alike names too. Empty where there is none.
+  // look-alike names too.
   std::span<const std::string> identity_fields() const { return identity_fields_; }
-  // What listeners with TLS serve beside their own, by name; `source.name` is "Certificate/NAME". Those whose key was
-  // not sent to this data plane are not among them.
+  // What listeners with TLS serve beside their own, by name; `source.name` is "Certificate/NAME". Those whose key this
+  // data plane did not get are not among them.
   std::span<const std::shared_ptr<const Certificate>> certificates() const { return certificates_; }
   // How many keys were not sent.
   size_t keys_lacking() const { return keys_lacking_; }
-  // The limit that /test-rate-limit is under: RateLimit/default; -1 where it is disabled.
+  // The limit that /test-rate-limit is under: RateLimit/default; -1 if it is disabled.
   int builtin_rate_limit() const { return builtin_rate_limit_; }
 
  private:
@@ -131,14 +130,6 @@ struct CompileResult {
 // Compiles a whole set (built-ins included; one of each kind and name). Checks everything that a set can get wrong:
 // names, ranges, references, addresses, templates, regexes. Never throws.
 CompileResult CompileSnapshot(std::span<const v1::Resource* const> resources, const CompileOptions& options);
-
-// The built-in resources: RateLimit/default (of the bootstrap's rate_limit, null: mode disabled),
-// CircuitBreaker/hystrix, Defaults/default.
-struct BuiltinRateLimit {
-  uint32_t max_requests = 1000;
-  Millis window{60000};
-};
-std::vector<v1::Resource> BuiltinResources(const std::optional<BuiltinRateLimit>& rate_limit);
 
 }  // namespace gateway
 

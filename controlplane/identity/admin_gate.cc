@@ -26,10 +26,10 @@ AdminGate::AdminGate(AdminService* service, Tokens* tokens, AuditLog* audit, Adm
 absl::Status AdminGate::IdentifyByCertificate(const std::string& certificate, Caller* caller) const {
   const absl::StatusOr<CertificateInfo> info = DescribeCertificate(certificate);
   if (!info.ok()) return absl::UnauthenticatedError("the client certificate cannot be read");
-  caller->name = !info->common_name.empty() ? info->common_name
-                 : !info->uris.empty()      ? info->uris.front()
-                 : !info->dns_names.empty() ? info->dns_names.front()
-                                            : "";
+  caller->name = !info->common_name.empty()  ? info->common_name
+                 : !info->names.uris.empty() ? info->names.uris.front()
+                 : !info->names.dns.empty()  ? info->names.dns.front()
+                                             : "";
   if (caller->name.empty()) return absl::UnauthenticatedError("the client certificate names nobody");
   caller->role = RoleNamed(info->organizational_unit);
   if (caller->role != v1::Token::ROLE_UNSPECIFIED) return absl::OkStatus();

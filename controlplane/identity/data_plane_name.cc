@@ -19,8 +19,8 @@ std::string PeerCertificate(const grpc::AuthContext& context) {
 absl::Status CheckDataPlaneName(const std::string& name, const std::string& certificate) {
   const absl::StatusOr<CertificateInfo> info = DescribeCertificate(certificate);
   if (!info.ok()) return absl::PermissionDeniedError("name: the data plane has shown no certificate");
-  std::vector<std::string> names = info->dns_names;
-  names.insert(names.end(), info->uris.begin(), info->uris.end());
+  std::vector<std::string> names = info->names.dns;
+  names.insert(names.end(), info->names.uris.begin(), info->names.uris.end());
   if (std::find(names.begin(), names.end(), name) != names.end()) return absl::OkStatus();
   return absl::PermissionDeniedError(
       absl::StrCat("name: this data plane calls itself '", name, "', but its certificate is for ",

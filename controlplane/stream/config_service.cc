@@ -13,7 +13,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
-#include "common/config/bootstrap.h"
+#include "common/base/host_port.h"
 #include "controlplane/grpc_status.h"
 #include "controlplane/identity/data_plane_name.h"
 #include "grpcpp/impl/codegen/proto_utils.h"

@@ -11,7 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/base/version.h"
-#include "common/policy/redaction.h"
+#include "common/config/redaction.h"
 #include "common/policy/schema_version.h"
 #include "google/protobuf/util/time_util.h"
 #include "grpcpp/support/slice.h"

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <optional>
 
+#include "common/base/strict_json.h"
 #include "common/base/text.h"
-#include "common/config/strict_json.h"
 
 namespace gateway::dataplane {
 namespace {

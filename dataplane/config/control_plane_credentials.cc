@@ -42,8 +42,8 @@ absl::StatusOr<std::string> ControlPlaneCredentials::Name(absl::Time now) {
   if (!material.ok()) return material.status();
   absl::StatusOr<CertificateInfo> info = DescribeCertificate(material->certificate_chain);
   if (!info.ok()) return info.status();
-  if (!info->dns_names.empty()) return info->dns_names.front();
-  return info->uris.empty() ? "" : info->uris.front();
+  if (!info->names.dns.empty()) return info->names.dns.front();
+  return info->names.uris.empty() ? "" : info->names.uris.front();
 }
 
 }  // namespace gateway::dataplane

@@ -11,10 +11,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/base/host_port.h"
 #include "common/base/service_manager.h"
 #include "common/base/text.h"
+#include "common/base/units.h"
 #include "common/base/version.h"
-#include "common/config/bootstrap.h"
+#include "common/policy/builtin.h"
 #include "dataplane/net/socket.h"
 #include "dataplane/server/runtime_metrics.h"
 #include "spdlog/spdlog.h"

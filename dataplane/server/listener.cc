@@ -14,8 +14,8 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/numbers.h"
+#include "common/base/host_port.h"
 #include "common/base/text.h"
-#include "common/config/bootstrap.h"
 #include "dataplane/net/socket.h"
 #include "dataplane/server/server_options.h"
 

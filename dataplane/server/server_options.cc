@@ -3,7 +3,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "common/config/bootstrap.h"
+#include "common/base/units.h"
 
 namespace gateway::dataplane {
 

@@ -20,28 +20,13 @@ std::string PemOf(X509* certificate) {
   return {data, static_cast<size_t>(size)};
 }
 
-std::string CommonNameOf(const X509* certificate) {
-  const X509_NAME* name = X509_get_subject_name(certificate);
-  const int at = X509_NAME_get_index_by_NID(name, NID_commonName, -1);
-  if (at < 0) return "";
-  unsigned char* text = nullptr;
-  const int size = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at)));
-  if (size < 0) return "";
-  std::string common_name(reinterpret_cast<char*>(text), static_cast<size_t>(size));
-  OPENSSL_free(text);
-  for (const char c : common_name) {
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') return "";
-  }
-  return common_name;
-}
-
 std::unique_ptr<const http::ClientCertificate> ReadCertificate(const tls::Session& session) {
   const X509Ptr leaf = session.peer_certificate();
   if (leaf == nullptr) return nullptr;
   auto certificate = std::make_unique<http::ClientCertificate>();
   certificate->fingerprint = FingerprintOf(leaf.get());
   certificate->subject = SubjectOf(leaf.get());
-  certificate->common_name = CommonNameOf(leaf.get());
+  certificate->common_name = SubjectEntryOf(leaf.get(), NID_commonName).value_or("");
   AlternativeNames names = AlternativeNamesOf(leaf.get());
   certificate->san_uris = std::move(names.uris);
   certificate->san_dns_names = std::move(names.dns);

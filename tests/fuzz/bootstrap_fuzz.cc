@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "common/base/host_port.h"
 #include "common/config/bootstrap.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

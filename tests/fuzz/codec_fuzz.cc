@@ -6,8 +6,9 @@
 #include <string_view>
 #include <vector>
 
+#include "common/base/quote.h"
 #include "common/config/codec.h"
-#include "common/config/policy_files.h"
+#include "common/policy/policy_files.h"
 #include "common/policy/resource.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

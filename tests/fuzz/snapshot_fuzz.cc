@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "common/config/policy_files.h"
+#include "common/policy/policy_files.h"
 #include "common/policy/snapshot.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

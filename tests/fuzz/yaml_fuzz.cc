@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/base/quote.h"
 #include "common/config/yaml.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -8,7 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/version.h"
-#include "common/config/codec.h"
+#include "common/policy/policy_files.h"
 #include "tools/gatewayctl/archive.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/private_file.h"

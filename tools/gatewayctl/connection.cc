@@ -19,8 +19,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/base/host_port.h"
 #include "common/base/pki.h"
-#include "common/config/bootstrap.h"
 #include "common/config/codec.h"
 #include "common/config/yaml.h"
 

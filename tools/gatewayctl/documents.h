@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "common/config/policy_files.h"
+#include "common/policy/policy_files.h"
 #include "gateway/v1/admin.pb.h"
 #include "tools/gatewayctl/commands.h"
 

@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/config/codec.h"
+#include "common/policy/policy_files.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/documents.h"
 #include "tools/gatewayctl/render.h"

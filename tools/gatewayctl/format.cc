@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/units.h"
-#include "common/config/codec.h"
 #include "common/config/yaml.h"
+#include "common/policy/policy_files.h"
 #include "gateway/v1/policy.pb.h"
 
 namespace gateway::ctl {

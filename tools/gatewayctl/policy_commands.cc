@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/units.h"
-#include "common/config/codec.h"
+#include "common/policy/policy_files.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/diff.h"
 #include "tools/gatewayctl/documents.h"

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/config/codec.h"
+#include "common/policy/policy_files.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/diff.h"
 #include "tools/gatewayctl/render.h"

@@ -12,7 +12,7 @@ namespace {
 
 enum class ByteClass : uint8_t { kForbidden, kPlain, kSlash, kPercent };
 
-// What a byte of a path may be: RFC 3986's pchar, '/', and '[' and ']', which clients send bare and nobody misreads.
+// What a byte of a path may be: RFC 3986's pchar, '/', and '[' and ']', which clients send bare and no server misreads.
 constexpr std::array<ByteClass, 256> MakeByteClasses() {
   std::array<ByteClass, 256> classes{};
   for (int c = 0x21; c < 0x7f; ++c) classes[c] = ByteClass::kPlain;

@@ -16,11 +16,11 @@ enum class PathError {
   kEncodedNul,     // %00
   kAboveRoot,      // more ".." than segments before them
   kEncodedDotSegment,  // a dot segment in disguise: "..%2F", "a%5C%2e%2e", "..;x"; see below
-  kEncodedSlash,       // %2F or %5C, where they are rejected
+  kEncodedSlash,       // %2F or %5C, if they are rejected
 };
 
 // Whether `path` is in normal form already, so that it can be used as it is: no "//", no dot segments (also none with
-// parameters, "..;x"), no '%', only allowed bytes. One pass, no allocation: the fast path. Where it holds,
+// parameters, "..;x"), no '%', only allowed bytes. One pass, no allocation: the fast path. If it holds,
 // NormalizePath gives the same bytes back; a normal form that keeps an escape ("/a%20b") is not found by it.
 bool IsNormalPath(std::string_view path);
 
@@ -30,7 +30,7 @@ bool IsNormalPath(std::string_view path);
 // other reserved escape stay as they are; nothing is decoded twice. The first error from the left is returned; on error
 // `out` is unspecified.
 //
-// A segment that some server behind us would resolve as "." or ".." although RFC 3986 would not is refused
+// A segment that some server behind us would resolve as "." or ".." although RFC 3986 would not is rejected
 // (kEncodedDotSegment): one that has such a piece when it is split at its %2F and %5C (for servers that decode them
 // first), and one whose part in front of a ';' or %3B is such a piece (for those that strip path parameters first).
 // Other path parameters are ordinary characters of their segment.
@@ -44,7 +44,7 @@ enum class PathReading {
 };
 // Whether one of them could differ from the path itself.
 bool MayBeReadOtherwise(std::string_view path);
-// Appends `path`, read like that, in normal form to `out`. False: it is none then.
+// Appends `path`, read like that, in normal form to `out`. False: the result is not a path.
 bool ReadPathAs(PathReading reading, std::string_view path, std::string* out);
 
 // Writes `host` (without port, at most kNormalHostBytesMax bytes) as hosts are compared: in lower case, an IPv6 literal
@@ -52,7 +52,7 @@ bool ReadPathAs(PathReading reading, std::string_view path, std::string* out);
 inline constexpr size_t kNormalHostBytesMax = 256;
 size_t NormalizeHost(std::string_view host, char* out);
 
-// What the client is told.
+// The message for the client.
 std::string_view PathErrorMessage(PathError error);
 
 }  // namespace gateway

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "common/config/yaml.h"
+#include "common/base/quote.h"
 #include "common/policy/route/path.h"
 #include "spdlog/fmt/fmt.h"
 

@@ -1,5 +1,5 @@
-// What a route asks of a request beyond its host and its path's segments, and how texts are compared for it. How
-// conditions are read: see the head of route_table.h.
+// What a route requires of a request beyond its host and its path's segments, and how texts are compared for it. How
+// conditions are read: see the top of route_table.h.
 #ifndef GATEWAY_COMMON_POLICY_ROUTE_ROUTE_CONDITIONS_H_
 #define GATEWAY_COMMON_POLICY_ROUTE_ROUTE_CONDITIONS_H_
 
@@ -22,7 +22,7 @@ namespace gateway {
 // What is compared decoded in literal segments.
 inline constexpr std::string_view kComparedDecoded = "!$&'()*+,;=:@[]";
 
-// The form in which literal segments are compared. Views into `segment` or `buffer`; nothing where it is longer than
+// The form in which literal segments are compared. Views into `segment` or `buffer`; nothing if it is longer than
 // any pattern.
 std::optional<std::string_view> ComparableSegment(std::string_view segment, char (&buffer)[kPathPatternBytesMax]);
 std::string Comparable(std::string_view segment);
@@ -58,16 +58,16 @@ struct RouteConditions {
 
     bool HoldsForField(std::string_view value) const;
     bool HoldsForQuery(std::string_view raw) const;
-    // Whether it holds wherever `other` does, as far as that can be seen.
+    // Whether it holds whenever `other` does, as far as that can be seen.
     bool Covers(const Value& other) const;
-    // Whether no single text is what both ask for, as far as that can be seen.
+    // Whether no single text satisfies both, as far as that can be seen.
     bool Excludes(const Value& other) const;
-    // Whether one asks that there is none, the other for one.
+    // Whether one requires that the name is absent, the other that it is present.
     bool IsAbsentBeside(const Value& other) const;
   };
 
   std::vector<std::string> methods;  // empty: any. With GET, HEAD is among them (RFC 9110, section 9.3.2)
-  bool implies_head = false;         // HEAD is there for GET's sake alone
+  bool implies_head = false;         // HEAD is there only because of GET
   std::vector<Value> headers;
   std::vector<Value> query;
   std::unique_ptr<const RE2> path;  // null: none

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
+#include "common/base/quote.h"
 #include "common/base/text.h"
-#include "common/config/yaml.h"
 #include "common/policy/route/path.h"
 #include "common/policy/snapshot.h"
 #include "re2/re2.h"
@@ -60,7 +60,7 @@ std::vector<std::string_view> SplitSegments(std::string_view path) {
 }
 
 std::unique_ptr<const RE2> CompileRegex(const std::string& pattern) {
-  RE2::Options options(RE2::Latin1);  // bytes: a field's value is no text of a known encoding
+  RE2::Options options(RE2::Latin1);  // bytes: a header's value has no known encoding
   options.set_log_errors(false);
   options.set_max_mem(kRegexMemoryBytesMax);
   return std::make_unique<const RE2>(pattern, options);

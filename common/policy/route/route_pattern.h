@@ -36,7 +36,7 @@ struct TemplateSegment {
 };
 
 // "/users/{id}/**" taken apart. InvalidArgument says what is wrong with the first segment that is: not in normal form,
-// a variable that is no whole segment or comes twice, ** that is not last, past a limit above.
+// a variable that is not a whole segment or comes twice, ** that is not last, beyond a limit above.
 absl::StatusOr<std::vector<TemplateSegment>> ParseTemplate(std::string_view text);
 
 // Whether `path` is a path as requests' paths are after NormalizePath; else InvalidArgument says what it would have to
@@ -61,8 +61,8 @@ size_t CountRegexes(const v1::RouteMatch& match);
 // "/a/b" taken apart without its leading slash: "/" is one empty segment. Views into `path`.
 std::vector<std::string_view> SplitSegments(std::string_view path);
 
-// `methods`, and HEAD behind them where GET is among them and HEAD is not: whoever may GET may ask for the head of it
-// (RFC 9110, section 9.3.2).
+// `methods`, and HEAD after them if GET is among them and HEAD is not: HEAD is a GET without the body (RFC 9110,
+// section 9.3.2).
 std::vector<std::string> MethodsWithHead(const google::protobuf::RepeatedPtrField<std::string>& methods);
 
 // Within kRegexMemoryBytesMax; it works on bytes. Check ok().

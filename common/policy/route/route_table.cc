@@ -284,7 +284,7 @@ class RouteTable::Walk {
     return taken;
   }
 
-  // The first behind `implied`, equal to it but for its name, that lists HEAD and takes the request; else `implied`.
+  // The first after `implied`, equal to it except for its name, that lists HEAD and takes the request; else `implied`.
   __attribute__((noinline)) uint32_t FindListedHead(Leaf leaf, uint32_t implied) {
     for (uint32_t i = implied + 1; i < leaf.end; ++i) {
       const Candidate& candidate = table_.candidates_[i];

@@ -1,6 +1,6 @@
 // Which route a request takes: the conditions of all routes, indexed.
 //
-// How a route's conditions are read, where POLICY's text leaves room:
+// How a route's conditions are read:
 // - A prefix is whole segments: /a matches /a, /a/ and /a/b, never /ab. Its trailing slash means nothing: `/a/` is the
 //   same. An exact path and a template do tell /a from /a/.
 // - `{x}` is one segment that is not empty. `**` is the rest, with its leading slash ("/b/c"), or nothing.
@@ -8,7 +8,7 @@
 //   /a%40b is /a@b, as it is for the servers behind us. Everything else of an escape stays (see path.h), and regexes
 //   see the path as it is.
 // - Field names are compared without case, values with it. With several fields of one name, one that holds is enough;
-//   `present: false` needs that there is none. Regexes match the whole value, byte by byte.
+//   `present: false` requires that the field is absent. Regexes match the whole value, byte by byte.
 // - Of a query, names and values are compared percent-decoded and with '+' as a space; the first pair of a name counts.
 //   A malformed escape is itself.
 // - A route of GET takes HEAD too. Where the routes of one path, with one priority and as many conditions, would be
@@ -51,9 +51,9 @@ class RouteTable {
     const RoutePolicy* route;
     const v1::Route* config;  // has passed CheckRouteMatch (route_pattern.h); only read while building
   };
-  // Appends to `warnings` the routes that can never match, as they exclude themselves or as others go before them and
-  // take everything, and the pairs that can never be told apart. A warning is never wrong, for requests as MatchInput
-  // has them; not every such route is found.
+  // Appends to `warnings` the routes that can never match, because they exclude themselves or others precede them and
+  // take everything, and the pairs that can never be distinguished. A warning is never wrong, for requests as
+  // MatchInput has them; not every such route is found.
   static std::unique_ptr<const RouteTable> Build(std::span<const Entry> entries, std::vector<std::string>* warnings);
   ~RouteTable();
   RouteTable(const RouteTable&) = delete;
@@ -75,7 +75,7 @@ class RouteTable {
     const RouteConditions* conditions;  // null: none but host and path
     int32_t priority;
     PathKind path_kind;
-    // It takes HEAD for GET's sake, and one behind it, equal but for its name, lists HEAD.
+    // It takes HEAD because of GET, and one after it, equal except for its name, lists HEAD.
     bool yields_head = false;
   };
   // A range of candidates_, best first.
@@ -85,10 +85,10 @@ class RouteTable {
   };
   struct Node {
     int32_t priority_max = 0;     // of all candidates at this node and below
-    uint32_t variable_child = 0;  // 0: none; node 0 is nobody's child
+    uint32_t variable_child = 0;  // 0: no child; node 0 is the root
     bool has_literals = false;
     Leaf end;   // where the path ends here
-    Leaf rest;  // where it ends or goes on
+    Leaf rest;  // where it ends or continues
   };
   // What is behind one host pattern.
   struct HostRoutes {

@@ -1,4 +1,4 @@
-// How a RouteTable is made, and how it is searched for mistakes. For route_table.cc and route_warnings.cc alone.
+// How a RouteTable is made, and how it is searched for errors. Only for route_table.cc and route_warnings.cc.
 #ifndef GATEWAY_COMMON_POLICY_ROUTE_ROUTE_TABLE_BUILDER_H_
 #define GATEWAY_COMMON_POLICY_ROUTE_ROUTE_TABLE_BUILDER_H_
 

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "common/base/quote.h"
 #include "common/base/text.h"
-#include "common/config/yaml.h"
 #include "common/policy/route/route_table_builder.h"
 #include "spdlog/fmt/fmt.h"
 
@@ -90,8 +90,8 @@ class RouteTable::Builder::CoverSearch {
   }
 
  private:
-  // The one path that an exact path or a template without variables matches; none where other spellings of it (see the
-  // head of the header) are matched too.
+  // The one path that an exact path or a template without variables matches; nothing if other spellings of it (see the
+  // top of route_table.h) are matched too.
   void FindLiteralPath() {
     if (!in_end_) return;
     std::string path;

@@ -9,7 +9,7 @@
 #include "absl/hash/hash.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "common/config/yaml.h"
+#include "common/base/quote.h"
 #include "nlohmann/json.hpp"
 
 namespace gateway::controlplane {

@@ -13,7 +13,7 @@
 #include "boost/asio/use_awaitable.hpp"
 #include "boost/beast/core.hpp"
 #include "boost/beast/http.hpp"
-#include "common/config/bootstrap.h"
+#include "common/base/host_port.h"
 #include "controlplane/sources/consul/decoder.h"
 
 namespace gateway::controlplane {

@@ -9,6 +9,10 @@
 #include <map>
 #include <set>
 
+#include "common/base/host_port.h"
+#include "common/base/units.h"
+#include "common/policy/builtin.h"
+
 namespace gateway {
 namespace {
 

@@ -10,7 +10,7 @@
 #include <random>
 
 #include "common/base/units.h"
-#include "common/config/policy_files.h"
+#include "common/policy/policy_files.h"
 #include "common/policy/resource.h"
 #include "gateway/v1/bootstrap.pb.h"
 #include "gateway/v1/rules.pb.h"

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "common/policy/policy_check.h"
+#include "common/policy/kinds/kinds.h"
 #include "common/policy/policy_texts.h"
 #include "common/policy/snapshot.h"
 #include "gmock/gmock.h"

@@ -5,8 +5,8 @@
 
 #include "absl/strings/match.h"
 #include "common/base/base64.h"
+#include "common/base/strict_json.h"
 #include "common/base/text.h"
-#include "common/config/strict_json.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/token_signer.h"

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/base/certificate.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/temp_dir.h"
@@ -48,11 +49,27 @@ TEST_F(Certificates, AnIssuedOneSaysWhoItIsFor) {
   ASSERT_TRUE(info.ok()) << info.status();
   EXPECT_EQ(info->common_name, "dp-1");
   EXPECT_EQ(info->organizational_unit, "data-plane");
-  EXPECT_THAT(info->dns_names, ElementsAre("dp-1", "host.example:8080"));
-  EXPECT_THAT(info->uris, ElementsAre("spiffe://fleet/dp-1"));
-  EXPECT_THAT(info->addresses, ElementsAre("10.0.0.7", "::1"));
+  EXPECT_THAT(info->names.dns, ElementsAre("dp-1", "host.example:8080"));
+  EXPECT_THAT(info->names.uris, ElementsAre("spiffe://fleet/dp-1"));
+  EXPECT_THAT(info->names.addresses, ElementsAre("10.0.0.7", "::1"));
   EXPECT_LT(info->not_before, kNow) << "clocks differ";
   EXPECT_EQ(info->not_after, kNow + absl::Hours(24));
+}
+
+TEST_F(Certificates, DnsNamesKeepTheirCaseOnlyIfAsked) {
+  const CertificateAndKey pair = Issue({.common_name = "dp", .names = {"DP-1.Fleet"}, .client = true});
+  EXPECT_THAT(DescribeCertificate(pair.certificate)->names.dns, ElementsAre("DP-1.Fleet"));
+  EXPECT_THAT(AlternativeNamesOf(ReadCertificates(pair.certificate)->front().get()).dns, ElementsAre("dp-1.fleet"));
+}
+
+// A unit that nobody can read must not look like a certificate without one, which may be an admin's.
+TEST_F(Certificates, ControlCharactersOfTheSubjectAreRefused) {
+  const CertificateAndKey name = Issue({.common_name = "dp\n1", .client = true});
+  EXPECT_THAT(std::string(DescribeCertificate(name.certificate).status().message()),
+              HasSubstr("the subject's CN has a control character"));
+  const CertificateAndKey unit = Issue({.common_name = "ann", .organizational_unit = "viewer\x1b[2J", .client = true});
+  EXPECT_THAT(std::string(DescribeCertificate(unit.certificate).status().message()),
+              HasSubstr("the subject's OU has a control character"));
 }
 
 TEST_F(Certificates, NoneOutlivesItsAuthority) {

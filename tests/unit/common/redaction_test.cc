@@ -1,8 +1,7 @@
-#include "common/policy/redaction.h"
+#include "common/config/redaction.h"
 
 #include "absl/strings/match.h"
-#include "common/config/codec.h"
-#include "common/config/policy_files.h"
+#include "common/policy/policy_files.h"
 #include "gtest/gtest.h"
 
 namespace gateway {

@@ -73,6 +73,25 @@ TEST(Resource, NamesAreLowerCaseDnsLike) {
   }
 }
 
+TEST(Resource, KeysOfLabelsAreKubectls) {
+  const std::string longest(63, 'x'), longest_prefix = std::string(249, 'a') + ".com";
+  for (const std::string& key : std::vector<std::string>{"a", "0", "Team", "a.b_c-D", longest, "example.com/team",
+                                                         "x/y", "a-b.c0/" + longest, longest_prefix + "/a"}) {
+    EXPECT_TRUE(CheckLabelKey(key).ok()) << key;
+  }
+  for (const std::string& key :
+       std::vector<std::string>{"",       "a b",  "-a",   "a-",       "_a",
+                                "a=b",    "a,b",  "!a",   "\xc3\xa9", longest + "x",
+                                "/a",     "a/",   "a//b", "a/b/c",    "Example.com/a",
+                                "a..b/c", ".a/b", "a./b", "-a/b",     "x" + longest_prefix + "/a"}) {
+    EXPECT_EQ(CheckLabelKey(key).code(), absl::StatusCode::kInvalidArgument) << key;
+  }
+  EXPECT_EQ(
+      CheckLabelKey("my team").message(),
+      "'my team' is not the key of a label: expected 1 to 63 letters, digits, '.', '_' and '-', with a letter or a "
+      "digit at both ends, as in team or example.com/team");
+}
+
 TEST(Resource, CanonicalBytesDoNotDependOnTheOrderOfLabels) {
   v1::Resource one, other;
   for (int i = 0; i < 50; ++i) (*one.mutable_route()->mutable_labels())["k" + std::to_string(i)] = "v";

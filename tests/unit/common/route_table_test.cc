@@ -18,7 +18,7 @@
 #include <tuple>
 #include <vector>
 
-#include "common/config/policy_files.h"
+#include "common/policy/policy_files.h"
 #include "common/policy/route/route_pattern.h"
 #include "common/policy/snapshot.h"
 #include "re2/re2.h"

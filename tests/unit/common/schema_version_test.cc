@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "common/config/policy_files.h"
+#include "common/policy/policy_files.h"
 #include "common/policy/resource.h"
 #include "gtest/gtest.h"
 

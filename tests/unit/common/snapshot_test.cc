@@ -9,8 +9,9 @@
 #include <vector>
 
 #include "common/base/text.h"
-#include "common/config/policy_files.h"
-#include "common/policy/policy_texts.h"
+#include "common/policy/builtin.h"
+#include "common/policy/kinds/retry.h"
+#include "common/policy/policy_files.h"
 #include "common/policy/route/route_pattern.h"
 #include "re2/re2.h"
 
@@ -309,6 +310,14 @@ TEST(CompileSnapshot, ChecksConsulServiceRoutes) {
       ElementsAre("consul_service.allow[0]: is empty", HasSubstr("consul_service.allow[1]: has a space"),
                   "consul_service.from: variable 'service' is not in match.path.template",
                   "consul_service.template.circuit_breaker: circuit breaker 'nope' is not defined"));
+}
+
+// Stored before their keys had a grammar: a control plane that rejected them would not start after an upgrade.
+TEST(CompileSnapshot, TakesStoredLabelsOfAnyKey) {
+  EXPECT_THAT(
+      Compile(ReadPolicy("{ kind: Service, name: s, static: [{ address: '127.0.0.1:1' }], labels: { 'my team': x } }"))
+          .errors,
+      IsEmpty());
 }
 
 TEST(CompileSnapshot, ChecksServices) {

@@ -6,6 +6,8 @@
 #include <chrono>
 #include <random>
 
+#include "common/base/quote.h"
+
 namespace gateway {
 namespace {
 

@@ -1,10 +1,12 @@
 #include "controlplane/publisher.h"
 
+#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_format.h"
 #include "common/base/admin_protocol.h"
+#include "common/policy/builtin.h"
 #include "controlplane/grpc_status.h"
 #include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
@@ -201,6 +203,25 @@ TEST_F(PublisherTest, TheEnvelopeIsChecked) {
   EXPECT_EQ(publisher_->Apply(talkative, "").status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(publisher_->Apply(ApplyOf({StaticService("a")}, "bootstrap"), "").status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(PublisherTest, KeysOfLabelsAreCheckedWhereTheyChange) {
+  v1::Resource resource = StaticService("s");
+  auto& labels = *resource.mutable_service()->mutable_labels();
+  labels["example.com/team"] = "x";
+  ASSERT_TRUE(Apply({resource}).ok());
+  labels["my team"] = "x";
+  labels["Example.com/team"] = "x";
+  const std::vector<v1::PolicyError> errors = PolicyErrorsOf(Apply({resource}).status());
+  ASSERT_EQ(errors.size(), 2u);
+  std::set<std::string> fields;
+  for (const v1::PolicyError& error : errors) {
+    fields.insert(error.field());
+    EXPECT_EQ(error.kind() + "/" + error.name(), "Service/s");
+    EXPECT_THAT(error.message(), testing::HasSubstr("is not the key of a label: expected"));
+  }
+  EXPECT_THAT(fields, testing::ElementsAre("labels.'Example.com/team'", "labels.'my team'"));
+  EXPECT_EQ(revision(), 2u);
 }
 
 TEST_F(PublisherTest, AHundredThousandRoutesAreOneApply) {

@@ -10,7 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "common/base/admin_protocol.h"
-#include "common/policy/redaction.h"
+#include "common/config/redaction.h"
 #include "common/policy/schema_version.h"
 #include "gateway/v1/admin.grpc.pb.h"
 #include "gateway/v1/config_stream.grpc.pb.h"

@@ -11,7 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/config/bootstrap.h"
+#include "common/policy/builtin.h"
 #include "common/policy/snapshot.h"
 #include "controlplane/publisher.h"
 #include "controlplane/store.h"

@@ -19,6 +19,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "common/base/thread.h"
+#include "common/policy/builtin.h"
 #include "common/policy/resource.h"
 #include "common/policy/snapshot.h"
 #include "dataplane/state/serving_state.h"

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "absl/random/random.h"
+#include "common/policy/builtin.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/text_format.h"
 #include "gtest/gtest.h"

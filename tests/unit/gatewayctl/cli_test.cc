@@ -17,7 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
-#include "common/config/codec.h"
+#include "common/policy/policy_files.h"
 #include "common/policy/resource.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
 #include "gmock/gmock.h"

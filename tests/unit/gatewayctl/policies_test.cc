@@ -4,7 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "common/config/policy_files.h"
+#include "common/policy/builtin.h"
+#include "common/policy/policy_files.h"
 #include "common/policy/resource.h"
 #include "common/policy/snapshot.h"
 #include "gmock/gmock.h"

@@ -2,8 +2,8 @@
 
 #include <array>
 
-#include "common/config/policy_files.h"
 #include "common/policy/label_selector.h"
+#include "common/policy/policy_files.h"
 #include "common/policy/resource.h"
 #include "gtest/gtest.h"
 

@@ -1,11 +1,12 @@
-#include "common/policy/redaction.h"
+#include "common/config/redaction.h"
 
 #include <functional>
 #include <map>
+#include <memory>
+#include <utility>
 
 #include "common/base/digest.h"
 #include "common/base/text.h"
-#include "common/policy/resource.h"
 #include "gateway/v1/rules.pb.h"
 
 namespace gateway {
@@ -91,39 +92,34 @@ void RedactSecrets(Message* message) {
            const std::function<void(std::string)>& set) { set(RedactedText(value)); });
 }
 
-void RestoreSecrets(const v1::Resource* current, v1::Resource* resource, std::vector<v1::PolicyError>* errors) {
-  const ResourceKey key = KeyOf(*resource);
-  Message* body = MutableBodyOf(resource, key.kind);
-  if (body == nullptr || !HasSecrets(body->GetDescriptor())) return;
-  // Collected only where they are asked for; of a copy, since only a mutable message can be walked.
+void RestoreSecrets(const Message* current, Message* message, std::vector<FieldProblem>* problems) {
+  if (!HasSecrets(message->GetDescriptor())) return;
+  // Collected only if they are needed; from a copy, since only a mutable message can be walked.
   std::map<std::pair<const FieldDescriptor*, std::string>, std::string> known;
   bool collected = false;
-  Visit(body, "",
+  Visit(message, "",
         [&](const FieldDescriptor* field, const std::string& path, const std::string& value,
             const std::function<void(std::string)>& set) {
           if (!IsRedacted(value)) return;
           if (!collected && current != nullptr) {
-            v1::Resource copy = *current;
-            if (Message* of = MutableBodyOf(&copy, key.kind)) {
-              Visit(of, "",
-                    [&](const FieldDescriptor* each, const std::string&, const std::string& secret,
-                        const std::function<void(std::string)>&) {
-                      known[{each, RedactedText(secret)}] = secret;
-                    });
-            }
+            const std::unique_ptr<Message> copy(current->New());
+            copy->CopyFrom(*current);
+            Visit(copy.get(), "",
+                  [&](const FieldDescriptor* each, const std::string&, const std::string& secret,
+                      const std::function<void(std::string)>&) {
+                    known[{each, RedactedText(secret)}] = secret;
+                  });
           }
           collected = true;
           const auto found = known.find({field, value});
           if (found != known.end()) return set(found->second);
-          v1::PolicyError error;
-          error.set_kind(key.kind);
-          error.set_name(key.name);
-          error.set_field(path);
-          error.set_message(
-              current == nullptr
-                  ? "is redacted, but there is no such resource yet to take the secret from; expected the secret"
-                  : "is redacted, but is not one of the secrets of this resource; expected the secret itself");
-          errors->push_back(std::move(error));
+          problems->push_back(
+              {.position = {},
+               .field = path,
+               .message =
+                   current == nullptr
+                       ? "is redacted, but there is no such resource yet to take the secret from; expected the secret"
+                       : "is redacted, but is not one of the secrets of this resource; expected the secret itself"});
         });
 }
 

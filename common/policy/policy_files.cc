@@ -1,4 +1,4 @@
-#include "common/config/policy_files.h"
+#include "common/policy/policy_files.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +15,8 @@
 #include "absl/strings/ascii.h"
 #include "common/base/certificate.h"
 #include "common/base/jwk.h"
+#include "common/base/quote.h"
+#include "common/base/text.h"
 #include "common/base/units.h"
 #include "common/policy/resource.h"
 #include "google/protobuf/message.h"
@@ -28,7 +30,7 @@ using google::protobuf::Message;
 constexpr size_t kPolicyFilesMax = 10'000;
 constexpr int kPolicyFolderDepthMax = 32;
 constexpr size_t kPolicyBytesMax = 256u << 20;  // of all files of one call
-constexpr size_t kHiddenNamesMax = 10'000;      // of one file that is no YAML
+constexpr size_t kHiddenNamesMax = 10'000;      // of one file that is not YAML
 
 const std::vector<ResourceKey> kHidesAll = {{"", ""}};
 
@@ -152,7 +154,7 @@ void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<
   }
 }
 
-// Written for another system, whose every field would be one mistake.
+// Written for another system: every field would be an error.
 bool IsShapedLikeKubernetes(const YamlNode& node) {
   return node.Find("apiVersion") != nullptr || node.Find("metadata") != nullptr || node.Find("spec") != nullptr;
 }
@@ -176,7 +178,7 @@ bool Misses(std::string_view message, const ResourceKey& key) {
          (key.name.empty() || message.substr(0, end).substr(std::min(quote + 1, end)) == QuoteForMessage(key.name));
 }
 
-// What may stand in a text that is no YAML: whatever it calls `name`.
+// The resources that a text which is not YAML may contain: every `name` in it.
 std::vector<ResourceKey> NamedIn(std::string_view text) {
   constexpr std::string_view kKey = "name:";
   constexpr std::string_view kBefore = " \t{,\n-\"'";
@@ -386,6 +388,22 @@ std::vector<PolicyDocument> ReadPolicyFiles(const std::vector<std::string>& path
     }
   }
   return documents;
+}
+
+std::string EncodeResource(const v1::Resource& resource) {
+  const Message* body = BodyOf(resource);
+  return body == nullptr ? "" : Concat("kind: ", body->GetDescriptor()->name(), "\n", EncodeYaml(*body));
+}
+
+std::string EncodeResourceWithSecrets(const v1::Resource& resource) {
+  const Message* body = BodyOf(resource);
+  if (body == nullptr) return "";
+  return Concat("kind: ", body->GetDescriptor()->name(), "\n", EncodeYaml(*body, 0, Secrets::kAsStored));
+}
+
+std::string EncodeResourceJson(const v1::Resource& resource) {
+  const Message* body = BodyOf(resource);
+  return body == nullptr ? "{}" : EncodeJson(*body, body->GetDescriptor()->name());
 }
 
 }  // namespace gateway

@@ -1,4 +1,4 @@
-#include "common/config/strict_json.h"
+#include "common/base/strict_json.h"
 
 #include <set>
 #include <string>
