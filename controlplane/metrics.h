@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "controlplane/acceptor.h"
-#include "controlplane/publisher.h"
+#include "controlplane/publish/publisher.h"
+#include "controlplane/rpc/acceptor.h"
 #include "controlplane/stream/config_service.h"
 #include "controlplane/stream/hub.h"
 #include "controlplane/stream/quota_service.h"

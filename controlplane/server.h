@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "controlplane/publisher.h"
-#include "controlplane/store.h"
+#include "controlplane/publish/publisher.h"
+#include "controlplane/store/store.h"
 #include "controlplane/stream/config_service.h"
 #include "controlplane/stream/hub.h"
 #include "gateway/v1/bootstrap.pb.h"

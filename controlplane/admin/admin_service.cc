@@ -23,9 +23,9 @@
 #include "common/config/redaction.h"
 #include "common/policy/label_selector.h"
 #include "common/policy/resource.h"
-#include "controlplane/grpc_status.h"
 #include "controlplane/identity/caller.h"
 #include "controlplane/identity/rules.h"
+#include "controlplane/rpc/grpc_status.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {

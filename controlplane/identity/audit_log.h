@@ -13,7 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "controlplane/identity/caller.h"
-#include "controlplane/store.h"
+#include "controlplane/store/store.h"
 #include "gateway/v1/admin.pb.h"
 
 namespace gateway::controlplane {

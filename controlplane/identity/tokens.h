@@ -15,8 +15,8 @@
 #include "absl/time/time.h"
 #include "common/base/digest.h"
 #include "controlplane/identity/scope.h"
-#include "controlplane/store.h"
-#include "controlplane/stream/notifier.h"
+#include "controlplane/rpc/notifier.h"
+#include "controlplane/store/store.h"
 #include "gateway/v1/admin.pb.h"
 
 namespace gateway::controlplane {

@@ -14,8 +14,9 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "common/base/host_port.h"
-#include "controlplane/grpc_status.h"
+#include "common/config/bootstrap.h"
 #include "controlplane/identity/data_plane_name.h"
+#include "controlplane/rpc/grpc_status.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "spdlog/spdlog.h"
 

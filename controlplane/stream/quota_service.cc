@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "controlplane/grpc_status.h"
 #include "controlplane/identity/data_plane_name.h"
+#include "controlplane/rpc/grpc_status.h"
 #include "controlplane/stream/config_service.h"
 #include "spdlog/spdlog.h"
 

@@ -1,5 +1,5 @@
 // Real sockets on loopback; what is handed over is kept, answered or closed by the test.
-#include "controlplane/acceptor.h"
+#include "controlplane/rpc/acceptor.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "controlplane/listener_probe.h"
+#include "controlplane/rpc/listener_probe.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/wait_for.h"
 

@@ -1,5 +1,5 @@
 // What operators set for endpoints: kept, ended, told.
-#include "controlplane/endpoint_overrides.h"
+#include "controlplane/publish/endpoint_overrides.h"
 
 #include <sqlite3.h>
 

@@ -1,4 +1,4 @@
-#include "controlplane/publisher.h"
+#include "controlplane/publish/publisher.h"
 
 #include <set>
 #include <string>
@@ -7,7 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/admin_protocol.h"
 #include "common/policy/builtin.h"
-#include "controlplane/grpc_status.h"
+#include "controlplane/rpc/grpc_status.h"
 #include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
 #include "tests/unit/controlplane/testing.h"

@@ -1,4 +1,4 @@
-#include "controlplane/store.h"
+#include "controlplane/store/store.h"
 
 #include <signal.h>
 #include <sqlite3.h>

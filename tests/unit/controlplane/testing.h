@@ -13,8 +13,8 @@
 #include "absl/time/clock.h"
 #include "common/policy/builtin.h"
 #include "common/policy/snapshot.h"
-#include "controlplane/publisher.h"
-#include "controlplane/store.h"
+#include "controlplane/publish/publisher.h"
+#include "controlplane/store/store.h"
 #include "gtest/gtest.h"
 
 namespace gateway::controlplane {

@@ -1,4 +1,4 @@
-#include "controlplane/identity/reloading_tls.h"
+#include "controlplane/rpc/reloading_tls.h"
 
 #include <utility>
 

@@ -1,6 +1,6 @@
 // The write path of policy: every change, whoever asks for it, is edited, compiled, committed and published here.
-#ifndef GATEWAY_CONTROLPLANE_PUBLISHER_H_
-#define GATEWAY_CONTROLPLANE_PUBLISHER_H_
+#ifndef GATEWAY_CONTROLPLANE_PUBLISH_PUBLISHER_H_
+#define GATEWAY_CONTROLPLANE_PUBLISH_PUBLISHER_H_
 
 #include <array>
 #include <atomic>
@@ -17,8 +17,8 @@
 #include "absl/time/time.h"
 #include "common/policy/snapshot.h"
 #include "controlplane/identity/scope.h"
-#include "controlplane/store.h"
-#include "controlplane/stream/notifier.h"
+#include "controlplane/rpc/notifier.h"
+#include "controlplane/store/store.h"
 #include "gateway/v1/admin.pb.h"
 
 namespace gateway::controlplane {
@@ -139,4 +139,4 @@ class Publisher {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_PUBLISHER_H_
+#endif  // GATEWAY_CONTROLPLANE_PUBLISH_PUBLISHER_H_

@@ -1,6 +1,6 @@
 // What operators have set for single endpoints at run time: kept beside policy, until it ends by itself.
-#ifndef GATEWAY_CONTROLPLANE_ENDPOINT_OVERRIDES_H_
-#define GATEWAY_CONTROLPLANE_ENDPOINT_OVERRIDES_H_
+#ifndef GATEWAY_CONTROLPLANE_PUBLISH_ENDPOINT_OVERRIDES_H_
+#define GATEWAY_CONTROLPLANE_PUBLISH_ENDPOINT_OVERRIDES_H_
 
 #include <condition_variable>
 #include <functional>
@@ -17,7 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "controlplane/store.h"
+#include "controlplane/store/store.h"
 #include "gateway/v1/config_stream.pb.h"
 
 namespace gateway::controlplane {
@@ -74,4 +74,4 @@ class EndpointOverrides {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_ENDPOINT_OVERRIDES_H_
+#endif  // GATEWAY_CONTROLPLANE_PUBLISH_ENDPOINT_OVERRIDES_H_

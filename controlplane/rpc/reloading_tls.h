@@ -1,6 +1,6 @@
 // TLS of a listener whose certificate files may change while it serves.
-#ifndef GATEWAY_CONTROLPLANE_IDENTITY_RELOADING_TLS_H_
-#define GATEWAY_CONTROLPLANE_IDENTITY_RELOADING_TLS_H_
+#ifndef GATEWAY_CONTROLPLANE_RPC_RELOADING_TLS_H_
+#define GATEWAY_CONTROLPLANE_RPC_RELOADING_TLS_H_
 
 #include <memory>
 #include <mutex>
@@ -52,4 +52,4 @@ class ReloadingTls {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_IDENTITY_RELOADING_TLS_H_
+#endif  // GATEWAY_CONTROLPLANE_RPC_RELOADING_TLS_H_

@@ -1,6 +1,6 @@
 // Tells everybody who asked that something changed.
-#ifndef GATEWAY_CONTROLPLANE_STREAM_NOTIFIER_H_
-#define GATEWAY_CONTROLPLANE_STREAM_NOTIFIER_H_
+#ifndef GATEWAY_CONTROLPLANE_RPC_NOTIFIER_H_
+#define GATEWAY_CONTROLPLANE_RPC_NOTIFIER_H_
 
 #include <cstdint>
 #include <functional>
@@ -46,4 +46,4 @@ class Notifier {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_STREAM_NOTIFIER_H_
+#endif  // GATEWAY_CONTROLPLANE_RPC_NOTIFIER_H_

@@ -1,7 +1,7 @@
-// Policy on disk: the resources, their history and the revisions, in one SQLite file. The only code that includes
-// sqlite3.h.
-#ifndef GATEWAY_CONTROLPLANE_STORE_H_
-#define GATEWAY_CONTROLPLANE_STORE_H_
+// Policy on disk: the resources, their history and the revisions, in one SQLite file. The only folder that includes
+// sqlite3.h (sqlite.h).
+#ifndef GATEWAY_CONTROLPLANE_STORE_STORE_H_
+#define GATEWAY_CONTROLPLANE_STORE_STORE_H_
 
 #include <chrono>
 #include <cstdint>
@@ -150,4 +150,4 @@ class Store {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_STORE_H_
+#endif  // GATEWAY_CONTROLPLANE_STORE_STORE_H_

@@ -1,4 +1,4 @@
-#include "controlplane/endpoint_overrides.h"
+#include "controlplane/publish/endpoint_overrides.h"
 
 #include <algorithm>
 #include <optional>

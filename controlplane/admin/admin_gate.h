@@ -1,6 +1,6 @@
 // The head of every call of the admin API: who calls, and may they?
-#ifndef GATEWAY_CONTROLPLANE_IDENTITY_ADMIN_GATE_H_
-#define GATEWAY_CONTROLPLANE_IDENTITY_ADMIN_GATE_H_
+#ifndef GATEWAY_CONTROLPLANE_ADMIN_ADMIN_GATE_H_
+#define GATEWAY_CONTROLPLANE_ADMIN_ADMIN_GATE_H_
 
 #include <functional>
 #include <string>
@@ -114,4 +114,4 @@ class AdminGate final : public v1::Admin::CallbackService {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_IDENTITY_ADMIN_GATE_H_
+#endif  // GATEWAY_CONTROLPLANE_ADMIN_ADMIN_GATE_H_

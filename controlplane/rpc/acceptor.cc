@@ -1,4 +1,4 @@
-#include "controlplane/acceptor.h"
+#include "controlplane/rpc/acceptor.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>

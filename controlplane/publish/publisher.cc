@@ -1,4 +1,4 @@
-#include "controlplane/publisher.h"
+#include "controlplane/publish/publisher.h"
 
 #include <algorithm>
 #include <mutex>
@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "controlplane/grpc_status.h"
 #include "controlplane/identity/audit_log.h"
+#include "controlplane/rpc/grpc_status.h"
 #include "google/protobuf/descriptor.h"
 #include "spdlog/spdlog.h"
 

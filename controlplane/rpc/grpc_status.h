@@ -1,6 +1,6 @@
 // absl::Status to grpc::Status and the rich errors of the admin API.
-#ifndef GATEWAY_CONTROLPLANE_GRPC_STATUS_H_
-#define GATEWAY_CONTROLPLANE_GRPC_STATUS_H_
+#ifndef GATEWAY_CONTROLPLANE_RPC_GRPC_STATUS_H_
+#define GATEWAY_CONTROLPLANE_RPC_GRPC_STATUS_H_
 
 #include <vector>
 
@@ -27,4 +27,4 @@ grpc::Status ToGrpc(const absl::Status& status, size_t details_bytes_max = kErro
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_GRPC_STATUS_H_
+#endif  // GATEWAY_CONTROLPLANE_RPC_GRPC_STATUS_H_

@@ -1,4 +1,4 @@
-#include "controlplane/executor.h"
+#include "controlplane/rpc/executor.h"
 
 #include <mutex>
 #include <utility>

@@ -1,4 +1,4 @@
-#include "controlplane/identity/admin_gate.h"
+#include "controlplane/admin/admin_gate.h"
 
 #include <utility>
 
@@ -7,9 +7,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/pki.h"
-#include "controlplane/grpc_status.h"
 #include "controlplane/identity/data_plane_name.h"
 #include "controlplane/identity/rules.h"
+#include "controlplane/rpc/grpc_status.h"
 #include "controlplane/stream/config_service.h"
 
 namespace gateway::controlplane {

@@ -1,4 +1,4 @@
-#include "controlplane/grpc_status.h"
+#include "controlplane/rpc/grpc_status.h"
 
 #include <string>
 

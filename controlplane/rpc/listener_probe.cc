@@ -1,4 +1,4 @@
-#include "controlplane/listener_probe.h"
+#include "controlplane/rpc/listener_probe.h"
 
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"

@@ -1,12 +1,12 @@
 // Whether a listener serves, asked as a client asks.
-#ifndef GATEWAY_CONTROLPLANE_LISTENER_PROBE_H_
-#define GATEWAY_CONTROLPLANE_LISTENER_PROBE_H_
+#ifndef GATEWAY_CONTROLPLANE_RPC_LISTENER_PROBE_H_
+#define GATEWAY_CONTROLPLANE_RPC_LISTENER_PROBE_H_
 
 #include <chrono>
 #include <string>
 
 #include "absl/status/status.h"
-#include "controlplane/acceptor.h"
+#include "controlplane/rpc/acceptor.h"
 
 namespace gateway::controlplane {
 
@@ -16,4 +16,4 @@ absl::Status ProbeListener(Acceptor* acceptor, const std::string& service, std::
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_LISTENER_PROBE_H_
+#endif  // GATEWAY_CONTROLPLANE_RPC_LISTENER_PROBE_H_

@@ -1,6 +1,6 @@
 // One thread for work that may block: SQLite and compiling, kept off gRPC's callback threads.
-#ifndef GATEWAY_CONTROLPLANE_EXECUTOR_H_
-#define GATEWAY_CONTROLPLANE_EXECUTOR_H_
+#ifndef GATEWAY_CONTROLPLANE_RPC_EXECUTOR_H_
+#define GATEWAY_CONTROLPLANE_RPC_EXECUTOR_H_
 
 #include <condition_variable>
 #include <cstddef>
@@ -36,4 +36,4 @@ class Executor {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_EXECUTOR_H_
+#endif  // GATEWAY_CONTROLPLANE_RPC_EXECUTOR_H_

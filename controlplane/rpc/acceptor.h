@@ -1,7 +1,7 @@
 // The listening socket in front of a gRPC server: how many connections it takes, of whom, and for how long a silent one
 // may stay.
-#ifndef GATEWAY_CONTROLPLANE_ACCEPTOR_H_
-#define GATEWAY_CONTROLPLANE_ACCEPTOR_H_
+#ifndef GATEWAY_CONTROLPLANE_RPC_ACCEPTOR_H_
+#define GATEWAY_CONTROLPLANE_RPC_ACCEPTOR_H_
 
 #include <atomic>
 #include <chrono>
@@ -73,4 +73,4 @@ class Acceptor {
 
 }  // namespace gateway::controlplane
 
-#endif  // GATEWAY_CONTROLPLANE_ACCEPTOR_H_
+#endif  // GATEWAY_CONTROLPLANE_RPC_ACCEPTOR_H_
