@@ -13,7 +13,7 @@ enum class AuthScheme : uint8_t { kOther, kBasic, kBearer };
 
 struct Authorization {
   AuthScheme scheme = AuthScheme::kOther;
-  std::string_view credentials;  // a view into the value, of any characters; empty: there are none
+  std::string_view credentials;  // a view into the value, of any characters; may be empty
 };
 
 // The scheme's case does not matter.
@@ -21,11 +21,11 @@ Authorization ParseAuthorization(std::string_view value);
 
 // RFC 7617.
 struct BasicCredentials {
-  static constexpr size_t kTextBytesMax = 4096;  // base64: a longer one is no password that anybody types
+  static constexpr size_t kTextBytesMax = 4096;  // base64: a longer one is not a password
   std::string username;
   std::string password;
 };
-// Nothing where it is not base64, has no colon, or holds a control character.
+// Nothing if it is not base64, has no colon, or holds a control character.
 std::optional<BasicCredentials> ParseBasicCredentials(std::string_view token68);
 
 }  // namespace gateway::dataplane

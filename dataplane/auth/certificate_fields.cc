@@ -16,7 +16,7 @@ void AppendPercentEncoded(char c, std::string* out) {
   *out += kHexDigits[byte & 15];
 }
 
-// PEM, percent-encoded but for unreserved characters.
+// PEM, percent-encoded except unreserved characters.
 void AppendEncodedPem(std::string_view pem, std::string* out) {
   for (const char c : pem) {
     if (absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_' || c == '~') {

@@ -1,4 +1,4 @@
-// A client's certificate as services are told of it.
+// A client's certificate as services see it.
 #ifndef GATEWAY_DATAPLANE_AUTH_CERTIFICATE_FIELDS_H_
 #define GATEWAY_DATAPLANE_AUTH_CERTIFICATE_FIELDS_H_
 

@@ -57,7 +57,7 @@ bool HasElement(const json& claim, std::string_view wanted) {
   return false;
 }
 
-// A NumericDate (RFC 7519, section 2: seconds, perhaps with a fraction); nothing where it is there and is none.
+// A NumericDate (RFC 7519, section 2: seconds, perhaps with a fraction); nothing if it is present and invalid.
 std::optional<double> NumericDate(const json& claim) {
   if (!claim.is_number()) return std::nullopt;
   const double seconds = claim.get<double>();

@@ -58,7 +58,7 @@ std::string_view MessageOf(JwtRefusal refusal);
 
 struct JwtVerdict {
   JwtRefusal refusal = JwtRefusal::kNone;
-  JwtClaims claims;  // where there is no refusal
+  JwtClaims claims;  // without a refusal
 };
 
 inline constexpr size_t kJwtGroupsMax = 256;  // of a token; more are left out

@@ -55,7 +55,7 @@ struct KeyFetcher::Impl {
     std::optional<TimePoint> asked;    // likewise, of the newest one that a Refresh asked for
     bool wanted = false;               // by a Refresh
     bool fetching = false;
-    milliseconds retry{};  // the next one after a failure; 0: the last one was none
+    milliseconds retry{};  // the next one after a failure; 0: the last fetch succeeded
     bool told = false;     // the log, of the failure
     std::string text;      // the newest good one
     TimePoint good_at;
@@ -65,10 +65,10 @@ struct KeyFetcher::Impl {
 
   explicit Impl(Options fetcher_options) : options(std::move(fetcher_options)) {}
   void Work();
-  // Where nobody waits for the next one that is due.
+  // If no thread waits for the next one that is due.
   void AddThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Take(const std::string& url, absl::StatusOr<std::string> text, TimePoint begin);
-  // Whose turn it is; null: nobody's, before `next`.
+  // The one that is due; null: none before `next`.
   const std::string* FindDue(TimePoint now, TimePoint* next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   const Options options;
@@ -104,7 +104,7 @@ std::shared_ptr<KeySource> KeyFetcher::Find(const std::string& url, milliseconds
   Impl::Entry& entry = impl_->entries[url];
   std::shared_ptr<KeySource> source = entry.source.lock();
   if (source == nullptr) {
-    // (Also of one that was forgotten a moment ago: its keys are fetched anew.)
+    // (Also of one that was forgotten a moment ago: its keys are fetched again.)
     source = std::make_shared<KeySource>(url);
     entry.source = source;
     entry.text.clear();
@@ -232,7 +232,7 @@ void KeyFetcher::Impl::Take(const std::string& url, absl::StatusOr<std::string> 
       entry.due = begin + entry.retry;
       if (!std::exchange(entry.told, true)) {
         spdlog::warn("the keys of {} cannot be fetched: {}; {}", url, std::string(keys.status().message()),
-                     entry.text.empty() ? "there are none yet, so no token of it lets anybody in"
+                     entry.text.empty() ? "there are none yet, so every token of it is rejected"
                                         : "the last good ones stay in use");
       }
     }

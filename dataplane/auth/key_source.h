@@ -14,7 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/jwk.h"
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
 
@@ -41,7 +41,7 @@ class KeySource {
 };
 
 // Owns the threads: beside those that are fetching one that waits for what is due next, so that an URL that answers
-// slowly delays no other. Sources that nobody holds any more are forgotten. Thread-safe.
+// slowly delays no other. Sources that are no longer held are forgotten. Thread-safe.
 class KeyFetcher {
  public:
   struct Options {

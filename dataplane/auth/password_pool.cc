@@ -169,7 +169,7 @@ std::optional<PasswordPool::Answer> PasswordPool::Check(const Digest& key,
       ++impl_->stats.overloaded;
       return Answer::kOverloaded;
     }
-    // With the first check: where no consumer has a password there are no threads.
+    // With the first check: if no consumer has a password, no threads are started.
     while (impl_->threads.size() < impl_->options.threads) {
       impl_->threads.push_back(
           StartThread("passwords", ThreadPriority::kServing, [impl = impl_.get()] { impl->Work(); }));

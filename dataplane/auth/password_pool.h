@@ -17,7 +17,7 @@
 namespace gateway::dataplane {
 
 // Thread-safe. Bounded in everything: threads, checks that wait, callers that wait for one check, successes that are
-// remembered, failures of one client. Of the same credentials one check runs at a time, whoever asks.
+// remembered, failures of one client. Of the same credentials one check runs at a time, for all callers.
 //
 // The queue is shared fairly: clients take turns, and one may hold a quarter of the free places at most; a client that
 // holds none takes the newest place of the one that holds most. So wrong passwords keep their own client waiting.
@@ -56,7 +56,7 @@ class PasswordPool {
 
   struct Stats {
     uint64_t checks = 0;      // run
-    uint64_t remembered = 0;  // answered at once
+    uint64_t remembered = 0;  // decided at once
     uint64_t overloaded = 0;
     uint64_t throttled = 0;  // of a client with too many failures
     size_t queued = 0;

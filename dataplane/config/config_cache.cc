@@ -100,7 +100,7 @@ absl::Status ReplaceFile(const std::string& directory, const std::string& path, 
   return absl::OkStatus();
 }
 
-// The payload; NotFound where there is no file.
+// The payload; NotFound without a file.
 absl::StatusOr<std::string> ReadPayload(const std::string& path) {
   const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) {

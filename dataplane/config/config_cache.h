@@ -19,7 +19,7 @@ class ConfigCache {
  public:
   static constexpr uint64_t kFileBytesMax = 512ull << 20;
 
-  // Makes the directory (0700) where there is none.
+  // Makes the directory (0700) if it is missing.
   explicit ConfigCache(std::string directory);
   ~ConfigCache();  // writes what is pending
   ConfigCache(const ConfigCache&) = delete;

@@ -26,7 +26,7 @@ class ControlPlaneCredentials {
   absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ForConnection(absl::Time now,
                                                                           grpc::ChannelArguments* arguments);
 
-  // The first name in this data plane's certificate; "" without TLS, or where it has none.
+  // The first name in this data plane's certificate; "" without TLS, or if it has no name.
   absl::StatusOr<std::string> Name(absl::Time now);
 
  private:

@@ -82,7 +82,7 @@ class RecentUse {
     const double gone = static_cast<double>(now_ns % SlotNs(window_ns)) / static_cast<double>(SlotNs(window_ns));
     return count - gone * counts_[static_cast<size_t>((slot_ + 1) % kSlots)];
   }
-  // Until the first of them leaves the window; the whole of it where there are none.
+  // Until the first of them leaves the window; the whole window if there are none.
   int64_t FreesIn(int64_t now_ns, int64_t window_ns) {
     Advance(now_ns, window_ns);
     for (int64_t back = kSlots - 1; back >= 0; --back) {
@@ -136,7 +136,7 @@ struct Entry {
   // With the control plane, on stream `stream`.
   uint64_t stream = 0;
   bool named = false;     // demands of this stream have begun
-  bool answered = false;  // and were answered
+  bool answered = false;  // and were granted or denied
   uint64_t used = 0;
   uint64_t used_at_begin = 0;  // of the stream
   uint64_t used_before = 0;    // its first demand, which tells of them
@@ -326,10 +326,10 @@ RateLimitDecision LeaseTable::Impl::DecideByShare(Entry& entry, int64_t now_ns, 
     entry.share_ns = now_ns;
   }
   decision.allowed = entry.share_level >= 1;
-  // (Also where the first answer of the control plane is on its way: it has all that was used.)
+  // (Also while the first response of the control plane is on its way: it has all that was used.)
   bool used_up = awaits_answer;
   if (decision.allowed && windowed.load(std::memory_order_relaxed)) {
-    // What was let through before the control plane went still counts, also where it all came at once.
+    // What was let through before the control plane went still counts, also if it all came at once.
     const double recent = entry.recent.Count(now_ns, Window());
     decision.allowed = recent < std::max(1.0, share * static_cast<double>(Window()) / 1e9);
     used_up = !decision.allowed;
@@ -366,7 +366,7 @@ RateLimitDecision LeaseTable::Impl::Decide(Entry& entry, int64_t now_ns, bool co
   const int64_t ahead =
       entry.answered ? -entry.Balance()
                      : static_cast<int64_t>(entry.used - entry.used_at_begin) - static_cast<int64_t>(entry.refunded);
-  // A control plane that has come back does not answer before everyone has.
+  // A control plane that is back grants nothing before all data planes have reported.
   if (!entry.answered && ahead >= overdraft) return DecideByShare(entry, now_ns, consume, true);
   entry.share_ns = 0;
 
@@ -612,7 +612,7 @@ void LeaseTable::Refund(std::string_view key, const ClientPrefix& client) {
     impl_->refused.fetch_add(1, std::memory_order_relaxed);
     return true;
   };
-  // Where none is found, the request stays counted.
+  // If none is found, the request stays counted.
   (void)(refund(key) || refund(SharedKeyOf(client)) || refund(SharedKeyOf(client.site())) ||
          refund(impl_->HashedSharedKey(client)));
 }
@@ -703,7 +703,7 @@ void LeaseTable::OnGrant(const KeyGrant& grant, TimePoint now) {
   entry.scarce = grant.scarce;
   const int64_t wait_ns = nanoseconds(grant.wait).count();
   entry.wait_until_ns = now_ns + wait_ns;
-  // Under demand it is told anew before this is over.
+  // Under demand it is sent again before this is over.
   const int64_t again_ns = 3 * impl_->link->tick_ns.load(std::memory_order_relaxed) +
                            2 * impl_->link->round_trip_ns.load(std::memory_order_relaxed);
   entry.scarce_until_ns = now_ns + std::max(wait_ns, again_ns);

@@ -18,7 +18,7 @@ namespace gateway::dataplane {
 
 // What all tables know of the control plane. Written by the thread that talks to it, read by every worker.
 struct LeaseLink {
-  // 0: there was none yet. A new number for each stream.
+  // 0: none yet. A new number for each stream.
   std::atomic<uint64_t> stream{0};
   std::atomic<bool> up{false};
   std::atomic<int64_t> heard_ns{0};  // when the control plane was heard last (steady clock)
@@ -41,9 +41,9 @@ struct LeaseLink {
 // Lets through what has been leased, synchronously. A key that the control plane has not spoken about yet, and one that
 // it has not called scarce, may be overdrawn a little (OverdraftOf): the next grant repays it.
 //
-// While the control plane is away (no stream, or silence), a key goes on at its last share of the limit, at an even
+// While the control plane is away (no stream, or silence), a key continues at its last share of the limit, at an even
 // pace and without a burst; after one lease TTL `on_unavailable` decides. It stays so until the control plane has
-// answered for the key again, so that its return is no burst either.
+// granted the key something again, so that its return causes no burst either.
 //
 // Thread-safe; keys are spread over shards, each with its own lock. Keys are bounded, and so is what one client can
 // occupy: new keys of a client that has exhausted its share count in one bucket of that client, the same on every data
@@ -71,7 +71,7 @@ class LeaseTable {
   void Reconfigure(const Options& options, TimePoint now);
 
   // How many requests a key may be ahead of its grants, in a fleet of so many: a 20th of the limit over all of them;
-  // of limits below 500 more, but never more than 4 each; the whole limit where there is nobody else. The limit is what
+  // of limits below 500 more, but never more than 4 each; the whole limit if there is no other. The limit is what
   // may come at once: of a token bucket no more than its burst.
   static uint32_t OverdraftOf(const FleetLimit& limit, uint32_t data_planes);
 

@@ -36,7 +36,7 @@ constexpr size_t kEntryRoomMax = kEntriesMax + kEntriesMax / 3 + 1;
 
 // Recovered keys that a new one drops from its shard: more than one, so that a past burst of keys goes away.
 constexpr size_t kEvictionsPerInsert = 4;
-// The same from every shard, where there is no place for the new one. Bounded, since a request waits for it.
+// The same from every shard, if there is no room for the new one. Bounded, since a request waits for it.
 constexpr size_t kEvictionsPerSweep = 64;
 // Of so many of the oldest keys of a full shard the one that has used least gives its place away.
 constexpr size_t kCheapCandidates = 16;
@@ -493,7 +493,7 @@ struct RateLimiter::Impl {
   std::atomic<int64_t> sweep_pause_ns{0};
 };
 
-// Where there is no place for another key, drops recovered ones of all shards: once a part of a window, so that made-up
+// If there is no room for another key, drops recovered ones of all shards: once a part of a window, so that made-up
 // keys do not make it the cost of each request. Requires: the caller holds no lock.
 void RateLimiter::Impl::SweepIfDue(TimePoint now) {
   const int64_t now_ns = Nanoseconds(now);

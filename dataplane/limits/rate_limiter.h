@@ -10,11 +10,9 @@
 #include <string_view>
 
 #include "common/base/key_shares.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
-
-// Steady time since an arbitrary start; what every policy object is told as `now`.
-using TimePoint = std::chrono::steady_clock::time_point;
 
 enum class LimitAlgorithm : uint8_t {
   kSlidingWindow,  // never more than `requests` in any window
@@ -39,10 +37,10 @@ bool IsTighter(const RateLimitDecision& a, const RateLimitDecision& b);
 // clock.
 //
 // Keys are bounded, and so is what one client can occupy (KeyShares). New keys of a client that has exhausted its share
-// count in an overflow bucket: its own, but for collisions of a keyed hash. So a flood of made-up keys limits the
-// client that makes them up, and nobody else. Fully recovered keys are dropped first; where the table is full, a client
+// count in an overflow bucket: its own, except for collisions of a keyed hash. So a flood of made-up keys limits the
+// client that makes them up, and no other. Fully recovered keys are dropped first; where the table is full, a client
 // within its share takes the place of an old key that has used little. A key that has used more than half of its limit
-// is never dropped before it has recovered, so made-up keys free nobody.
+// is never dropped before it has recovered, so made-up keys free no client.
 //
 // The sliding window remembers when each request came, exactly for up to 64 different moments in a window; of a busier
 // key, requests within 1/192 of the window are taken for as late as the last of them. So it is never early, and late by
@@ -66,7 +64,7 @@ class RateLimiter {
   struct Check {
     RateLimiter* limiter;
     std::string_view key;
-    bool shadow = false;       // its refusal is counted and refuses nobody
+    bool shadow = false;       // its refusal is counted, and the request passes
     ClientPrefix client = {};  // whose share a new key counts in; without one the table's bound alone holds
     RateLimitDecision decision =
         {};  // out; of a limit that would allow what another one refuses: as if it had allowed it

@@ -154,7 +154,7 @@ void RedisDirectory::Live() {
   }
 }
 
-// What the parser calls: the numbers, or the text, of a reply are kept; no object is made.
+// What the parser calls: the numbers, or the text, of a response are kept; no object is made.
 struct RedisStore::ReplyFunctions {
   static Reply* Of(const redisReadTask* task) {
     auto* reply = static_cast<Reply*>(task->privdata);
@@ -384,7 +384,7 @@ void RedisStore::Push(Slot slot) {
 bool RedisStore::Send(Call* call) {
   Prepare();
   const bool open = state_ == State::kReady || state_ == State::kConnecting;
-  // What is sent behind an overdue reply would only wait for it.
+  // What is sent after an overdue response would only wait for it.
   const bool overdue = next_reply_ < next_slot_ && loop_->now() - SlotAt(next_reply_).sent >= kPatience;
   if (!open || overdue || write_failed_ || next_slot_ - next_reply_ >= kInFlightMax ||
       call->limits_.size() > kLimitsMax) {
@@ -556,7 +556,7 @@ void RedisStore::OnOverdue(void* self) {
   }
 }
 
-// The connection is no more: nobody waits for it.
+// The connection is gone: nothing waits for it.
 void RedisStore::Fail(std::string_view why) {
   state_ = State::kPaused;
   counters_.up.store(false, std::memory_order_relaxed);
@@ -574,7 +574,7 @@ void RedisStore::Fail(std::string_view why) {
 }
 
 // The calls that it owes, in their order; those that were sent a second time fail. (Redis may have counted what it did
-// not answer; counting a request twice is the safe side.)
+// not respond; counting a request twice is the safe side.)
 std::vector<RedisStore::Slot> RedisStore::Replace() {
   Increment(counters_.replaced);
   state_ = State::kPaused;  // nothing is sent before the setup of the next connection

@@ -47,7 +47,7 @@ class RedisDirectory {
   RedisDirectory(std::string host, uint16_t port, Resolver resolver = nullptr);
   ~RedisDirectory();
 
-  // The last good answer; empty before the first. Has the resolver asked anew, unless that was just done.
+  // The last good result; empty before the first. Asks the resolver again, unless that was just done.
   std::vector<Address> Find();
   std::string name() const;  // "redis.internal:6379", for logs
 
@@ -78,9 +78,9 @@ struct RedisLimit {
 };
 
 // Owns one connection, over which all of a worker's calls are pipelined. Belongs to the worker's loop; never blocks it:
-// a call is over after kPatience at the latest, and while Redis does not answer, or is not connected, calls fail at
+// a call is over after kPatience at the latest, and while Redis does not respond, or is not connected, calls fail at
 // once. Connects when it is first needed, and again with a growing pause; at once where Redis has ended a connection
-// that worked (its `timeout` for idle clients): what was sent on it, or comes meanwhile, goes on the new one.
+// that worked (its `timeout` for idle clients): what was sent on it, or comes meanwhile, is sent on the new one.
 class RedisStore {
  public:
   struct Options {
@@ -89,7 +89,7 @@ class RedisStore {
     uint32_t db = 0;
   };
   static constexpr std::chrono::milliseconds kPatience{20};  // of one call
-  // Of a connection that owes an answer, and of connecting (with AUTH and SELECT): then it is made anew.
+  // Of a connection that owes a response, and of connecting (with AUTH and SELECT): then it is replaced.
   static constexpr std::chrono::milliseconds kSilenceMax{1000};
   static constexpr std::chrono::milliseconds kPauseMin{50}, kPauseMax{2000};
   // A connection that ends sooner after its setup is no idle one: the shortest `timeout` of Redis is a second.
@@ -104,7 +104,7 @@ class RedisStore {
   RedisStore(const RedisStore&) = delete;
   RedisStore& operator=(const RedisStore&) = delete;
 
-  // Has it connect, where it has not yet.
+  // Connects, unless it has.
   void Prepare();
 
   // Awaited: true, and every decision is filled in, consumed where none of those that are no shadow refuses; false:
@@ -147,13 +147,13 @@ class RedisStore {
  private:
   enum class State : uint8_t { kUnused, kPaused, kConnecting, kReady };
   struct Slot {
-    Call* call = nullptr;  // null: nobody waits for this reply any more
+    Call* call = nullptr;  // null: its caller no longer waits
     bool setup = false;    // AUTH, SELECT, SCRIPT LOAD
     bool again = false;    // sent a second time: without the script, or on a connection that had ended
     TimePoint sent;
     TimePoint due{};  // of a call: kPatience after it was sent first
   };
-  // What the parser made of one reply.
+  // What the parser made of one response.
   struct Reply {
     bool error = false;
     std::array<char, 160> text;
@@ -210,7 +210,7 @@ class RedisStore {
   std::array<char, 4096> input_;
   std::unique_ptr<redisReader, void (*)(redisReader*)> reader_;
   Reply reply_;
-  // The replies that are awaited, oldest first, by their numbers: [next_reply_, next_slot_).
+  // The responses that are awaited, oldest first, by their numbers: [next_reply_, next_slot_).
   std::vector<Slot> slots_;
   uint64_t next_reply_ = 0;
   uint64_t next_slot_ = 0;

@@ -11,8 +11,8 @@
 
 namespace gateway::dataplane {
 
-// Shared by the one who waits, on its loop, and the one who delivers, on any thread. The loop has to outlive whoever
-// may still deliver; the coroutine need not: what arrives for one that is gone is dropped.
+// Shared by the one who waits, on its loop, and the one who delivers, on any thread. The loop has to outlive the one
+// who may still deliver; the coroutine need not: what arrives for one that is gone is dropped.
 template <typename T>
 class Arrival : public std::enable_shared_from_this<Arrival<T>> {
  public:

@@ -32,10 +32,6 @@ void BufferPool::GiveUpFree() {
   }
 }
 
-void BufferPool::Count(int64_t bytes) {
-  if (metrics_ != nullptr) metrics_->Add(WorkerGauge::kBufferBytes, bytes);
-}
-
 size_t BufferPool::IndexOf(size_t bytes) {
   size_t index = 0;
   while (index + 1 < kSizes.size() && kSizes[index] < bytes) ++index;
@@ -60,7 +56,7 @@ Buffer BufferPool::Acquire(size_t bytes) {
   }
   buffer.pool_ = this;
   buffer.capacity_ = kSizes[index];
-  Count(static_cast<int64_t>(kSizes[index]));
+  in_use_.Add(static_cast<int64_t>(kSizes[index]));
   return buffer;
 }
 
@@ -79,7 +75,7 @@ void BufferPool::Shrink(Buffer* buffer) {
 
 void BufferPool::Release(char* data, size_t capacity) {
   const size_t index = IndexOf(capacity);
-  Count(-static_cast<int64_t>(capacity));
+  in_use_.Add(-static_cast<int64_t>(capacity));
   if (free_[index].size() < kKeptMax[index] && !budget_->scarce()) {
     free_[index].push_back(data);
     return;

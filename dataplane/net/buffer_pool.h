@@ -10,15 +10,13 @@
 #include <utility>
 #include <vector>
 
-#include "dataplane/telemetry/metrics.h"
-
 namespace gateway::dataplane {
 
 // `server.buffer_budget`: bytes that all workers' buffers hold together, in use or kept for reuse. Shared; thread-safe.
 class BufferBudget {
  public:
   explicit BufferBudget(uint64_t bytes_max) : bytes_max_(bytes_max) {}
-  // Large blocks may take up to half of it and middle ones three quarters, so that bulk never leaves no room for heads.
+  // Large blocks may take up to half of it and middle ones three quarters, so that bulk always leaves room for headers.
   bool Take(uint64_t bytes) {
     const uint64_t limit = bytes >= (256u << 10)  ? bytes_max_ / 2
                            : bytes >= (64u << 10) ? bytes_max_ / 4 * 3
@@ -27,7 +25,7 @@ class BufferBudget {
     used_.fetch_sub(bytes, std::memory_order_relaxed);
     return false;
   }
-  // Whether free blocks had better be given back than kept for reuse.
+  // Whether free blocks should be given back and not kept for reuse.
   bool scarce() const { return used_.load(std::memory_order_relaxed) > bytes_max_ / 2; }
   void Give(uint64_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
   uint64_t used() const { return used_.load(std::memory_order_relaxed); }
@@ -35,6 +33,20 @@ class BufferBudget {
  private:
   const uint64_t bytes_max_;
   std::atomic<uint64_t> used_{0};
+};
+
+// Bytes that one worker's pools have handed out: written by the worker, read by any thread.
+class BytesInUse {
+ public:
+  // `value` must outlive it; null: not counted.
+  explicit BytesInUse(std::atomic<int64_t>* value) : value_(value) {}
+  // One writer, so a load and a store suffice.
+  void Add(int64_t bytes) {
+    if (value_ != nullptr) value_->store(value_->load(std::memory_order_relaxed) + bytes, std::memory_order_relaxed);
+  }
+
+ private:
+  std::atomic<int64_t>* value_;
 };
 
 class BufferPool;
@@ -89,19 +101,20 @@ class Buffer {
 // Not thread-safe: one worker's.
 class BufferPool {
  public:
-  static constexpr size_t kSmall = 16 * 1024;   // a head, a small answer
+  static constexpr size_t kSmall = 16 * 1024;   // a header, a small response
   static constexpr size_t kLarge = 256 * 1024;  // a body that flows
-  // The first two are for heads that wait: for the rest of them, or, where the budget is scarce, for their answer.
+  // The first two are for headers that wait: for their rest, or, if the budget is scarce, for their response.
   static constexpr std::array<size_t, 6> kSizes = {1024, 4 * 1024, kSmall, 64 * 1024, kLarge, 1024 * 1024};
   static constexpr std::array<size_t, 6> kKeptMax = {256, 256, 1024, 16, 8, 1};  // free blocks kept of each size
 
-  // Tells `metrics` what is handed out (WorkerGauge::kBufferBytes); may be null.
-  explicit BufferPool(BufferBudget* budget, WorkerShard* metrics = nullptr) : budget_(budget), metrics_(metrics) {}
+  // Counts what is handed out in `in_use`.
+  explicit BufferPool(BufferBudget* budget, std::atomic<int64_t>* in_use = nullptr)
+      : budget_(budget), in_use_(in_use) {}
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
-  // At least `bytes` (at most 1 MiB) of room; empty where the budget is spent.
+  // At least `bytes` (at most 1 MiB) of room; empty if the budget is spent.
   Buffer Acquire(size_t bytes);
   // The same for a flow that has earned so much, or a small one where the budget is nearly spent.
   Buffer AcquireUpTo(size_t bytes) {
@@ -111,7 +124,7 @@ class BufferPool {
   }
   // The next larger size for a flow that filled its buffer to the brim.
   static size_t LargerForFlow(size_t capacity) { return capacity < kLarge ? capacity * 4 : capacity; }
-  // The first size for a body whose beginning came with the head in `input`: one that filled it to the brim flows
+  // The first size for a body whose beginning came with the header in `input`: one that filled it to the brim flows
   // already.
   static size_t FirstForFlow(const Buffer& input) {
     return input.room() > 0 ? kSmall : std::clamp(LargerForFlow(input.capacity()), kSmall, kLarge);
@@ -121,17 +134,16 @@ class BufferPool {
   // Moves what `buffer` holds into the smallest block that holds it; nothing where that is no smaller, or not to be
   // had.
   void Shrink(Buffer* buffer);
-  // Whether what waits had better hold little.
+  // Whether waiting requests should hold little.
   bool scarce() const { return budget_->scarce(); }
 
  private:
   friend class Buffer;
   static size_t IndexOf(size_t bytes);
   void Release(char* data, size_t capacity);
-  void Count(int64_t bytes);
   void GiveUpFree();
   BufferBudget* budget_;
-  WorkerShard* metrics_;
+  BytesInUse in_use_;
   std::array<std::vector<char*>, kSizes.size()> free_;
 };
 

@@ -43,7 +43,7 @@ struct ProxyHeader {
 // constant for the log, where it is kNotProxy or kRefused. Costs a look at every byte of the header for each call.
 //
 // Version 1 is taken in its canonical spelling only. Of version 2 TLVs are walked but not used, except for a CRC32C,
-// which must be right; where no addresses are named (LOCAL, AF_UNSPEC) what follows has no layout and is skipped.
+// which must be right; if no addresses are named (LOCAL, AF_UNSPEC) what follows has no layout and is skipped.
 ProxyResult ParseProxyHeader(std::string_view data, ProxyHeader* out, const char** detail);
 
 }  // namespace gateway::dataplane

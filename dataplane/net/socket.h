@@ -95,7 +95,7 @@ class Socket final : private Wire {
   class Awaiter;
   Awaiter Readable(TimePoint deadline);
   Awaiter Writable(TimePoint deadline);
-  // Moves the deadline of a wait that goes on.
+  // Moves the deadline of the current wait.
   void ExtendRead(TimePoint deadline);
 
   // Nothing to read and no end, as far as this socket was told; the kernel is asked only where that does not say.

@@ -17,7 +17,7 @@ void SplicePipe::Reset() {
   }
   --pool_->in_use_;
   pool_->budget_->Give(kBytesMax);
-  pool_->metrics_->Add(WorkerGauge::kBufferBytes, -static_cast<int64_t>(kBytesMax));
+  pool_->bytes_in_use_.Add(-static_cast<int64_t>(kBytesMax));
   pool_ = nullptr;
   read_end_ = write_end_ = -1;
   held_ = 0;
@@ -46,12 +46,12 @@ SplicePipe SplicePipePool::Acquire() {
       return pipe;
     }
     ends = {both[0], both[1]};
-    // It has as many slots as that has pages; the kernel's own 16 will do where it allows no more.
+    // It has as many slots as that has pages; the kernel's own 16 suffice if it allows no more.
     (void)fcntl(ends.write, F_SETPIPE_SZ, static_cast<int>(SplicePipe::kBytesMax));
     if (free_.capacity() == 0) free_.reserve(kKeptMax);
   }
   ++in_use_;
-  metrics_->Add(WorkerGauge::kBufferBytes, static_cast<int64_t>(SplicePipe::kBytesMax));
+  bytes_in_use_.Add(static_cast<int64_t>(SplicePipe::kBytesMax));
   pipe.pool_ = this;
   pipe.read_end_ = ends.read;
   pipe.write_end_ = ends.write;

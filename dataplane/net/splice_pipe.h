@@ -2,7 +2,9 @@
 #ifndef GATEWAY_DATAPLANE_NET_SPLICE_PIPE_H_
 #define GATEWAY_DATAPLANE_NET_SPLICE_PIPE_H_
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -12,7 +14,7 @@ namespace gateway::dataplane {
 
 class SplicePipePool;
 
-// A pipe from a pool. Goes back at its end where it is empty; what is left in it goes with it.
+// A pipe from a pool. Returns to the pool at its end if it is empty; else it is closed.
 class SplicePipe {
  public:
   // At most so much is in a pipe: what a flow's buffer would hold.
@@ -56,13 +58,13 @@ class SplicePipePool {
   static constexpr int kInUseMax = 128;  // two descriptors each; further flows are copied
   static constexpr size_t kKeptMax = 8;  // empty ones, for reuse
 
-  // Tells `metrics` what is in use (WorkerGauge::kBufferBytes).
-  SplicePipePool(BufferBudget* budget, WorkerShard* metrics) : budget_(budget), metrics_(metrics) {}
+  // Counts what pipes in use may hold in `in_use`.
+  SplicePipePool(BufferBudget* budget, std::atomic<int64_t>* in_use) : budget_(budget), bytes_in_use_(in_use) {}
   ~SplicePipePool();
   SplicePipePool(const SplicePipePool&) = delete;
   SplicePipePool& operator=(const SplicePipePool&) = delete;
 
-  // None where the budget is spent, too many are in use, or the kernel gives none.
+  // Empty if the budget is spent, too many are in use, or the kernel gives none.
   SplicePipe Acquire();
 
  private:
@@ -72,7 +74,7 @@ class SplicePipePool {
   };
   static void Close(Ends ends);
   BufferBudget* budget_;
-  WorkerShard* metrics_;
+  BytesInUse bytes_in_use_;
   int in_use_ = 0;
   std::vector<Ends> free_;
 };

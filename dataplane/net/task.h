@@ -1,4 +1,4 @@
-// The coroutines that requests are written in: lazily started, resumed by whoever awaits them, frames recycled per
+// The coroutines that requests are written in: lazily started, resumed by the awaiting coroutine, frames recycled per
 // thread.
 //
 // A Task runs on the worker that awaits it and never leaves that thread. An exception leaves through the co_await.
@@ -97,7 +97,7 @@ class [[nodiscard]] Task {
   }
   T await_resume() { return handle_.promise().Take(); }
 
-  // Runs it up to its first suspension, with nobody waiting. Await Done() before it is destroyed.
+  // Runs it up to its first suspension; nothing waits for it. Await Done() before it is destroyed.
   void Start() { handle_.resume(); }
   bool done() const noexcept { return handle_.done(); }
   // Waits for a started task; an exception of the task leaves here.

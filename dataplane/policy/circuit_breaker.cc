@@ -63,7 +63,7 @@ BreakerVerdict CircuitBreaker::Acquire(TimePoint now, Permit* permit) {
       // (Only of one that is under way: where requests are rare, those that succeeded wait for the next one.)
       const bool given_up = probes_sent_ > probes_succeeded_ && now - probe_at_ >= ProbePatience(policy_);
       if (probes_sent_ >= policy_.probes && !given_up) return BreakerVerdict::kOpen;
-      if (given_up) state_ = BreakerState::kOpen;  // and half-open anew, below
+      if (given_up) state_ = BreakerState::kOpen;  // and half-open again, below
       probe = true;
     }
   }

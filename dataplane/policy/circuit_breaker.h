@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
+#include "common/base/time.h"
 #include "common/policy/snapshot.h"
-#include "dataplane/limits/rate_limiter.h"
 
 namespace gateway::dataplane {
 
@@ -20,9 +20,9 @@ enum class BreakerVerdict : uint8_t { kAllowed, kOpen, kTooMany };
 enum class Outcome : uint8_t { kSuccess, kFailure, kCancelled };
 
 // Thread-safe; never reads a clock.
-// More than Hystrix: slow answers open it as failures do; several probes at once, all of which have to succeed; a sleep
-// window that doubles with each probe that fails (policy.max_sleep_window), and is short again after a success; an
-// operator's `force`.
+// More than Hystrix: slow responses open it as failures do; several probes at once, all of which have to succeed; a
+// sleep window that doubles with each probe that fails (policy.max_sleep_window), and is short again after a success;
+// an operator's `force`.
 //
 // Differs from hystrix-go on purpose: a probe that never ends is replaced after max(sleep window, timeout); a success
 // of a request from before the breaker opened does not close it; rejections are not errors; concurrency counts only
@@ -30,7 +30,7 @@ enum class Outcome : uint8_t { kSuccess, kFailure, kCancelled };
 class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
  public:
   // One admitted request: a place among the concurrent ones, from Acquire until this is destroyed, and one report, made
-  // when the outcome is known (the head of an answer), which may be long before its end. Never reported: kCancelled.
+  // when the outcome is known (the header of a response), which may be long before its end. Never reported: kCancelled.
   // Movable; default: empty.
   class Permit {
    public:
@@ -40,7 +40,7 @@ class CircuitBreaker : public std::enable_shared_from_this<CircuitBreaker> {
     ~Permit();
     explicit operator bool() const { return breaker_ != nullptr; }
     bool reported() const { return reported_; }
-    // The first report counts; later ones do nothing. `latency`: of the attempt, to the head of its answer.
+    // The first report counts; later ones do nothing. `latency`: of the attempt, to the header of its response.
     void Report(Outcome outcome, TimePoint now, std::chrono::nanoseconds latency = {});
 
    private:

@@ -103,11 +103,11 @@ const char* AppendPreflightFields(const CorsPolicy& cors, const Preflight& prefl
   Append(fields, "Vary: ", kPreflightVary, "\r\n");
   CorsGrant grant = GrantFor(cors, preflight.origin);
   if (grant.allow_origin.empty()) return "the origin is not listed";
-  grant.expose_headers = {};  // of actual answers only
+  grant.expose_headers = {};  // of actual responses only
   grant.AppendTo(fields);
 
   const char* refused = "";
-  // "*" stands for itself where there are credentials, so what was asked for is named instead.
+  // "*" stands for itself with credentials, so what was asked for is named instead.
   *fields += "Access-Control-Allow-Methods: ";
   if (cors.any_method) {
     *fields += preflight.method;

@@ -18,25 +18,25 @@
 
 namespace gateway::dataplane {
 
-// Every answer on such a route differs by it, also those to requests without an Origin.
+// Every response on such a route differs by it, also those to requests without an Origin.
 inline constexpr std::string_view kCorsVary = "Origin";
 inline constexpr std::string_view kPreflightVary =
     "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
 
-// The value of Origin; nothing where there is none, or more than one.
+// The value of Origin; nothing unless there is exactly one.
 std::optional<std::string_view> FindOrigin(std::span<const FieldView> fields);
 
 // Whether `origin`, byte by byte as a browser sends it, is listed.
 bool AllowsOrigin(const CorsPolicy& cors, std::string_view origin);
 
-// What an answer says beside Vary; views into the policy and `origin`.
+// What a response says beside Vary; views into the policy and `origin`.
 struct CorsGrant {
   std::string_view allow_origin;  // empty: nothing is granted
   bool credentials = false;
   std::string_view expose_headers;  // empty: no such field
   // An upper bound of what Write needs.
   size_t bytes() const { return 128 + allow_origin.size() + expose_headers.size(); }
-  // Whole lines; nothing where nothing is granted. Gives the end.
+  // Whole lines; nothing if nothing is granted. Gives the end.
   char* Write(char* at) const;
   void AppendTo(std::string* fields) const;
 };
@@ -47,18 +47,18 @@ struct Preflight {
   std::string_view origin;
   std::string_view method;  // a token
 };
-// Nothing where it is none: another method, no Origin, or no Access-Control-Request-Method that is one.
+// Nothing if it is not a preflight: another method, no Origin, or no Access-Control-Request-Method that is one.
 std::optional<Preflight> ReadPreflight(std::string_view method, std::span<const FieldView> fields);
 
-// Appends the fields of the answer (whole lines, Vary too). Gives why the browser will not go on, for the log; empty:
+// Appends the fields of the response (whole lines, Vary too). Gives why the browser will not go on, for the log; empty:
 // it may. `fields` are the request's, for Access-Control-Request-Headers.
 const char* AppendPreflightFields(const CorsPolicy& cors, const Preflight& preflight,
                                   std::span<const FieldView> request_fields, std::string* fields);
 
-// Whether a field of a service's answer is of this protocol, and so the gateway's to write.
+// Whether a field of a service's response is of this protocol, and so the gateway's to write.
 bool IsCorsField(std::string_view name);
 
-// Whether the list `vary` says that answers differ by Origin ("*": by anything).
+// Whether the list `vary` says that responses differ by Origin ("*": by anything).
 bool VariesByOrigin(std::string_view vary);
 
 }  // namespace gateway::dataplane

@@ -357,7 +357,7 @@ int EndpointBalancer::PickOnRing(int zone, const PickInput& in) const {
   return first != kNone ? first : SearchByHash(zone, in);
 }
 
-// Keys of an endpoint that may not serve are spread over all others, and nobody else's keys move.
+// Keys of an endpoint that may not serve are spread over all others, and no other keys move.
 int EndpointBalancer::PickInTable(int zone, const PickInput& in) const {
   uint64_t hash = *in.hash;
   for (int draw = 0; draw < kDrawsMax; ++draw) {

@@ -10,14 +10,14 @@
 #include <memory>
 #include <utility>
 
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
 
 // A moving average of latency that jumps to a peak at once and forgets it slowly, as Finagle and linkerd have it: after
-// one slow answer an endpoint is avoided, and comes back as time passes, also with no traffic to measure by. Unlike
-// theirs it also forgets by the number of good answers: with a thousand a second, one pause would else keep an endpoint
-// away for the whole of `decay`, however many good answers it has given since.
+// one slow response an endpoint is avoided, and comes back as time passes, also with no traffic to measure by. Unlike
+// theirs it also forgets by the number of good responses: with a thousand a second, one pause would else keep an
+// endpoint away for the whole of `decay`, however many good responses it has given since.
 class PeakEwma {
  public:
   static constexpr double kSampleWeightMin = 0.125;

@@ -17,7 +17,7 @@
 namespace gateway::dataplane {
 
 // The first cookie of this name (compared with case) over all Cookie fields, without quotes around it and space behind
-// it; a view into `fields`. Empty: there is none, or it is empty (RFC 6265, sections 4.1.1 and 4.2).
+// it; a view into `fields`. Empty: it is missing or empty (RFC 6265, sections 4.1.1 and 4.2).
 std::string_view FindCookie(std::span<const FieldView> fields, std::string_view name);
 
 // Of what `on` says. Nothing where the request lacks it; an empty field or cookie is as good as none. Of several fields
@@ -25,7 +25,7 @@ std::string_view FindCookie(std::span<const FieldView> fields, std::string_view 
 std::optional<uint64_t> HashOf(const HashOnPolicy& on, std::span<const FieldView> fields, const in6_addr& client,
                                std::string_view path);
 
-// The index of the target that whoever has this hash stays with, each chosen as often as its weight says.
+// The index of the target that requests with this hash stay with, each chosen as often as its weight says.
 //
 // Weighted rendezvous hashing: every target draws by itself (hash and its service's name), and the best of the draws,
 // each to the power of one over its weight, wins. So nobody moves but towards a target whose share grew or away from

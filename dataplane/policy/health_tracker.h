@@ -1,4 +1,4 @@
-// What a row of active checks says of an endpoint.
+// The health of an endpoint after a row of active checks.
 #ifndef GATEWAY_DATAPLANE_POLICY_HEALTH_TRACKER_H_
 #define GATEWAY_DATAPLANE_POLICY_HEALTH_TRACKER_H_
 

@@ -65,7 +65,7 @@ void OutlierEjector::Report(EndpointState* endpoint, Result result, TimePoint no
         by_gateway ? GatewayFailuresIn(after) : FailuresIn(after), now);
 }
 
-// Nothing where it is out already (it gets requests still in a panic), is no member any more, or too many are out.
+// Nothing if it is out already (it gets requests still in a panic), is no member any more, or too many are out.
 void OutlierEjector::Eject(EndpointState* endpoint, Cause cause, uint32_t count, TimePoint now) {
   const auto found = records_.find(endpoint);
   if (found == records_.end() || found->second.ejected || records_.size() < 2) return;

@@ -27,7 +27,7 @@ class OutlierEjector {
     uint32_t consecutive_failures = 5;          // of any kind; 0: never
     uint32_t consecutive_gateway_failures = 0;  // 0: never
     // Of the success rate: an endpoint is out that is more than `stdev_factor` standard deviations below the mean of
-    // those with at least `volume_min` requests in the interval, where there are at least `hosts_min` of these.
+    // those with at least `volume_min` requests in the interval, if there are at least `hosts_min` of these.
     // 0: never.
     double stdev_factor = 0;
     uint32_t hosts_min = 5;

@@ -7,8 +7,8 @@
 
 #include "absl/random/bit_gen_ref.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/time.h"
 #include "common/policy/policy.h"
-#include "dataplane/limits/rate_limiter.h"
 
 namespace gateway::dataplane {
 

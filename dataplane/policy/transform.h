@@ -1,5 +1,5 @@
-// What policy writes into requests and answers: texts with ${...} in them, edits of fields and of the query. Pure, and
-// without allocations: a caller asks for a bound, makes room, and has it written there.
+// What policy writes into requests and responses: texts with ${...} in them, edits of fields and of the query. Pure,
+// and without allocations: a caller asks for a bound, makes room, and has it written there.
 //
 // Whatever comes from a request is data, never syntax: in a field its control bytes are left out, so that no value ends
 // a line; in a query everything but unreserved characters is percent-encoded.

@@ -28,7 +28,7 @@ struct Readiness {
 //   /ready    200 {"status":"ready"}; 503 {"status":"draining"}, {"status":"stalled"} or {"status":"no configuration"}
 class AdminHttp {
  public:
-  // Answers from Start on. `server`: MetricsHttp::Listen's or Adopt's.
+  // Responds from Start on. `server`: MetricsHttp::Listen's or Adopt's.
   AdminHttp(std::unique_ptr<MetricsHttp> server, const MetricsRegistry* registry, std::function<Readiness()> readiness);
   void Start();
   uint16_t port() const { return server_->port(); }

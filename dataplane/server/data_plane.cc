@@ -28,7 +28,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kGoodbyeTimeout{1000};
 constexpr milliseconds kCutShortWait{1000};  // for the last responses, after drain_timeout
-constexpr milliseconds kIdleGraceMax{1000};  // of connections between two requests, once nobody new is accepted
+constexpr milliseconds kIdleGraceMax{1000};  // of connections between two requests, once no new ones are accepted
 constexpr milliseconds kReadyInterval{10};   // between two looks whether there is something to serve
 constexpr milliseconds kCatchUpWait{5000};
 constexpr milliseconds kKeysWait{2000};  // for the private keys that the cache does not have
@@ -206,7 +206,7 @@ absl::Status DataPlane::MakeClient() {
     metrics.set_content(MetricsReply(metrics_).body);
     return std::vector<v1::DiagnosticFile>{std::move(metrics)};
   };
-  // Consul's check asks the main port where that answers /health, else the metrics port.
+  // Consul's check asks the main port if that serves /health, else the metrics port.
   options.health_port = config_.server().builtin_routes() || !admin_ ? listeners_.port : admin_->port();
   client_ = std::make_unique<ConfigClient>(options, &runtime_, [this](auto state, auto done) {
     WarnOfCertificates(*state->snapshot);
@@ -389,7 +389,7 @@ int DataPlane::Drain() {
 }
 
 // Told by a signal: out of Consul and out of /ready first, and on with the service while that gets about; then no new
-// connections. Where another process has the sockets, nobody has to be told.
+// connections. If another process has the sockets, nothing has to be announced.
 void DataPlane::AnnounceDrain() {
   const auto drain_timeout = ToMillis(config_.server().drain_timeout());
   if (cause_ != Cause::kSignal) {
@@ -431,7 +431,7 @@ void DataPlane::DrainWorkers() {
   (void)signals_->Until(Now() + kCutShortWait, drained);
 }
 
-// The instance goes on under its name, or it is gone.
+// The instance continues under its name, or it is gone.
 void DataPlane::SayGoodbye() {
   const bool renamed = cause_ == Cause::kSuccessor && successor_ != client_->name();
   client_->Stop(kGoodbyeTimeout, renamed ? ConfigClient::Goodbye::kSaid : ConfigClient::Goodbye::kNone);

@@ -12,7 +12,7 @@
 
 #include "absl/status/status.h"
 #include "dataplane/config/config_client.h"
-#include "dataplane/limits/quota_client.h"
+#include "dataplane/config/quota_client.h"
 #include "dataplane/server/admin_http.h"
 #include "dataplane/server/handover.h"
 #include "dataplane/server/listener.h"
@@ -21,14 +21,14 @@
 #include "dataplane/server/tls_listeners.h"
 #include "dataplane/server/watchdog.h"
 #include "dataplane/server/worker.h"
-#include "dataplane/state/serving_state.h"
+#include "dataplane/state/runtime_state.h"
 #include "dataplane/telemetry/access_log.h"
 #include "dataplane/telemetry/metrics.h"
 
 namespace gateway::dataplane {
 
 // Each step once, in the order below, on the thread of `signals`. After Start the process is to end by _exit:
-// connections that did not end in time are coroutines in mid-step, and nobody resumes them.
+// connections that did not end in time are coroutines in mid-step that are never resumed.
 class DataPlane {
  public:
   // `config` and `signals` must outlive it.

@@ -33,7 +33,7 @@ using Kind = HandoverMessage::Kind;
 constexpr std::string_view kProtocol = "gateway-handover";
 constexpr int kBacklog = 8;
 constexpr milliseconds kStepPatience = Predecessor::kStepPatience;
-constexpr milliseconds kDismissPatience{1'000};  // for whoever is refused to read why
+constexpr milliseconds kDismissPatience{1'000};  // for a process that is refused to read why
 
 constexpr std::array<std::pair<Kind, std::string_view>, 5> kKinds = {{{Kind::kTake, "take"},
                                                                       {Kind::kSockets, "sockets"},
@@ -59,7 +59,7 @@ std::optional<Value> ValueOf(const std::array<std::pair<Value, std::string_view>
   return std::nullopt;
 }
 
-// Takes what comes before `end`; nothing where it does not come.
+// Takes what comes before `end`; nothing if it does not come.
 std::optional<std::string_view> TakeUntil(char end, std::string_view* rest) {
   const size_t at = rest->find(end);
   if (at == std::string_view::npos) return std::nullopt;
@@ -83,7 +83,7 @@ absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
   return address;
 }
 
-// Who is at the other end, where it may be.
+// The process at the other end, if it may be there.
 absl::StatusOr<ucred> CheckPeer(int fd) {
   ucred peer{};
   socklen_t length = sizeof peer;
@@ -119,7 +119,7 @@ absl::Status SendMessage(int fd, const HandoverMessage& message, const std::vect
   return sent < 0 ? Failed("cannot send") : absl::OkStatus();
 }
 
-// The next packet. What comes with it is closed where nobody asks for it. Unavailable: the other end is gone.
+// The next packet. What comes with it is closed unless the caller asks for it. Unavailable: the other end is gone.
 absl::StatusOr<HandoverMessage> ReceiveMessage(int fd, std::vector<int>* descriptors) {
   std::array<char, HandoverMessage::kBytesMax> text;
   iovec part{text.data(), text.size()};
@@ -299,7 +299,7 @@ void HandoverServer::Run() {
   }
 }
 
-// Whoever comes while a hand-over is under way.
+// A process that comes while a hand-over is under way.
 void HandoverServer::RefuseOthers() {
   const int other = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (other < 0) return;

@@ -12,8 +12,8 @@
 //                          like this one follow. `revision: N`, the policy that is served;
 //                          `instance: ID`, the process as the control plane knows it.
 //   new -> old  serving    It accepts from all of these sockets by now. `name: NAME`, its data_plane.name.
-//   old -> new  draining   The old one accepts nothing any more, and ends when what it has is answered.
-//   old -> new  refused    At any time, in place of an answer, with `reason: TEXT`: the old one goes on.
+//   old -> new  draining   The old one accepts nothing any more, and ends after its last response.
+//   old -> new  refused    At any time, instead of a response, with `reason: TEXT`: the old one continues.
 //
 // The old one serves on as if nothing had happened until "serving" has come; a new one that ends before it, or does not
 // come so far in time, changes nothing. Each side asks the kernel who the other is (SO_PEERCRED): the same user, or
@@ -71,7 +71,7 @@ inline constexpr std::chrono::milliseconds kHandoverPatience{30'000};
 inline constexpr std::chrono::milliseconds kSuccessorPatience{25'000};
 
 // The running process's side. Owns a thread and the Unix socket; the sockets that it hands over stay whose they are,
-// and open until this is destroyed. One hand-over at a time: whoever else comes is refused.
+// and open until this is destroyed. One hand-over at a time: another process is refused.
 class HandoverServer {
  public:
   struct Socket {
@@ -85,7 +85,7 @@ class HandoverServer {
     std::chrono::milliseconds patience = kHandoverPatience;
     std::function<uint64_t()> revision;
     std::string instance;
-    // Both on the thread. A hand-over is under way, or has come to nothing and this process goes on.
+    // Both on the thread. A hand-over is under way, or has come to nothing and this process continues.
     std::function<void(bool)> under_way;
     // The other process serves, under this data_plane.name: nothing more is handed over from here on.
     std::function<void(const std::string& name)> taken;
@@ -121,8 +121,8 @@ class Predecessor {
  public:
   static constexpr std::chrono::milliseconds kStepPatience{5'000};
 
-  // Asks the process at `path` for its sockets. Null: there is none (no such file, or nobody listens). An error where
-  // it refuses, is not what it should be, or does not answer: then it serves on.
+  // Asks the process at `path` for its sockets. Null: no process has it (no such file, or nothing listens). An error
+  // where it refuses, is not what it should be, or does not respond: then it serves on.
   static absl::StatusOr<std::unique_ptr<Predecessor>> Find(const std::string& path);
   ~Predecessor();
   Predecessor(const Predecessor&) = delete;
@@ -130,7 +130,7 @@ class Predecessor {
 
   pid_t pid() const { return pid_; }
   uint64_t revision() const { return revision_; }
-  // Empty where it did not say (a version before 0.2).
+  // Empty if it did not say (a version before 0.2).
   const std::string& instance() const { return instance_; }
   // Each once; the caller owns them from then on.
   std::vector<PassedSocket> TakeMain() { return std::exchange(main_, {}); }

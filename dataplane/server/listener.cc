@@ -55,7 +55,7 @@ absl::Status CannotListen(const sockaddr_storage& address, int error) {
   return absl::UnavailableError(Concat("cannot listen on ", AddressText(address), ": ", std::strerror(error)));
 }
 
-// A bound socket, or -1 with errno. Without `shared` nobody else may be bound there.
+// A bound socket, or -1 with errno. Without `shared` no other socket may be bound there.
 int BindSocket(const sockaddr_storage& address, socklen_t length, bool shared, bool listening) {
   const int fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) return -1;
@@ -76,7 +76,7 @@ int BindSocket(const sockaddr_storage& address, socklen_t length, bool shared, b
   return fd;
 }
 
-// 0 where it can't be told.
+// 0 if it is unknown.
 int Option(int fd, int level, int name) {
   int value = 0;
   socklen_t length = sizeof value;
@@ -154,14 +154,14 @@ class Spreader {
     return absl::OkStatus();
   }
 
-  // One socket for each worker, at an address where nobody is yet. `error`: of the system call that failed.
+  // One socket for each worker, at an address that is free. `error`: of the system call that failed.
   absl::Status Bind(Address address, const ListenerOptions& options, bool listening, int* error) {
     const auto failed = [&] {
       *error = errno;
       return CannotListen(address.storage, *error);
     };
     // SO_REUSEPORT would let a second process of the same user join in, and take half of the connections: first see
-    // that nobody is there.
+    // that it is free.
     if (PortOf(address.storage) != 0) {
       const int alone = BindSocket(address.storage, address.length, false, true);
       if (alone < 0) return failed();
@@ -250,7 +250,7 @@ absl::StatusOr<std::vector<PassedSocket>> TakeSystemdSockets() {
     return absl::InvalidArgumentError(Concat("LISTEN_PID='", pid, "' and LISTEN_FDS='", count_text,
                                              "' are not a process and the number of sockets passed to it"));
   }
-  if (pid_number != getpid()) return passed;  // a parent's, inherited: they are meant for nobody here
+  if (pid_number != getpid()) return passed;  // a parent's, inherited: they are not for this process
   std::string_view rest = names;
   for (uint32_t i = 0; i < count; ++i) {
     const std::string_view name = rest.substr(0, rest.find(':'));

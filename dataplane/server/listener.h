@@ -52,7 +52,7 @@ struct ListeningSocket {
 };
 
 struct ListenerSet {
-  std::vector<std::vector<ListeningSocket>> of_worker;  // non-blocking; whoever takes them closes them
+  std::vector<std::vector<ListeningSocket>> of_worker;  // non-blocking; the new owner closes them
   // Handed over, but configured no longer: what waits in them is to be accepted, then they are to be closed.
   std::vector<ListeningSocket> leaving;
   std::vector<PassedSocket> sockets;   // each socket once, for the next hand-over; the descriptors are the workers'

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "dataplane/state/serving_state.h"
+#include "dataplane/state/runtime_state.h"
 #include "dataplane/telemetry/access_log.h"
 #include "prometheus/metric_family.h"
 

@@ -30,7 +30,7 @@ class SignalLoop {
   SignalLoop& operator=(const SignalLoop&) = delete;
 
   // From here on each wait also watches `workers` and the files of `tls`, and reloads read those again and reopen `log`
-  // (null: there is none).
+  // (may be null).
   void LookAfter(const std::vector<std::unique_ptr<Worker>>* workers, Watchdog* watchdog, AccessLog* log,
                  TlsListeners* tls);
 

@@ -60,20 +60,24 @@ tls::ClientCertificate ModeOf(v1::ListenerTls::ClientCertificate setting) {
   }
 }
 
-// What is odd about the certificates, each told once.
-void WarnOf(const std::vector<std::shared_ptr<const tls::ServerSettings>>& listeners) {
-  std::set<std::string> told;
+// What is odd about the certificates, each once.
+std::vector<std::string> WarningsOf(const std::vector<std::shared_ptr<const tls::ServerSettings>>& listeners) {
+  std::vector<std::string> warnings;
+  std::set<std::string> known;
   for (const auto& listener : listeners) {
     if (listener == nullptr) continue;
     for (const auto& each : listener->certificates) {
       for (const std::string& warning : each->warnings) {
-        if (told.insert(warning).second) spdlog::warn("{}", warning);
+        if (known.insert(warning).second) warnings.push_back(warning);
       }
     }
     if (listener->client_certificate == tls::ClientCertificate::kNone && !listener->client_ca_pem.empty()) {
-      spdlog::warn("a listener has tls.client_ca, but its client_certificate is none: clients are not asked for one");
+      warnings.emplace_back(
+          "a listener has tls.client_ca, but its client_certificate is none: clients are not asked "
+          "for one");
     }
   }
+  return warnings;
 }
 
 // Names the file in a status that does not.
@@ -91,6 +95,18 @@ TlsListeners::TlsListeners(const v1::ServerSection& server)
 TlsListeners::~TlsListeners() = default;
 
 absl::StatusOr<std::unique_ptr<TlsListeners>> TlsListeners::Open(const v1::ServerSection& server, int workers) {
+  std::vector<std::string> warnings;
+  auto made = Make(server, workers, &warnings);
+  for (const std::string& warning : warnings) spdlog::warn("{}", warning);
+  return made;
+}
+
+absl::Status TlsListeners::Check(const v1::ServerSection& server, std::vector<std::string>* warnings) {
+  return Make(server, 1, warnings).status();
+}
+
+absl::StatusOr<std::unique_ptr<TlsListeners>> TlsListeners::Make(const v1::ServerSection& server, int workers,
+                                                                 std::vector<std::string>* warnings) {
   std::unique_ptr<TlsListeners> self(new TlsListeners(server));
   for (int i = 0; i < workers; ++i) {
     self->workers_.push_back(std::make_unique<ForWorker>());
@@ -104,7 +120,7 @@ absl::StatusOr<std::unique_ptr<TlsListeners>> TlsListeners::Open(const v1::Serve
   if (!settings.ok()) return settings.status();
   absl::MutexLock lock(&self->change_mutex_);
   if (absl::Status status = self->Compile(*settings, {}); !status.ok()) return status;
-  WarnOf(*settings);
+  *warnings = WarningsOf(*settings);
   return self;
 }
 
@@ -265,7 +281,7 @@ void TlsListeners::Refresh(bool forced, const Install& install) {
     return;
   }
   InstallAll(install);
-  WarnOf(*settings);
+  for (const std::string& warning : WarningsOf(*settings)) spdlog::warn("{}", warning);
   spdlog::info("the certificates of server.listeners were read again");
 }
 

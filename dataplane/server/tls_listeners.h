@@ -51,6 +51,8 @@ class TlsListeners {
   // InvalidArgument says which listener, which file, and what is wrong with it. Warnings (a certificate that has
   // expired) are logged.
   static absl::StatusOr<std::unique_ptr<TlsListeners>> Open(const v1::ServerSection& server, int workers);
+  // Whether Open would accept the files, now; starts nothing and logs nothing.
+  static absl::Status Check(const v1::ServerSection& server, std::vector<std::string>* warnings);
   ~TlsListeners();
 
   // What worker `worker` accepts with now.
@@ -63,7 +65,7 @@ class TlsListeners {
   void Refresh(bool forced, const Install& install);
 
   // Serves `certificates`, of policy, beside each listener's own, by server name; those of a listener go first. Does
-  // nothing where they are those of the last call. What OpenSSL rejects is logged, and the last ones stay.
+  // nothing if they are those of the last call. What OpenSSL rejects is logged, and the last ones stay.
   void UseCertificates(std::span<const std::shared_ptr<const Certificate>> certificates, const Install& install);
 
   // Whether some listener asks clients for certificates.
@@ -82,13 +84,15 @@ class TlsListeners {
   };
 
   explicit TlsListeners(const v1::ServerSection& server);
+  static absl::StatusOr<std::unique_ptr<TlsListeners>> Make(const v1::ServerSection& server, int workers,
+                                                            std::vector<std::string>* warnings);
   using Certificates = std::vector<std::shared_ptr<const Certificate>>;
   absl::StatusOr<Settings> Read() const;
   // Makes them what is served.
   absl::Status Compile(const Settings& settings, const Certificates& of_policy)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   void InstallAll(const Install& install) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
-  // Which files there are: what stat(2) says of each.
+  // Which files there are: what stat(2) reports for each.
   std::string Fingerprint() const;
 
   const v1::ServerSection server_;

@@ -1,4 +1,4 @@
-// Notices a worker whose loop stands still.
+// Notices a worker whose loop is stalled.
 #ifndef GATEWAY_DATAPLANE_SERVER_WATCHDOG_H_
 #define GATEWAY_DATAPLANE_SERVER_WATCHDOG_H_
 
@@ -8,14 +8,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
 #include "prometheus/metric_family.h"
 
 namespace gateway::dataplane {
 
 // Compares when each worker last turned its loop with when it did so at the check before. Only the time between two
 // checks counts, and of that at most twice what was asked for: when the whole process stood still (SIGSTOP, a suspended
-// machine, no processor to be had), the watcher was late too, and no worker is to blame. Check is one thread's; the
+// machine, no free processor), the watcher was late too, and no worker is to blame. Check is one thread's; the
 // rest is thread-safe. Never reads a clock.
 class Watchdog {
  public:

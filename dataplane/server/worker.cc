@@ -55,8 +55,8 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
                AccessLogBuffer* log, std::shared_ptr<const ServingState> state)
     : index_(index),
       shared_(shared),
-      buffers_(shared.budget, metrics),
-      pipes_(shared.budget, metrics),
+      buffers_(shared.budget, metrics->Cell(WorkerGauge::kBufferBytes)),
+      pipes_(shared.budget, metrics->Cell(WorkerGauge::kBufferBytes)),
       metrics_(metrics),
       log_(log),
       stream_resources_{.loop = &loop_,
@@ -294,7 +294,7 @@ bool Worker::IsFull() {
 
 Worker::Room Worker::MakeRoomForOne() {
   using Found = SilentConnections::Found;
-  // What is kept for later goes before anybody who is connected, where it is of use.
+  // Idle connections to endpoints are closed before clients' connections, if that helps.
   const bool bounded = counts().connections.load(std::memory_order_relaxed) >= connections_max_;
   if (!bounded && pool_.CloseOne()) return Room::kMade;
   // One is about to go already.

@@ -102,7 +102,8 @@ class Worker final : private DescriptorReserve {
   void Install(std::shared_ptr<const ServingState> state, std::function<void()> done);
   // Accepts TLS connections with `contexts` from now on; established ones go on with what they have. Any thread.
   void InstallTls(TlsContexts contexts);
-  // From now on every answer ends its connection. New ones are still accepted, idle ones stay. Any thread.
+  // The process is about to end. From now on every response ends its connection. New ones are still accepted, idle ones
+  // stay. Any thread.
   void AnnounceEnd();
   // The same, and: accepts what waits in the queues, then nothing more; idle connections end after `idle_grace`. Calls
   // `done` on the worker when no connection is left. Any thread.

@@ -234,7 +234,7 @@ void AppendTime(SecondText* seconds, std::chrono::system_clock::time_point time,
   out->Literal("Z");
 }
 
-// Every line has every field, "" or null where there is nothing, but for the last three.
+// Every line has every field, "" or null if it is empty, except the last three.
 void AppendJson(const RequestRecord& record, SecondText* seconds, Cursor* out) {
   out->Literal("{\"time\":\"");
   AppendTime(seconds, record.time, out);
@@ -387,7 +387,7 @@ struct Lines {
   uint64_t count = 0;
 };
 
-// O_NONBLOCK: a FIFO that nobody reads is an error, not a hang; for a file it means nothing.
+// O_NONBLOCK: a FIFO without a reader is an error, not a hang; for a file it means nothing.
 int OpenForAppend(const std::string& path) {
   return open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0640);
 }

@@ -54,10 +54,10 @@ constexpr std::string_view kSecretNames[] = {
     "x-goog-credential",
     "googleaccessid",
 };
-// Of a name with what is around its brackets. What is longer has a name that nobody configured.
+// Of a name with what is around its brackets. What is longer has no configured name.
 constexpr size_t kNameBytesMax = 128;
 
-// The number that a hexadecimal digit stands for; -1: it is none.
+// The number that a hexadecimal digit stands for; -1: it is not one.
 int HexValue(char c) {
   if (c >= '0' && c <= '9') return c - '0';
   const char lower = static_cast<char>(c | 0x20);

@@ -88,7 +88,7 @@ class ChunkedArray {
     auto& chunk = chunks_[index / kPerChunk];
     if (chunk.load(std::memory_order_relaxed) == nullptr) chunk.store(new Chunk, std::memory_order_release);
   }
-  // Null where nothing was reserved.
+  // Null if nothing was reserved.
   T* At(uint32_t index) const {
     Chunk* chunk = chunks_[index / kPerChunk].load(std::memory_order_acquire);
     return chunk == nullptr ? nullptr : &(*chunk)[index % kPerChunk];
@@ -310,6 +310,8 @@ void WorkerShard::Add(WorkerGauge gauge, int64_t delta) {
   auto& value = impl_->gauges[static_cast<size_t>(gauge)];
   value.store(value.load(std::memory_order_relaxed) + delta, std::memory_order_relaxed);
 }
+
+std::atomic<int64_t>* WorkerShard::Cell(WorkerGauge gauge) { return &impl_->gauges[static_cast<size_t>(gauge)]; }
 
 int64_t WorkerShard::Get(WorkerGauge gauge) const {
   return impl_->gauges[static_cast<size_t>(gauge)].load(std::memory_order_relaxed);

@@ -127,6 +127,8 @@ class WorkerShard {
   void RecordCall(uint32_t service, int code);
   void Add(WorkerGauge gauge, int64_t delta);
   int64_t Get(WorkerGauge gauge) const;
+  // Where the worker's pools count by themselves; as long-lived as the shard.
+  std::atomic<int64_t>* Cell(WorkerGauge gauge);
 
  private:
   friend class MetricsRegistry;

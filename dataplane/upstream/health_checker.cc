@@ -261,7 +261,7 @@ struct HealthChecker::Impl {
 
   static std::string_view SchemeOf(const Socket& socket) { return socket.tls() != nullptr ? "https" : "http"; }
 
-  // Sends a request and waits for the response's head. Nothing: it is in `*response`.
+  // Sends a request and waits for the response's header. Nothing: it is in `*response`.
   static Task<std::optional<std::string>> Exchange(http::UpstreamStream* stream, const http::OutgoingRequest& request,
                                                    http::BodyPiece body, TimePoint deadline,
                                                    http::Response** response) {

@@ -32,7 +32,7 @@ using HealthTargets = std::vector<HealthTarget>;
 
 // Owns a thread with a loop of its own. Every check is a connection of its own, so that it tries what a new request
 // would need. Of a new endpoint the first check is made at once and decides; the second comes at a random time within
-// an interval, so that data planes that learn of an endpoint together do not go on checking it together.
+// an interval, so that data planes that learn of an endpoint together do not keep checking it together.
 class HealthChecker {
  public:
   static constexpr int kChecksMax = 128;  // at once; others wait for their turn

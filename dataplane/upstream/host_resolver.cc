@@ -96,7 +96,7 @@ bool HostTable::Answer(const std::string& name, const absl::StatusOr<HostAnswer>
   host.due = now + std::clamp(answer->ttl, kTtlMin, kTtlMax);
   if (host.failures > 0 && !first) spdlog::info("host '{}' is resolved again", name);
   host.failures = 0;
-  // Sorted, since name servers rotate their answers and a new order is no news.
+  // Sorted, since name servers rotate their records and another order is not news.
   std::vector<std::string> addresses = answer->addresses;
   std::sort(addresses.begin(), addresses.end());
   addresses.erase(std::unique(addresses.begin(), addresses.end()), addresses.end());
@@ -155,7 +155,7 @@ class Channel {
       ares_process_fd(channel_, readable ? each.fd : ARES_SOCKET_BAD, writable ? each.fd : ARES_SOCKET_BAD);
     }
     if (!any) ares_process_fd(channel_, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
-    // Name servers may have moved: with nothing under way, the next question reads resolv.conf anew.
+    // Name servers may have moved: with nothing under way, the next question reads resolv.conf again.
     if (running_ == 0 && std::exchange(failed_, false)) Close();
   }
 
@@ -267,16 +267,16 @@ struct HostResolver::Impl {
         absl::MutexLock lock(&call_mutex);
         if (on_change) on_change();
       }
-      // A full house waits for answers, not for those whose turn has come.
+      // At the limit it waits for responses, not for hosts that are due.
       if (channel.running() >= kLookupsMax) next = Now() + seconds(1);
       channel.Wait(wake, changed ? Now() : next);
       uint64_t count;
-      (void)!read(wake, &count, sizeof count);  // nothing there: an answer woke it
+      (void)!read(wake, &count, sizeof count);  // nothing there: a response woke it
     }
   }
 
   const std::string servers;
-  absl::Mutex call_mutex;  // held while it is called, so that nobody is called after it was replaced
+  absl::Mutex call_mutex;  // held while it is called, so that it is not called after it was replaced
   std::function<void()> on_change ABSL_GUARDED_BY(call_mutex);
   absl::Mutex mutex;
   HostTable table ABSL_GUARDED_BY(mutex);

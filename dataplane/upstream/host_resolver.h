@@ -11,7 +11,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
-#include "dataplane/limits/rate_limiter.h"
+#include "common/base/time.h"
 
 namespace gateway::dataplane {
 
@@ -79,7 +79,7 @@ class HostResolver {
   void set_on_change(std::function<void()> on_change);
 
   // The last good addresses, or null. Of a host that was named for the first time: waits until `deadline` at
-  // most for its first answer.
+  // most for its first response.
   std::shared_ptr<const std::vector<std::string>> Find(const std::string& host, TimePoint deadline);
   // Begins to ask for all of these at once, and forgets all others. False: there were too many.
   bool Name(const absl::flat_hash_set<std::string>& hosts);

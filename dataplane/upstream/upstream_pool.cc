@@ -93,7 +93,7 @@ class UpstreamPool::NegotiatingStream final : public http::UpstreamStream {
   }
   const char* tls_failure() const override { return tls_failure_; }
 
-  // REQUIRES of what follows, but for Cancel: connected.
+  // REQUIRES of what follows, except Cancel: connected.
   Io Begin(const http::OutgoingRequest& request, const http::BodyPiece& first) override {
     return inner_->Begin(request, first);
   }
@@ -283,7 +283,7 @@ void UpstreamPool::OnStreamEnded(void* self) {
   }
 }
 
-// At the end of the turn, where it is over and nobody holds a stream of it: its coroutine, or a stream's, may be on the
+// At the end of the turn, if it is over and no stream of it is held: its coroutine, or a stream's, may be on the
 // stack.
 void UpstreamPool::DestroySoon(SharedConnection* shared) {
   resources_.loop->Defer([this, shared, id = shared->connection->endpoint->id] {

@@ -16,8 +16,8 @@
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/socket.h"
 #include "dataplane/net/task.h"
-#include "dataplane/state/serving_state.h"
 #include "dataplane/telemetry/metrics.h"
+#include "dataplane/upstream/endpoint.h"
 
 namespace gateway::dataplane {
 
@@ -30,7 +30,7 @@ class UpstreamConnection {
   ~UpstreamConnection();
 
   Socket socket;
-  Buffer input;         // bytes of a response's head that were read and not used yet
+  Buffer input;         // bytes of a response's header that were read and not used yet
   bool reused = false;  // has carried an exchange before
   const std::shared_ptr<Endpoint> endpoint;
 
@@ -41,10 +41,10 @@ class UpstreamConnection {
   size_t idle_index_ = 0;
 };
 
-// Whoever knows of the other descriptors of the process.
+// Knows about the other descriptors of the process.
 class DescriptorReserve {
  public:
-  // Closes a connection that nobody uses now. False: there is none.
+  // Closes a connection that is not in use. False: all are.
   virtual bool FreeDescriptor() = 0;
   // Whether hardly any are left behind `fd`, which was just opened.
   virtual bool IsShortOfDescriptors(int fd) const = 0;
@@ -55,7 +55,7 @@ class DescriptorReserve {
 
 // Of HTTP/1 connections the most recently used one is given out first, so that the others can age. An idle one that
 // says anything, or ends, is closed at once. HTTP/2 connections are shared: a request goes to the oldest one that has
-// room, so that the others can age; where none has, there will be another one.
+// room, so that the others can age; if none has room, another one is made.
 class UpstreamPool {
  public:
   static constexpr size_t kIdlePerEndpointMax = 1024;
@@ -78,14 +78,14 @@ class UpstreamPool {
   std::unique_ptr<http::UpstreamStream> Acquire(const std::shared_ptr<Endpoint>& endpoint, Reuse reuse,
                                                 std::chrono::milliseconds idle_timeout);
 
-  // Keeps a connection whose answer has been read to its end. Not where more came behind that, nor for kDistrust after
-  // that: bytes that come late would be taken for the next request's answer.
+  // Keeps a connection whose response has been read to its end. Not where more came behind that, nor for kDistrust
+  // after that: bytes that come late would be taken for the next request's response.
   void Keep(std::unique_ptr<UpstreamConnection> connection, std::chrono::milliseconds idle_timeout);
 
   // Closes one that is idle, for its descriptor; false: none is.
   bool CloseOne();
 
-  // It has sent bytes that belong to no answer.
+  // It has sent bytes that belong to no response.
   void Distrust(Endpoint* endpoint);
 
   // Closes the idle connections to endpoints that no bind since `generation` has named.

@@ -127,6 +127,27 @@ TEST(Fleet, CheckConfigReadsPolicyFilesAndStartsNothing) {
   EXPECT_THAT(bad.err, HasSubstr("policy.yaml:4:1: Route/r: service: service 'nobody' is not defined"));
 }
 
+TEST(Fleet, CheckConfigNamesEveryCertificateFileThatIsMissing) {
+  TempDir directory;
+  const auto check = [&](const std::string& cert) {
+    const std::string config = directory.Write(
+        "gateway.yaml",
+        Concat("server:\n  listeners:\n    - address: \"127.0.0.1:0\"\n      tls:\n        certificates:\n"
+               "          - { cert: ",
+               cert, ", key: ", directory.File("gone.key"), " }\n",
+               "data_plane:\n  tls: { cert: ", directory.File("dp.crt"), ", key: ", directory.File("dp.key"),
+               ", ca: ", directory.File("ca.crt"), " }\n"));
+    return Process::Run({BinaryPath("gateway-dataplane"), "--check-config", "--config", config});
+  };
+  const auto missing = check(directory.File("gone.crt"));
+  EXPECT_EQ(missing.exit.code, 1);
+  EXPECT_THAT(missing.err, HasSubstr("server.listeners[0].tls: " + directory.File("gone.crt") + ": can't be read"));
+  EXPECT_THAT(missing.err, HasSubstr("data_plane.tls: " + directory.File("dp.crt")));
+  const auto garbled = check(directory.Write("garbled.crt", "no PEM"));
+  EXPECT_EQ(garbled.exit.code, 1);
+  EXPECT_THAT(garbled.err, HasSubstr(directory.File("gone.key")));
+}
+
 TEST(Fleet, AllMistakesOfALargeSetAreToldAndCounted) {
   ControlPlane control;
   std::string policy;

@@ -75,6 +75,27 @@ TEST_F(Http2, ARequestReachesTheServiceAsItWouldByHttp1) {
   EXPECT_EQ(gateway_->Metric("gateway_http2_connections_total"), 1);
 }
 
+TEST_F(Http2, ARequestThatIsResetOverItsHeaderIsInTheAccessLog) {
+  StartWith(Echo("svc"));
+  const auto client = Connect();
+  // A body is announced, and the request ends without one (RFC 9113, section 8.1.1).
+  const int32_t stream = client->SendFields({{":method", "POST"},
+                                             {":scheme", "http"},
+                                             {":authority", "a.test"},
+                                             {":path", "/svc/broken"},
+                                             {"user-agent", "lab"},
+                                             {"content-length", "5"}});
+  const Http2Response& response = client->Finish(stream);
+  ASSERT_TRUE(response.status >= 400 || response.reset) << response.status;
+  const auto line = gateway_->LogLines(1).at(0);
+  EXPECT_EQ(line["method"], "POST");
+  EXPECT_EQ(line["path"], "/svc/broken");
+  EXPECT_EQ(line["reason"], "bad_request");
+  EXPECT_EQ(line["status"], 400);
+  EXPECT_EQ(line["user_agent"], "lab");
+  EXPECT_EQ(client->Fetch({.path = "/svc"}).status, 200);
+}
+
 TEST_F(Http2, ManyRequestsShareAConnection) {
   StartWith(Ok("hello"));
   const auto client = Connect();

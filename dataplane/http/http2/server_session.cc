@@ -135,6 +135,7 @@ int ServerSession::OnInvalidHeader(const nghttp2_frame& frame) {
 }
 
 void ServerSession::OnRequest(ServerStream* stream, bool ended) {
+  stream->request_read_ = true;
   const http::Rejection known = stream->rejection_;
   const http::Rejection rejection = MakeRequest(&stream->block_, ended, &buffers(), &stream->head_);
   stream->rejection_ = known ? known : rejection;
@@ -181,12 +182,13 @@ int ServerSession::OnFrameSent(const nghttp2_frame& frame) {
   switch (frame.hd.type) {
     case NGHTTP2_RST_STREAM: {
       resources_.metrics().Add(SessionCounter::kResetsSentTotal, 1);
-      const ServerStream* const stream = StreamOf(frame.hd.stream_id);
+      ServerStream* const stream = StreamOf(frame.hd.stream_id);
       if (frame.rst_stream.error_code == NGHTTP2_REFUSED_STREAM) {
         resources_.metrics().Add(SessionCounter::kStreamsRefusedTotal, 1);
         Count(Abuse::kRefusedStreams);
       } else if (stream == nullptr || !stream->reset_by_us_) {
         Count(Abuse::kInvalidFrames);  // the client made us reset it
+        if (stream != nullptr) stream->reset_by_nghttp2_ = true;
       }
       break;
     }
@@ -213,7 +215,13 @@ int ServerSession::OnFrameSent(const nghttp2_frame& frame) {
 
 void ServerSession::OnStreamClosed(StreamCore* closed, uint32_t) {
   auto* const stream = static_cast<ServerStream*>(closed);
-  if (stream->served_) {
+  if (stream->reset_by_nghttp2_ && !stream->served_ && !stream->done_) {
+    // A request whose header nghttp2 rejects (section 8.1.1), or its first frames. It is served like one that we
+    // reject, for the access log and the metrics; there is no stream left for a response.
+    if (!stream->request_read_) OnRequest(stream, stream->remote_ended_);
+    if (!stream->rejection_) stream->rejection_ = {Reason::kBadRequest, "malformed HTTP/2: the stream was reset"};
+  }
+  if (stream->served_ || IsOnlyRecorded(*stream)) {
     Queue(stream);
   } else {
     ReleaseIfOver(stream);  // its request never came whole, or nobody serves it any more
@@ -275,7 +283,7 @@ int ServerSession::SubmitPreface() {
 // Resumes whoever waits for what has happened to the stream.
 void ServerSession::Tell(StreamCore* told) {
   auto* const stream = static_cast<ServerStream*>(told);
-  if (!stream->served_ && !stream->done_ && !stream->closed_) {
+  if (!stream->served_ && !stream->done_ && (!stream->closed_ || IsOnlyRecorded(*stream))) {
     RunStream(stream);
     return;
   }

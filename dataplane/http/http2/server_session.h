@@ -115,6 +115,10 @@ class ServerSession final : public SessionCore {
 
   ServerStream* StreamOf(int32_t id) const { return static_cast<ServerStream*>(SessionCore::StreamOf(id)); }
   void OnRequest(ServerStream* stream, bool ended);
+  // Whether it was reset before it was served: its request is recorded, and gets no response.
+  static bool IsOnlyRecorded(const ServerStream& stream) {
+    return stream.closed_ && stream.reset_by_nghttp2_ && !stream.done_ && stream.request_read_;
+  }
   int SubmitPreface();
   Detached RunStream(ServerStream* stream);
   void ReleaseIfOver(ServerStream* stream);

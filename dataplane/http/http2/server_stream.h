@@ -73,9 +73,11 @@ class ServerStream final : public http::DownstreamStream, public StreamCore {
   Buffer first_;  // what the first Read gave, to the end of the request: it may be sent again
   bool read_begun_ = false;
 
-  bool served_ = false;          // somebody serves it now
-  bool response_begun_ = false;  // its final head was submitted
-  bool cut_short_ = false;       // to be told as if the client were gone
+  bool request_read_ = false;      // the request's header section has ended
+  bool reset_by_nghttp2_ = false;  // it broke the protocol
+  bool served_ = false;            // a coroutine of ServeStream has it
+  bool response_begun_ = false;    // its final header was submitted
+  bool cut_short_ = false;         // to be told as if the client were gone
   GoneWatch gone_watch_ = nullptr;
   void* gone_owner_ = nullptr;
 };

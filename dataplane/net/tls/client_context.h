@@ -59,7 +59,7 @@ class EndpointTls {
   // those above.
   EndpointTls(std::shared_ptr<const ClientContext> context, std::string host, std::string_view alpn = kAlpnHttp1)
       : context_(std::move(context)), host_(std::move(host)), alpn_(alpn) {}
-  // A new connection's. Null: there can be none.
+  // A new connection's. Null: OpenSSL failed.
   SslPtr NewSsl() { return context_ == nullptr ? nullptr : context_->NewSsl(host_, alpn_, &sessions_); }
 
  private:

@@ -307,7 +307,7 @@ Io Session::Read(char* data, size_t size, size_t* moved) {
     pending_ = SSL_has_pending(ssl_.get()) == 1;
     if (!pending_) break;
   }
-  // An alert, or the reply to a key update.
+  // An alert, or the response to a key update.
   if (staging.size > 0 && SendStaged(0) == Io::kError) failed_ = true;
   if (*moved > 0) {
     if (ended_ || failed_) pending_ = true;  // the next call says so
@@ -423,7 +423,7 @@ Io Session::SendStaged(int flags) {
     if (io != Io::kAgain) return io;
   }
   const size_t left = size - moved;
-  if (unsent_size_ + left > kUnsentBytesMax) return Io::kError;  // replies to key updates that the peer never reads
+  if (unsent_size_ + left > kUnsentBytesMax) return Io::kError;  // responses to key updates that the peer never reads
   auto kept = std::make_unique_for_overwrite<char[]>(unsent_size_ + left);
   if (unsent_size_ > 0) std::memcpy(kept.get(), unsent_.get() + unsent_at_, unsent_size_);
   std::memcpy(kept.get() + unsent_size_, staging.bytes.data() + moved, left);

@@ -28,13 +28,13 @@ class TicketKeys {
   static constexpr std::chrono::hours kRotation{8};
   static constexpr size_t kKept = 3;
 
-  // Made at once; throws std::runtime_error where there is no randomness.
+  // Made at once; throws std::runtime_error without randomness.
   explicit TicketKeys(std::chrono::steady_clock::time_point now);
   ~TicketKeys();
   TicketKeys(const TicketKeys&) = delete;
   TicketKeys& operator=(const TicketKeys&) = delete;
 
-  // The key for new tickets; rotates where it is time.
+  // The key for new tickets; rotates when it is time.
   TicketKey Current(std::chrono::steady_clock::time_point now);
   struct Found {
     TicketKey key;

@@ -12,7 +12,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,7 +21,7 @@
 #include "common/policy/builtin.h"
 #include "common/policy/resource.h"
 #include "common/policy/snapshot.h"
-#include "dataplane/state/serving_state.h"
+#include "dataplane/state/runtime_state.h"
 #include "dataplane/telemetry/metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -777,23 +776,6 @@ service: gone-too
                       "match: { path: { regex: a } }\nrespond: { status: 204 }\n"));
   EXPECT_TRUE(ConfigClient::CheckPolicyFiles(dp.options.bootstrap, &warnings).ok());
   EXPECT_THAT(warnings, ElementsAre(HasSubstr("can never match")));
-}
-
-TEST(ConfigClient, ReconnectDelayGrowsToFiveSecondsWithFullJitter) {
-  std::mt19937_64 random(20'240'607);
-  for (int attempt = 0; attempt < 40; ++attempt) {
-    const auto ceiling = attempt < 6 ? 100ms * (1 << attempt) : 5000ms;
-    std::chrono::milliseconds least = 1h, most = 0ms;
-    for (int i = 0; i < 2000; ++i) {
-      const auto delay = ReconnectDelay(attempt, random);
-      ASSERT_GE(delay, 1ms);
-      ASSERT_LE(delay, ceiling);
-      least = std::min(least, delay);
-      most = std::max(most, delay);
-    }
-    EXPECT_LT(least, ceiling / 20) << attempt;  // full: from the bottom
-    EXPECT_GT(most, ceiling - ceiling / 20) << attempt;
-  }
 }
 
 v1::EndpointOverride TakenOut(const std::string& service, const std::string& endpoint, int seconds = 0) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "dataplane/server/worker.h"
+#include "dataplane/state/runtime_state.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "prometheus/text_serializer.h"

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "dataplane/state/runtime_state.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/raw_client.h"
 #include "tests/fixtures/wait_for.h"

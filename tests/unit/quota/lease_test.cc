@@ -16,7 +16,6 @@ namespace {
 using controlplane::QuotaAllocator;
 using dataplane::LeaseLink;
 using dataplane::LeaseTable;
-using dataplane::TimePoint;
 using namespace std::chrono_literals;
 
 constexpr TimePoint kBegin{1000s};

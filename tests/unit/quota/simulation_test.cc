@@ -24,7 +24,6 @@ namespace {
 using controlplane::QuotaAllocator;
 using dataplane::LeaseLink;
 using dataplane::LeaseTable;
-using dataplane::TimePoint;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;

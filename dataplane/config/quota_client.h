@@ -1,6 +1,6 @@
 // The data plane's end of the lease stream: what fleet-wide limits need, and what they are given.
-#ifndef GATEWAY_DATAPLANE_LIMITS_QUOTA_CLIENT_H_
-#define GATEWAY_DATAPLANE_LIMITS_QUOTA_CLIENT_H_
+#ifndef GATEWAY_DATAPLANE_CONFIG_QUOTA_CLIENT_H_
+#define GATEWAY_DATAPLANE_CONFIG_QUOTA_CLIENT_H_
 
 #include <functional>
 #include <memory>
@@ -25,9 +25,9 @@ struct QuotaClientOptions {
   std::shared_ptr<LeaseLink> link;                       // its `wake` is set by the constructor
 };
 
-// Owns a thread, and, while there are fleet-wide limits, a stream to the first control plane that answers: each tick
+// Owns a thread, and, while there are fleet-wide limits, a stream to the first control plane that accepts it: each tick
 // one message with what all keys need, sooner where a key runs dry. Reconnects with jitter (ReconnectDelay). At most
-// kUnansweredMax messages are under way, so a control plane that stands still holds up nothing; one that is silent for
+// kUnansweredMax messages are under way, so a stalled control plane holds up nothing; one that is silent for
 // a lease TTL is left. Without control planes (policy files) the thread only forgets idle keys.
 class QuotaClient {
  public:
@@ -50,4 +50,4 @@ class QuotaClient {
 
 }  // namespace gateway::dataplane
 
-#endif  // GATEWAY_DATAPLANE_LIMITS_QUOTA_CLIENT_H_
+#endif  // GATEWAY_DATAPLANE_CONFIG_QUOTA_CLIENT_H_

@@ -1,4 +1,4 @@
-#include "dataplane/limits/quota_client.h"
+#include "dataplane/config/quota_client.h"
 
 #include <algorithm>
 #include <atomic>
@@ -15,7 +15,8 @@
 #include "absl/time/time.h"
 #include "common/base/digest.h"
 #include "common/base/thread.h"
-#include "dataplane/config/config_client.h"
+#include "dataplane/config/control_plane_rotation.h"
+#include "dataplane/config/control_plane_stream.h"
 #include "gateway/v1/quota.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "spdlog/fmt/fmt.h"
@@ -34,75 +35,18 @@ constexpr auto kIdleInterval = 1s;
 // Of a tick: a key that runs dry does not wait for the rest of it.
 constexpr int kWokenTicks = 4;
 constexpr auto kWelcomeWait = 5s;
-constexpr auto kStableStream = 5s;
-// Tries are at most 800 ms apart: the shares that were leased last get old.
-constexpr int kAttemptMax = 3;
+// Attempts are at most 800 ms apart, because the shares that were leased last age.
+constexpr int kRoundsMax = 3;
 constexpr auto kRoundTripMin = 100us;
 constexpr auto kRoundTripMax = 200ms;
 constexpr size_t kKeyBytesMax = 32;  // longer ones are told by their digest
 constexpr size_t kUnreadMax = 64;
 
+using LeaseStream = ControlPlaneStream<v1::Quota::Stub, v1::LeaseDemands, v1::LeaseGrants, &v1::Quota::Stub::Lease>;
+
 // What other threads tell the client's own.
-struct Inbox {
-  absl::Mutex mutex;
-  std::deque<std::pair<v1::LeaseGrants, SteadyClock::time_point>> messages ABSL_GUARDED_BY(mutex);
-  std::optional<grpc::Status> stream_end ABSL_GUARDED_BY(mutex);
+struct Inbox : StreamInbox<v1::LeaseGrants> {
   bool woken ABSL_GUARDED_BY(mutex) = false;
-  bool stop ABSL_GUARDED_BY(mutex) = false;
-};
-
-// One attempt at a stream: its thread connects, says who this is, and reads into the inbox. Write is the client's
-// thread's, once a message has been read.
-class LeaseStream {
- public:
-  LeaseStream(const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
-              grpc::ChannelArguments arguments, v1::LeaseDemands first, std::shared_ptr<Inbox> inbox)
-      : inbox_(std::move(inbox)) {
-    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
-    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
-    arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-    // A connection of its own: bytes of configuration on the same one would delay grants.
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    stub_ = v1::Quota::NewStub(grpc::CreateCustomChannel(address, credentials, arguments));
-    thread_ = StartThread("quota-stream", ThreadPriority::kServing, [this, first = std::move(first)] { Run(first); });
-  }
-  ~LeaseStream() {
-    {
-      absl::MutexLock lock(&inbox_->mutex);
-      cancelled_ = true;
-    }
-    context_.TryCancel();
-    thread_.join();
-  }
-
-  bool Write(const v1::LeaseDemands& message) { return stream_->Write(message); }
-
- private:
-  void Run(const v1::LeaseDemands& first) {
-    stream_ = stub_->Lease(&context_);
-    stream_->Write(first);
-    v1::LeaseGrants message;
-    while (stream_->Read(&message)) {
-      const auto room = [this]() ABSL_SHARED_LOCKS_REQUIRED(inbox_->mutex) {
-        return cancelled_ || inbox_->messages.size() < kUnreadMax;
-      };
-      absl::MutexLock lock(&inbox_->mutex);
-      inbox_->mutex.Await(absl::Condition(&room));
-      if (cancelled_) break;
-      inbox_->messages.emplace_back(std::move(message), SteadyClock::now());
-    }
-    grpc::Status status = stream_->Finish();
-    absl::MutexLock lock(&inbox_->mutex);
-    if (!cancelled_) inbox_->stream_end = std::move(status);
-  }
-
-  const std::shared_ptr<Inbox> inbox_;
-  std::unique_ptr<v1::Quota::Stub> stub_;
-  grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientReaderWriter<v1::LeaseDemands, v1::LeaseGrants>> stream_;
-  bool cancelled_ = false;  // guarded by the inbox's mutex
-  std::thread thread_;
 };
 
 std::string WireKey(std::string_view key) {
@@ -142,7 +86,7 @@ KeyGrant GrantOf(const v1::KeyGrant& message) {
 }  // namespace
 
 struct QuotaClient::Impl {
-  explicit Impl(QuotaClientOptions given) : options(std::move(given)) {
+  explicit Impl(QuotaClientOptions given) : options(std::move(given)), rotation(options.control_planes, kRoundsMax) {
     absl::BitGen bits;
     instance = fmt::format("{:016x}{:016x}", absl::Uniform<uint64_t>(bits), absl::Uniform<uint64_t>(bits));
     options.link->wake = [inbox = inbox] {
@@ -153,7 +97,7 @@ struct QuotaClient::Impl {
 
   void Run() {
     while (true) {
-      std::deque<std::pair<v1::LeaseGrants, SteadyClock::time_point>> messages;
+      std::deque<StreamInbox<v1::LeaseGrants>::Arrival> messages;
       std::optional<grpc::Status> end;
       {
         // While something is due soon anyway, a wake-up changes nothing.
@@ -208,8 +152,7 @@ struct QuotaClient::Impl {
       absl::MutexLock lock(&inbox->mutex);
       woken = inbox->woken;
     }
-    if (stream == nullptr && !tables.empty() && !options.control_planes.empty() &&
-        (!reconnect_at || now >= *reconnect_at)) {
+    if (stream == nullptr && !tables.empty() && !rotation.empty() && (!reconnect_at || now >= *reconnect_at)) {
       BeginStream(now);
     }
     if (stream != nullptr && tables.empty()) return EndStream();  // nothing to lease any more
@@ -228,7 +171,7 @@ struct QuotaClient::Impl {
     }
     collected = now;
     options.link->Listen();
-    // What a control plane has not answered is not added to.
+    // Wait for responses before asking for more.
     if (up && number - answered > kUnansweredMax) return;
     v1::LeaseDemands message;
     size_t room = kKeysPerMessageMax;
@@ -262,11 +205,7 @@ struct QuotaClient::Impl {
   }
 
   void BeginStream(SteadyClock::time_point now) {
-    {
-      absl::MutexLock lock(&inbox->mutex);
-      inbox->messages.clear();
-      inbox->stream_end.reset();
-    }
+    inbox->Clear();
     stream_begin = now;
     number = 1;
     answered = 0;
@@ -280,7 +219,12 @@ struct QuotaClient::Impl {
     absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials = grpc::InsecureChannelCredentials();
     if (options.credentials != nullptr) credentials = options.credentials->ForConnection(absl::Now(), &arguments);
     if (!credentials.ok()) return BreakStream(std::string(credentials.status().message()));
-    stream = std::make_unique<LeaseStream>(options.control_planes[control_plane], *credentials, std::move(arguments),
+    stream = std::make_unique<LeaseStream>(ControlPlaneStreamOptions{.address = rotation.address(),
+                                                                     .credentials = *credentials,
+                                                                     .arguments = std::move(arguments),
+                                                                     .thread_name = "quota-stream",
+                                                                     .priority = ThreadPriority::kServing,
+                                                                     .unread_max = kUnreadMax},
                                            std::move(first), inbox);
   }
 
@@ -304,7 +248,7 @@ struct QuotaClient::Impl {
       away_told = false;
       link.stream.fetch_add(1, std::memory_order_release);
       link.up.store(true, std::memory_order_release);
-      spdlog::info("quota: leases from the control plane {}, {} data planes", options.control_planes[control_plane],
+      spdlog::info("quota: leases from the control plane {}, {} data planes", rotation.address(),
                    message.data_planes());
       collected = {};  // what keys have to say is said at once
     }
@@ -321,22 +265,17 @@ struct QuotaClient::Impl {
     up = false;
     stream.reset();
     reconnect_at.reset();
-    absl::MutexLock lock(&inbox->mutex);
-    inbox->messages.clear();
-    inbox->stream_end.reset();
+    inbox->Clear();
   }
 
   void BreakStream(std::string_view why) {
     const bool was_up = up;
-    if (was_up && SteadyClock::now() - stream_begin >= kStableStream) attempt = 0;
-    const std::string address = options.control_planes[control_plane];
+    const std::string address = rotation.address();
     EndStream();
-    control_plane = was_up ? 0 : (control_plane + 1) % options.control_planes.size();
-    milliseconds delay{0};
-    if (control_plane == 0) delay = ReconnectDelay(std::min(attempt++, kAttemptMax), random);
-    reconnect_at = SteadyClock::now() + delay;
+    reconnect_at = SteadyClock::now() + rotation.Next(was_up, SteadyClock::now() - stream_begin);
     if (was_up || !away_told) {
-      spdlog::warn("quota: no leases from the control plane {}: {}; limits of the fleet go on without", address, why);
+      spdlog::warn("quota: no leases from the control plane {}: {}; limits of the fleet continue without", address,
+                   why);
       away_told = true;
     }
   }
@@ -348,17 +287,16 @@ struct QuotaClient::Impl {
   std::atomic<uint64_t> messages_sent{0};
 
   // The thread's own.
+  ControlPlaneRotation rotation;
   LeaseTables tables;
   std::unique_ptr<LeaseStream> stream;
   bool up = false, told_all = false, away_told = false;
   bool more = false;  // the last Collect did not take everything
-  size_t control_plane = 0, first_table = 0;
-  int attempt = 0;
+  size_t first_table = 0;
   uint64_t number = 0, answered = 0;
   SteadyClock::time_point stream_begin{}, sent{}, heard{}, collected{};
   std::optional<SteadyClock::time_point> reconnect_at;
   std::vector<KeyDemand> demands;
-  absl::BitGen random;
 };
 
 QuotaClient::QuotaClient(QuotaClientOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}

@@ -1,4 +1,4 @@
-#include "dataplane/state/serving_state.h"
+#include "dataplane/state/runtime_state.h"
 
 #include <netinet/in.h>
 
