@@ -405,7 +405,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
                          {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
                          consul);
   };
-  AdminOperations operations{impl.overrides.get(), impl.log_level.get(), [metrics_text, config] {
+  AdminOperations operations{impl.overrides.get(), impl.log_level.get(),
+                             [metrics_text, config] {
                                v1::DiagnoseResponse response;
                                v1::DiagnosticFile* file = response.add_files();
                                file->set_name("bootstrap.yaml");
@@ -414,7 +415,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
                                file->set_name("metrics.txt");
                                file->set_content(metrics_text());
                                return response;
-                             }};
+                             },
+                             absl::StrCat(section.database(), ".backup-in-progress")};
   impl.admin_service =
       std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(), impl.audit.get(),
                                      std::move(operations), section.name().empty() ? HostName() : section.name());

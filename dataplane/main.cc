@@ -25,9 +25,9 @@ namespace {
 
 constexpr char kAbout[] = R"(The gateway's proxy: forwards HTTP as its control plane says.
 
-Requests come in at server.port or server.listeners; /metrics, /health and /ready
-are on metrics.port. systemd's sockets (LISTEN_FDS) are used if it passes some,
-and those of a running process with server.handover.
+Requests come in at server.port or server.listeners; /metrics, /health and
+/ready are on metrics.port. systemd's sockets (LISTEN_FDS) are used if it passes
+some, and those of a running process with server.handover.
 With --check-config, files that the bootstrap file names are read, too: policy,
 certificates and keys.
 

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "common/base/base64.h"
+#include "common/base/digest.h"
 #include "common/base/openssl_ptr.h"
 #include "common/base/text.h"
 
@@ -107,6 +108,14 @@ absl::StatusOr<Sealer> Sealer::Create(const std::string& path) {
   Sealer sealer(key);
   OPENSSL_cleanse(key.data(), key.size());
   return sealer;
+}
+
+std::string Sealer::Fingerprint() const {
+  std::string text = "gateway sealing key\n";
+  text.append(reinterpret_cast<const char*>(key_.data()), key_.size());
+  const std::string hex = Hex(Sha256(text));
+  OPENSSL_cleanse(text.data(), text.size());
+  return hex.substr(0, 16);
 }
 
 absl::StatusOr<std::string> Sealer::Seal(std::string_view plain, std::string_view context) const {

@@ -683,7 +683,8 @@ std::string DescribeBootstrap(const LoadedBootstrap& loaded) {
   return text;
 }
 
-DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& program, const std::string& about) {
+DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& program, const std::string& about,
+                                     const std::vector<DaemonCommand>& commands) {
   DaemonArguments arguments;
   CLI::App app{about, program};
   std::string config, positional;
@@ -700,6 +701,22 @@ DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& p
   app.set_version_flag("--version", fmt::format("{} {}", program, kVersion), "Prints the version and ends");
   app.get_formatter()->column_width(26);
   app.footer(fmt::format(fmt::runtime(kHelpFooter), program));
+  for (const DaemonCommand& command : commands) {
+    CLI::App* added = app.add_subcommand(command.name, command.about);
+    added->set_help_flag("-h,--help", "Prints this help and ends");
+    added->fallthrough();
+    if (!command.argument.empty()) {
+      const bool optional = command.argument.starts_with('[');
+      added
+          ->add_option(optional ? command.argument.substr(1, command.argument.size() - 2) : command.argument,
+                       arguments.argument)
+          ->required(!optional)
+          ->type_name("");
+    }
+    if (!command.flag.empty()) added->add_flag(command.flag, arguments.flag, command.flag_about);
+    added->callback([&arguments, name = command.name] { arguments.command = name; });
+  }
+  app.require_subcommand(0, 1);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

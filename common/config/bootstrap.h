@@ -33,6 +33,13 @@ LoadedBootstrap LoadBootstrap(const std::string& path, const std::vector<std::st
 // a number, the number too.
 std::string DescribeBootstrap(const LoadedBootstrap& loaded);
 
+// A word behind the options that a daemon does instead of serving: "restore FILE".
+struct DaemonCommand {
+  std::string name, about;
+  std::string argument = {};  // "FILE"; "[FILE]": it may be absent; "": it has no argument
+  std::string flag = {}, flag_about = {};
+};
+
 // What both daemons' main do first: reads `--config FILE` (or the first argument), --set, --check-config, --version,
 // --help. Returns an exit code if the process must end now (2 for any problem, all of them printed on stderr).
 struct DaemonArguments {
@@ -40,8 +47,12 @@ struct DaemonArguments {
   bool check = false;  // --check-config: `config` is valid, and exit_code 0
   v1::Bootstrap config;
   std::string config_file;
+  std::string command;   // "": serve
+  std::string argument;  // of the command; "": absent
+  bool flag = false;     // of the command
 };
-DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& program, const std::string& about);
+DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& program, const std::string& about,
+                                     const std::vector<DaemonCommand>& commands = {});
 
 // The number that `auto`, or 0, stands for.
 int WorkersOf(const v1::ServerSection& server);

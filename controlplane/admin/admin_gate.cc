@@ -30,7 +30,7 @@ absl::Status AdminGate::IdentifyByCertificate(const std::string& certificate, Ca
                  : !info->names.uris.empty() ? info->names.uris.front()
                  : !info->names.dns.empty()  ? info->names.dns.front()
                                              : "";
-  if (caller->name.empty()) return absl::UnauthenticatedError("the client certificate names nobody");
+  if (caller->name.empty()) return absl::UnauthenticatedError("the client certificate has no name");
   caller->role = RoleNamed(info->organizational_unit);
   if (caller->role != v1::Token::ROLE_UNSPECIFIED) return absl::OkStatus();
   if (!info->organizational_unit.empty()) {

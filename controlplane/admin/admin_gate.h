@@ -48,6 +48,8 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_UNARY(Delete)
   GATEWAY_UNARY(History)
   GATEWAY_UNARY(Lint)
+  GATEWAY_UNARY(ResourceHistory)
+  GATEWAY_STREAM(Backup)
   GATEWAY_UNARY(GetRevision)
   GATEWAY_UNARY(Rollback)
   GATEWAY_STREAM(Watch)

@@ -1,7 +1,14 @@
 #include "controlplane/admin/admin_service.h"
 
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -74,6 +81,7 @@ void FillStored(const ResourceRecord& record, v1::StoredResource* out, bool with
   out->set_revision(record.revision);
   SetTime(record.changed_at, out->mutable_changed_at());
   out->set_built_in(record.built_in);
+  out->set_set(record.set);
 }
 
 // FNV-1a: ties a page token to the request that it continues.
@@ -120,8 +128,8 @@ v1::EndpointSet StaticSet(const v1::Service& service) {
   return set;
 }
 
-// A typing error in a service's name in Consul is no mistake of the policy: the service may come later. But it is worth
-// a word.
+// A misspelt service of Consul is not an error of the policy, since the service may come later, but it is worth a
+// warning.
 void WarnOfUnknownServices(const v1::ApplyRequest& request, const EndpointCatalog* catalog,
                            v1::ApplyResponse* response) {
   if (catalog == nullptr) return;
@@ -148,7 +156,7 @@ struct AdminService::Call {
   std::optional<Digest> token;  // by which it was begun
 };
 
-// A call that answers with a stream of messages. Whoever has something to say calls Wake; Next says it.
+// A call that answers with a stream of messages. Wake says that there is something to send; Next sends it.
 template <typename Message>
 class AdminService::Stream : public Call,
                              public grpc::ServerWriteReactor<Message>,
@@ -198,7 +206,7 @@ class AdminService::Stream : public Call,
   }
   void OnCancel() override { End(grpc::Status::CANCELLED); }
   void OnDone() override {
-    // gRPC has ended every other call into this; the lock says so to whoever reads (or checks) the code alone.
+    // gRPC has ended every other call into this; the lock says so to a reader or a checker of the code.
     { std::lock_guard lock(mu_); }
     notifier_->Remove(subscription_);
     service_->Remove(this);  // may end this
@@ -295,6 +303,95 @@ class AdminService::RolloutStream final : public Stream<v1::RolloutResponse> {
   std::optional<std::array<uint32_t, 3>> last_ ABSL_GUARDED_BY(mu_);
 };
 
+// Copies the database, then sends the copy piece by piece, at the caller's pace. One at a time.
+class AdminService::BackupStream final : public Stream<v1::BackupResponse> {
+ public:
+  BackupStream(AdminService* service, Caller caller)
+      : Stream(service, &service->publisher_->revisions()), caller_(std::move(caller)) {}
+  ~BackupStream() override {
+    if (file_ >= 0) close(file_);
+    EVP_MD_CTX_free(digest_);
+  }
+
+ protected:
+  Step Next(v1::BackupResponse* message) override {
+    if (!std::exchange(started_, true)) {
+      if (!service_->executor_.Run(
+              [self = std::static_pointer_cast<BackupStream>(shared_from_this())] { self->Copy(); })) {
+        EndLocked({grpc::StatusCode::UNAVAILABLE, "too many requests are waiting"});
+      }
+      return Step::kWait;
+    }
+    if (file_ < 0) return Step::kWait;
+    if (!std::exchange(told_, true)) {
+      *message->mutable_info() = info_;
+      return Step::kWrite;
+    }
+    std::string* data = message->mutable_data();
+    data->resize(std::min<uint64_t>(kBackupChunkBytes, info_.bytes() - sent_));
+    if (data->empty()) {
+      unsigned char sum[EVP_MAX_MD_SIZE];
+      unsigned int size = 0;
+      if (EVP_DigestFinal_ex(digest_, sum, &size) != 1) return Fail("its SHA-256 cannot be made");
+      message->set_sha256(sum, size);
+      return Step::kWriteLast;
+    }
+    const ssize_t got = pread(file_, data->data(), data->size(), static_cast<off_t>(sent_));
+    if (got <= 0) return Fail(got == 0 ? "it has become shorter" : strerror(errno));
+    data->resize(static_cast<size_t>(got));
+    sent_ += static_cast<uint64_t>(got);
+    if (EVP_DigestUpdate(digest_, data->data(), data->size()) != 1) return Fail("its SHA-256 cannot be made");
+    return Step::kWrite;
+  }
+
+ private:
+  Step Fail(absl::string_view why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    EndLocked({grpc::StatusCode::DATA_LOSS, absl::StrCat("the copy of the database cannot be read: ", why)});
+    return Step::kWait;
+  }
+
+  // On the executor's thread.
+  void Copy() {
+    const std::string& path = service_->operations_.backup_file;
+    for (const char* suffix : {"", "-journal", "-wal", "-shm"}) (void)unlink(absl::StrCat(path, suffix).c_str());
+    const absl::StatusOr<uint64_t> revision = service_->publisher_->store().BackUp(path);
+    const int file = revision.ok() ? open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
+    struct stat found {};
+    const bool readable = file >= 0 && fstat(file, &found) == 0;
+    const int error = errno;
+    (void)unlink(path.c_str());  // the open file is all that is needed, and a crash leaves nothing
+    {
+      std::lock_guard lock(mu_);
+      if (!readable) {
+        if (file >= 0) close(file);
+        return EndLocked(ToGrpc(revision.ok()
+                                    ? absl::InternalError(absl::StrCat("cannot read '", path, "': ", strerror(error)))
+                                    : revision.status()));
+      }
+      info_.set_epoch(service_->publisher_->store().epoch());
+      info_.set_revision(*revision);
+      info_.set_bytes(static_cast<uint64_t>(found.st_size));
+      info_.set_control_plane(service_->name_);
+      digest_ = EVP_MD_CTX_new();
+      if (digest_ == nullptr || EVP_DigestInit_ex(digest_, EVP_sha256(), nullptr) != 1) {
+        close(file);
+        return EndLocked({grpc::StatusCode::INTERNAL, "no SHA-256"});
+      }
+      file_ = file;
+    }
+    service_->audit_->Done(caller_, absl::StrCat("copied the database, revision ", *revision), absl::Now());
+    Wake();
+  }
+
+  const Caller caller_;
+  bool started_ ABSL_GUARDED_BY(mu_) = false;
+  bool told_ ABSL_GUARDED_BY(mu_) = false;
+  v1::BackupInfo info_ ABSL_GUARDED_BY(mu_);
+  int file_ ABSL_GUARDED_BY(mu_) = -1;
+  EVP_MD_CTX* digest_ ABSL_GUARDED_BY(mu_) = nullptr;
+  uint64_t sent_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
 AdminService::AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit, AdminOperations operations,
                            std::string name)
     : publisher_(publisher),
@@ -360,8 +457,9 @@ void AdminService::Remove(Call* call) {
   std::lock_guard lock(mu_);
   auto it = calls_.find(call);
   last = std::move(it->second);
+  if (call == backup_) backup_ = nullptr;
   calls_.erase(it);
-  ended_.notify_all();  // with the lock held: whoever waits for the last one destroys this
+  ended_.notify_all();  // with the lock held: the waiter for the last one destroys this
 }
 
 template <typename S, typename Message>
@@ -523,18 +621,41 @@ grpc::ServerUnaryReactor* AdminService::Lint(grpc::CallbackServerContext* contex
 }
 
 absl::Status AdminService::FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const {
-  std::optional<ResourceKey> key;
-  if (request.kind().empty() != request.name().empty()) {
-    return absl::InvalidArgumentError("kind and name: expected both, or neither");
+  HistoryFilter filter;
+  if (request.kind().empty() && !request.name().empty()) {
+    return absl::InvalidArgumentError("name: expected a kind with it");
   }
   if (!request.kind().empty()) {
     absl::StatusOr<std::string> kind = CanonicalKind(request.kind());
     if (!kind.ok()) return kind.status();
-    key = ResourceKey{*std::move(kind), request.name()};
+    filter.kind = *std::move(kind);
+    filter.name = request.name();
+  }
+  filter.actor = request.actor();
+  filter.comment = request.comment();
+  if (request.comment().size() > kCommentBytesMax || request.actor().size() > kActorBytesMax) {
+    return absl::InvalidArgumentError("actor and comment: longer than any that is kept");
+  }
+  const auto time_of = [](const google::protobuf::Timestamp& time) {
+    return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
+  };
+  if (request.has_since()) filter.since = time_of(request.since());
+  if (request.has_until()) filter.until = time_of(request.until());
+  if (filter.since > filter.until) return absl::InvalidArgumentError("since: later than until");
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  const absl::StatusOr<LabelSelector> selector = LabelSelector::Parse(request.selector());
+  if (!selector.ok()) return selector.status();
+  if (!selector->empty()) {
+    filter.any_of.emplace();
+    for (const auto& [key, record] : *state->resources) {
+      if (selector->Matches(LabelsOf(*record.resource))) filter.any_of->insert(key);
+    }
   }
   absl::StatusOr<uint32_t> page_size = PageSize(request.page_size(), kHistoryPageDefault, kHistoryPageMax);
   if (!page_size.ok()) return page_size.status();
-  const std::string fingerprint = Fingerprint(key ? key->ToString() : "");
+  const std::string fingerprint = Fingerprint(absl::StrCat(filter.kind, "\n", filter.name, "\n", filter.actor, "\n",
+                                                           filter.comment, "\n", absl::FormatTime(filter.since), "\n",
+                                                           absl::FormatTime(filter.until), "\n", request.selector()));
   uint64_t before = 0;
   if (!request.page_token().empty()) {
     absl::StatusOr<std::vector<std::string>> token = ReadToken(request.page_token(), 2);
@@ -545,16 +666,21 @@ absl::Status AdminService::FillHistory(const v1::HistoryRequest& request, v1::Hi
   }
   // One more than asked for tells whether there is a next page.
   absl::StatusOr<std::vector<v1::RevisionInfo>> page =
-      publisher_->store().RevisionsBefore(before, key ? &*key : nullptr, *page_size + 1);
+      publisher_->store().RevisionsBefore(before, filter, *page_size + 1);
   if (!page.ok()) return page.status();
-  if (page->empty() && key && before == 0 && !publisher_->current()->resources->contains(*key)) {
-    return absl::NotFoundError(absl::StrCat("no ", key->ToString(), ", and no history of it"));
+  if (page->empty() && !filter.name.empty() && before == 0 && !state->resources->contains({filter.kind, filter.name})) {
+    absl::StatusOr<std::vector<ResourceVersion>> any =
+        publisher_->store().VersionsBefore({filter.kind, filter.name}, 0, 1);
+    if (!any.ok()) return any.status();
+    if (any->empty()) {
+      return absl::NotFoundError(absl::StrCat("no ", filter.kind, "/", filter.name, ", and no history of it"));
+    }
   }
   size_t count = std::min<size_t>(page->size(), *page_size);
   if (count == page->size() && count > 0) {
     // Shorter than asked for: either the end, or cut by its bytes.
     absl::StatusOr<std::vector<v1::RevisionInfo>> more =
-        publisher_->store().RevisionsBefore(page->back().revision(), key ? &*key : nullptr, 1);
+        publisher_->store().RevisionsBefore(page->back().revision(), filter, 1);
     if (!more.ok()) return more.status();
     if (!more->empty()) page->push_back(std::move(more->front()));
   }
@@ -564,6 +690,55 @@ absl::Status AdminService::FillHistory(const v1::HistoryRequest& request, v1::Hi
         MakeToken({fingerprint, absl::StrCat(response->revisions(response->revisions_size() - 1).revision())}));
   }
   return absl::OkStatus();
+}
+
+absl::Status AdminService::FillVersions(const v1::ResourceHistoryRequest& request,
+                                        v1::ResourceHistoryResponse* response) const {
+  absl::StatusOr<std::string> kind = CanonicalKind(request.kind());
+  if (!kind.ok()) return kind.status();
+  if (request.name().empty()) return absl::InvalidArgumentError("name: expected a resource's name");
+  const ResourceKey key{*std::move(kind), request.name()};
+  absl::StatusOr<std::vector<ResourceVersion>> page =
+      publisher_->store().VersionsBefore(key, request.before(), kHistoryPageMax);
+  if (!page.ok()) return page.status();
+  if (page->empty() && request.before() == 0) {
+    return absl::NotFoundError(absl::StrCat("no ", key.ToString(), ", and no history of it"));
+  }
+  if (!page->empty()) {
+    absl::StatusOr<std::vector<ResourceVersion>> more =
+        publisher_->store().VersionsBefore(key, page->back().info.revision(), 1);
+    if (!more.ok()) return more.status();
+    if (!more->empty()) response->set_next_before(page->back().info.revision());
+  }
+  for (ResourceVersion& version : *page) {
+    v1::ResourceVersion* out = response->add_versions();
+    *out->mutable_info() = std::move(version.info);
+    out->set_op(version.op);
+    if (version.resource == nullptr) continue;
+    *out->mutable_resource() = *version.resource;
+    if (google::protobuf::Message* body = MutableBodyOf(out->mutable_resource(), key.kind)) RedactSecrets(body);
+  }
+  response->set_oldest_revision(publisher_->store().oldest_revision());
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AdminService::ResourceHistory(grpc::CallbackServerContext* context,
+                                                        const v1::ResourceHistoryRequest* request,
+                                                        v1::ResourceHistoryResponse* response) {
+  return Later(context, [this, request, response] { return FillVersions(*request, response); });
+}
+
+grpc::ServerWriteReactor<v1::BackupResponse>* AdminService::Backup(grpc::CallbackServerContext* context,
+                                                                   const v1::BackupRequest*) {
+  auto stream = std::make_shared<BackupStream>(this, CallerOf(context));
+  bool first;
+  {
+    std::lock_guard lock(mu_);
+    first = backup_ == nullptr;
+    if (first) backup_ = stream.get();
+  }
+  if (!first) stream->End({grpc::StatusCode::RESOURCE_EXHAUSTED, "another backup is under way; try again later"});
+  return Open<BackupStream, v1::BackupResponse>(std::move(stream), context);
 }
 
 grpc::ServerUnaryReactor* AdminService::History(grpc::CallbackServerContext* context, const v1::HistoryRequest* request,
@@ -1033,6 +1208,7 @@ grpc::ServerUnaryReactor* AdminService::GetServerInfo(grpc::CallbackServerContex
   response->set_epoch(state->epoch);
   response->set_revision(state->revision);
   SetTime(started_at_, response->mutable_started_at());
+  response->set_remembers_requests(true);
   response->set_name(name_);
   return Now(context, absl::OkStatus());
 }

@@ -30,8 +30,9 @@ inline constexpr uint32_t kHistoryPageDefault = 100;
 inline constexpr uint32_t kHistoryPageMax = 1'000;
 // A page of List ends here, below gRPC's limit of 4 MiB a message.
 inline constexpr size_t kListPageBytesMax = 3u << 20;
-// Watch and Rollout calls at a time.
+// Watch, Rollout and Backup calls at a time; of these, one Backup: each holds a copy of the database on its disk.
 inline constexpr size_t kAdminStreamsMax = 256;
+inline constexpr size_t kBackupChunkBytes = 1u << 20;
 
 inline constexpr uint32_t kAuditPageDefault = 100;
 inline constexpr uint32_t kAuditPageMax = 1'000;
@@ -46,6 +47,7 @@ struct AdminOperations {
   EndpointOverrides* overrides;
   LogLevel* log_level;
   std::function<v1::DiagnoseResponse()> diagnose;
+  std::string backup_file;  // where a Backup puts its copy while it is read: beside the database
 };
 
 // Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own. Called
@@ -75,6 +77,11 @@ class AdminService final : public v1::Admin::CallbackService {
                                    v1::DeleteResponse* response) override;
   grpc::ServerUnaryReactor* History(grpc::CallbackServerContext* context, const v1::HistoryRequest* request,
                                     v1::HistoryResponse* response) override;
+  grpc::ServerUnaryReactor* ResourceHistory(grpc::CallbackServerContext* context,
+                                            const v1::ResourceHistoryRequest* request,
+                                            v1::ResourceHistoryResponse* response) override;
+  grpc::ServerWriteReactor<v1::BackupResponse>* Backup(grpc::CallbackServerContext* context,
+                                                       const v1::BackupRequest* request) override;
   grpc::ServerUnaryReactor* GetRevision(grpc::CallbackServerContext* context, const v1::GetRevisionRequest* request,
                                         v1::GetRevisionResponse* response) override;
   grpc::ServerUnaryReactor* Rollback(grpc::CallbackServerContext* context, const v1::RollbackRequest* request,
@@ -121,6 +128,7 @@ class AdminService final : public v1::Admin::CallbackService {
   class Stream;
   class WatchStream;
   class RolloutStream;
+  class BackupStream;
 
   grpc::ServerUnaryReactor* Now(grpc::CallbackServerContext* context, const absl::Status& status);
   grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, std::function<absl::Status()> work);
@@ -133,6 +141,7 @@ class AdminService final : public v1::Admin::CallbackService {
 
   absl::Status FillList(const v1::ListRequest& request, bool with_secrets, v1::ListResponse* response) const;
   absl::Status FillAudit(const v1::ListAuditRequest& request, v1::ListAuditResponse* response);
+  absl::Status FillVersions(const v1::ResourceHistoryRequest& request, v1::ResourceHistoryResponse* response) const;
   absl::Status FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const;
   void FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const;
   // Those that concern `service` ("": all), a Service's name or that of a service of Consul.
@@ -157,6 +166,7 @@ class AdminService final : public v1::Admin::CallbackService {
   std::condition_variable ended_;
   std::map<Call*, std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mu_);
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  Call* backup_ ABSL_GUARDED_BY(mu_) = nullptr;  // the one that is under way
   bool ending_ ABSL_GUARDED_BY(mu_) = false;
   std::thread sweeper_;
 

@@ -11,6 +11,8 @@ constexpr CallRule kRules[] = {
     {"List", v1::Token::VIEWER, CallRule::kReads},
     {"Delete", v1::Token::EDITOR, CallRule::kChangesPolicy},
     {"History", v1::Token::VIEWER, CallRule::kReads},
+    {"ResourceHistory", v1::Token::VIEWER, CallRule::kReads},
+    {"Backup", v1::Token::ADMIN, CallRule::kReads},  // with hashes of secrets
     {"Export", v1::Token::ADMIN, CallRule::kReads},  // with hashes of secrets
     {"Lint", v1::Token::VIEWER, CallRule::kReads},
     {"GetRevision", v1::Token::VIEWER, CallRule::kReads},

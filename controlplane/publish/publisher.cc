@@ -2,13 +2,19 @@
 
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/digest.h"
+#include "common/config/redaction.h"
+#include "common/policy/label_selector.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/rpc/grpc_status.h"
 #include "google/protobuf/descriptor.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {
@@ -100,6 +106,33 @@ bool Concerns(std::string_view warning, const std::set<std::string, std::less<>>
   return false;
 }
 
+// What tells one request from another, and one caller's from another's.
+template <typename Request>
+std::string RequestDigest(const Request& request, const Author& author) {
+  // Maps are serialized in one order: the same request again is other bytes otherwise.
+  std::string text = absl::StrCat(author.action, "\n", author.name, "\n", Request::descriptor()->name(), "\n");
+  {
+    google::protobuf::io::StringOutputStream stream(&text);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    request.SerializeToCodedStream(&coded);
+  }
+  const Digest digest = Sha256(text);
+  return {reinterpret_cast<const char*>(digest.data()), digest.size()};
+}
+
+// Puts what is kept of `response` into `kept` (null: the request has no id).
+template <typename Response>
+void Keep(const Response& response, StoredRequest* kept) {
+  if (kept == nullptr) return;
+  kept->revision = response.revision();
+  kept->response = response.SerializeAsString();
+  if (kept->response.size() <= kKeptResponseBytesMax) return;
+  Response shorter;
+  shorter.set_revision(response.revision());
+  kept->response = shorter.SerializeAsString();
+}
+
 bool Same(const v1::Resource& a, const v1::Resource& b) { return CanonicalBytes(a) == CanonicalBytes(b); }
 
 }  // namespace
@@ -166,7 +199,7 @@ absl::Status Publisher::Start() {
   if (status.ok()) return status;
   const std::vector<v1::PolicyError> mistakes = PolicyErrorsOf(status);
   if (mistakes.empty()) return status;
-  // The data planes go on with what they have; to serve less than the stored set would be worse.
+  // The data planes continue with what they have; to serve less than the stored set would be worse.
   for (size_t i = 0; i < mistakes.size() && i < kLoggedMistakesMax; ++i) {
     spdlog::error("stored policy: {}/{}: {}: {}", mistakes[i].kind(), mistakes[i].name(), mistakes[i].field(),
                   mistakes[i].message());
@@ -195,15 +228,16 @@ std::shared_ptr<const v1::Resource> Publisher::Builtin(const ResourceKey& key) c
 }
 
 void Publisher::Put(const ResourceKey& key, std::shared_ptr<const v1::Resource> resource, bool built_in,
-                    v1::Change::Op op, Proposal* proposal) {
+                    v1::Change::Op op, Proposal* proposal, std::string set) {
   if (resource == nullptr) {
     proposal->resources.erase(key);
   } else {
     ResourceRecord& record = proposal->resources[key];
     record.resource = resource;
     record.built_in = built_in;
+    record.set = set;
   }
-  proposal->edits.push_back({key, op, std::move(resource), built_in});
+  proposal->edits.push_back({key, op, std::move(resource), built_in, std::move(set)});
 }
 
 absl::Status Publisher::CheckContext(const v1::ChangeContext& context) {
@@ -221,11 +255,43 @@ absl::Status Publisher::CheckContext(const v1::ChangeContext& context) {
   return absl::OkStatus();
 }
 
-absl::Status Publisher::CheckExpected(uint64_t expected) {
-  const uint64_t revision = current()->revision;
-  if (expected == 0 || expected == revision) return absl::OkStatus();
-  return absl::AbortedError(
-      absl::StrCat("the current revision is ", revision, ", not ", expected, "; nothing was changed; read it again"));
+absl::Status Publisher::CheckExpected(uint64_t expected,
+                                      const google::protobuf::RepeatedPtrField<v1::ExpectedVersion>& versions) {
+  const std::shared_ptr<const PolicyState> state = current();
+  if (expected != 0 && expected != state->revision) {
+    return absl::AbortedError(absl::StrCat("the current revision is ", state->revision, ", not ", expected,
+                                           "; nothing was changed; read it again"));
+  }
+  if (versions.size() > kApplyResourcesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected_versions: ", versions.size(), " of them; at most ", kApplyResourcesMax));
+  }
+  for (const v1::ExpectedVersion& version : versions) {
+    absl::StatusOr<std::string> kind = CanonicalKind(version.kind());
+    if (!kind.ok()) return kind.status();
+    const ResourceKey key{*std::move(kind), version.name()};
+    const auto it = state->resources->find(key);
+    const uint64_t now = it == state->resources->end() ? 0 : it->second.revision;
+    if (now == version.revision()) continue;
+    const std::string wanted = version.revision() == 0 ? "that it does not exist"
+                                                       : absl::StrCat("its version of revision ", version.revision());
+    absl::StatusOr<std::vector<ResourceVersion>> last = store_->VersionsBefore(key, 0, 1);
+    if (!last.ok()) return last.status();
+    if (last->empty()) {
+      return absl::AbortedError(
+          absl::StrCat(key.ToString(), ": expected ", wanted, ", but it has never existed; nothing was changed"));
+    }
+    const v1::RevisionInfo& info = last->front().info;
+    const absl::Time at = absl::FromUnixSeconds(info.time().seconds());
+    return absl::AbortedError(absl::StrCat(
+        key.ToString(), ": expected ", wanted, ", but revision ", info.revision(), " by '", info.actor(), "' ",
+        last->front().op == v1::Change::CREATED   ? "created"
+        : last->front().op == v1::Change::DELETED ? "deleted"
+                                                  : "updated",
+        " it at ", absl::FormatTime(absl::RFC3339_sec, at, absl::UTCTimeZone()),
+        info.comment().empty() ? "" : absl::StrCat(" (\"", info.comment(), "\")"), "; nothing was changed"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Publisher::Count(absl::Status status) {
@@ -238,6 +304,7 @@ absl::Status Publisher::Count(absl::Status status) {
       ++counts_.invalid;
       break;
     case absl::StatusCode::kAborted:
+    case absl::StatusCode::kAlreadyExists:
       ++counts_.conflict;
       break;
     default:
@@ -262,9 +329,11 @@ absl::Status Publisher::CheckScope(const Scope& scope, const ResourceSet& before
 }
 
 absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const v1::ChangeContext& context,
-                                                        const Author& author, bool dry_run, absl::string_view what) {
+                                                        const Author& author, bool dry_run, absl::string_view what,
+                                                        StoredRequest* request,
+                                                        const std::function<void(const Commitment&)>& keep) {
   const std::shared_ptr<const PolicyState> before = current();
-  // Before anything is said of resources that are none of the author's business.
+  // Before any message mentions resources outside the author's scope.
   if (author.scope != nullptr) {
     if (absl::Status s = CheckScope(*author.scope, *before->resources, proposal); !s.ok()) return s;
   }
@@ -299,9 +368,16 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
     return commitment;
   }
   if (proposal.edits.empty() && before->revision != 0) {
+    if (request != nullptr) {
+      keep(commitment);
+      request->revision = 0;  // it made no revision
+      if (absl::Status s = store_->PutRequest(*request); !s.ok()) return s;
+    }
     ++counts_.unchanged;
     return commitment;
   }
+  commitment.revision = revision;
+  if (request != nullptr) keep(commitment);
 
   // Whole microseconds: what is said now and what is read back later is the same.
   const absl::Time now = absl::FromUnixMicros(absl::ToUnixMicros(absl::Now()));
@@ -320,7 +396,7 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   entry.set_outcome(v1::AuditEntry::DONE);
   entry.set_revision(revision);
   entry.set_detail(AuditDetail(info));
-  if (absl::Status s = store_->Commit(info, author.address, proposal.edits, &entry); !s.ok()) {
+  if (absl::Status s = store_->Commit(info, author.address, proposal.edits, &entry, request); !s.ok()) {
     spdlog::error("revision {} by '{}' was not stored: {}", revision, info.actor(), std::string(s.message()));
     return s;
   }
@@ -343,15 +419,103 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
                proposal.edits.size() == 1 ? "change" : "changes");
   if (options_.recorded) options_.recorded(entry);
   Install(std::move(state));
-  commitment.revision = revision;
   return commitment;
 }
 
+template <typename Request, typename Response>
+absl::StatusOr<Response> Publisher::Once(const Request& request, const Author& author,
+                                         absl::StatusOr<Response> (Publisher::*change)(const Request&, const Author&,
+                                                                                       StoredRequest*)) {
+  const std::string& id = request.request_id();
+  if (id.size() > kRequestIdBytesMax) {
+    return Count(absl::InvalidArgumentError(
+        absl::StrCat("request_id: ", id.size(), " bytes; expected at most ", kRequestIdBytesMax)));
+  }
+  if (!id.empty() && request.dry_run()) {
+    return Count(absl::InvalidArgumentError("request_id: a dry run is done each time; expected none with dry_run"));
+  }
+  std::lock_guard lock(write_mu_);
+  if (id.empty()) return (this->*change)(request, author, nullptr);
+  StoredRequest kept;
+  kept.id = id;
+  kept.digest = RequestDigest(request, author);
+  absl::StatusOr<std::optional<StoredRequest>> before = store_->FindRequest(id);
+  if (!before.ok()) return Count(before.status());
+  if (!before->has_value()) return (this->*change)(request, author, &kept);
+  if ((*before)->digest != kept.digest) {
+    return Count(absl::InvalidArgumentError(
+        absl::StrCat("request_id: '", id, "' is that of another request; expected a new one for each")));
+  }
+  Response response;
+  if (!response.ParseFromString((*before)->response)) {
+    return Count(absl::DataLossError(absl::StrCat("request_id: what is kept of '", id, "' cannot be read")));
+  }
+  response.set_repeated(true);
+  if (response.changes().empty() && (*before)->revision != 0) {
+    absl::StatusOr<std::vector<v1::Change>> changes = store_->ChangesOf((*before)->revision);
+    if (!changes.ok()) return Count(changes.status());
+    for (v1::Change& each : *changes) *response.add_changes() = std::move(each);
+  }
+  return response;
+}
+
 absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& request, const Author& author) {
+  return Once(request, author, &Publisher::ApplyLocked);
+}
+absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& request, const Author& author) {
+  return Once(request, author, &Publisher::DeleteLocked);
+}
+absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackRequest& request, const Author& author) {
+  return Once(request, author, &Publisher::RollbackLocked);
+}
+
+absl::Status Publisher::Prune(const v1::ApplyRequest& request, const std::set<ResourceKey>& given, Proposal* proposal,
+                              v1::ApplyResponse* response) {
+  const absl::StatusOr<LabelSelector> selector = LabelSelector::Parse(request.prune());
+  if (!selector.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("prune: ", selector.status().message()));
+  }
+  if (!request.prune().empty()) {
+    if (selector->empty()) return absl::InvalidArgumentError("prune: expected a selector, which selects something");
+    for (const v1::Resource& resource : request.resources()) {
+      if (selector->Matches(LabelsOf(resource))) continue;
+      return absl::InvalidArgumentError(absl::StrCat("prune: ", KeyOf(resource).ToString(), " does not match '",
+                                                     request.prune(), "', so that it would never be pruned"));
+    }
+  }
+  std::vector<std::string> owned;
+  for (const auto& [key, record] : *current()->resources) {
+    if (record.built_in || given.contains(key)) continue;
+    const bool doomed =
+        request.prune().empty() ? record.set == request.set() : selector->Matches(LabelsOf(*record.resource));
+    if (!doomed) continue;
+    if (!request.prune().empty() && !record.set.empty()) {
+      owned.push_back(absl::StrCat(key.ToString(), " (set '", record.set, "')"));
+      continue;
+    }
+    const std::shared_ptr<const v1::Resource> builtin = Builtin(key);
+    Put(key, builtin, builtin != nullptr, v1::Change::DELETED, proposal);
+    *response->add_changes() = ChangeOf(key, v1::Change::DELETED);
+  }
+  if (owned.empty()) return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat("prune: ", JoinFew(owned), " would be deleted, but a set owns ",
+                                               owned.size() == 1 ? "it" : "them", "; nothing was changed"));
+}
+
+absl::StatusOr<v1::ApplyResponse> Publisher::ApplyLocked(const v1::ApplyRequest& request, const Author& author,
+                                                         StoredRequest* kept) {
   if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
   if (request.resources_size() > kApplyResourcesMax) {
     return Count(absl::InvalidArgumentError(
         absl::StrCat(request.resources_size(), " resources; at most ", kApplyResourcesMax, " at once")));
+  }
+  const bool prunes = !request.prune().empty() || !request.set().empty();
+  if (!request.prune().empty() && !request.set().empty()) {
+    return Count(absl::InvalidArgumentError("prune and set: expected one of them"));
+  }
+  if (request.set().size() > kSetNameBytesMax) {
+    return Count(absl::InvalidArgumentError(
+        absl::StrCat("set: ", request.set().size(), " bytes; expected at most ", kSetNameBytesMax)));
   }
   // What a resource gets wrong by its envelope; all the rest is CompileSnapshot's.
   std::vector<v1::PolicyError> mistakes;
@@ -377,25 +541,40 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
     }
   }
 
-  std::lock_guard lock(write_mu_);
-  if (absl::Status s = CheckExpected(request.expected_revision()); !s.ok()) return Count(s);
+  if (absl::Status s = CheckExpected(request.expected_revision(), request.expected_versions()); !s.ok()) {
+    return Count(s);
+  }
   const std::shared_ptr<const PolicyState> before = current();
   Proposal proposal{*before->resources, {}};
   v1::ApplyResponse response;
+  std::vector<std::string> others;
   for (v1::Resource resource : request.resources()) {
     const ResourceKey key = KeyOf(resource);
     if (key.kind.empty()) continue;
     auto it = before->resources->find(key);
     // What `get` printed as redacted stays as it is.
     RestoreSecrets(it == before->resources->end() ? nullptr : it->second.resource.get(), &resource, &mistakes);
-    // Applying what `get` prints changes nothing, also where that is a built-in.
-    const v1::Change::Op op = it == before->resources->end()         ? v1::Change::CREATED
-                              : Same(*it->second.resource, resource) ? v1::Change::UNCHANGED
-                                                                     : v1::Change::UPDATED;
+    const std::string owner = it == before->resources->end() ? "" : it->second.set;
+    const std::string& set = request.set().empty() ? owner : request.set();
+    if (!request.set().empty() && !owner.empty() && owner != set) {
+      others.push_back(absl::StrCat(key.ToString(), " (set '", owner, "')"));
+    }
+    // Applying what `get` prints changes nothing, also where that is a built-in. A set that takes it over does.
+    const v1::Change::Op op = it == before->resources->end()                         ? v1::Change::CREATED
+                              : Same(*it->second.resource, resource) && owner == set ? v1::Change::UNCHANGED
+                                                                                     : v1::Change::UPDATED;
     *response.add_changes() = ChangeOf(key, op);
     if (op != v1::Change::UNCHANGED) {
-      Put(key, std::make_shared<const v1::Resource>(std::move(resource)), false, op, &proposal);
+      Put(key, std::make_shared<const v1::Resource>(std::move(resource)), false, op, &proposal, set);
     }
+  }
+  if (!others.empty()) {
+    return Count(
+        absl::AlreadyExistsError(absl::StrCat("set '", request.set(), "': another set owns ", JoinFew(others),
+                                              "; nothing was changed: delete it there first, or leave it out here")));
+  }
+  if (prunes) {
+    if (absl::Status s = Prune(request, seen, &proposal, &response); !s.ok()) return Count(s);
   }
   if (!mistakes.empty()) {
     if (author.scope != nullptr) {
@@ -406,7 +585,7 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
     for (const auto& [key, record] : proposal.resources) resources.push_back(record.resource.get());
     for (v1::PolicyError& error :
          CompileSnapshot(resources, {store_->epoch(), before->revision + 1, options_.own_service}).errors) {
-      // A secret that could not be put back is no hash either: once is enough.
+      // A secret that could not be put back is not a hash either: report it once.
       const bool told = std::any_of(mistakes.begin(), mistakes.end(), [&error](const v1::PolicyError& other) {
         return other.kind() == error.kind() && other.name() == error.name() && other.field() == error.field();
       });
@@ -414,16 +593,22 @@ absl::StatusOr<v1::ApplyResponse> Publisher::Apply(const v1::ApplyRequest& reque
     }
     return Count(PolicyError("the policy is invalid; nothing was changed", mistakes));
   }
+  const auto finish = [&](const Commitment& done) {
+    response.set_revision(done.revision);
+    response.clear_warnings();
+    for (const std::string& warning : done.warnings) response.add_warnings(warning);
+    response.set_other_warnings(static_cast<uint32_t>(done.other_warnings));
+    Keep(response, kept);
+  };
   absl::StatusOr<Commitment> done = Commit(std::move(proposal), request.context(), author, request.dry_run(),
-                                           "the policy is invalid; nothing was changed");
+                                           "the policy is invalid; nothing was changed", kept, finish);
   if (!done.ok()) return Count(done.status());
-  response.set_revision(done->revision);
-  for (std::string& warning : done->warnings) response.add_warnings(std::move(warning));
-  response.set_other_warnings(static_cast<uint32_t>(done->other_warnings));
+  if (kept == nullptr) finish(*done);
   return response;
 }
 
-absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& request, const Author& author) {
+absl::StatusOr<v1::DeleteResponse> Publisher::DeleteLocked(const v1::DeleteRequest& request, const Author& author,
+                                                           StoredRequest* kept) {
   if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
   if (request.resources_size() > kApplyResourcesMax) {
     return Count(absl::InvalidArgumentError(
@@ -442,8 +627,9 @@ absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& re
     if (absl::Status s = add(resource.kind(), resource.name()); !s.ok()) return Count(s);
   }
 
-  std::lock_guard lock(write_mu_);
-  if (absl::Status s = CheckExpected(request.expected_revision()); !s.ok()) return Count(s);
+  if (absl::Status s = CheckExpected(request.expected_revision(), request.expected_versions()); !s.ok()) {
+    return Count(s);
+  }
   const std::shared_ptr<const PolicyState> before = current();
   Proposal proposal{*before->resources, {}};
   v1::DeleteResponse response;
@@ -463,21 +649,26 @@ absl::StatusOr<v1::DeleteResponse> Publisher::Delete(const v1::DeleteRequest& re
     gone.push_back(key.ToString());
   }
   if (!missing.empty()) return Count(absl::NotFoundError(absl::StrCat("no ", JoinFew(missing))));
+  const auto finish = [&](const Commitment& done) {
+    response.set_revision(done.revision);
+    Keep(response, kept);
+  };
   absl::StatusOr<Commitment> done = Commit(
       std::move(proposal), request.context(), author, request.dry_run(),
-      absl::StrCat(JoinFew(gone), " cannot be deleted, something still refers to ", gone.size() == 1 ? "it" : "them"));
+      absl::StrCat(JoinFew(gone), " cannot be deleted, something still refers to ", gone.size() == 1 ? "it" : "them"),
+      kept, finish);
   if (!done.ok()) return Count(done.status());
-  response.set_revision(done->revision);
+  if (kept == nullptr) finish(*done);
   return response;
 }
 
-absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackRequest& request, const Author& author) {
+absl::StatusOr<v1::RollbackResponse> Publisher::RollbackLocked(const v1::RollbackRequest& request, const Author& author,
+                                                               StoredRequest* kept) {
   if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
   absl::StatusOr<Store::Past> past = store_->SetAt(request.revision());
   if (!past.ok()) return Count(past.status());
 
-  std::lock_guard lock(write_mu_);
-  if (absl::Status s = CheckExpected(request.expected_revision()); !s.ok()) return Count(s);
+  if (absl::Status s = CheckExpected(request.expected_revision(), {}); !s.ok()) return Count(s);
   const std::shared_ptr<const PolicyState> before = current();
   // The operators' documents of then, the built-ins of now.
   ResourceSet target;
@@ -485,7 +676,7 @@ absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackReque
     if (!record.built_in) target[key] = std::move(record);
   }
   for (const auto& [key, builtin] : builtins_) {
-    target.try_emplace(key, ResourceRecord{builtin, 0, absl::Time(), true});
+    target.try_emplace(key, ResourceRecord{builtin, 0, absl::Time(), true, ""});
   }
   Proposal proposal{*before->resources, {}};
   v1::RollbackResponse response;
@@ -495,26 +686,31 @@ absl::StatusOr<v1::RollbackResponse> Publisher::Rollback(const v1::RollbackReque
   for (const auto& [key, record] : target) {
     auto it = before->resources->find(key);
     if (it == before->resources->end()) {
-      Put(key, record.resource, record.built_in, v1::Change::CREATED, &proposal);
-    } else if (it->second.built_in != record.built_in || !Same(*it->second.resource, *record.resource)) {
-      Put(key, record.resource, record.built_in, record.built_in ? v1::Change::DELETED : v1::Change::UPDATED,
-          &proposal);
+      Put(key, record.resource, record.built_in, v1::Change::CREATED, &proposal, record.set);
+    } else if (it->second.built_in != record.built_in || it->second.set != record.set ||
+               !Same(*it->second.resource, *record.resource)) {
+      Put(key, record.resource, record.built_in, record.built_in ? v1::Change::DELETED : v1::Change::UPDATED, &proposal,
+          record.set);
     }
   }
   for (const Edit& edit : proposal.edits) *response.add_changes() = ChangeOf(edit.key, edit.op);
   response.set_undone_count(before->revision - request.revision());
-  absl::StatusOr<std::vector<v1::RevisionInfo>> newest = store_->RevisionsBefore(0, nullptr, kUndoneToldMax);
+  absl::StatusOr<std::vector<v1::RevisionInfo>> newest = store_->RevisionsBefore(0, {}, kUndoneToldMax);
   if (!newest.ok()) return Count(newest.status());
   for (v1::RevisionInfo& info : *newest) {
     if (info.revision() > request.revision()) *response.add_undone() = std::move(info);
   }
   v1::ChangeContext context = request.context();
   if (context.comment().empty()) context.set_comment(absl::StrCat("rollback to revision ", request.revision()));
-  absl::StatusOr<Commitment> done =
-      Commit(std::move(proposal), context, author, request.dry_run(),
-             absl::StrCat("revision ", request.revision(), " is not valid any more; nothing was changed"));
+  const auto finish = [&](const Commitment& done) {
+    response.set_revision(done.revision);
+    Keep(response, kept);
+  };
+  absl::StatusOr<Commitment> done = Commit(
+      std::move(proposal), context, author, request.dry_run(),
+      absl::StrCat("revision ", request.revision(), " is not valid any more; nothing was changed"), kept, finish);
   if (!done.ok()) return Count(done.status());
-  response.set_revision(done->revision);
+  if (kept == nullptr) finish(*done);
   return response;
 }
 

@@ -1,4 +1,4 @@
-// The write path of policy: every change, whoever asks for it, is edited, compiled, committed and published here.
+// The write path of policy: every change is edited, compiled, committed and published here.
 #ifndef GATEWAY_CONTROLPLANE_PUBLISH_PUBLISHER_H_
 #define GATEWAY_CONTROLPLANE_PUBLISH_PUBLISHER_H_
 
@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,6 +41,10 @@ inline constexpr size_t kActorBytesMax = 256;
 inline constexpr size_t kCommentBytesMax = 4096;
 // Two lists of 100,000 blocks, as an IpAccess may have; one such resource is a message of the config stream by itself.
 inline constexpr size_t kResourceBytesMax = 10u << 20;
+inline constexpr size_t kRequestIdBytesMax = 128;
+inline constexpr size_t kSetNameBytesMax = 128;
+// A longer response of a request with an id is kept without its changes, which are read from history.
+inline constexpr size_t kKeptResponseBytesMax = 64u << 10;
 inline constexpr size_t kSetResourcesMax = 250'000;
 inline constexpr size_t kSetBytesMax = 256u << 20;
 
@@ -60,7 +65,7 @@ struct ChangeCounts {
 // Who asks for a change.
 struct Author {
   Author() = default;
-  // Nobody asked who it is. Implicit: an address is an author.
+  // Not authenticated. Implicit: an address is an author.
   Author(const std::string& given_address) : address(given_address) {}  // NOLINT(google-explicit-constructor)
   Author(const char* given_address) : address(given_address) {}         // NOLINT(google-explicit-constructor)
   Author(std::string given_address, std::string given_name, std::string given_action,
@@ -70,7 +75,7 @@ struct Author {
         action(std::move(given_action)),
         scope(std::move(given_scope)) {}
 
-  std::string address;                 // kept in history; stands in for an actor where none is given
+  std::string address;                 // kept in history; stands in for a missing actor
   std::string name;                    // as authenticated; then the actor, whatever the request says
   std::string action;                  // the call, for the audit
   std::shared_ptr<const Scope> scope;  // null: may change everything
@@ -113,15 +118,34 @@ class Publisher {
 
   Publisher(std::unique_ptr<Store> store, PublisherOptions options);
   absl::Status Start();
-  // Sets `key` to `resource` (null: nothing) in `proposal`.
+  // Sets `key` to `resource` (null: nothing) in `proposal`; `set` owns it from now on.
   static void Put(const ResourceKey& key, std::shared_ptr<const v1::Resource> resource, bool built_in,
-                  v1::Change::Op op, Proposal* proposal);
+                  v1::Change::Op op, Proposal* proposal, std::string set = "");
   // Compiles, commits and publishes `proposal`; with `dry_run` compiles only. Counts how it ended.
+  // `request` (null: it has no id) is kept in the same transaction; `keep` puts the response into it, once the revision
+  // is known.
   absl::StatusOr<Commitment> Commit(Proposal proposal, const v1::ChangeContext& context, const Author& author,
-                                    bool dry_run, absl::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+                                    bool dry_run, absl::string_view what, StoredRequest* request = nullptr,
+                                    const std::function<void(const Commitment&)>& keep = nullptr)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  // What Apply, Delete and Rollback have in common: a request that was done already is not done again.
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Once(const Request& request, const Author& author,
+                                absl::StatusOr<Response> (Publisher::*change)(const Request&, const Author&,
+                                                                              StoredRequest*));
+  absl::StatusOr<v1::ApplyResponse> ApplyLocked(const v1::ApplyRequest& request, const Author& author,
+                                                StoredRequest* kept) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  absl::StatusOr<v1::DeleteResponse> DeleteLocked(const v1::DeleteRequest& request, const Author& author,
+                                                  StoredRequest* kept) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  absl::StatusOr<v1::RollbackResponse> RollbackLocked(const v1::RollbackRequest& request, const Author& author,
+                                                      StoredRequest* kept) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  // Deletes what `request` says besides its resources (`given`), by its prune or its set.
+  absl::Status Prune(const v1::ApplyRequest& request, const std::set<ResourceKey>& given, Proposal* proposal,
+                     v1::ApplyResponse* response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
   static absl::Status CheckScope(const Scope& scope, const ResourceSet& before, const Proposal& proposal);
   absl::Status CheckContext(const v1::ChangeContext& context);
-  absl::Status CheckExpected(uint64_t expected) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  absl::Status CheckExpected(uint64_t expected, const google::protobuf::RepeatedPtrField<v1::ExpectedVersion>& versions)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
   absl::Status Count(absl::Status status);
   std::shared_ptr<const v1::Resource> Builtin(const ResourceKey& key) const;  // null: none
   void Install(std::shared_ptr<const PolicyState> state);

@@ -1,5 +1,6 @@
-// Tokens and the audit.
+// Tokens, the audit, and requests that have been done.
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,6 +26,30 @@ int Store::Impl::WriteAudit(std::span<const v1::AuditEntry> entries) {
   // Numbers have no gaps but at the old end: those that are kept are the newest.
   Statement prune(database.get(), "DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?");
   return prune.Bind(static_cast<int64_t>(options.audit_rows_max)).Run();
+}
+
+int Store::Impl::WriteRequest(const StoredRequest& request) {
+  Statement put(database.get(), "INSERT INTO requests(id, digest, revision, response) VALUES(?,?,?,?)");
+  put.Bind(request.id).BindBlob(request.digest).Bind(static_cast<int64_t>(request.revision));
+  if (int rc = put.BindBlob(request.response).Run(); rc != SQLITE_OK) return rc;
+  Statement prune(database.get(), "DELETE FROM requests WHERE number <= (SELECT max(number) FROM requests) - ?");
+  return prune.Bind(static_cast<int64_t>(kRequestsMax)).Run();
+}
+
+absl::StatusOr<std::optional<StoredRequest>> Store::FindRequest(const std::string& id) {
+  std::lock_guard lock(impl_->mu);
+  Statement row(impl_->database.get(), "SELECT digest, revision, response FROM requests WHERE id = ?");
+  row.Bind(id);
+  if (!row.Step()) {
+    if (row.rc() != SQLITE_OK) return impl_->database.Error(row.rc(), "read");
+    return std::nullopt;
+  }
+  return StoredRequest{id, std::string(row.Blob(0)), static_cast<uint64_t>(row.Int(1)), std::string(row.Blob(2))};
+}
+
+absl::Status Store::PutRequest(const StoredRequest& request) {
+  std::lock_guard lock(impl_->mu);
+  return impl_->database.Transact([&] { return impl_->WriteRequest(request); });
 }
 
 absl::StatusOr<std::vector<StoredToken>> Store::LoadTokens() {

@@ -1,4 +1,5 @@
 // Resources, their history and the revisions.
+#include <algorithm>
 #include <span>
 #include <string>
 #include <utility>
@@ -10,13 +11,6 @@
 namespace gateway::controlplane {
 namespace {
 
-uint32_t RowChecksum(const ResourceKey& key, absl::string_view body, uint64_t revision, int64_t changed_at, int op,
-                     bool built_in) {
-  uint32_t crc = Crc32c(0, absl::StrCat(key.kind, "\n", key.name, "\n", revision, "\n", changed_at, "\n", op, "\n",
-                                        built_in ? 1 : 0, "\n"));
-  return Crc32c(crc, body);
-}
-
 void ToTimestamp(int64_t micros, google::protobuf::Timestamp* out) {
   out->set_seconds(micros / 1'000'000);
   out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
@@ -24,12 +18,21 @@ void ToTimestamp(int64_t micros, google::protobuf::Timestamp* out) {
 
 }  // namespace
 
+uint32_t RowChecksum(const ResourceKey& key, absl::string_view body, uint64_t revision, int64_t changed_at, int op,
+                     bool built_in, absl::string_view set) {
+  // Without a set it is as it was before there were sets.
+  uint32_t crc = Crc32c(0, absl::StrCat(key.kind, "\n", key.name, "\n", revision, "\n", changed_at, "\n", op, "\n",
+                                        built_in ? 1 : 0, "\n", set, set.empty() ? "" : "\n"));
+  return Crc32c(crc, body);
+}
+
 absl::Status Store::Impl::ReadRow(Statement& row, ResourceSet* into, int op) {
   ResourceKey key{row.Text(0), row.Text(1)};
   const absl::string_view body = row.Blob(2);
   const bool built_in = row.Int(6) != 0;
   const auto revision_of_row = static_cast<uint64_t>(row.Int(4));
-  if (row.Int(3) != RowChecksum(key, body, revision_of_row, row.Int(5), op, built_in)) {
+  std::string set = row.Text(7);
+  if (row.Int(3) != RowChecksum(key, body, revision_of_row, row.Int(5), op, built_in, set)) {
     return Damaged(key, "does not match its checksum");
   }
   auto resource = std::make_shared<v1::Resource>();
@@ -37,7 +40,8 @@ absl::Status Store::Impl::ReadRow(Statement& row, ResourceSet* into, int op) {
     return Damaged(key, "cannot be read");
   }
   if (absl::Status s = Unseal(key, resource.get()); !s.ok()) return s;
-  (*into)[std::move(key)] = {std::move(resource), revision_of_row, absl::FromUnixMicros(row.Int(5)), built_in};
+  (*into)[std::move(key)] = {std::move(resource), revision_of_row, absl::FromUnixMicros(row.Int(5)), built_in,
+                             std::move(set)};
   return absl::OkStatus();
 }
 
@@ -51,30 +55,30 @@ int Store::Impl::Write(const v1::RevisionInfo& info, const std::string& peer, st
     if (int rc = statement.Run(); rc != SQLITE_OK) return rc;
   }
   Statement upsert(database.get(),
-                   "INSERT INTO resources(kind, name, body, checksum, revision, changed_at, built_in) "
-                   "VALUES(?,?,?,?,?,?,?) ON CONFLICT(kind, name) DO UPDATE SET body=excluded.body, "
+                   "INSERT INTO resources(kind, name, body, checksum, revision, changed_at, built_in, owner) "
+                   "VALUES(?,?,?,?,?,?,?,?) ON CONFLICT(kind, name) DO UPDATE SET body=excluded.body, "
                    "checksum=excluded.checksum, revision=excluded.revision, changed_at=excluded.changed_at, "
-                   "built_in=excluded.built_in");
+                   "built_in=excluded.built_in, owner=excluded.owner");
   Statement erase(database.get(), "DELETE FROM resources WHERE kind=? AND name=?");
   Statement remember(database.get(),
-                     "INSERT INTO history(kind, name, revision, op, body, checksum, changed_at, built_in) "
-                     "VALUES(?,?,?,?,?,?,?,?)");
+                     "INSERT INTO history(kind, name, revision, op, body, checksum, changed_at, built_in, owner) "
+                     "VALUES(?,?,?,?,?,?,?,?,?)");
   for (size_t i = 0; i < edits.size(); ++i) {
     const Edit& edit = edits[i];
     const std::string& body = bodies[i];
     int rc;
     if (edit.resource != nullptr) {
       upsert.Bind(edit.key.kind).Bind(edit.key.name).BindBlob(body);
-      upsert.Bind(RowChecksum(edit.key, body, info.revision(), micros, 0, edit.built_in));
-      rc = upsert.Bind(number).Bind(micros).Bind(edit.built_in ? 1 : 0).Run();
+      upsert.Bind(RowChecksum(edit.key, body, info.revision(), micros, 0, edit.built_in, edit.set));
+      rc = upsert.Bind(number).Bind(micros).Bind(edit.built_in ? 1 : 0).Bind(edit.set).Run();
     } else {
       rc = erase.Bind(edit.key.kind).Bind(edit.key.name).Run();
     }
     if (rc != SQLITE_OK) return rc;
     remember.Bind(edit.key.kind).Bind(edit.key.name).Bind(number).Bind(edit.op);
     edit.resource == nullptr ? remember.BindNull() : remember.BindBlob(body);
-    remember.Bind(RowChecksum(edit.key, body, info.revision(), micros, edit.op, edit.built_in));
-    if (rc = remember.Bind(micros).Bind(edit.built_in ? 1 : 0).Run(); rc != SQLITE_OK) return rc;
+    remember.Bind(RowChecksum(edit.key, body, info.revision(), micros, edit.op, edit.built_in, edit.set));
+    if (rc = remember.Bind(micros).Bind(edit.built_in ? 1 : 0).Bind(edit.set).Run(); rc != SQLITE_OK) return rc;
   }
   *rows = history_rows + edits.size();
   *new_oldest = oldest == 0 ? info.revision() : oldest;
@@ -115,7 +119,7 @@ absl::Status Store::Impl::ReadChanges(v1::RevisionInfo* info) {
 }
 
 absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
-                           const v1::AuditEntry* entry) {
+                           const v1::AuditEntry* entry, const StoredRequest* request) {
   std::lock_guard lock(impl_->mu);
   const int64_t micros = MicrosOf(info.time());
   uint64_t rows = 0, oldest = 0;
@@ -130,8 +134,10 @@ absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer
     bodies.push_back(*std::move(body));
   }
   const absl::Status status = impl_->database.Transact([&] {
-    const int rc = impl_->Write(info, peer, edits, bodies, micros, &rows, &oldest);
-    return rc != SQLITE_OK || entry == nullptr ? rc : impl_->WriteAudit({entry, 1});
+    int rc = impl_->Write(info, peer, edits, bodies, micros, &rows, &oldest);
+    if (rc == SQLITE_OK && entry != nullptr) rc = impl_->WriteAudit({entry, 1});
+    if (rc == SQLITE_OK && request != nullptr) rc = impl_->WriteRequest(*request);
+    return rc;
   });
   if (!status.ok()) return status;
   impl_->revision = info.revision();
@@ -141,33 +147,97 @@ absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsBefore(uint64_t before, const ResourceKey* key,
+absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsBefore(uint64_t before, const HistoryFilter& filter,
                                                                      size_t limit) {
   std::lock_guard lock(impl_->mu);
-  const auto below = before == 0 ? INT64_MAX : static_cast<int64_t>(before);
-  Statement row(impl_->database.get(),
-                key == nullptr
-                    ? "SELECT revision, time, actor, comment, peer FROM revisions WHERE revision < ? "
-                      "ORDER BY revision DESC LIMIT ?"
-                    : "SELECT r.revision, r.time, r.actor, r.comment, r.peer FROM history h JOIN revisions r "
-                      "ON r.revision = h.revision WHERE h.kind = ? AND h.name = ? AND h.revision < ? "
-                      "ORDER BY h.revision DESC LIMIT ?");
-  if (key != nullptr) row.Bind(key->kind).Bind(key->name);
-  row.Bind(below).Bind(static_cast<int64_t>(limit));
+  std::string sql = "SELECT revision, time, actor, comment, peer FROM revisions r WHERE revision < ?";
+  if (filter.since > absl::InfinitePast()) sql += " AND time >= ?";
+  if (filter.until < absl::InfiniteFuture()) sql += " AND time <= ?";
+  if (!filter.actor.empty()) sql += " AND actor = ?";
+  if (!filter.comment.empty()) sql += " AND instr(lower(comment), lower(?)) > 0";
+  if (!filter.kind.empty()) {
+    absl::StrAppend(&sql, " AND EXISTS(SELECT 1 FROM history WHERE revision = r.revision AND kind = ?",
+                    filter.name.empty() ? ")" : " AND name = ?)");
+  }
+  sql += " ORDER BY revision DESC";
+  Statement row(impl_->database.get(), sql.c_str());
+  row.Bind(before == 0 ? INT64_MAX : static_cast<int64_t>(before));
+  if (filter.since > absl::InfinitePast()) row.Bind(absl::ToUnixMicros(filter.since));
+  if (filter.until < absl::InfiniteFuture()) row.Bind(absl::ToUnixMicros(filter.until));
+  if (!filter.actor.empty()) row.Bind(filter.actor);
+  if (!filter.comment.empty()) row.Bind(filter.comment);
+  if (!filter.kind.empty()) row.Bind(filter.kind);
+  if (!filter.kind.empty() && !filter.name.empty()) row.Bind(filter.name);
   std::vector<v1::RevisionInfo> page;
   size_t bytes = 0;
-  while (bytes < kHistoryPageBytesMax && row.Step()) {
-    v1::RevisionInfo& info = page.emplace_back();
+  while (page.size() < limit && bytes < kHistoryPageBytesMax) {
+    if (!row.Step()) {
+      if (row.rc() != SQLITE_OK) return impl_->database.Error(row.rc(), "read");
+      break;
+    }
+    v1::RevisionInfo info;
     info.set_revision(static_cast<uint64_t>(row.Int(0)));
     ToTimestamp(row.Int(1), info.mutable_time());
     info.set_actor(row.Text(2));
     info.set_comment(row.Text(3));
     info.set_peer(row.Text(4));
     if (absl::Status s = impl_->ReadChanges(&info); !s.ok()) return s;
+    if (filter.any_of.has_value() &&
+        std::none_of(info.changes().begin(), info.changes().end(), [&filter](const v1::Change& change) {
+          return filter.any_of->contains({change.kind(), change.name()});
+        })) {
+      continue;
+    }
     bytes += info.ByteSizeLong();
+    page.push_back(std::move(info));
+  }
+  return page;
+}
+
+absl::StatusOr<std::vector<ResourceVersion>> Store::VersionsBefore(const ResourceKey& key, uint64_t before,
+                                                                   size_t limit) {
+  std::lock_guard lock(impl_->mu);
+  // The oldest row may be of a revision that is no longer kept itself.
+  Statement row(impl_->database.get(),
+                "SELECT h.kind, h.name, h.body, h.checksum, h.revision, h.changed_at, h.built_in, h.owner, h.op, "
+                "h.body IS NULL, coalesce(r.actor, ''), coalesce(r.comment, ''), coalesce(r.peer, '') FROM history h "
+                "LEFT JOIN revisions r ON r.revision = h.revision WHERE h.kind = ? AND h.name = ? AND h.revision < ? "
+                "ORDER BY h.revision DESC LIMIT ?");
+  row.Bind(key.kind).Bind(key.name).Bind(before == 0 ? INT64_MAX : static_cast<int64_t>(before));
+  row.Bind(static_cast<int64_t>(limit));
+  std::vector<ResourceVersion> page;
+  size_t bytes = 0;
+  while (bytes < kHistoryPageBytesMax && row.Step()) {
+    ResourceVersion& version = page.emplace_back();
+    version.info.set_revision(static_cast<uint64_t>(row.Int(4)));
+    ToTimestamp(row.Int(5), version.info.mutable_time());
+    version.info.set_actor(row.Text(10));
+    version.info.set_comment(row.Text(11));
+    version.info.set_peer(row.Text(12));
+    version.op = static_cast<v1::Change::Op>(row.Int(8));
+    if (row.Int(9) == 0) {
+      ResourceSet read;
+      if (absl::Status s = impl_->ReadRow(row, &read, static_cast<int>(row.Int(8))); !s.ok()) return s;
+      version.resource = std::move(read.begin()->second.resource);
+      bytes += version.resource->ByteSizeLong();
+    }
+    bytes += version.info.ByteSizeLong();
   }
   if (bytes < kHistoryPageBytesMax && row.rc() != SQLITE_OK) return impl_->database.Error(row.rc(), "read");
   return page;
+}
+
+uint64_t Store::oldest_revision() const {
+  std::lock_guard lock(impl_->mu);
+  return impl_->oldest;
+}
+
+absl::StatusOr<std::vector<v1::Change>> Store::ChangesOf(uint64_t revision) {
+  std::lock_guard lock(impl_->mu);
+  v1::RevisionInfo info;
+  info.set_revision(revision);
+  if (absl::Status s = impl_->ReadChanges(&info); !s.ok()) return s;
+  return std::vector<v1::Change>(info.changes().begin(), info.changes().end());
 }
 
 absl::StatusOr<std::vector<v1::RevisionInfo>> Store::RevisionsAfter(uint64_t after, size_t limit) {
@@ -229,13 +299,14 @@ absl::StatusOr<Store::Past> Store::SetAt(uint64_t revision) {
     past.info.set_peer(row.Text(3));
   }
   if (absl::Status s = impl_->ReadChanges(&past.info); !s.ok()) return s;
-  Statement row(impl_->database.get(),
-                "SELECT kind, name, body, checksum, revision, changed_at, built_in, op FROM history h WHERE body IS "
-                "NOT NULL AND revision = (SELECT max(revision) FROM history WHERE kind = h.kind AND name = h.name "
-                "AND revision <= ?)");
+  Statement row(
+      impl_->database.get(),
+      "SELECT kind, name, body, checksum, revision, changed_at, built_in, owner, op FROM history h WHERE body IS "
+      "NOT NULL AND revision = (SELECT max(revision) FROM history WHERE kind = h.kind AND name = h.name "
+      "AND revision <= ?)");
   row.Bind(static_cast<int64_t>(revision));
   while (row.Step()) {
-    if (absl::Status s = impl_->ReadRow(row, &past.resources, static_cast<int>(row.Int(7))); !s.ok()) return s;
+    if (absl::Status s = impl_->ReadRow(row, &past.resources, static_cast<int>(row.Int(8))); !s.ok()) return s;
   }
   if (row.rc() != SQLITE_OK) return impl_->database.Error(row.rc(), "read");
   return past;

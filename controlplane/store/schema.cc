@@ -55,6 +55,17 @@ CREATE TABLE overrides(
   body BLOB NOT NULL,          -- gateway.v1.EndpointOverride
   checksum INTEGER NOT NULL,
   PRIMARY KEY(service, endpoint)) STRICT;
+)sql",
+    R"sql(
+-- The set that owns the resource (ApplyRequest.set); '': no set.
+ALTER TABLE resources ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE history ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+CREATE TABLE requests(
+  number INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE,
+  digest BLOB NOT NULL,        -- SHA-256 of the request and of who asked
+  revision INTEGER NOT NULL,
+  response BLOB NOT NULL) STRICT;
 )sql"};
 
 }  // namespace

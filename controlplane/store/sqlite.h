@@ -81,7 +81,7 @@ class Statement {
   int bound_ = 0;
 };
 
-// Owns a connection. Not thread-safe but for `errors`; the store holds its mutex around every call.
+// Owns a connection. Not thread-safe, except `errors`; the store holds its mutex around every call.
 class Database {
  public:
   explicit Database(std::string path) : path_(std::move(path)) {}
@@ -89,7 +89,7 @@ class Database {
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
-  // Opens `path`, which is path() but for a file that is being made. SQLite's result; `vfs` "": its own.
+  // Opens `path`, which is path(), or another name while the file is being made. SQLite's result; `vfs` "": its own.
   int OpenFile(const std::string& path, int flags, const std::string& vfs);
   void Close();
   sqlite3* get() const { return db_; }

@@ -19,8 +19,6 @@
 namespace gateway::controlplane {
 namespace {
 
-// The smallest database of SQLite has one page of 512 bytes. SQLite takes a shorter file for one that is new.
-constexpr off_t kDatabaseBytesMin = 512;
 // What a checkpoint leaves of the WAL.
 constexpr int kWalBytesKept = 16 << 20;
 
@@ -39,6 +37,18 @@ Takeover TakeoverOf(absl::string_view word) {
   return Takeover::kAccepted;  // also a file of a version that did not ask
 }
 
+const char* TakeoverWord(Takeover takeover) {
+  switch (takeover) {
+    case Takeover::kHeld:
+      return kTakeoverHeld;
+    case Takeover::kAccepted:
+      return kTakeoverAccepted;
+    case Takeover::kUndecided:
+      break;
+  }
+  return kTakeoverUndecided;
+}
+
 }  // namespace
 
 // Whole or not at all: a process that is killed on its first start leaves no empty file, which would look like a
@@ -47,7 +57,7 @@ absl::Status Store::Impl::Create() {
   const std::string beside = absl::StrCat(options.path, ".new");
   const size_t slash = options.path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : options.path.substr(0, slash + 1);
-  if (folder != ".") (void)mkdir(folder.c_str(), 0700);  // where it cannot be, the file cannot be opened
+  if (folder != ".") (void)mkdir(folder.c_str(), 0700);  // opening the file reports it
   for (const char* suffix : {"", "-journal", "-wal", "-shm"}) unlink(absl::StrCat(beside, suffix).c_str());
   // A log without its database is of one that is gone, and would be read into the new one.
   for (const char* suffix : {"-journal", "-wal"}) {
@@ -86,6 +96,9 @@ absl::Status Store::Impl::Create() {
 absl::Status Store::Impl::Open() {
   struct stat there {};
   if (stat(options.path.c_str(), &there) != 0) {
+    if (errno == ENOENT && !options.create) {
+      return absl::NotFoundError(absl::StrCat("there is no database '", options.path, "'"));
+    }
     if (errno == ENOENT) {
       if (absl::Status s = Create(); !s.ok()) return s;
       created = true;
@@ -150,6 +163,7 @@ absl::Status Store::Impl::Open() {
   if (*version < newest) {
     if (absl::Status s = Migrate(static_cast<int>(*version), newest); !s.ok()) return s;
   }
+  if (absl::Status s = FinishReseal(); !s.ok()) return s;
   if (absl::Status s = ReadSealingKey(); !s.ok()) return s;
   if (absl::Status s = Load(); !s.ok()) return s;
   if (absl::Status s = MakeSealingKey(); !s.ok()) return s;
@@ -167,7 +181,7 @@ std::string Store::Impl::BackupHint(int newest) const {
 }
 
 absl::Status Store::Impl::Migrate(int from, int to) {
-  if (from > 0) {
+  if (from > 0 && options.keep_copy) {
     const std::string copy = BackupPath(from);
     if (absl::Status s = database.CopyTo(copy); !s.ok()) {
       return absl::Status(s.code(), absl::StrCat(s.message(), "; it was not migrated, and left as it is"));
@@ -216,11 +230,27 @@ absl::Status Store::Impl::Load() {
   if (!rows.ok()) return rows.status();
   history_rows = static_cast<uint64_t>(*rows);
 
-  Statement row(database.get(), "SELECT kind, name, body, checksum, revision, changed_at, built_in FROM resources");
+  Statement row(database.get(),
+                "SELECT kind, name, body, checksum, revision, changed_at, built_in, owner FROM resources");
   while (row.Step()) {
     if (absl::Status s = ReadRow(row, &loaded, 0); !s.ok()) return s;
   }
   return row.rc() == SQLITE_OK ? absl::OkStatus() : database.Error(row.rc(), "read");
+}
+
+absl::Status Store::BeginHistory(Takeover takeover, const v1::AuditEntry& entry) {
+  std::lock_guard lock(impl_->mu);
+  const std::string epoch = NewEpoch();
+  const absl::Status status = impl_->database.Transact([&] {
+    Statement set(impl_->database.get(), "INSERT OR REPLACE INTO meta(key, value) VALUES('epoch', ?), ('takeover', ?)");
+    int rc = set.Bind(epoch).Bind(TakeoverWord(takeover)).Run();
+    if (rc == SQLITE_OK) rc = impl_->database.Exec("DELETE FROM requests");
+    return rc == SQLITE_OK ? impl_->WriteAudit({&entry, 1}) : rc;
+  });
+  if (!status.ok()) return status;
+  impl_->epoch = epoch;
+  impl_->takeover = takeover;
+  return absl::OkStatus();
 }
 
 Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -245,9 +275,7 @@ absl::Status Store::SetTakeover(Takeover takeover) {
   Statement statement(impl_->database.get(),
                       "INSERT INTO meta(key, value) VALUES('takeover', ?) "
                       "ON CONFLICT(key) DO UPDATE SET value=excluded.value");
-  statement.Bind(takeover == Takeover::kHeld       ? kTakeoverHeld
-                 : takeover == Takeover::kAccepted ? kTakeoverAccepted
-                                                   : kTakeoverUndecided);
+  statement.Bind(TakeoverWord(takeover));
   if (int rc = statement.Run(); rc != SQLITE_OK) return impl_->database.Error(rc, "write to");
   impl_->takeover = takeover;
   return absl::OkStatus();

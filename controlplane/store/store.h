@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,6 +27,7 @@ struct ResourceRecord {
   uint64_t revision = 0;  // that last changed it
   absl::Time changed_at;
   bool built_in = false;
+  std::string set;  // that owns it; "": no set
 };
 // By kind, then name.
 using ResourceSet = std::map<ResourceKey, ResourceRecord>;
@@ -37,6 +40,33 @@ struct Edit {
   // built-in.)
   std::shared_ptr<const v1::Resource> resource;
   bool built_in = false;
+  std::string set;  // that owns it from now on; "": no set
+};
+
+// A request that has been done, so that the same one again is not.
+struct StoredRequest {
+  std::string id;
+  std::string digest;  // of the request and of who asked
+  uint64_t revision = 0;
+  std::string response;  // serialized; see Publisher
+};
+inline constexpr uint64_t kRequestsMax = 1'000;  // that are kept; the oldest goes
+
+// Which revisions are wanted; each part that is set narrows it.
+struct HistoryFilter {
+  std::string kind, name;  // of a kind, or of one resource; "": of all
+  std::string actor;
+  std::string comment;  // contained in it, in any case of ASCII letters
+  absl::Time since = absl::InfinitePast();
+  absl::Time until = absl::InfiniteFuture();
+  std::optional<std::set<ResourceKey>> any_of;  // revisions that changed one of these
+};
+
+// What one revision made of one resource.
+struct ResourceVersion {
+  v1::RevisionInfo info;  // without changes; with revision and time alone if the revision itself is no longer kept
+  v1::Change::Op op = v1::Change::OP_UNSPECIFIED;
+  std::shared_ptr<const v1::Resource> resource;  // null: deleted
 };
 
 // A token of the admin API, with the SHA-256 of its secret.
@@ -48,16 +78,19 @@ struct StoredToken {
 // Whether this history may take the place of another one that data planes serve: an empty database in the place of a
 // lost one must not.
 enum class Takeover {
-  kUndecided,  // nobody has been asked: data planes that serve another history keep it
+  kUndecided,  // not decided yet: data planes that serve another history keep it
   kHeld,       // it was made although data planes were known: nothing is sent to anybody
   kAccepted,   // an operator said so, or the file is of a version that did not ask
 };
 
 struct StoreOptions {
   std::string path;
-  // The key that private keys are sealed under; "": PATH.sealing-key. Made (0600) where there is none, unless something
-  // was sealed under one that is missing.
+  // The key that private keys are sealed under; "": PATH.sealing-key. Made (0600) if it is missing, unless something
+  // was sealed under it.
   std::string sealing_key;
+  // False: what is missing, database or key, is not made, and an interrupted Reseal is left as it is.
+  bool create = true;
+  bool keep_copy = true;  // of a database that is migrated: PATH.schemaN.backup
   // How much of history is kept; past it the oldest revisions go, never the newest.
   uint64_t history_revisions_max = 10'000;
   uint64_t history_rows_max = 1'000'000;
@@ -78,7 +111,7 @@ struct StoreOptions {
 // that is read once, at Open, and lives in memory (publisher.h).
 class Store {
  public:
-  // Opens the file and reads all of the current set; creates it where there is none. Every error names the file, and
+  // Opens the file and reads all of the current set; creates it if it is missing. Every error names the file, and
   // leaves it as it was: FailedPrecondition (in use by another control plane; written by a newer version; not a
   // gateway's database), PermissionDenied (read-only, cannot be opened), DataLoss (damaged, empty or cut short),
   // ResourceExhausted (disk full). FailedPrecondition too: private keys of certificates can't be opened, since their
@@ -104,15 +137,25 @@ class Store {
   // transaction: resources, history, revision. Durable when it returns OK. On any error nothing of it is in effect:
   // ResourceExhausted where the disk is full (a later Commit may succeed), Unavailable after a failed sync (every later
   // Commit is refused until a restart, because the kernel may have dropped what it could not write).
+  // With `request`, that it was done is in the same transaction.
   absl::Status Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
-                      const v1::AuditEntry* entry = nullptr);
+                      const v1::AuditEntry* entry = nullptr, const StoredRequest* request = nullptr);
+  // The request of that id. Nothing: it was never done, or is too old to be kept.
+  absl::StatusOr<std::optional<StoredRequest>> FindRequest(const std::string& id);
+  // Keeps a request that made no revision. Durable when it returns OK, like a Commit.
+  absl::Status PutRequest(const StoredRequest& request);
 
-  // Revisions below `before` (0: all), newest first, at most `limit` and about 2 MiB; with `key`, those that changed
-  // it.
-  absl::StatusOr<std::vector<v1::RevisionInfo>> RevisionsBefore(uint64_t before, const ResourceKey* key, size_t limit);
+  // Revisions below `before` (0: all) that `filter` wants, newest first, at most `limit` and about 2 MiB.
+  absl::StatusOr<std::vector<v1::RevisionInfo>> RevisionsBefore(uint64_t before, const HistoryFilter& filter,
+                                                                size_t limit);
+  // What revisions below `before` (0: all) made of `key`, newest first, at most `limit` and about 2 MiB.
+  absl::StatusOr<std::vector<ResourceVersion>> VersionsBefore(const ResourceKey& key, uint64_t before, size_t limit);
+  uint64_t oldest_revision() const;  // that is kept; 0: there is no revision yet
+  // What `revision` changed.
+  absl::StatusOr<std::vector<v1::Change>> ChangesOf(uint64_t revision);
   // Revisions above `after`, oldest first, at most `limit`. OutOfRange where history begins later than that.
   absl::StatusOr<std::vector<v1::RevisionInfo>> RevisionsAfter(uint64_t after, size_t limit);
-  // The set as it was at `revision`. NotFound where it never was, OutOfRange where it is no longer kept, DataLoss.
+  // The set as it was at `revision`. NotFound if it never existed, OutOfRange if it is no longer kept, DataLoss.
   struct Past {
     v1::RevisionInfo info;
     ResourceSet resources;
@@ -121,7 +164,7 @@ class Store {
   // When `revision` was committed.
   absl::StatusOr<absl::Time> TimeOf(uint64_t revision);
 
-  // All tokens. DataLoss where a row is damaged: a flipped bit makes nobody an admin.
+  // All tokens. DataLoss where a row is damaged: a flipped bit must not make an admin.
   absl::StatusOr<std::vector<StoredToken>> LoadTokens();
   // Adds or replaces the token of its name. Durable when it returns OK, like a Commit.
   absl::Status PutToken(const StoredToken& token);
@@ -130,7 +173,7 @@ class Store {
   absl::StatusOr<std::vector<v1::EndpointOverride>> LoadOverrides();
   // Adds or replaces the one of its service and endpoint. Durable when it returns OK, like a Commit.
   absl::Status PutOverride(const v1::EndpointOverride& override);
-  absl::Status DeleteOverride(const std::string& service, const std::string& endpoint);  // OK where there is none
+  absl::Status DeleteOverride(const std::string& service, const std::string& endpoint);  // OK if it is missing
 
   // Appends to the audit in one transaction, durable like a Commit; sets no numbers in `entries`.
   absl::Status AppendAudit(std::span<const v1::AuditEntry> entries);
@@ -138,6 +181,24 @@ class Store {
   // than `since`.
   absl::StatusOr<std::vector<v1::AuditEntry>> AuditBefore(uint64_t before, const std::string& actor, absl::Time since,
                                                           size_t limit);
+
+  // Copies the whole database to the new file `to` (mode 0600), in steps between which other calls get their turn: the
+  // copy is of one moment. Says which revision it has. ResourceExhausted where the disk is full; `to` is then removed.
+  absl::StatusOr<uint64_t> BackUp(const std::string& to);
+  // Reads every row that Open did not. DataLoss names the first damaged one.
+  absl::Status CheckAll();
+  // Begins another history with the resources of this one: a new epoch, no requests; `entry` is in the audit.
+  absl::Status BeginHistory(Takeover takeover, const v1::AuditEntry& entry);
+
+  // Replaces the sealing key and seals all private keys, also those in history, under the new one. The order survives a
+  // crash at any point: the new key is synced to KEY.next; one transaction has all rows and the new key's fingerprint;
+  // then the old key is renamed to `replaced_key` and the new one to KEY. An Open between these finishes the renaming,
+  // or removes a KEY.next that nothing was sealed under.
+  struct Resealed {
+    size_t keys = 0;  // that were sealed again
+    std::string replaced_key;
+  };
+  absl::StatusOr<Resealed> Reseal();
 
   // Errors that SQLite gave since Open.
   uint64_t errors() const;

@@ -26,6 +26,10 @@ inline int64_t MicrosOf(const google::protobuf::Timestamp& time) {
   return time.seconds() * 1'000'000 + time.nanos() / 1000;
 }
 
+// Over everything in a row of `resources` (op 0) and of `history`.
+uint32_t RowChecksum(const ResourceKey& key, absl::string_view body, uint64_t revision, int64_t changed_at, int op,
+                     bool built_in, absl::string_view set);
+
 struct Store::Impl {
   explicit Impl(StoreOptions given) : options(std::move(given)), database(options.path) {}
 
@@ -54,6 +58,9 @@ struct Store::Impl {
   std::string SealingKeyPath() const {
     return options.sealing_key.empty() ? absl::StrCat(options.path, ".sealing-key") : options.sealing_key;
   }
+  // Of a Reseal that was interrupted: what is missing of it, or what is too much.
+  absl::Status FinishReseal();
+  absl::Status PromoteSealingKey(std::string* replaced);
   absl::Status ReadSealingKey();
   absl::Status MakeSealingKey();
   // CanonicalBytes of `resource` with its private key sealed.
@@ -63,14 +70,17 @@ struct Store::Impl {
   absl::Status Damaged(const ResourceKey& key, absl::string_view what) {
     return database.Damaged(absl::StrCat(key.ToString(), " ", what));
   }
-  // Reads one row: kind, name, body, checksum, revision, changed_at, built_in, op.
+  // Reads one row: kind, name, body, checksum, revision, changed_at, built_in, owner, op.
   absl::Status ReadRow(Statement& row, ResourceSet* into, int op);
   // `bodies`: of each edit, as it is stored.
   int Write(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
             std::span<const std::string> bodies, int64_t micros, uint64_t* rows, uint64_t* new_oldest);
+  int WriteRequest(const StoredRequest& request);
   int WriteAudit(std::span<const v1::AuditEntry> entries);
   int Prune(uint64_t newest, uint64_t* rows, uint64_t* new_oldest);
   absl::Status ReadChanges(v1::RevisionInfo* info);
+  // Sealed again under `next`; kept in `status` if it is not SQLite's error.
+  int ResealRows(const Sealer& next, size_t* count, absl::Status* status);
 };
 
 }  // namespace gateway::controlplane

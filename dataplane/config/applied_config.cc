@@ -3,7 +3,7 @@
 #include <optional>
 #include <utility>
 
-#include "common/config/bootstrap.h"
+#include "common/policy/builtin.h"
 #include "common/policy/policy_files.h"
 #include "dataplane/config/cache_keys.h"
 #include "spdlog/fmt/fmt.h"

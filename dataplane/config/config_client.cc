@@ -8,6 +8,7 @@
 #include <optional>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -20,9 +21,6 @@
 #include "common/base/units.h"
 #include "common/base/version.h"
 #include "common/config/codec.h"
-#include "common/config/redaction.h"
-#include "common/policy/builtin.h"
-#include "common/policy/policy_files.h"
 #include "common/policy/resource.h"
 #include "dataplane/config/applied_config.h"
 #include "dataplane/config/cache_keys.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "common/config/bootstrap.h"
+#include "common/base/units.h"
 
 namespace gateway::dataplane {
 namespace {

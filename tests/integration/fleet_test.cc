@@ -132,7 +132,7 @@ TEST(Fleet, CheckConfigNamesEveryCertificateFileThatIsMissing) {
   const auto check = [&](const std::string& cert) {
     const std::string config = directory.Write(
         "gateway.yaml",
-        Concat("server:\n  listeners:\n    - address: \"127.0.0.1:0\"\n      tls:\n        certificates:\n"
+        Concat("server:\n  listeners:\n    - address: \"127.0.0.1:8443\"\n      tls:\n        certificates:\n"
                "          - { cert: ",
                cert, ", key: ", directory.File("gone.key"), " }\n",
                "data_plane:\n  tls: { cert: ", directory.File("dp.crt"), ", key: ", directory.File("dp.key"),

@@ -1,4 +1,4 @@
-// support-bundle: everything that whoever helps will ask for, in one archive, without secrets.
+// support-bundle: everything that a support engineer will ask for, in one archive, without secrets.
 #include <algorithm>
 #include <iostream>
 #include <string>
@@ -128,7 +128,7 @@ ExitCode SupportBundle(Session& session) {
   bundle.AddJson("version.json", version);
   AddPolicy(session, &bundle);
   bundle.AddMessage("lint.json", session.client.Lint());
-  bundle.AddMessage("history.json", session.client.History("", "", kHistoryMax));
+  bundle.AddMessage("history.json", session.client.History({}, kHistoryMax));
   bundle.AddMessage("audit.json", session.client.ListAudit(v1::ListAuditRequest(), kAuditMax));
   const absl::StatusOr<v1::ListDataPlanesResponse> planes = session.client.ListDataPlanes();
   bundle.AddMessage("dataplanes.json", planes);

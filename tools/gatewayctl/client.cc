@@ -1,12 +1,14 @@
 #include "tools/gatewayctl/client.h"
 
 #include <algorithm>
+#include <random>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/base/admin_protocol.h"
 #include "common/policy/label_selector.h"
@@ -21,8 +23,15 @@ constexpr char kPolicyErrorsUrl[] = "type.googleapis.com/gateway.v1.PolicyErrors
 constexpr int kMessageBytesMax = 256 << 20;  // a revision with all that one apply may hold, before and after it
 constexpr uint32_t kPageSize = 1000;
 constexpr absl::Duration kReconnectPause = absl::Milliseconds(100);
+constexpr absl::Duration kRepeatPause = absl::Milliseconds(200);
 
-// Adds the token to every call, with or without TLS; which calls there are is no matter of this.
+// 128 random bits: no two commands have the same one.
+std::string NewRequestId() {
+  std::random_device random;
+  return absl::StrFormat("%08x%08x%08x%08x", random(), random(), random(), random());
+}
+
+// Adds the token to every call, with or without TLS; it need not know the calls.
 class TokenSender final : public grpc::experimental::Interceptor {
  public:
   explicit TokenSender(std::string value) : value_(std::move(value)) {}
@@ -184,13 +193,37 @@ absl::StatusOr<Response> AdminClient::Call(grpc::Status (v1::Admin::Stub::*metho
   context.AddMetadata(kErrorBytesMetadata, absl::StrCat(kErrorBytesAskedMax));
   Response response;
   const grpc::Status status = ((*stub_).*method)(&context, request, &response);
+  // gRPC says so only if there was no connection to send it by.
+  sent_ = !absl::StartsWith(status.error_message(), "failed to connect to all addresses");
   if (absl::Status translated = Translate(status); !translated.ok()) return translated;
   reached_ = true;
   return response;
 }
 
+template <typename Request, typename Response>
+absl::StatusOr<Response> AdminClient::CallOnce(grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*,
+                                                                                       const Request&, Response*),
+                                               Request request) {
+  if (request.dry_run()) return Call(method, request);
+  if (request.request_id().empty()) request.set_request_id(NewRequestId());
+  const absl::Time deadline = absl::Now() + std::min(timeout_, kRepeatFor);
+  while (true) {
+    absl::StatusOr<Response> response = Call(method, request);
+    if (!absl::IsUnavailable(response.status()) || (!sent_ && !reached_)) return response;
+    // Whether it was done is unknown. A control plane that remembers it may be asked again.
+    absl::StatusOr<v1::GetServerInfoResponse> info = absl::UnavailableError("");
+    while (!info.ok()) {
+      if (absl::Now() + kRepeatPause >= deadline) return response;
+      absl::SleepFor(kRepeatPause);
+      info = GetServerInfo();
+      if (!info.ok() && !absl::IsUnavailable(info.status())) return response;
+    }
+    if (!info->remembers_requests()) return response;
+  }
+}
+
 absl::StatusOr<v1::ApplyResponse> AdminClient::Apply(const v1::ApplyRequest& request) {
-  return Call(&v1::Admin::Stub::Apply, request);
+  return CallOnce(&v1::Admin::Stub::Apply, request);
 }
 
 absl::StatusOr<v1::GetResponse> AdminClient::Get(const std::string& kind, const std::string& name) {
@@ -252,14 +285,42 @@ absl::StatusOr<v1::ListResponse> AdminClient::AllPages(ListMethod method, const 
 }
 
 absl::StatusOr<v1::DeleteResponse> AdminClient::Delete(const v1::DeleteRequest& request) {
-  return Call(&v1::Admin::Stub::Delete, request);
+  return CallOnce(&v1::Admin::Stub::Delete, request);
 }
 
-absl::StatusOr<v1::HistoryResponse> AdminClient::History(const std::string& kind, const std::string& name,
-                                                         uint64_t limit) {
-  v1::HistoryRequest request;
+absl::StatusOr<v1::ResourceHistoryResponse> AdminClient::ResourceHistory(const std::string& kind,
+                                                                         const std::string& name) {
+  v1::ResourceHistoryRequest request;
   request.set_kind(kind);
   request.set_name(name);
+  v1::ResourceHistoryResponse all;
+  while (true) {
+    absl::StatusOr<v1::ResourceHistoryResponse> page = Call(&v1::Admin::Stub::ResourceHistory, request);
+    if (!page.ok()) return page.status();
+    all.set_oldest_revision(page->oldest_revision());
+    for (v1::ResourceVersion& version : *page->mutable_versions()) *all.add_versions() = std::move(version);
+    if (page->next_before() != 0) {
+      request.set_before(page->next_before());
+      continue;
+    }
+    if (all.versions().empty()) return absl::NotFoundError(absl::StrCat(kind, "/", name, " has no history"));
+    return all;
+  }
+}
+
+absl::Status AdminClient::Backup(const std::function<bool(const v1::BackupResponse&)>& on_part) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + kBackupTimeout));
+  auto reader = stub_->Backup(&context, v1::BackupRequest());
+  v1::BackupResponse part;
+  bool wanted = true;
+  while (wanted && reader->Read(&part)) wanted = on_part(part);
+  if (!wanted) context.TryCancel();
+  const grpc::Status status = reader->Finish();
+  return wanted ? Translate(status) : absl::OkStatus();
+}
+
+absl::StatusOr<v1::HistoryResponse> AdminClient::History(v1::HistoryRequest request, uint64_t limit) {
   v1::HistoryResponse all;
   while (true) {
     const uint64_t missing = limit == 0 ? kPageSize : limit - all.revisions_size();
@@ -284,7 +345,7 @@ absl::StatusOr<v1::GetRevisionResponse> AdminClient::GetRevision(uint64_t revisi
 }
 
 absl::StatusOr<v1::RollbackResponse> AdminClient::Rollback(const v1::RollbackRequest& request) {
-  return Call(&v1::Admin::Stub::Rollback, request);
+  return CallOnce(&v1::Admin::Stub::Rollback, request);
 }
 
 absl::StatusOr<v1::ListDataPlanesResponse> AdminClient::ListDataPlanes() {

@@ -26,6 +26,9 @@ struct RolloutOutcome {
   bool timed_out = false;
 };
 
+inline constexpr absl::Duration kRepeatFor = absl::Seconds(10);  // a control plane restarts in less
+inline constexpr absl::Duration kBackupTimeout = absl::Hours(1);
+
 // Not thread-safe. Connects with the first call.
 //
 // The code of an error is gRPC's, except that a call that outlived `timeout` is UNAVAILABLE; the message is fit for
@@ -35,6 +38,9 @@ class AdminClient {
   // `timeout` is for each call, and for a whole AwaitRollout. The connection's token goes with every call.
   AdminClient(const Connection& connection, absl::Duration timeout);
 
+  // Apply, Delete and Rollback send a request id that is new, unless there is one or it is a dry run. So they are sent
+  // again while the control plane is away, for kRepeatFor at most, and are done once; not if it could not be reached at
+  // all, or does not remember requests.
   absl::StatusOr<v1::ApplyResponse> Apply(const v1::ApplyRequest& request);
   absl::StatusOr<v1::GetResponse> Get(const std::string& kind, const std::string& name);
   // All pages of one state of the policy, and that state's revision. An empty `kind` means all kinds, an empty
@@ -46,8 +52,12 @@ class AdminClient {
   // Calls `on_revision` for every revision after `after` until it returns false, or the connection breaks.
   absl::Status Watch(uint64_t after, const std::function<bool(const v1::RevisionInfo&)>& on_revision);
   absl::StatusOr<v1::DeleteResponse> Delete(const v1::DeleteRequest& request);
-  // The newest `limit` revisions; 0: all.
-  absl::StatusOr<v1::HistoryResponse> History(const std::string& kind, const std::string& name, uint64_t limit);
+  // The newest `limit` revisions that `request` wants; 0: all.
+  absl::StatusOr<v1::HistoryResponse> History(v1::HistoryRequest request, uint64_t limit);
+  // All versions that are kept.
+  absl::StatusOr<v1::ResourceHistoryResponse> ResourceHistory(const std::string& kind, const std::string& name);
+  // Calls `on_part` for every part until it returns false. No `timeout`: as long as it takes, kBackupTimeout at most.
+  absl::Status Backup(const std::function<bool(const v1::BackupResponse&)>& on_part);
   absl::StatusOr<v1::GetRevisionResponse> GetRevision(uint64_t revision);
   absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request);
   absl::StatusOr<v1::ListDataPlanesResponse> ListDataPlanes();
@@ -55,8 +65,8 @@ class AdminClient {
   absl::StatusOr<v1::AcceptHistoryResponse> AcceptHistory(const v1::AcceptHistoryRequest& request);
   absl::StatusOr<v1::RolloutResponse> GetRollout(uint64_t revision);
   // Until every connected data plane serves `revision` or rejected it, or the timeout; with `enough`, until that says
-  // so of what was heard, whoever is missing. A control plane that goes away meanwhile is waited for, if it was there
-  // at first.
+  // so of what was heard, with some missing or not. A control plane that goes away meanwhile is waited for, if it was
+  // there at first.
   absl::StatusOr<RolloutOutcome> AwaitRollout(uint64_t revision,
                                               const std::function<bool(const v1::RolloutResponse&)>& enough = nullptr);
   absl::StatusOr<v1::ListEndpointsResponse> ListEndpoints(const std::string& service);
@@ -80,6 +90,10 @@ class AdminClient {
                                 const Request& request);
   using ListMethod = grpc::Status (v1::Admin::Stub::*)(grpc::ClientContext*, const v1::ListRequest&, v1::ListResponse*);
   absl::StatusOr<v1::ListResponse> AllPages(ListMethod method, const std::string& kind, const std::string& selector);
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> CallOnce(grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                            Response*),
+                                    Request request);
   absl::Status Translate(const grpc::Status& status) const;
 
   const std::string server_;
@@ -87,6 +101,7 @@ class AdminClient {
   const absl::Duration timeout_;
   std::unique_ptr<v1::Admin::Stub> stub_;
   bool reached_ = false;  // some call was answered
+  bool sent_ = false;     // the last call may have reached the server
 };
 
 // The mistakes that the server found in a policy; none, if the error is something else.

@@ -34,7 +34,11 @@ struct Options {
   bool wait = false;
   std::string comment;
   std::string actor;
-  uint64_t expected_revision = 0;  // 0: any
+  uint64_t expected_revision = 0;     // 0: any
+  std::vector<std::string> expected;  // "KIND/NAME=REVISION"
+  bool prune = false;                 // deletes what `selectors` select and the files have not
+  std::string set_name;               // of sync
+  bool allow_empty = false;           // sync of no document at all
 
   std::string kind;  // as written: any case, plural, short name, or KIND/NAME
   std::string name;
@@ -45,6 +49,7 @@ struct Options {
   bool with_secrets = false;
   std::string output_file;  // of export
   uint64_t revision = 0;
+  std::vector<uint64_t> revisions;  // of diff: one or two
   uint64_t limit = 50;
   bool all = false;
   bool exit_code = false;
@@ -65,11 +70,20 @@ struct Options {
   std::string expires;             // "30d"; "": the command's default
   std::vector<std::string> only;   // "label=value"
   std::vector<std::string> kinds;  // in any spelling
-  std::string since;               // "1h"; "": the beginning
+  std::string since, until;        // "1h" ago, or RFC 3339; "": the beginning, now
+  std::string comment_text;        // of history: contained in the comment
   std::vector<std::string> set;    // of an endpoint: its address, and weight=N, drain or up
   std::string lasting;             // --for: "10m"; "": the command's default
   std::string level;               // of the log: trace | ... | error | default
 };
+
+// The history of one resource, of a kind, or of all.
+inline v1::HistoryRequest HistoryOf(const ResourceKey& key) {
+  v1::HistoryRequest request;
+  request.set_kind(key.kind);
+  request.set_name(key.name);
+  return request;
+}
 
 // One run of one command.
 struct Session {
@@ -90,22 +104,24 @@ struct Session {
   bool PrintStructured(const Json& value);
   // The one shape of a list: {"items": [...], "revision": N}. As PrintStructured.
   bool PrintList(Json items, uint64_t revision);
-  // Asks on the terminal, where there is one and --yes is not given, before something is lost; `what` ends without a
+  // Asks on the terminal, if any and without --yes, before something is lost; `what` ends without a
   // question mark, and is told with the server's name. False: the answer is no.
   bool Confirm(const std::string& what);
 };
 
-inline constexpr size_t kErrorsShown = 50;  // mistakes of a policy that are printed, unless --all-errors is given
+inline constexpr size_t kErrorsShown = 50;  // errors of a policy that are printed, unless --all-errors is given
 
 // What KIND and the NAMEs of the command line mean: KIND[,KIND...] [NAME...], or KIND/NAME...; without KIND, nothing. A
-// name is empty where a whole kind is meant. InvalidArgument otherwise.
+// name is empty if a whole kind is meant. InvalidArgument otherwise.
 absl::StatusOr<std::vector<ResourceKey>> ParseTargets(const Options& options);
-// KIND and NAME of the command line; the kind is canonical, or empty where none was given. InvalidArgument otherwise.
+// KIND and NAME of the command line; the kind is canonical, or empty if absent. InvalidArgument otherwise.
 absl::StatusOr<ResourceKey> ParseTarget(const Options& options);
 
-// policy_commands.cc: what is in force, and changing it.
+// apply_commands.cc: changing policy, and what a change would be.
 ExitCode Apply(Session& session);
+ExitCode Sync(Session& session);
 ExitCode Diff(Session& session);
+// policy_commands.cc: what is in force.
 ExitCode Get(Session& session);
 ExitCode Describe(Session& session);
 ExitCode Export(Session& session);
@@ -122,6 +138,10 @@ ExitCode Fields(Session& session);
 // revision_commands.cc: what was in force, and who serves what.
 ExitCode History(Session& session);
 ExitCode Show(Session& session);
+// blame_command.cc
+ExitCode Blame(Session& session);
+// backup_command.cc
+ExitCode Backup(Session& session);
 ExitCode Rollback(Session& session);
 ExitCode Rollout(Session& session);
 // Waits for `revision` to be everywhere and says how that ended. With `json`, adds the end to it instead of printing.

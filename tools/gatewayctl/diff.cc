@@ -17,26 +17,21 @@ constexpr char kRed[] = "\x1b[31m", kGreen[] = "\x1b[32m", kCyan[] = "\x1b[36m",
 
 using Lines = std::vector<absl::string_view>;
 
-Lines SplitLines(const std::string& text) {
+Lines SplitLines(absl::string_view text) {
   Lines lines = absl::StrSplit(text, '\n');
   if (lines.back().empty()) lines.pop_back();  // the end of the last line, not a line
   return lines;
 }
 
-struct Edit {
-  char sign;  // ' ', '-' or '+'
-  absl::string_view line;
-};
-
 // The longest common subsequence of what lies between the common head and tail; policy documents are short.
-std::vector<Edit> Compare(const Lines& a, const Lines& b) {
+std::vector<LineEdit> Compare(const Lines& a, const Lines& b) {
   size_t head = 0;
   while (head < a.size() && head < b.size() && a[head] == b[head]) ++head;
   size_t tail = 0;
   while (tail < a.size() - head && tail < b.size() - head && a[a.size() - 1 - tail] == b[b.size() - 1 - tail]) ++tail;
   const size_t n = a.size() - head - tail, m = b.size() - head - tail;
 
-  std::vector<Edit> edits;
+  std::vector<LineEdit> edits;
   for (size_t i = 0; i < head; ++i) edits.push_back({' ', a[i]});
   // common[i * (m + 1) + j]: of a's middle from i on and b's from j on.
   std::vector<uint32_t> common;
@@ -74,11 +69,15 @@ std::string HunkRange(size_t before, size_t count) {
 
 }  // namespace
 
+std::vector<LineEdit> CompareLines(absl::string_view old_text, absl::string_view new_text) {
+  return Compare(SplitLines(old_text), SplitLines(new_text));
+}
+
 std::string UnifiedDiff(const std::string& old_name, const std::string& new_name, const std::string& old_text,
                         const std::string& new_text, bool colour) {
   if (old_text == new_text) return "";
   const Lines old_lines = SplitLines(old_text), new_lines = SplitLines(new_text);
-  const std::vector<Edit> edits = Compare(old_lines, new_lines);
+  const std::vector<LineEdit> edits = Compare(old_lines, new_lines);
   std::string out;
   const auto print = [&](const char* paint, const std::string& line) {
     absl::StrAppend(&out, colour ? paint : "", line, colour && *paint != '\0' ? kPlain : "", "\n");

@@ -12,7 +12,7 @@
 namespace gateway::ctl {
 namespace {
 
-// The server's mistakes, where they stand in the files.
+// The server's errors with their positions in the files.
 std::vector<PolicyProblem> Locate(const v1::PolicyErrors& errors, const std::vector<PolicyDocument>& documents) {
   const PolicyPlaces places(documents);
   std::vector<PolicyProblem> problems;
@@ -55,8 +55,9 @@ std::optional<std::vector<PolicyDocument>> ReadFiles(Session& session, std::vect
     }
   }
   std::vector<PolicyDocument> documents = ReadPolicyFiles(session.options.files, problems);
-  if (documents.empty() && problems->empty()) {
-    session.err() << "gatewayctl: the files hold no policy\n";
+  if (documents.empty() && problems->empty() && !session.options.allow_empty) {
+    session.err() << "gatewayctl: the files hold no policy"
+                  << (session.options.set_name.empty() ? "" : "; --allow-empty deletes all that the set has") << "\n";
     *code = kUsage;
     return std::nullopt;
   }

@@ -23,7 +23,7 @@ extern char** environ;
 namespace gateway::ctl {
 namespace {
 
-// A file that nobody else can read, with `text`. InternalError says why there is none.
+// A file of mode 0600 with `text`. InternalError says what failed.
 absl::StatusOr<std::string> WriteDraft(const Session& session, const std::string& text) {
   std::string path = absl::StrCat(session.terminal.environment("TMPDIR").value_or("/tmp"), "/gatewayctl-XXXXXX.yaml");
   const int file = mkstemps(path.data(), static_cast<int>(std::strlen(".yaml")));  // mode 0600
@@ -44,7 +44,7 @@ absl::StatusOr<std::string> ReadDraft(const std::string& path) {
 
 // Runs `editor`, which may have arguments, on `path` and waits for it.
 absl::Status RunEditor(const std::string& editor, const std::string& path) {
-  // The shell splits the editor's own arguments; the path is none of its text.
+  // The shell splits the editor's own arguments; the path is not part of its text.
   std::string script = absl::StrCat(editor, " \"$1\"");
   char shell[] = "sh", flag[] = "-c", name[] = "gatewayctl-edit";
   std::string argument = path;
@@ -86,7 +86,12 @@ ExitCode Edit(Session& session) {
   // From here on it is an apply of the draft, on the state that the draft was made of.
   Options options = session.options;
   options.files = {*path};
-  options.expected_revision = got->revision();
+  const absl::StatusOr<v1::GetServerInfoResponse> info = session.client.GetServerInfo();
+  if (!info.ok() || !info->remembers_requests()) {
+    options.expected_revision = got->revision();  // an older one knows no version of one resource
+  } else {
+    options.expected = {absl::StrCat(target->ToString(), "=", got->resource().revision())};
+  }
   Session applying{options, session.terminal, std::move(session.client), session.timeout, session.colour};
   const ExitCode code = Apply(applying);
   if (code == kDone || code == kNotEveryone) {

@@ -13,6 +13,7 @@
 #include "common/config/yaml.h"
 #include "common/policy/policy_files.h"
 #include "gateway/v1/policy.pb.h"
+#include "google/protobuf/util/time_util.h"
 
 namespace gateway::ctl {
 namespace {
@@ -128,6 +129,17 @@ absl::StatusOr<absl::Duration> ParseAge(const std::string& text) {
   }
   if (age > absl::ZeroDuration()) return age;
   return absl::InvalidArgumentError(absl::StrCat("expected a time such as 30d, 12h or 90m, found '", text, "'"));
+}
+
+absl::StatusOr<google::protobuf::Timestamp> ParseMoment(const std::string& text, absl::Time now) {
+  absl::Time moment;
+  if (const absl::StatusOr<absl::Duration> age = ParseAge(text); age.ok()) {
+    moment = now - *age;
+  } else if (std::string error; !absl::ParseTime(absl::RFC3339_full, text, &moment, &error)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected a time such as 30d, 12h or 2026-07-04T10:00:00Z, found '", text, "'"));
+  }
+  return google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(moment));
 }
 
 std::string FormatTime(const google::protobuf::Timestamp& time) {

@@ -19,6 +19,8 @@ using Json = nlohmann::ordered_json;
 std::string FormatAge(const google::protobuf::Timestamp& time, absl::Time now);
 // "30d", or a duration as in policy: "12h". InvalidArgument says what was expected; never zero.
 absl::StatusOr<absl::Duration> ParseAge(const std::string& text);
+// A moment: so long before `now` (ParseAge), or in RFC 3339. InvalidArgument says what was expected.
+absl::StatusOr<google::protobuf::Timestamp> ParseMoment(const std::string& text, absl::Time now);
 // RFC 3339 in UTC: "2026-07-04T10:00:00.25Z".
 std::string FormatTime(const google::protobuf::Timestamp& time);
 // "9 ms", "12.3 s" from ten seconds on. Never "0 ms": what took less than one is rounded up.

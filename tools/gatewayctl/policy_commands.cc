@@ -1,4 +1,4 @@
-// apply, diff, get, describe, export, lint.
+// get, describe, export, lint.
 #include <algorithm>
 #include <iostream>
 #include <map>
@@ -11,7 +11,6 @@
 #include "common/base/units.h"
 #include "common/policy/policy_files.h"
 #include "tools/gatewayctl/commands.h"
-#include "tools/gatewayctl/diff.h"
 #include "tools/gatewayctl/documents.h"
 #include "tools/gatewayctl/effective.h"
 #include "tools/gatewayctl/private_file.h"
@@ -56,7 +55,7 @@ Json EffectiveJson(const std::vector<EffectiveRow>& rows) {
   return json;
 }
 
-// NAME of KIND, with the names that there are in the message where there is none.
+// NAME of KIND; if it does not exist, the error suggests a similar name.
 absl::StatusOr<v1::GetResponse> GetOne(Session& session, const ResourceKey& key) {
   absl::StatusOr<v1::GetResponse> got = session.client.Get(key.kind, key.name);
   if (got.ok() || !absl::IsNotFound(got.status())) return got;
@@ -70,83 +69,6 @@ absl::StatusOr<v1::GetResponse> GetOne(Session& session, const ResourceKey& key)
   }
   return absl::NotFoundError(message);
 }
-
-}  // namespace
-
-ExitCode Apply(Session& session) {
-  const Options& options = session.options;
-  ExitCode code = kDone;
-  const auto documents = ReadDocuments(session, &code);
-  if (!documents.has_value()) return code;
-  v1::ApplyRequest request = RequestOf(*documents);
-  request.set_dry_run(options.dry_run);
-  request.set_expected_revision(options.expected_revision);
-  request.mutable_context()->set_actor(ActorOf(session));
-  request.mutable_context()->set_comment(options.comment);
-  const absl::StatusOr<v1::ApplyResponse> applied = session.client.Apply(request);
-  if (!applied.ok()) return FailApply(session, applied.status(), *documents);
-
-  for (const std::string& warning : applied->warnings()) session.err() << "warning: " << warning << "\n";
-  if (applied->other_warnings() > 0) {
-    session.err() << "(" << applied->other_warnings() << (applied->other_warnings() == 1 ? " warning" : " warnings")
-                  << " about the rest of the policy: gatewayctl lint)\n";
-  }
-  const bool wait = (options.wait || !options.require.empty()) && !options.dry_run;
-  if (session.structured()) {
-    Json json = MessageJson(*applied);
-    json["dry_run"] = options.dry_run;
-    if (wait) code = AwaitEverywhere(session, applied->revision(), &json);
-    session.PrintStructured(json);
-    return code;
-  }
-  if (options.output == "name") {
-    for (const v1::Change& change : RealChanges(applied->changes())) {
-      session.out() << change.kind() << "/" << change.name() << "\n";
-    }
-    return wait ? AwaitEverywhere(session, applied->revision(), nullptr) : kDone;
-  }
-  session.out() << RenderChanges(std::vector<v1::Change>(applied->changes().begin(), applied->changes().end()));
-  session.out() << "revision " << applied->revision() << (options.dry_run ? " (dry run: nothing was stored)" : "")
-                << "\n"
-                << std::flush;
-  return wait ? AwaitEverywhere(session, applied->revision(), nullptr) : kDone;
-}
-
-ExitCode Diff(Session& session) {
-  ExitCode code = kDone;
-  const auto documents = ReadDocuments(session, &code);
-  if (!documents.has_value()) return code;
-  v1::ApplyRequest request = RequestOf(*documents);
-  request.set_dry_run(true);
-  const absl::StatusOr<v1::ApplyResponse> checked = session.client.Apply(request);
-  if (!checked.ok()) return FailApply(session, checked.status(), *documents);
-  const absl::StatusOr<v1::ListResponse> current = session.client.List("");
-  if (!current.ok()) return session.Fail(current.status());
-
-  std::map<ResourceKey, std::string> texts;
-  for (const auto& stored : current->resources()) {
-    texts[KeyOf(stored.resource())] = EncodeResource(stored.resource());
-  }
-  std::set<ResourceKey> changed;
-  for (const v1::Change& change : RealChanges(checked->changes())) changed.insert({change.kind(), change.name()});
-  Json json = Json::array();
-  for (const PolicyDocument& document : *documents) {
-    const ResourceKey key = KeyOf(document.resource);
-    if (!changed.contains(key)) continue;
-    const std::string name = key.ToString();
-    const std::string before = texts[key], after = EncodeResource(document.resource);
-    const std::string diff = UnifiedDiff(absl::StrCat("current/", name), absl::StrCat(document.file, "/", name), before,
-                                         after, session.colour && session.table());
-    if (session.table()) session.out() << diff;
-    if (session.options.output == "name") session.out() << name << "\n";
-    json.push_back(
-        {{"kind", key.kind}, {"name", key.name}, {"op", before.empty() ? "created" : "updated"}, {"diff", diff}});
-  }
-  session.PrintList(std::move(json), checked->revision());
-  return session.options.exit_code && !changed.empty() ? kFailed : kDone;
-}
-
-namespace {
 
 // What `get` is asked for.
 struct Wanted {
@@ -196,7 +118,7 @@ void PrintRows(Session& session, const Wanted& wanted, const v1::ListResponse& f
   session.out() << (headings ? table : table.substr(table.find('\n') + 1));
 }
 
-// Prints every later change of what is wanted, until the connection ends or nobody reads.
+// Prints every later change of what is wanted, until the connection or the reader ends.
 ExitCode WatchWanted(Session& session, const Wanted& wanted, uint64_t after) {
   absl::Status failure;
   const absl::Status ended = session.client.Watch(after, [&](const v1::RevisionInfo& info) {
@@ -276,7 +198,7 @@ ExitCode Describe(Session& session) {
     if (!session.PrintList(EffectiveJson(rows), all->revision())) session.out() << RenderEffective(rows);
     return kDone;
   }
-  const absl::StatusOr<v1::HistoryResponse> history = session.client.History(target->kind, target->name, 1);
+  const absl::StatusOr<v1::HistoryResponse> history = session.client.History(HistoryOf(*target), 1);
   if (!history.ok() && !absl::IsNotFound(history.status())) return session.Fail(history.status());
 
   Description description;

@@ -3,9 +3,11 @@
 #include <iostream>
 #include <map>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/policy/policy_files.h"
 #include "tools/gatewayctl/commands.h"
 #include "tools/gatewayctl/diff.h"
@@ -66,11 +68,21 @@ ExitCode AwaitEverywhere(Session& session, uint64_t revision, Json* json) {
 ExitCode History(Session& session) {
   const absl::StatusOr<ResourceKey> target = ParseTarget(session.options);
   if (!target.ok()) return session.Fail(target.status());
-  if (!target->kind.empty() && target->name.empty()) {
-    return session.Fail(absl::InvalidArgumentError("history is of everything, or of one KIND NAME"));
+  v1::HistoryRequest request = HistoryOf(*target);
+  request.set_actor(session.options.actor);
+  request.set_comment(session.options.comment_text);
+  request.set_selector(absl::StrJoin(session.options.selectors, ","));
+  for (const auto& [flag, text, out] :
+       {std::tuple{"--since", &session.options.since, &v1::HistoryRequest::mutable_since},
+        std::tuple{"--until", &session.options.until, &v1::HistoryRequest::mutable_until}}) {
+    if (text->empty()) continue;
+    const absl::StatusOr<google::protobuf::Timestamp> moment = ParseMoment(*text, session.terminal.now());
+    if (!moment.ok()) {
+      return session.Fail(absl::InvalidArgumentError(absl::StrCat(flag, ": ", moment.status().message())));
+    }
+    *(request.*out)() = *moment;
   }
-  const absl::StatusOr<v1::HistoryResponse> history =
-      session.client.History(target->kind, target->name, session.options.limit);
+  const absl::StatusOr<v1::HistoryResponse> history = session.client.History(std::move(request), session.options.limit);
   if (!history.ok()) return session.Fail(history.status());
   if (session.options.output == "name") {
     for (const v1::RevisionInfo& info : history->revisions()) session.out() << info.revision() << "\n";

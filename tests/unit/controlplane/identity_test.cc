@@ -492,6 +492,8 @@ TEST_F(GateTest, EveryCallIsForItsRolesAndNobodyElse) {
       {"History", v1::Token::VIEWER},
       {"GetRevision", v1::Token::VIEWER},
       {"Export", v1::Token::ADMIN},
+      {"ResourceHistory", v1::Token::VIEWER},
+      {"Backup", v1::Token::ADMIN},
       {"Lint", v1::Token::VIEWER},
       {"ForgetDataPlanes", v1::Token::OPERATOR},
       {"AcceptHistory", v1::Token::ADMIN},
@@ -640,8 +642,7 @@ TEST_F(GateTest, HistoryAndAuditNameWhoWasAuthenticatedAndNotWhoWasClaimed) {
   request.mutable_context()->set_comment("why");
   v1::ApplyResponse response;
   ASSERT_TRUE(stub_->Apply(&context, request, &response).ok());
-  const std::vector<v1::RevisionInfo> revisions =
-      control_plane_->publisher().store().RevisionsBefore(0, nullptr, 1).value();
+  const std::vector<v1::RevisionInfo> revisions = control_plane_->publisher().store().RevisionsBefore(0, {}, 1).value();
   EXPECT_EQ(revisions[0].actor(), "alice");
   EXPECT_EQ(Delete(MakeToken(TokenRequest("bob", v1::Token::VIEWER)), "Service", "svc").error_code(),
             grpc::StatusCode::PERMISSION_DENIED);

@@ -33,7 +33,7 @@ class PublisherTest : public testing::Test {
   bool Has(const std::string& kind, const std::string& name) const {
     return publisher_->current()->resources->contains({kind, name});
   }
-  v1::RevisionInfo Newest() { return publisher_->store().RevisionsBefore(0, nullptr, 1)->front(); }
+  v1::RevisionInfo Newest() { return publisher_->store().RevisionsBefore(0, {}, 1)->front(); }
 
   TempDir dir_;
   std::vector<uint64_t> published_;

@@ -134,7 +134,7 @@ TEST(Store, AnyKeptRevisionCanBePutTogetherAgain) {
       EXPECT_EQ(got, expected[past]) << past << " of " << r;
     }
   }
-  EXPECT_EQ(store->RevisionsBefore(0, nullptr, 100)->size(), 5u);
+  EXPECT_EQ(store->RevisionsBefore(0, {}, 100)->size(), 5u);
   EXPECT_EQ(store->RevisionsAfter(3, 10).status().code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(store->SetAt(41).status().code(), absl::StatusCode::kNotFound);
   store.reset();
@@ -161,7 +161,7 @@ TEST(Store, HistoryIsBoundedByItsRowsToo) {
     for (int i = 0; i < 4; ++i) edits.push_back(PutEdit(StaticService(absl::StrCat("s", i))));
     ASSERT_TRUE(store->Commit(Info(r), "", edits).ok());
   }
-  EXPECT_EQ(store->RevisionsBefore(0, nullptr, 100)->size(), 2u);
+  EXPECT_EQ(store->RevisionsBefore(0, {}, 100)->size(), 2u);
   EXPECT_EQ(store->SetAt(19)->resources.size(), 4u);
 }
 

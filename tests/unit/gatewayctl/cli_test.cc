@@ -443,8 +443,9 @@ TEST_F(Gatewayctl, WrongUsageSuggestsWhatWasMeant) {
 TEST_F(Gatewayctl, EveryCommandHasHelpWithAnExample) {
   const std::string all = Ctl({"--help"}).out;
   for (const char* command :
-       {"apply", "diff", "get", "describe", "delete", "export", "history", "show", "rollback", "rollout", "dataplanes",
-        "services", "endpoints", "loglevel", "support-bundle", "version", "completion"}) {
+       {"apply",    "sync",      "blame",    "backup",         "diff",     "get",       "describe",
+        "delete",   "export",    "history",  "show",           "rollback", "rollout",   "dataplanes",
+        "services", "endpoints", "loglevel", "support-bundle", "version",  "completion"}) {
     EXPECT_THAT(all, HasSubstr(absl::StrCat("\n  ", command, " ")));
     const Ended run = Ctl({command, "--help"});
     EXPECT_EQ(run.code, kDone) << command;

@@ -53,6 +53,9 @@ class ScriptedAdmin final : public v1::Admin::Service {
   v1::ListEndpointsResponse endpoints;
   v1::ListBreakersResponse breakers;
   v1::ListLimitsResponse limits;
+  std::function<grpc::Status(const v1::ResourceHistoryRequest&, v1::ResourceHistoryResponse*)> resource_history;
+  std::vector<v1::BackupResponse> backup;  // all that a Backup says
+  bool remembers_requests = false;
   uint64_t revision = 7;
   std::string name;
   std::vector<std::string> warnings;             // Lint's
@@ -75,6 +78,16 @@ class ScriptedAdmin final : public v1::Admin::Service {
   }
   grpc::Status History(grpc::ServerContext*, const v1::HistoryRequest* in, v1::HistoryResponse* out) override {
     return Run(history, *in, out);
+  }
+  grpc::Status ResourceHistory(grpc::ServerContext*, const v1::ResourceHistoryRequest* in,
+                               v1::ResourceHistoryResponse* out) override {
+    return Run(resource_history, *in, out);
+  }
+  grpc::Status Backup(grpc::ServerContext*, const v1::BackupRequest*,
+                      grpc::ServerWriter<v1::BackupResponse>* out) override {
+    absl::MutexLock lock(&mutex_);
+    for (const v1::BackupResponse& part : backup) out->Write(part);
+    return grpc::Status::OK;
   }
   grpc::Status Rollback(grpc::ServerContext*, const v1::RollbackRequest* in, v1::RollbackResponse* out) override {
     return Run(rollback, *in, out);
@@ -148,6 +161,7 @@ class ScriptedAdmin final : public v1::Admin::Service {
     out->set_epoch("epoch");
     out->set_revision(revision);
     out->set_name(name);
+    out->set_remembers_requests(remembers_requests);
     return grpc::Status::OK;
   }
   grpc::Status Lint(grpc::ServerContext*, const v1::LintRequest*, v1::LintResponse* out) override {
