@@ -1,11 +1,11 @@
-# What `cmake --install` puts where, by component, and the Debian packages that CPack makes of the components
-# (tools/package). Units, default configuration and Dockerfiles name the same paths:
+# What `cmake --install` puts where, by component, and the Debian packages that CPack builds from the components
+# (tools/package). Units, the default configuration and the Dockerfiles use the same paths:
 #   /usr/bin  /etc/gateway/gateway.yaml  /var/lib/gateway (database)  /var/cache/gateway (data planes' caches)
 if(CMAKE_INSTALL_PREFIX_INITIALIZED_TO_DEFAULT)  # not /usr/local: the units name /usr/bin
   set_property(CACHE CMAKE_INSTALL_PREFIX PROPERTY VALUE /usr)
 endif()
 include(GNUInstallDirs)
-set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # what is installed is built before; tests need not be
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # installed targets are built before; tests need not be
 set(package_dir ${CMAKE_SOURCE_DIR}/deploy/package)
 set(generated_dir ${CMAKE_BINARY_DIR}/packages)
 
@@ -21,7 +21,7 @@ install(FILES ${CMAKE_SOURCE_DIR}/deploy/systemd/gateway-dataplane@.service
   ${CMAKE_SOURCE_DIR}/deploy/systemd/gateway-dataplane@.socket DESTINATION lib/systemd/system COMPONENT dataplane)
 install(TARGETS gatewayctl RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT gatewayctl)
 
-# What tools/package makes of the programs' own output: manual pages and completions. Without it they are left out.
+# Manual pages and completions that tools/package generates from the programs' output. Left out if they are missing.
 install(FILES ${generated_dir}/gateway-controlplane.8.gz DESTINATION ${CMAKE_INSTALL_MANDIR}/man8
   COMPONENT controlplane OPTIONAL)
 install(FILES ${generated_dir}/gateway-dataplane.8.gz DESTINATION ${CMAKE_INSTALL_MANDIR}/man8
@@ -57,7 +57,7 @@ set(CPACK_DEBIAN_PACKAGE_PRIORITY optional)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_DEBIAN_PACKAGE_SOURCE gateway)
 
-# PACKAGE COMPONENT "short description" "long description": those that are linked find out what they need.
+# PACKAGE COMPONENT "short description" "long description": packages with linked programs compute their dependencies.
 function(debian_package component name summary description)
   string(TOUPPER ${component} key)
   set(CPACK_DEBIAN_${key}_PACKAGE_NAME ${name} PARENT_SCOPE)

@@ -1,6 +1,6 @@
-// What a request costs a worker in memory: nothing, once it is warm. Counted in a real data plane, by a library that is
-// loaded into it (library/count_allocations.cc), on the workers' threads alone: the log's writer, the metrics' scraper
-// and the configuration's threads are not on a request's path.
+// A warm request allocates no memory on a worker. Counted in a real data plane by a preloaded library
+// (library/count_allocations.cc), on worker threads only: the log writer, the metrics scraper and the configuration
+// threads are not on the request path.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -28,7 +28,7 @@
 namespace gateway::fixtures {
 namespace {
 
-// The page that the library writes. Owns the mapping; the file lives in `directory`.
+// The page that the library writes. Owns the mapping; the file is in `directory`.
 class CountsPage {
  public:
   explicit CountsPage(const TempDir& directory)
@@ -54,15 +54,15 @@ class CountsPage {
   AllocationCounts* counts_;
 };
 
-// A data plane of one worker with everything on that a request can meet: four limits (one of them a shadow that would
-// refuse), a breaker, a split over two services of two endpoints each, details in answers, metrics, a JSON log to a
-// file. The windows are long: a limit remembers the moments of a key's first requests one by one, and while a key is
-// new, that memory doubles now and then; after 64 of them it is warm too.
+// A data plane with one worker and every feature that a request can use: four limits (one in shadow mode, exceeded), a
+// breaker, a split over two services with two endpoints each, error details, metrics, a JSON log to a file. The
+// windows are long. A limit remembers the times of a key's first requests one by one, and for a new key that memory
+// doubles now and then; after 64 requests it is warm too.
 class WarmPath : public ::testing::Test {
  protected:
   static constexpr int kWarmUp = 200;
   static constexpr int kCounted = 1000;
-  // The log's writer keeps up with so many lines at once (they fit into one buffer); one that falls behind costs
+  // The log writer keeps up with this many lines at once (they fit into one buffer). A writer that falls behind costs
   // the worker a buffer.
   static constexpr int kLinesAhead = 100;
 
@@ -131,8 +131,8 @@ class WarmPath : public ::testing::Test {
                         "Content-Type: application/json\r\n");
   }
 
-  // Sends `request` so often, each after the answer to the one before, all on one connection; expects `status`.
-  // Waits for their lines in the log.
+  // Sends `request` this many times on one connection, each after the response to the previous one, and expects
+  // `status`. Waits for their lines in the log.
   void Send(const std::string& request, int times, int status) {
     const int lines_before = LogLines();
     for (int i = 0; i < times; ++i) {
@@ -146,7 +146,7 @@ class WarmPath : public ::testing::Test {
     }
   }
 
-  // What `request`, warm, makes the worker allocate in kCounted times.
+  // The number of allocations by the worker for kCounted warm `request`s.
   uint64_t AllocationsOf(const std::string& request, int status = 200) {
     Send(request, kWarmUp, status);
     if (HasFatalFailure()) return 0;
@@ -168,7 +168,8 @@ class WarmPath : public ::testing::Test {
     return log_lines_;
   }
 
-  // Who allocated, for people: addresses that addr2line -Cfie gateway-dataplane turns into lines.
+  // The callers that allocated, for failure messages: `addr2line -Cfie gateway-dataplane` turns the addresses into
+  // lines.
   std::string Stacks() const {
     std::string text = Concat("addr2line -Cfie ", BinaryPath("gateway-dataplane"));
     const uint32_t taken = std::min(counts_->stacks_taken.load(), AllocationCounts::kStacksMax);
@@ -193,7 +194,7 @@ class WarmPath : public ::testing::Test {
 };
 
 TEST_F(WarmPath, LibraryCountsWhatAWorkerAllocates) {
-  // Else none of the zeros below would say anything.
+  // Otherwise the zeros below would prove nothing.
   ASSERT_EQ(counts_->loaded.load(), 1u);
   EXPECT_GT(counts_->of_others.load(), 0u);
   const uint64_t before = counts_->of_workers.load();
@@ -221,7 +222,7 @@ TEST_F(WarmPath, TwentyFieldsAllocateNothing) {
   EXPECT_EQ(AllocationsOf(request + "\r\n"), 0u) << Stacks();
 }
 
-// Access by address, CORS, a bound on the body, a split with memory, edits of fields and query: all at once.
+// All at once: access by address, CORS, a body limit, a sticky split, header and query edits.
 TEST_F(WarmPath, EdgePolicyAllocatesNothing) {
   EXPECT_EQ(AllocationsOf("POST /edge/acme/orders?id=17&debug=1 HTTP/1.1\r\nHost: api.example\r\nX-Debug: 1\r\n"
                           "Origin: https://app.example\r\nCookie: theme=dark; sid=a-session-of-some-length\r\n"
@@ -257,7 +258,7 @@ TEST_F(WarmPath, AKnownTokenAllocatesNothing) {
       << Stacks();
 }
 
-// Rows that are known, not promised: what the less usual costs.
+// The cost of less usual requests, which do allocate: reported, not bounded.
 TEST_F(WarmPath, RareRequestsAreReported) {
   const auto report = [&](const char* name, const std::string& request, int status) {
     const uint64_t count = AllocationsOf(request, status);

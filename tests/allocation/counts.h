@@ -1,4 +1,5 @@
-// What library/count_allocations.cc, loaded into a program, tells the test that started it: one page of shared memory.
+// What library/count_allocations.cc, loaded into a program, reports to the test that started it: one page of shared
+// memory.
 #ifndef GATEWAY_TESTS_ALLOCATION_COUNTS_H_
 #define GATEWAY_TESTS_ALLOCATION_COUNTS_H_
 
@@ -8,20 +9,20 @@
 
 namespace gateway::fixtures {
 
-// The variable that names the file: sizeof(AllocationCounts) zeros, made by the test.
+// Names the file that the test has filled with sizeof(AllocationCounts) zeros.
 inline constexpr char kAllocationCountsVariable[] = "GATEWAY_TEST_ALLOCATION_COUNTS";
 
 struct AllocationCounts {
   static constexpr uint32_t kStacksMax = 16;
   static constexpr uint32_t kDepthMax = 24;
 
-  std::atomic<uint32_t> loaded;         // 1: the library is in the program, and counts
-  std::atomic<uint64_t> of_workers;     // calls of malloc and the like on threads named "worker-..."
+  std::atomic<uint32_t> loaded;         // 1: the library is loaded and counts
+  std::atomic<uint64_t> of_workers;     // calls of malloc and its relatives on threads named "worker-..."
   std::atomic<uint64_t> of_others;      // on any other thread
-  std::atomic<uintptr_t> program_base;  // where the program was loaded: what is subtracted for addr2line
-  std::atomic<uint32_t> take_stacks;    // the test sets it to 1: from then on, who called is kept
+  std::atomic<uintptr_t> program_base;  // load address of the program: subtract it for addr2line
+  std::atomic<uint32_t> take_stacks;    // set to 1 by the test: keep stacks from then on
   std::atomic<uint32_t> stacks_taken;
-  std::array<std::array<uintptr_t, kDepthMax>, kStacksMax> stacks;  // of workers; 0 behind the last
+  std::array<std::array<uintptr_t, kDepthMax>, kStacksMax> stacks;  // of workers; 0 after the last
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 

@@ -1,6 +1,6 @@
-// bench-catalog SERVICES ROUND: how soon a change in a Consul of so many services serves on every worker, and what the
-// control plane costs while nothing changes. Prints samples as tools/bench reads them: row, who, round, cost,
-// requests/s, p50, p99, errors. Times in microseconds; CPU in microseconds a second.
+// bench-catalog SERVICES ROUND: how soon a change in a Consul with this many services is served by every worker, and
+// what the control plane costs while nothing changes. Prints samples for tools/bench: row, who, round, cost,
+// requests/s, p50, p99, errors. Times in microseconds; CPU in microseconds per second.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -32,9 +32,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kBusyChanges = 40;
 constexpr int kOtherChanges = 15;
-constexpr auto kBusyPause = 400ms;    // the watcher reads one service four times a second
+constexpr auto kBusyPause = 400ms;    // the watcher polls one service four times a second
 constexpr auto kOtherPause = 1500ms;  // so that a sweep finds a quiet time
-constexpr auto kReported = 25s;       // of traffic, until the data plane has told it and the watch has moved
+constexpr auto kReported = 25s;       // of traffic, until the data plane has reported it and the watch has moved
 constexpr auto kIdleTime = 15s;
 constexpr size_t kConnections = 8;  // over two workers
 
@@ -47,13 +47,13 @@ double At(std::vector<double> sorted, double share) {
   return sorted[std::min(sorted.size() - 1, static_cast<size_t>(share * static_cast<double>(sorted.size())))];
 }
 
-// Moves `service` between two endpoints that say who they are, and waits until each connection sees it.
+// Moves `service` between two endpoints that send their names, and waits until each connection sees it.
 class Mover {
  public:
   Mover(ConsulAgent* consul, uint16_t port) : consul_(consul), one_(fixtures::Ok("one")), two_(fixtures::Ok("two")) {
     for (size_t i = 0; i < kConnections; ++i) clients_.push_back(std::make_unique<RawClient>(port));
   }
-  // Microseconds; -1: it never came.
+  // Microseconds; -1: it never arrived.
   double Move(const std::string& service) {
     const bool second = turn_++ % 2 == 1;
     const std::string wanted = second ? "two" : "one", target = Concat("/api/", service, "/x");
@@ -100,7 +100,7 @@ int Run(int services, int round) {
   if (applied.exit.code != 0) return 1;
 
   Mover mover(&consul, gateway.port());
-  // The last one by name is the last that would have a watch without its traffic.
+  // By name, this is the last service that would get a watch without traffic.
   const std::string busy = "s999", other = "s500";
   if (mover.Move(busy) < 0) return 1;
   std::atomic<bool> stop{false};

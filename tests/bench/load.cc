@@ -1,11 +1,11 @@
-// Loads an HTTP/1.1 server on loopback with one kind of request and says in one line of JSON how that went: answers,
-// errors, bytes, latencies, and the CPU time that watched processes took for it. One thread, epoll, edge-triggered;
-// ends by itself. `load --help` says what it can do.
+// Loads an HTTP/1.1 server on loopback with one kind of request and prints one line of JSON: responses, errors, bytes,
+// latencies, and the CPU time of watched processes. One thread, epoll, edge-triggered; ends by itself. See `load
+// --help`.
 //
-// Closed loop: each connection sends its next request when it has the answer to the one before. With --rate, open loop:
-// request k is due at k / rate whatever the answers do, and its latency counts from then, not from when a connection
-// was free to send it: a server that stands still for 100 ms is charged for all that was due meanwhile ("coordinated
-// omission"). Before the measurement, every connection is opened and gets one answer, so that what is measured is warm.
+// Closed loop: each connection sends its next request after the response to the previous one. With --rate, open loop:
+// request k is due at k / rate whatever the responses do, and its latency counts from then, not from when a connection
+// was free to send it. So a server that stalls for 100 ms is charged for everything due meanwhile ("coordinated
+// omission"). Before the measurement every connection is opened and gets one response, so everything is warm.
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -37,9 +37,9 @@ namespace {
 
 constexpr int kEventsMax = 512;
 constexpr size_t kBufferBytes = 256 * 1024;
-constexpr int kOpeningMax = 64;              // connections that wait for their first answer at once
-constexpr int64_t kDrainNs = 5'000'000'000;  // after the end, for what is under way; what then has no answer timed out
-constexpr uint64_t kErrorsMax = 10'000;      // nothing is measured any more
+constexpr int kOpeningMax = 64;              // connections that wait for their first response at once
+constexpr int64_t kDrainNs = 5'000'000'000;  // after the end, for requests in flight; then they count as timed out
+constexpr uint64_t kErrorsMax = 10'000;      // the measurement is void
 
 constexpr char kHelp[] =
     R"(load [OPTION VALUE]... PORT PATH     requests to http://127.0.0.1:PORT; {n} in PATH: see --paths
@@ -63,7 +63,7 @@ int64_t NowNs() {
   return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
 }
 
-// Latencies in buckets of 1/64 of their power of two: what it says is at most 1.6 % too much.
+// Latencies in buckets of 1/64 of their power of two: reported values are at most 1.6 % too high.
 class Histogram {
  public:
   void Add(int64_t ns) {
@@ -136,11 +136,11 @@ Usage UsageOf(const std::vector<int>& pids) {
     const std::string folder = "/proc/" + std::to_string(pid);
     std::error_code error;
     for (const auto& task : std::filesystem::directory_iterator(folder + "/task", error)) {
-      uint64_t running_ns = 0;  // finer than the clock ticks of /proc/PID/stat, and the same sum
+      uint64_t running_ns = 0;  // finer than the clock ticks of /proc/PID/stat, same sum
       std::ifstream(task.path() / "schedstat") >> running_ns;
       usage.cpu_seconds += static_cast<double>(running_ns) / 1e9;
     }
-    std::ifstream memory(folder + "/smaps_rollup");  // exact, where statm may lag behind
+    std::ifstream memory(folder + "/smaps_rollup");  // exact; statm may lag behind
     for (std::string word; memory >> word;) {
       uint64_t kib = 0;
       if (word == "Rss:" && memory >> kib) usage.rss_bytes += kib * 1024;
@@ -149,7 +149,7 @@ Usage UsageOf(const std::vector<int>& pids) {
   return usage;
 }
 
-// What is sent: one of the heads, then the body, of which a part is kept that repeats.
+// The bytes to send: one of the headers, then the body, stored as one repeating part.
 class Message {
  public:
   explicit Message(const Options& options) {
@@ -184,7 +184,7 @@ class Message {
   size_t count() const { return heads_.size(); }
   uint64_t Bytes(size_t index) const { return heads_[index].size() + body_bytes_ + last_.size(); }
 
-  // What comes after `sent` bytes, as far as one call can send it.
+  // The bytes after the first `sent`, as many as one call can send.
   size_t Rest(size_t index, uint64_t sent, std::array<iovec, 3>* parts) const {
     const std::string& head = heads_[index];
     size_t count = 0;
@@ -235,9 +235,9 @@ class Load {
 
   struct Connection {
     int fd = -1;
-    uint32_t generation = 0;  // events of an earlier descriptor are none of this one's
-    bool busy = false;        // a request is under way
-    bool ending = false;      // has its answer; the server is to close
+    uint32_t generation = 0;  // identifies stale events of an earlier descriptor
+    bool busy = false;        // a request is in flight
+    bool ending = false;      // has its response; the server must close
     bool marked = false;
     size_t head = 0;
     uint64_t sent = 0;
@@ -247,9 +247,9 @@ class Load {
 
   struct Errors {
     uint64_t connect = 0;
-    uint64_t reset = 0;      // an end, or a reset, before the answer's end
+    uint64_t reset = 0;      // EOF or a reset before the end of the response
     uint64_t status = 0;     // not 2xx
-    uint64_t malformed = 0;  // more bytes than the answer, or an answer before the request's end
+    uint64_t malformed = 0;  // excess bytes, or a response before the end of the request
     uint64_t timeout = 0;
     uint64_t sum() const { return connect + reset + status + malformed + timeout; }
   };
@@ -293,7 +293,7 @@ class Load {
     while (busy_ > 0 && NowNs() < drain_end) Poll(drain_end - NowNs());
     errors_.timeout += static_cast<uint64_t>(busy_);
     elapsed_seconds_ = static_cast<double>(NowNs() - start_ns_) / 1e9;
-    // What was due and could not even be sent has waited until now, at least.
+    // Requests that were due but never sent have waited until now, at least.
     while (options_.rate > 0 && NextDue() < due_end) {
       ++unsent_;
       latencies_.Add(due_end - NextDue());
@@ -333,7 +333,7 @@ class Load {
 
   [[noreturn]] void Give(const char* why) const {
     (void)std::fprintf(stderr,
-                       "load: %s: %" PRIu64 " answers; errors: %" PRIu64 " connect, %" PRIu64 " reset, %" PRIu64
+                       "load: %s: %" PRIu64 " responses; errors: %" PRIu64 " connect, %" PRIu64 " reset, %" PRIu64
                        " status (the last was %d), %" PRIu64 " malformed\n",
                        why, requests_, errors_.connect, errors_.reset, errors_.status, last_status_, errors_.malformed);
     std::exit(1);
@@ -403,7 +403,7 @@ class Load {
       const ssize_t bytes = sendmsg(connection->fd, &what, MSG_NOSIGNAL);
       if (bytes < 0) {
         if (errno == EAGAIN) return true;
-        // A server that answers early and closes may still have its answer on the way: reading tells.
+        // A server that responds early and closes may have its response in flight: read it.
         if (connection->sent > 0 && (errno == EPIPE || errno == ECONNRESET)) return true;
         Fail(connection, connection->sent == 0 && requests_ == 0 ? &errors_.connect : &errors_.reset);
         return false;
@@ -455,7 +455,7 @@ class Load {
       (connection->marked ? marked_ : unmarked_).Add(latency);
     }
     if (options_.close) {
-      connection->ending = true;  // the server closes first; that is waited for, as its part of the work
+      connection->ending = true;  // the server closes first; its close counts as part of its work
       return;
     }
     if (connection->answer.closes()) Close(connection);
@@ -541,7 +541,7 @@ Options Parse(int argc, char** argv) {
     char* end = nullptr;
     const double number = std::strtod(value, &end);
     if (end == value || *end != '\0' || !(number >= 0 && number < 1e12)) {
-      Refuse(std::string(name) + ": '" + value + "' is no number from 0");
+      Refuse(std::string(name) + ": '" + value + "' is not a number from 0");
     }
     const auto whole = static_cast<uint64_t>(number);
     if (name == "--connections") {
@@ -571,7 +571,7 @@ Options Parse(int argc, char** argv) {
   if (rest.size() != 2) Refuse("needs PORT and PATH");
   options.port = std::atoi(rest[0].c_str());
   options.path = rest[1];
-  if (options.port < 1 || options.port > 65535) Refuse("'" + rest[0] + "' is no port");
+  if (options.port < 1 || options.port > 65535) Refuse("'" + rest[0] + "' is not a port");
   if (options.connections == 0 || options.paths == 0) Refuse("--connections and --paths are at least 1");
   if (options.seconds == 0 && options.requests == 0 && options.idle_seconds == 0)
     Refuse("without --seconds, --requests or --idle it would never end");
@@ -595,6 +595,6 @@ int main(int argc, char** argv) {
   (void)sigaction(SIGTERM, &on, nullptr);
   (void)sigaction(SIGUSR1, &on, nullptr);
   (void)sigaction(SIGUSR2, &on, nullptr);
-  (void)prctl(PR_SET_TIMERSLACK, 1);  // request times are 50 us apart at 20,000 a second; the default slack is as long
+  (void)prctl(PR_SET_TIMERSLACK, 1);  // requests are 50 us apart at 20,000 a second, as long as the default slack
   return load.Run();
 }

@@ -11,10 +11,10 @@ namespace gateway::bench {
 namespace {
 
 constexpr size_t kHeadBytesMax = 64 * 1024;
-constexpr uint64_t kDiscardBytesMin = 64 * 1024;  // below it a read of everything at once is cheaper
+constexpr uint64_t kDiscardBytesMin = 64 * 1024;  // below it, one read of everything is cheaper
 constexpr uint64_t kDiscardBytesMax = 16 << 20;
 
-// The value of `line` where its name is `name` (lower case, with the colon); else empty.
+// The value of `line` if its name is `name` (lower case, with the colon); otherwise empty.
 std::string_view ValueOf(std::string_view line, std::string_view name) {
   if (line.size() <= name.size() || strncasecmp(line.data(), name.data(), name.size()) != 0) return {};
   line.remove_prefix(name.size());
@@ -85,7 +85,7 @@ size_t MessageReader::Consume(std::string_view data) {
 }
 
 size_t MessageReader::ConsumeHead(std::string_view data) {
-  if (head_.empty()) {  // nearly always: all of it at once
+  if (head_.empty()) {  // nearly always: the whole header at once
     const size_t end = data.find("\r\n\r\n");
     if (end != std::string_view::npos) {
       ParseHead(data.substr(0, end + 2));
@@ -113,7 +113,7 @@ void MessageReader::ParseHead(std::string_view head) {
       state_ = State::kBad;
       return;
     }
-    (void)std::from_chars(start_line_.data() + 9, start_line_.data() + 12, status_);  // what is no number stays 0
+    (void)std::from_chars(start_line_.data() + 9, start_line_.data() + 12, status_);  // stays 0 if it is not a number
   }
   bool sized = false;
   for (size_t begin = first + 2; begin < head.size();) {
@@ -129,14 +129,14 @@ void MessageReader::ParseHead(std::string_view head) {
       closes_ = strncasecmp(connection.data(), "close", std::min<size_t>(connection.size(), 5)) == 0;
     }
   }
-  if (status_ / 100 == 1 && kind_ == Kind::kResponse) return Next();  // 100 Continue: the answer is still to come
+  if (status_ / 100 == 1 && kind_ == Kind::kResponse) return Next();  // 100 Continue: the final response follows
   if (chunked_) {
     remaining_ = 0;
     state_ = State::kChunkSize;
   } else if (remaining_ > 0) {
     state_ = State::kData;
   } else if (kind_ == Kind::kResponse && !sized && status_ != 204 && status_ != 304) {
-    state_ = State::kBad;  // would last until the connection's end, which nobody here sends
+    state_ = State::kBad;  // would last until the connection closes, which neither side does
   } else {
     state_ = State::kComplete;
   }
@@ -146,7 +146,7 @@ ssize_t ReceiveInto(int fd, MessageReader* reader, char* buffer, size_t buffer_b
   const uint64_t skippable = reader->skippable();
   const bool discard = skippable >= kDiscardBytesMin;
   const size_t wanted = discard ? std::min(skippable, kDiscardBytesMax) : buffer_bytes;
-  // With MSG_TRUNC, TCP drops bytes without copying them anywhere (tcp(7)).
+  // With MSG_TRUNC, TCP discards bytes without copying them (tcp(7)).
   const ssize_t received = recv(fd, discard ? nullptr : buffer, wanted, discard ? MSG_TRUNC : 0);
   *full = received == static_cast<ssize_t>(wanted);
   *consumed = 0;

@@ -1,10 +1,10 @@
-# Medians, spreads and ratios of samples.tsv (row, who, round, cost, requests/s, p50 us, p99 us, errors): a table for
-# people, and JSON into `json`. Called by tools/bench with -v targets="ROW LIMIT WHO OTHER,OTHER;..." -v units="ROW UNIT;..."
-# -v rows="..." -v spread_max=PERCENT -v facts='"key": value, ...' -v json=FILE.
+# Medians, spreads and ratios of samples.tsv (row, who, round, cost, requests/s, p50 us, p99 us, errors): prints a
+# table and writes JSON to `json`. Called by tools/bench with -v targets="ROW LIMIT WHO OTHER,OTHER;..." -v units="ROW
+# UNIT;..." -v rows="..." -v spread_max=PERCENT -v facts='"key": value, ...' -v json=FILE.
 #
-# A ratio is taken in each round, against the better (by median) of the others, so that what slows a whole round down falls
-# out. Its verdict: `too noisy to tell` where their spread is above spread_max, unless all are on one side of the target
-# (where they are but two: by as much).
+# A ratio is taken within each round, against the better (by median) of the others, so a slowdown of a whole round
+# cancels out. The verdict is `too noisy to tell` if the ratios' spread is above spread_max, unless all are on one side
+# of the target (with only two: by as much).
 
 BEGIN { FS = "\t" }
 $3 > 0 {
@@ -50,7 +50,7 @@ function judge(row, limit, name, others,   i, n, list, best, m, mkey, okey, key,
   m = median(key, 4)
   cost = spread(key, 4)
   verdict = m <= limit ? "reached" : "missed"
-  # (v is sorted: the rounds are all on one side, and where they are but two, clearly so)
+  # v is sorted: all rounds are on one side, and if there are only two, clearly so
   margin = count[key] < 3 ? spread_max / 100 : 0
   if (cost > spread_max && v[count[key]] > limit * (1 - margin) && v[1] <= limit * (1 + margin)) verdict = "too noisy to tell"
   printf "%-13s %-12s %10.2f %6.0f%%   target <= %.2f of %s: %s\n", "", name, m, cost, limit, best, verdict

@@ -1,6 +1,6 @@
-// How long a match takes with few and with many routes, hot (one request again and again) and cold (requests over all
-// routes), and how long such a set takes to compile: routes told apart by their paths, routes of one path told apart by
-// a header or a query parameter, and regexes.
+// Time of a match with few and many routes, hot (the same request repeatedly) and cold (requests over all routes), and
+// time to compile such a set: routes that differ by path, routes of one path that differ by header or query parameter,
+// and regexes.
 #include <time.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace {
 
-// CPU time of this thread: a busy machine disturbs it little.
+// CPU time of this thread, which a busy machine hardly disturbs.
 double CpuMillis() {
   timespec t{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -44,7 +44,7 @@ double NanosPerMatch(const gateway::Snapshot& snapshot, const std::vector<Reques
     }
     const double millis = CpuMillis() - begin;
     if (missed != 0) std::printf("%zu requests matched nothing\n", missed);
-    // The first round says how many the others can afford.
+    // The first round determines how many matches the others make.
     if (round > 0) best = std::min(best, millis * 1e6 / matches);
     if (round == 0) matches = std::clamp(static_cast<int>(matches * 100 / std::max(millis, 0.01)), 1000, 1'000'000);
   }

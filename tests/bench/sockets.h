@@ -1,4 +1,4 @@
-// What the benchmark's programs need of sockets. Loopback only.
+// Sockets for the benchmark's programs. Loopback only.
 #ifndef GATEWAY_TESTS_BENCH_SOCKETS_H_
 #define GATEWAY_TESTS_BENCH_SOCKETS_H_
 
@@ -12,7 +12,7 @@
 
 namespace gateway::bench {
 
-inline constexpr int kBacklog = 4096;  // as the proxies have it
+inline constexpr int kBacklog = 4096;  // as the proxies use it
 
 inline sockaddr_in Loopback(int port) {
   sockaddr_in address{};
@@ -22,7 +22,7 @@ inline sockaddr_in Loopback(int port) {
   return address;
 }
 
-// A non-blocking listener at 127.0.0.1:`port`; -1: errno says why not.
+// A non-blocking listener on 127.0.0.1:`port`; -1: see errno.
 inline int Listen(int port) {
   const int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   const int one = 1;
@@ -35,7 +35,7 @@ inline int Listen(int port) {
   return listener;
 }
 
-// A non-blocking socket on its way to 127.0.0.1:`port`, without Nagle's delay; -1: out of descriptors.
+// A non-blocking socket connecting to 127.0.0.1:`port`, with TCP_NODELAY; -1: out of descriptors.
 inline int Connect(int port) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) return -1;
@@ -46,7 +46,7 @@ inline int Connect(int port) {
   return fd;
 }
 
-// The next connection of `listener`, non-blocking, without Nagle's delay; -1: none.
+// The next connection of `listener`, non-blocking, with TCP_NODELAY; -1: no connection.
 inline int Accept(int listener) {
   const int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
   const int one = 1;

@@ -1,5 +1,5 @@
-// The floor of what a proxy can cost: accepts connections, connects one upstream connection for each, and copies bytes
-// both ways, without looking at them. One thread, epoll, edge-triggered, buffers used again.
+// The minimum cost of a proxy: accepts connections, opens one upstream connection for each, and copies bytes in both
+// directions without parsing them. One thread, epoll, edge-triggered, recycled buffers.
 //
 //   tcp_forward LISTEN_PORT UPSTREAM_PORT     (both on 127.0.0.1)
 #include <sys/epoll.h>
@@ -17,10 +17,10 @@
 namespace gateway::bench {
 namespace {
 
-constexpr size_t kBufferBytes = 256 * 1024;  // as large as the gateway's relay buffer grows
+constexpr size_t kBufferBytes = 256 * 1024;  // the maximum of the gateway's relay buffer
 constexpr int kEventsMax = 256;
 
-// One direction: what was read from `from` and not yet written to `to`.
+// One direction: bytes read from `from` and not yet written to `to`.
 struct Flow {
   int from = -1;
   int to = -1;
@@ -46,7 +46,7 @@ struct Flow {
         begin += static_cast<size_t>(sent);
       }
       if (eof) {
-        if (!shut) (void)shutdown(to, SHUT_WR);  // the other side may be gone already
+        if (!shut) (void)shutdown(to, SHUT_WR);  // the other side may be gone
         shut = true;
         return true;
       }
@@ -82,12 +82,12 @@ int Forward(int port, int upstream_port) {
   const int poll = epoll_create1(EPOLL_CLOEXEC);
   epoll_event event{};
   event.events = EPOLLIN;
-  event.data.ptr = nullptr;  // the listener; every other event carries its pair
+  event.data.ptr = nullptr;  // null: the listener; every other event has its pair
   if (epoll_ctl(poll, EPOLL_CTL_ADD, listener, &event) != 0) return Fail("epoll_ctl");
 
   std::array<epoll_event, kEventsMax> events;
   std::vector<Pair*> ended;
-  std::vector<std::unique_ptr<Pair>> spare;  // closed ones, used again
+  std::vector<std::unique_ptr<Pair>> spare;  // closed ones, for reuse
   while (true) {
     const int count = epoll_wait(poll, events.data(), kEventsMax, -1);
     if (count < 0 && errno != EINTR) return Fail("epoll_wait");

@@ -1,6 +1,6 @@
-// The service behind the benchmark's proxies: it must cost so little that it is never what limits them. Reads requests
-// to their end, whatever their body; the last segment of the path says what is answered: `1m` and `1m-chunked` are 1
-// MiB, anything else is a small JSON object. One thread, epoll, edge-triggered; answers are made once.
+// The service behind the benchmark's proxies: so cheap that it is never the bottleneck. Reads each request to its end,
+// whatever the body. The last segment of the path selects the response: `1m` and `1m-chunked` are 1 MiB, anything else
+// is a small JSON object. One thread, epoll, edge-triggered; responses are prebuilt.
 //
 //   upstream PORT     (on 127.0.0.1)
 #include <sys/epoll.h>
@@ -26,7 +26,7 @@ constexpr size_t kBufferBytes = 256 * 1024;
 constexpr size_t kLargeBytes = 1 << 20;
 constexpr size_t kChunkBytes = 16 * 1024;
 
-// The fields that nginx sends.
+// The same fields as nginx sends.
 std::string Answer(std::string_view framing, std::string_view body) {
   std::string text =
       "HTTP/1.1 200 OK\r\nServer: upstream/1.22.1\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
@@ -63,12 +63,12 @@ const std::string& AnswerTo(std::string_view request_line) {
 struct Connection {
   int fd = -1;
   MessageReader request{MessageReader::Kind::kRequest};
-  const std::string* answer = nullptr;  // what is being sent
+  const std::string* answer = nullptr;  // being sent
   size_t sent = 0;
 
-  // Reads and answers until one of them would block. False: the connection is over.
+  // Reads and responds until either would block. False: the connection is closed.
   bool Go(char* buffer, bool ended) {
-    bool more = true;  // there may be something to read
+    bool more = true;  // there may be more to read
     while (true) {
       if (answer != nullptr) {
         while (sent < answer->size()) {
@@ -84,7 +84,7 @@ struct Connection {
       size_t consumed = 0;
       const ssize_t bytes = ReceiveInto(fd, &request, buffer, kBufferBytes, &more, &consumed);
       if (bytes < 0) return errno == EAGAIN;
-      // (No proxy sends a request before the answer to the one before it; if one does, this ends its connection.)
+      // No proxy pipelines requests; if one did, this would close its connection.
       if (bytes == 0 || request.bad() || consumed < static_cast<size_t>(bytes)) return false;
       more |= ended;
       if (request.complete()) {
@@ -101,11 +101,11 @@ int Serve(int port) {
     std::perror("listen");
     return 1;
   }
-  (void)AnswerTo("");  // all are made before the first request
+  (void)AnswerTo("");  // builds them before the first request
   const int poll = epoll_create1(EPOLL_CLOEXEC);
   epoll_event event{};
   event.events = EPOLLIN;
-  event.data.ptr = nullptr;  // the listener; every other event carries its connection
+  event.data.ptr = nullptr;  // null: the listener; every other event has its connection
   (void)epoll_ctl(poll, EPOLL_CTL_ADD, listener, &event);
   const auto buffer = std::make_unique_for_overwrite<char[]>(kBufferBytes);
   std::array<epoll_event, kEventsMax> events;
@@ -122,7 +122,7 @@ int Serve(int port) {
         }
         continue;
       }
-      // Each descriptor is in a batch once, so none of them is deleted under another event.
+      // A descriptor appears once per batch, so no connection is deleted under a later event.
       auto* connection = static_cast<Connection*>(events[i].data.ptr);
       if (!connection->Go(buffer.get(), (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)) {
         close(connection->fd);

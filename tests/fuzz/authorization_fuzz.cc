@@ -1,4 +1,4 @@
-// Whatever a client sends as Authorization.
+// An Authorization field of any bytes.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -23,7 +23,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
       if (basic->username.find(':') != std::string::npos) std::abort();
     }
   }
-  // Strict base64 has one text for the same bytes.
+  // In strict base64 each byte sequence has one encoding.
   if (const auto raw = DecodeBase64(Base64::kUrl, value)) {
     if (EncodeBase64(Base64::kUrl, *raw) != value) std::abort();
   }

@@ -1,5 +1,5 @@
-// Whatever bytes come as a chunked body: decoded in pieces as they are decoded whole, and what goes on recoded is read
-// as the same body.
+// A chunked body of any bytes: decoded the same in pieces and whole, and what is forwarded recoded is read as the same
+// body.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -37,7 +37,7 @@ Decoded Decode(const std::string& wire, size_t piece) {
   return out;
 }
 
-// What a receiver gets of `wire`, of which the first `decoded` pieces were decoded and put into chunks of our own.
+// What a receiver reads from `wire` if the first `decoded` pieces are decoded and chunked again by us.
 std::string Recode(const std::string& wire, size_t piece, int decoded) {
   BodyDecoder decoder = BodyDecoder::Chunked();
   std::string out;
@@ -70,7 +70,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   }
   for (const size_t piece : {size + 1, size_t{1}, size_t{3}, size_t{8}}) {
     for (const int decoded : {0, 1}) {
-      if (piece > size && decoded > 0) continue;  // all of it would be decoded
+      if (piece > size && decoded > 0) continue;  // would decode all of it
       const std::string recoded = Recode(wire, piece, decoded);
       const Decoded again = Decode(recoded, recoded.size() + 1);
       if (again.refused || again.payload != whole.payload || again.done != whole.done) std::abort();

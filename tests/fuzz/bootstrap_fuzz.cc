@@ -1,5 +1,5 @@
-// LoadBootstrap on any bytes, as the file, as an environment variable's value and as a flag: no crash; and what has no
-// problem can be described.
+// LoadBootstrap on any bytes, as the file, as the value of an environment variable and as a flag: no crash; and a
+// configuration without problems can be described.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -21,6 +21,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   gateway::LoadedBootstrap loaded = gateway::LoadBootstrap(kPath, {}, {});
   if (loaded.problems.empty()) (void)gateway::DescribeBootstrap(loaded);  // must not throw
   (void)gateway::LoadBootstrap("", {"GATEWAY_" + text, "GATEWAY_SERVER_TRUSTED_PROXIES=" + text}, {text});
-  (void)gateway::ParseHostPort(text);  // only that it ends
+  (void)gateway::ParseHostPort(text);  // must return
   return 0;
 }

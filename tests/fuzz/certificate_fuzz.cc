@@ -1,4 +1,4 @@
-// Whatever somebody gives as PEM: certificates, keys, revocation lists; and what services are told of a certificate.
+// PEM of any bytes: certificates, keys, revocation lists; and the certificate fields sent to services.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -47,7 +47,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     certificate.san_dns_names = names.dns;
     std::string fields;
     dataplane::AppendClientCertificate("X-Forwarded-Client-Cert", certificate, &fields);
-    // One line, and as many quotes as the gateway itself writes.
+    // One line, and only the quotes that the gateway itself writes.
     if (fields.find('\r') != fields.size() - 2 || fields.find('\n') != fields.size() - 1) std::abort();
     size_t quotes = 0;
     for (const char c : fields) quotes += c == '"' ? 1 : 0;

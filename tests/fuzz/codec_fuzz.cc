@@ -1,4 +1,4 @@
-// ParsePolicy on any bytes: no crash; and a document that is read without a problem is written, and read again, as the
+// ParsePolicy on any bytes: no crash; and a document parsed without a problem is written, and parsed again, as the
 // same resource.
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +23,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const gateway::PolicyDocument& document : documents) {
     std::vector<gateway::FieldProblem> rules;
     gateway::CheckRules(document.resource, &rules);
-    if (!rules.empty()) std::abort();  // the codec let through what the rules forbid
+    if (!rules.empty()) std::abort();  // the codec accepted what the rules forbid
     std::vector<gateway::PolicyDocument> back =
         gateway::ParsePolicy(gateway::EncodeResource(document.resource), "again.yaml", &problems);
     if (!problems.empty() || back.size() != 1) std::abort();

@@ -1,4 +1,4 @@
-// Whatever Consul (or something that listens in its place) answers: an error, or instances that keep their promises.
+// A response of Consul (or an impostor) of any bytes gives an error, or instances that satisfy their invariants.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -27,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       const bool serves = instance.health() == Instance::PASSING || instance.health() == Instance::WARNING;
       Require(instance.weight() == 0 || (serves && instance.port() > 0 && !instance.address().empty()));
       Require(static_cast<size_t>(instance.tags_size()) <= kTagsMax);
-      Instance copy;  // strings of a message are UTF-8, or it can't be sent
+      Instance copy;  // strings in messages must be UTF-8 to be sent
       Require(copy.ParseFromString(instance.SerializeAsString()));
     }
   }

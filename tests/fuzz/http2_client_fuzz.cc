@@ -1,5 +1,5 @@
-// Bytes of an endpoint, into a session with a GET, a HEAD and a POST: it must end, whatever they are, leave nothing
-// behind, and give away no response that HTTP/1 could read differently.
+// Any bytes of an endpoint, into a session with a GET, a HEAD and a POST: the session must end, leak nothing, and
+// return no response that HTTP/1 could read differently.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -18,13 +18,13 @@
 namespace gateway::dataplane::http2 {
 namespace {
 
-constexpr size_t kInputMax = 64 * 1024;  // what a pair of sockets takes without a reader
+constexpr size_t kInputMax = 64 * 1024;  // fits into a socket pair without a reader
 
 void Require(bool holds) {
   if (!holds) std::abort();
 }
 
-// No byte of it could end a line, or a token, where it is written as HTTP/1.1.
+// No byte could end a line or a token if written as HTTP/1.1.
 void CheckResponse(const http::Response& response) {
   Require(response.status >= 100 && response.status <= 599 && response.status != 101);
   for (const FieldView& field : response.fields) {

@@ -1,5 +1,5 @@
-// Bytes behind the client's preface, into a session that serves: it must end, whatever they are, leave nothing behind,
-// and give away no request that HTTP/1 could read differently.
+// Any bytes after the client's preface, into a server session: it must end, leak nothing, and return no request that
+// HTTP/1 could read differently.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,13 +16,13 @@
 namespace gateway::dataplane::http2 {
 namespace {
 
-constexpr size_t kInputMax = 64 * 1024;  // what a pair of sockets takes without a reader
+constexpr size_t kInputMax = 64 * 1024;  // fits into a socket pair without a reader
 
 void Require(bool holds) {
   if (!holds) std::abort();
 }
 
-// No byte of it could end a line, or a token, where it is written as HTTP/1.1.
+// No byte could end a line or a token if written as HTTP/1.1.
 void CheckRequest(const http::Request& request) {
   Require(http1::IsToken(request.method));
   Require(http1::IsValidHost(request.authority));

@@ -1,4 +1,4 @@
-// Whatever an issuer publishes as its keys.
+// A published key set of any bytes.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

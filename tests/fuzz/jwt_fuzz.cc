@@ -1,4 +1,4 @@
-// Whatever a client sends as a token: it is taken apart without a fault, and nothing that is not signed gets in.
+// A token of any bytes: parsed without a fault, and never accepted without a valid signature.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -10,7 +10,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   using namespace gateway;
   using namespace gateway::dataplane;
-  // RFC 8037, A.4: whose private key is known, but to no fuzzer.
+  // RFC 8037, A.4. Its private key is public, but no fuzzer finds a signature.
   static const JwkSet keys =
       *ParseJwks(R"({"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]})");
   const std::string token(reinterpret_cast<const char*>(bytes), size);

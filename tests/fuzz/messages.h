@@ -1,5 +1,5 @@
-// What the fuzzers of whole messages share: a connection's bytes read by the gateway's own parsers, and by
-// Boost.Beast's parser beside them.
+// Shared by the fuzzers of whole messages: reads a connection's bytes with the gateway's own parsers, and with
+// Boost.Beast's beside them.
 #ifndef GATEWAY_TESTS_FUZZ_MESSAGES_H_
 #define GATEWAY_TESTS_FUZZ_MESSAGES_H_
 
@@ -23,11 +23,11 @@
 
 namespace gateway::fuzz {
 
-// A message as somebody read it.
+// A message as one of the parsers read it.
 struct Message {
   bool request = true;
   std::string method, target;  // of a request
-  int status = 0;              // of an answer
+  int status = 0;              // of a response
   std::string phrase;
   int minor_version = 1;
   std::vector<std::pair<std::string, std::string>> fields;
@@ -37,12 +37,12 @@ struct Message {
   bool head_done = false;
   bool done = false;              // with its body
   size_t begin = 0;               // in the connection's bytes
-  size_t end = 0;                 // behind what was taken of it
-  std::string host, path, query;  // of a request, only as the gateway reads it
+  size_t end = 0;                 // after its last byte
+  std::string host, path, query;  // of a request, by the gateway's parser only
   bool has_query = false;
   bool has_length = false;
   uint64_t length = 0;
-  std::vector<std::pair<std::string, std::string>> forwarded;  // fields that only pass through
+  std::vector<std::pair<std::string, std::string>> forwarded;  // fields that are forwarded unchanged
 
   bool operator==(const Message&) const = default;
 };
@@ -50,7 +50,7 @@ struct Message {
 // A connection's bytes as the gateway reads them.
 struct Reading {
   std::vector<Message> messages;
-  bool refused = false;  // what is behind the last message, or in it
+  bool refused = false;  // what follows the last message, or is in it
 
   bool operator==(const Reading&) const = default;
 };
@@ -74,7 +74,7 @@ void CopyHead(const HeadType& head, Message* out) {
   }
 }
 
-// The body that follows a head (RFC 9112, section 6.3; relay.cc).
+// The body after a header (RFC 9112, section 6.3; relay.cc).
 inline dataplane::http1::BodyDecoder BodyOf(const dataplane::http1::RequestHead& head, Side) {
   using dataplane::http1::BodyDecoder;
   return head.framing.chunked ? BodyDecoder::Chunked() : BodyDecoder::Length(head.length.value_or(0));
@@ -124,7 +124,7 @@ Reading ReadWith(std::string_view wire, Side side, const std::function<size_t()>
     HeadScanner scanner;
     auto scanned = HeadScanner::Result::kMore;
     while (scanned == HeadScanner::Result::kMore) {
-      // A buffer of exactly what is there.
+      // A buffer of exactly the available bytes.
       if (have <= at) {
         if (!arrive()) return out;
         continue;
@@ -147,7 +147,7 @@ Reading ReadWith(std::string_view wire, Side side, const std::function<size_t()>
     while (!body.done()) {
       if (have <= at && !arrive()) break;
       std::string input(wire.substr(at, have - at));
-      // As a relay does: no more than the body can use, where that is known.
+      // As a relay does: at most what the body can use, if that is known.
       input.resize(std::min(input.size(), body.ReadableBytes()));
       const auto result = body.Decode(input.data(), input.size());
       if (result.payload > result.consumed || result.consumed > input.size()) std::abort();
@@ -169,7 +169,7 @@ Reading ReadWith(std::string_view wire, Side side, const std::function<size_t()>
 
 }  // namespace internal
 
-// Reads `wire`, which arrives in pieces of piece() bytes, to its end or to the first thing that is refused.
+// Reads `wire`, which arrives in pieces of piece() bytes, to its end or to the first rejection.
 inline Reading Read(std::string_view wire, Side side, const std::function<size_t()>& piece) {
   if (side == Side::kRequests) return internal::ReadWith<dataplane::http1::RequestHead>(wire, side, piece);
   return internal::ReadWith<dataplane::http1::ResponseHead>(wire, side, piece);
@@ -182,7 +182,7 @@ inline Reading ReadWhole(std::string_view wire, Side side) {
 template <bool isRequest>
 class BeastReader final : public boost::beast::http::basic_parser<isRequest> {
  public:
-  // The message that `wire` begins with; `to_head`: an answer to HEAD. False: refused.
+  // Reads the message at the start of `wire`; `to_head`: a response to HEAD. False: rejected.
   bool Read(std::string_view wire, bool to_head) {
     this->eager(true);
     this->header_limit(UINT32_MAX);
@@ -235,7 +235,8 @@ class BeastReader final : public boost::beast::http::basic_parser<isRequest> {
   bool headed_ = false;
 };
 
-// An answer's Connection, which is not passed on, may name what is no token; Beast refuses the whole answer then.
+// A response's Connection field, which is not forwarded, may contain a non-token. Beast then rejects the whole
+// response.
 inline bool NamesNoToken(const Message& answer) {
   const auto is_token = [](std::string_view text) {
     const absl::string_view token = absl::StripAsciiWhitespace(AbslView(text));
@@ -253,11 +254,11 @@ inline bool NamesNoToken(const Message& answer) {
   });
 }
 
-// Whether Beast reads the message at the beginning of `wire` as the gateway did, which refused nothing of it.
+// Whether Beast reads the message at the start of `wire` as the gateway did, which rejected no part of it.
 template <bool isRequest>
 bool BeastReadsTheSame(std::string_view wire, const Message& ours, bool to_head) {
   if (!isRequest && NamesNoToken(ours)) return true;
-  // The two things about a start line that the gateway reads and Beast does not know.
+  // The two start-line variants that the gateway accepts and Beast does not.
   std::string mended(wire);
   size_t added = 0;
   const size_t line_end = mended.find('\r');

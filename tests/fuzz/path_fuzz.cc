@@ -1,5 +1,5 @@
-// The path normaliser on any bytes: never out of bounds, its results are stable, and no result holds a dot segment, a
-// double slash or a byte that a request line must not have.
+// The path normalizer on any bytes: never out of bounds, results are stable, and no result has a dot segment, a double
+// slash or a byte that is not allowed in a request line.
 #include <cstdint>
 #include <cstdlib>
 #include <string>

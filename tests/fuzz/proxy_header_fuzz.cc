@@ -1,5 +1,5 @@
-// Whatever bytes a connection begins with: a PROXY header is found however they arrive, nothing behind it is looked at,
-// and it is decided within the stated limit.
+// A connection that begins with any bytes: a PROXY header is found however they arrive, bytes after it are not
+// examined, and the decision comes within the stated limit.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -17,13 +17,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   const ProxyResult result = ParseProxyHeader(data, &whole, &whole_detail);
   if (result == ProxyResult::kMore && size >= kProxyHeaderBytesMax) std::abort();
 
-  // Byte by byte; copies, so that a look behind them is seen.
+  // Byte by byte, in copies, so that a sanitizer sees reads beyond the end.
   ProxyHeader pieces;
   const char* pieces_detail = "";
   ProxyResult again = ProxyResult::kMore;
   size_t have = 0;
   for (; have <= size && again == ProxyResult::kMore; ++have) {
-    // Long ones in larger steps at their end, or the time would go into copies.
+    // Long inputs advance in larger steps, to limit the time for copies.
     if (have > 300 && have + 300 < size) have += 61;
     const std::string copy(data.substr(0, have));
     again = ParseProxyHeader(copy, &pieces, &pieces_detail);
@@ -41,7 +41,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   const in6_addr none{};
   if (!whole.has_source && (whole.source_port != 0 || std::memcmp(&whole.source, &none, sizeof none) != 0))
     std::abort();
-  // What follows changes nothing.
+  // The bytes after it change nothing.
   std::string other(data.substr(0, whole.bytes));
   if (ParseProxyHeader(other, &pieces, &pieces_detail) != result || pieces.bytes != whole.bytes) std::abort();
   other.resize(size + 1, '\xff');

@@ -1,5 +1,5 @@
-// Whatever bytes come on a client's connection: each request that the gateway accepts, Boost.Beast's parser reads the
-// same way, with its body and its end; and so do both with the request as it would be sent on.
+// Any bytes on a client's connection: Boost.Beast's parser reads each accepted request, its body and its end the same
+// way, and both agree on the request as it would be forwarded.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -24,7 +24,7 @@ void Check(bool promise) {
   if (!promise) std::abort();
 }
 
-// What exchange_heads.cc and relay.cc make of a whole request, in the parts that come from the client. Empty: refused.
+// The request as exchange_heads.cc and relay.cc forward it, in the parts that come from the client. Empty: rejected.
 std::string SendOn(const Message& request, std::string* path) {
   *path = request.path;
   if (*path != "*" && !gateway::IsNormalPath(*path)) {
@@ -52,7 +52,7 @@ void CheckSentOn(const Message& request) {
   std::string path;
   const std::string sent = SendOn(request, &path);
   if (sent.empty()) return;
-  // Behind it something that must not become part of it.
+  // Another request follows that must not become part of it.
   const std::string wire = sent + "GET /next HTTP/1.1\r\nHost: next\r\n\r\n";
   const Reading reading = ReadWhole(wire, Side::kRequests);
   Check(!reading.refused && reading.messages.size() == 2);
@@ -65,7 +65,7 @@ void CheckSentOn(const Message& request) {
   Check(received.forwarded == request.forwarded);
   Check(path == "*" || path[0] == '/');
   Check(BeastReadsTheSame<true>(wire, received, false));
-  // Doing it twice changes nothing: two gateways one behind the other agree.
+  // Forwarding it twice changes nothing: two gateways in a row agree.
   Check(SendOn(received, &path) == sent);
 }
 

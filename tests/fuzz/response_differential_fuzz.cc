@@ -1,5 +1,5 @@
-// Whatever bytes an endpoint answers with, to GET and to HEAD: each answer that the gateway accepts, Boost.Beast's
-// parser reads the same way, with its body and its end; and so do both with the answer as it would be sent on.
+// Any bytes from an endpoint, for GET and HEAD: Boost.Beast's parser reads each accepted response, its body and its
+// end the same way, and both agree on the response as it would be forwarded.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +23,7 @@ void Check(bool promise) {
   if (!promise) std::abort();
 }
 
-// What exchange_heads.cc and relay.cc make of a whole answer for a client of HTTP/1.1, in the parts that come from the
+// The response as exchange_heads.cc and relay.cc forward it to an HTTP/1.1 client, in the parts that come from the
 // endpoint.
 std::string SendOn(const Message& answer, Side side) {
   namespace http1 = gateway::dataplane::http1;
@@ -46,7 +46,7 @@ std::string SendOn(const Message& answer, Side side) {
 
 void CheckSentOn(const Message& answer, Side side) {
   const std::string sent = SendOn(answer, side);
-  // Behind it something that must not become part of it.
+  // Another response follows that must not become part of it.
   const std::string wire = sent + "HTTP/1.1 404 Next\r\nContent-Length: 0\r\n\r\n";
   const Reading reading = ReadWhole(wire, side);
   Check(!reading.refused && reading.messages.size() == 2);

@@ -1,5 +1,4 @@
-// Whatever bytes come as a response's head: found in pieces as it is found whole, and taken apart without reading
-// beyond it.
+// A response header of any bytes: found the same in pieces and whole, and parsed without reading beyond it.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -20,7 +19,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   if (pieces.head_bytes() != whole.head_bytes()) std::abort();
   ResponseHead head;
   if (ParseResponseHead({data, whole.head_bytes()}, &head)) return 0;
-  // What was let through is unambiguous.
+  // An accepted header is unambiguous.
   if (head.framing.chunked && head.length) std::abort();
   for (const auto& field : head.fields) {
     if (!IsToken(field.name) || field.value.find_first_of("\r\n\0", 0, 3) != std::string_view::npos) std::abort();

@@ -1,5 +1,6 @@
-// A fixed table with every kind of condition, against any request. The input is lines: method, host, path, query, then
-// "name:value" fields. What matches keeps its promises: views into the path, a rewrite that is in normal form.
+// Any request against a fixed table with every kind of condition. The input is lines: method, host, path, query, then
+// "name:value" fields. A match must satisfy its invariants: views point into the path, and a rewrite is in normal
+// form.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -55,7 +56,7 @@ std::shared_ptr<const gateway::Snapshot> MakeSnapshot() {
   query->set_name("p");
   query->set_regex(".*");
   route->mutable_match()->add_methods("POST");
-  // Enough of one path, and of regexes, for an index.
+  // Enough routes of one path, and enough regexes, for an index.
   for (char value : std::string_view("0123456789")) {
     route = add();
     route->mutable_match()->mutable_path()->set_prefix("/m");
@@ -105,7 +106,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   in.https = fields.size() % 2 == 1;
   std::string path;
   const bool is_path = gateway::NormalizePath(raw_path, false, &path) == gateway::PathError::kNone;
-  if (!is_path) path = raw_path;  // "*", or what no caller should pass: still no crash
+  if (!is_path) path = raw_path;  // "*", or what no caller passes: must not crash
   in.path = path;
   gateway::RouteMatch match;
   snapshot->Match(in, &match);

@@ -1,5 +1,5 @@
-// A server_name extension of any bytes, and which certificates its name selects. The input is the extension, then after
-// its last newline a certificate's name.
+// A server_name extension of any bytes, and the certificates that its name selects. The input is the extension; after
+// its last newline, a certificate's name.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -23,7 +23,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     if (!plain) std::abort();
   }
   if (!NameCovers(name, name)) std::abort();
-  // A wildcard covers one label in front of its rest, never more and never none.
+  // A wildcard covers exactly one label.
   if (const size_t dot = name.find('.'); dot != std::string::npos && dot > 0) {
     if (!NameCovers("*" + name.substr(dot), name) || NameCovers("*." + name, name)) std::abort();
     if (NameCovers("*" + name.substr(dot), "x." + name)) std::abort();

@@ -1,5 +1,5 @@
-// Any policy text that parses is compiled: errors or a snapshot, never both, never neither, never a crash. What
-// compiles is compiled again to the same, and matches some requests.
+// Any policy that parses is compiled: either errors or a snapshot, never a crash. A snapshot compiles again to the
+// same one, and matches some requests.
 #include <cstdint>
 #include <cstdlib>
 #include <string>

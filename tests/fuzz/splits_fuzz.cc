@@ -1,5 +1,5 @@
-// The same bytes in pieces of any size are the same messages, or refused at the same place. The first byte says what
-// they are, the next four where they are split.
+// The same bytes, split anywhere, give the same messages or are rejected at the same place. The first byte selects the
+// kind of message, the next four the splits.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

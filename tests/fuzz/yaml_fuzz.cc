@@ -1,5 +1,5 @@
-// ParseYaml on any bytes: it must end soon, within its limits, with documents or a problem, and never throw. What
-// YamlScalar writes must read back as the same string.
+// ParseYaml on any bytes: it must return soon, within its limits, with documents or a problem, and never throw. The
+// output of YamlScalar must parse as the same string.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   limits.nodes_max = 10'000;
   limits.alias_nodes_max = 1'000;
   std::vector<gateway::YamlProblem> problems;
-  (void)gateway::ParseYaml(text, &problems, limits);  // its own assertions and the sanitizers judge
+  (void)gateway::ParseYaml(text, &problems, limits);  // checked by its own assertions and the sanitizers
 
   if (!gateway::IsValidUtf8(text) || size > 4096) return 0;
   problems.clear();

@@ -1,4 +1,4 @@
-// Who calls, as requests, services, logs and operators see it.
+// Authentication as clients, services, logs and operators see it.
 #include <atomic>
 #include <chrono>
 #include <filesystem>
@@ -60,7 +60,7 @@ std::string JwtMethod(std::string_view jwks, std::string_view more = "") {
   return Concat("jwt: { issuer: \"https://id.example.com\", audiences: [orders], jwks: { ", jwks, " }", more, " }");
 }
 
-// The policy of one route /svc with an Auth `partners`, and one /open without.
+// A policy with a route /svc, which uses the Auth `partners`, and a route /open without Auth.
 std::string Policy(const std::string& address, std::string_view methods, std::string_view auth_fields,
                    std::string_view consumers, std::string_view route_fields = "") {
   return Concat("kind: Service\nname: svc\nstatic: [{ address: \"", address,
@@ -82,7 +82,7 @@ nlohmann::json EchoOf(const absl::StatusOr<Response>& response) {
   EXPECT_EQ(response->status, 200) << response->body;
   return nlohmann::json::parse(response->body, nullptr, false);
 }
-// All values of a field that the service got, joined by "|".
+// All values of a field that the service received, joined by "|".
 std::string FieldOf(const nlohmann::json& echo, std::string_view name) {
   std::string values;
   for (const auto& field : echo["fields"]) {
@@ -106,14 +106,14 @@ TEST(Auth, AnApiKeyNamesItsConsumer) {
   for (const char* wrong : {"k-3", "K-1", "k-1k-1", ""}) {
     EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Concat("X-API-Key: ", wrong, "\r\n"))->status, 401) << wrong;
   }
-  // Of two nobody knows which one counts.
+  // With two keys it would be ambiguous which one counts.
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", "X-API-Key: k-1\r\nX-API-Key: k-2\r\n")->status, 401);
   EXPECT_EQ(upstream.request_count(), 0);
 
   const auto echo = EchoOf(Fetch(gateway.port(), "GET", "/svc", "X-API-Key: k-1\r\nX_Api_Key: k-1\r\n"));
   EXPECT_EQ(FieldOf(echo, "X-Consumer"), "acme");
   EXPECT_EQ(FieldOf(echo, "X-Groups"), "gold,partners");
-  EXPECT_EQ(FieldOf(echo, "X-API-Key"), "");  // it stays here
+  EXPECT_EQ(FieldOf(echo, "X-API-Key"), "");  // not forwarded
   EXPECT_EQ(FieldOf(echo, "X_Api_Key"), "");
   EXPECT_EQ(gateway.Metric(R"(gateway_auth_total{auth="partners",result="allowed"})"), 1);
   EXPECT_EQ(gateway.Metric(R"(gateway_auth_total{auth="partners",result="unauthenticated"})"), 6);
@@ -124,7 +124,7 @@ TEST(Auth, AnApiKeyNamesItsConsumer) {
   EXPECT_THAT(gateway.process().output(), Not(HasSubstr("k-1")));
 }
 
-// Nobody may say who they are, on no route, in no spelling, and no condition or limit sees it either.
+// A client cannot set the identity fields itself: on no route, in no spelling, and no condition or limit sees them.
 TEST(Auth, AClientsOwnIdentityIsRemovedEverywhere) {
   ScriptedUpstream upstream(Echo());
   DataPlane gateway(
@@ -166,7 +166,7 @@ TEST(Auth, AllowIsByGroupOrConsumer) {
   EXPECT_EQ(gateway.LogLines(3).back()["consumer"], "other");
 }
 
-TEST(Auth, ATokenIsVerifiedAndItsClaimsAreTold) {
+TEST(Auth, ATokenIsVerifiedAndItsClaimsAreForwarded) {
   ScriptedUpstream upstream(Echo());
   const TokenSigner es(JwsAlgorithm::kEs256, "es");
   const TokenSigner ps(JwsAlgorithm::kPs256, "ps");
@@ -184,7 +184,7 @@ TEST(Auth, ATokenIsVerifiedAndItsClaimsAreTold) {
     EXPECT_EQ(FieldOf(echo, "X-Consumer"), "acme");
     EXPECT_EQ(FieldOf(echo, "X-Groups"), "gold,staff");
     EXPECT_EQ(FieldOf(echo, "X-Email"), "a@b.c");
-    EXPECT_EQ(FieldOf(echo, "Authorization"), "Bearer " + token);  // goes on
+    EXPECT_EQ(FieldOf(echo, "Authorization"), "Bearer " + token);  // forwarded
   }
   const auto expired = Fetch(gateway.port(), "GET", "/svc", Bearer(es.Sign(Claims(scope, -61))));
   EXPECT_EQ(expired->status, 401);
@@ -205,7 +205,7 @@ TEST(Auth, ATokenIsVerifiedAndItsClaimsAreTold) {
        {none, hmac, changed, stranger.Sign(claims), good + "A", std::string("x"), std::string("a.b.c")}) {
     EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Bearer(bad))->status, 401) << bad;
   }
-  // No line break of a claim gets into a head, and an unknown subject is told as it is.
+  // A line break in a claim never gets into a header; an unknown subject is forwarded as it is.
   const auto echo = EchoOf(Fetch(gateway.port(), "GET", "/svc",
                                  Bearer(es.Sign(Claims(R"(,"scope":"orders:read","email":"a\r\nX-Evil: 1")")))));
   EXPECT_EQ(FieldOf(echo, "X-Evil"), "");
@@ -213,7 +213,7 @@ TEST(Auth, ATokenIsVerifiedAndItsClaimsAreTold) {
   EXPECT_THAT(gateway.process().output(), Not(HasSubstr(good)));
 }
 
-// A token whose subject happens to be a consumer's name is not that consumer.
+// A token whose subject equals a consumer's name does not become that consumer.
 TEST(Auth, NoTokenTakesAConsumersName) {
   ScriptedUpstream upstream(Echo());
   const TokenSigner signer(JwsAlgorithm::kEdDsa);
@@ -236,7 +236,7 @@ TEST(Auth, ATokenEndsWhileItIsCached) {
   EXPECT_TRUE(WaitFor([&] { return Fetch(gateway.port(), "GET", "/svc", Bearer(token))->status == 401; }));
 }
 
-// An issuer that rotates its keys, that is down, that floods us with nothing: one fetch.
+// An issuer that rotates its keys, one that is down, and a flood of unknown key IDs: one fetch.
 TEST(Auth, KeysAreFetchedRotatedAndKept) {
   ScriptedUpstream upstream(Ok("x"));
   const TokenSigner old_key(JwsAlgorithm::kEdDsa, "old");
@@ -255,12 +255,12 @@ TEST(Auth, KeysAreFetchedRotatedAndKept) {
   const auto status = [&](const std::string& token) {
     return Fetch(gateway.port(), "GET", "/svc", Bearer(token))->status;
   };
-  // The first request waits for the keys where they are not there yet.
+  // The first request waits for the keys if they are not there yet.
   EXPECT_EQ(status(old_token), 200);
-  // A key that nobody knows: no fetch for each request.
+  // An unknown key ID does not cause a fetch for each request.
   const int before = issuer.request_count();
   for (int i = 0; i < 50; ++i) EXPECT_EQ(status(new_token), 401);
-  EXPECT_LE(issuer.request_count(), before + 10);  // those of the interval
+  EXPECT_LE(issuer.request_count(), before + 10);  // one per interval
   state = 1;
   EXPECT_TRUE(WaitFor([&] { return status(new_token) == 200; }));
   EXPECT_EQ(status(old_token), 401);  // though it was cached
@@ -274,9 +274,9 @@ TEST(Auth, KeysAreFetchedRotatedAndKept) {
             1);
 }
 
-// Of two issuers one takes its time: who has a token of the other one's waits for nothing, known or not, and neither
-// does who names a key that the other one has just published.
-TEST(Auth, AnIssuerThatHangsKeepsNobodyElseWaiting) {
+// One of two issuers hangs. Tokens of the other one do not wait, known or not, and neither does a token with a key
+// that it has just published.
+TEST(Auth, AHangingIssuerDelaysNoOther) {
   ScriptedUpstream upstream(Ok("x"));
   const TokenSigner signer(JwsAlgorithm::kEdDsa, "a");
   const TokenSigner next(JwsAlgorithm::kEdDsa, "b");
@@ -300,7 +300,7 @@ TEST(Auth, AnIssuerThatHangsKeepsNobodyElseWaiting) {
     for (int i = 0; i < 3; ++i) EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Bearer(token))->status, 200);
     rotated = true;
     EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Bearer(next.Sign(Claims())))->status, 200);
-    // (A fetch that hangs is given up after 5 s.)
+    // A fetch that hangs is abandoned after 5 s.
     EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(4)) << pinned;
   }
 }
@@ -345,16 +345,16 @@ TEST(Auth, BasicIsCheckedOffTheWorkers) {
   for (const char* value : {"Basic", "Basic !!!", "Basic YWxp", "Digest x", "Bearer x"}) {
     EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Concat("Authorization: ", value, "\r\n"))->status, 401) << value;
   }
-  // Unknown names cost as much as known ones: each of the five was checked.
+  // Unknown users cost as much as known ones: each of the five was checked.
   EXPECT_EQ(gateway.Metric(R"(gateway_password_checks_total{result="checked"})"), 7);
   EXPECT_THAT(gateway.process().output(), Not(HasSubstr("sesame")));
-  // On a route without basic, Authorization is the service's.
+  // On a route without basic, Authorization belongs to the service.
   EXPECT_NE(FieldOf(EchoOf(Fetch(gateway.port(), "GET", "/open", Basic("ali", "x"))), "Authorization"), "");
 }
 
-// More guesses than a client's share of the queue: the rest is told so at once. Other requests go on meanwhile, other
-// clients' passwords are checked, and those that were right before are right still. After too many wrong ones nothing
-// of that client is checked for a while.
+// One client sends more passwords than its share of the queue holds: the rest is rejected at once. Meanwhile other
+// requests continue, other clients' passwords are checked, and passwords verified before stay valid. After too many
+// wrong ones, that client's passwords are not checked for a while.
 TEST(Auth, AFloodOfPasswordsIsBounded) {
   ScriptedUpstream upstream(Ok("x"));
   DataPlane gateway(
@@ -391,7 +391,7 @@ TEST(Auth, AFloodOfPasswordsIsBounded) {
   }
   EXPECT_EQ(unauthenticated + overloaded + throttled, 90);
   EXPECT_GE(unauthenticated, 8) << "its share of the queue";
-  EXPECT_LE(unauthenticated, 50) << "30 failures, and what was under way then";
+  EXPECT_LE(unauthenticated, 50) << "30 failures, and the checks in flight then";
 
   for (int i = 100; i < 130; ++i) {
     const auto response = Fetch(gateway.port(), "GET", "/svc", Concat(from(1), Basic("ali", Concat("guess", i))));
@@ -432,7 +432,8 @@ TEST(Auth, AnyMethodThatLetsInDoes) {
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Bearer(signer.Sign(Claims())))->status, 403);
 }
 
-// Limits of the client's address come before, limits of the consumer after: a flood without credentials costs no hash.
+// Limits by client address come before authentication, limits by consumer after it: a flood without credentials costs
+// no hash.
 TEST(Auth, StandsBetweenTheLimits) {
   ScriptedUpstream upstream(Ok("x"));
   DataPlane gateway(
@@ -485,7 +486,7 @@ TEST(Auth, SecretsStayWhereTheyAre) {
     }
     exported = result.out;
   }
-  // With its secrets, it is what another control plane takes as it is.
+  // With secrets, another control plane accepts the export unchanged.
   TempDir directory;
   const std::string file = directory.File("policy.yaml");
   const auto with_secrets = control.Ctl({"export", "--with-secrets", "--output-file", file});
@@ -495,26 +496,26 @@ TEST(Auth, SecretsStayWhereTheyAre) {
   EXPECT_THAT(directory.Read("policy.yaml"), HasSubstr(digest));
   {
     ControlPlane another;
-    EXPECT_NE(another.Ctl({"apply", "-f", "-"}, exported).exit.code, 0) << "redacted secrets are none";
+    EXPECT_NE(another.Ctl({"apply", "-f", "-"}, exported).exit.code, 0) << "a redacted secret is not a secret";
     const auto restored = another.Ctl({"apply", "-f", file});
     EXPECT_EQ(restored.exit.code, 0) << restored.err;
     DataPlane restored_gateway({.control_planes = {another.stream_port()}});
     EXPECT_EQ(Fetch(restored_gateway.port(), "GET", "/svc", "X-API-Key: k-1\r\n")->status, 200);
   }
-  // Applied again: unchanged, dry or not, and in diff.
+  // Applied again, it is unchanged: in a dry run, in diff, and when applied.
   EXPECT_EQ(control.Ctl({"diff", "-f", "-", "--exit-code"}, exported).exit.code, 0);
   EXPECT_THAT(control.Ctl({"diff", "-f", "-"}, policy).out, Not(HasSubstr(digest)));
   auto applied = control.Ctl({"apply", "-f", "-", "-o", "name"}, exported);
   EXPECT_EQ(applied.exit.code, 0) << applied.err;
   EXPECT_EQ(applied.out, "");
-  // With another field changed the secret stays.
+  // The secret stays when another field changes.
   std::string changed = control.Ctl({"get", "consumer", "acme", "-o", "yaml"}).out;
   changed += "description: changed\n";
   applied = control.Ctl({"apply", "-f", "-", "--wait"}, changed);
   EXPECT_EQ(applied.exit.code, 0) << applied.err;
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", "X-API-Key: k-1\r\n")->status, 200);
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Basic("ali", "x"))->status, 200);
-  // Under another name, or with another fingerprint, there is nothing that could stay.
+  // Under another name or with another fingerprint there is no secret to keep.
   std::string renamed = changed;
   renamed.replace(renamed.find("name: acme"), 10, "name: copy");
   applied = control.Ctl({"apply", "-f", "-"}, renamed);
@@ -526,14 +527,14 @@ TEST(Auth, SecretsStayWhereTheyAre) {
   applied = control.Ctl({"apply", "-f", "-"}, other);
   EXPECT_EQ(applied.exit.code, 3);
   EXPECT_THAT(applied.err, HasSubstr("not one of the secrets"));
-  // The same key of two consumers names both.
+  // A key of two consumers: the error names both.
   applied = control.Ctl({"apply", "-f", "-"}, Consumer("twin", KeyCredential("k-1")));
   EXPECT_EQ(applied.exit.code, 3);
   EXPECT_THAT(applied.err, HasSubstr("twin"));
   EXPECT_THAT(applied.err, HasSubstr("Consumer/acme"));
   EXPECT_THAT(applied.err, Not(HasSubstr(digest)));
   EXPECT_THAT(control.process().output(), Not(HasSubstr(digest)));
-  // A rollback brings the secret back as it was.
+  // A rollback restores the secret.
   EXPECT_EQ(control.Ctl({"delete", "consumer", "acme", "--wait"}).exit.code, 0);
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", "X-API-Key: k-1\r\n")->status, 401);
   EXPECT_EQ(control.Ctl({"rollback", "2", "--wait"}).exit.code, 0);
@@ -565,7 +566,7 @@ TEST(Auth, GatewayctlHashesAndReadsKeyFiles) {
   ASSERT_EQ(applied.exit.code, 0) << applied.err;
   DataPlane gateway({.control_planes = {control.stream_port()}});
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc", Bearer(signer.Sign(Claims())))->status, 200);
-  // What is wrong with the file stands where it is named.
+  // An error in the file is reported at the line that names the file.
   directory.Write("keys.json", R"({"keys":[{"kty":"oct","k":"c2VjcmV0"}]})");
   auto refused = control.Ctl({"apply", "-f", file});
   EXPECT_EQ(refused.exit.code, 3);

@@ -1,4 +1,4 @@
-// Balancing and health as requests feel them, over several workers of a real process.
+// Balancing and health as requests see them, over several workers of a real process.
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -26,7 +26,7 @@ std::string ReasonOf(const Response& response) {
   return nlohmann::json::parse(response.body, nullptr, false).value("reason", "");
 }
 
-// Which of the upstreams answer, by the bodies of so many answers of 200.
+// Which upstreams respond, by the body: counts the 200 responses of `requests` requests.
 std::map<std::string, int> Answers(const DataPlane& gateway, int requests, const std::string& fields = "") {
   std::map<std::string, int> counts;
   for (int i = 0; i < requests; ++i) {
@@ -36,7 +36,7 @@ std::map<std::string, int> Answers(const DataPlane& gateway, int requests, const
   return counts;
 }
 
-// Answers "name", and whatever status it is told to checks (/live) and to requests.
+// Responds with its name, and with a configurable status to health checks (/live) and to requests.
 struct Instance {
   explicit Instance(const std::string& name)
       : upstream(Respond([this, name](const UpstreamRequest& request) {
@@ -74,7 +74,7 @@ TEST(Health, ChecksAreMadeOnceForTheDataPlaneWhateverItsWorkers) {
   const auto begin = std::chrono::steady_clock::now();
   const int before = a.checks;
   ASSERT_TRUE(WaitFor([&] { return a.checks >= before + 6; }));
-  // Each worker for itself would take a quarter of that.
+  // Separate counters per worker would take a quarter of that.
   EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(5 * 170));
 }
 
@@ -91,7 +91,7 @@ TEST(Health, AnEndpointWhoseAnswersFailIsEjectedForAWhile) {
   EXPECT_EQ(gateway.Metric("gateway_endpoint_excluded{service=\"svc\",reason=\"ejected\"}"), 0);
 }
 
-// The head of each response says 200; what is behind it never comes whole.
+// Each response has status 200, but its body is never complete.
 TEST(Health, AnEndpointWhoseResponsesBreakOffIsEjected) {
   ScriptedUpstream broken([](UpstreamConnection& connection) {
     if (!connection.ReadRequest()) return;
@@ -113,7 +113,7 @@ TEST(Health, AnEndpointThatRefusesConnectionsIsEjected) {
       {.policy = ServicePolicyYaml({a.upstream.address(), b.upstream.address()},
                                    "outlier_ejection: { consecutive_failures: 0, consecutive_gateway_failures: 2 }")});
   a.upstream.Stop();
-  EXPECT_EQ(Answers(gateway, 10), (std::map<std::string, int>{{"b", 10}})) << "tried elsewhere, and then not at all";
+  EXPECT_EQ(Answers(gateway, 10), (std::map<std::string, int>{{"b", 10}})) << "retried elsewhere, then not used";
   EXPECT_EQ(gateway.Metric("gateway_outlier_ejections_total{service=\"svc\"}"), 1);
 }
 
@@ -167,7 +167,7 @@ TEST(Balancing, PeakEwmaLeavesASlowEndpointAloneAndLetsNoneOfEqualsStarve) {
       return MakeResponse(200, name);
     });
   };
-  // Ten times what a loaded machine adds to a fast answer.
+  // Ten times what a loaded machine adds to a fast response.
   ScriptedUpstream slow(answer_after(std::chrono::milliseconds(200), "slow"));
   ScriptedUpstream one(answer_after(std::chrono::milliseconds(2), "one"));
   ScriptedUpstream two(answer_after(std::chrono::milliseconds(2), "two"));
@@ -187,7 +187,7 @@ TEST(Balancing, PeakEwmaLeavesASlowEndpointAloneAndLetsNoneOfEqualsStarve) {
   }
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(counts["slow"] + counts["one"] + counts["two"], 600);
-  EXPECT_GE(counts["slow"], 1) << "it has to be measured";
+  EXPECT_GE(counts["slow"], 1) << "it must be measured";
   EXPECT_LE(counts["slow"], 30) << "of 600";
   EXPECT_GE(counts["one"], 100) << "of 600";
   EXPECT_GE(counts["two"], 100) << "of 600";
@@ -206,7 +206,7 @@ TEST(Balancing, AUserStaysOnItsEndpointByHash) {
       ++users[answers.begin()->first];
     }
     EXPECT_EQ(users.size(), 3u) << policy;
-    EXPECT_EQ(Answers(gateway, 100).size(), 3u) << "without the field any of them";
+    EXPECT_EQ(Answers(gateway, 100).size(), 3u) << "without the field, any endpoint";
   }
 }
 
@@ -225,7 +225,7 @@ TEST(Balancing, ASessionStaysOnItsEndpointByItsCookie) {
   const auto again = Fetch(gateway.port(), "GET", "/svc", cookie);
   ASSERT_TRUE(again.ok());
   EXPECT_EQ(again->Field("Set-Cookie"), std::nullopt);
-  // Its endpoint goes: the session moves, and stays there.
+  // The session's endpoint stops: the session moves to the other one and stays there.
   (first->body == "a" ? a : b).upstream.Stop();
   const auto moved = Fetch(gateway.port(), "GET", "/svc", cookie);
   ASSERT_TRUE(moved.ok());

@@ -1,4 +1,4 @@
-// How bodies flow through the proxy: every size and framing, breaking off, late, slow, and both ways at once.
+// Bodies through the proxy: every size and framing, truncated, late, slow, and in both directions at once.
 #include <algorithm>
 #include <string>
 
@@ -14,8 +14,8 @@ namespace {
 
 class RelayedBodies : public Proxy {
  protected:
-  // Sends `request` where the connection to the service is kept from one before, and waits until the service was asked
-  // so many times for it.
+  // Sends `request` over a client connection whose upstream connection was kept, and waits until the service has
+  // received it `times` times.
   void AskAgain(RawClient* client, const std::string& request, int times) {
     ASSERT_TRUE(client->Request("GET", "/svc").ok());
     const int before = upstream_->request_count();
@@ -41,17 +41,17 @@ TEST_F(RelayedBodies, PassesBodiesOfEverySizeAndFramingBothWays) {
       auto response = Fetch(gateway_->port(), "POST", target, "", part);
       ASSERT_TRUE(response.ok()) << size << target << response.status();
       EXPECT_EQ(response->body == part, true) << size << target << " gave " << response->body.size();
-      // The same in chunks, over the same kind of connection.
+      // The same body in chunks.
       RawClient client(gateway_->port());
       std::string request = Concat("POST ", target, " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
       for (size_t at = 0; at < part.size(); at += 777) request += Chunk(part.substr(at, 777));
       request += Chunk("");
-      // Sent whole, while nobody reads: the gateway has to relay both ways at once.
+      // Sends the whole body before reading: the gateway must relay in both directions at once.
       ASSERT_TRUE(client.Send(request, Timeout(30'000)).ok());
       response = client.ReadResponse(Timeout(30'000));
       ASSERT_TRUE(response.ok()) << size << target << response.status();
       EXPECT_EQ(response->body == part, true) << size << target;
-      // The connection is in step: another request works.
+      // The connection is still in sync: another request works.
       const auto after = client.Request("GET", "/svc/plain");
       ASSERT_TRUE(after.ok()) << after.status();
       EXPECT_EQ(after->status, 200);
@@ -59,7 +59,7 @@ TEST_F(RelayedBodies, PassesBodiesOfEverySizeAndFramingBothWays) {
   }
 }
 
-// Long enough to go through a pipe, and no piece of it like another.
+// Long enough for a pipe, with content that differs everywhere.
 std::string LongBody(char name) {
   std::string body;
   while (body.size() < 24'000'000) Append(&body, std::string_view(&name, 1), body.size(), ",");
@@ -71,7 +71,7 @@ TEST_F(RelayedBodies, LongBodiesPassUncopiedAndLeaveTheConnectionInStep) {
   const std::string body = LongBody('a');
   RawClient client(gateway_->port());
   for (int i = 0; i < 2; ++i) {
-    // Another request is right behind the body.
+    // Another request follows the body directly.
     ASSERT_TRUE(client
                     .Send(Concat("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: ", body.size(), "\r\n\r\n", body,
                                  "POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nnext"),
@@ -93,8 +93,8 @@ TEST_F(RelayedBodies, LongBodiesPassUncopiedAndLeaveTheConnectionInStep) {
   EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") == 0; }));
 }
 
-// Whatever stays in a pipe goes with its request: nobody else's body begins with it.
-TEST_F(RelayedBodies, ALongBodyThatBreaksOffIsNobodyElses) {
+// Bytes left in a pipe belong to its request: they never appear in another body.
+TEST_F(RelayedBodies, ALongBodyThatBreaksOffLeaksIntoNoOther) {
   const std::string body = LongBody('a');
   const std::string other = LongBody('b');
   Event stopped, freed;
@@ -123,13 +123,13 @@ TEST_F(RelayedBodies, ALongBodyThatBreaksOffIsNobodyElses) {
     return WaitFor([&] { return gateway_->Metric("gateway_spliced_bytes_total") > from; });
   };
   {
-    // The service goes.
+    // The service closes the connection.
     const auto response = Fetch(gateway_->port(), "GET", "/svc/cut", "", "", Timeout(30'000));
-    EXPECT_FALSE(response.ok()) << "a clean end of a cut-off answer";
+    EXPECT_FALSE(response.ok()) << "a truncated response ended cleanly";
     expect_other();
   }
   {
-    // The client stops reading, then goes.
+    // The client stops reading, then closes the connection.
     const double from = gateway_->Metric("gateway_spliced_bytes_total");
     RawClient client(gateway_->port());
     ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
@@ -139,7 +139,7 @@ TEST_F(RelayedBodies, ALongBodyThatBreaksOffIsNobodyElses) {
     expect_other();
   }
   {
-    // The service stops reading, then the client goes.
+    // The service stops reading, then the client closes the connection.
     const double from = gateway_->Metric("gateway_spliced_bytes_total");
     RawClient client(gateway_->port());
     (void)client.Send(Concat("POST /svc/upload HTTP/1.1\r\nHost: a\r\nContent-Length: 400000000\r\n\r\n", body),
@@ -170,7 +170,7 @@ TEST_F(RelayedBodies, SendsNoBodyWhereNoneBelongs) {
     ASSERT_TRUE(response.ok()) << target << response.status();
     EXPECT_EQ(response->body, std::string(target) == "/svc" ? "hello" : "") << target;
   }
-  // A body that was announced might still come: behind HEAD and 304 the connection is a new one.
+  // After HEAD and 304 an announced body might still arrive, so the connection is not reused.
   EXPECT_EQ(upstream_->connections(), 3);
 }
 
@@ -186,10 +186,10 @@ TEST_F(RelayedBodies, ATruncatedAnswerLooksTruncated) {
   });
   for (const char* target : {"/svc/length", "/svc/chunked"}) {
     const auto response = Fetch(gateway_->port(), "GET", target);
-    EXPECT_FALSE(response.ok()) << target << ": a clean end of a cut-off answer";
+    EXPECT_FALSE(response.ok()) << target << ": a truncated response ended cleanly";
   }
-  // To an HTTP/1.0 client only the connection's end says where an answer of unknown length ends: it must not be a clean
-  // one.
+  // For an HTTP/1.0 client only the end of the connection delimits a response of unknown length: it must not be a
+  // clean end.
   RawClient old(gateway_->port());
   ASSERT_TRUE(old.Send("GET /svc/chunked HTTP/1.0\r\n\r\n").ok());
   EXPECT_FALSE(old.ReadToEnd().ok());
@@ -249,7 +249,7 @@ TEST_F(RelayedBodies, AnEarlyAnswerEndsTheUploadAndTheConnection) {
 }
 
 TEST_F(RelayedBodies, ABodyThatWasStreamedIsNeverSentTwice) {
-  // The second request of a connection is read to its end, and then the connection ends without an answer.
+  // The second request of each connection is read to its end, then the connection closes without a response.
   StartWith(
       [](UpstreamConnection& connection) {
         if (!connection.ReadRequest()) return;
@@ -259,8 +259,8 @@ TEST_F(RelayedBodies, ABodyThatWasStreamedIsNeverSentTwice) {
       "", "", {"server.workers=1"});
   for (const char* framing : {"Content-Length: 5", "Transfer-Encoding: chunked"}) {
     RawClient client(gateway_->port());
-    // The body comes after the head has gone through: it can't be kept, so it can't be sent again, however idempotent
-    // the method.
+    // The body follows after the header has been forwarded. It is not buffered, so it cannot be sent again, even for
+    // an idempotent method.
     AskAgain(&client, Concat("PUT /svc HTTP/1.1\r\nHost: a\r\n", framing, "\r\n\r\n"), 1);
     const int asked = upstream_->request_count();
     ASSERT_TRUE(client.Send(framing[0] == 'C' ? "hello" : Chunk("hello") + Chunk("")).ok());
@@ -271,7 +271,7 @@ TEST_F(RelayedBodies, ABodyThatWasStreamedIsNeverSentTwice) {
   }
 }
 
-// Answers its first request with what came; the head of the second one ends the connection.
+// Echoes its first request and closes the connection at the header of the second.
 void EndsWithItsSecondHead(UpstreamConnection& connection) {
   const auto request = connection.ReadRequest();
   if (!request) return;
@@ -279,21 +279,21 @@ void EndsWithItsSecondHead(UpstreamConnection& connection) {
   (void)connection.ReadHead();
 }
 
-TEST_F(RelayedBodies, ABodyThatNobodyHasReadGoesWithAFreshConnection) {
+TEST_F(RelayedBodies, AnUnreadBodyMovesToAFreshConnection) {
   StartWith(EndsWithItsSecondHead, "", "", {"server.workers=1"});
   for (const char* more : {"", "Expect: 100-continue\r\n"}) {
     RawClient client(gateway_->port());
-    // Asked twice, before anything of the body is there.
+    // Sent twice, before any of the body has arrived.
     AskAgain(&client, Concat("PUT /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n", more, "\r\n"), 2);
     ASSERT_TRUE(client.Send("hello").ok());
     const auto response = client.ReadResponse();
     ASSERT_TRUE(response.ok()) << response.status();
     EXPECT_EQ(response->status, 200) << response->body;
     EXPECT_EQ(upstream_->requests().back().body, "hello");
-    // And the client's connection is in step.
+    // The client's connection is still in sync.
     EXPECT_EQ(client.Request("GET", "/svc")->status, 200);
   }
-  // A POST may have been acted on.
+  // A POST may have been processed.
   RawClient client(gateway_->port());
   AskAgain(&client, "POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", 1);
   const int asked = upstream_->request_count();
@@ -316,7 +316,7 @@ TEST_F(RelayedBodies, ACopyOfARequestThatWasSentAgainHasItsBodyOnce) {
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->body, "hello");
   ASSERT_TRUE(copies.WaitForRequests(2));
-  // (The copy of a request before it may come later.)
+  // The copy of an earlier request may arrive later.
   EXPECT_TRUE(WaitFor([&] {
     const auto requests = copies.requests();
     return std::any_of(requests.begin(), requests.end(), [](const auto& each) { return each.body == "hello"; });
@@ -342,7 +342,7 @@ TEST_F(RelayedBodies, AnEarlyHeadGivesItsBodyTheWholeResponseTimeout) {
   ASSERT_TRUE(client.ReadUntil("abc").ok());
   ASSERT_TRUE(client.Send("2").ok());
   ASSERT_TRUE(uploaded.Wait());
-  // Longer than the breaker's timeout, which was for the head.
+  // Longer than the breaker's timeout, which ends at the header.
   EXPECT_EQ(client.WaitForEnd(Timeout(400)), PeerEnd::kOpen);
   go_on.Set();
   EXPECT_TRUE(client.ReadUntil("def").ok());
@@ -359,12 +359,12 @@ TEST_F(RelayedBodies, SlowReadersLeaveRoomForOthers) {
   for (auto& each : slow) ASSERT_TRUE(each.ReadUntil("\r\n\r\n").ok());
   for (int i = 0; i < 50; ++i) EXPECT_EQ(Get("/health").status, 200);
   slow.clear();
-  // All of it comes back, to every worker.
+  // The whole budget is free again, on every worker.
   EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") == 0; }));
   for (int i = 0; i < 50; ++i) EXPECT_EQ(Get("/health").status, 200);
 }
 
-TEST_F(RelayedBodies, ABodyThatComesLateBehindAHeadIsNobodysAnswer) {
+TEST_F(RelayedBodies, ALateBodyAfterAHeadRequestIsNoResponse) {
   StartWith(
       [](UpstreamConnection& connection) {
         for (;;) {
@@ -374,7 +374,7 @@ TEST_F(RelayedBodies, ABodyThatComesLateBehindAHeadIsNobodysAnswer) {
             if (!connection.Send(MakeResponse(200, "mine"))) return;
             continue;
           }
-          // The body that must not be there comes when the next request does.
+          // The forbidden body arrives together with the next request.
           const std::string planted = MakeResponse(200, "planted");
           if (!connection.Send(Concat("HTTP/1.1 200 OK\r\nContent-Length: ", planted.size(), "\r\n\r\n"))) return;
           if (connection.ReadHead()) (void)connection.Send(planted);

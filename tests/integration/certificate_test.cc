@@ -1,5 +1,5 @@
-// Certificates of policy, from apply to the handshake: served by server name, kept secret on the way, on disk and in
-// answers, and shown to endpoints.
+// Certificates in policy, from apply to the handshake: served by server name, presented to endpoints, and kept secret
+// on the wire, on disk and in output.
 #include "common/base/certificate.h"
 
 #include <openssl/ssl.h>
@@ -33,7 +33,7 @@ std::string ReadAll(const std::string& path) {
   return text.str();
 }
 
-// A part of a key's text that is nobody else's.
+// A part of a key's text that is unique to it.
 std::string HeartOf(const std::string& key_file) { return ReadAll(key_file).substr(60, 60); }
 
 class PolicyCertificates : public ::testing::Test {
@@ -48,7 +48,7 @@ class PolicyCertificates : public ::testing::Test {
   std::string Listener() const {
     return Concat("tls: { certificates: [{ cert: \"", own_.cert, "\", key: \"", own_.key, "\" }] }");
   }
-  // The subject of the certificate that a client asking for `server_name` gets.
+  // The subject of the certificate served for `server_name`.
   static std::string Served(uint16_t port, const std::string& server_name) {
     const auto client = ConnectTls(port, {.server_name = server_name});
     if (!client.ok()) return client.status().ToString();
@@ -64,7 +64,7 @@ TEST_F(PolicyCertificates, AreServedByServerNameAndChangeUnderOpenConnections) {
   const auto after = ca_.Issue({.names = {"DNS:shop.test"}, .common_name = "after"});
   ControlPlane control_plane;
   DataPlane data_plane({.control_planes = {control_plane.stream_port()}, .listener = Listener()});
-  EXPECT_EQ(Served(data_plane.port(), "shop.test"), "CN=own") << "the first one, for names of nobody";
+  EXPECT_EQ(Served(data_plane.port(), "shop.test"), "CN=own") << "the first one, for unknown names";
   Process::Result applied = control_plane.Apply(Document("shop", before), {"--wait"});
   ASSERT_EQ(applied.exit.code, 0) << applied.err;
   EXPECT_THAT(applied.out + applied.err, HasSubstr("Certificate/shop: expires soon"));
@@ -114,7 +114,7 @@ TEST_F(PolicyCertificates, TellTheirKeyToNobody) {
     EXPECT_THAT(result.out + result.err, Not(HasSubstr("PRIVATE KEY"))) << command[0];
   }
   EXPECT_THAT(ReadAll(exported), Not(HasSubstr("PRIVATE KEY")));
-  // What `get` prints changes nothing.
+  // Applying the output of `get` changes nothing.
   const Process::Result again = control_plane.Ctl({"apply", "-f", "-"}, got.out);
   EXPECT_EQ(again.exit.code, 0) << again.err;
   EXPECT_THAT(again.out, HasSubstr("unchanged"));
@@ -159,7 +159,7 @@ TEST_F(PolicyCertificates, AreNotInACacheThatCannotSealThemAndComeBackWithTheCon
   EXPECT_TRUE(data_plane->process().WaitForLine("before a control plane has sent their keys").has_value());
   auto client = ConnectTls(data_plane->port());
   ASSERT_TRUE(client.ok());
-  EXPECT_EQ(client->Request("GET", "/")->status, 200) << "all else is served";
+  EXPECT_EQ(client->Request("GET", "/")->status, 200) << "everything else is served";
   control_plane.Start();
   EXPECT_TRUE(WaitFor([&] { return Served(data_plane->port(), "shop.test") == "CN=site"; }, Timeout(20'000)));
 }
@@ -191,7 +191,7 @@ TEST_F(PolicyCertificates, AreSealedInTheCacheOfADataPlaneWithAKeyOfItsOwn) {
   data_plane = start();
   EXPECT_EQ(Served(data_plane->port(), "shop.test"), "CN=site") << "without a control plane";
   data_plane.reset();
-  // Under another key nothing is opened, and nothing else is lost.
+  // With another key nothing can be opened, but everything else still works.
   ca_.Issue({.names = {"DNS:dp-1"}, .file = "dp-1"});
   data_plane = start();
   EXPECT_EQ(Served(data_plane->port(), "shop.test"), "CN=own");
@@ -218,7 +218,7 @@ TEST_F(PolicyCertificates, AreShownToEndpoints) {
   const std::string certificate = Concat("kind: Certificate\nname: client\ncertificate: { file: \"", client.cert,
                                          "\" }\nkey: { file: \"", client.key, "\" }\n---\n");
   DataPlane without({.policy = ServicePolicyYaml({upstream.address()}, Concat("tls: { ", ca, " }\n"))});
-  EXPECT_EQ(Fetch(without.port(), "GET", "/svc")->status, 502) << "it wants a certificate";
+  EXPECT_EQ(Fetch(without.port(), "GET", "/svc")->status, 502) << "the endpoint requires a certificate";
   DataPlane with({.policy = certificate + ServicePolicyYaml({upstream.address()},
                                                             Concat("tls: { ", ca, ", certificate: client }\n"))});
   for (int i = 0; i < 3; ++i) EXPECT_EQ(Fetch(with.port(), "GET", "/svc")->status, 200);

@@ -1,4 +1,4 @@
-// Who calls by a client certificate: identities, what services and the log are told, and requests for another host than
+// Authentication by client certificate: identities, what services and the log see, and requests for another host than
 // the connection's.
 #include <openssl/ssl.h>
 
@@ -46,7 +46,7 @@ class ClientCertificates : public ::testing::Test {
                                       "email:ops@partner.test"},
                             .common_name = "partner"})) {}
 
-  // /svc asks for a caller by `method`, with further fields of the Auth; /open asks for nobody.
+  // /svc authenticates callers by `method`, with further fields of the Auth; /open has no Auth.
   void Serve(std::string_view method, std::string_view auth, std::string_view consumers,
              std::string_view mode = "optional", std::string_view more = "") {
     const std::string policy =
@@ -80,7 +80,7 @@ class ClientCertificates : public ::testing::Test {
     const auto response = Ask(files);
     return response.ok() ? response->status : 0;
   }
-  // All values of a field that the service got, joined by "|".
+  // All values of a field that the service received, joined by "|".
   static std::string FieldOf(const absl::StatusOr<Response>& response, std::string_view name) {
     std::string values;
     if (!response.ok()) return response.status().ToString();
@@ -131,7 +131,7 @@ TEST_F(ClientCertificates, NameTheirConsumer) {
 }
 
 TEST_F(ClientCertificates, CountEveryIdentityInTurn) {
-  // The first one is known, and not let in; the second one is.
+  // The first name belongs to a Consumer that is not allowed, the second to one that is.
   Serve("{ client_certificate: { identity: san_uri } }", "allow: { groups: [gold] }\nforward: { consumer: X-Consumer }",
         Consumer("first", "spiffe://lab/unknown", "iron") + Consumer("second", "spiffe://lab/partner", "gold"));
   EXPECT_EQ(FieldOf(Ask(&partner_), "X-Consumer"), "second");
@@ -172,7 +172,7 @@ TEST_F(ClientCertificates, AreToldToServices) {
                                 "DNS=partner.test;Cert=\"-----BEGIN%20CERTIFICATE-----%0A")));
   EXPECT_EQ(FieldOf(response, "Client-Cert"), "");
   EXPECT_EQ(FieldOf(response, "client-cert-chain"), "");
-  // On every route a client's own are gone, also where there is no Auth.
+  // The client's own fields are removed on every route, also without an Auth.
   response = Ask(&partner_, "/open", lie);
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->status, 200);
@@ -203,15 +203,15 @@ TEST_F(ClientCertificates, ServeTheHostThatTheConnectionWasMadeFor) {
   EXPECT_EQ(other->status, 421);
   EXPECT_EQ(other->Field("X-Gateway-Reason"), "misdirected_request");
   EXPECT_EQ(Ask(nullptr, "/svc", "Host: other.test\r\n", "shop.test")->status, 421);
-  EXPECT_EQ(Ask(&partner_, "/svc", "Host: other.test\r\n")->status, 200) << "no name was asked for";
-  EXPECT_EQ(Ask(&partner_, "/open", "Host: other.test\r\n", "shop.test")->status, 200) << "nobody is asked who it is";
-  // A listener that asks for no certificate: there is none to be misused.
+  EXPECT_EQ(Ask(&partner_, "/svc", "Host: other.test\r\n")->status, 200) << "the client sent no server name";
+  EXPECT_EQ(Ask(&partner_, "/open", "Host: other.test\r\n", "shop.test")->status, 200) << "the route has no Auth";
+  // A listener that does not request certificates: none can be misused.
   Serve("{ client_certificate: { identity: san_uri } }", "", consumer, "none");
   EXPECT_EQ(Ask(nullptr, "/svc", "Host: other.test\r\n", "shop.test")->status, 401);
   EXPECT_THAT(gateway_->process().output(), HasSubstr("Auth/mtls takes client certificates, but no listener asks"));
 }
 
-// A resumed session is the same client's: its certificate is in the ticket.
+// A resumed session belongs to the same client: its certificate is in the ticket.
 TEST_F(ClientCertificates, OutliveAResumption) {
   Serve("{ client_certificate: { identity: san_uri } }", "forward: { client_certificate: X-Forwarded-Client-Cert }",
         Consumer("acme", "spiffe://lab/partner"), "required");

@@ -1,4 +1,4 @@
-// Who a connection is of, and how many there may be: the PROXY protocol, caps by process and by address.
+// Client addresses and connection limits: the PROXY protocol, and limits by process and by address.
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,7 +32,7 @@ class Connections : public ::testing::Test {
     if (auto sent = client.Send(bytes); !sent.ok()) return sent;
     return client.ReadResponse();
   }
-  // What the service is told of the client.
+  // The client address that the service receives.
   std::string ForwardedFor(const absl::StatusOr<Response>& response) {
     if (!response.ok()) return response.status().ToString();
     if (response->status != 200) return response->head + response->body;
@@ -47,10 +47,10 @@ const std::vector<std::string> kTrusted = {"server.trusted_proxies=127.0.0.0/8"}
 
 // Version 2, PROXY, TCP over IPv4: 192.0.2.7:1000 to 192.0.2.8:80.
 const std::string kVersion2("\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc0\0\x02\x08\x03\xe8\0\x50", 28);
-// LOCAL: the proxy's own connection.
+// LOCAL: a connection of the proxy itself.
 const std::string kVersion2Local("\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", 16);
 
-TEST_F(Connections, ATrustedProxysHeaderSaysWhoTheClientIs) {
+TEST_F(Connections, ATrustedProxysHeaderNamesTheClient) {
   StartWith("enabled", kTrusted);
   EXPECT_EQ(ForwardedFor(Say(Concat("PROXY TCP4 203.0.113.9 192.0.2.8 5000 80\r\n", kGet))), "203.0.113.9");
   EXPECT_EQ(ForwardedFor(Say(Concat("PROXY TCP6 2001:db8::9 2001:db8::1 5000 80\r\n", kGet))), "2001:db8::9");
@@ -65,7 +65,7 @@ TEST_F(Connections, TheHeaderMayArriveByteByByte) {
   StartWith("enabled", kTrusted);
   RawClient client(gateway_->port());
   for (const char each : kVersion2) ASSERT_TRUE(client.Send(std::string_view(&each, 1)).ok());
-  for (int i = 0; i < 2; ++i) {  // it is of the connection, not of a request
+  for (int i = 0; i < 2; ++i) {  // it applies to the connection, not to one request
     ASSERT_TRUE(client.Send(kGet).ok());
     EXPECT_EQ(ForwardedFor(client.ReadResponse()), "192.0.2.7");
   }
@@ -149,7 +149,7 @@ TEST_F(Connections, AnAddressHasSoManyAndNoMore) {
   EXPECT_EQ(fourth.WaitForEnd(), PeerEnd::kFin);
   EXPECT_GE(gateway_->Metric("gateway_connections_refused_total"), 1);
   EXPECT_TRUE(gateway_->process().WaitForLine("max_connections_per_address").has_value());
-  // The others are served on, and who goes makes room.
+  // The other connections are still served, and a closed one makes room.
   EXPECT_EQ(clients.front().Request("GET", "/svc")->status, 200);
   clients.pop_back();
   EXPECT_TRUE(WaitFor([&] {

@@ -1,5 +1,5 @@
-// What the gateway decides, answers and changes by itself, as clients and services see it: access by address, CORS,
-// bounds of bodies, redirects, fixed answers, transforms, splits that users stay on one side of.
+// What the gateway decides, responds and changes by itself, as clients and services see it: access by address, CORS,
+// body limits, redirects, fixed responses, transforms, sticky splits.
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -25,13 +25,13 @@ std::string ReasonOf(const Response& response) {
   return nlohmann::json::parse(response.body, nullptr, false).value("reason", "");
 }
 
-// With a Host of its own.
+// Adds a Host field.
 std::string Hosted(std::string_view fields) { return Concat("Host: api.example.com:8443\r\n", fields); }
 
 class Edge : public ::testing::Test {
  protected:
   Edge() : upstream_(Echo("svc")) {}
-  // A service `svc` with a route /svc and further documents.
+  // A service `svc`, a route /svc, and further documents.
   void Serve(std::string_view route_fields, std::vector<std::string> sets = {}) {
     gateway_ = std::make_unique<DataPlane>(DataPlane::Options{
         .policy = ServicePolicyYaml({upstream_.address()}, "", route_fields), .workers = 1, .sets = std::move(sets)});
@@ -62,7 +62,7 @@ TEST_F(Access, IsByTheAddressBehindTrustedProxiesAndDenyWins) {
   EXPECT_EQ(ReasonOf(refused), "forbidden");
   EXPECT_THAT(refused.body, HasSubstr("\"policy\": \"IpAccess/office\""));
   EXPECT_EQ(Get("/svc", "X-Forwarded-For: 192.0.2.1, 198.51.100.9\r\n").status, 403) << "the last untrusted one counts";
-  EXPECT_EQ(Get("/svc").status, 403) << "the proxy itself is in no office";
+  EXPECT_EQ(Get("/svc").status, 403) << "the proxy's own address is not allowed";
   EXPECT_EQ(upstream_.request_count(), reached);
   const auto lines = gateway_->LogLines(5);
   EXPECT_EQ(lines[2]["policy"], "IpAccess/office");
@@ -112,22 +112,22 @@ TEST_F(Sharing, PreflightsAreAnsweredHere) {
   EXPECT_EQ(lines[1]["policy"], "Cors/web");
   EXPECT_EQ(lines[1]["detail"], "the origin is not listed");
 
-  // OPTIONS that is no preflight is the service's.
+  // An OPTIONS request that is not a preflight goes to the service.
   EXPECT_EQ(Get("/svc/a", kOrigin, "OPTIONS").status, 200);
   EXPECT_EQ(upstream_.request_count(), 1);
 }
 
-TEST_F(Sharing, APreflightGoesWhereWhatItAsksForWouldGo) {
+TEST_F(Sharing, APreflightTakesTheRouteOfItsRequest) {
   Serve(Concat(
       "rate_limits: [none]\n---\nkind: Route\nname: put\nmatch: { path: { prefix: /svc/items }, methods: [PUT] "
       "}\nservice: svc\ncors: web\n---\nkind: Route\nname: only\nmatch: { path: { prefix: /only }, methods: [PUT] "
       "}\nservice: svc\ncors: web\n",
       kWeb));
-  // /svc matches OPTIONS too, without a Cors.
+  // /svc matches OPTIONS too, but has no Cors.
   EXPECT_EQ(Preflight("/svc/items", "PUT").Field("Access-Control-Allow-Origin"), "https://app.example.com");
   EXPECT_EQ(Preflight("/only", "PUT").status, 204);
   EXPECT_THAT(upstream_.requests(), IsEmpty());
-  // GET goes to /svc, whose service answers for itself.
+  // GET goes to /svc, whose service handles CORS itself.
   EXPECT_EQ(Preflight("/svc/items", "GET").status, 200);
   EXPECT_EQ(upstream_.request_count(), 1);
   EXPECT_EQ(Preflight("/only", "GET").status, 405);
@@ -140,7 +140,7 @@ TEST_F(Sharing, PreflightsCountForNoLimitAndRefusalsCanBeRead) {
              kWeb));
   for (int i = 0; i < 5; ++i) EXPECT_EQ(Preflight("/svc", "PUT").status, 204);
   for (int i = 0; i < 2; ++i) EXPECT_EQ(Get("/svc", kOrigin).status, 200);
-  // A script can read why.
+  // A script can read the reason.
   const Response refused = Get("/svc", kOrigin);
   EXPECT_EQ(refused.status, 429);
   EXPECT_EQ(refused.Field("Access-Control-Allow-Origin"), "https://app.example.com");
@@ -208,7 +208,7 @@ TEST_F(Bodies, ChunkedOnesAreCounted) {
   const Response refused =
       Get("/svc", "Transfer-Encoding: chunked\r\n", "POST", Concat(Chunk("01234"), Chunk("567890"), Chunk("")));
   EXPECT_EQ(refused.status, 413);
-  EXPECT_EQ(upstream_.request_count(), reached) << "all of it was here: the service was not troubled";
+  EXPECT_EQ(upstream_.request_count(), reached) << "the whole body was buffered, so the service never saw it";
 }
 
 TEST_F(Bodies, OneThatGrowsTooLongOnItsWayIsCutOffOnBothSides) {
@@ -275,7 +275,7 @@ TEST_F(AnsweredHere, RedirectsKeepWhatTheyDoNotSay) {
   EXPECT_EQ(Get("/base").status, 303);
   EXPECT_THAT(upstream_.requests(), IsEmpty());
 
-  // Without a Host there is nowhere to go to.
+  // Without a Host the redirect has no target.
   RawClient old(gateway_->port());
   ASSERT_TRUE(old.Send("GET /scheme HTTP/1.0\r\n\r\n").ok());
   const auto refused = old.ReadResponse();
@@ -395,7 +395,7 @@ TEST_F(Transforms, TheClientSeesEditedAnswersButNotEditedRefusals) {
   EXPECT_EQ(refused.Field("X-Keep"), std::nullopt);
 }
 
-// 64 of 4 KiB each: far past what a head is given at first.
+// 64 values of 4 KiB: far more than a header's initial buffer.
 TEST_F(Transforms, LongValuesHaveRoom) {
   std::string edits = "request_headers:\n  set:\n";
   for (int i = 0; i < 20; ++i) Append(&edits, "    X-Long-", i, ": ", std::string(4000, 'v'), "\n");
@@ -408,10 +408,10 @@ TEST_F(Transforms, LongValuesHaveRoom) {
 TEST_F(Transforms, RegexRewritesWholePathsAndNothingElse) {
   Serve("rewrite: { regex: { pattern: \"/svc(?:/v[0-9]+)?|x\", substitution: \"\" } }");
   const auto target = [&](std::string_view path) { return nlohmann::json::parse(Get(path).body).value("target", ""); };
-  EXPECT_EQ(target("/svc/v2/a%20b?q=x"), "/a%20b?q=x") << "an escape is no reason to leave the path as it was";
+  EXPECT_EQ(target("/svc/v2/a%20b?q=x"), "/a%20b?q=x") << "an escape does not prevent the rewrite";
   EXPECT_EQ(target("/svc"), "/");
   const int reached = upstream_.request_count();
-  // A client that makes dot segments out of what is taken away gets nowhere.
+  // A client cannot build dot segments out of the part that is removed.
   for (const char* path : {"/svc/.x./secret", "/svc/a/.x./secret", "/svc/x/a", "/svc/x./a"}) {
     const Response refused = Get(path);
     EXPECT_EQ(refused.status, 500) << path;
@@ -420,7 +420,7 @@ TEST_F(Transforms, RegexRewritesWholePathsAndNothingElse) {
   EXPECT_EQ(upstream_.request_count(), reached);
 }
 
-// Users keep their side over a change of weights, on every data plane; those who are nobody are drawn each time.
+// Users keep their side when weights change, on every data plane; anonymous requests are drawn each time.
 TEST(StickySplit, UsersStayWhileWeightsMove) {
   ScriptedUpstream stable(Ok("stable"));
   ScriptedUpstream canary(Ok("canary"));

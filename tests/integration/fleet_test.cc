@@ -22,8 +22,8 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::ThrowsMessage;
 
-// Requests to /svc, one after the other on a kept connection, until told to stop. Every one that does not come back
-// with 200 is a failure.
+// Sends requests to /svc, one after the other on a kept connection, until stopped. Every response other than 200 is a
+// failure.
 class Load {
  public:
   Load(uint16_t port, std::string target, std::function<void(const Response&)> check = nullptr)
@@ -48,7 +48,7 @@ class Load {
   }
   int requests() const { return requests_; }
   int failures() const { return failures_; }
-  const std::string& last_failure() const { return last_failure_; }  // after Stop
+  const std::string& last_failure() const { return last_failure_; }  // call it after Stop
 
  private:
   std::atomic<bool> stop_{false};
@@ -75,7 +75,7 @@ TEST(Fleet, AnAppliedPolicyServesOnEveryWorkerOfEveryDataPlane) {
   }
   EXPECT_THAT(control.Ctl({"history"}).out, HasSubstr("first"));
   EXPECT_THAT(control.Ctl({"dataplanes"}).out, HasSubstr("dp-2"));
-  // The same again changes nothing.
+  // Applying the same policy again changes nothing.
   const auto again = control.Apply(ServicePolicyYaml({one.address(), two.address()}), {});
   EXPECT_EQ(again.exit.code, 0);
   EXPECT_THAT(again.out, HasSubstr("unchanged"));
@@ -148,7 +148,7 @@ TEST(Fleet, CheckConfigNamesEveryCertificateFileThatIsMissing) {
   EXPECT_THAT(garbled.err, HasSubstr(directory.File("gone.key")));
 }
 
-TEST(Fleet, AllMistakesOfALargeSetAreToldAndCounted) {
+TEST(Fleet, AllErrorsOfALargeSetAreReportedAndCounted) {
   ControlPlane control;
   std::string policy;
   const auto refused_lines = [&](int routes, std::vector<std::string> flags) {
@@ -172,7 +172,7 @@ TEST(Fleet, AllMistakesOfALargeSetAreToldAndCounted) {
   EXPECT_EQ(refused_lines(1000, {"--all-errors"}),
             std::pair(size_t{1000}, std::string("gatewayctl: the policy is invalid: 1000 errors; "
                                                 "nothing was changed\n")));
-  // More than fit into one answer are counted all the same.
+  // Errors beyond one response's limit are counted too.
   const auto [lines, end] = refused_lines(20'000, {"--all-errors"});
   EXPECT_GT(lines, 3000u);
   EXPECT_EQ(end, Concat("gatewayctl: the policy is invalid: 20000 errors, of which ", 20'000 - lines,
@@ -180,8 +180,7 @@ TEST(Fleet, AllMistakesOfALargeSetAreToldAndCounted) {
 }
 
 TEST(Fleet, TwoHundredChangesUnderLoadFailNoRequestAndAreNeverSeenInHalves) {
-  // Two upstreams, each for one of the two halves of a change: the Service names the upstream, the Route the path that
-  // it gets.
+  // Each upstream stands for one half of a change: the Service names the upstream, the Route the rewritten path.
   ScriptedUpstream even(
       Respond([](const UpstreamRequest& request) { return MakeResponse(200, "even " + request.target); }));
   ScriptedUpstream odd(
@@ -205,7 +204,7 @@ TEST(Fleet, TwoHundredChangesUnderLoadFailNoRequestAndAreNeverSeenInHalves) {
     const auto applied = control.Apply(change(n), {"--wait"});
     ASSERT_EQ(applied.exit.code, 0) << applied.err << applied.out;
     ASSERT_THAT(applied.out, HasSubstr("1/1 data planes (4 workers)"));
-    // The wait was true, on whichever worker this connection lands.
+    // The wait covered every worker, whichever this connection lands on.
     ASSERT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, n % 2 == 0 ? "even /even" : "odd /odd");
   }
   for (auto& load : loads) {
@@ -228,7 +227,7 @@ TEST(Fleet, KillingTheControlPlaneAHundredTimesLosesNoAcknowledgedChange) {
   };
   std::vector<int> acknowledged;
   for (int round = 0; round < 100; ++round) {
-    // Writers run until the kill comes, somewhere in the middle.
+    // Writers run until the kill, which comes somewhere in the middle.
     std::atomic<int> next{round * 1000};
     std::atomic<bool> stop{false};
     std::vector<int> done;
@@ -239,8 +238,8 @@ TEST(Fleet, KillingTheControlPlaneAHundredTimesLosesNoAcknowledgedChange) {
         done.push_back(n);
       }
     });
-    // A different moment each time, by what has been done rather than by the clock.
-    (void)WaitFor([&] { return next >= round * 1000 + 1 + round % 3; });  // the kill comes all the same
+    // A different point each time, chosen by progress rather than by the clock.
+    (void)WaitFor([&] { return next >= round * 1000 + 1 + round % 3; });  // the kill follows in any case
     control.Kill();
     stop = true;
     writer.join();
@@ -250,12 +249,12 @@ TEST(Fleet, KillingTheControlPlaneAHundredTimesLosesNoAcknowledgedChange) {
   const std::string all = control.Ctl({"get", "services", "-o", "name"}).out;
   for (const int n : acknowledged) EXPECT_THAT(all + "\n", HasSubstr(Concat("Service/s", n, "\n")));
   EXPECT_GT(acknowledged.size(), 50u);
-  // The data plane has gone on serving, and takes the next change.
+  // The data plane kept serving, and accepts the next change.
   const auto next = control.Apply(ServicePolicyYaml({upstream.address()}, "description: last"), {"--wait"});
   EXPECT_EQ(next.exit.code, 0) << next.err << next.out;
   load.Stop();
   EXPECT_GT(load.requests(), 100);
-  // The built-in limit of 1000 a minute for a path is not switched on here, so nothing may fail.
+  // The built-in limit of 1000 a minute per path is disabled here, so no request may fail.
   EXPECT_EQ(load.failures(), 0) << load.last_failure();
 }
 
@@ -269,7 +268,7 @@ TEST(Fleet, AWaitAfterARestartKnowsWhoIsNotBackYet) {
   for (int round = 0; round < 3; ++round) {
     control.Kill();
     control.Start();
-    // Whoever comes back first is not everyone.
+    // The first data plane to return is not the whole fleet.
     const auto applied = control.Apply(ServicePolicyYaml({round % 2 == 0 ? two.address() : one.address()}), {"--wait"});
     ASSERT_EQ(applied.exit.code, 0) << applied.err;
     EXPECT_THAT(applied.out, HasSubstr("serving on 2/2 data planes (4 workers)"));
@@ -286,7 +285,7 @@ TEST(Fleet, ALostDataPlaneIsWaitedForAndThenNamed) {
   DataPlane second({.control_planes = {control.stream_port()}, .name = "dp-2"});
   DataPlane third({.control_planes = {control.stream_port()}, .name = "dp-3"});
   second.process().Kill();
-  third.process().Signal(SIGTERM);  // says goodbye: nobody waits for it
+  third.process().Signal(SIGTERM);  // says goodbye, so `--wait` does not count it
   ASSERT_TRUE(third.process().Wait().has_value());
   const auto early = control.Apply(ServicePolicyYaml({upstream.address()}), {"--wait", "--timeout", "2s"});
   EXPECT_EQ(early.exit.code, 7) << early.out;
@@ -298,7 +297,7 @@ TEST(Fleet, ALostDataPlaneIsWaitedForAndThenNamed) {
   EXPECT_THAT(late.out, HasSubstr("lost and not counted: dp-2"));
 }
 
-// Goal: an empty database in the place of a lost one takes no route from anybody before an operator says so.
+// Goal: an empty database in place of a lost one removes no route until an operator accepts it.
 TEST(Fleet, ALostDatabaseIsNoEmptyPolicy) {
   ScriptedUpstream upstream(Ok("kept"));
   ControlPlane control;
@@ -309,14 +308,14 @@ TEST(Fleet, ALostDatabaseIsNoEmptyPolicy) {
     return response.ok() ? response->body : "";
   };
 
-  // Cut short: not started at all.
+  // A truncated database: the control plane does not start.
   control.Kill();
   for (const char* contents : {"", "x"}) {
     control.SetAside("gateway.db-wal");
     control.Overwrite("gateway.db", contents);
     EXPECT_THAT([&] { control.Start(); }, ThrowsMessage<std::runtime_error>(HasSubstr("is lost")));
   }
-  // Gone, with the list of data planes and without: started, and held.
+  // A missing database, with and without the list of data planes: it starts, and data planes are held.
   for (const char* also : {"", "gateway.db.dataplanes"}) {
     control.Kill();
     for (const char* file : {"gateway.db", "gateway.db-wal", also}) control.SetAside(file);
@@ -350,7 +349,7 @@ TEST(Fleet, TwoDataPlanesOfOneNameAreToldApart) {
   EXPECT_EQ(contended.exit.code, 7) << contended.out;
   EXPECT_THAT(contended.out + contended.err, HasSubstr("dp-1 is claimed by two instances"));
   EXPECT_THAT(control.Ctl({"dataplanes"}).out, HasSubstr("contended"));
-  EXPECT_EQ(Fetch(first.port(), "GET", "/svc")->body, "x") << "the first serves on";
+  EXPECT_EQ(Fetch(first.port(), "GET", "/svc")->body, "x") << "the first still serves";
   EXPECT_EQ(control.process().output().find("takes its place"), std::string::npos);
   second.process().Kill();
   const auto alone = control.Ctl({"rollout", "--wait"});
@@ -384,7 +383,7 @@ TEST(Fleet, RollbackBringsBackWhatWas) {
   ASSERT_EQ(control.Apply(ServicePolicyYaml({two.address()}), {"--wait"}).exit.code, 0);
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc")->body, "two");
   const auto conflict = control.Ctl({"rollback", revision, "--expect-revision", revision});
-  EXPECT_EQ(conflict.exit.code, 5) << "somebody has changed it since";
+  EXPECT_EQ(conflict.exit.code, 5) << "it has changed since";
   const auto rolled = control.Ctl({"rollback", revision, "--wait"});
   EXPECT_EQ(rolled.exit.code, 0) << rolled.err << rolled.out;
   EXPECT_THAT(rolled.err, HasSubstr("undone:\n  revision 3, "));
@@ -422,7 +421,7 @@ TEST_F(WithConsul, AServiceIsReachableByItsNameAndFollowsItsHealth) {
   ASSERT_TRUE(consul_->Register({.service = "orders", .id = "o2", .port = two.port()}).ok());
   EXPECT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 200; }));
   EXPECT_TRUE(WaitFor([&] { return Fetch(gateway_->port(), "GET", "/api/v1/orders/x")->body == "two"; }));
-  // An instance that turns critical gets no new request.
+  // An instance that becomes critical gets no new requests.
   ASSERT_TRUE(consul_->SetCheck("o2", "critical").ok());
   EXPECT_TRUE(WaitFor([&] {
     const int before = two.request_count();
@@ -436,7 +435,7 @@ TEST_F(WithConsul, AServiceIsReachableByItsNameAndFollowsItsHealth) {
   EXPECT_TRUE(WaitFor([&] { return Status("/api/v1/orders/x") == 200; }));
   EXPECT_GT(gateway_->Metric("api_requests_total{service=\"unknown\",method=\"GET\",path=\"/api/v1/{service}/**\"}"),
             0);
-  // Consul itself, and the gateway, are never reachable this way.
+  // Consul itself and the gateway are never reachable this way.
   EXPECT_EQ(Status("/api/v1/consul/x"), 404);
   EXPECT_EQ(Status("/api/v1/api-gateway/x"), 404);
 }
@@ -444,7 +443,7 @@ TEST_F(WithConsul, AServiceIsReachableByItsNameAndFollowsItsHealth) {
 TEST_F(WithConsul, ADeadOrStoppedConsulFailsNoRequest) {
   ScriptedUpstream one(Ok("one"));
   ASSERT_TRUE(consul_->Register({.service = "orders", .id = "o1", .port = one.port()}).ok());
-  // Each worker learns of it in its own time, and each request may be another worker's.
+  // Each worker installs the change in its own time, and each request may land on another worker.
   ASSERT_TRUE(WaitFor([&] {
     for (int i = 0; i < 20; ++i) {
       if (Status("/api/v1/orders/x") != 200) return false;
@@ -477,7 +476,7 @@ TEST_F(WithConsul, AConsulAndAControlPlaneThatBothBeginAnewDropNothing) {
   consul_->Kill();
   control_->Kill();
   control_->Start();
-  ASSERT_TRUE(consul_->Restart().ok());  // a dev agent: it has forgotten everything
+  ASSERT_TRUE(consul_->Restart().ok());  // a dev agent: it has lost everything
   ASSERT_TRUE(
       WaitFor([&] { return consul_->GetJson("/v1/health/service/api-gateway")->size() == 1; }, Timeout(20'000)));
   const int from = load.requests();
@@ -491,9 +490,9 @@ TEST_F(WithConsul, ItsChecksAreNoTraffic) {
     const auto json = consul_->GetJson("/v1/health/service/api-gateway?passing");
     return json.ok() && json->size() == 1;
   };
-  ASSERT_TRUE(WaitFor(passing, Timeout(20'000)));  // so it has asked at least once
+  ASSERT_TRUE(WaitFor(passing, Timeout(20'000)));  // so the check ran at least once
   constexpr char kHealth[] = "api_requests_total{service=\"gateway\",method=\"GET\",path=\"/health\"}";
-  EXPECT_LE(gateway_->Metric(kHealth), 0);  // or absent
+  EXPECT_LE(gateway_->Metric(kHealth), 0);  // or there is no such series
   EXPECT_EQ(Status("/health"), 200);
   EXPECT_TRUE(WaitFor([&] { return gateway_->Metric(kHealth) == 1; }));
 }
@@ -504,21 +503,21 @@ TEST_F(WithConsul, EveryDataPlaneIsAnInstanceUntilItSaysGoodbye) {
     return json.ok() ? json->size() : size_t{0};
   };
   EXPECT_TRUE(WaitFor([&] { return instances() == 1; }));
-  // A control plane that goes takes nobody out.
+  // A control plane that stops deregisters no data plane.
   control_->Kill();
   EXPECT_EQ(instances(), 1u);
   control_->Start();
-  // Forgotten by Consul: registered again.
+  // Deregistered in Consul: registered again.
   ASSERT_TRUE(consul_->Put("/v1/agent/service/deregister/api-gateway-dp-1").ok());
   EXPECT_TRUE(WaitFor([&] { return instances() == 1; }, Timeout(20'000)));
-  // Only who is connected can say goodbye.
+  // Only a connected data plane can say goodbye.
   EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_config_connected") == 1; }, Timeout(20'000)));
   gateway_->process().Signal(SIGTERM);
   EXPECT_TRUE(gateway_->process().Wait().has_value());
   EXPECT_TRUE(WaitFor([&] { return instances() == 0; }));
 }
 
-// The bodies of `count` requests one after the other.
+// The bodies of `count` requests, sent one after the other.
 std::set<std::string> Bodies(uint16_t port, int count = 12) {
   std::set<std::string> bodies;
   for (int i = 0; i < count; ++i) {
@@ -544,7 +543,7 @@ TEST(Fleet, AnOperatorDrainsAnEndpointForAWhileAndNothingIsLost) {
   EXPECT_THAT(control.Ctl({"services"}).out, HasSubstr("1/2"));
   EXPECT_THAT(control.Ctl({"audit"}).out, HasSubstr("drained until it is taken back: kernel"));
 
-  // It outlives the control plane, also where that stays away and the data plane starts from its cache.
+  // It survives a control plane that stays away, and a restart of the data plane from its cache.
   load.Stop();
   EXPECT_EQ(load.failures(), 0) << load.last_failure();
   control.Kill();
@@ -579,7 +578,7 @@ TEST(Fleet, ADataPlanesLogIsFinerForAWhile) {
   EXPECT_EQ(control.Ctl({"loglevel", "controlplane", "debug", "--for", "1s"}).exit.code, 0);
 }
 
-TEST(Fleet, ASupportBundleHasEverybodysPartAndNoSecrets) {
+TEST(Fleet, ASupportBundleHasAllPartsAndNoSecrets) {
   ScriptedUpstream one(Ok("one"));
   ControlPlane control({.sets = {"consul.token=7f3f8a52-5e0b-4d7c-9d7f-0f1f2f3f4f5f"}});
   DataPlane data_plane({.control_planes = {control.stream_port()}, .sets = {"redis.password=hunter2"}});

@@ -1,5 +1,5 @@
-// Requests that two parsers might read differently: refused, answered, closed; and nothing of them reaches a service
-// (RFC 9112, section 11.2).
+// Requests that two parsers might read differently are rejected with a response and a closed connection, and no part
+// of them reaches a service (RFC 9112, section 11.2).
 #include <ostream>
 #include <string>
 
@@ -19,7 +19,7 @@ struct Refused {
 };
 void PrintTo(const Refused& refused, std::ostream* os) { *os << refused.name; }
 
-// One gateway for all of them: starting one for each would take longer than the test.
+// One gateway for all tests: starting one takes longer than a test.
 class Framing : public ::testing::TestWithParam<Refused> {
  protected:
   static void SetUpTestSuite() {
@@ -43,7 +43,7 @@ DataPlane* Framing::gateway_ = nullptr;
 TEST_P(Framing, IsRefusedAndTheConnectionEnds) {
   const int before = upstream_->request_count();
   RawClient client(gateway_->port());
-  // Behind it a request that must never be served.
+  // A request follows that must never be served.
   ASSERT_TRUE(client.Send(GetParam().bytes + "GET /svc/smuggled HTTP/1.1\r\nHost: a\r\n\r\n").ok());
   const auto response = client.ReadResponse();
   ASSERT_TRUE(response.ok()) << response.status();
@@ -53,7 +53,7 @@ TEST_P(Framing, IsRefusedAndTheConnectionEnds) {
   EXPECT_EQ(client.WaitForEnd(), PeerEnd::kFin);
   EXPECT_EQ(client.buffered(), "");
   for (const auto& request : upstream_->requests()) EXPECT_NE(request.target, "/svc/smuggled");
-  // A body that is refused only behind its beginning may have been under way; no whole request was.
+  // The beginning of a body that turns out invalid may have been forwarded; a complete request never is.
   EXPECT_LE(upstream_->request_count(), before + 1);
 }
 
@@ -124,7 +124,7 @@ TEST_F(Framing, ServesWhatIsUnusualButRight) {
     if (response->status != 200) return Concat(response->status, " ", response->body);
     return nlohmann::json::parse(response->body)["target"];
   };
-  EXPECT_EQ(target("\r\nGET /svc/1 HTTP/1.1\r\nHost: a\r\n\r\n"), "/svc/1");  // one empty line before a request
+  EXPECT_EQ(target("\r\nGET /svc/1 HTTP/1.1\r\nHost: a\r\n\r\n"), "/svc/1");  // one empty line is allowed
   EXPECT_EQ(target("GET http://b.example/svc/2?x HTTP/1.1\r\nHost: a\r\n\r\n"), "/svc/2?x");
   EXPECT_EQ(target("GET /svc/" + std::string(7'900, 'a') + " HTTP/1.1\r\nHost: a\r\n\r\n"),
             "/svc/" + std::string(7'900, 'a'));

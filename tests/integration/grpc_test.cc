@@ -1,5 +1,5 @@
-// Calls of gRPC through a data plane, between gRPC's own client and server: what arrives, how calls end, and what
-// breakers, retries and checks make of it.
+// gRPC calls through a data plane, between gRPC's own client and server: what arrives, how calls end, and how
+// breakers, retries and health checks treat them.
 #include <atomic>
 #include <fstream>
 #include <iterator>
@@ -116,7 +116,7 @@ TEST_F(Grpc, StreamsOfEitherSidePass) {
   EXPECT_TRUE(call.Finish().ok());
 }
 
-// Each message is answered before the next one is sent: nothing on the way may wait for more.
+// Each message gets its response before the next one is sent: the gateway may not wait for more data.
 TEST_F(Grpc, AConversationIsNotHeldUp) {
   Start();
   GrpcCall call(channel_, "Chat");
@@ -149,7 +149,7 @@ TEST_F(Grpc, AStatusArrivesAsItWasSaid) {
   EXPECT_EQ(LastLine(1)["grpc_status"], 5);
 }
 
-// Neither the client nor the service watches the clock itself.
+// Neither the client nor the service enforces the deadline itself.
 TEST_F(Grpc, TheDeadlineOfACallEndsIt) {
   std::atomic<int> resets{0};
   Http2Upstream upstream([&](Http2Server& connection) {
@@ -208,10 +208,10 @@ TEST_F(Grpc, RefusalsAreStatusesOfGrpc) {
       client->Fetch({.method = "POST",
                      .path = "/test.Echo/Chat",
                      .fields = {{"content-type", "application/grpc"}, {"host", "other.example"}}});
-  EXPECT_EQ(invalid.status, 200) << "a head that is refused before any route is known";
+  EXPECT_EQ(invalid.status, 200) << "rejected before a route is known";
   EXPECT_EQ(invalid.Field("grpc-status"), "13");
   const Http2Response& plain = client->Fetch({.method = "POST", .path = "/test.Echo/Chat"});
-  EXPECT_EQ(plain.status, 404) << "no call of gRPC";
+  EXPECT_EQ(plain.status, 404) << "not a gRPC call";
 }
 
 TEST_F(Grpc, AServiceThatIsAwayIsUnavailable) {
@@ -254,7 +254,7 @@ TEST_F(Grpc, StatusesOpenTheBreaker) {
         "---\nkind: CircuitBreaker\nname: strict\nrequest_volume_threshold: 4\nerror_percent_threshold: 50\n"
         "sleep_window: 60s\ntimeout: 5s\n");
   for (int i = 0; i < 8; ++i) (void)Call("Fail", "5 not there");
-  EXPECT_EQ(echo_->calls(), 8) << "a client's mistake is no failure";
+  EXPECT_EQ(echo_->calls(), 8) << "a client error is not a failure";
   grpc::Status status;
   for (int i = 0; i < 20 && status.error_message().find("breaker_open") == std::string::npos; ++i) {
     status = Call("Fail", "13 broken");
@@ -281,8 +281,8 @@ TEST_F(Grpc, HealthIsAskedByGrpc) {
   }));
 }
 
-// A server that shuts down says which calls it has seen; the others go to another connection, or to the server that is
-// left. (gRPC's own server cancels some that come while it shuts down, and says so.)
+// A server that shuts down reports which calls it has seen. The others move to another connection, or to the remaining
+// server. (gRPC's own server cancels some calls that arrive during shutdown, and reports that.)
 TEST_F(Grpc, AServerThatLeavesUnderLoadLosesNoCall) {
   auto leaving = std::make_unique<GrpcEcho>();
   GrpcEcho staying;
@@ -395,10 +395,10 @@ TEST_F(Grpc, AResponseThatBreaksOffEndsWithAStatus) {
   EXPECT_EQ(line["grpc_status"], 14);
   EXPECT_EQ(line["aborted"], true);
   const Http2Response& other = fetch("/test.Echo/Page");
-  EXPECT_TRUE(other.reset) << "what is none of gRPC can't have one";
+  EXPECT_TRUE(other.reset) << "only a gRPC call has a grpc-status";
 }
 
-// What a browser sends and understands.
+// A gRPC-Web message, as browsers send and receive it.
 std::string WebMessage(std::string_view text) {
   std::string message = std::string(4, '\0') + static_cast<char>(text.size());
   return message.append(text);

@@ -1,5 +1,5 @@
-// HTTP/2 from clients, HTTP/1.1 to services: requests arrive as the same requests, and what a client of HTTP/1.1 is
-// protected from, a client of HTTP/2 is too.
+// HTTP/2 clients, HTTP/1.1 services: requests arrive unchanged, and HTTP/2 clients get the same protections as
+// HTTP/1.1 clients.
 #include <algorithm>
 #include <cctype>
 #include <csignal>
@@ -202,7 +202,7 @@ TEST_F(Http2, ADrainLosesNoRequest) {
   EXPECT_TRUE(client->Await([&] { return client->closed(); }));
 }
 
-// Everybody else is served while one connection floods.
+// Other clients are served while one connection floods.
 TEST_F(Http2, BystandersAreServedDuringAFlood) {
   StartWith(Ok("hello"));
   const auto bystander = Connect();

@@ -1,5 +1,5 @@
-// Limits as clients feel them: several on a route, their headers to the second, their keys, shadows, and a real Redis
-// that several data planes share and that goes away.
+// Rate limits as clients see them: several on a route, header values to the second, keys, shadow mode, and a real
+// Redis that several data planes share and that fails.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -21,7 +21,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// A RateLimit's document, to be appended to others.
+// A RateLimit document, to append to others.
 std::string LimitYaml(const std::string& name, const std::string& fields) {
   return Concat("---\nkind: RateLimit\nname: ", name, "\n", fields, "\n");
 }
@@ -60,7 +60,7 @@ TEST(Limits, ARefusedRequestCountsInNoneOfSeveral) {
   for (auto& each : clients) each.join();
   EXPECT_EQ(allowed, 10);
   EXPECT_EQ(refused, 170);
-  // So 30 are left of the wide one, and 990 of the one for all.
+  // So the wide limit has 30 left, the global one 990.
   for (int i = 0; i < 3; ++i) {
     for (int n = 0; n < 10; ++n) EXPECT_EQ(StatusOf(gateway, Concat("/svc/b", i)), 200);
   }
@@ -71,8 +71,8 @@ TEST(Limits, ARefusedRequestCountsInNoneOfSeveral) {
   EXPECT_EQ(gateway.Metric("gateway_rate_limit_requests_total{limit=\"whole\",result=\"allowed\"}"), 40);
 }
 
-// One client asks for more made-up paths than a limit has places, while a thousand others ask for the first time.
-TEST(Limits, AFloodOfMadeUpKeysRefusesNobodyElse) {
+// One client uses more made-up paths than a limit has places, while a thousand others send their first request.
+TEST(Limits, AFloodOfMadeUpKeysAffectsNoOtherClient) {
   DataPlane gateway(
       {.policy = Concat("kind: Route\nname: r\nmatch: { path: { prefix: / } }\n"
                         "respond: { status: 200, body: x }\nrate_limits: [by-path]\n",
@@ -102,7 +102,7 @@ TEST(Limits, AFloodOfMadeUpKeysRefusesNobodyElse) {
   RawClient client(gateway.port());
   int refused = 0;
   for (int i = 0; i < kBystanders; ++i) {
-    // Spread over the flood; the last of them after it.
+    // Spread over the flood; the last ones after it.
     while (!ended && flooded < kKeys / kBystanders * i) std::this_thread::sleep_for(200us);
     const std::string address = i % 2 == 0 ? Concat("198.51.", i / 250, ".", i % 250) : Concat("2001:db8:", i, "::1");
     const auto response = client.Request("GET", "/bystander", Concat("X-Forwarded-For: ", address, "\r\n"), "", 60s);
@@ -113,12 +113,12 @@ TEST(Limits, AFloodOfMadeUpKeysRefusesNobodyElse) {
   flood.join();
   ASSERT_EQ(flooded, kKeys);
   EXPECT_EQ(refused, 0);
-  EXPECT_LE(allowed, 20'020) << "a fifth of the places, and its own bucket";
+  EXPECT_LE(allowed, 20'020) << "a fifth of the places, and the overflow bucket";
   EXPECT_GT(gateway.Metric("gateway_rate_limit_overflowed_total{limit=\"by-path\"}"), 80'000);
 }
 
 TEST(Limits, HeadersTellOfTheTightestToTheSecond) {
-  // It has a limit of its own, of which a client behind the gateway must not hear.
+  // The service has its own limit; the gateway's clients must not see its headers.
   ScriptedUpstream upstream(Respond([](const UpstreamRequest&) {
     return std::string("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nratelimit-limit: 7\r\nRateLimit-Remaining: 3\r\n\r\nx");
   }));
@@ -158,14 +158,14 @@ TEST(Limits, HeadersTellOfTheTightestToTheSecond) {
   EXPECT_EQ(get("/svc/b").status, 200);
   const Response both = get("/svc/a");
   EXPECT_EQ(both.status, 429);
-  EXPECT_EQ(Number(both, "RateLimit-Limit"), 5) << "both refuse; the hour's has the longest wait";
+  EXPECT_EQ(Number(both, "RateLimit-Limit"), 5) << "both refuse; the hour's limit has the longest wait";
   EXPECT_GE(Number(both, "Retry-After"), 3590);
   EXPECT_LE(Number(both, "Retry-After"), 3600);
-  // The gateway's own answers too.
+  // The gateway's own responses have them too.
   EXPECT_EQ(nlohmann::json::parse(both.body)["reason"], "rate_limited");
 }
 
-// What Retry-After says is true: refused until then, served then.
+// Retry-After is exact: refused until then, served then.
 TEST(Limits, RetryAfterIsTrueOfEachAlgorithm) {
   ScriptedUpstream upstream(Ok("x"));
   for (const std::string algorithm : {"sliding_window", "token_bucket", "fixed_window"}) {
@@ -173,7 +173,7 @@ TEST(Limits, RetryAfterIsTrueOfEachAlgorithm) {
     DataPlane gateway(
         {.policy =
              PolicyYaml(upstream, "l", LimitYaml("l", "limit: { requests: 2, window: 2s }\nalgorithm: " + algorithm))});
-    // In one window: two requests that come when the other one begins are no refusal.
+    // Both in one window: two requests around a window boundary are not refused.
     std::optional<Response> refused;
     std::chrono::steady_clock::time_point asked;
     for (int i = 0; i < 20 && !refused; ++i) {
@@ -189,7 +189,7 @@ TEST(Limits, RetryAfterIsTrueOfEachAlgorithm) {
     EXPECT_TRUE(WaitFor([&] { return StatusOf(gateway, "/svc") == 200; }));
     const auto took = std::chrono::steady_clock::now() - asked;
     EXPECT_GT(took, promised - 1s) << "it is rounded up to a second";
-    EXPECT_LT(took, promised + 1s) << "(and there is a moment between two tries)";
+    EXPECT_LT(took, promised + 1s) << "plus the pause between two tries";
   }
 }
 
@@ -215,7 +215,7 @@ TEST(Limits, EveryKeyOfARequestTellsBucketsApart) {
   EXPECT_EQ(StatusOf(gateway, "/tenant", "X-Tenant: b\r\n"), 200);
   EXPECT_EQ(StatusOf(gateway, "/tenant"), 200);
   EXPECT_EQ(StatusOf(gateway, "/tenant"), 429);
-  EXPECT_EQ(StatusOf(gateway, "/tenant", "X-Tenant:\r\n"), 200) << "an empty one is not none";
+  EXPECT_EQ(StatusOf(gateway, "/tenant", "X-Tenant:\r\n"), 200) << "an empty value is not a missing one";
   const std::string long_value(6000, 'x');
   EXPECT_EQ(StatusOf(gateway, "/tenant", Concat("X-Tenant: ", long_value, "1\r\n")), 200);
   EXPECT_EQ(StatusOf(gateway, "/tenant", Concat("X-Tenant: ", long_value, "2\r\n")), 200);
@@ -251,12 +251,12 @@ TEST(Limits, AShadowIsCountedAndNamedInTheLogAlone) {
   EXPECT_EQ(gateway.Metric("gateway_rate_limit_requests_total{limit=\"tried\",result=\"shadow_refused\"}"), 2);
   const auto lines = gateway.LogLines(3);
   ASSERT_EQ(lines.size(), 3u);
-  std::vector<std::string> policies;  // in no certain order: each worker writes its own lines
+  std::vector<std::string> policies;  // unordered: each worker writes its own lines
   for (const auto& line : lines) policies.push_back(line.value("policy", ""));
   EXPECT_THAT(policies, testing::UnorderedElementsAre("", "RateLimit/tried (shadow)", "RateLimit/tried (shadow)"));
 }
 
-// By consumer: checked after authentication; a limit by address before it, so that a flood of bad keys is bounded.
+// By consumer: checked after authentication. By address: before it, so that a flood of bad keys is bounded.
 TEST(Limits, ByConsumerAfterAuthenticationTheOthersBefore) {
   ScriptedUpstream upstream(Ok("x"));
   std::string policy = Concat("kind: Service\nname: svc\nstatic: [{ address: \"", upstream.address(),
@@ -277,7 +277,7 @@ TEST(Limits, ByConsumerAfterAuthenticationTheOthersBefore) {
   EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: key-of-acme\r\n"), 200);
   EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: key-of-acme\r\n"), 429);
   EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: key-of-bolt\r\n"), 200);
-  // Nobody's: not counted by consumer, but by address.
+  // Without a consumer: counted by address only.
   for (int i = 0; i < 6; ++i) EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: made-up\r\n"), 401) << i;
   EXPECT_EQ(StatusOf(gateway, "/svc", "X-API-Key: made-up\r\n"), 429);
   EXPECT_EQ(gateway.Metric("gateway_rate_limit_requests_total{limit=\"each\",result=\"allowed\"}"), 3);
@@ -288,7 +288,7 @@ std::vector<std::string> RedisSets(const RedisServer& redis, int db = 0, const s
   return {"redis.address=" + redis.address(), Concat("redis.db=", db), "redis.password=" + password};
 }
 
-// Requests at all of `gateways`, from two clients each; how many were served.
+// Sends `each` requests to all of `gateways`, from two clients per gateway; returns how many were served.
 int ServedOf(const std::vector<DataPlane*>& gateways, int each, const std::string& target) {
   std::atomic<int> served{0};
   std::vector<std::thread> clients;
@@ -308,7 +308,7 @@ TEST(RedisLimits, SeveralDataPlanesShareOneLimitExactly) {
   ScriptedUpstream upstream(Ok("x"));
   for (const std::string algorithm : {"sliding_window", "token_bucket", "fixed_window"}) {
     SCOPED_TRACE(algorithm);
-    // What Redis could not say in time on a busy machine is refused: never more than the limit then.
+    // If a loaded machine is too slow for Redis's deadline, requests are refused, so the limit is never exceeded.
     const std::string policy =
         PolicyYaml(upstream, "shared, own",
                    LimitYaml("shared",
@@ -327,7 +327,7 @@ TEST(RedisLimits, SeveralDataPlanesShareOneLimitExactly) {
     }
     EXPECT_LE(served, 60);
     EXPECT_GE(served + lost, 60);
-    // And what Redis refused was given back here.
+    // A request that Redis refused costs nothing in `own`.
     EXPECT_EQ(Number(*Fetch(one.port(), "GET", "/svc"), "RateLimit-Limit"), 60);
     EXPECT_FALSE(redis.Command({"FLUSHALL"}).error);
     const auto next = Fetch(one.port(), "GET", "/svc");
@@ -419,8 +419,8 @@ TEST(RedisLimits, TheFleetIsToldWhereRedisIsAway) {
   told("dp-1", false);
 }
 
-// A Redis that accepts and says nothing: no request waits much longer than 20 ms, requests of other routes not at all.
-TEST(RedisLimits, AStoppedRedisHoldsNobodyUp) {
+// A Redis that accepts connections but never responds: requests wait about 20 ms, requests of other routes not at all.
+TEST(RedisLimits, AStoppedRedisDelaysNoRequest) {
   RedisServer redis;
   ScriptedUpstream upstream(Ok("x"));
   DataPlane gateway(

@@ -1,4 +1,4 @@
-// The control plane's listeners under connections that nobody uses.
+// The control plane's listeners under unused connections.
 #include <sys/resource.h>
 
 #include <deque>
@@ -24,17 +24,17 @@ class Listeners : public testing::TestWithParam<bool> {
     rlimit limit{};
     ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
     limit.rlim_cur = limit.rlim_max;
-    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);  // the test's own ends
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);  // the test's own sockets
   }
   static uint16_t PortOf(const ControlPlane& control) {
     return GetParam() ? control.stream_port() : control.admin_port();
   }
-  // Both listeners serve somebody new.
+  // Both listeners serve a new client.
   static void ExpectServing(ControlPlane& control) {
     const auto version = control.Ctl({"version"});
     EXPECT_EQ(version.exit.code, 0) << version.err;
     EXPECT_EQ(ReadyStatus(control), 200);
-    DataPlane gateway({.control_planes = {control.stream_port()}});  // throws where it does not become ready
+    DataPlane gateway({.control_planes = {control.stream_port()}});  // throws if it does not become ready
   }
 };
 

@@ -1,5 +1,5 @@
-// TLS between the three programs, with certificates of `gatewayctl pki`: who may connect, as whom, and what happens
-// when certificates change under running processes.
+// TLS between the three programs, with certificates from `gatewayctl pki`: who may connect, under which name, and what
+// happens when certificates change under running processes.
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -26,7 +26,7 @@ Process::Result Ctl(std::vector<std::string> arguments) {
   return Process::Run(Process::Options{.argv = std::move(arguments)});
 }
 
-// A lab's authority, with certificates as they are asked for.
+// A lab CA that issues certificates on demand.
 class Pki {
  public:
   explicit Pki(const std::string& directory) : directory_(directory) {
@@ -65,7 +65,7 @@ class Mtls : public ::testing::Test {
     return {"data_plane.tls.ca=" + pki_.File("ca.crt"), "data_plane.tls.cert=" + pki_.File(certificate + ".crt"),
             "data_plane.tls.key=" + pki_.File(certificate + ".key")};
   }
-  // The certificate of `from` under the name of `to`, as a rotation puts it there: the key first.
+  // Copies the certificate of `from` over that of `to`, as a rotation does: the key first.
   void Replace(const std::string& from, const std::string& to, const char* suffix) const {
     std::filesystem::copy_file(pki_.File(from + suffix), pki_.File("next"));
     std::filesystem::rename(pki_.File("next"), pki_.File(to + suffix));
@@ -128,7 +128,7 @@ TEST_F(Mtls, WithoutACertificateOfTheAuthorityNobodyConnects) {
   for (DataPlane* each : {&stranger, &cleartext}) {
     EXPECT_TRUE(each->process().WaitForLine("no stream from the control plane").has_value());
   }
-  // One that does not believe the control plane says why.
+  // A data plane that does not trust the control plane logs why.
   DataPlane suspicious(
       {.control_planes = {control_plane.stream_port()},
        .name = "dp-1",
@@ -171,7 +171,7 @@ TEST_F(Mtls, ATokenIsAsGoodAsACertificateAndNothingIsNoCredential) {
   EXPECT_EQ(control_plane.Ctl({"token", "list"}).out.find(secret), std::string::npos);
 }
 
-TEST_F(Mtls, ACertificateSaysWhatItsOperatorMay) {
+TEST_F(Mtls, ACertificateCarriesTheOperatorsRole) {
   ControlPlane control_plane = StartControlPlane();
   const std::string server = Concat("127.0.0.1:", control_plane.admin_port());
   const auto as = [&](const std::string& name, std::vector<std::string> arguments) {
@@ -182,11 +182,11 @@ TEST_F(Mtls, ACertificateSaysWhatItsOperatorMay) {
   pki_.Issue({"--operator", "eve", "--role", "viewer"});
   EXPECT_EQ(as("eve", {"get", "routes"}).exit.code, 0);
   EXPECT_EQ(as("eve", {"delete", "route", "x"}).exit.code, 8);
-  // A data plane's certificate is of the same authority, and no operator's.
+  // A data plane's certificate has the same CA, but is not an operator's.
   const Process::Result data_plane = as("dp-1", {"get", "routes"});
   EXPECT_EQ(data_plane.exit.code, 8);
   EXPECT_THAT(data_plane.err, HasSubstr("is for a 'data-plane'"));
-  // Nor is an operator's a data plane's.
+  // An operator's certificate is not a data plane's.
   DataPlane liar(
       {.control_planes = {control_plane.stream_port()}, .name = "eve", .sets = Tls("eve"), .wait_ready = false});
   EXPECT_TRUE(liar.process().WaitForLine("its certificate is for nobody").has_value()) << liar.process().output();
@@ -201,7 +201,7 @@ TEST_F(Mtls, CertificatesChangeUnderOpenStreams) {
   };
   const std::string connected_at = since();
 
-  // Half of a new pair: told, and the old one goes on.
+  // Half of a new pair: reported, and the old pair stays in use.
   pki_.Issue({"--server", "second,127.0.0.1"});
   Replace("second", "controlplane", ".key");
   control_plane.process().Signal(SIGHUP);
@@ -215,7 +215,7 @@ TEST_F(Mtls, CertificatesChangeUnderOpenStreams) {
   std::vector<std::string> named = Tls("dp-2");
   named.push_back("data_plane.tls.server_name=second");
   DataPlane newcomer({.control_planes = {control_plane.stream_port()}, .name = "dp-2", .sets = named});
-  EXPECT_EQ(since(), connected_at) << "a stream was dropped";
+  EXPECT_EQ(since(), connected_at) << "the stream was dropped";
   const Process::Result applied = control_plane.Apply(kPolicy, {"--wait"});
   EXPECT_EQ(applied.exit.code, 0) << applied.err;
 }
@@ -223,7 +223,7 @@ TEST_F(Mtls, CertificatesChangeUnderOpenStreams) {
 TEST_F(Mtls, ADataPlaneTakesItsNewCertificateWithTheNextConnection) {
   ControlPlane control_plane = StartControlPlane();
   DataPlane data_plane({.control_planes = {control_plane.stream_port()}, .name = "dp-1", .sets = Tls("dp-1")});
-  // From now on the files are dp-2's: who connects with them is not dp-1.
+  // From now on the files hold dp-2's certificate: a process that uses them is not dp-1.
   Replace("dp-2", "dp-1", ".key");
   Replace("dp-2", "dp-1", ".crt");
   control_plane.Kill();
@@ -232,7 +232,7 @@ TEST_F(Mtls, ADataPlaneTakesItsNewCertificateWithTheNextConnection) {
       << data_plane.process().output();
 }
 
-TEST_F(Mtls, ACertificateThatCannotServeIsToldAtTheStart) {
+TEST_F(Mtls, AnUnusableCertificateIsReportedAtTheStart) {
   pki_.Issue({"--server", "brief", "--expires", "1ms"});
   const Process::Result result = Process::Run(Process::Options{
       .argv = {BinaryPath("gateway-controlplane"), "--set", "control_plane.database=" + directory_.File("x.db"),

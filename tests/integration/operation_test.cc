@@ -1,4 +1,4 @@
-// What supervisors do to the processes: logs that are not read, signals.
+// What supervisors do to the processes: unread logs, signals.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 
 constexpr char kPolicy[] = "kind: Service\nname: svc\nstatic: [{ address: \"127.0.0.1:9\" }]\n";
 
-// A FIFO that is full, and whose reader never comes.
+// A full FIFO that is not read.
 class FullFifo {
  public:
   FullFifo() : path_(directory_.File("fifo")) {
@@ -35,7 +35,7 @@ class FullFifo {
   ~FullFifo() { close(fd_); }
   const std::string& path() const { return path_; }
 
-  // What comes out behind the filling, until `text` has come.
+  // Reads what follows the filling, until `text` has arrived.
   bool ReadUntil(const std::string& text) {
     std::string all;
     return WaitFor([&] {
@@ -66,7 +66,7 @@ TEST(StalledLogReader, DataPlaneServesOnAndEndsInTime) {
   };
   for (int i = 0; i < 100; ++i) ASSERT_EQ(get(), 200);
   {
-    // Connections too many make every worker warn.
+    // Excess connections make every worker log a warning.
     std::vector<RawClient> clients;
     for (int i = 0; i < 60; ++i) clients.emplace_back(gateway.port());
     ASSERT_TRUE(WaitFor([&] {
@@ -83,7 +83,7 @@ TEST(StalledLogReader, DataPlaneServesOnAndEndsInTime) {
 
   gateway.process().Signal(SIGTERM);
   const auto end = gateway.process().Wait();
-  ASSERT_TRUE(end.has_value()) << "it waits for the reader of its log";
+  ASSERT_TRUE(end.has_value()) << "it blocks on the reader of its log";
   EXPECT_EQ(*end, (Process::Exit{.code = 0}));
 }
 
@@ -108,7 +108,7 @@ TEST(StalledLogReader, ControlPlaneAppliesOnAndEndsInTime) {
   }
   control_plane.process().Signal(SIGTERM);
   const auto end = control_plane.process().Wait();
-  ASSERT_TRUE(end.has_value()) << "it waits for the reader of its log";
+  ASSERT_TRUE(end.has_value()) << "it blocks on the reader of its log";
   EXPECT_EQ(*end, (Process::Exit{.code = 0}));
 }
 

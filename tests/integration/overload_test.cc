@@ -1,5 +1,5 @@
-// More than it can do: what is in trouble is refused in time, what is not goes on, memory stays within bounds, and
-// afterwards all is as before. tools/soak --overload has the large figures.
+// Overload: work that cannot be done is refused in time, other work continues, memory stays within bounds, and
+// everything recovers. tools/soak --overload has the large figures.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/resource.h>
@@ -21,9 +21,9 @@
 namespace gateway::fixtures {
 namespace {
 
-constexpr int kBudgetKib = 1024;  // the least there may be: 64 blocks of 16 KiB
+constexpr int kBudgetKib = 1024;  // the minimum: 64 blocks of 16 KiB
 
-// One data plane with the smallest buffer budget, a service in trouble at /victim and one that is well at /well.
+// One data plane with the smallest buffer budget, an affected service at /victim and a healthy one at /well.
 class Overload : public ::testing::Test {
  protected:
   void StartWith(const std::string& victim_address, std::string_view victim_fields = "",
@@ -41,13 +41,13 @@ class Overload : public ::testing::Test {
     gateway_ = std::make_unique<DataPlane>(std::move(options));
   }
 
-  // On a connection of its own.
+  // On its own connection.
   int StatusOf(std::string_view target) {
     const auto response = Fetch(gateway_->port(), "GET", target);
     return response.ok() ? response->status : 0;
   }
 
-  // Of a GET of /well by a client at `address`, of 127.0.0.0/8, on a connection of its own.
+  // The status line of GET /well for a client at `address` (in 127.0.0.0/8), on its own connection.
   std::string StatusLineFrom(const char* address) {
     ByteStream stream(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in at{};
@@ -75,7 +75,7 @@ class Overload : public ::testing::Test {
     return WaitFor([&] { return gateway_->Metric(gauge) == value; });
   }
 
-  // (A sanitizer keeps books of its own, several times as large as what they are about.)
+  // Shadow memory of a sanitizer, several times the program's own.
   static constexpr int64_t SanitizerKib() {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
     return 512 * 1024;
@@ -99,13 +99,13 @@ class Overload : public ::testing::Test {
 
 TEST_F(Overload, SlowHeadsHoldWhatTheyHaveSentAndNoMore) {
   StartWith(well_.address());
-  // Five times as many as there are blocks for heads that come whole.
+  // Five times as many as there are blocks for complete headers.
   auto clients = Clients(320, "GET /well HTTP/1.1\r\nHost: a\r\nX-Slow");
   ASSERT_TRUE(WaitForGauge("gateway_connections", 320));
   ASSERT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") >= 320 * 1024; }));
   EXPECT_LE(gateway_->Metric("gateway_buffer_bytes"), 320 * 1024 + 64 * 1024);
   for (int i = 0; i < 20; ++i) EXPECT_EQ(StatusOf("/well"), 200);
-  // They are served when they have come to an end, at last.
+  // They are served once their headers are complete.
   for (const auto& client : clients) {
     ASSERT_TRUE(client->Send(": 1\r\n\r\n").ok());
     const auto response = client->ReadResponse();
@@ -136,7 +136,7 @@ TEST_F(Overload, RequestsThatWaitForASilentServiceLeaveRoomForOthers) {
 }
 
 TEST_F(Overload, ClientsThatDoNotReadTakeNoMoreThanTheBudget) {
-  // Each is owed far more than its socket and the gateway's take.
+  // Each response is far larger than what its socket and the gateway's hold.
   ScriptedUpstream generous([answer = MakeResponse(200, std::string(8 << 20, 'x'))](UpstreamConnection& connection) {
     while (connection.ReadRequest() && connection.Send(answer)) {
     }
@@ -160,15 +160,16 @@ TEST_F(Overload, ClientsThatDoNotReadTakeNoMoreThanTheBudget) {
 TEST_F(Overload, OutOfDescriptorsServesWhatItHasAndAcceptsAgain) {
   StartWith(well_.address(), "", {"server.max_connections_per_address=100"});
   RawClient kept(gateway_->port());
-  ASSERT_TRUE(kept.Request("GET", "/well").ok());  // opens the connection to the service, too
+  ASSERT_TRUE(kept.Request("GET", "/well").ok());  // opens the connection to the service too
   rlimit before{};
   const pid_t pid = gateway_->process().pid();
   ASSERT_EQ(prlimit(pid, RLIMIT_NOFILE, nullptr, &before), 0);
-  // (Its soft limit alone: it does not raise that again. With so few, all clients it accepts can be served at once.)
+  // Only the soft limit, which the program does not raise again. With so few, all accepted clients can be served at
+  // once.
   const rlimit few{36, before.rlim_max};
   ASSERT_EQ(prlimit(pid, RLIMIT_NOFILE, &few, nullptr), 0);
 
-  // Each is served, and so does not give way at once.
+  // Each is being served, so it does not give way at once.
   std::vector<std::unique_ptr<RawClient>> clients;
   for (int i = 0; i < 60; ++i) {
     clients.push_back(std::make_unique<RawClient>(gateway_->port()));
@@ -180,7 +181,7 @@ TEST_F(Overload, OutOfDescriptorsServesWhatItHasAndAcceptsAgain) {
     ASSERT_TRUE(response.ok()) << response.status();
     EXPECT_EQ(response->status, 200);
   }
-  // Nobody leaves, but those who have been served and ask nothing more make room for those who wait.
+  // No client leaves, but served clients without a request make room for waiting ones.
   for (const auto& client : clients) {
     const auto response = client->ReadResponse(Timeout(20'000));
     ASSERT_TRUE(response.ok()) << response.status();
@@ -201,7 +202,7 @@ TEST_F(Overload, SilentConnectionsGiveWayToNewOnesWhereDescriptorsAreFew) {
         std::vector<std::unique_ptr<RawClient>> silent;
         for (int i = 0; i < 150; ++i) {
           silent.push_back(std::make_unique<RawClient>(gateway_->port()));
-          (void)silent.back()->Send(sent);  // some have been closed by now
+          (void)silent.back()->Send(sent);  // some are closed by now
         }
         const auto start = std::chrono::steady_clock::now();
         for (int i = 0; i < 10; ++i) {
@@ -212,7 +213,7 @@ TEST_F(Overload, SilentConnectionsGiveWayToNewOnesWhereDescriptorsAreFew) {
         ASSERT_TRUE(again.ok()) << again.status();
         EXPECT_EQ(again->status, 200);
         EXPECT_GT(gateway_->Metric("gateway_connections_gave_way_total"), 0);
-        // The oldest is gone. The newest, once all of them have been accepted, is not.
+        // The oldest is closed. The newest is not, once all have been accepted.
         EXPECT_NE(silent.front()->WaitForEnd(), PeerEnd::kOpen);
         ASSERT_TRUE(WaitForGauge("gateway_connections_total", 1 + 150 + 10));
         RawClient newest(gateway_->port());
@@ -249,7 +250,7 @@ TEST_F(Overload, OneAddressGetsHalfOfWhatTheDescriptorsAllow) {
 }
 
 TEST_F(Overload, ClientsDoNotTakeTheDescriptorsThatServicesNeed) {
-  // Connections to a service that are kept are among those that are left for services, also where they are all of them.
+  // Kept upstream connections count against the descriptors reserved for services, even if they use all of them.
   for (const int asked : {6, 8, 9, 10, 11, 12, 14}) {
     SCOPED_TRACE(asked);
     Event all_connected;
@@ -261,14 +262,14 @@ TEST_F(Overload, ClientsDoNotTakeTheDescriptorsThatServicesNeed) {
       }
     });
     StartWith(slow.address(), "", {"server.max_connections_per_address=1000"}, 64);
-    // Asked at once, which takes as many connections to the service; they are kept.
+    // Concurrent requests need as many upstream connections, which are kept.
     std::vector<std::unique_ptr<RawClient>> asking = Clients(asked, "GET /victim/first HTTP/1.1\r\nHost: a\r\n\r\n");
     ASSERT_TRUE(slow.WaitForRequests(asked));
     all_connected.Set();
     for (auto& client : asking) ASSERT_EQ(client->ReadResponse()->status, 200);
     std::vector<std::unique_ptr<RawClient>> silent;
     for (int i = 0; i < 80; ++i) silent.push_back(std::make_unique<RawClient>(gateway_->port()));
-    // (The metrics port answers too.)
+    // The metrics port responds too.
     ASSERT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_connections_gave_way_total") > 0; }));
     for (auto& client : asking) ASSERT_TRUE(client->Send("GET /victim HTTP/1.1\r\nHost: a\r\n\r\n").ok());
     ASSERT_TRUE(slow.WaitForRequests(2 * asked));

@@ -1,5 +1,5 @@
-// Whose time it is that passes: the client's, which its own time-outs bound, or the service's, which its policy bounds
-// and its breaker counts.
+// Whose delay counts: the client's, bounded by its own timeouts, or the service's, which its policy bounds and its
+// breaker counts.
 #include <chrono>
 #include <string>
 #include <thread>
@@ -18,7 +18,7 @@ using namespace std::chrono_literals;
 
 using Patience = Proxy;
 
-// Sends the pieces with a pause in front of each but the first: the pause is what these tests are about.
+// Sends the pieces with a pause before each but the first: these tests are about the pause.
 absl::StatusOr<Response> SayPaused(uint16_t port, const std::vector<std::string>& pieces, Timeout pause) {
   RawClient client(port);
   for (size_t i = 0; i < pieces.size(); ++i) {
@@ -37,7 +37,7 @@ TEST_F(Patience, TheRoutesTimeoutBeginsWithTheWholeRequest) {
     ASSERT_TRUE(response.ok()) << response.status();
     EXPECT_EQ(response->status, 200) << line << response->body;
   }
-  // One body is kept for a retry, the other flows.
+  // One body is buffered for a retry, the other is streamed.
   for (const char* line : {"PUT /svc/body HTTP/1.1\r\n", "POST /svc/body HTTP/1.1\r\n"}) {
     const auto response =
         SayPaused(gateway_->port(), {Concat(line, "Host: a\r\nContent-Length: 2\r\n\r\n"), "a", "b"}, Timeout(400));
@@ -46,7 +46,7 @@ TEST_F(Patience, TheRoutesTimeoutBeginsWithTheWholeRequest) {
   }
 }
 
-TEST_F(Patience, WhoWaitsForA100DoesNotStall) {
+TEST_F(Patience, WaitingForA100IsNoStall) {
   StartWith(
       [](UpstreamConnection& connection) {
         while (auto request = connection.ReadHead()) {
@@ -62,12 +62,12 @@ TEST_F(Patience, WhoWaitsForA100DoesNotStall) {
   const auto leave = client.ReadUntil("\r\n\r\n");
   ASSERT_TRUE(leave.ok()) << leave.status();
   EXPECT_TRUE(leave->starts_with("HTTP/1.1 100")) << *leave;
-  std::this_thread::sleep_for(500ms);  // its own time begins with the 100
+  std::this_thread::sleep_for(500ms);  // the client's time starts with the 100
   ASSERT_TRUE(client.Send("ab").ok());
   const auto response = client.ReadResponse();
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->status, 200) << response->body;
-  // Once it has leave, it may stall as little as anybody.
+  // After the 100 Continue, the client may not stall longer than any other.
   ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n").ok());
   const auto late = client.ReadResponse();
   ASSERT_TRUE(late.ok()) << late.status();
@@ -102,12 +102,12 @@ TEST_F(Patience, SlowClientsDoNotOpenTheBreaker) {
             "slow_call_duration: 300ms\nslow_call_percent_threshold: 1\nerror_percent_threshold: 1\n"
             "sleep_window: 60s\ntimeout: 10s");
   for (int i = 0; i < 4; ++i) {
-    // Late, but answered at once.
+    // Late, but then the service responds at once.
     auto response =
         SayPaused(gateway_->port(), {"POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na", "b"}, Timeout(450));
     ASSERT_TRUE(response.ok()) << response.status();
     EXPECT_EQ(response->status, 200) << response->body;
-    // Never whole.
+    // Never complete.
     response = Fetch(gateway_->port(), "POST", "/svc", "Content-Length: 9\r\n", "a");
     ASSERT_TRUE(response.ok()) << response.status();
     EXPECT_EQ(response->status, 504) << response->body;
@@ -116,7 +116,7 @@ TEST_F(Patience, SlowClientsDoNotOpenTheBreaker) {
   EXPECT_EQ(gateway_->Metric("gateway_breaker_opened_total{service=\"svc\"}"), 0);
 }
 
-TEST_F(Patience, AClientThatEndsInsideABodyThatIsKeptIsToldNothing) {
+TEST_F(Patience, AClientThatClosesInsideABufferedBodyGetsNoResponse) {
   StartWith(Echo(), "retry: again", "\n---\nkind: Retry\nname: again\nmethods: [PUT]");
   RawClient client(gateway_->port());
   ASSERT_TRUE(client.Send("PUT /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nab").ok());

@@ -1,4 +1,4 @@
-// Policy as requests feel it: limits, breakers, balancing, precedence, over several workers of a real process.
+// Policy as requests see it: limits, breakers, balancing, precedence, over several workers of a real process.
 #include <atomic>
 #include <map>
 #include <string>
@@ -30,7 +30,7 @@ TEST(RateLimiting, ALimitHoldsForTheWholeProcessNotForEachWorker) {
   for (int i = 0; i < 8; ++i) {
     clients.emplace_back([&] {
       for (int n = 0; n < 20; ++n) {
-        const auto response = Fetch(gateway.port(), "GET", "/svc");  // a connection each: all workers get some
+        const auto response = Fetch(gateway.port(), "GET", "/svc");  // a new connection each, for all workers
         if (response.ok()) ++(response->status == 200 ? allowed : refused);
       }
     });
@@ -49,7 +49,7 @@ TEST(RateLimiting, ALimitHoldsForTheWholeProcessNotForEachWorker) {
   const int retry_after = std::stoi(response->Field("Retry-After").value_or("0"));
   EXPECT_GE(retry_after, 1);
   EXPECT_LE(retry_after, 61);
-  // Another path has a bucket of its own; another spelling of the same path has not.
+  // Another path has its own bucket; another spelling of the same path does not.
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/svc/other")->status, 200);
   EXPECT_EQ(Fetch(gateway.port(), "GET", "/x/..//svc")->status, 429);
 }
@@ -86,7 +86,7 @@ TEST(Breaking, ConcurrencyIsBoundedUntilTheAnswersEnd) {
   Event release;
   ScriptedUpstream upstream([&](UpstreamConnection& connection) {
     while (connection.ReadRequest()) {
-      // The head goes out at once: the place is taken until the body has ended.
+      // The header is sent at once: the slot is taken until the body has ended.
       connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n");
       if (!connection.WaitFor(release)) return;
       connection.Send("x");

@@ -20,7 +20,7 @@ void AddSets(const std::vector<std::string>& sets, std::vector<std::string>* arg
   }
 }
 
-// Has a shell do `preparation` before it becomes the program of `argv`.
+// Runs `preparation` in a shell, which then becomes the program of `argv`.
 void Prepare(const std::string& preparation, std::vector<std::string>* argv) {
   const std::string shell[] = {"sh", "-c", preparation + R"(; exec "$@")", "sh"};
   argv->insert(argv->begin(), std::begin(shell), std::end(shell));
@@ -87,7 +87,7 @@ DataPlane::DataPlane(Options options) {
 
 std::vector<nlohmann::json> DataPlane::LogLines(size_t count) {
   std::vector<nlohmann::json> lines;
-  (void)WaitFor([&] {  // the caller sees how many there are
+  (void)WaitFor([&] {  // the caller checks how many there are
     lines.clear();
     std::istringstream out(process_->out());
     for (std::string line; std::getline(out, line);) {
@@ -141,7 +141,7 @@ void ControlPlane::Start() {
 
 void ControlPlane::SetAside(const std::string& file) {
   if (file.empty()) return;
-  std::error_code none;  // it need not be there
+  std::error_code none;  // it need not exist
   std::filesystem::rename(directory_.File(file), directory_.File(file + ".aside"), none);
 }
 

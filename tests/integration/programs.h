@@ -1,4 +1,4 @@
-// The three programs as an operator runs them: real processes, real files, real sockets.
+// The three programs as an operator runs them: real processes, files and sockets.
 #ifndef GATEWAY_TESTS_INTEGRATION_PROGRAMS_H_
 #define GATEWAY_TESTS_INTEGRATION_PROGRAMS_H_
 
@@ -16,29 +16,29 @@
 
 namespace gateway::fixtures {
 
-// A gateway-dataplane. Ready (it serves a policy) when the constructor returns; throws std::runtime_error with its
-// output where it does not become so.
+// A gateway-dataplane. The constructor returns once it is ready (serves a policy). Otherwise it throws
+// std::runtime_error with the program's output.
 class DataPlane {
  public:
   struct Options {
-    std::string policy = {};                    // YAML; served alone, without a control plane
-    std::vector<uint16_t> control_planes = {};  // stream ports on loopback, where there is no policy
+    std::string policy = {};                    // YAML; served without a control plane
+    std::vector<uint16_t> control_planes = {};  // stream ports on loopback, if there is no policy
     std::string name = "dp-1";
     int workers = 2;
-    std::vector<std::string> sets = {};  // "server.idle_timeout=1s"
+    std::vector<std::string> sets = {};  // for --set: "server.idle_timeout=1s"
     std::string cache_dir = {};
     std::string proxy_protocol = {};  // of its listener
-    // Further fields of its listener in YAML flow style, "tls: { ... }"; with GATEWAY_TEST_TRANSPORT=tls in the
-    // environment, a listener without any speaks TLS, and RawClient does to its port.
+    // Further fields of its listener in YAML flow style, "tls: { ... }". With GATEWAY_TEST_TRANSPORT=tls in the
+    // environment, a listener without further fields speaks TLS, and RawClient uses TLS to its port.
     std::string listener = {};
-    std::vector<std::pair<std::string, std::string>> env = {};  // on top of the test's own
+    std::vector<std::pair<std::string, std::string>> env = {};  // added to the test's own environment
     bool wait_ready = true;
     uint16_t port = 0, metrics_port = 0;      // 0: free ones
-    std::vector<std::string> listeners = {};  // addresses; none: all interfaces at `port`
-    std::vector<int> sockets = {};            // passed to it as systemd does
-    int descriptors = 0;                      // so many it may have; 0: as many as the test
-    std::string output = {};                  // a file or FIFO for all that it writes; else the test has it
-    // What its log says once it is there, in place of asking its metrics port: where another process still answers.
+    std::vector<std::string> listeners = {};  // addresses; empty: all interfaces at `port`
+    std::vector<int> sockets = {};            // passed by socket activation, as systemd does
+    int descriptors = 0;                      // its limit of descriptors; 0: the test's
+    std::string output = {};                  // a file or FIFO for all of its output; "": the test reads it
+    // The log line to wait for, instead of /ready of its metrics port, which another process may still hold.
     std::string wait_line = {};
   };
   explicit DataPlane(Options options);
@@ -47,9 +47,9 @@ class DataPlane {
   uint16_t metrics_port() const { return metrics_port_; }
   Process& process() { return *process_; }
 
-  // The access log's lines so far, those of /health left out; waits until there are `count`.
+  // The lines of the access log so far, without those of /health; waits until there are `count`.
   std::vector<nlohmann::json> LogLines(size_t count);
-  // The value of a series ("api_requests_total{method=\"GET\",...}") at the metrics port; -1: there is none.
+  // The value of a series ("api_requests_total{method=\"GET\",...}") at the metrics port; -1: no such series.
   double Metric(const std::string& series);
   std::string Metrics();
 
@@ -60,15 +60,15 @@ class DataPlane {
   std::unique_ptr<Process> process_;
 };
 
-// A gateway-controlplane with its database in a directory of its own, on ports that stay the same over restarts.
+// A gateway-controlplane with its database in its own directory, on ports that stay the same over restarts.
 class ControlPlane {
  public:
   struct Options {
-    std::string consul = "";  // address; "": no Consul
+    std::string consul = "";  // address; "": without Consul
     std::vector<std::string> sets = {};
-    std::string output = {};            // as DataPlane's
-    std::vector<std::string> ctl = {};  // what every gatewayctl gets: "--ca", FILE
-    int descriptors = 0;                // as DataPlane's
+    std::string output = {};            // as for DataPlane
+    std::vector<std::string> ctl = {};  // added to every gatewayctl call: "--ca", FILE
+    int descriptors = 0;                // as for DataPlane
   };
   explicit ControlPlane(Options options);
   ControlPlane() : ControlPlane(Options()) {}
@@ -78,18 +78,18 @@ class ControlPlane {
   uint16_t metrics_port() const { return metrics_port_; }
   Process& process() { return *process_; }
   void Kill() { process_->Kill(); }
-  void Start();  // after Kill; returns when it answers
+  void Start();  // after Kill; returns once it responds
 
-  // What it keeps of Consul's endpoints for a restart, as it stands on disk.
+  // The file in which it keeps Consul's endpoints over a restart.
   std::string KeptEndpoints() const { return directory_.Read("gateway.db.endpoints"); }
 
-  // A file beside the database, which need not be there, gets another name.
+  // Renames a file beside the database, if it exists.
   void SetAside(const std::string& file);
   void Overwrite(const std::string& file, std::string_view contents) { directory_.Write(file, contents); }
 
-  // gatewayctl with these arguments, towards this control plane.
+  // Runs gatewayctl with these arguments against this control plane.
   Process::Result Ctl(std::vector<std::string> arguments, std::string input = "");
-  // `gatewayctl apply -f -`, expecting success.
+  // `gatewayctl apply -f -`, expected to succeed.
   Process::Result Apply(const std::string& policy, std::vector<std::string> more = {});
 
  private:
@@ -101,8 +101,8 @@ class ControlPlane {
   std::unique_ptr<Process> process_;
 };
 
-// A Service `svc` on these addresses and a Route to it at /svc, as in the README; `service` and `route` are further
-// fields in YAML flow or block style, each line indented by nothing.
+// A Service `svc` with these addresses and a Route to it at /svc, as in the README. `service` and `route`: further
+// fields in YAML flow or block style, without indentation.
 std::string ServicePolicyYaml(const std::vector<std::string>& addresses, std::string_view service_fields = "",
                               std::string_view route_fields = "");
 

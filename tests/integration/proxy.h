@@ -1,4 +1,4 @@
-// One data plane in front of one service, for tests of what both its sides see.
+// One data plane in front of one service, for tests of what both sides see.
 #ifndef GATEWAY_TESTS_INTEGRATION_PROXY_H_
 #define GATEWAY_TESTS_INTEGRATION_PROXY_H_
 
@@ -17,7 +17,7 @@
 
 namespace gateway::fixtures {
 
-// The service is an upstream whose script the test says.
+// The service is a ScriptedUpstream.
 class Proxy : public ::testing::Test {
  protected:
   void StartWith(UpstreamScript script, std::string_view service_fields = "", std::string_view route_fields = "",

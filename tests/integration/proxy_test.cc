@@ -152,7 +152,7 @@ TEST_F(Proxy, RelaysExpectContinueAndItsRefusal) {
   auto response = client.ReadResponse();
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->body, "hello");
-  // An early final answer stops the wait for the body; the body is never read as a request.
+  // An early final response stops the wait for the body; the body is never read as a request.
   RawClient refused(gateway_->port());
   ASSERT_TRUE(
       refused.Send("POST /svc/no HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\nExpect: 100-continue\r\n\r\n").ok());
@@ -173,7 +173,7 @@ TEST_F(Proxy, ForwardsEarlyHintsButNoFloodOfThem) {
   EXPECT_EQ(response.status, 200);
   EXPECT_EQ(response.informational.size(), 100u);
   const auto flood = Get("/svc/flood");
-  // Some of the flood has gone out, then the refusal.
+  // Part of the flood was forwarded before the rejection.
   EXPECT_EQ(flood.status, 502);
   EXPECT_EQ(ReasonOf(flood), "upstream_invalid");
 }
@@ -218,8 +218,8 @@ TEST_F(Proxy, OversizedAnswerHeadIs502) {
 }
 
 TEST_F(Proxy, RepeatsOnAFreshConnectionWhereAKeptOneHadEnded) {
-  // The first request of each connection is answered; at the second the connection ends without a word, as if it had
-  // timed out.
+  // The first request of each connection gets a response; at the second the connection closes without one, as after an
+  // idle timeout.
   StartWith(
       [](UpstreamConnection& connection) {
         if (!connection.ReadRequest()) return;
@@ -391,9 +391,9 @@ TEST_F(Proxy, WritesOneLogLineARequestAndItsMetrics) {
   EXPECT_EQ(gateway_->Metric("api_requests_total{service=\"svc\",method=\"GET\",path=\"/svc\"}"), 1);
   EXPECT_EQ(gateway_->Metric("api_successes_total{service=\"svc\"}"), 1);
   EXPECT_EQ(gateway_->Metric("api_response_time_seconds_count{service=\"svc\"}"), 1);
-  // Labels that a client chooses are clamped.
+  // Labels that clients choose are clamped.
   ASSERT_TRUE(Fetch(gateway_->port(), "BREW", "/made/up/1").ok());
-  // (an answer goes out before it is counted)
+  // A response is sent before it is counted.
   EXPECT_TRUE(WaitFor([&] {
     return gateway_->Metric("api_requests_total{service=\"unknown\",method=\"OTHER\",path=\"unmatched\"}") == 1;
   }));
@@ -426,7 +426,7 @@ TEST_F(Proxy, DrainsOnSigtermAndAnswersWhatIsInFlight) {
   RawClient idle(gateway_->port());
   ASSERT_TRUE(idle.Request("GET", "/health").ok());
   gateway_->process().Signal(SIGTERM);
-  EXPECT_EQ(idle.WaitForEnd(), PeerEnd::kFin);  // the drain has begun
+  EXPECT_EQ(idle.WaitForEnd(), PeerEnd::kFin);  // the drain has started
   EXPECT_FALSE(Fetch(gateway_->port(), "GET", "/health").ok());
   release.Set();
   const auto response = busy.ReadResponse();
@@ -460,7 +460,7 @@ TEST_F(Proxy, ASecondSignalEndsAtOnceAndDrainTimeoutEndsToo) {
   EXPECT_EQ(gateway_->process().Wait(), (Process::Exit{0, 0}));
 }
 
-TEST_F(Proxy, AnAnswerThatCameWhileTheProcessStoodStillIsNoTimeout) {
+TEST_F(Proxy, AResponseThatArrivedWhileTheProcessWasStoppedIsNoTimeout) {
   Event stopped;
   Event answered;
   StartWith(
@@ -505,7 +505,7 @@ TEST_F(Proxy, TheHeadLimitHoldsHoweverAHeadArrives) {
   EXPECT_EQ(Get("/svc", "Connection: " + many + "\r\n").status, 400);
 }
 
-TEST_F(Proxy, AConnectionThatWasNotToldToEndIsServedOnceMoreWhileDraining) {
+TEST_F(Proxy, AConnectionWithoutACloseIsServedOnceMoreWhileDraining) {
   Event release;
   StartWith([&](UpstreamConnection& connection) {
     if (!connection.ReadRequest()) return;
@@ -519,7 +519,7 @@ TEST_F(Proxy, AConnectionThatWasNotToldToEndIsServedOnceMoreWhileDraining) {
   ASSERT_TRUE(client.ReadUntil("\r\n\r\na").ok());
   gateway_->process().Signal(SIGTERM);
   ASSERT_TRUE(WaitFor([&] { return !Fetch(gateway_->port(), "GET", "/health").ok(); }));
-  gateway_->process().Signal(SIGUSR1);  // a log rotation at this moment ends nothing
+  gateway_->process().Signal(SIGUSR1);  // a log rotation now aborts nothing
   release.Set();
   ASSERT_TRUE(client.ReadUntil("bc").ok());
   const auto response = client.Request("GET", "/health");
@@ -560,7 +560,7 @@ TEST_F(Proxy, AnEndpointThatGivesNoLeaveToSendABodyIsLate) {
 }
 
 TEST_F(Proxy, AClientThatDoesNotWaitForLeaveIsGivenItsTime) {
-  // The body takes longer than the endpoint is given for its answer.
+  // The body takes longer than the endpoint's response timeout.
   StartWith(Echo(), "timeouts: { response: 300ms }");
   RawClient client(gateway_->port());
   ASSERT_TRUE(client.Send("POST /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n").ok());
@@ -605,7 +605,7 @@ TEST_F(Proxy, CountsMaxForwardsDownAndAnswersAtTheEnd) {
   EXPECT_EQ(Seen(Echoed("/svc", "Max-Forwards: 5\r\n", "OPTIONS"), "max-forwards"), List{"4"});
   EXPECT_EQ(Seen(Echoed("/svc", "Max-Forwards: many\r\n", "OPTIONS"), "max-forwards"), List{"many"});
   EXPECT_EQ(Seen(Echoed("/svc", "Max-Forwards: 5\r\n", "GET"), "max-forwards"), List{"5"});
-  // Several become one: a number in place of each would need more room than the received header had.
+  // Several fields become one: a number for each would need more room than the received header had.
   std::string many = "Max-Forwards: 18446744073709551615\r\n";
   for (int i = 0; i < 150; ++i) many += "Max-Forwards: x\r\n";
   Append(&many, "X-Long: ", std::string(11'000, 'l'), "\r\n");
@@ -683,14 +683,15 @@ TEST_F(Proxy, NoSpellingOfAPathGoesAroundTheRouteThatGuardsIt) {
     EXPECT_TRUE(status == 400 || status == 403 || status == 404) << target << " gave " << status;
   }
   EXPECT_EQ(upstream_->request_count(), 0);
-  // What goes around nothing is served as it is.
+  // A path that bypasses no guard is served unchanged.
   for (const char* target : {"/svc/a;b=c/d", "/svc/a%2Fb", "/svc/admins;x", "/svc/%3Badmin"}) {
     EXPECT_EQ(Echoed(target)["target"], target);
   }
 }
 
-// A guard of GET beside an open route for everything: HEAD is GET without its content, and a service may know no case.
-TEST_F(Proxy, NoSpellingOfAMethodGoesAroundTheRouteThatGuardsIt) {
+// A guard on GET beside an open route for all methods. HEAD is GET without content, and a service may ignore the case
+// of methods.
+TEST_F(Proxy, NoSpellingOfAMethodBypassesItsGuard) {
   StartWith(Echo(), "",
             "---\nkind: IpAccess\nname: nobody\ndeny: [0.0.0.0/0]\n---\nkind: Route\nname: guarded\n"
             "match: { path: { prefix: /svc/admin }, methods: [GET] }\nservice: svc\naccess: nobody\n"
@@ -707,29 +708,29 @@ TEST_F(Proxy, NoSpellingOfAMethodGoesAroundTheRouteThatGuardsIt) {
     EXPECT_EQ(status(method, "/svc/admin"), 400) << method;
   }
   for (const char* method : {"GET", "HEAD"}) EXPECT_EQ(status(method, "/svc/admin;x"), 400) << method;
-  // Read without its parameters, this path takes GET and HEAD alone.
+  // Without its parameters, this path allows only GET and HEAD.
   EXPECT_EQ(status("POST", "/x/list"), 405);
   EXPECT_EQ(status("POST", "/x/list%3Bx"), 400);
   EXPECT_EQ(upstream_->request_count(), 0);
   EXPECT_EQ(status("GET", "/x/list%3Bx"), 200);
   EXPECT_EQ(status("HEAD", "/x/list"), 200);
-  EXPECT_EQ(status("purgatory", "/svc/open"), 200) << "a method that nobody knows has whatever case it has";
+  EXPECT_EQ(status("purgatory", "/svc/open"), 200) << "unknown methods may be lower-case";
 }
 
 // The service's only endpoint is the gateway itself.
 TEST_F(Proxy, ARequestThatComesBackIsStopped) {
   StartWith(Echo());
   const auto passed = Get("/svc", "Via: 1.1 gateway (00000000), 1.1 gateway, 1.0 other\r\n");
-  EXPECT_EQ(passed.status, 200) << "another gateway of this kind is not this one";
+  EXPECT_EQ(passed.status, 200) << "a different gateway of the same kind";
   std::string many = "1.1 a";
   for (int i = 0; i < 16; ++i) many += ", 1.1 gateway (0000000" + std::to_string(i % 10) + ")";
-  EXPECT_EQ(Get("/svc", Concat("Via: ", many, "\r\n")).status, 508) << "round and round through other data planes";
+  EXPECT_EQ(Get("/svc", Concat("Via: ", many, "\r\n")).status, 508) << "a loop through other data planes";
 
   DataPlane::Options options;
   const int port = FreePort();
   options.policy = ServicePolicyYaml({Concat("127.0.0.1:", port)});
   options.port = port;
-  options.sets = {"server.workers=1"};  // so that lines come in their order
+  options.sets = {"server.workers=1"};  // so that lines are in order
   DataPlane looping(std::move(options));
   const auto response = Fetch(looping.port(), "GET", "/svc");
   ASSERT_TRUE(response.ok()) << response.status();
@@ -741,7 +742,7 @@ TEST_F(Proxy, ARequestThatComesBackIsStopped) {
 }
 
 TEST_F(Proxy, CredentialsInATargetAreNotLogged) {
-  StartWith(Echo(), "", "", {"server.workers=1"});  // so that lines come in their order
+  StartWith(Echo(), "", "", {"server.workers=1"});  // so that lines are in order
   EXPECT_EQ(Fetch(gateway_->port(), "GET", "/svc?access_token=topsecret&x=1")->status, 200);
   EXPECT_EQ(Fetch(gateway_->port(), "GET", "http://user:topsecret@a/svc")->status, 400);
   const auto lines = gateway_->LogLines(2);

@@ -1,5 +1,5 @@
-// Limits over a fleet, with real processes: one control plane that leases, ten data planes that count, clients that ask
-// for twice as much as there is; and what data planes tell of themselves.
+// Fleet limits with real processes: one control plane that leases, ten data planes that count, and clients that send
+// twice the limit. Also what data planes report about themselves.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -42,7 +42,7 @@ struct Sample {
   bool admitted = false;
 };
 
-// One client of one data plane, on a kept connection, at an even pace; what it could not send in time, it sends late.
+// One client of one data plane, on a kept connection, at an even pace; late requests are still sent.
 class PacedClient {
  public:
   PacedClient(uint16_t port, double rate)
@@ -84,7 +84,7 @@ class PacedClient {
   std::thread thread_;
 };
 
-// How many were certainly let through within one window: sent after it began, answered before it ended.
+// The requests certainly admitted within one window: sent after it began, finished before it ended.
 size_t MostIn(std::vector<Sample> admitted, SteadyClock::duration window, SteadyClock::time_point* from = nullptr) {
   std::sort(admitted.begin(), admitted.end(), [](const Sample& a, const Sample& b) { return a.sent < b.sent; });
   size_t most = 0;
@@ -98,7 +98,7 @@ size_t MostIn(std::vector<Sample> admitted, SteadyClock::duration window, Steady
   return most;
 }
 
-// What one exact limiter would have let through of the same requests.
+// What one exact limiter would have admitted of the same requests.
 size_t Exactly(std::vector<Sample> offered, size_t requests, SteadyClock::duration window) {
   std::sort(offered.begin(), offered.end(), [](const Sample& a, const Sample& b) { return a.sent < b.sent; });
   std::deque<SteadyClock::time_point> seen;
@@ -123,7 +123,7 @@ class FleetQuota : public ::testing::Test {
     }
   }
 
-  // Every data plane has its lease stream, and knows of all the others.
+  // Every data plane has its lease stream and counts all the others.
   bool AllLease() {
     return WaitFor([this] {
       return std::all_of(planes_.begin(), planes_.end(), [this](const auto& plane) {
@@ -133,7 +133,7 @@ class FleetQuota : public ::testing::Test {
     });
   }
 
-  // A share for each data plane, by Zipf: the first has about a third of all.
+  // A share for each data plane, by Zipf's law: the first has about a third of the total.
   std::vector<double> Skewed(double rate) const {
     std::vector<double> rates;
     for (size_t i = 0; i < planes_.size(); ++i) rates.push_back(1.0 / static_cast<double>(i + 1));
@@ -145,11 +145,11 @@ class FleetQuota : public ::testing::Test {
   struct Outcome {
     std::vector<Sample> offered, admitted;
   };
-  // Offers `rate` a second until `until` says so.
+  // Offers `rate` requests a second until `until` returns.
   Outcome Offer(double rate, const std::function<void()>& until) {
     std::vector<std::unique_ptr<PacedClient>> clients;
     const std::vector<double> rates = Skewed(rate);
-    // A few connections for the busy ones, since each waits for its answers.
+    // Several connections for busy data planes, since each waits for its responses.
     for (size_t i = 0; i < planes_.size(); ++i) {
       const int connections = rates[i] > 200 ? 4 : 1;
       for (int c = 0; c < connections; ++c) {
@@ -169,7 +169,7 @@ class FleetQuota : public ::testing::Test {
   }
 
   static std::function<void()> For(milliseconds time) {
-    // Nobody sets it: the load itself takes the time.
+    // Never set: waits for the duration of the load.
     return [time] { (void)Event().Wait(time); };
   }
 
@@ -217,7 +217,7 @@ TEST_F(FleetQuota, WithoutTheControlPlaneEachGoesOnAtItsShareAndItsReturnIsNoBur
   printf("away %.1f s: %.0f a second; at most %zu in any second, %.1f s after it went\n", seconds,
          static_cast<double>(away) / seconds, most, duration<double>(from - killed).count());
   EXPECT_NEAR(static_cast<double>(away) / seconds, 1000, 150);
-  // The window in which it went is the worst: each data plane knows only its own part of it.
+  // The window of the failure is the worst: each data plane knows only its own part of it.
   EXPECT_LE(most, 1120u);
   EXPECT_TRUE(AllLease());
 }
@@ -232,7 +232,7 @@ TEST_F(FleetQuota, DenyAndAllowHoldOnceTheLeaseIsVoid) {
     ASSERT_TRUE(AllLease());
     ASSERT_TRUE(WaitFor([&] { return Fetch(planes_[0]->port(), "GET", "/limited")->status == 429; }));
     control_.Kill();
-    // A lease is void after two seconds of silence.
+    // A lease expires after two seconds of silence.
     for (const auto& plane : planes_) {
       ASSERT_TRUE(WaitFor([&] { return plane->Metric("gateway_quota_unavailable{limit=\"shared\"}") == 1; }));
       for (int i = 0; i < 5; ++i) EXPECT_EQ(Fetch(plane->port(), "GET", "/limited")->status, status) << policy;
@@ -242,7 +242,7 @@ TEST_F(FleetQuota, DenyAndAllowHoldOnceTheLeaseIsVoid) {
   }
 }
 
-// What small limits are: exact while one data plane is asked, and over by at most one request (or a few) for each.
+// Small limits are exact while one data plane uses them, and exceeded by at most a few requests for each data plane.
 TEST_F(FleetQuota, SmallLimitsAreOverByAFewRequestsADataPlaneAtMost) {
   StartDataPlanes(kDataPlanes);
   ASSERT_EQ(control_.Apply(FleetPolicy("{ requests: 10, window: 1h }"), {"--wait"}).exit.code, 0);
@@ -256,7 +256,7 @@ TEST_F(FleetQuota, SmallLimitsAreOverByAFewRequestsADataPlaneAtMost) {
   EXPECT_LE(admitted, 20);
 }
 
-TEST_F(FleetQuota, ARefusalTellsWhenToComeBack) {
+TEST_F(FleetQuota, ARefusalHasRetryAfter) {
   StartDataPlanes(1);
   ASSERT_EQ(control_.Apply(FleetPolicy("{ requests: 3, window: 1h }"), {"--wait"}).exit.code, 0);
   ASSERT_TRUE(AllLease());
@@ -310,7 +310,7 @@ TEST_F(FleetQuota, BreakersAndLimitsOfTheFleetAreTold) {
     return false;
   });
   EXPECT_THAT(control_.Ctl({"limits", "shared"}).out, HasSubstr("dp-1"));
-  // What a data plane told goes with it.
+  // A data plane's report is removed with it.
   planes_.pop_back();
   EXPECT_TRUE(WaitFor([&] { return control_.Ctl({"limits", "shared"}).out.find("dp-1") == std::string::npos; }));
 }

@@ -30,7 +30,7 @@ std::string RetryYaml(const std::string& settings) {
 
 std::string ValueOf(const Message& message, const std::string& name) { return message.Field(name).value_or(""); }
 
-TEST(Retrying, AFailedAnswerIsAskedForAtAnotherEndpoint) {
+TEST(Retrying, AFailedResponseIsRetriedAtAnotherEndpoint) {
   ScriptedUpstream bad(Respond([](const UpstreamRequest&) { return MakeResponse(503, "no"); }));
   ScriptedUpstream good(Echo("good"));
   DataPlane gateway({.policy = ServicePolicyYaml({bad.address(), good.address()}, "retry: again",
@@ -42,7 +42,7 @@ TEST(Retrying, AFailedAnswerIsAskedForAtAnotherEndpoint) {
   }
   EXPECT_EQ(good.request_count(), 20);
   EXPECT_GT(bad.request_count(), 0);
-  EXPECT_LE(bad.request_count(), 20) << "one try of each request that began there";
+  EXPECT_LE(bad.request_count(), 20) << "one attempt of each request that began there";
   int seconds = 0;
   for (const UpstreamRequest& request : good.requests())
     seconds += ValueOf(request, "X-Gateway-Attempt") == "2" ? 1 : 0;
@@ -57,7 +57,7 @@ TEST(Retrying, AClientThatGoesWhileItWaitsForAnotherAttemptEndsIt) {
   ScriptedUpstream upstream(Respond([](const UpstreamRequest&) { return MakeResponse(503, "no"); }));
   DataPlane gateway({.policy = ServicePolicyYaml({upstream.address()}, "retry: again\ntimeouts: { response: 60s }",
                                                  RetryYaml("backoff: { base: 30s, max: 30s }"))});
-  for (int i = 0; i < 5; ++i) {  // the delay is anything up to its bound
+  for (int i = 0; i < 5; ++i) {  // the delay is random, up to its bound
     RawClient client(gateway.port());
     ASSERT_TRUE(client.Send("GET /svc HTTP/1.1\r\nHost: a\r\n\r\n").ok());
     ASSERT_TRUE(upstream.WaitForRequests(i + 1));
@@ -79,7 +79,7 @@ TEST(Retrying, TheLastAnswerIsTheClients) {
 
 TEST(Retrying, OnlyNamedMethodsAreSentTwice) {
   ScriptedUpstream upstream([](UpstreamConnection& connection) {
-    (void)connection.ReadRequest();  // and hangs up
+    (void)connection.ReadRequest();  // then closes the connection
   });
   DataPlane gateway(
       {.policy = ServicePolicyYaml({upstream.address()}, "retry: again",
@@ -93,7 +93,7 @@ TEST(Retrying, OnlyNamedMethodsAreSentTwice) {
   ASSERT_TRUE(response.ok());
   EXPECT_EQ(response->status, 502);
   ASSERT_EQ(upstream.request_count(), 3);
-  EXPECT_EQ(upstream.requests()[2].body, "body") << "the body comes again, whole";
+  EXPECT_EQ(upstream.requests()[2].body, "body") << "the whole body is sent again";
 }
 
 TEST(Retrying, ABodyThatComesSlowlyIsKeptUpToItsBound) {
@@ -109,14 +109,14 @@ TEST(Retrying, ABodyThatComesSlowlyIsKeptUpToItsBound) {
     RawClient client(gateway.port());
     ASSERT_TRUE(client.Send("PUT /svc HTTP/1.1\r\nHost: a\r\nContent-Length: 6000\r\n\r\n").ok());
     ASSERT_TRUE(client.Send(body.substr(0, 100)).ok());
-    EXPECT_FALSE(upstream.WaitForRequests(1, Timeout(100))) << "nothing is sent before it is whole";
+    EXPECT_FALSE(upstream.WaitForRequests(1, Timeout(100))) << "nothing is sent before the body is complete";
     ASSERT_TRUE(client.Send(body.substr(100)).ok());
     const auto response = client.ReadResponse();
     ASSERT_TRUE(response.ok());
     EXPECT_EQ(response->status, 200);
     EXPECT_EQ(response->body, body);
     EXPECT_EQ(upstream.request_count(), 2);
-    // Chunked, with the next request behind it.
+    // Chunked, with the next request right after it.
     ASSERT_TRUE(client.Send("PUT /svc HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").ok());
     EXPECT_FALSE(upstream.WaitForRequests(3, Timeout(100)));
     ASSERT_TRUE(client.Send("2\r\nde\r\n0\r\n\r\nGET /svc/next HTTP/1.1\r\nHost: a\r\n\r\n").ok());
@@ -126,7 +126,7 @@ TEST(Retrying, ABodyThatComesSlowlyIsKeptUpToItsBound) {
     EXPECT_EQ(chunked->body, "abcde");
     const auto next = client.ReadResponse();
     ASSERT_TRUE(next.ok());
-    EXPECT_EQ(next->status, 503) << "GET is not named";
+    EXPECT_EQ(next->status, 503) << "GET is not in `methods`";
     EXPECT_EQ(upstream.requests()[4].target, "/svc/next");
   }
   seen = 0;
@@ -153,14 +153,14 @@ TEST(Retrying, ATryThatTakesTooLongIsGivenUp) {
   EXPECT_EQ(response->body, "late");
 }
 
-// What the gateway would answer itself is a condition like an endpoint's own answer.
+// The gateway's own status is a retry condition, like an endpoint's response.
 TEST(Retrying, OurOwnStatusesAreConditionsToo) {
   ScriptedUpstream silent([](UpstreamConnection& connection) { connection.StaySilent(); });
   ScriptedUpstream garbage([](UpstreamConnection& connection) {
     if (connection.ReadRequest()) connection.Send("no HTTP at all\r\n\r\n");
   });
   ScriptedUpstream full(Echo(), {.backlog = 0, .accepting = false});
-  const RawClient queued(full.port());  // takes what there is of its queue
+  const RawClient queued(full.port());  // fills its backlog
   ScriptedUpstream good(Echo("good"));
   const std::string budget = "\nbackoff: { base: 1ms, max: 2ms }\nbudget: { percent: 100, min_per_second: 100 }";
   const std::tuple<const ScriptedUpstream*, const char*, const char*> cases[] = {
@@ -188,7 +188,7 @@ TEST(Retrying, GoesToAnotherEndpointThanTheLastAlsoOnceAllWereTried) {
                                              "budget: { percent: 100, min_per_second: 1000 }"))});
   for (int i = 1; i <= 20; ++i) {
     ASSERT_TRUE(Fetch(gateway.port(), "GET", "/svc").ok());
-    // Four attempts take turns: two for each.
+    // Four attempts alternate: two for each.
     EXPECT_EQ(one.request_count(), 2 * i);
     EXPECT_EQ(two.request_count(), 2 * i);
   }
@@ -211,7 +211,7 @@ TEST(Retrying, ADyingServiceSeesAtMostAFifthMore) {
   }
   for (auto& each : clients) each.join();
   EXPECT_GE(upstream.request_count(), kRequests);
-  // The floor of three a second lets a quiet beginning through.
+  // The floor of three a second admits the beginning.
   EXPECT_LE(upstream.request_count(), kRequests * 1.2 + 30);
   EXPECT_GT(gateway.Metric("gateway_retries_over_budget_total"), 0);
 }
@@ -289,7 +289,7 @@ TEST(Bulkhead, NobodyWaitsLongerThanTold) {
   EXPECT_EQ(ReasonOf(*response), "overloaded");
 }
 
-TEST(Mirroring, ACopyGoesElsewhereAndNobodyWaitsForIt) {
+TEST(Mirroring, AMirroredRequestDelaysNothing) {
   ScriptedUpstream main(Echo("main"));
   ScriptedUpstream shadow([](UpstreamConnection& connection) {
     while (connection.ReadRequest()) connection.StaySilent();
@@ -312,7 +312,8 @@ TEST(Mirroring, ACopyGoesElsewhereAndNobodyWaitsForIt) {
   EXPECT_EQ(ValueOf(main.requests()[0], "X-Gateway-Mirror"), "");
 }
 
-// The body that the HEAD response announces comes late: on a kept connection it would be the next request's response.
+// The body that the HEAD response announces arrives late: on a kept connection it would be the next request's
+// response.
 TEST(Mirroring, AConnectionWhoseHeadResponseAnnouncedABodyIsNotUsedAgain) {
   ScriptedUpstream main(Echo("main"));
   ScriptedUpstream shadow([](UpstreamConnection& connection) {
@@ -336,7 +337,7 @@ TEST(Mirroring, AConnectionWhoseHeadResponseAnnouncedABodyIsNotUsedAgain) {
   EXPECT_EQ(shadow.connections(), 3);
 }
 
-TEST(Mirroring, ADeadMirrorHarmsNobodyAndConnectionsAreUsedAgain) {
+TEST(Mirroring, ADeadMirrorAffectsNoRequestAndConnectionsAreReused) {
   ScriptedUpstream main(Ok("main"));
   ScriptedUpstream shadow(Ok("shadow"));
   DataPlane gateway(

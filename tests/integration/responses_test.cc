@@ -1,4 +1,4 @@
-// Responses that break off, that announce what they must not have, and interim ones without end.
+// Responses that are truncated, that announce a body they must not have, and endless interim responses.
 #include <chrono>
 #include <string>
 
@@ -38,7 +38,7 @@ class Responses : public Proxy {};
 TEST_F(Responses, ThatBreakOffOpenTheBreaker) {
   StartWith(BreaksOff(), "circuit_breaker: cb", BreakerYaml("request_volume_threshold: 5\nsleep_window: 60s"));
   for (int i = 0; i < 5; ++i) {
-    EXPECT_FALSE(Fetch(gateway_->port(), "GET", "/svc").ok()) << "the client sees that it is cut off";
+    EXPECT_FALSE(Fetch(gateway_->port(), "GET", "/svc").ok()) << "the client must see the truncation";
   }
   const Response response = Get("/svc");
   EXPECT_EQ(response.status, 503);
@@ -117,7 +117,7 @@ TEST_F(Responses, OfInterimOnesWithoutEndAreCut) {
   EXPECT_EQ(gateway_->LogLines(1).at(0).value("detail", ""), "too many bytes of interim responses");
 }
 
-// A shadow that answers HEAD with the body that it announces, a moment later: no client may get that as its response.
+// A mirror responds to HEAD with the announced body, a moment later: no client may get that as its response.
 TEST_F(Responses, ToMirroredHeadsThatAnnounceABodyEndTheirConnection) {
   ScriptedUpstream main(Ok("main"));
   ScriptedUpstream shadow([](UpstreamConnection& connection) {
@@ -145,7 +145,7 @@ TEST_F(Responses, ToMirroredHeadsThatAnnounceABodyEndTheirConnection) {
   const auto head = client.ReadResponse(kSoon, true);
   ASSERT_TRUE(head.ok()) << head.status();
   ASSERT_TRUE(shadow.WaitForRequests(1));
-  ASSERT_TRUE(WaitFor([&] { return gateway.Metric("gateway_upstream_connections") <= 1; })) << "the shadow's is kept";
+  ASSERT_TRUE(WaitFor([&] { return gateway.Metric("gateway_upstream_connections") <= 1; })) << "the mirror's was kept";
   const auto response = Fetch(gateway.port(), "GET", "/shadow");
   ASSERT_TRUE(response.ok()) << response.status();
   EXPECT_EQ(response->body, "shadow");

@@ -1,4 +1,4 @@
-// A data plane that ends and another that takes its place, under load: no request is lost, no connection refused.
+// A data plane exits and another takes its place, under load: no request is lost, no connection refused.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -27,10 +27,10 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr int kRestarts = 20;
-constexpr Timeout kPause{4};  // of a client between two requests
+constexpr Timeout kPause{4};  // of a client, between requests
 
-// Clients that send requests until they are told to stop; each request must be answered with what it asked for. What a
-// client may not hold against the gateway: an answer that says `Connection: close`, and a connection that ends while
+// Clients that send requests until stopped; each must get its own response. Allowed: a response with `Connection:
+// close`, and a connection that closes while no request is outstanding.
 // nothing was asked on it.
 class Load {
  public:
@@ -48,7 +48,7 @@ class Load {
     }
   }
   int answered() const { return answered_; }
-  // Until `more` requests were answered from now on.
+  // Until `more` further requests have got a response.
   [[nodiscard]] bool Await(int more) const {
     return WaitFor([this, want = answered_ + more] { return answered_ >= want; });
   }
@@ -58,7 +58,7 @@ class Load {
   }
 
  private:
-  static constexpr size_t kLossesMax = 10;  // that are told
+  static constexpr size_t kLossesMax = 10;  // that are reported
 
   void Lose(std::string what) {
     absl::MutexLock lock(&mutex_);
@@ -103,7 +103,7 @@ class Load {
   std::vector<std::thread> clients_;
 };
 
-// What systemd does for a .socket unit.
+// A listening socket as systemd creates it for a .socket unit.
 class ListeningSocket {
  public:
   ListeningSocket() : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
@@ -144,7 +144,7 @@ class Restart : public ::testing::Test {
     options.sets.insert(options.sets.end(), sets.begin(), sets.end());
     return std::make_unique<DataPlane>(std::move(options));
   }
-  // A process that takes over from the one that serves.
+  // Starts a process that takes over from the serving one.
   std::unique_ptr<DataPlane> TakeOver(std::vector<std::string> sets = {}) {
     DataPlane::Options options = options_;
     options.sets.insert(options.sets.end(), sets.begin(), sets.end());
@@ -174,7 +174,7 @@ TEST_F(Restart, ServesThroughTheDrainDelayAndEndsEachConnectionWithItsAnswer) {
   ASSERT_TRUE(WaitFor([&] { return Ready(*gateway) == 503; }));
   ASSERT_TRUE(gateway->process().WaitForLine("draining"));
 
-  // Told once more, so that every worker has heard of it: a refused answer of its own, and one that was forwarded.
+  // A rejection and a forwarded response each close the connection, on every worker.
   for (const char* target : {"/svc", "/nowhere"}) {
     ASSERT_TRUE(WaitFor([&] {
       const auto response = Fetch(gateway->port(), "GET", target);
@@ -193,7 +193,7 @@ TEST_F(Restart, ServesThroughTheDrainDelayAndEndsEachConnectionWithItsAnswer) {
   EXPECT_EQ(gateway->process().Wait(), (Process::Exit{-1, SIGTERM}));
 }
 
-TEST_F(Restart, AfterTheDrainDelayNobodyNewIsServedAndWhatIsInFlightIsAnswered) {
+TEST_F(Restart, AfterTheDrainDelayOnlyRequestsInFlightAreServed) {
   Event release;
   upstream_.SetScript([&](UpstreamConnection& connection) {
     while (connection.ReadRequest()) {
@@ -312,7 +312,7 @@ TEST_F(Restart, LosesNothingWhenOneProcessHandsOverToTheNext) {
   ASSERT_TRUE(load.Await(30));
   load.Stop();
   EXPECT_THAT(load.losses(), IsEmpty()) << "of " << load.answered();
-  // And an ordinary end afterwards: the next one starts as if there had been none.
+  // A normal exit afterwards: the next process starts without a hand-over.
   gateway->process().Signal(SIGTERM);
   EXPECT_EQ(gateway->process().Wait(), (Process::Exit{0, 0}));
   EXPECT_NE(access(directory_.File("handover").c_str(), F_OK), 0);
@@ -356,7 +356,7 @@ TEST_F(Restart, ASuccessorThatFailsChangesNothing) {
   Load load(old->port(), 2, 2);
   ASSERT_TRUE(load.Await(20));
 
-  // A policy that is not valid: it has the sockets by then.
+  // An invalid policy: by then the process has the sockets.
   DataPlane::Options bad = options_;
   bad.policy = "kind: Route\nname: r\nmatch: { path: { prefix: / } }\nservice: nobody\n";
   bad.wait_line = "it never comes so far";
@@ -364,7 +364,7 @@ TEST_F(Restart, ASuccessorThatFailsChangesNothing) {
   ASSERT_TRUE(old->process().WaitForLine("did not take over: it is gone"));
   ASSERT_TRUE(load.Await(20));
 
-  // One that never has anything to serve, killed while it waits; with more workers than there are sockets.
+  // A process that never gets a policy, killed while it waits; with more workers than there are sockets.
   Process::Position mark = old->process().Mark();
   DataPlane::Options stuck = options_;
   stuck.policy.clear();
@@ -379,7 +379,7 @@ TEST_F(Restart, ASuccessorThatFailsChangesNothing) {
   ASSERT_TRUE(old->process().WaitForLine("did not take over: it is gone", kSoon, mark));
   ASSERT_TRUE(load.Await(20));
 
-  // And one that is told to end while it waits.
+  // A process that gets SIGTERM while it waits.
   mark = old->process().Mark();
   {
     DataPlane next(stuck);
@@ -406,7 +406,7 @@ TEST_F(Restart, APredecessorThatIsKilledLeavesItsSocketsToItsSuccessor) {
   options.wait_line = "no stream from the control plane";
   DataPlane next(options);
   old->process().Kill();
-  RawClient waiting(next.port());  // into the queue: nobody accepts yet
+  RawClient waiting(next.port());  // into the backlog: it is not accepted yet
   ASSERT_TRUE(waiting.Send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n").ok());
   control.Start();
   const auto response = waiting.ReadResponse();
@@ -467,7 +467,7 @@ TEST_F(Restart, TheControlPlaneSeesOneDataPlaneThroughoutAHandover) {
   }
   const auto planes = control.Ctl({"dataplanes"});
   EXPECT_THAT(planes.out, HasSubstr("dp-1"));
-  // Each took the stream's place once, nobody took it back, and nobody said goodbye.
+  // Each took over the stream once, none took it back, and none said goodbye.
   const std::string log = control.process().output();
   size_t replaced = 0;
   for (size_t at = log.find("takes its place"); at != std::string::npos; at = log.find("takes its place", at + 1))

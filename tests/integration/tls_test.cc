@@ -1,5 +1,5 @@
-// TLS towards clients: certificates, versions, resumption, client certificates, reload, and what a flood of handshakes
-// does to others.
+// TLS from clients: certificates, versions, resumption, client certificates, reload, and the effect of a handshake
+// flood on others.
 #include <fcntl.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
@@ -36,7 +36,7 @@ class Tls : public ::testing::Test {
   static std::string Pair(const LabCa::Files& files) {
     return Concat("{ cert: \"", files.cert, "\", key: \"", files.key, "\" }");
   }
-  // The listener's `tls`, with these certificates and further fields.
+  // The listener's `tls` with these certificates and further fields.
   static std::string Listener(const std::vector<LabCa::Files>& certificates, std::string_view more = "") {
     std::string text = "tls: { certificates: [";
     for (const LabCa::Files& each : certificates) Append(&text, Pair(each), ", ");
@@ -50,14 +50,14 @@ class Tls : public ::testing::Test {
                                                               .listener = std::move(listener)});
   }
   absl::StatusOr<RawClient> Connect(TlsClientOptions options = {}) { return ConnectTls(gateway_->port(), options); }
-  // The subject of the certificate that a client asking for `server_name` gets.
+  // The subject of the certificate served for `server_name`.
   std::string Served(const std::string& server_name, TlsClientOptions options = {}) {
     options.server_name = server_name;
     const auto client = Connect(options);
     if (!client.ok()) return client.status().ToString();
     return SubjectOf(X509Ptr(SSL_get1_peer_certificate(client->ssl())).get());
   }
-  // A request on a new connection; 0: no connection, or no response.
+  // The status of a request on a new connection; 0: no connection, or no response.
   int Status(TlsClientOptions options = {}) {
     auto client = Connect(options);
     if (!client.ok()) return 0;
@@ -102,7 +102,7 @@ TEST_F(Tls, ChoosesTheCertificateByServerName) {
   EXPECT_EQ(Served("x.b.test"), "CN=exact");
   EXPECT_EQ(Served("z.y.b.test"), "CN=a") << "a wildcard stands for one label";
   EXPECT_EQ(Served("b.test"), "CN=a");
-  EXPECT_EQ(Served(""), "CN=a") << "the first one, for clients that ask for none";
+  EXPECT_EQ(Served(""), "CN=a") << "the first one, without SNI";
 }
 
 TEST_F(Tls, ServesOneNameWithEcdsaAndRsa) {
@@ -132,7 +132,7 @@ TEST_F(Tls, NegotiatesTheProtocol) {
   SSL_get0_alpn_selected(client->ssl(), &chosen, &size);
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(chosen), size), "http/1.1");
   EXPECT_FALSE(Connect({.protocols = {"spdy/3"}}).ok()) << "RFC 7301, section 3.2";
-  EXPECT_EQ(Status(), 200) << "without ALPN it is HTTP/1.1";
+  EXPECT_EQ(Status(), 200) << "HTTP/1.1 without ALPN";
 }
 
 TEST_F(Tls, ResumesSessionsOnAnyWorker) {
@@ -195,7 +195,7 @@ TEST_F(Tls, AsksForClientCertificates) {
 }
 
 // The class of CVE-2025-23419.
-TEST_F(Tls, WarnsOfACaThatNobodyIsAskedFor) {
+TEST_F(Tls, WarnsOfAnUnusedClientCa) {
   Serve(Listener({site_}, Concat(", client_ca: ", site_.cert)));
   EXPECT_THAT(gateway_->process().output(), HasSubstr("clients are not asked for one"));
 }
@@ -219,7 +219,7 @@ TEST_F(Tls, ResumesNoSessionUnderOtherRulesForClientCertificates) {
     ASSERT_TRUE(first->Request("GET", "/svc").ok());
     const SessionPtr session = SessionOf(*first);
     auto crossed = ConnectTls(guarded, {.version_max = version, .session = session.get()});
-    EXPECT_FALSE(crossed.ok() && crossed->Request("GET", "/svc").ok()) << "no certificate was shown";
+    EXPECT_FALSE(crossed.ok() && crossed->Request("GET", "/svc").ok()) << "no client certificate was presented";
   }
 }
 
@@ -265,7 +265,7 @@ TEST_F(Tls, LeadsCleartextToHttpsByItsScheme) {
   auto client = ConnectTls(secure);
   ASSERT_TRUE(client.ok()) << client.status();
   EXPECT_EQ(client->Request("GET", "/svc")->status, 200);
-  // What a trusted proxy says goes before the connection's own.
+  // A trusted proxy's X-Forwarded-Proto overrides the connection's own scheme.
   EXPECT_EQ(client->Request("GET", "/svc", "X-Forwarded-Proto: http\r\n")->status, 301);
   EXPECT_EQ(Fetch(cleartext, "GET", "/svc", "X-Forwarded-Proto: https\r\n")->status, 200);
 }
@@ -290,7 +290,7 @@ TEST_F(Tls, ReadsChangedCertificatesAgainAndKeepsConnections) {
   EXPECT_TRUE(WaitFor([&] { return Served("shop.test") == "CN=after"; }));
   EXPECT_TRUE(kept->Request("GET", "/svc").ok()) << "a change of certificate closes no connection";
 
-  // A pair that does not match is rejected by name, and the old one serves.
+  // A mismatched pair is rejected by name, and the old one stays in use.
   const auto other = ca_.Issue({.names = {"DNS:shop.test"}, .common_name = "other"});
   const auto mark = gateway_->process().Mark();
   std::ofstream(files.key) << std::ifstream(other.key).rdbuf();
@@ -313,7 +313,7 @@ TEST_F(Tls, CarriesLargeBodiesBothWays) {
   for (size_t i = 0; i < body.size(); ++i) body[i] = static_cast<char>(i * 7 + i / 4096);
   auto client = Connect();
   ASSERT_TRUE(client.ok());
-  // The response begins when the request has ended, so one thread can send and then read.
+  // The response begins after the request has ended, so one thread can send and then read.
   for (int i = 0; i < 2; ++i) {
     const auto response = client->Request("POST", "/svc", "", body, Timeout(30'000));
     ASSERT_TRUE(response.ok()) << response.status();
@@ -332,8 +332,7 @@ TEST_F(Tls, ShowsATruncatedResponseAsSuch) {
   auto client = Connect();
   ASSERT_TRUE(client.ok());
   const auto response = client->Request("GET", "/svc");
-  EXPECT_FALSE(response.ok() && response->status == 200)
-      << "a body that ends with the connection must not seem complete";
+  EXPECT_FALSE(response.ok() && response->status == 200) << "a truncated body must not look complete";
   upstream_.SetScript([](UpstreamConnection& connection) {
     (void)connection.ReadRequest();
     connection.Send("HTTP/1.1 200 OK\r\n\r\nwhole");
@@ -341,7 +340,7 @@ TEST_F(Tls, ShowsATruncatedResponseAsSuch) {
   client = Connect();
   ASSERT_TRUE(client.ok());
   const auto whole = client->Request("GET", "/svc");
-  ASSERT_TRUE(whole.ok()) << whole.status() << " (ended without close_notify)";
+  ASSERT_TRUE(whole.ok()) << whole.status() << " (closed without close_notify)";
   EXPECT_EQ(whole->body, "whole");
 }
 
@@ -397,7 +396,7 @@ TEST_F(Tls, HalfOpenHandshakesLeaveOthersUnharmed) {
     silent.push_back(*std::move(client));
   }
   for (int i = 0; i < 50; ++i) ASSERT_EQ(Status(), 200) << i;
-  // Past the bound of a worker the oldest gave way.
+  // Past a worker's bound the oldest handshake gives way.
   EXPECT_TRUE(
       WaitFor([&] { return gateway_->Metric(R"(gateway_tls_handshakes_total{result="closed"})") >= 1500 - 1024; }));
 }

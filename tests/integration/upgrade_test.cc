@@ -1,5 +1,5 @@
-// Changes of protocol: a WebSocket's bytes, both ways, once the service has agreed and not before (RFC 9110, section
-// 7.8; RFC 6455, section 4).
+// Protocol upgrades: WebSocket bytes pass in both directions after the service has agreed, and not before (RFC 9110,
+// section 7.8; RFC 6455, section 4).
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -23,7 +23,7 @@ constexpr std::string_view kAsked =
     "GET /svc/chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
-// Agrees, says `greeting`, and sends back what it reads, until the other side has ended.
+// Agrees, sends `greeting`, and echoes until the other side closes.
 UpstreamScript EchoTunnel(std::string greeting = "") {
   return [greeting](UpstreamConnection& connection) {
     if (!connection.ReadHead() || !connection.Send(Concat(kAgreed, greeting))) return;
@@ -44,7 +44,7 @@ class Upgrade : public ::testing::Test {
     options.sets = std::move(sets);
     gateway_ = std::make_unique<DataPlane>(std::move(options));
   }
-  // A connection that has changed its protocol.
+  // An upgraded connection.
   RawClient Open(std::string_view with_it = "") {
     RawClient client(gateway_->port());
     EXPECT_TRUE(client.Send(Concat(kAsked, with_it)).ok());
@@ -81,7 +81,7 @@ TEST_F(Upgrade, TunnelsBytesBothWaysAfterTheServiceAgreed) {
   EXPECT_EQ(seen.Field("Sec-WebSocket-Key"), "dGhlIHNhbXBsZSBub25jZQ==");
   EXPECT_EQ(gateway_->Metric("gateway_upgraded_connections"), 1);
   EXPECT_EQ(gateway_->Metric("gateway_requests_in_flight"), 0);
-  // A place in the breaker is for requests that wait for an answer.
+  // The breaker counts requests that wait for a response.
   EXPECT_EQ(gateway_->Metric("gateway_breaker_in_flight{service=\"svc\"}"), 0) << gateway_->Metrics();
   client.ShutdownWrite();
   EXPECT_EQ(client.WaitForEnd(), PeerEnd::kFin);
@@ -155,7 +155,7 @@ TEST_F(Upgrade, AReaderThatWaitsHoldsBackTheSender) {
     }
   });
   RawClient client = Open();
-  // 64 MiB are on their way and nobody reads them: they stay with the service, not in the gateway.
+  // 64 MiB are in flight and the client does not read: they stay with the service, not in the gateway.
   ASSERT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") >= 256 * 1024; }));
   EXPECT_LE(gateway_->Metric("gateway_buffer_bytes"), 512 * 1024);
   const auto all = client.ReadToEnd(Timeout(30'000));
@@ -175,7 +175,7 @@ TEST_F(Upgrade, ARefusalIsAnOrdinaryAnswer) {
   EXPECT_EQ(answer->status, 426);
   EXPECT_EQ(answer->body, "no");
   EXPECT_EQ(answer->Field("Upgrade"), std::nullopt);
-  answer = client.Request("GET", "/svc");  // and the connection goes on
+  answer = client.Request("GET", "/svc");  // and the connection is reused
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_EQ(answer->body, "yes");
   EXPECT_EQ(gateway_->Metric("gateway_upgraded_connections_total"), 0);
@@ -223,7 +223,7 @@ TEST_F(Upgrade, OfAListOnlyWebSocketIsAskedFor) {
   EXPECT_EQ(upstream_->requests().at(0).AllFields("Upgrade"), std::vector<std::string>{"websocket"});
 }
 
-TEST_F(Upgrade, AChangeToSomethingElseIsNoAnswer) {
+TEST_F(Upgrade, AnotherProtocolIsNoUpgrade) {
   StartWith([](UpstreamConnection& connection) {
     if (!connection.ReadHead()) return;
     connection.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
@@ -242,7 +242,7 @@ TEST_F(Upgrade, ASilentTunnelEndsAndABusyOneStays) {
   StartWith(EchoTunnel(), "upgrades: [websocket]\nupgrade_idle_timeout: 1s");
   RawClient silent = Open();
   RawClient busy = Open();
-  // Kept alive for longer than the other one's patience.
+  // Kept alive for longer than the other one's idle timeout.
   ASSERT_TRUE(WaitFor([&] {
     EXPECT_TRUE(busy.Send("ping").ok());
     EXPECT_EQ(*busy.ReadExactly(4), "ping");
@@ -281,7 +281,7 @@ TEST_F(Upgrade, ManyTunnelsHoldNoBuffers) {
   EXPECT_TRUE(WaitFor([&] { return gateway_->Metric("gateway_buffer_bytes") == 0; }));
 }
 
-// max_duration without a tunnel.
+// max_duration without an upgrade.
 class MaxDuration : public Upgrade {};
 
 TEST_F(MaxDuration, EndsAnAnswerThatTricklesOn) {
@@ -294,7 +294,7 @@ TEST_F(MaxDuration, EndsAnAnswerThatTricklesOn) {
       "max_duration: 700ms");
   RawClient client(gateway_->port());
   const auto answer = client.Request("GET", "/svc");
-  EXPECT_FALSE(answer.ok());  // cut off, and looks it
+  EXPECT_FALSE(answer.ok());  // visibly truncated
   EXPECT_TRUE(upstream_->WaitForOpenConnections(0));
   const auto lines = gateway_->LogLines(1);
   ASSERT_EQ(lines.size(), 1u);

@@ -1,4 +1,4 @@
-// HTTP/2 towards endpoints, from clients of HTTP/1.1 and HTTP/2.
+// HTTP/2 to endpoints, from HTTP/1.1 and HTTP/2 clients.
 #include <atomic>
 #include <memory>
 #include <string>
@@ -119,7 +119,7 @@ TEST_F(UpstreamHttp2, TrailersPassBetweenClientsAndEndpointsOfHttp2) {
   EXPECT_EQ(trailer, "1");
 }
 
-// RFC 9113, section 8.1: nobody has to read a request to answer it.
+// RFC 9113, section 8.1: an endpoint may respond without reading the whole request.
 TEST_F(UpstreamHttp2, AnEndpointMayAnswerWithoutReadingTheBody) {
   Start(
       [](Http2Server& connection) {
@@ -133,7 +133,7 @@ TEST_F(UpstreamHttp2, AnEndpointMayAnswerWithoutReadingTheBody) {
   for (int i = 0; i < 3; ++i) EXPECT_EQ(Get("/svc", "POST", "hello").status, 401) << i;
 }
 
-// A POST whose stream was refused was not looked at: it may be sent again, whatever its method.
+// A POST on a refused stream was not processed, so it may be sent again, whatever its method.
 TEST_F(UpstreamHttp2, ARefusedStreamIsSentAgain) {
   std::atomic<int> refused{0};
   Start([&](Http2Server& connection) {
@@ -184,7 +184,7 @@ TEST_F(UpstreamHttp2, AConnectionThatWasToldToEndIsReplaced) {
   EXPECT_EQ(gateway_->Metric("gateway_http2_upstream_goaways_total"), 1);
 }
 
-// Each connection ends after some requests, with others on the way: those were not looked at, and none may be lost.
+// Each connection ends after some requests, with others in flight: those were not processed, and none may be lost.
 TEST_F(UpstreamHttp2, ConnectionsThatEndUnderLoadLoseNoRequest) {
   constexpr int kClients = 8;
   constexpr int kRequests = 150;
@@ -220,7 +220,7 @@ TEST_F(UpstreamHttp2, ConnectionsThatEndUnderLoadLoseNoRequest) {
   }
   for (std::thread& each : clients) each.join();
   EXPECT_EQ(failed, 0);
-  EXPECT_EQ(served, kClients * kRequests) << "none is repeated";
+  EXPECT_EQ(served, kClients * kRequests) << "no request is repeated";
   EXPECT_GT(upstream_->connections(), 10);
 }
 

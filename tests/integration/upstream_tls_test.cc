@@ -1,4 +1,4 @@
-// TLS towards endpoints: what is verified, what failures say, reuse and resumption, health checks.
+// TLS to endpoints: verification, failure messages, reuse and resumption, health checks.
 #include <openssl/ssl.h>
 
 #include <memory>
@@ -21,13 +21,13 @@ using ::testing::HasSubstr;
 
 class UpstreamTls : public ::testing::Test {
  protected:
-  // An endpoint with this certificate.
+  // Starts an endpoint with this certificate.
   void StartService(const LabCa::Files& files, UpstreamScript script = Echo("svc"), int version_max = 0) {
     context_ = ServerContext(files.cert, files.key);
     if (version_max != 0) SSL_CTX_set_max_proto_version(context_.get(), version_max);
     upstream_ = std::make_unique<ScriptedUpstream>(std::move(script), ScriptedUpstream::Options{.tls = context_.get()});
   }
-  // `tls`: fields of Service.tls in flow style. `address`: of the endpoint; "": as it is.
+  // `tls`: fields of Service.tls in flow style. `address`: of the endpoint; "": its real address.
   void Serve(const std::string& tls, std::string address = "", const std::string& more = "",
              const std::string& route = "") {
     if (address.empty()) address = upstream_->address();
@@ -39,7 +39,7 @@ class UpstreamTls : public ::testing::Test {
     if (!response.ok()) ADD_FAILURE() << response.status();
     return response.ok() ? *response : Response();
   }
-  // The log's detail of a request that fails with upstream_tls_failed.
+  // The access log's `detail` of a request that fails with upstream_tls_failed.
   std::string FailureDetail() {
     const Response response = Get();
     EXPECT_EQ(response.status, 502);
@@ -81,7 +81,7 @@ TEST_F(UpstreamTls, UsesTheHostNameOfTheAddress) {
 TEST_F(UpstreamTls, SaysWhyAHandshakeFailed) {
   StartService(ca_.IssueFor({"DNS:orders.internal"}));
   Serve(Ca());
-  EXPECT_EQ(FailureDetail(), "the certificate is for another name") << "it has no IP address";
+  EXPECT_EQ(FailureDetail(), "the certificate is for another name") << "it has no IP address in its names";
   Serve("server_name: orders.internal");
   EXPECT_EQ(FailureDetail(), "the certificate was issued by an unknown CA") << "the system's CAs do not know ours";
   Serve("verify: none");
@@ -163,12 +163,12 @@ TEST_F(UpstreamTls, ChecksHealthOverTls) {
   EXPECT_EQ(Get().status, 200);
   Serve(Concat("server_name: other.internal, ", Ca()), "", check);
   const std::string failed = R"(gateway_health_checks_total{service="svc",result="failed"})";
-  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric(failed) >= 1; })) << "the check verifies as requests do";
+  EXPECT_TRUE(WaitFor([&] { return gateway_->Metric(failed) >= 1; })) << "health checks verify like requests";
 }
 
 TEST_F(UpstreamTls, KeepsServicesOfOneAddressApart) {
   StartService(ca_.IssueFor({"IP:127.0.0.1"}));
-  // One trusts the endpoint, the other does not: connections of the first are not the second's.
+  // One service trusts the endpoint, the other does not: they must not share connections.
   gateway_ = std::make_unique<DataPlane>(DataPlane::Options{
       .policy = Concat(ServicePolicyYaml({upstream_->address()}, Concat("tls: {", Ca(), "}")),
                        "---\nkind: Service\nname: other\nstatic: [{ address: \"", upstream_->address(),

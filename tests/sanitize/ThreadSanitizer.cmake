@@ -1,5 +1,5 @@
-# Included by the tsan preset: makes absl::Mutex known to ThreadSanitizer in everything that is linked (absl_mutex.cc), and
-# the order of gRPC's calls too (grpc_calls.cc), and leaves out what the libraries without it do among themselves (options.cc).
+# Included by the tsan preset. Makes absl::Mutex (absl_mutex.cc) and the order of gRPC's calls (grpc_calls.cc) known to
+# ThreadSanitizer in every linked program, and ignores what uninstrumented libraries do among themselves (options.cc).
 add_library(gateway_tsan_mutex OBJECT ${CMAKE_CURRENT_LIST_DIR}/absl_mutex.cc ${CMAKE_CURRENT_LIST_DIR}/grpc_calls.cc
   ${CMAKE_CURRENT_LIST_DIR}/options.cc)
 target_link_libraries(gateway_tsan_mutex PRIVATE absl::synchronization)

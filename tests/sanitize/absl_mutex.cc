@@ -1,9 +1,8 @@
-// ThreadSanitizer's view of absl::Mutex. Debian's libabsl is built without the sanitizer, so that it sees neither the
-// locking nor the unlocking, and calls everything that a mutex guards a race. The linker (--wrap, see
-// ThreadSanitizer.cmake) leads the calls of our own code here: each is announced to the sanitizer, then done by Abseil.
+// ThreadSanitizer's view of absl::Mutex. Debian's libabsl is built without the sanitizer, which therefore sees neither
+// lock nor unlock and reports everything guarded by a mutex as a race. The linker (--wrap, see ThreadSanitizer.cmake)
+// redirects our calls to these functions: each one is announced to the sanitizer, then done by Abseil.
 //
-// The waiting calls are done here by polling: Abseil evaluates a condition on whichever thread unlocks, which cannot be
-// announced.
+// Waits are done here by polling: Abseil evaluates a condition on whichever thread unlocks, which cannot be announced.
 #include <sanitizer/tsan_interface.h>
 
 #include <chrono>
@@ -18,7 +17,7 @@ using absl::Duration;
 using absl::Mutex;
 using absl::Time;
 
-// The names that the linker makes: those of the wrapped functions with a prefix.
+// The linker's names for the wrapped functions: a prefix and the name.
 // NOLINTBEGIN(bugprone-reserved-identifier)
 extern "C" {
 void __real__ZN4absl7debian35Mutex4LockEv(Mutex* mutex);
@@ -102,7 +101,7 @@ void __wrap__ZN4absl7debian35Mutex8LockWhenERKNS0_9ConditionE(Mutex* mutex, cons
   Await(mutex, condition, absl::InfiniteFuture());
 }
 
-// A wait on a CondVar may end without a signal, so a pause is one.
+// CondVar allows spurious wakeups, so a pause is enough.
 void __wrap__ZN4absl7debian37CondVar4WaitEPNS0_5MutexE(CondVar*, Mutex* mutex) { PauseUnlocked(mutex); }
 
 bool __wrap__ZN4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE(CondVar*, Mutex* mutex,

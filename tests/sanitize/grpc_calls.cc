@@ -1,8 +1,8 @@
-// ThreadSanitizer's view of gRPC's order. What was done before an operation of a call was started happens before what
-// is done once it has completed, on whichever thread; but the locks by which gRPC makes it so are in libgrpc, which
-// Debian builds without the sanitizer. So the two functions through which everything goes, between libgrpc++ and
-// libgrpc, are found here first, and announce it. (One order for all calls, which is more than gRPC promises: of two
-// handlers that race, the sanitizer sees what they do at the same time.)
+// ThreadSanitizer's view of ordering in gRPC. Whatever precedes the start of a call's operation happens before
+// whatever follows its completion, on any thread. The locks that guarantee this are in libgrpc, which Debian builds
+// without the sanitizer. So the two functions between libgrpc++ and libgrpc that every operation passes are interposed
+// here and announce it. This orders all calls, which is more than gRPC promises: the sanitizer only sees handlers race
+// if they run at the same time.
 #include <dlfcn.h>
 #include <grpc/grpc.h>
 #include <sanitizer/tsan_interface.h>

@@ -1,5 +1,5 @@
-// Everything that can come and go does, under load: services, routes, limits, consumers, endpoints, services of Consul,
-// data planes, what operators set. Nothing may fail, and nothing may grow.
+// Everything that can come and go does so under load: services, routes, limits, consumers, endpoints, Consul services,
+// data planes, run-time settings. No request may fail, and nothing may grow.
 #include "tests/soak/churn.h"
 
 #include <algorithm>
@@ -37,13 +37,13 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr int kLives = 20;        // rounds that a service lives
-constexpr int kYoung = 4;         // before it is used; by then it is everywhere
-constexpr int kOld = 4;           // rounds before its end in which it is not used any more
+constexpr int kYoung = 4;         // rounds before it is used; by then every data plane serves it
+constexpr int kOld = 4;           // rounds before its end in which it is no longer used
 constexpr int kKeptSeconds = 30;  // metrics.keep_removed_for
 constexpr int kClients = 4;
 constexpr milliseconds kRound{1000};
 constexpr milliseconds kBetweenRequests{15};
-constexpr int kDataPlaneRounds = 15;  // a guest's life
+constexpr int kDataPlaneRounds = 15;  // lifetime of a guest
 constexpr double kGrowthMax = 0.08;   // of the average, from the first third to the last
 constexpr double kGrowthKibMax = 4096;
 
@@ -56,7 +56,7 @@ void Say(fmt::format_string<Arguments...> text, Arguments&&... arguments) {
 
 std::string KeyOf(int n) { return Concat("key-of-consumer-", n); }
 
-// All that comes with round `n`, and goes kLives rounds later.
+// Everything that is added in round `n` and removed kLives rounds later.
 std::string Generation(int n, const std::string& address) {
   return Concat("kind: Service\nname: churn-", n, "\nstatic: [{ address: \"", address, "\" }]\ncircuit_breaker: churn-",
                 n, "\n---\nkind: CircuitBreaker\nname: churn-", n, "\n---\nkind: RateLimit\nname: churn-", n,
@@ -67,7 +67,7 @@ std::string Generation(int n, const std::string& address) {
                 " } }\nservice: churn-", n, "\nauth: keys\nrate_limits: [churn-", n, "]\n");
 }
 
-// What stays; its endpoints are one or two in turns.
+// The permanent part; its endpoints alternate between one and two.
 std::string Frame(int n, const std::vector<Service>& services) {
   std::string policy = "kind: Service\nname: steady\nstatic:\n";
   Append(&policy, "  - { address: \"", services[0].address(), "\" }\n");
@@ -80,11 +80,11 @@ std::string Frame(int n, const std::vector<Service>& services) {
   return policy;
 }
 
-// Which generations may be asked for now. Thread-safe.
+// The generations that requests may use now. Thread-safe.
 class Living {
  public:
   void Set(int newest) { newest_ = newest; }
-  // One of those that are everywhere and stay for a while; nothing where there is none yet.
+  // One that every data plane serves and that will stay for a while; nullopt if there is none yet.
   std::optional<int> Pick(std::mt19937& random) const {
     const int last = newest_ - kYoung, first = std::max(1, newest_ - kLives + kOld);
     if (last < first) return std::nullopt;
@@ -95,7 +95,7 @@ class Living {
   std::atomic<int> newest_{0};
 };
 
-// Clients of the gateway, each on a connection of its own, until the end.
+// Clients of the gateway, each on its own connection, until the end.
 class Load {
  public:
   Load(uint16_t port, const Living* living) : port_(port), living_(living) {
@@ -152,7 +152,7 @@ class Load {
   std::vector<std::thread> threads_;
 };
 
-// A figure that has to stay as it is once everything has been there.
+// A value that must stay flat once everything has been used.
 class Figure {
  public:
   Figure(std::string name, double slack) : name_(std::move(name)), slack_(slack) {}
@@ -160,10 +160,11 @@ class Figure {
   double last() const { return values_.empty() ? 0 : values_.back(); }
   const std::string& name() const { return name_; }
 
-  // The highest of the last third against the highest of the first one. What follows the rounds is alike in both.
+  // Compares the highest value of the last third with the highest of the first. Variation within a cycle is the same
+  // in both.
   bool Flat(std::string* said) const {
     if (values_.size() < 6) {
-      *said = fmt::format("{}: too short a run to tell", name_);
+      *said = fmt::format("{}: the run is too short to compare", name_);
       return true;
     }
     const auto third = static_cast<ptrdiff_t>(values_.size() / 3);
@@ -186,7 +187,7 @@ std::string Page(uint16_t port) {
   return page.ok() ? page->body : "";
 }
 
-// Another data plane, with a name of its own, that serves for a while and leaves: with a goodbye, or killed.
+// A temporary data plane with its own name; leaves with a goodbye or is killed.
 class Guest {
  public:
   Guest(int n, uint16_t stream_port) : polite_(n % 2 == 0) {
@@ -201,7 +202,7 @@ class Guest {
     const auto response = fixtures::Fetch(data_plane_->port(), "GET", "/steady/small?id=1");
     return response.ok() && response->status == 200;
   }
-  // False: it did not end as it should.
+  // False: it did not end as expected.
   bool Leave() {
     if (!polite_) {
       data_plane_->process().Kill();
@@ -257,7 +258,7 @@ int RunChurn(double minutes) {
     return result.out;
   };
 
-  // The first entries of each list are what never goes.
+  // The first entries of each list are permanent.
   Figure data_rss("data plane, KiB", kGrowthKibMax), control_rss("control plane, KiB", kGrowthKibMax);
   Figure data_fds("data plane, descriptors", 16), control_fds("control plane, descriptors", 24);
   Figure data_page("data plane, /metrics, bytes", 4096), control_page("control plane, /metrics, bytes", 1024);
@@ -274,7 +275,7 @@ int RunChurn(double minutes) {
   bool goes_on = true;
   const auto began = Clock::now();
   const auto minutes_now = [&] { return std::chrono::duration<double, std::ratio<60>>(Clock::now() - began).count(); };
-  // By then each kind has come and gone, and so have series and data planes that left first.
+  // By then each kind has come and gone, and so have the series and data planes that left first.
   const double warm_up = std::min(4.0, minutes / 2);
   Say("{} minutes; Consul {}, data plane {}", minutes, consul.address(), gateway.port());
   Say("{:>6} {:>9} {:>7} {:>7} {:>9} {:>9} {:>5} {:>9} {:>9} {:>6}", "minute", "requests", "failed", "rounds", "dp KiB",
@@ -300,7 +301,7 @@ int RunChurn(double minutes) {
       ctl(remove);
       expect(consul.Deregister(Concat("job-", gone)).ok(), "Consul took no deregistration");
     }
-    // The endpoint of `steady` that is not always there, for a while; and a log level.
+    // Run-time settings: the endpoint of `steady` that is sometimes absent, and a log level.
     if (round % 10 == 3) {
       ctl({"endpoints", "steady", "--set", services[1].address(), round % 20 == 3 ? "drain" : "weight=7", "--for",
            "4s"});

@@ -4,10 +4,10 @@
 
 namespace gateway::soak {
 
-// A control plane, a data plane and others that come and go, and a real Consul, for so long: services with routes,
-// limits, breakers and consumers, endpoints, services of Consul, data planes, what operators set. No request may fail;
-// memory, descriptors, /metrics and the lists of gatewayctl have to be flat after the first minutes. Exit code 0:
-// everything held.
+// Runs for `minutes`: a control plane, one permanent and several temporary data planes, and a real Consul, while
+// services with routes, limits, breakers and consumers, endpoints, Consul services, data planes and run-time settings
+// come and go. No request may fail; memory, descriptors, /metrics and the lists of gatewayctl must be flat after the
+// first minutes. Exit code 0: all of this held.
 int RunChurn(double minutes);
 
 }  // namespace gateway::soak

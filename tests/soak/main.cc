@@ -1,5 +1,5 @@
-// soak: mixed traffic through real processes for a long time, and overload of every kind. tools/soak runs it; --help
-// tells what it does.
+// soak: mixed traffic through real processes for a long time, and overload of every kind. tools/soak runs it; see
+// --help.
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -27,7 +27,7 @@ namespace {
 using fixtures::ControlPlane;
 using fixtures::DataPlane;
 
-constexpr int64_t kRssGrowthKibMax = 2048;  // after the warm-up; or 5 % of it, where that is more
+constexpr int64_t kRssGrowthKibMax = 2048;  // after the warm-up; or 5 % of it, if that is more
 
 template <typename... Arguments>
 void Say(fmt::format_string<Arguments...> text, Arguments&&... arguments) {
@@ -36,8 +36,8 @@ void Say(fmt::format_string<Arguments...> text, Arguments&&... arguments) {
   (void)std::fflush(stdout);  // a log of it is read while it runs
 }
 
-// The policy of second `n`: what lives keeps its endpoints (one of them comes and goes as policy, not as a process), a
-// route comes and goes, fifty others change, and the breaker's figures with them.
+// The policy of second `n`: running services keep their endpoints (one is removed and added by policy, its process
+// stays), one route comes and goes, fifty others change, and so do the breaker's thresholds.
 std::string Policy(int n, const std::vector<Service>& living, const std::vector<Service>& dying, bool upgrades) {
   std::string policy = "kind: Service\nname: steady\nstatic:\n";
   Append(&policy, "  - { address: \"", living[0].address(), "\" }\n");
@@ -66,7 +66,7 @@ std::string Policy(int n, const std::vector<Service>& living, const std::vector<
   return policy;
 }
 
-// KiB a minute, by least squares.
+// KiB per minute, by least squares.
 double Slope(const std::vector<std::pair<double, double>>& samples) {
   const auto n = static_cast<double>(samples.size());
   double x = 0, y = 0, xx = 0, xy = 0;
@@ -126,7 +126,7 @@ int RunSoak(double minutes, double pace, const std::string& upgrades_wish) {
   bool goes_on = true;
   int second = 0;
   for (; goes_on && minutes_now() < minutes; ++second) {
-    // Two services take turns in dying (kill, 4 s away) and in standing still (4 s); one is always well.
+    // Two services take turns being killed (4 s) and paused (4 s); one is always up.
     const size_t first = second / 20 % 2 == 0 ? 0 : 1;
     switch (second % 20) {
       case 2:
@@ -162,7 +162,7 @@ int RunSoak(double minutes, double pace, const std::string& upgrades_wish) {
     }
     if (second % 60 == 59) {
       std::error_code error;
-      std::filesystem::remove(log, error);  // a rotation, and no file of gigabytes
+      std::filesystem::remove(log, error);  // as a rotation would, and saves gigabytes
       gateway.process().Signal(SIGUSR1);
       Say("{:>6.1f} {:>9} {:>9} {:>8} {:>8} {:>5} {:>9} {:>9} {:>5} {:>8} {:>6} {:>6.1f}", minutes_now(),
           traffic->total(&Tally::begun), traffic->total(&Tally::good), traffic->total(&Tally::excused),
@@ -177,7 +177,7 @@ int RunSoak(double minutes, double pace, const std::string& upgrades_wish) {
     goes_on = WaitUnlessStopped(std::max(left, milliseconds(1)));
   }
 
-  for (Service& each : dying) each.Start();  // whatever they were doing
+  for (Service& each : dying) each.Start();  // whatever their state
   bool held = true;
   const auto check = [&held](bool good, const std::string& what) {
     Say("{}  {}", good ? "ok  " : "FAIL", what);
@@ -239,7 +239,7 @@ int Main(int argc, char** argv) {
       "and\n"
       "down, slow readers and writers, clients that go away at every point, upgrades; policy changes each second, "
       "services\n"
-      "that are killed or stand still. Every answer is checked. Afterwards: nothing lost, memory and descriptors "
+      "that are killed or hang. Every response is checked. Afterwards: nothing lost, memory and descriptors "
       "flat,\n"
       "gauges back at zero; exit code 0, or 1 and what did not hold.");
   app.name("soak");

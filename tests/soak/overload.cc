@@ -1,5 +1,5 @@
-// Overload of every kind that we know, one after the other, each on a data plane of its own with a small buffer budget:
-// how much memory it takes, what becomes of requests to another route in the meantime, and how it is afterwards.
+// Every kind of overload we know, one after the other, each on its own data plane with a small buffer budget: measures
+// memory, the effect on requests to another route, and the recovery.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -27,8 +27,8 @@ namespace {
 
 using fixtures::DataPlane;
 
-// What a data plane may take beyond its budget: a fixed part (recycled coroutine frames, pools of the allocator, logs),
-// and for each connection at once its objects and its coroutines' frames.
+// What a data plane may use beyond its budget: a fixed part (recycled coroutine frames, allocator pools, logs), and
+// for each concurrent connection its objects and coroutine frames.
 constexpr int64_t kFixedKib = 8 * 1024;
 constexpr double kKibPerConnection = 8;
 
@@ -41,7 +41,7 @@ void Say(fmt::format_string<Arguments...> text, Arguments&&... arguments) {
 
 std::string Get(const std::string& target) { return Concat("GET ", target, " HTTP/1.1\r\nHost: soak.example\r\n\r\n"); }
 
-// Asks another route every 10 ms, by turns on a kept and on a new connection, from a thread of its own.
+// Requests another route every 10 ms, alternating between a kept and a new connection, from its own thread.
 class Probe {
  public:
   explicit Probe(uint16_t port) : port_(port) {
@@ -136,7 +136,7 @@ class Probe {
   std::thread thread_;
 };
 
-// Many clients on a thread of their own; `client(index, load)` is one's life.
+// Many clients on one thread; `client(index, load)` is the life of one.
 class Load {
  public:
   using Client = std::function<Detached(int, Load*)>;
@@ -160,7 +160,7 @@ class Load {
   std::atomic<uint64_t> good{0}, refused{0}, broken{0}, bytes{0};
 
  private:
-  // Not all in one turn: a listener's queue is finite.
+  // In batches: a listener's backlog is finite.
   Detached Begin(int clients) {
     for (int i = 0; i < clients && !stopping; ++i) {
       ++living;
@@ -176,15 +176,15 @@ class Load {
 struct Case {
   std::string name;
   std::string what;
-  std::vector<std::string> sets = {};  // beyond the budget
-  std::string victim = {};             // further fields of the service that is in trouble
+  std::vector<std::string> sets = {};  // in addition to the budget
+  std::string victim = {};             // further fields of the affected service
   int budget_mib = 16;
   int clients = 0;
   milliseconds time{10'000};
   Load::Client client = {};
-  // Whether requests to the other route must be untouched; else they may be refused, but have to be answered.
+  // Whether requests to the other route must be unaffected; otherwise they may be refused, but must get a response.
   bool others_unharmed = true;
-  rlim_t descriptors = 0;  // 0: as many as there may be
+  rlim_t descriptors = 0;  // 0: unlimited
 };
 
 Task<bool> Open(Peer* peer, Load* load, int receive_bytes = 0) {
@@ -193,7 +193,7 @@ Task<bool> Open(Peer* peer, Load* load, int receive_bytes = 0) {
   co_return connected;
 }
 
-// One request, the whole answer: text, or the pattern.
+// Sends one request and reads the whole response: text, or the pattern.
 Task<void> Fetch(Peer* peer, Load* load, const std::string* request, bool text) {
   Head head;
   uint64_t bytes = 0;
@@ -214,7 +214,7 @@ Task<void> Fetch(Peer* peer, Load* load, const std::string* request, bool text) 
   }
 }
 
-// A head, byte by byte, one each second; again when it was cut off.
+// A header, byte by byte, one per second; starts over when it is cut off.
 Detached SlowHead(int, Load* load) {
   static const std::string head = Get(Concat("/victim/small?id=1&", std::string(300, 'x')));
   while (!load->stopping) {
@@ -275,7 +275,7 @@ Detached HugeDown(int, Load* load) {
   --load->living;
 }
 
-// One request after the other, on new connections.
+// One request after the other, each on a new connection.
 Load::Client Asking(const std::string& target, bool text) {
   return [request = Get(target), text](int, Load* load) -> Detached {
     // (The lambda outlives its coroutines: it is a member of Load.)
@@ -293,8 +293,7 @@ Load::Client Asking(const std::string& target, bool text) {
   };
 }
 
-// Requests at a fixed rate, whether or not those before were answered: what the gateway does not take stays in the
-// socket.
+// Requests at a fixed rate, without waiting for responses: what the gateway does not take stays in the socket.
 Load::Client Flooding(double requests_per_second) {
   return [requests_per_second](int, Load* load) -> Detached {
     static const std::string request = Get("/victim/small?id=1");
@@ -304,7 +303,7 @@ Load::Client Flooding(double requests_per_second) {
         const Got got = co_await peer->Fill(milliseconds(1000));
         load->bytes += peer->buffer().size();
         load->good += static_cast<uint64_t>(
-            std::count(peer->buffer().begin(), peer->buffer().end(), '('));  // one in each answer's text
+            std::count(peer->buffer().begin(), peer->buffer().end(), '('));  // one in the text of each response
         if (got == Got::kEnd || got == Got::kReset) break;
       }
       --load->living;
@@ -402,7 +401,7 @@ bool Run(const Case& test) {
   Say("  {:.0f} s, {:.0f} % CPU; {} good, {} refused, {} broken, {:.1f} MiB; {:.0f} connections, {:.0f} to services",
       seconds, cpu, good, refused, broken, static_cast<double>(bytes) / 1048576, connections, upstream);
   const auto show = [](const char* when, const Probe::Seen& seen) {
-    Say("  other route {}: {} asked, {:.1f} % good, {} refused, {} unanswered; p50 {:.1f} ms, p99 {:.1f} ms, max "
+    Say("  other route {}: {} sent, {:.1f} % good, {} refused, {} unfinished; p50 {:.1f} ms, p99 {:.1f} ms, max "
         "{:.1f} ms",
         when, seen.asked, seen.share(), seen.refused, seen.unanswered, seen.p50_ms, seen.p99_ms, seen.max_ms);
   };
@@ -429,14 +428,13 @@ bool Run(const Case& test) {
     for (size_t at = err.find("cannot accept"); at != std::string::npos; at = err.find("cannot accept", at + 1)) ++said;
     const double errors = gateway.Metric("gateway_accept_errors_total");
     check(said > 0 && said <= 2 * (static_cast<int>(seconds) + 2),
-          fmt::format("said {} times in {:.0f} s by two workers that {:.0f} tries had no descriptor", said, seconds,
+          fmt::format("logged {} times in {:.0f} s by two workers that {:.0f} tries had no descriptor", said, seconds,
                       errors));
   }
   return held;
 }
 
-// How many small requests a second go through one data plane with nothing else to do: 32 clients, each after its
-// answer.
+// Small requests per second that an otherwise idle data plane serves: 32 clients, one request at a time each.
 double Capacity(const std::vector<std::string>& sets) {
   Service victim, well;
   const fixtures::TempDir directory;
@@ -475,7 +473,7 @@ int RunOverload(const std::string& only) {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
     limit.rlim_cur = limit.rlim_max;
-    (void)setrlimit(RLIMIT_NOFILE, &limit);  // what there was will do
+    (void)setrlimit(RLIMIT_NOFILE, &limit);  // the current limit may be enough
   }
   const int many = static_cast<int>(std::min<rlim_t>(10'000, limit.rlim_max - 500));
   const int readers = static_cast<int>(std::min<rlim_t>(4'000, limit.rlim_max / 2 - 500));
@@ -501,7 +499,7 @@ int RunOverload(const std::string& only) {
   };
   for (const int budget : {512, 16}) {
     cases.push_back(
-        {Concat("slow-heads-", budget), Concat(many, " clients that send a byte of a head each second"), {}});
+        {Concat("slow-heads-", budget), Concat(many, " clients that send one byte of a header each second"), {}});
     cases.back().budget_mib = budget;
     cases.back().clients = many;
     cases.back().client = &SlowHead;
@@ -522,16 +520,16 @@ int RunOverload(const std::string& only) {
   cases.back().clients = 1;
   cases.back().client = &HugeDown;
   cases.back().time = milliseconds(240'000);
-  cases.push_back({"silent", "2,000 requests to a service that accepts and never answers; 5 s are its patience"});
+  cases.push_back({"silent", "2,000 requests to a service that accepts and never responds (timeout 5 s)"});
   cases.back().victim = "timeouts: { response: 5s }";
   cases.back().clients = 2000;
   cases.back().client = Asking("/victim/silent", true);
   cases.back().time = milliseconds(12'000);
-  cases.push_back({"drip", "2,000 answers of 10 bytes, one byte a second"});
+  cases.push_back({"drip", "2,000 responses of 10 bytes, one byte a second"});
   cases.back().clients = 2000;
   cases.back().client = Asking("/victim/drip?n=10&piece=1&ms=1000", false);
   cases.back().time = milliseconds(15'000);
-  cases.push_back({"descriptors", "300 clients where 100 descriptors are all there are"});
+  cases.push_back({"descriptors", "300 clients with 100 descriptors"});
   cases.back().clients = 300;
   cases.back().client = Asking("/victim/delay?ms=500", true);
   cases.back().time = milliseconds(8'000);

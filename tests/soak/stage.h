@@ -1,4 +1,4 @@
-// What the soak and the overload share: services as processes, and what can be seen of a process from outside.
+// Shared by soak and overload: services as processes, and measurements of a process from outside.
 #ifndef GATEWAY_TESTS_SOAK_STAGE_H_
 #define GATEWAY_TESTS_SOAK_STAGE_H_
 
@@ -12,11 +12,11 @@
 
 namespace gateway::soak {
 
-// `soak upstream`, on a port that stays the same over restarts. Not thread-safe.
+// A process `soak upstream`, on a port that stays the same over restarts. Not thread-safe.
 class Service {
  public:
   Service();
-  void Start();  // returns when it serves; throws std::runtime_error where it does not
+  void Start();  // returns when it serves; throws std::runtime_error if it does not
   void Kill() { process_.reset(); }
   void Signal(int signal) { process_->Signal(signal); }
   std::string address() const;
@@ -33,11 +33,11 @@ struct Usage {
 };
 Usage UsageOf(pid_t pid);
 
-// Waits so long, or until the user has had enough (SIGINT, SIGTERM): then false.
+// Waits for `time`. False: the user interrupted it (SIGINT, SIGTERM).
 bool WaitUnlessStopped(std::chrono::milliseconds time);
 void CatchStop();
 
-// Exit code 0: everything held.
+// Exit code 0: every limit held.
 int RunOverload(const std::string& only);
 
 }  // namespace gateway::soak

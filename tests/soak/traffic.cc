@@ -88,7 +88,7 @@ void Traffic::Lose(Kind kind, const std::string& why) {
 }
 
 Task<void> Traffic::Think(milliseconds time) {
-  // In steps, so that a client that thinks for long still ends soon.
+  // In steps, so that a client with a long pause still ends soon.
   auto left = std::chrono::duration_cast<milliseconds>(time / options_.pace);
   while (left.count() > 0 && !stopping_) {
     const milliseconds step = std::min(left, milliseconds(500));
@@ -111,7 +111,7 @@ Task<bool> Traffic::Check(Kind kind, Peer* peer, const Expected* expected, Peer:
   Head head;
   Got got = co_await peer->ReadHead(&head);
   if (got != Got::kAll) {
-    Lose(kind, Concat("no answer: ", ToText(got)));
+    Lose(kind, Concat("no response: ", ToText(got)));
     co_return false;
   }
   const bool good = head.status == 200;
@@ -120,7 +120,7 @@ Task<bool> Traffic::Check(Kind kind, Peer* peer, const Expected* expected, Peer:
   const bool as_text = !good || !expected->text.empty();
   got = co_await peer->ReadBody(head, as_text ? &body : nullptr, &bytes, pace);
   if (got != Got::kAll) {
-    // A service that was killed while it answered cuts its answer off, and the gateway must say so by cutting its own.
+    // A service killed mid-response truncates it, and the gateway must signal that by truncating its own response.
     if (good && expected->service_may_be_away && got != Got::kWrong && got != Got::kTimeout) {
       At(kind).excused.fetch_add(1);
     } else {
@@ -140,7 +140,7 @@ Task<bool> Traffic::Check(Kind kind, Peer* peer, const Expected* expected, Peer:
   co_return !head.close;
 }
 
-// Keep-alive, a connection for 200 requests; every third has a small body.
+// Keep-alive, 200 requests per connection; every third has a small body.
 Detached Traffic::Small(int client) {
   const Living living(&clients_);
   co_await Think(milliseconds(client * 7));
@@ -171,7 +171,7 @@ Detached Traffic::Small(int client) {
   }
 }
 
-// To services that are killed and come back.
+// To services that are killed and restarted.
 Detached Traffic::Dying(int client) {
   const Living living(&clients_);
   co_await Think(milliseconds(client * 11));
@@ -204,7 +204,7 @@ Detached Traffic::Dying(int client) {
   }
 }
 
-// A route that policy changes take away and give back.
+// A route that policy changes remove and add again.
 Detached Traffic::Changing() {
   const Living living(&clients_);
   while (!stopping_) {
@@ -229,7 +229,7 @@ Detached Traffic::Changing() {
   }
 }
 
-// 8 MiB up and down, with a length and in chunks.
+// 8 MiB up and down, with Content-Length and chunked.
 Detached Traffic::Large(int client) {
   const Living living(&clients_);
   uint64_t turn = static_cast<uint64_t>(client);
@@ -275,7 +275,7 @@ Detached Traffic::Large(int client) {
   }
 }
 
-// Takes some 100 KB a second, from a socket that holds little.
+// Reads about 100 KB a second from a socket with a small buffer.
 Detached Traffic::SlowReader(int client) {
   const Living living(&clients_);
   for (int turn = client; !stopping_; ++turn) {
@@ -284,7 +284,7 @@ Detached Traffic::SlowReader(int client) {
     At(Kind::kSlowReader).begun.fetch_add(1);
     Expected expected;
     expected.pattern_bytes = kSlowBytes;
-    // Every fourth is slow because the service is.
+    // For every fourth, the service is slow instead.
     const bool drip = turn % 4 == 3;
     const std::string request = Get(drip            ? Concat("/steady/drip?ms=20&n=", kSlowBytes)
                                     : turn % 2 == 0 ? Concat("/steady/bytes?n=", kSlowBytes)
@@ -300,7 +300,7 @@ Detached Traffic::SlowReader(int client) {
   }
 }
 
-// A head in pieces of 8 bytes, then a body in pieces of 1 KiB.
+// A header in pieces of 8 bytes, then a body in pieces of 1 KiB.
 Detached Traffic::SlowWriter(int client) {
   const Living living(&clients_);
   for (int turn = client; !stopping_; ++turn) {
@@ -328,7 +328,7 @@ Detached Traffic::SlowWriter(int client) {
   }
 }
 
-// Goes away at every point where one can, by an end or by a reset; and once in eight only half, which is no going away.
+// Closes the connection at every possible point, by FIN or RST; one in eight only half-closes, which is no abort.
 Detached Traffic::Abort(int client) {
   const Living living(&clients_);
   co_await Think(milliseconds(client * 13));
@@ -345,25 +345,25 @@ Detached Traffic::Abort(int client) {
     Head head;
     bool half_closed = false;
     switch (turn % 8) {
-      case 0:  // in its head
+      case 0:  // mid-header
         request = "GET /steady/small?id=1 HTTP/1.1\r\nHost: soak.exam";
         break;
-      case 1:  // in its body
+      case 1:  // mid-body
         request = Concat(PostHead("/steady/upload", kLargeBytes), PatternAt(0, 30'000));
         break;
-      case 2:  // in a chunk
+      case 2:  // mid-chunk
         request = Concat(ChunkedPostHead("/steady/upload"), "1000\r\n", PatternAt(0, 100));
         break;
       case 3:  // while it waits
         request = Get("/steady/delay?ms=300");
         break;
-      case 4:  // while a service never answers
+      case 4:  // while a service never responds
         request = Get("/steady/silent");
         break;
-      case 5:  // in the answer
+      case 5:  // mid-response
         request = Get(Concat("/steady/bytes?n=", kLargeBytes));
         break;
-      case 6:  // before it has said a word
+      case 6:  // before the first byte
         break;
       default:
         half_closed = true;
@@ -384,7 +384,7 @@ Detached Traffic::Abort(int client) {
     if (turn % 8 == 5) {
       const Got got = co_await peer.ReadHead(&head);
       if (got != Got::kAll || co_await peer.ReadBody(head, nullptr, &bytes, pace) != Got::kAll) {
-        Lose(Kind::kAbort, "the answer that was to be left did not come");
+        Lose(Kind::kAbort, "the response to abort did not arrive");
         continue;
       }
     } else if (turn % 8 == 3 || turn % 8 == 4) {
@@ -399,7 +399,7 @@ Detached Traffic::Abort(int client) {
   }
 }
 
-// RFC 6455's handshake, then bytes both ways through the tunnel; ended by half-closing, every fourth by a reset.
+// RFC 6455's handshake, then bytes both ways through the tunnel. Ends with a half-close; every fourth with a reset.
 Detached Traffic::Upgrade(int client) {
   const Living living(&clients_);
   for (int turn = client; !stopping_; ++turn) {
@@ -412,14 +412,14 @@ Detached Traffic::Upgrade(int client) {
                                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
     Head head;
     if (!co_await peer.Send(request) || co_await peer.ReadHead(&head) != Got::kAll) {
-      Lose(Kind::kUpgrade, "no answer");
+      Lose(Kind::kUpgrade, "no response");
       continue;
     }
     if (head.status != 101 || head.Field("sec-websocket-accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {
       Lose(Kind::kUpgrade, Concat("no 101: ", head.text));
       continue;
     }
-    // The echo is a body of the pattern like any other.
+    // The echo is a body of the pattern, like any other.
     Head echo;
     echo.has_length = true;
     uint64_t offset = 0;

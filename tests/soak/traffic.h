@@ -1,4 +1,4 @@
-// The soak's clients: every kind of traffic that a gateway meets, well-behaved and not, each answer checked.
+// The soak's clients: every kind of traffic that a gateway sees, well-behaved or not. Each response is checked.
 #ifndef GATEWAY_TESTS_SOAK_TRAFFIC_H_
 #define GATEWAY_TESTS_SOAK_TRAFFIC_H_
 
@@ -22,33 +22,33 @@ const char* ToText(Kind kind);
 struct Tally {
   std::atomic<uint64_t> begun{0};
   std::atomic<uint64_t> good{0};
-  std::atomic<uint64_t> excused{0};  // an answer that says that a service is away, while one is
+  std::atomic<uint64_t> excused{0};  // a response that reports a service as away while one is
   std::atomic<uint64_t> broken{0};   // by the client, on purpose
-  std::atomic<uint64_t> lost{0};     // anything else: no answer, a wrong one, a cut one
+  std::atomic<uint64_t> lost{0};     // anything else: no response, a wrong one, a truncated one
 };
 
-// Runs the clients on a thread of its own, each request after the answer to the one before, until Stop.
+// Runs the clients on its own thread, each with one request at a time, until Stop.
 //
-// The policy that they need: /steady to services that live, /dying to services that come and go, /changing, a route
-// that comes and goes, and /ws, which may be upgraded.
+// Needs a policy with: /steady to services that stay up, /dying to services that come and go, /changing, a route that
+// comes and goes, and /ws, which may be upgraded.
 class Traffic {
  public:
   struct Options {
     uint16_t port = 0;
     bool upgrades = false;
-    double pace = 1;  // of the clients: 2 makes twice the requests
+    double pace = 1;  // 2: twice the request rate
   };
   explicit Traffic(const Options& options);
   ~Traffic();
   Traffic(const Traffic&) = delete;
   Traffic& operator=(const Traffic&) = delete;
 
-  // No new requests; returns when all clients have ended, false where some have not within `patience`.
+  // Starts no new requests; returns when all clients have ended, false if some have not within `patience`.
   bool Stop(milliseconds patience);
 
   const Tally& tally(Kind kind) const { return tallies_[static_cast<size_t>(kind)]; }
   uint64_t total(std::atomic<uint64_t> Tally::*part) const;
-  // What was lost, in words; the first kMessagesMax.
+  // Descriptions of lost requests; the first kMessagesMax.
   std::vector<std::string> messages() const;
 
  private:
@@ -65,12 +65,12 @@ class Traffic {
   Detached Upgrade(int client);
 
   struct Expected {
-    std::string text;            // how the body begins, where that is not ""; else:
-    uint64_t pattern_bytes = 0;  // a body of so many bytes of the pattern
+    std::string text;            // the expected start of the body; if "":
+    uint64_t pattern_bytes = 0;  // the body is this many bytes of the pattern
     bool service_may_be_away = false;
     bool route_may_be_away = false;
   };
-  // Reads an answer and tallies it. False: the connection is of no more use.
+  // Reads a response and counts it. False: the connection cannot be reused.
   Task<bool> Check(Kind kind, Peer* peer, const Expected* expected, Peer::Pace pace = Peer::Pace());
   Task<bool> Connected(Kind kind, Peer* peer, int receive_bytes = 0);
   Task<void> Think(milliseconds time);

@@ -22,7 +22,7 @@ namespace {
 
 constexpr milliseconds kIdle{3'600'000};  // longer than any soak: it is the gateway that closes
 
-// A number of the query; `absent` where it is not there.
+// A number in the query; `absent` if it is missing.
 uint64_t Wish(const std::string& target, const char* name, uint64_t absent) {
   size_t at = target.find('?');
   while (at != std::string::npos) {
@@ -45,7 +45,7 @@ Task<bool> Answer(Peer* peer, const Head& head) {
   const std::string what = path.substr(path.rfind('/') + 1);
   std::string answer;
   if (what == "ws") {
-    // The key and the answer to it that RFC 6455, section 1.3, has as its example; the soak's clients send that key.
+    // The key and accept value of the example in RFC 6455, section 1.3; the soak's clients send this key.
     answer =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -76,7 +76,7 @@ Task<bool> Answer(Peer* peer, const Head& head) {
   }
   if (what == "silent") {
     const Got got = co_await peer->Fill(kIdle);
-    (void)got;  // whatever it was: nothing is said
+    (void)got;  // nothing is sent in any case
     co_return false;
   }
   if (what == "bytes" || what == "chunked" || what == "drip") {
@@ -120,7 +120,7 @@ void OnAcceptable(void* owner, uint32_t) {
     const int fd = accept4(listener->fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) return;
     const int one = 1;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);  // slower without, not wrong
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);  // slower without it, but not wrong
     auto peer = std::make_unique<Peer>(listener->loop);
     if (peer->Adopt(fd)) Serve(std::move(peer));
   }
@@ -132,10 +132,10 @@ int RunUpstream(uint16_t port) {
   rlimit limit{};
   (void)getrlimit(RLIMIT_NOFILE, &limit);
   limit.rlim_cur = limit.rlim_max;
-  (void)setrlimit(RLIMIT_NOFILE, &limit);  // what there was will do
+  (void)setrlimit(RLIMIT_NOFILE, &limit);  // the current limit may be enough
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   const int one = 1;
-  (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);  // then bind says so
+  (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);  // bind reports the failure
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
@@ -148,7 +148,7 @@ int RunUpstream(uint16_t port) {
   Listener listener{&loop, fd};
   if (loop.Add(fd, &OnAcceptable, &listener) == nullptr) return 1;
   std::printf("upstream ready\n");
-  (void)std::fflush(stdout);  // whoever started it waits for the line, and says so where it does not come
+  (void)std::fflush(stdout);  // the parent waits for this line, and reports if it does not arrive
   loop.Run();
   return 0;
 }

@@ -6,14 +6,14 @@
 
 namespace gateway::soak {
 
-// Serves on 127.0.0.1:`port` until the process is killed; returns 1 where it can't. What it does is said by the last
-// segment of the path and by the query:
-//   small?id=N      "id=N", in some 100 bytes
-//   delay?ms=N      the same after a while
+// Serves on 127.0.0.1:`port` until the process is killed; returns 1 if it cannot listen. The last segment of the path
+// and the query select the response:
+//   small?id=N      "id=N", about 100 bytes
+//   delay?ms=N      the same after a delay
 //   bytes?n=N       N bytes of the pattern, with Content-Length; chunked?n=N: in chunks
 //   drip?n=N&ms=M   the same, `piece=P` bytes (default 1024) every M ms
-//   upload          reads a body, checks it: "bytes=N"; 400 where it was not the pattern
-//   silent          never answers
+//   upload          reads and checks a body: "bytes=N"; 400 if it is not the pattern
+//   silent          never responds
 //   ws              101, then echoes
 int RunUpstream(uint16_t port);
 

@@ -20,7 +20,7 @@ namespace {
 using dataplane::Io;
 using dataplane::Wait;
 
-constexpr size_t kPeriod = 65521;  // a prime, so that no power of two of bytes, lost or doubled, goes unseen
+constexpr size_t kPeriod = 65521;  // a prime, so a lost or repeated block of any power of two is noticed
 constexpr size_t kPieceMax = 64 * 1024;
 
 const char* Pattern() {
@@ -97,7 +97,7 @@ Task<bool> Peer::Connect(uint16_t port, int receive_bytes) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   if (!socket_.StartConnect(reinterpret_cast<const sockaddr*>(&address), sizeof address)) co_return false;
   if (receive_bytes > 0)
-    (void)setsockopt(socket_.fd(), SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);  // a wish
+    (void)setsockopt(socket_.fd(), SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);  // best effort
   const Wait wait = co_await socket_.Writable(loop_->now() + kPatience);
   co_return wait == Wait::kReady&& socket_.ConnectError() == 0 && !socket_.broken();
 }
@@ -129,7 +129,7 @@ Task<bool> Peer::SendPattern(uint64_t from, uint64_t to, size_t piece, size_t ch
     if (pause.count() > 0) {
       co_await Pause(loop_, pause);
     } else if (++pieces % 16 == 0) {
-      co_await dataplane::Yield(loop_);  // a fast peer leaves the others their turn
+      co_await dataplane::Yield(loop_);  // a fast peer yields to the others
     }
   }
   co_return true;
@@ -239,12 +239,12 @@ Task<Got> Peer::ReadBody(const Head& head, std::string* kept, uint64_t* bytes, P
   }
 }
 
-void Peer::ShutdownWrite() { (void)shutdown(socket_.fd(), SHUT_WR); }  // a peer that is gone is noticed when reading
+void Peer::ShutdownWrite() { (void)shutdown(socket_.fd(), SHUT_WR); }  // reading notices if the peer is gone
 
 void Peer::Reset() {
   if (!socket_.open()) return;
   const linger now{1, 0};
-  (void)setsockopt(socket_.fd(), SOL_SOCKET, SO_LINGER, &now, sizeof now);  // a plain close is the next best
+  (void)setsockopt(socket_.fd(), SOL_SOCKET, SO_LINGER, &now, sizeof now);  // otherwise a plain close
   socket_.Close();
 }
 

@@ -1,7 +1,7 @@
-// The peers of the soak: HTTP/1.1 as a client and as a service speak it, on a loop of coroutines, thousands at once.
+// The peers of the soak: HTTP/1.1 clients and services, on a coroutine loop, thousands at once.
 //
-// Sockets, loop and coroutines are the data plane's own; what a message is, is read here anew and strictly, so that
-// what the gateway gets wrong does not look right.
+// Sockets, loop and coroutines are the data plane's, but messages are parsed here, independently and strictly, so a
+// parser bug of the gateway cannot hide itself.
 #ifndef GATEWAY_TESTS_SOAK_WIRE_H_
 #define GATEWAY_TESTS_SOAK_WIRE_H_
 
@@ -22,10 +22,10 @@ using dataplane::EventLoop;
 using dataplane::Task;
 using std::chrono::milliseconds;
 
-inline constexpr milliseconds kPatience{30'000};  // with a peer that should act at once; a loaded machine is no failure
+inline constexpr milliseconds kPatience{30'000};  // with a peer that should act at once; allows for a loaded machine
 
-// What every body is made of: byte i of it is the same in all of them, so each piece can be checked by where it stands.
-// At most 64 KiB from `offset` on; the view lives for ever.
+// The content of every body: byte i is the same in all of them, so each piece can be checked by its offset. At most 64
+// KiB from `offset` on; the view is valid forever.
 std::string_view PatternAt(uint64_t offset, size_t bytes);
 
 Task<void> Pause(EventLoop* loop, milliseconds time);
@@ -35,15 +35,15 @@ enum class Got : uint8_t { kAll, kEnd, kReset, kTimeout, kWrong };
 const char* ToText(Got got);
 
 struct Head {
-  std::string text;  // with the empty line
-  int status = 0;    // of an answer
+  std::string text;  // including the empty line
+  int status = 0;    // of a response
   std::string method, target;
   uint64_t length = 0;
   bool has_length = false;
   bool chunked = false;
   bool close = false;
 
-  // The value of the first field of that name (given in lower case); "": none.
+  // The value of the first field with this name (in lower case); "": absent.
   std::string_view Field(std::string_view name) const;
 };
 
@@ -56,16 +56,17 @@ class Peer {
   // To 127.0.0.1. `receive_bytes`: the socket's own buffer, 0: the kernel's choice.
   Task<bool> Connect(uint16_t port, int receive_bytes = 0);
 
-  // All of `bytes`, which live until then. False: the connection broke, or the peer took nothing for `stall`.
+  // Sends all of `bytes`, which must outlive the call. False: the connection broke, or the peer took nothing for
+  // `stall`.
   Task<bool> Send(std::string_view bytes, milliseconds stall = kPatience);
-  // Bytes [from, to) of the pattern; `chunk` > 0: in chunks of so many (without the last one); `pause`: after each
-  // piece of at most `piece`.
+  // Sends bytes [from, to) of the pattern. `chunk` > 0: in chunks of this size (without the last chunk). `pause`:
+  // after each piece of at most `piece`.
   Task<bool> SendPattern(uint64_t from, uint64_t to, size_t piece, size_t chunk, milliseconds pause);
 
   Task<Got> ReadHead(Head* head, milliseconds patience = kPatience);
-  // The body that `head` announces, of which at most `keep_max` bytes are kept in `kept` where that is not null, else
-  // each byte must be the pattern's. kEnd: it was cut off. `pause` after each read of at most `piece`; ends early, with
-  // kAll, after `stop_after` bytes.
+  // Reads the body that `head` announces. If `kept` is not null, at most `keep_max` bytes of it are stored there;
+  // otherwise every byte must match the pattern. kEnd: truncated. Pauses for `pause` after each read of at most
+  // `piece`; ends early, with kAll, after `stop_after` bytes.
   struct Pace {
     size_t piece = 64 * 1024;
     milliseconds pause{0};
@@ -73,7 +74,7 @@ class Peer {
   };
   Task<Got> ReadBody(const Head& head, std::string* kept, uint64_t* bytes, Pace pace,
                      milliseconds patience = kPatience);
-  // At least one byte into the buffer.
+  // Reads at least one byte into the buffer.
   Task<Got> Fill(milliseconds patience, size_t piece = 64 * 1024);
   std::string& buffer() { return buffer_; }
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154 # what tools/bench sets
+# shellcheck shell=bash disable=SC2154 # variables that tools/bench sets
 # Sourced by tools/bench after processes.sh: the measured programs, and one measurement. Uses $state, $bin,
 # $out, $load_core, $port_of.
 
@@ -15,7 +15,7 @@ declare -A port_of=() # by name of a program
 #   swap  fed by a control plane (gateway)
 #   policies  one route for each policy, and one with all (gateway)
 
-# write_routes COUNT: the same routes for all, in $state/routes-COUNT.KIND (the gateway's: .gateway.yaml).
+# write_routes COUNT: the same routes for all proxies, in $state/routes-COUNT.KIND (the gateway's: .gateway.yaml).
 write_routes() {
   awk -v count="$1" -v base="$state/routes-$1" 'BEGIN {
     for (i = 0; i < count; i++) {
@@ -28,7 +28,7 @@ write_routes() {
   }'
 }
 
-# fill FILE NAME=VALUE...: a file of $config with every @NAME@ replaced.
+# fill FILE NAME=VALUE...: prints a file of $config with every @NAME@ replaced.
 fill() {
   local file=$1 pair script=''
   shift
@@ -41,18 +41,18 @@ start_instance() {
   local name=$1 kind=${1%%-*} routes=$state/routes-10 connections=8192 workers=1 cores=0 file admin source user=''
   case $name in
     *-10k) routes=$state/routes-10000 ;;
-    *-idle) connections=$((idle_connections * 6 / 5 + 512)) ;; # (nginx closes idle ones when fewer than 1/16 are left)
+    *-idle) connections=$((idle_connections * 6 / 5 + 512)) ;; # nginx closes idle ones if fewer than 1/16 are left
     *-small) connections=512 ;;
     *-two) workers=2 cores=0,1 ;;
-    *-swap) [ "$(nproc)" -lt 2 ] || cores=0,1 ;; # a policy is compiled beside the worker, on any free core
+    *-swap) [ "$(nproc)" -lt 2 ] || cores=0,1 ;; # a policy is compiled next to the worker, on any free core
   esac
   free_port 18200 > /dev/null
   port_of[$name]=$port
   file=$state/$name.conf
-  [ "$kind" != envoy ] || file=$state/$name.yaml # it takes the format from the file's ending
+  [ "$kind" != envoy ] || file=$state/$name.yaml # it takes the format from the file name
   free_port 18300 > /dev/null
   admin=$port
-  [ "$(id -u)" != 0 ] || user='user root;' # its worker reads the folder of this run, which only the caller may read
+  [ "$(id -u)" != 0 ] || user='user root;' # its worker reads this run's folder, which only the caller may read
   local values=(name="$name" state="$state" port="${port_of[$name]}" admin="$admin" upstream="${port_of[upstream]}" user="$user"
     connections="$connections" descriptors="$(ulimit -n)" workers="$workers" routes="$routes.$kind")
   case $kind in
@@ -89,15 +89,15 @@ start_instance() {
   within 15 curl -sf -o /dev/null "http://127.0.0.1:${port_of[$name]}/svc/small" || die "$name does not respond: $(tail -n 3 "$state/log/$name.log")"
 }
 
-# startable NAME: whether this proxy starts and forwards here. Says so once where it does not: a peer is then left out,
-# and the gateway's own instances end the run.
+# startable NAME: whether this proxy starts and forwards here. Reports a failure once: a peer is then left out; a
+# failure of the gateway ends the run.
 declare -A startable_names=() # yes or no
 startable() {
   local name=$1 log=$state/log/try-$1.log
   case $name in gateway* | forwarder) return 0 ;; esac
   if [ -z "${startable_names[$name]:-}" ]; then
     startable_names[$name]=yes
-    # In a subshell, whose end is the end of what it starts.
+    # In a subshell, whose exit stops what it started.
     if ! (start_instance "$name") > "$log" 2>&1; then
       startable_names[$name]=no
       say "$name does not start, and is left out: $(tail -n 1 "$log")"
@@ -248,7 +248,7 @@ measure_policies() {
   start upstream2 taskset -c 1 "$bin/bench-upstream" "${port_of[upstream2]}"
   ready upstream2 "${port_of[upstream2]}"
   have "$name"
-  for ((round = 0; round <= $1; round++)); do # (round 0 is a warm-up)
+  for ((round = 0; round <= $1; round++)); do # round 0 is a warm-up
     for route in "${policy_routes[@]}"; do
       load "$name" --seconds "$seconds" "${fields[@]}" "/$route/small"
       sample policies "$route" "$round" "1e6 * $(field cpu_seconds) / $(field requests)"
@@ -295,13 +295,13 @@ END
   revisions+=("$(current_revision)")
   start_instance gateway-swap
   # Only the data plane is measured: from now on, control plane and gatewayctl get the remaining CPU time. On a busy
-  # machine that may be none for minutes.
+  # machine that may be nothing for minutes.
   [ "$(idle_percent)" -ge 80 ] || return 0
   local task
   for task in "/proc/${pid_of[controlplane]}/task"/*; do chrt --idle -p 0 "${task##*/}" > /dev/null 2>&1 || true; done
   ctl_priority=(chrt --idle 0)
 }
-# Of the time of all cores, over the next half second.
+# As a share of the time of all cores, over the next half second.
 idle_percent() {
   { head -n 1 /proc/stat && sleep 0.5 && head -n 1 /proc/stat; } |
     awk '{ sum = 0; for (i = 2; i <= 9; i++) sum += $i; if (NR == 2) printf "%d", 100 * ($5 - idle) / (sum - all); idle = $5; all = sum }'

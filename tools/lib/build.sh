@@ -1,6 +1,6 @@
 # Sourced after shell.sh: configure and build of one preset.
 
-# build_preset PRESET [TARGET...]: configures build/PRESET where needed and builds TARGETs (default: everything).
+# build_preset PRESET [TARGET...]: configures build/PRESET if needed and builds TARGETs (default: everything).
 build_preset() {
   local preset=$1
   shift

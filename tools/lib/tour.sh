@@ -5,7 +5,7 @@
 tour_failed=0
 tour_count=0
 
-# claim TEXT FUNCTION [ARGUMENTS]: FUNCTION puts its findings into `saw` and returns whether TEXT holds.
+# claim TEXT FUNCTION [ARGUMENTS]: FUNCTION writes its findings to `saw` and returns whether TEXT holds.
 claim() {
   local text=$1
   shift
@@ -15,7 +15,7 @@ claim() {
     printf '  ok      %s%s\n' "$text" "${saw:+ ($saw)}"
   else
     tour_failed=$((tour_failed + 1))
-    printf '  DIFFERS %s: %s\n' "$text" "${saw:-no more is known}"
+    printf '  DIFFERS %s: %s\n' "$text" "${saw:-no details}"
   fi
 }
 
@@ -94,7 +94,7 @@ over_tls() {
       "https://localhost:$port/api/v1/orders/tls") || return 1
     [ "$saw" = 'HTTP/2 200' ] || return 1
     grep -q '"X-Forwarded-Proto","https"\|"X-Forwarded-Proto": *"https"' "$state/echo" ||
-      { saw="the service was told otherwise: $(< "$state/echo")"; return 1; }
+      { saw="the service saw another scheme: $(< "$state/echo")"; return 1; }
   done
   saw+=" with X-Forwarded-Proto: https"
 }

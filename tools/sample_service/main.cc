@@ -1,7 +1,7 @@
-// sample-service: an honest little HTTP/1.1 service for the tour and for the tests. It answers, slows down and fails as
-// it is asked to, and registers itself in Consul if told where that is. --help tells the whole of it.
+// sample-service: a small HTTP/1.1 service for the tour and the tests. It responds, slows down and fails on request,
+// and registers itself in Consul if given its address. See --help.
 //
-// Every connection is a coroutine on its own strand; what all of them share is in Behaviour, in atomics.
+// Each connection is a coroutine on its own strand; shared state is in Behaviour, in atomics.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -55,24 +55,24 @@ using namespace std::chrono_literals;
 
 constexpr auto kIdleTimeout =
     120s;  // longer than the gateway keeps an idle upstream connection, so that it closes first
-constexpr auto kStallTimeout = 60s;  // inside a request or a response
+constexpr auto kStallTimeout = 60s;  // within a request or a response
 constexpr auto kConsulTimeout = 3s;
-constexpr auto kConsulRetry = 1s;    // while Consul doesn't answer
-constexpr auto kConsulRecheck = 5s;  // whether Consul still knows us: an agent may come back without its memory
-constexpr auto kAcceptRetry = 50ms;  // out of file descriptors: others end, then we go on
+constexpr auto kConsulRetry = 1s;    // while Consul does not respond
+constexpr auto kConsulRecheck = 5s;  // whether we are still registered: an agent may have lost its state
+constexpr auto kAcceptRetry = 50ms;  // out of file descriptors: wait until other connections close
 constexpr uint32_t kHeadBytesMax = 64 << 10;
-constexpr uint64_t kBodyBytesMax = 4ull << 30;  // of ?bytes=
+constexpr uint64_t kBodyBytesMax = 4ull << 30;  // for ?bytes=
 constexpr auto kDelayMax = milliseconds(10min);
 constexpr size_t kBlockBytes = 64 << 10;
 
-// Completions as tuples: (error_code, result...). Nothing is thrown on the request path.
+// Completions are tuples: (error_code, result...). Nothing throws on the request path.
 constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 
 enum class Health : int { kPassing = 200, kWarning = 429, kCritical = 503 };  // how Consul reads an HTTP check's status
 
 struct Options {
   std::string name = "sample";
-  std::string id;  // empty: NAME-PORT
+  std::string id;  // "": NAME-PORT
   std::string listen = "127.0.0.1:0";
   std::string advertise;
   std::string consul;
@@ -85,10 +85,10 @@ struct Options {
   int threads = 2;
 };
 
-// What the service does right now. Shared by all threads.
+// The current behavior. Shared by all threads.
 struct Behaviour {
   std::atomic<Health> health{Health::kPassing};
-  std::atomic<int> forced_status{0};  // 0: none
+  std::atomic<int> forced_status{0};  // 0: not forced
   std::atomic<uint64_t> requests{0};
   std::atomic<bool> draining{false};
 };
@@ -115,7 +115,7 @@ std::string JoinHostPort(const std::string& host, const std::string& port) {
   return absl::StrContains(host, ':') ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
 
-// What a request's query asks of its answer.
+// What a request's query wants of the response.
 struct Wish {
   std::optional<int> status;
   std::optional<uint64_t> bytes;
@@ -151,7 +151,7 @@ QueryPairs SplitQuery(const std::string& query) {
   return pairs;
 }
 
-// Unknown keys are the caller's own business.
+// Ignores unknown keys.
 absl::StatusOr<Wish> ParseWish(const std::string& query) {
   Wish wish;
   for (const auto& [key, value] : SplitQuery(query)) {
@@ -190,13 +190,13 @@ const std::string& Block() {
   return block;
 }
 
-// One connection: reads requests and answers them, one after the other, until either side has had enough.
+// One connection: reads requests and responds to them, one after the other, until either side closes it.
 class Connection {
  public:
   Connection(tcp::socket socket, const Options& options, const std::string& instance, Behaviour* behaviour)
       : stream_(std::move(socket)), options_(options), instance_(instance), behaviour_(behaviour) {}
 
-  // `self` keeps the connection alive: a coroutine's frame does not.
+  // `self` keeps the connection alive; the coroutine frame alone does not.
   static asio::awaitable<void> Run(std::shared_ptr<Connection> self) {
     error_code ignored;
     self->stream_.socket().set_option(tcp::no_delay(true), ignored);
@@ -206,16 +206,16 @@ class Connection {
   }
 
  private:
-  // What a request leads to, before it is put on the wire.
+  // The response to a request, before it is written.
   struct Answer {
-    int status = 200;                    // any of 200 to 599, also those that Beast has no name for
-    std::string body = {};               // JSON, unless `bytes` is given
-    std::optional<uint64_t> bytes = {};  // this much filler instead
+    int status = 200;                    // 200 to 599, including those that Beast has no name for
+    std::string body = {};               // JSON; ignored if `bytes` is given
+    std::optional<uint64_t> bytes = {};  // this many filler bytes instead of `body`
     bool chunked = false;
     bool close = false;
   };
 
-  // False: no further request on this connection.
+  // False: the connection must close.
   asio::awaitable<bool> ServeOne() {
     http::request_parser<http::buffer_body> parser;
     parser.header_limit(kHeadBytesMax);
@@ -234,7 +234,7 @@ class Connection {
       auto [error, bytes] = co_await asio::async_write(stream_, asio::buffer(kContinue), kAwait);
       if (error) co_return false;
     }
-    std::string scratch;  // bodies are counted, never kept
+    std::string scratch;  // bodies are counted, not kept
     uint64_t body_bytes = 0;
     while (!parser.is_done()) {
       scratch.resize(kBlockBytes);
@@ -269,7 +269,7 @@ class Connection {
           if (error) co_return false;
         }
         if (wish->reset) {
-          // With linger 0 a close is an RST: what a crashing process looks like from outside.
+          // With linger 0, close sends an RST: from outside it looks like a crash.
           error_code ignored;
           stream_.socket().set_option(asio::socket_base::linger(true, 0), ignored);
           stream_.socket().close(ignored);
@@ -312,7 +312,7 @@ class Connection {
     head += "\r\n";
     const bool has_body = !is_head && !bodiless;
     if (has_body && !answer.bytes.has_value()) {
-      // One write for head and body, which is what nearly every answer is.
+      // One write for header and body, which covers nearly every response.
       head += answer.chunked ? absl::StrCat(absl::Hex(answer.body.size()), "\r\n", answer.body, "\r\n0\r\n\r\n")
                              : answer.body;
     }
@@ -408,14 +408,14 @@ class Connection {
   Behaviour* const behaviour_;
 };
 
-// Keeps this service registered in Consul's agent until it is told to take it out.
+// Keeps this service registered in Consul's agent until Deregister.
 class Registration {
  public:
-  // `address` is empty where the listener is on all interfaces: then Consul is told the address that reaches it.
+  // `address` is empty if the listener is on all interfaces: Consul then gets the address that reaches it.
   Registration(const Options& options, HostPort consul, std::string id, std::string address, uint16_t port)
       : options_(options), consul_(std::move(consul)), id_(std::move(id)), address_(std::move(address)), port_(port) {}
 
-  // Never ends; cancelled with the io_context.
+  // Never returns; cancelled with the io_context.
   asio::awaitable<void> Keep() {
     asio::steady_timer timer(co_await asio::this_coro::executor);
     bool known = false;
@@ -465,7 +465,7 @@ class Registration {
               {"HTTP", absl::StrCat("http://", JoinHostPort(address, absl::StrCat(port_)), "/health")},
               {"Interval", "1s"},
               {"Timeout", "1s"},
-              // It listens already, so it need not wait for the first check.
+              // It already listens, so it need not wait for the first check.
               {"Status", "passing"},
               {"DeregisterCriticalServiceAfter", "1m"}}}};
   }
@@ -538,7 +538,7 @@ class SampleService {
                                                                : bound.address().to_string();
       registration_ =
           std::make_unique<Registration>(options_, *std::move(consul), instance_, std::move(address), bound.port());
-      asio::co_spawn(asio::make_strand(io_), registration_->Keep(), asio::detached);  // tcp_stream's deadlines need one
+      asio::co_spawn(asio::make_strand(io_), registration_->Keep(), asio::detached);  // deadlines need a strand
     }
     signals_.add(SIGINT);
     signals_.add(SIGTERM);
@@ -573,7 +573,7 @@ class SampleService {
     }
   }
 
-  // Out of Consul first; then it serves on for the drain, so that nobody who still sends here is turned away.
+  // Deregisters first, then keeps serving for the drain, so requests still on the way are served.
   asio::awaitable<void> EndOnSignal() {
     auto [error, signal] = co_await signals_.async_wait(kAwait);
     if (error) co_return;
@@ -583,7 +583,7 @@ class SampleService {
     if (registration_ != nullptr) co_await registration_->Leave();
     asio::steady_timer timer(io_, options_.drain);
     auto [timer_error] = co_await timer.async_wait(kAwait);
-    (void)timer_error;  // the end, either way
+    (void)timer_error;  // drain in either case
     io_.stop();
   }
 
@@ -633,17 +633,17 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--consul", options.consul,
                  "HOST:PORT of Consul's agent: registers there, with a check of /health every second");
-  app.add_option("--advertise", options.advertise, "The host that Consul is told; default: that of --listen");
+  app.add_option("--advertise", options.advertise, "The host to register in Consul; default: that of --listen");
   app.add_option("--tag", options.tags, "A tag in Consul; may be repeated")->allow_extra_args(false);
   app.add_option("--weight", options.weight, "The weight in Consul while passing")
       ->check(CLI::Range(1, 65535))
       ->capture_default_str();
   app.add_option("--delay", delay, "Delay of every response")->capture_default_str();
-  app.add_option("--fail-every", options.fail_every, "Every Nth response fails; 0: none")->capture_default_str();
-  app.add_option("--fail-status", options.fail_status, "The status of those")
+  app.add_option("--fail-every", options.fail_every, "Every Nth response fails; 0: never")->capture_default_str();
+  app.add_option("--fail-status", options.fail_status, "The status of these responses")
       ->check(CLI::Range(200, 599))
       ->capture_default_str();
-  app.add_option("--drain", drain, "How long it serves on after SIGTERM")->capture_default_str();
+  app.add_option("--drain", drain, "How long it keeps serving after SIGTERM")->capture_default_str();
   app.add_option("--threads", options.threads, "Threads")->check(CLI::Range(1, 64))->capture_default_str();
   try {
     app.parse(argc, argv);

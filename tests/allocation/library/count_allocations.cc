@@ -1,8 +1,8 @@
-// A library that LD_PRELOAD puts into a program: counts what its threads allocate, by the name of the thread, into a
-// page that it shares with the test that started the program (counts.h).
+// An LD_PRELOAD library: counts the allocations of a program's threads, by thread name, in a page that it shares with
+// the test that started the program (counts.h).
 //
-// operator new is libstdc++'s, which calls malloc: so new is counted too. Memory comes from glibc, under the names that
-// it exports for this.
+// libstdc++'s operator new calls malloc, so it is counted too. Memory comes from glibc, through the functions that it
+// exports for this purpose.
 #include <execinfo.h>
 #include <fcntl.h>
 #include <link.h>
@@ -48,7 +48,7 @@ void TakeStack() {
 void Count() {
   if (counts == nullptr || in_backtrace) return;
   const int saved = errno;
-  char name[16] = "";  // of the calling thread; it is given after the thread has begun, so it is asked for each time
+  char name[16] = "";  // of the calling thread, which may be renamed at any time
   prctl(PR_GET_NAME, name);
   if (std::strncmp(name, "worker-", 7) == 0) {
     counts->of_workers.fetch_add(1);
@@ -67,9 +67,9 @@ __attribute__((constructor)) void Load() {
   close(fd);
   if (page == MAP_FAILED) return;
   void* frame;
-  backtrace(&frame, 1);  // loads what it needs, now
+  backtrace(&frame, 1);  // loads the unwinder now
   counts = static_cast<AllocationCounts*>(page);
-  // The first that is told of is the program itself.
+  // The first object is the program itself.
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void*) {
         counts->program_base.store(info->dlpi_addr);

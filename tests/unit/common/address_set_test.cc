@@ -58,7 +58,7 @@ TEST(AddressSet, AllOfOneFamilyIsNothingOfTheOther) {
   const AddressSet v4 = SetOf({"0.0.0.0/0"});
   EXPECT_TRUE(Holds(v4, "10.0.0.1"));
   EXPECT_FALSE(Holds(v4, "2001:db8::1"));
-  EXPECT_TRUE(Holds(SetOf({"::ffff:0:0/96"}), "10.0.0.1")) << "it says so itself";
+  EXPECT_TRUE(Holds(SetOf({"::ffff:0:0/96"}), "10.0.0.1")) << "the set has the mapped block itself";
 
   const AddressSet both = SetOf({"::/0", "0.0.0.0/0"});
   EXPECT_TRUE(Holds(both, "10.0.0.1"));
@@ -76,7 +76,7 @@ TEST(AddressSet, SaysWhatWasExpected) {
                                "10.0.0.0/8 ", "10.0.0.0/8/8", " 10.0.0.0/8", "10.0.0.0/99999999999", "[::1]", "::/x"}) {
     EXPECT_THAT(ErrorOf(bad), testing::HasSubstr("expected one like 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32")) << bad;
   }
-  EXPECT_THAT(ErrorOf("\x1b[31m"), testing::Not(testing::HasSubstr("\x1b"))) << "a terminal would obey";
+  EXPECT_THAT(ErrorOf("\x1b[31m"), testing::Not(testing::HasSubstr("\x1b"))) << "a terminal would interpret it";
 }
 
 }  // namespace

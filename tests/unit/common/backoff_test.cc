@@ -23,7 +23,7 @@ TEST(Backoff, ReconnectDelayGrowsToFiveSecondsWithFullJitter) {
       least = std::min(least, delay);
       most = std::max(most, delay);
     }
-    EXPECT_LT(least, ceiling / 20) << attempt;  // full: from the bottom
+    EXPECT_LT(least, ceiling / 20) << attempt;  // full jitter: delays start near zero
     EXPECT_GT(most, ceiling - ceiling / 20) << attempt;
   }
 }

@@ -23,7 +23,7 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::SizeIs;
 
-// The file that POLICY promises to take as it stands.
+// The file that POLICY promises to accept unchanged.
 constexpr std::string_view kOneFile =
     R"(server: { port: 8080, read_timeout: 30, write_timeout: 30, idle_timeout: 60 }        # data plane
 consul: { address: "localhost:8500", service_name: "api-gateway", health_check: { interval: "10s", timeout: "5s" } }
@@ -48,7 +48,7 @@ class BootstrapTest : public ::testing::Test {
     return path;
   }
 
-  // The problems of a file, with its folder left out.
+  // The problems of a file, without its folder.
   std::vector<std::string> Problems(std::string_view text, const std::vector<std::string>& environment = {},
                                     const std::vector<std::string>& sets = {}) {
     std::vector<std::string> problems = LoadBootstrap(Write(text), environment, sets).problems;
@@ -125,7 +125,7 @@ TEST_F(BootstrapTest, ListenersLeaveLoopbackWithTlsOrWhereToldTo) {
               IsEmpty());
   EXPECT_THAT(Problems(beyond + "  admin_tls: { cert: a.crt, key: a.key }\n"),
               ElementsAre(HasSubstr("control_plane.stream_listen")))
-      << "TLS on one is not TLS on the other";
+      << "each listener needs its own TLS";
 }
 
 TEST_F(BootstrapTest, TlsIsGivenWholeOrNotAtAll) {

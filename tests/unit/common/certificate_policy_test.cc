@@ -1,4 +1,4 @@
-// The kind Certificate: what is checked when it is applied, what is warned of, and what of it is ever shown.
+// The kind Certificate: its errors and warnings at apply, and which parts of it are ever shown.
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -127,7 +127,7 @@ TEST_F(CertificatePolicy, WarnsOfWhatClientsWillReject) {
   site.mutable_certificate()->add_hosts("b.test");
   EXPECT_THAT(warnings({site, Route("b.test")}),
               ElementsAre(HasSubstr("hosts has 'b.test', which the certificate is not for")));
-  // One that is shown to endpoints serves no clients.
+  // A client certificate towards endpoints serves no hosts.
   v1::Resource client = Issue("a", {.names = {"DNS:gateway.test"}, .validity = long_enough});
   v1::Resource service;
   service.mutable_service()->set_name("s");

@@ -123,7 +123,7 @@ TEST(Codec, ReadsEveryKindOfPolicy) {
   EXPECT_EQ(route.priority(), -5);
   EXPECT_THAT(route.rate_limits(), ElementsAre("none"));
   EXPECT_EQ(parsed.documents[4].resource.rate_limit().mode(), v1::RateLimit::SHADOW);
-  // Where each field stands, for errors that are found later.
+  // The position of each field, for errors found later.
   const PolicyDocument& document = parsed.documents[2];
   EXPECT_EQ(document.position.line, 14);
   EXPECT_EQ(document.sources.at("split[1].weight").line, 23);
@@ -223,8 +223,8 @@ just text
           "policy.yaml:20:1: expected a document with kind and name, found 'just text'"));
 }
 
-// The reading of the file and the check of the policy find the same error; it is reported once.
-TEST(PolicyPlaces, LabelsByItsKindAloneWhatHasNoLegalName) {
+// The parser and the policy check find the same error; it is reported once.
+TEST(PolicyPlaces, LabelsADocumentWithoutALegalNameByItsKind) {
   v1::PolicyError error;
   error.set_kind("Route");
   error.set_name("A_b");
@@ -235,8 +235,8 @@ TEST(PolicyPlaces, LabelsByItsKindAloneWhatHasNoLegalName) {
   EXPECT_TRUE(FollowsFrom(located, {{"policy.yaml", {1, 1}, "Route", "match", "is required"}}));
 }
 
-// A secret in the wrong place is not repeated; what else is wrong there is told as everywhere.
-TEST(Codec, NoMistakeRepeatsASecret) {
+// A secret in the wrong place is not repeated; other errors there are reported as usual.
+TEST(Codec, NoErrorRepeatsASecret) {
   for (const char* credentials :
        {"[{ basic: SuperSecretKey }]", "[SuperSecretKey]", "SuperSecretKey", "[{ SuperSecretKey }]",
         "[{ basic: { SuperSecretKey: } }]", "[{ basic: { username: a, SuperSecretKey: a } }]",
@@ -459,7 +459,7 @@ TEST(NearestName, FindsTyposAndNothingFarther) {
   EXPECT_EQ(NearestName("a", {"b", "c"}), "");
 }
 
-// Fills a message at random, within its rules.
+// Fills a message with random values that its rules allow.
 class Generator {
  public:
   explicit Generator(unsigned seed) : random_(seed) {}

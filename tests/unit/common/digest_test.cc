@@ -48,7 +48,7 @@ TEST(Digest, ComparesWholeTexts) {
   EXPECT_FALSE(EqualInConstantTime("abc", "ab"));
 }
 
-// RFC 4648, section 10, and what it leaves open.
+// RFC 4648, section 10, and the choices that it leaves open.
 TEST(Base64, IsStrict) {
   for (const auto& [bytes, text] : std::initializer_list<std::pair<std::string_view, std::string_view>>{
            {"", ""}, {"f", "Zg"}, {"fo", "Zm8"}, {"foo", "Zm9v"}, {"foob", "Zm9vYg"}, {"foobar", "Zm9vYmFy"}}) {

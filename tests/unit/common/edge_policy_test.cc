@@ -1,4 +1,4 @@
-// What a policy of the edge may say, and what a regex makes of a path.
+// Checks of edge policy, and regex rewrites of paths.
 #include <functional>
 #include <optional>
 #include <string>
@@ -14,7 +14,7 @@
 namespace gateway {
 namespace {
 
-// Of one resource, "field: message" each.
+// The errors of one resource, as "field: message".
 std::vector<std::string> ErrorsOf(const v1::Resource& resource) {
   std::vector<v1::PolicyError> errors;
   CheckResource(resource, &errors);
@@ -52,7 +52,7 @@ TEST(CheckCors, MethodsHaveACase) {
   EXPECT_TRUE(ErrorsOf(resource).empty());
 }
 
-// A route that answers by itself, with what `fill` writes into it.
+// The errors of a route with a fixed response, after `fill` has changed it.
 std::vector<std::string> RouteErrorsOf(const std::function<void(v1::Route*)>& fill) {
   v1::Resource resource;
   v1::Route& route = *resource.mutable_route();
@@ -90,7 +90,7 @@ TEST(CheckRedirect, OneThatLeadsBackIsRefused) {
               testing::ElementsAre("redirect.path: redirects to the same URL; expected another path, or a scheme "
                                    "or a host beside it"));
   EXPECT_EQ(errors([](v1::Route* route) { route->mutable_redirect()->set_strip_query(true); }).size(), 1u);
-  // Where the next request is another one, or another path's.
+  // Allowed: the next request differs or goes to another path.
   EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_path("/a/"); }).empty());
   EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_scheme("https"); }).empty());
   EXPECT_TRUE(errors([](v1::Route* route) { route->mutable_redirect()->set_host("b.example"); }).empty());
@@ -145,7 +145,7 @@ TEST(ParseText, BoundsHowOftenAVariableIsUsed) {
   EXPECT_FALSE(ParseText(text + "${path}", {}, true, kFieldValueBytesMax).ok());
 }
 
-// What a route with this rewrite makes of `path`; nothing where that is no path.
+// `path` after this rewrite; nullopt if the result is not a path.
 std::optional<std::string> Rewritten(std::string_view pattern, std::string_view substitution, std::string_view path) {
   v1::Resource service, route;
   service.mutable_service()->set_name("s");
@@ -168,7 +168,7 @@ std::optional<std::string> Rewritten(std::string_view pattern, std::string_view 
   return Snapshot::Rewrite(match, path, &out) ? std::optional(out) : std::nullopt;
 }
 
-// What a check says of a rewrite's substitution; "" where it says nothing.
+// The error of a rewrite's substitution; "": valid.
 std::string SubstitutionError(std::string_view pattern, std::string_view substitution) {
   v1::Resource resource;
   v1::Route& route = *resource.mutable_route();
@@ -229,7 +229,7 @@ TEST(RegexRewrite, PathsWithEscapesAreRewrittenToo) {
 TEST(RegexRewrite, WhatIsNoPathInNormalFormIsNone) {
   EXPECT_EQ(Rewritten("x", "", "/.x./secret"), std::nullopt);
   EXPECT_EQ(Rewritten("x", "", "/a/.x./secret"), std::nullopt);
-  EXPECT_EQ(Rewritten("25", "", "/a/%252e%252e/b"), std::nullopt);  // dots that come to be by what goes
+  EXPECT_EQ(Rewritten("25", "", "/a/%252e%252e/b"), std::nullopt);  // the removal creates dot segments
   EXPECT_EQ(Rewritten("x", "", "/a/x/b"), std::nullopt);
   EXPECT_EQ(Rewritten("^/", "", "/a"), std::nullopt);
 }

@@ -38,7 +38,7 @@ struct Vector {
   std::string token;
 };
 
-// Tokens that others have signed, as their RFCs print them.
+// Tokens signed by others, from their RFCs.
 std::vector<Vector> Vectors() {
   return {
       {"RFC 7515, A.3",
@@ -96,14 +96,14 @@ TEST(Jwk, VerifiesWhatTheRfcsPrint) {
     const JwkSet set = SetOf(vector.key);
     ASSERT_EQ(set.keys.size(), 1u) << vector.source;
     EXPECT_TRUE(Verifies(set, vector.token)) << vector.source;
-    // Any character of payload or signature changed. (The last one of each part may carry bits that count for nothing.)
+    // Changes any character of payload or signature. The last one of each part may have unused bits.
     const size_t first = vector.token.find('.') + 1;
     for (size_t at : {first, first + 5, vector.token.rfind('.') + 1, vector.token.size() - 9}) {
       std::string changed = vector.token;
       changed[at] = changed[at] == 'A' ? 'B' : 'A';
       EXPECT_FALSE(Verifies(set, changed)) << vector.source << " at " << at;
     }
-    // One byte less, one more, none.
+    // One byte less, one more, an empty signature.
     EXPECT_FALSE(Verifies(set, vector.token.substr(0, vector.token.size() - 4))) << vector.source;
     EXPECT_FALSE(Verifies(set, vector.token + "AAAA")) << vector.source;
     EXPECT_FALSE(Verifies(set, vector.token.substr(0, vector.token.rfind('.') + 1))) << vector.source;
@@ -123,7 +123,7 @@ TEST(Jwk, EveryAlgorithmIsVerifiedByItsOwnKeysOnly) {
   }
 }
 
-// A key without `alg` verifies all of its type; with one, only that: a token may not choose.
+// A key without `alg` verifies every algorithm of its type; with `alg`, only that one: the token must not choose.
 TEST(Jwk, AKeysOwnAlgorithmBinds) {
   const TokenSigner signer(JwsAlgorithm::kPs256, "k");
   const std::string token = signer.Sign("{}");
@@ -133,7 +133,7 @@ TEST(Jwk, AKeysOwnAlgorithmBinds) {
   EXPECT_FALSE(Verifies(SetOf(other), token));
 }
 
-// ECDSA of zeros ("psychic signatures"), and DER where r || s belongs.
+// ECDSA with zeros ("psychic signatures"), and DER instead of r || s.
 TEST(Jwk, RefusesDegenerateSignatures) {
   const TokenSigner signer(JwsAlgorithm::kEs256);
   const JwkSet set = SetOf(signer.PublicJwk());
@@ -154,7 +154,7 @@ TEST(CompactJws, NeverTakesNoneNorASymmetricAlgorithm) {
       EXPECT_FALSE(CompactJws::Parse(Concat(header, ".", payload, ".", signature)).ok()) << alg;
     }
   }
-  // The classic: an HMAC with the public key as its secret.
+  // The classic attack: an HMAC with the public key as its secret.
   const std::string input = Concat(EncodeBase64(Base64::kUrl, R"({"alg":"HS256","kid":"k1"})"), ".", payload);
   const std::string pem = signer.PublicPem();
   unsigned char mac[32];
@@ -194,7 +194,7 @@ TEST(Jwks, RefusesSecrets) {
   EXPECT_FALSE(CheckJwks(JwksOf({signer.PublicJwk(), key})).ok()) << "even beside a good key";
 }
 
-// An issuer's other keys stay, and the one that is published is no key, whatever it is signed with.
+// A published secret is not a key, whatever is signed with it; the issuer's other keys stay.
 TEST(Jwks, LosesOnlyTheSecretsOfAnIssuer) {
   const TokenSigner good(JwsAlgorithm::kEs256, "good");
   const TokenSigner leaked(JwsAlgorithm::kEs256, "leaked");
@@ -244,7 +244,7 @@ TEST(Jwks, RefusesKeysThatProveNothing) {
   for (const auto& [key, why] : bad) {
     EXPECT_THAT(std::string(CheckJwks(JwksOf({key})).message()), HasSubstr(why)) << key;
     EXPECT_THAT(std::string(CheckJwks(JwksOf({good.PublicJwk(), key})).message()), HasSubstr("key 2")) << key;
-    // In a set that is fetched, one bad key must not lose the others.
+    // One bad key in a fetched set must not lose the others.
     const absl::StatusOr<JwkSet> rest = ParseJwks(JwksOf({good.PublicJwk(), key}), BadJwk::kSkip);
     ASSERT_TRUE(rest.ok()) << rest.status();
     EXPECT_EQ(rest->keys.size(), 1u);

@@ -16,7 +16,7 @@ ClientPrefix Prefix(const std::string& text) {
   return ClientPrefix::Of(address);
 }
 
-// A table of `size` places that one client after the other fills as far as it may.
+// A table of `size` places that clients fill one after the other, as far as they may.
 struct Places {
   explicit Places(size_t size) : free(size) {}
   size_t Fill(const ClientPrefix& client, size_t tries = 1'000'000) {
@@ -35,7 +35,7 @@ TEST(ClientPrefix, IsAnIpv4AddressOrTheFirstHalfOfAnIpv6One) {
   EXPECT_NE(Prefix("2001:db8:1:2::1"), Prefix("2001:db8:1:3::1"));
   EXPECT_EQ(Prefix("2001:db8:1:2::1").site(), Prefix("2001:db8:1:3::1").site());
   EXPECT_NE(Prefix("2001:db8:1:2::1").site(), Prefix("2001:db8:2:2::1").site());
-  EXPECT_NE(Prefix("2001:db8:1::1").site(), Prefix("2001:db8:1::1")) << "a site is not its first client";
+  EXPECT_NE(Prefix("2001:db8:1::1").site(), Prefix("2001:db8:1::1")) << "a site and its first client differ";
 }
 
 TEST(ClientPrefix, BytesTellTheSamePrefix) {
@@ -51,7 +51,7 @@ TEST(ClientPrefix, BytesTellTheSamePrefix) {
 TEST(KeyShares, OneClientHoldsAFifthAtMost) {
   Places places(100'000);
   EXPECT_NEAR(static_cast<double>(places.Fill(Prefix("::ffff:192.0.2.1"))), 20'000, 1);
-  EXPECT_EQ(places.Fill(Prefix("::ffff:192.0.2.2"), 100), 100u) << "others are none the worse";
+  EXPECT_EQ(places.Fill(Prefix("::ffff:192.0.2.2"), 100), 100u) << "others are not affected";
 }
 
 TEST(KeyShares, ManyClientsLeaveRoomForOneMore) {
@@ -111,7 +111,7 @@ TEST(KeyShares, WhatIsGivenBackIsForgotten) {
   EXPECT_EQ(shares.prefixes(), 4u) << "an address, a client, its site and its provider";
   for (const ClientPrefix& client : clients) shares.Release(client);
   EXPECT_EQ(shares.prefixes(), 0u);
-  // A refused place leaves nothing either.
+  // A refused place leaves nothing behind either.
   for (size_t i = 0; i < KeyShares::kSiteAlways; ++i) {
     EXPECT_TRUE(shares.Take({ClientPrefix::Kind::kIpv6Client, i}, 0).granted);
   }

@@ -15,7 +15,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-// The names of the things that `selector` picks.
+// The names that `selector` matches.
 std::vector<std::string> Picked(const std::string& selector) {
   static const std::map<std::string, std::map<std::string, std::string>> kThings = {
       {"a", {{"team", "orders"}, {"env", "prod"}, {"tier", "3"}}},
@@ -37,14 +37,14 @@ TEST(LabelSelector, EveryFormOfTheGrammarPicksWhatKubectlWouldPick) {
   EXPECT_THAT(Picked(""), ElementsAre("a", "b", "c", "d", "e"));
   EXPECT_THAT(Picked("team=orders"), ElementsAre("a", "b"));
   EXPECT_THAT(Picked("team == orders"), ElementsAre("a", "b"));
-  EXPECT_THAT(Picked("team!=orders"), ElementsAre("c", "d", "e")) << "also what has no such label";
+  EXPECT_THAT(Picked("team!=orders"), ElementsAre("c", "d", "e")) << "also without the label";
   EXPECT_THAT(Picked("team in (orders, search)"), ElementsAre("a", "b", "c"));
   EXPECT_THAT(Picked("team in(search)"), ElementsAre("c"));
   EXPECT_THAT(Picked("env notin (prod,test)"), ElementsAre("d", "e"));
   EXPECT_THAT(Picked("team"), ElementsAre("a", "b", "c"));
   EXPECT_THAT(Picked("!team"), ElementsAre("d", "e"));
   EXPECT_THAT(Picked("! team"), ElementsAre("d", "e"));
-  EXPECT_THAT(Picked("tier>3"), ElementsAre("b")) << "by number, and not what is no number";
+  EXPECT_THAT(Picked("tier>3"), ElementsAre("b")) << "compares numbers, and never matches other values";
   EXPECT_THAT(Picked("tier < 10"), ElementsAre("a"));
   EXPECT_THAT(Picked("team=orders,env!=test"), ElementsAre("a"));
   EXPECT_THAT(Picked("team,env in (prod),tier<5"), ElementsAre("a"));

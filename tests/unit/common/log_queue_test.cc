@@ -28,7 +28,7 @@ class LogQueueTest : public ::testing::Test {
     for (const int end : ends_) close(end);
   }
 
-  // Reads from the pipe until `ending` has come.
+  // Reads from the pipe until `ending` has arrived.
   std::string ReadUntil(const std::string& ending) {
     std::string text;
     char bytes[65536];
@@ -53,8 +53,8 @@ TEST_F(LogQueueTest, LinesArriveInOrder) {
   EXPECT_EQ(queue.dropped(), 0u);
 }
 
-// The pipe and the queue fill up; whoever pushes goes on at once, and once the reader is back it is told what it
-// missed.
+// The pipe and the queue fill up. Push never blocks, and when the reader is back it gets a report of the dropped
+// lines.
 TEST_F(LogQueueTest, AStalledReaderCostsLinesAndNoTime) {
   LogQueue queue(ends_[1], DroppedLine);
   const std::string line(1023, 'x');
@@ -64,14 +64,13 @@ TEST_F(LogQueueTest, AStalledReaderCostsLinesAndNoTime) {
       for (int i = 0; i < 1000; ++i) queue.Push(line + "\n");
     });
   }
-  for (std::thread& each : threads) each.join();  // hangs where Push waits
+  for (std::thread& each : threads) each.join();  // hangs if Push blocks
   const uint64_t dropped = queue.dropped();
   EXPECT_GE(dropped, 4000u - LogQueue::kQueuedBytesMax / 1024 * 2 - 64u);
   EXPECT_LT(dropped, 4000u);
   EXPECT_FALSE(queue.Flush(10ms));
 
-  // The thread that writes may have taken lines while others were dropped already: then it tells of drops more than
-  // once.
+  // The writer may have taken lines while others were already dropped; then it reports drops more than once.
   uint64_t read_lines = 0, told = 0;
   while (read_lines + told < 4000) {
     const std::string next = ReadUntil("\n");
@@ -98,7 +97,7 @@ TEST_F(LogQueueTest, EndsWithinItsDeadlineWhileTheReaderIsStalled) {
   const auto before = steady_clock::now();
   queue.reset();
   EXPECT_LT(steady_clock::now() - before, LogQueue::kCloseWait + 5s);
-  ends_[0] = ends_[1] = -1;  // stay open for the thread that was left behind: it writes to that number
+  ends_[0] = ends_[1] = -1;  // stay open for the abandoned thread, which writes to that descriptor
 }
 
 }  // namespace

@@ -38,10 +38,10 @@ TEST_F(LogTest, JsonLinesParseWhateverTheMessageHolds) {
   InitLogging(config, "gateway-dataplane");
   testing::internal::CaptureStderr();
   spdlog::warn("{}", std::string("a \"b\" \\ \n \x1b[31m \xff \xc3\xa9 \xc2\x9b \0 end", 26));
-  spdlog::debug("not said at info");
+  spdlog::debug("not logged at info");
   std::vector<std::string> lines = Lines(Captured());
   ASSERT_THAT(lines, SizeIs(1));
-  nlohmann::json line = nlohmann::json::parse(lines[0]);  // throws where it is not JSON
+  nlohmann::json line = nlohmann::json::parse(lines[0]);  // throws unless it is JSON
   EXPECT_EQ(line["level"], "warn");
   EXPECT_EQ(line["process"], "gateway-dataplane");
   EXPECT_THAT(line["time"].get<std::string>(),

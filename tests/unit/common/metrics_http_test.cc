@@ -23,10 +23,10 @@ using ::testing::Not;
 using ::testing::StartsWith;
 using namespace std::chrono_literals;
 
-// A plain blocking socket: the test says byte by byte what the client does.
+// A plain blocking socket: the test controls every byte of the client.
 class Client {
  public:
-  // `from`: the address that it connects from, of 127.0.0.0/8.
+  // `from`: the client's own address, in 127.0.0.0/8.
   explicit Client(uint16_t port, uint32_t from = INADDR_LOOPBACK)
       : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_in address{};
@@ -49,7 +49,7 @@ class Client {
     }
     return true;
   }
-  // Reads until `until` has come (empty: until the end), or the deadline.
+  // Reads until `until` has arrived (empty: until EOF), or the deadline.
   std::string Read(std::string_view until = "", std::chrono::milliseconds within = 15s) {
     auto deadline = std::chrono::steady_clock::now() + within;
     std::string text;
@@ -149,7 +149,7 @@ TEST_F(MetricsHttpTest, HandlerThatThrowsIs500AndTheServerLives) {
 TEST_F(MetricsHttpTest, SlowClientsDoNotKeepOthersWaitingAndAreCutOff) {
   Client slow_head(server_->port()), slow_reader(server_->port());
   ASSERT_TRUE(slow_head.Send("GET /health HT"));
-  ASSERT_TRUE(slow_reader.Send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n"));  // and reads nothing
+  ASSERT_TRUE(slow_reader.Send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n"));  // but never reads
   EXPECT_THAT(Ask("GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), HasSubstr("healthy"));
   auto start = std::chrono::steady_clock::now();
   EXPECT_EQ(slow_head.Read("", 20s), "");
@@ -158,7 +158,7 @@ TEST_F(MetricsHttpTest, SlowClientsDoNotKeepOthersWaitingAndAreCutOff) {
 
 constexpr char kProbe[] = "GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
-// Whether the server has ended this connection, within `within`.
+// Whether the server closes this connection within `within`.
 bool Ended(Client* client, std::chrono::milliseconds within = 5ms) {
   return client->Read("", within).find("<no end>") == std::string::npos;
 }
@@ -180,7 +180,7 @@ TEST_F(MetricsHttpTest, SilentConnectionsOfManyAddressesGiveWayToAProbe) {
   const auto start = std::chrono::steady_clock::now();
   EXPECT_THAT(Ask(kProbe), HasSubstr("healthy"));
   EXPECT_LT(std::chrono::steady_clock::now() - start, 1500ms);
-  // The oldest went: 64 at once, and one more for the probe.
+  // The oldest was closed: 64 at once, and one more for the probe.
   EXPECT_TRUE(Ended(silent.front().get(), 1s));
   EXPECT_FALSE(Ended(silent.back().get()));
 }
@@ -209,7 +209,7 @@ TEST_F(MetricsHttpTest, SixteenOfAnAddressAndSixtyFourInAllStay) {
   std::vector<std::unique_ptr<Client>> clients;
   for (int i = 0; i < 100; ++i) {
     clients.push_back(std::make_unique<Client>(server_->port(), 0x7f000100u + static_cast<uint32_t>(i / 20)));
-    // An answer shows that this connection is counted.
+    // The response shows that this connection is counted.
     ASSERT_TRUE(clients.back()->Send("GET /ready HTTP/1.1\r\nHost: a\r\n\r\n"));
     ASSERT_THAT(clients.back()->Read("{}"), StartsWith("HTTP/1.1 503 ")) << i;
   }
@@ -239,13 +239,13 @@ TEST(MetricsHttpDescriptors, ProbesGetThroughWhereSilentConnectionsHoldTheLastDe
   std::vector<std::unique_ptr<Client>> silent;
   for (int i = 0; i < 8; ++i) silent.push_back(std::make_unique<Client>(server->port()));
   {
-    Client last(server->port());  // served, so all that came before have been accepted
+    Client last(server->port());  // served, so all earlier ones have been accepted
     ASSERT_TRUE(last.Send(kProbe));
     ASSERT_THAT(last.Read(), HasSubstr("healthy"));
   }
   for (int fd = dup(0); fd >= 0; fd = dup(0)) held.push_back(fd);
   ASSERT_EQ(errno, EMFILE);
-  close(held.back());  // one for the probe's own end; the server has none
+  close(held.back());  // for the probe's own socket; the server has none left
   held.pop_back();
   {
     Client probe(server->port());
@@ -288,12 +288,12 @@ TEST(MetricsHttpHandover, TheSocketServesOnInWhoeverTookIt) {
   EXPECT_EQ(next->address(), old->address());
   next->Handle("/who", [] { return HttpReply{.body = "next"}; });
   old->StopListening();
-  Client waiting(next->port());  // in the queue of a socket that nobody accepts from for the moment
+  Client waiting(next->port());  // in the backlog of a socket that is not accepting yet
   ASSERT_TRUE(waiting.connected());
   ASSERT_TRUE(waiting.Send("GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
   next->Start();
   EXPECT_THAT(waiting.Read(), EndsWith("next"));
-  // Who was connected before is answered once more.
+  // A connection made before still gets a response.
   ASSERT_TRUE(kept.Send("GET /who HTTP/1.1\r\nHost: a\r\n\r\n"));
   const std::string last = kept.Read();
   EXPECT_THAT(last, HasSubstr("Connection: close"));

@@ -21,7 +21,7 @@ PasswordHash Cheap(PasswordHash::Method method) {
   return parameters;
 }
 
-// RFC 7914, section 12: scrypt("password", "NaCl", N=1024, r=8, p=16), whose salt is too short for a PHC string here.
+// RFC 7914, section 12: scrypt("password", "NaCl", N=1024, r=8, p=16). Its salt is too short for a PHC string here.
 TEST(Password, ScryptIsTheOneOfItsRfc) {
   PasswordHash hash;
   hash.log2_cost = 10;
@@ -37,7 +37,7 @@ TEST(Password, ScryptIsTheOneOfItsRfc) {
   EXPECT_FALSE(*VerifyPassword(hash, "Password"));
 }
 
-// Of argon2's own test suite (test.c): version 0x13, argon2id, t=2, m=2^16, p=1, and p=2 over 2^8.
+// From argon2's own test suite (test.c): version 0x13, argon2id, t=2, m=2^16, p=1, and p=2 over 2^8.
 TEST(Password, Argon2idIsTheOneOfItsReference) {
   for (const char* phc : {"$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4",
                           "$argon2id$v=19$m=256,t=2,p=2$c29tZXNhbHQ$bQk8UB/VmZZF4Oo79iDXuL5/0ttZwg2f/5U52iv1cDc"}) {

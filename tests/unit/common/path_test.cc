@@ -180,7 +180,7 @@ TEST(NormalizePath, DecidesEveryByte) {
   }
 }
 
-// Every escape of one byte: unreserved ones are the byte, all others stay, upper case.
+// Every escape of one byte: unreserved ones become the byte, all others stay, in upper case.
 TEST(NormalizePath, DecidesEveryEscape) {
   for (int value = 1; value < 256; ++value) {
     char upper[4];
@@ -220,8 +220,8 @@ TEST(IsNormalPath, HoldsForWhatNeedsNoWork) {
   }
 }
 
-// A property test over strings of what makes paths hard: normal forms are stable, IsNormalPath promises what it says,
-// and no normal form holds a dot segment, however often its escapes of slashes and dots are decoded once.
+// Property test over strings that make paths hard: normal forms are stable, IsNormalPath is right, and no normal form
+// has a dot segment, even if its escaped slashes and dots are decoded once.
 TEST(NormalizePath, IsIdempotent) {
   static constexpr std::string_view kPieces[] = {"/", "/", ".", "..",  "%2e", "%2E", "%2f",   "%5C", "%25", "%41",
                                                  "a", "b", ";", "%3b", "%0d", "%",   "%252e", "\\",  "[",   "%00"};
@@ -243,7 +243,7 @@ TEST(NormalizePath, IsIdempotent) {
     if (IsNormalPath(path)) {
       ASSERT_EQ(once, path);
     }
-    // The most lenient server: decodes slashes and backslashes, cuts parameters, then looks for dots.
+    // The most lenient server: decodes slashes and backslashes, cuts parameters, then resolves dots.
     std::string lenient;
     for (size_t i = 0; i < once.size(); ++i) {
       std::string_view escape = std::string_view(once).substr(i, 3);

@@ -92,7 +92,7 @@ TEST_F(Certificates, NamesThatFitNoCertificateAreRefused) {
   EXPECT_FALSE(IssueCertificate({authority_.certificate, Issue({.common_name = "x"}).private_key},
                                 {.common_name = "x", .lifetime = absl::Hours(1)}, kNow)
                    .ok())
-      << "the key of another";
+      << "another certificate's key";
 }
 
 TEST_F(Certificates, GoodFilesAreReadWhole) {

@@ -60,7 +60,7 @@ TEST(Redaction, OfAnUnknownSecretIsAnError) {
   EXPECT_EQ(errors[1].field(), "credentials[1].basic.password_hash");
   EXPECT_TRUE(absl::StrContains(errors[0].message(), "no such resource"));
   errors.clear();
-  // A key's fingerprint is no password's.
+  // A key's fingerprint does not restore a password.
   resource.mutable_consumer()->mutable_credentials(1)->mutable_basic()->set_password_hash(RedactedText("aaaa"));
   RestoreSecrets(&current, &resource, &errors);
   ASSERT_EQ(errors.size(), 1u);

@@ -1,4 +1,4 @@
-// What docs/ says of the schemas: every field that an operator can write is there.
+// docs/ covers the schemas: every field that an operator can write is there.
 #include <fstream>
 #include <set>
 #include <sstream>
@@ -32,7 +32,7 @@ bool IsGroup(const FieldDescriptor& field) {
          field.message_type() != google::protobuf::Duration::descriptor();
 }
 
-// The rows of `message` stand under its own heading, those of a message inside it under that heading too.
+// The rows of `message` are under its own heading, and those of nested messages under that heading too.
 void ExpectRows(const std::string& document, const Descriptor& message, bool is_kind, std::set<std::string>* seen) {
   if (!seen->insert(message.full_name()).second) return;
   const Descriptor* outer = &message;
@@ -58,7 +58,7 @@ TEST(PolicyReference, HasEveryFieldOfEveryKind) {
   for (int i = 0; i < resource.field_count(); ++i) {
     ExpectRows(document, *resource.field(i)->message_type(), /*is_kind=*/true, &seen);
   }
-  EXPECT_TRUE(seen.contains("gateway.v1.HeaderMatch")) << "the walk goes down to the nested messages";
+  EXPECT_TRUE(seen.contains("gateway.v1.HeaderMatch")) << "the walk includes nested messages";
 }
 
 void ExpectKeys(const std::string& document, const Descriptor& message, const std::string& prefix) {

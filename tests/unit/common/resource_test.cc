@@ -48,7 +48,7 @@ TEST(Resource, EveryKindHasKeyLabelsAndBody) {
     body->GetReflection()->SetString(body, body->GetDescriptor()->FindFieldByName("name"), "a");
     EXPECT_EQ(KeyOf(resource).ToString(), std::string(kind) + "/a");
     EXPECT_EQ(BodyOf(resource), body);
-    // LabelsOf names each kind: this fails for a kind that it forgets.
+    // LabelsOf must cover every kind: this fails for a missing one.
     const auto* labels = body->GetDescriptor()->FindFieldByName("labels");
     google::protobuf::Message* entry = body->GetReflection()->AddMessage(body, labels);
     entry->GetReflection()->SetString(entry, labels->message_type()->map_key(), "team");

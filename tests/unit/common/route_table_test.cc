@@ -23,7 +23,7 @@
 #include "common/policy/snapshot.h"
 #include "re2/re2.h"
 
-// A sanitizer has its own operator new, which checks more than ours would.
+// A sanitizer has its own operator new, which checks more than ours.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define GATEWAY_COUNTS_ALLOCATIONS 0
 #elif defined(__has_feature)
@@ -36,12 +36,12 @@
 #endif
 
 namespace {
-// Of the thread that reads it.
+// Of the current thread.
 thread_local uint64_t allocations = 0;
 }  // namespace
 
 #if GATEWAY_COUNTS_ALLOCATIONS
-// Both sides are replaced; inlined into one another, GCC takes them for a mismatch.
+// Both sides are replaced; GCC reports a mismatch if it inlines them into one another.
 #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
 void* operator new(size_t size) {
   ++allocations;
@@ -77,7 +77,7 @@ CompileResult CompileRoutes(const std::vector<v1::Route>& routes) {
   return result;
 }
 
-// One route a line: "name: { match: {...} }" in YAML's flow form.
+// One route per line: "name: { match: {...} }" in YAML flow style.
 CompileResult CompileLines(const std::vector<std::string>& lines) {
   std::vector<v1::Route> routes;
   for (const std::string& line : lines) {
@@ -98,7 +98,7 @@ struct Request {
   bool https = false;
 };
 
-// The match of `request`; its views point into it.
+// The match of `request`, with views into it.
 RouteMatch Match(const Snapshot& snapshot, const Request& request) {
   std::vector<FieldView> fields;
   for (const auto& [name, value] : request.fields) fields.push_back({name, value});
@@ -201,7 +201,7 @@ TEST(RouteTable, ExactHostThenLongerWildcardThenNone) {
   EXPECT_EQ(at("notexample.com"), "bare");
   EXPECT_EQ(at("[::1]"), "v6");
   EXPECT_EQ(at(""), "bare");
-  EXPECT_EQ(at(std::string(100'000, '.') + "b.example.com"), "bare") << "no host name is that long";
+  EXPECT_EQ(at(std::string(100'000, '.') + "b.example.com"), "bare") << "longer than any host name";
 }
 
 TEST(RouteTable, PriorityGoesBeforeEverythingElse) {
@@ -279,8 +279,8 @@ TEST(RouteTable, SaysWhichMethodsWouldMatch) {
   EXPECT_TRUE(match.method_not_allowed);
   EXPECT_EQ(std::vector<std::string>(match.allowed_methods.begin(), match.allowed_methods.end()),
             (std::vector<std::string>{"DELETE", "GET", "HEAD", "PUT"}));
-  EXPECT_EQ(NameOf(result, {.method = "DELETE", .path = "/a"}), "b") << "falls through to the next best";
-  EXPECT_EQ(NameOf(result, {.method = "get", .path = "/a"}), "405") << "methods have a case";
+  EXPECT_EQ(NameOf(result, {.method = "DELETE", .path = "/a"}), "b") << "falls back to the next best";
+  EXPECT_EQ(NameOf(result, {.method = "get", .path = "/a"}), "405") << "methods are case-sensitive";
 
   RouteMatch reused = match;
   const Request get{.path = "/a"};
@@ -314,7 +314,7 @@ TEST(RouteTable, ARouteOfGetTakesHeadUnlessItsEqualListsIt) {
   EXPECT_EQ(NameOf(alone, {.method = "HEAD", .path = "/admin"}), "get");
   EXPECT_EQ(NameOf(alone, {.method = "HEAD", .path = "/m", .fields = {{"h", "1"}}}), "more") << "conditions come first";
   EXPECT_EQ(NameOf(alone, {.method = "HEAD", .path = "/m"}), "head");
-  // Of many routes of one path, which are found by an index.
+  // Many routes of one path, found by an index.
   std::vector<std::string> lines;
   for (int i = 10; i < 40; ++i) {
     const std::string number = std::to_string(i);
@@ -345,7 +345,7 @@ TEST(RouteTable, TheSchemeIsAConditionMore) {
   EXPECT_EQ(NameOf(result, {.path = "/b", .fields = {{"h", "1"}}}), "one");
   EXPECT_EQ(NameOf(result, {.path = "/b", .fields = {{"h", "1"}}, .https = true}), "two");
   EXPECT_EQ(NameOf(result, {.path = "/s", .https = true}), "405");
-  EXPECT_EQ(NameOf(result, {.path = "/s"}), "404") << "over the other scheme there is nothing to allow";
+  EXPECT_EQ(NameOf(result, {.path = "/s"}), "404") << "no 405 for the other scheme";
 
   auto twice = CompileLines({"name: a, match: { path: { prefix: / }, scheme: https }",
                              "name: b, match: { path: { prefix: / }, scheme: https }",
@@ -470,7 +470,7 @@ TEST(RouteTable, WarnsOfRoutesThatCanNeverMatch) {
 // The warnings of `lines`.
 std::vector<std::string> WarningsOf(const std::vector<std::string>& lines) { return CompileLines(lines).warnings; }
 
-// Of two routes, whether 'low' is said to be lost to 'high', which has priority 1.
+// Whether route 'low' is reported as shadowed by 'high', which has priority 1.
 bool IsLost(const std::string& high, const std::string& low) {
   const std::vector<std::string> warnings =
       WarningsOf({"name: high, priority: 1, match: { " + high + " }", "name: low, match: { " + low + " }"});
@@ -519,15 +519,15 @@ TEST(RouteTable, WarnsOfPathsThatOthersCover) {
   EXPECT_FALSE(is_lost("template: '/a/{x}'", "prefix: /a/b"));
   EXPECT_FALSE(is_lost("exact: /a/b", "template: '/a/{x}'"));
   EXPECT_TRUE(is_lost("template: '/{t}/**'", "template: '/{a}/{b}'"));
-  EXPECT_FALSE(is_lost("template: '/{t}/**'", "prefix: /")) << "which takes / too";
+  EXPECT_FALSE(is_lost("template: '/{t}/**'", "prefix: /")) << "the prefix also matches /";
   EXPECT_TRUE(is_lost("regex: '/.*'", "prefix: /"));
-  EXPECT_FALSE(is_lost("regex: '/.*'", "")) << "which takes * of OPTIONS too";
-  EXPECT_FALSE(is_lost("prefix: /", "regex: '.*'")) << "which takes * of OPTIONS too";
+  EXPECT_FALSE(is_lost("regex: '/.*'", "")) << "the other also matches the * of OPTIONS";
+  EXPECT_FALSE(is_lost("prefix: /", "regex: '.*'")) << "the regex also matches the * of OPTIONS";
   EXPECT_TRUE(is_lost("prefix: /", "regex: '/.*'"));
   EXPECT_TRUE(is_lost("prefix: /a", "regex: '/a/b+'"));
   EXPECT_FALSE(is_lost("prefix: /a/b", "regex: '/a/b+'"));
   EXPECT_TRUE(is_lost("regex: '/a.b'", "exact: /a-b"));
-  EXPECT_FALSE(is_lost("regex: '/a.b'", "exact: /a@b")) << "which is /a%40b too";
+  EXPECT_FALSE(is_lost("regex: '/a.b'", "exact: /a@b")) << "the exact path also matches /a%40b";
 }
 
 TEST(RouteTable, WarnsOfHostsThatOthersCover) {
@@ -601,7 +601,7 @@ TEST(RouteTable, NamesAllRoutesThatTogetherTakeEverything) {
                         "name: b, match: { hosts: [y.com], path: { prefix: /a } }"}),
             (std::vector<std::string>{"route 'b' can never match: route 'a' goes before it and takes every request "
                                       "that it would"}))
-      << "their hosts are not the same";
+      << "their hosts differ";
   EXPECT_EQ(WarningsOf({"name: a, match: { path: { prefix: /a }, methods: [GET] }",
                         "name: b, match: { path: { prefix: /a }, methods: [POST] }",
                         "name: c, match: { path: { prefix: /a }, methods: [GET, POST] }"}),
@@ -612,7 +612,7 @@ TEST(RouteTable, NamesAllRoutesThatTogetherTakeEverything) {
             (std::vector<std::string>{
                 "route 'a' can never match: route 'c' goes before it and takes every request that it would",
                 "route 'b' can never match: route 'c' goes before it and takes every request that it would"}))
-      << "a does not serve, so it takes nothing from b";
+      << "a has no service, so it shadows nothing";
 
   std::vector<std::string> lines = {"name: all, match: { hosts: [h0.com, h1.com, h2.com, h3.com, h4.com, h5.com] }"};
   for (int i = 0; i < 6; ++i) {
@@ -684,10 +684,10 @@ TEST(RouteTable, AllocatesNothing) {
         {.method = method, .host = host, .path = path, .query = "a&v=%31&tenant=a+7", .fields = fields}, &match);
     EXPECT_EQ(allocations, before_this) << path.substr(0, 60);
   }
-  EXPECT_GT(allocations, before) << "the counter counts: the list of cases itself was allocated";
+  EXPECT_GT(allocations, before) << "the counter works: the list of cases was allocated";
 }
 
-// A reference: every route by itself, the best of those that hold, by the order of POLICY, straight from the messages.
+// The reference: tests every route and takes the best match, in the order of POLICY, straight from the messages.
 struct Reference {
   std::vector<v1::Route> routes;
 
@@ -725,7 +725,7 @@ struct Reference {
     return true;
   }
 
-  // The value of the first pair of that name. Of queries without escapes.
+  // The value of the first pair with this name. For queries without escapes.
   static std::optional<std::string> QueryValue(const std::string& query, const std::string& name) {
     std::istringstream pairs(query);
     for (std::string pair; std::getline(pairs, pair, '&');) {
@@ -834,7 +834,7 @@ struct Reference {
   }
 };
 
-// A few values, so that conditions meet.
+// Few distinct values, so that conditions overlap.
 class RandomSets {
  public:
   explicit RandomSets(uint32_t seed) : rng_(seed) {}
@@ -846,7 +846,7 @@ class RandomSets {
     return *(std::begin(from) + Below(std::size(from)));
   }
 
-  // `crowded`: most routes share a path, told apart by their conditions.
+  // `crowded`: most routes share a path and differ in their conditions.
   std::vector<v1::Route> Routes(size_t count, bool crowded) {
     const bool flat = OneIn(2);  // all priorities are equal
     std::vector<v1::Route> routes(count);
@@ -974,7 +974,7 @@ TEST(RouteTable, AgreesWithTheReferenceOnRandomSets) {
     const Reference reference{random.Routes(1 + random.Below(crowded ? 200 : 60), crowded)};
     CompileResult result = CompileRoutes(reference.routes);
     ASSERT_NE(result.snapshot, nullptr);
-    // What a warning calls lost must never be seen, and those that it names must be enough for that.
+    // A route reported as shadowed must never match, and the routes that the warning names must suffice for that.
     struct Lost {
       Reference with_takers;
       bool all_named;
@@ -1007,7 +1007,7 @@ TEST(RouteTable, AgreesWithTheReferenceOnRandomSets) {
       ASSERT_EQ(std::set<std::string>(got.allowed_methods.begin(), got.allowed_methods.end()), want.allowed) << told;
       ASSERT_EQ(got.method_not_allowed, !want.allowed.empty()) << told;
       for (const auto& [name, lost] : all_lost) {
-        if (!lost.all_named || n % 8 != 0) continue;  // each of them takes long
+        if (!lost.all_named || n % 8 != 0) continue;  // each takes long
         const v1::Route* taker = lost.with_takers.Match(request).route;
         ASSERT_TRUE(taker == nullptr || taker->name() != name) << "set " << set << ": " << told << " -> " << name;
       }

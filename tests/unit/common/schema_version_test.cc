@@ -1,4 +1,4 @@
-// Which data planes understand what.
+// Which schema version each resource requires.
 #include "common/policy/schema_version.h"
 
 #include <filesystem>
@@ -26,9 +26,9 @@ TEST(RequiredSchemaVersion, IsThatOfTheNewestThingInIt) {
   v1::Resource resource = Service();
   EXPECT_EQ(RequiredSchemaVersion(resource), kSchemaVersionMin);
   resource.mutable_service()->mutable_tls();
-  EXPECT_EQ(RequiredSchemaVersion(resource), kSchemaVersion) << "also where the message is empty";
+  EXPECT_EQ(RequiredSchemaVersion(resource), kSchemaVersion) << "also if the message is empty";
   resource = Service();
-  // A value that an older reader takes for none.
+  // An enum value that an older reader takes for unspecified.
   resource.mutable_service()->mutable_health_check()->set_type(static_cast<v1::HealthCheck::Type>(77));
   EXPECT_EQ(RequiredSchemaVersion(resource), kSchemaVersion);
   v1::Resource route;
@@ -36,7 +36,7 @@ TEST(RequiredSchemaVersion, IsThatOfTheNewestThingInIt) {
   EXPECT_EQ(RequiredSchemaVersion(route), kSchemaVersion) << "deep inside";
 }
 
-// What release 0.1.0 had in its samples is understood by it still.
+// Release 0.1.0 still understands its own samples.
 TEST(RequiredSchemaVersion, OfTheOldSamplesIsTheOldOne) {
   const std::filesystem::path folder = std::filesystem::path(GATEWAY_SOURCE_DIR) / "deploy" / "policies";
   for (const char* name : {"minimal", "tour", "limits", "resilience", "balance", "edge", "fleet-limit", "auth"}) {

@@ -40,8 +40,8 @@ TEST(Sealer, OpensNothingElse) {
   const auto other = Sealer::Create(directory.File("other"));
   ASSERT_TRUE(sealer.ok() && other.ok());
   const std::string sealed = *sealer->Seal("secret", "Certificate/a key");
-  EXPECT_FALSE(sealer->Open(sealed, "Certificate/b key").ok()) << "of another row";
-  EXPECT_FALSE(other->Open(sealed, "Certificate/a key").ok()) << "of another key";
+  EXPECT_FALSE(sealer->Open(sealed, "Certificate/b key").ok()) << "another row";
+  EXPECT_FALSE(other->Open(sealed, "Certificate/a key").ok()) << "another key";
   for (size_t i = 0; i < sealed.size(); ++i) {
     std::string changed = sealed;
     changed[i] = changed[i] == 'A' ? 'B' : 'A';

@@ -13,7 +13,7 @@
 namespace gateway {
 namespace {
 
-// The socket of a service manager, at `path` ('@': in the abstract namespace).
+// A service manager's socket at `path` ('@': in the abstract namespace).
 class Manager {
  public:
   explicit Manager(const std::string& path) : fd_(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {

@@ -39,7 +39,7 @@ CompileResult Compile(const std::vector<v1::Resource>& resources, const CompileO
   return CompileSnapshot(pointers, options);
 }
 
-// With the built-ins that `yaml` does not replace.
+// Includes the built-ins that `yaml` does not replace.
 CompileResult CompileWithBuiltins(std::string_view yaml, std::optional<BuiltinRateLimit> limit = BuiltinRateLimit{}) {
   std::vector<v1::Resource> resources = ReadPolicy(yaml);
   const size_t own = resources.size();
@@ -65,7 +65,7 @@ std::vector<std::string> Texts(const std::vector<v1::PolicyError>& errors) {
 
 constexpr std::string_view kService = "{ kind: Service, name: orders, static: [{ address: '127.0.0.1:1' }] }\n---\n";
 
-// The errors of one Route beside a Service `orders`.
+// The errors of a Route next to a Service `orders`.
 std::vector<std::string> RouteErrors(const std::string& body) {
   std::vector<v1::Resource> resources = ReadPolicy(std::string(kService) + "{ kind: Route, name: r, " + body + " }");
   CompileResult result = Compile(resources);
@@ -399,7 +399,7 @@ TEST(CompileSnapshot, RegexesOfRewritesCountToo) {
 }
 
 TEST(CompileSnapshot, ARewriteThatNeedsTooMuchMemoryIsRefused) {
-  std::string pattern = "^";  // more than one regex may have, less than RE2's own bound
+  std::string pattern = "^";  // more than the limit for a regex, less than RE2's own
   for (int i = 0; i < 60; ++i) pattern += "[a-z]{1000}";
   const re2::RE2 by_itself(pattern, re2::RE2::Quiet);
   ASSERT_TRUE(by_itself.ok()) << by_itself.error();
@@ -477,7 +477,7 @@ TEST(CompileSnapshot, FillsDefaultsIn) {
   EXPECT_EQ(unbroken.on_suspect, v1::ConsulSource::KEEP);
   EXPECT_EQ(unbroken.balance.policy, v1::LoadBalancer::ROUND_ROBIN);
 
-  ASSERT_EQ(snapshot.rate_limits().size(), 2u) << "a disabled limit is none";
+  ASSERT_EQ(snapshot.rate_limits().size(), 2u) << "a disabled limit is left out";
   EXPECT_EQ(snapshot.rate_limits()[0].name, "default");
   EXPECT_EQ(snapshot.rate_limits()[1].mode, v1::RateLimit::SHADOW);
   EXPECT_EQ(snapshot.rate_limits()[1].window, Millis(120'000));
@@ -640,8 +640,8 @@ constexpr std::string_view kCheapHash =
 constexpr std::string_view kDearHash =
     "$argon2id$v=19$m=256,t=2,p=2$c29tZXNhbHQ$bQk8UB/VmZZF4Oo79iDXuL5/0ttZwg2f/5U52iv1cDc";
 
-// Of names that nobody has, each is checked against one hash of those that are there, and always against the same one.
-TEST(CompileSnapshot, AStrangersPasswordCostsWhatSomebodysDoes) {
+// A password of an unknown user is checked against one of the known hashes, always the same one.
+TEST(CompileSnapshot, UnknownUsersCostAsMuchAsKnownOnes) {
   const auto compile = [](std::string_view more) {
     return CompileWithBuiltins(
         Concat("kind: Consumer\nname: one\ncredentials: [{ basic: { username: a, password_hash: \"", kCheapHash,
@@ -672,7 +672,7 @@ TEST(CompileSnapshot, CredentialsThatCanNeverBeReadAreErrors) {
                               "\"]\nlimit: { requests: 1, window: 1s }\n")),
                 ElementsAre(testing::AllOf(HasSubstr("key[0]"), HasSubstr("removed from every"))));
   }
-  // Another Auth's.
+  // The fields that another Auth forwards.
   const std::string forwards =
       "kind: Auth\nname: b\nmethods: [{ basic: {} }]\nforward: { groups: X-Who, claims: { X_Key: sub } }\n---\n";
   for (const char* header : {"x-who", "X-Key"}) {
@@ -763,8 +763,8 @@ TEST(CompileSnapshot, CredentialsAreNoGoodKeyOfALimit) {
                           testing::AllOf(HasSubstr("RateLimit/two"), HasSubstr("authorization"))));
 }
 
-// What stands before the @ may be a password.
-TEST(CompileSnapshot, AnUrlOfKeysHasNoUser) {
+// The part before the @ may be a password.
+TEST(CompileSnapshot, AKeySetUrlHasNoUserInfo) {
   for (const char* url : {"https://u:sekret@id.example.com/keys", "http://sekret@127.0.0.1/", "ftp://u:sekret@x/"}) {
     const auto errors =
         Texts(CompileWithBuiltins(Concat("kind: Auth\nname: a\nmethods: [{ jwt: { jwks: { url: \"", url, "\" } } }]\n"))
@@ -786,8 +786,8 @@ TEST(CompileSnapshot, WarnsOfAServiceThatCanServeNothingAndOfAnAddressThatComesT
               ElementsAre(HasSubstr("static[0] and static[1] are the same address '[::1]:1'")));
 }
 
-// A guard by methods is one only where what it leaves out reaches no service by itself.
-TEST(CompileSnapshot, WarnsOfAGuardThatAnotherMethodGoesRound) {
+// A guard by methods only works if no other method reaches the service by another route.
+TEST(CompileSnapshot, WarnsOfAGuardThatAnotherMethodBypasses) {
   const auto warnings = [](const std::string& routes) {
     return Compile(ReadPolicy("kind: Service\nname: s\nstatic: [{ address: \"h:1\" }]\n---\n"
                               "kind: IpAccess\nname: office\nallow: [192.0.2.0/24]\n---\n" +
@@ -805,7 +805,7 @@ TEST(CompileSnapshot, WarnsOfAGuardThatAnotherMethodGoesRound) {
   EXPECT_THAT(warnings(guarded + "kind: Route\nname: post\nmatch: { path: { prefix: / }, methods: [POST] }\n"
                                  "service: s\n"),
               IsEmpty())
-      << "somebody wrote POST down";
+      << "POST is listed explicitly";
   EXPECT_THAT(warnings(guarded + "kind: Route\nname: all\nmatch: { path: { prefix: / } }\nservice: s\n"
                                  "access: office\n"),
               IsEmpty());

@@ -26,7 +26,7 @@ Parsed Parse(std::string_view text, const YamlLimits& limits = {}) {
   return parsed;
 }
 
-// The only problem's message; a list of them where there is not one.
+// The message of the only problem; all messages if there is not exactly one.
 std::string OnlyProblem(const Parsed& parsed) {
   if (parsed.problems.size() == 1) return parsed.problems[0].message;
   std::string all = std::to_string(parsed.problems.size()) + " problems:";
@@ -137,7 +137,7 @@ TEST(ParseYaml, RefusesWhatIsNotUtf8OrHoldsControlBytes) {
   EXPECT_THAT(OnlyProblem(Parse("\xff\xfe"
                                 "a")),
               HasSubstr("not UTF-8"));                                // UTF-16, which yaml-cpp would read
-  EXPECT_THAT(OnlyProblem(Parse("a: \x04 b\n")), HasSubstr("0x04"));  // yaml-cpp's own mark of the end
+  EXPECT_THAT(OnlyProblem(Parse("a: \x04 b\n")), HasSubstr("0x04"));  // yaml-cpp's own end marker
   EXPECT_THAT(OnlyProblem(Parse(std::string_view("a: \0b", 5))), HasSubstr("0x00"));
   EXPECT_THAT(OnlyProblem(Parse("a: \xed\xa0\x80\n")), HasSubstr("not UTF-8"));  // a surrogate
   EXPECT_THAT(OnlyProblem(Parse("a: \xc0\xaf\n")), HasSubstr("not UTF-8"));      // an overlong slash
@@ -188,7 +188,7 @@ TEST(ParseYaml, BytesNodesAndUnbrokenStretchesAreLimited) {
   limits.stretch_bytes_max = 10'000;
   std::string many;
   for (int i = 0; i < 10'000; ++i) many += "- item\n";
-  EXPECT_THAT(Parse(many, limits).problems, IsEmpty()) << "long, but one small value after the other";
+  EXPECT_THAT(Parse(many, limits).problems, IsEmpty()) << "long, but made of small values";
   EXPECT_THAT(OnlyProblem(Parse("a: " + std::string(20'000, 'x'), limits)), HasSubstr("longer than 10000 bytes"));
 }
 
@@ -201,7 +201,7 @@ TEST(ParseYaml, OneTextHoldsAPolicyOfAHundredThousandRoutes) {
   }
   const Parsed parsed = Parse(text);
   EXPECT_THAT(parsed.problems, IsEmpty());
-  EXPECT_EQ(parsed.documents.size(), 100'000u + 1);  // nothing stands behind the last ---
+  EXPECT_EQ(parsed.documents.size(), 100'000u + 1);  // no document follows the last ---
 }
 
 TEST(ParseYaml, HostileShapesEndSoon) {

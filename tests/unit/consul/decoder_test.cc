@@ -14,7 +14,7 @@ using testing::HasSubstr;
 using testing::SizeIs;
 using v1::Instance;
 
-// One entry of /v1/health/service/web, as 1.8.7 writes it, less what nobody reads.
+// One entry of /v1/health/service/web as Consul 1.8.7 writes it, without unused fields.
 Json Entry(const std::string& id = "web-1") {
   return {
       {"Node", {{"Node", "n1"}, {"Address", "10.0.0.9"}, {"Meta", {{"zone", "of-node"}}}}},
@@ -70,7 +70,7 @@ TEST(ConsulDecoder, HealthIsTheWorstOfAllChecks) {
   entry["Checks"].push_back(Check("service:web-1", "warning"));
   EXPECT_EQ(DecodeOne(entry).health(), Instance::WARNING);
   EXPECT_EQ(DecodeOne(entry).weight(), 2u) << "Weights.Warning";
-  entry["Checks"][0]["Status"] = "critical";  // the node's own
+  entry["Checks"][0]["Status"] = "critical";  // the node's check
   EXPECT_EQ(DecodeOne(entry).health(), Instance::CRITICAL);
   EXPECT_EQ(DecodeOne(entry).weight(), 0u);
   entry["Checks"].push_back(Check("_service_maintenance:web-1", "critical"));
@@ -80,7 +80,7 @@ TEST(ConsulDecoder, HealthIsTheWorstOfAllChecks) {
   entry["Checks"] = nullptr;
   EXPECT_EQ(DecodeOne(entry).health(), Instance::PASSING) << "no checks";
   entry["Checks"] = Json::array({Check("x", "splendid")});
-  EXPECT_EQ(DecodeOne(entry).health(), Instance::CRITICAL) << "a status that we don't know gets no traffic";
+  EXPECT_EQ(DecodeOne(entry).health(), Instance::CRITICAL) << "an unknown status gets no traffic";
 }
 
 TEST(ConsulDecoder, WeightsAreClampedAndDefaultToOne) {
@@ -137,7 +137,7 @@ TEST(ConsulDecoder, AnAddressIsAnIpAddressOrAHostNameWithoutAPort) {
   EXPECT_EQ(DecodeOne(entry).unusable(), "the port is not between 1 and 65535");
 }
 
-// The same checks as two endpoints of Consul list them: node checks once for each instance here, once in all there.
+// The same checks in two of Consul's endpoints: one lists node checks once per instance, the other once in total.
 TEST(ConsulDecoder, ChecksOfAServiceAndOfEverythingHaveTheSameDigests) {
   const auto check = [](const char* node, const char* id, const char* service_id, const char* status) {
     return Json{{"Node", node},
@@ -266,7 +266,7 @@ TEST(ConsulDecoder, DigestsSayWhichServiceOrNodeChanged) {
     return *DecodeHealthState(checks.dump());
   };
   const CheckDigests before = digests("passing", "passing", "a");
-  EXPECT_EQ(before.services, digests("passing", "passing", "b").services) << "what a check prints means nothing";
+  EXPECT_EQ(before.services, digests("passing", "passing", "b").services) << "a check's output does not matter";
   const CheckDigests after = digests("passing", "critical", "a");
   EXPECT_NE(before.services.at("web"), after.services.at("web"));
   EXPECT_EQ(before.services.at("db"), after.services.at("db"));

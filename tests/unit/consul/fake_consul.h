@@ -1,4 +1,4 @@
-// Something that speaks enough of Consul's HTTP API, and fails on demand.
+// A fake that speaks enough of Consul's HTTP API and fails on demand.
 #ifndef GATEWAY_TESTS_UNIT_CONSUL_FAKE_CONSUL_H_
 #define GATEWAY_TESTS_UNIT_CONSUL_FAKE_CONSUL_H_
 
@@ -17,22 +17,22 @@
 
 namespace gateway::controlplane {
 
-// Serves catalog/services and health/service/NAME from what the test says exists, with blocking queries; a script may
-// answer anything else instead. A thread for each connection. Thread-safe.
+// Serves catalog/services and health/service/NAME for services set by the test, with blocking queries; a script may
+// send any other response instead. One thread per connection. Thread-safe.
 class FakeConsul {
  public:
   struct Request {
     std::string target;
     std::string path;
-    uint64_t index = 0;  // of the query; 0: none
+    uint64_t index = 0;  // of the query; 0: absent
     bool Has(const std::string& text) const { return target.find(text) != std::string::npos; }
   };
   struct Reply {
     enum class Kind {
       kAnswer,
-      kReset,  // the connection
-      kHang,   // until the end
-      kRaw,    // `body` as it is, then the end of the connection
+      kReset,  // the connection is reset
+      kHang,   // no response until the fake stops
+      kRaw,    // sends `body` verbatim, then closes the connection
     };
     Kind kind = Kind::kAnswer;
     int status = 200;
@@ -41,19 +41,19 @@ class FakeConsul {
     bool known_leader = true;
     bool chunked = false;
   };
-  // Nothing: the ordinary answer.
+  // nullopt: the ordinary response.
   using Script = std::function<std::optional<Reply>(const Request&)>;
 
   FakeConsul();
   ~FakeConsul();
 
   std::string address() const;
-  void SetScript(Script script);  // wakes blocking queries too: they are then cut off and asked anew
-  // `ports` of instances on 127.0.0.1; none: listed, but empty.
+  void SetScript(Script script);  // also wakes blocking queries, which are cut off and sent again
+  // `ports`: instances on 127.0.0.1; empty: the service is listed without instances.
   void SetService(const std::string& name, const std::vector<int>& ports);
   void RemoveService(const std::string& name);
   void SetIndex(uint64_t index);
-  int requests(const std::string& text) const;  // so far, whose target holds `text`
+  int requests(const std::string& text) const;  // so far, with `text` in the target
   int connections() const;                      // open ones
   int blocked() const;                          // queries waiting for a change
 
@@ -74,7 +74,7 @@ class FakeConsul {
   int blocked_ ABSL_GUARDED_BY(mutex_) = 0;
   int connections_ ABSL_GUARDED_BY(mutex_) = 0;
   std::list<boost::asio::ip::tcp::socket> sockets_ ABSL_GUARDED_BY(mutex_);
-  std::list<std::thread> threads_;  // of the accepting thread, until it is joined
+  std::list<std::thread> threads_;  // used by the accept thread until it is joined
   std::thread acceptor_thread_;
 };
 

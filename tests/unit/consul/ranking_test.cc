@@ -1,4 +1,4 @@
-// Who has a watch, where there are not enough.
+// Which services get a watch if there are not enough.
 #include "controlplane/sources/consul/ranking.h"
 
 #include <set>
@@ -45,7 +45,7 @@ TEST(ChooseWatched, AWatchChangesHandsOnlyWhereThatIsWorthIt) {
   EXPECT_FALSE(swaps({.magnitude = 4}, {.magnitude = 20})) << "not settled";
   EXPECT_FALSE(swaps({.magnitude = 1, .settled = true}, {.named = true}));
   EXPECT_TRUE(swaps({.named = true, .settled = true}, {.magnitude = 1}));
-  EXPECT_FALSE(swaps({.named = true}, {.magnitude = 1})) << "a request now and then";
+  EXPECT_FALSE(swaps({.named = true}, {.magnitude = 1})) << "an occasional request";
   EXPECT_TRUE(swaps({.named = true}, {.magnitude = 3})) << "steady traffic does not wait";
   EXPECT_TRUE(swaps({.settled = true}, {.named = true}));
   EXPECT_FALSE(swaps({}, {.named = true}));
@@ -61,7 +61,7 @@ TEST(ChooseWatched, TheMostIsGainedFirst) {
   EXPECT_THAT(choice.swaps, ElementsAre(Pair(1, 3), Pair(0, 2)));
 }
 
-// Traffic that moves about must not make watches change hands for ever.
+// Shifting traffic must not make watches change hands forever.
 TEST(ChooseWatched, SteadyTrafficComesToRest) {
   std::vector<WatchCandidate> candidates(300);
   for (size_t i = 0; i < candidates.size(); ++i) {
@@ -76,7 +76,7 @@ TEST(ChooseWatched, SteadyTrafficComesToRest) {
       candidates[winner].watched = true;
     }
     EXPECT_TRUE(round == 0 || choice.swaps.empty()) << round;
-    // As measured, a doubling more or less.
+    // The measured magnitude varies by one (a factor of two).
     for (WatchCandidate& each : candidates) each.magnitude = each.index % 7 + (each.index + round) % 2;
   }
 }

@@ -23,7 +23,7 @@ using fixtures::WaitFor;
 using testing::Contains;
 using testing::IsSupersetOf;
 
-// What the issue promises for every change that Consul knows of.
+// The promised delay for every change that Consul knows of.
 constexpr fixtures::Timeout kWithinASecond{1000};
 
 class RealConsul : public testing::Test {
@@ -48,7 +48,7 @@ class RealConsul : public testing::Test {
     return options;
   }
 
-  // Status of the instance's own check in Consul, "" where there is none.
+  // The status of the instance's own check in Consul; "" without a check.
   std::string CheckStatus(const std::string& id) {
     const auto checks = agent_->GetJson("/v1/agent/checks");
     if (!checks.ok() || !checks->contains("service:" + id)) return "";
@@ -78,7 +78,7 @@ TEST_F(RealConsul, ChangesAreSeenWithinASecond) {
   ASSERT_TRUE(agent_->SetCheck("web-1", "critical").ok());
   ASSERT_TRUE(watched.Wait(Serves("web", "8002"), kWithinASecond));
   ASSERT_TRUE(agent_->SetCheck("web-2", "critical").ok());
-  ASSERT_TRUE(watched.Wait(Serves("web", ""), kWithinASecond)) << "all critical is no suspect answer";
+  ASSERT_TRUE(watched.Wait(Serves("web", ""), kWithinASecond)) << "all critical is not suspicious";
   EXPECT_EQ(SetOf(*watched.newest(), "web").instances_size(), 2);
   ASSERT_TRUE(agent_->SetCheck("web-1", "passing").ok());
   ASSERT_TRUE(agent_->SetCheck("web-2", "warning").ok());
@@ -158,7 +158,7 @@ TEST_F(RealConsul, KilledServerKeepsEndpointsUntilItIsBack) {
   watched.watcher().Start();
   ASSERT_TRUE(watched.Wait(Serves("web", "8001")));
 
-  // From here on the instance is never gone.
+  // From here on the instance never disappears.
   std::atomic<bool> watching = true, lost = false;
   std::thread observer([&] {
     while (watching) {
@@ -181,11 +181,11 @@ TEST_F(RealConsul, KilledServerKeepsEndpointsUntilItIsBack) {
       [](const EndpointCatalog& catalog) { return Serving(SetOf(catalog, "web")).find("8002") != std::string::npos; }));
 }
 
-// A dev agent forgets everything when it is restarted. Its services are kept, and what registers again counts.
+// A dev agent forgets everything when it restarts. Its services are kept, and new registrations count.
 TEST_F(RealConsul, ForgetfulRestartKeepsEndpoints) {
   ASSERT_NO_FATAL_FAILURE(Run());
   for (int i = 0; i < 5; ++i) {
-    // So that the new agent's index is below this one's.
+    // Raises the index, so that the new agent's is lower.
     ASSERT_TRUE(agent_->Register({.service = "other", .port = static_cast<uint16_t>(9000 + i)}).ok());
   }
   ASSERT_TRUE(agent_->Register({.service = "web", .port = 8001}).ok());
@@ -206,7 +206,7 @@ TEST_F(RealConsul, FrozenAgentKeepsEndpointsAndGoesOnWhenThawed) {
   ASSERT_NO_FATAL_FAILURE(Run());
   ASSERT_TRUE(agent_->Register({.service = "web", .port = 8001}).ok());
   ConsulWatcherOptions options = WatcherOptions();
-  options.wait = 500ms;  // so that the deadline of a hanging watch comes soon
+  options.wait = 500ms;  // so that a hanging watch reaches its deadline soon
   Watched watched(options);
   watched.Follow({"web"});
   watched.watcher().Start();
@@ -246,13 +246,13 @@ TEST_F(RealConsul, HundredAndFiftyServicesPastTheBudget) {
   ASSERT_TRUE(watched.Wait(Serves("s150", "9000 9001"), kWithinASecond));
   ASSERT_TRUE(agent_->SetMaintenance("s7", true).ok());
   ASSERT_TRUE(watched.Wait(Serves("s7", ""), kWithinASecond));
-  ASSERT_TRUE(agent_->SetNodeMaintenance(true).ok());  // one check, every service
+  ASSERT_TRUE(agent_->SetNodeMaintenance(true).ok());  // one check, all services
   ASSERT_TRUE(watched.Wait([](const EndpointCatalog& catalog) {
     return std::ranges::all_of(catalog.sets, [](const auto& entry) { return Serving(*entry.second).empty(); });
   }));
   ASSERT_TRUE(agent_->SetNodeMaintenance(false).ok());
   ASSERT_TRUE(watched.Wait([](const EndpointCatalog& catalog) {
-    // All but the one that is in maintenance itself and the one that is critical.
+    // All except the one in maintenance and the critical one.
     return std::ranges::count_if(catalog.sets, [](const auto& entry) { return Serving(*entry.second).empty(); }) == 2;
   }));
   ASSERT_TRUE(agent_->Deregister("s3").ok());
@@ -261,13 +261,13 @@ TEST_F(RealConsul, HundredAndFiftyServicesPastTheBudget) {
         return !catalog.sets.contains({"", "s3"});
       },
       kWithinASecond));
-  // An instance without a check shows in no global watch but by a wake: the sweep finds it.
+  // An instance without a check only shows in a global watch if something else wakes it: the sweep finds it.
   ASSERT_TRUE(agent_->Register({.service = "s5", .id = "silent", .port = 9100, .status = ""}).ok());
   ASSERT_TRUE(
       watched.Wait([](const EndpointCatalog& catalog) { return SetOf(catalog, "s5").instances_size() == 2; }, 20s));
 }
 
-// A service without checks that moves wakes nothing but its own watch and the catalog's.
+// A change of a service without checks wakes only its own watch and the catalog's.
 TEST_F(RealConsul, ABusyServiceIsFollowedAtOnceAmongManyAndTheOthersWithinASecond) {
   ASSERT_NO_FATAL_FAILURE(Run());
   constexpr int kServices = 1'000;
@@ -295,15 +295,15 @@ TEST_F(RealConsul, ABusyServiceIsFollowedAtOnceAmongManyAndTheOthersWithinASecon
   std::vector<double> busy, idle;
   for (uint16_t i = 0; i < 11; ++i) {
     busy.push_back(follow("s999", static_cast<uint16_t>(20'000 + i)));
-    // After a quiet time, which its own sweep is.
+    // After an idle period, which its own sweep provides.
     if (i % 3 == 0) idle.push_back(follow("s500", static_cast<uint16_t>(21'000 + i)));
-    absl::SleepFor(absl::Milliseconds(600));  // the pace of one service is four changes a second
+    absl::SleepFor(absl::Milliseconds(600));  // one service may change four times a second
   }
   std::sort(busy.begin(), busy.end());
   std::sort(idle.begin(), idle.end());
   RecordProperty("busy_median_us", static_cast<int>(busy[5] * 1000));
   RecordProperty("idle_max_us", static_cast<int>(idle.back() * 1000));
-  EXPECT_LT(busy[5], 100) << "20 ms on a machine that does nothing else";
+  EXPECT_LT(busy[5], 100) << "20 ms on an idle machine";
   EXPECT_LT(idle.back(), 3'000);
 }
 
@@ -350,7 +350,7 @@ TEST_F(RealConsulRegistration, InstanceIsUpAtOnceAndConsulChecksIt) {
   EXPECT_EQ(service["Meta"]["label-team_name"], "x");
   EXPECT_THAT(service["Tags"].get<std::vector<std::string>>(),
               IsSupersetOf({"version=1.2.3", "zone=a", "team/name=x"}));
-  ASSERT_TRUE(WaitFor([&] { return asked_ > 0; })) << "a real check";
+  ASSERT_TRUE(WaitFor([&] { return asked_ > 0; })) << "a real check ran";
   healthy_ = false;
   ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-1") == "critical"; }));
   healthy_ = true;
@@ -363,7 +363,7 @@ TEST_F(RealConsulRegistration, ForgottenInstanceIsRegisteredAgainAsItIsNow) {
   ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-1") == "passing"; }));
   ASSERT_TRUE(agent_->Deregister("api-gateway-dp-1").ok());
   ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-1") == "passing"; }));
-  // Dead meanwhile: it must not come back as passing.
+  // Dead meanwhile: it must not return as passing.
   healthy_ = false;
   ASSERT_TRUE(agent_->Deregister("api-gateway-dp-1").ok());
   std::string first;
@@ -371,22 +371,22 @@ TEST_F(RealConsulRegistration, ForgottenInstanceIsRegisteredAgainAsItIsNow) {
   EXPECT_EQ(first, "critical");
 }
 
-// A data plane that is lost for good: Consul's check decides, and nobody brings it back for ever.
+// A data plane that is lost for good: Consul's check decides, and the registration is not renewed forever.
 TEST_F(RealConsulRegistration, OneThatIsForgottenIsLeftToConsul) {
   ConsulRegistration registration(ForRegistration());
   registration.Register(Instance());
   ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-1") == "passing"; }));
   registration.Forget("dp-1");
-  EXPECT_EQ(CheckStatus("api-gateway-dp-1"), "passing") << "it may be well, and cut off from here alone";
+  EXPECT_EQ(CheckStatus("api-gateway-dp-1"), "passing") << "it may be healthy and only unreachable from here";
   ASSERT_TRUE(agent_->Deregister("api-gateway-dp-1").ok());
   RegisteredInstance other = Instance();
   other.name = "dp-2";
-  registration.Register(other);  // a pass, after which the first one would be back
+  registration.Register(other);  // one pass, after which the first one would be back
   ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-2") == "passing"; }));
   EXPECT_EQ(CheckStatus("api-gateway-dp-1"), "");
   registration.Deregister("dp-2");
   registration.Forget("dp-2");
-  EXPECT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-2").empty(); })) << "who said goodbye is taken out";
+  EXPECT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-2").empty(); })) << "after a goodbye it is deregistered";
 }
 
 TEST_F(RealConsulRegistration, SurvivesARestartOfTheAgent) {
@@ -395,7 +395,7 @@ TEST_F(RealConsulRegistration, SurvivesARestartOfTheAgent) {
   registration.Register(Instance());
   ASSERT_TRUE(agent_->Restart().ok());
   ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-1") == "passing"; }));
-  ASSERT_TRUE(agent_->Restart().ok());  // forgets
+  ASSERT_TRUE(agent_->Restart().ok());  // forgets everything
   ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-1") == "passing"; }, 20s));
 }
 
@@ -405,9 +405,9 @@ TEST_F(RealConsulRegistration, OnlyDeregisterTakesOut) {
     registration.Register(Instance());
     ASSERT_TRUE(WaitFor([&] { return !CheckStatus("api-gateway-dp-1").empty(); }));
   }
-  EXPECT_FALSE(CheckStatus("api-gateway-dp-1").empty()) << "the end of a control plane takes nobody out";
+  EXPECT_FALSE(CheckStatus("api-gateway-dp-1").empty()) << "stopping a control plane deregisters no data plane";
   ConsulRegistration registration(ForRegistration());
-  registration.Deregister("dp-1");  // also one that an earlier process registered
+  registration.Deregister("dp-1");  // also one registered by an earlier process
   ASSERT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-1").empty(); }));
 }
 

@@ -55,7 +55,7 @@ TEST(StateFile, FailedWriteLeavesTheOldOne) {
   const fixtures::TempDir dir;
   const std::string path = dir.File("endpoints");
   ASSERT_TRUE(WriteStateFile(path, OneSet("web")).ok());
-  ASSERT_EQ(mkdir((path + ".new").c_str(), 0700), 0);  // where the new one would be written
+  ASSERT_EQ(mkdir((path + ".new").c_str(), 0700), 0);  // blocks the path of the new file
   EXPECT_FALSE(WriteStateFile(path, OneSet("db")).ok());
   EXPECT_EQ((*ReadStateFile(path))[0]->key().service(), "web");
 }

@@ -21,7 +21,7 @@ Loss Confirmed(Loss loss) {
 TEST(Suspicion, GainsAndOrdinaryLossesAreBelieved) {
   EXPECT_EQ(JudgeLoss({.before = 0, .remaining = 5}, 0s).kind, Kind::kBelieve);
   EXPECT_EQ(JudgeLoss({.before = 3, .remaining = 2, .lost = 1}, 0s).kind, Kind::kBelieve);
-  // Nothing is lost: an index that went back or a missing leader is no matter.
+  // Nothing is lost, so a lower index or a missing leader does not matter.
   EXPECT_EQ(JudgeLoss({.before = 3, .remaining = 3, .leader_known = false, .index_went_back = true}, 0s).kind,
             Kind::kBelieve);
 }
@@ -68,7 +68,7 @@ TEST(Suspicion, MassLossAndIndexGoingBackAreHeldForAWhile) {
 TEST(Suspicion, OtherInstancesAfterTheIndexWentBackAreBelieved) {
   Loss loss = Confirmed({.before = 1, .remaining = 1, .lost = 1});
   loss.index_went_back = true;
-  EXPECT_EQ(JudgeLoss(loss, 0s).kind, Kind::kBelieve) << "registered again, after a restart of everything";
+  EXPECT_EQ(JudgeLoss(loss, 0s).kind, Kind::kBelieve) << "registered again after a full restart";
 }
 
 TEST(Suspicion, ListingWithoutConsulItselfIsSuspect) {
@@ -76,7 +76,7 @@ TEST(Suspicion, ListingWithoutConsulItselfIsSuspect) {
   const CatalogListing scoped{{"web", {}}};
   EXPECT_EQ(SuspectListing({}, whole), "");
   EXPECT_EQ(SuspectListing(whole, {{"consul", {}}}), "");
-  EXPECT_EQ(SuspectListing({}, scoped), "") << "a token that may see one service only";
+  EXPECT_EQ(SuspectListing({}, scoped), "") << "a token limited to one service";
   EXPECT_EQ(SuspectListing(scoped, {{"other", {}}}), "");
   EXPECT_NE(SuspectListing(whole, scoped), "");
   EXPECT_NE(SuspectListing(whole, {}), "");
@@ -86,11 +86,11 @@ TEST(Suspicion, ListingWithoutConsulItselfIsSuspect) {
 TEST(LossLedger, MostOfAllAtOnceIsMass) {
   const LossLedger::Clock::time_point now{};
   LossLedger ledger;
-  EXPECT_FALSE(ledger.IsMass(9, 0, 9, now)) << "a handful is never mass";
+  EXPECT_FALSE(ledger.IsMass(9, 0, 9, now)) << "a few are never mass loss";
   EXPECT_TRUE(ledger.IsMass(10, 0, 10, now));
   EXPECT_FALSE(ledger.IsMass(10, 0, 20, now)) << "half is not more than half";
   EXPECT_TRUE(ledger.IsMass(11, 0, 20, now));
-  EXPECT_TRUE(ledger.IsMass(1, 10, 20, now)) << "what is suspect counts";
+  EXPECT_TRUE(ledger.IsMass(1, 10, 20, now)) << "suspect services count";
 }
 
 TEST(LossLedger, LossesOfTheLastSecondsAddUp) {
@@ -110,7 +110,7 @@ TEST(LossLedger, StaysBounded) {
 }
 
 TEST(Pace, IndexRules) {
-  EXPECT_EQ(NextIndex(0, 0), 1u) << "0 again would poll";
+  EXPECT_EQ(NextIndex(0, 0), 1u) << "0 would poll in a busy loop";
   EXPECT_EQ(NextIndex(0, 7), 7u);
   EXPECT_EQ(NextIndex(7, 7), 7u);
   EXPECT_EQ(NextIndex(7, 9), 9u);
@@ -125,7 +125,7 @@ TEST(Pace, TwoTurnsAtOnceThenOneAnInterval) {
   EXPECT_EQ(pace.Take(begin), 0ms);
   EXPECT_EQ(pace.Take(begin), 250ms);
   EXPECT_EQ(pace.Take(begin + 250ms), 250ms);
-  EXPECT_EQ(pace.Take(begin + 1500ms), 0ms) << "rest refills it";
+  EXPECT_EQ(pace.Take(begin + 1500ms), 0ms) << "a pause refills it";
   EXPECT_EQ(pace.Take(begin + 1500ms), 0ms);
   EXPECT_GT(pace.Take(begin + 1500ms), 0ms) << "but never above two";
 }

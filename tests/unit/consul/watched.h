@@ -1,4 +1,4 @@
-// A watcher under test, and waiting for what it publishes.
+// A watcher under test, with waits for what it publishes.
 #ifndef GATEWAY_TESTS_UNIT_CONSUL_WATCHED_H_
 #define GATEWAY_TESTS_UNIT_CONSUL_WATCHED_H_
 
@@ -26,7 +26,7 @@ class Watched {
 
   ConsulWatcher& watcher() { return watcher_; }
 
-  // Follows these by name, in the agent's own datacenter.
+  // Follows these services by name, in the agent's own datacenter.
   void Follow(const std::vector<std::string>& services,
               v1::ConsulSource::OnSuspect on_suspect = v1::ConsulSource::KEEP) {
     ConsulInterest interest;
@@ -62,14 +62,14 @@ class Watched {
   ConsulWatcher watcher_;  // last: its thread uses the others
 };
 
-// The set, or one of state STATE_UNSPECIFIED where there is none.
+// The set of `service`; STATE_UNSPECIFIED if there is none.
 inline const v1::EndpointSet& SetOf(const EndpointCatalog& catalog, const std::string& service,
                                     const std::string& datacenter = "") {
   const auto found = catalog.sets.find({datacenter, service});
   return found == catalog.sets.end() ? v1::EndpointSet::default_instance() : *found->second;
 }
 
-// "8001 8002": the ports of those that serve. Followed by "stale" where the set is.
+// "8001 8002": the ports of serving instances. Followed by "stale" if the set is stale.
 inline std::string Serving(const v1::EndpointSet& set) {
   std::string text;
   for (const v1::Instance& instance : set.instances()) {

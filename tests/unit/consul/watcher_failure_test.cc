@@ -21,7 +21,7 @@ ConsulWatcherOptions OptionsFor(const FakeConsul& consul) {
   return options;
 }
 
-// Every read goes wrong in one way; the last good set stays, is marked, and recovers by itself.
+// Every read fails in one way: the last good set stays, is marked stale, and recovers by itself.
 class WatcherFailure : public testing::TestWithParam<std::pair<const char*, Reply>> {};
 
 TEST_P(WatcherFailure, KeepsTheLastGoodSetAndRecovers) {
@@ -39,7 +39,7 @@ TEST_P(WatcherFailure, KeepsTheLastGoodSetAndRecovers) {
       watched.Wait([](const EndpointCatalog& catalog) { return !catalog.reachable && !catalog.error.empty(); }));
   EXPECT_FALSE(SetOf(*watched.newest(), "web").alarm().empty());
   EXPECT_TRUE(watched.newest()->catalog_known);
-  // It goes on trying, and nothing gets worse.
+  // It keeps retrying, and nothing gets worse.
   const int before = consul.requests("/v1/health/service/web");
   ASSERT_TRUE(WaitFor([&] { return consul.requests("/v1/health/service/web") >= before + 3; }));
   EXPECT_TRUE(Serves("web", "8001 8002 stale")(*watched.newest()));
@@ -79,7 +79,7 @@ TEST(ConsulWatcher, UnreachableFromTheStartIsUnavailableThenRecovers) {
     return SetOf(catalog, "web").state() == v1::EndpointSet::UNAVAILABLE && !catalog.error.empty();
   }));
   EXPECT_FALSE(watched.newest()->catalog_known);
-  EXPECT_FALSE(SetOf(*watched.newest(), "web").stale()) << "there is nothing to be stale";
+  EXPECT_FALSE(SetOf(*watched.newest(), "web").stale()) << "nothing can be stale yet";
   consul.SetService("web", {8001});
   consul.SetScript(nullptr);
   ASSERT_TRUE(watched.Wait(Serves("web", "8001")));
@@ -91,7 +91,7 @@ TEST(ConsulWatcher, HangingReadEndsAtItsDeadline) {
   consul.SetService("web", {8001});
   std::atomic<int> hung = 0;
   consul.SetScript([&](const Request& request) -> std::optional<Reply> {
-    // The blocking queries hang beyond the wait that they asked for.
+    // The blocking queries hang beyond their requested wait.
     if (request.index == 0 || hung >= 2) return std::nullopt;
     ++hung;
     return Reply{.kind = Reply::Kind::kHang};
@@ -123,7 +123,7 @@ TEST(ConsulWatcher, ReadsChunkedAnswers) {
   ASSERT_TRUE(watched.Wait(Serves("web", "8001")));
 }
 
-// An ACL token that lost node:read: 200 and an empty list, while the catalog still lists the service.
+// An ACL token that lost node:read: 200 with an empty list, while the catalog still lists the service.
 TEST(ConsulWatcher, EmptyListOfAListedServiceIsHeldWithAnAlarm) {
   FakeConsul consul;
   consul.SetService("web", {8001, 8002});
@@ -165,7 +165,7 @@ TEST(ConsulWatcher, DeregisteredServiceIsUnknown) {
   ASSERT_TRUE(watched.Wait(Serves("web", "8002"), 1s));
 }
 
-// The token lost everything: the catalog too is empty.
+// The token lost all rights: the catalog is empty too.
 TEST(ConsulWatcher, EmptyCatalogIsNotAnAnswer) {
   FakeConsul consul;
   consul.SetService("web", {8001});
@@ -186,7 +186,7 @@ TEST(ConsulWatcher, EmptyCatalogIsNotAnAnswer) {
   ASSERT_TRUE(watched.Wait(Serves("web", "8001")));
 }
 
-// A Consul that came back without its memory.
+// A Consul that lost its state and came back.
 TEST(ConsulWatcher, LossAfterTheIndexWentBackIsHeld) {
   FakeConsul consul;
   consul.SetService("web", {8001});
@@ -254,7 +254,7 @@ TEST(ConsulWatcher, LossWithoutALeaderIsHeld) {
   ASSERT_TRUE(watched.Wait(Serves("web", "8001 8002")));
   consul.SetService("web", {8001, 8002, 8003});
   ASSERT_TRUE(watched.Wait(Serves("web", "8001 8002 8003")));
-  // A server that has just started and not replayed its log yet; the leader that could confirm is away.
+  // A server that has just started and not replayed its log yet, while the leader that could confirm is away.
   consul.SetScript([](const Request& request) -> std::optional<Reply> {
     if (request.Has("consistent")) return Reply{.status = 500, .body = "No cluster leader"};
     if (request.Has("catalog")) return Reply{.body = R"({"consul":[],"web":[]})", .index = 300, .known_leader = false};
@@ -287,7 +287,7 @@ TEST(ConsulWatcher, DynamicServicesComeAndGo) {
   ASSERT_TRUE(watched.Wait([](const EndpointCatalog& catalog) { return !catalog.sets.contains({"", "team-a"}); }, 1s));
   watched.Follow({"hidden"});
   ASSERT_TRUE(watched.Wait(Serves("hidden", "8002")));
-  EXPECT_EQ(watched.newest()->sets.size(), 1u) << "what is of no interest any more leaves";
+  EXPECT_EQ(watched.newest()->sets.size(), 1u) << "unused services are removed";
 }
 
 TEST(ConsulWatcher, NeverMoreBlockingQueriesThanTheBudget) {
@@ -305,7 +305,7 @@ TEST(ConsulWatcher, NeverMoreBlockingQueriesThanTheBudget) {
   for (int i = 0; i < 30; ++i) ASSERT_TRUE(watched.Wait(Serves(names[i], std::to_string(8000 + i))));
   ASSERT_TRUE(WaitFor([&] { return consul.blocked() == 4; }));  // the two global watches, and two services' own
   EXPECT_LE(consul.connections(), 10);
-  // Back within the budget.
+  // Within the budget again.
   watched.Follow({"s0", "s1"});
   ASSERT_TRUE(WaitFor([&] { return consul.requests("/v1/health/service/s1?stale&index=") > 0; }));
   consul.SetService("s1", {9001});
@@ -339,15 +339,15 @@ TEST(ConsulWatcher, AServiceThatGetsRequestsGetsAWatchOfItsOwn) {
   EXPECT_LE(consul.connections(), 10);
   busy_from = 38;
   ASSERT_TRUE(WaitFor([&] { return consul.requests("/v1/health/service/s38?stale&index=") > 0; }))
-      << "in the place of the one that is idle";
+      << "replaces the idle one";
   const int asked = consul.requests("/v1/health/service/s37?stale&index=");
-  busy_from = 37;  // as busy as those that have watches: not worth it
+  busy_from = 37;  // as busy as the watched ones: no swap
   consul.SetService("s38", {9038});
   ASSERT_TRUE(watched.Wait(Serves("s38", "9038")));
   consul.SetService("s39", {9039});
   ASSERT_TRUE(watched.Wait(Serves("s39", "9039")));
   consul.SetService("s20", {9020});
-  ASSERT_TRUE(watched.Wait(Serves("s20", "9020"))) << "by the sweep that the catalog asks for";
+  ASSERT_TRUE(watched.Wait(Serves("s20", "9020"))) << "by a sweep after a catalog change";
   EXPECT_EQ(consul.requests("/v1/health/service/s37?stale&index="), asked);
 }
 
@@ -368,7 +368,7 @@ TEST(ConsulWatcher, ServiceThatChangesAllTheTimeIsReadAtAPace) {
   consul.SetService("web", {7777});
   ASSERT_TRUE(watched.Wait(Serves("web", "7777"), 1s));
   const auto took = std::chrono::steady_clock::now() - begin;
-  // Four a second, two at once, and confirmations do not count as the watch's.
+  // Four a second, two at once; confirmations do not count.
   const int stale = consul.requests("/v1/health/service/web?stale") - before;
   EXPECT_LE(stale, 4 + 4 * std::chrono::duration<double>(took).count());
 }
@@ -406,7 +406,7 @@ TEST(ConsulWatcher, LastKnownEndpointsOutliveARestartWithoutConsul) {
     Watched watched(options);
     watched.watcher().SetInterest(interest);
     watched.watcher().Start();
-    ASSERT_TRUE(watched.Wait(Serves("web", "8001 8002"))) << "a damaged file is no obstacle";
+    ASSERT_TRUE(watched.Wait(Serves("web", "8001 8002"))) << "a damaged file is ignored";
   }
 }
 
@@ -433,7 +433,7 @@ TEST(ConsulWatcher, VersionRisesOnlyWithWhatIsKnown) {
   const uint64_t version = watched.newest()->version;
   EXPECT_GT(version, 0u);
   const int before = consul.requests("health/service/web");
-  consul.SetService("unrelated", {1});  // wakes every watch of this fake
+  consul.SetService("unrelated", {1});  // wakes every watch of the fake
   ASSERT_TRUE(WaitFor([&] { return consul.requests("health/service/web") > before; }));
   consul.SetService("web", {8002, 8001});
   ASSERT_TRUE(watched.Wait(Serves("web", "8001 8002")));

@@ -1,4 +1,4 @@
-// Whatever happens in a real Consul, the watcher ends up with what Consul has.
+// Whatever happens in a real Consul, the watcher converges to Consul's state.
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
@@ -21,13 +21,13 @@ using namespace std::chrono_literals;
 using fixtures::ConsulAgent;
 using Clock = std::chrono::steady_clock;
 
-// GATEWAY_TEST_SEEDS runs so many for each size, of 15 s each; else one of 5 s.
+// GATEWAY_TEST_SEEDS: this many runs per size, 15 s each; otherwise one of 5 s.
 int Seeds() {
   const char* text = std::getenv("GATEWAY_TEST_SEEDS");
   return text == nullptr ? 1 : std::max(1, std::atoi(text));
 }
 
-// What was registered, by service, by service ID. What Consul made of it is asked of Consul.
+// Registrations by service and service ID. The expected state is read from Consul.
 using Model = std::map<std::string, std::map<std::string, ConsulAgent::Instance>>;
 using Truth = std::map<std::string, std::vector<v1::Instance>>;
 
@@ -76,7 +76,7 @@ class WatcherProperty : public testing::TestWithParam<int> {
     } else {
       ConsulAgent::Instance& flipped = any();
       if (flipped.status.empty()) return;
-      // Back to back, so that it is as before, or not, by the time anybody looks.
+      // Back to back, so that the state may or may not be the same when the watcher reads it.
       for (unsigned flips = 1 + random() % 3; flips > 0; --flips) {
         flipped.status = flipped.status == "passing" ? "critical" : "passing";
         ASSERT_TRUE(agent_->SetCheck(flipped.id, flipped.status).ok());

@@ -1,4 +1,4 @@
-// Real sockets on loopback; what is handed over is kept, answered or closed by the test.
+// Real sockets on loopback; the test keeps, serves or closes what the acceptor hands over.
 #include "controlplane/rpc/acceptor.h"
 
 #include <arpa/inet.h>
@@ -25,7 +25,7 @@ using fixtures::WaitFor;
 
 constexpr char kPreface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-// A connection from an address of 127.0.0.0/8.
+// A connection from an address in 127.0.0.0/8.
 class Client {
  public:
   explicit Client(uint16_t port, const char* from = "127.0.0.1") : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
@@ -88,7 +88,7 @@ class AcceptorTest : public testing::Test {
     handed_over_.clear();
   }
   Client Connect(const char* from = "127.0.0.1") { return Client(acceptor_->port(), from); }
-  // One that has been handed over.
+  // A client whose connection has been handed over.
   Client Speaking(const char* from = "127.0.0.1") {
     const size_t before = handed_over();
     Client client = Connect(from);
@@ -130,7 +130,7 @@ TEST_F(AcceptorTest, HandsOverTlsOnceTheClientHelloIsWhole) {
   client.Send(record.substr(0, 30));
   Client other = Connect();
   other.Send(kPreface);
-  EXPECT_TRUE(WaitFor([&] { return other.closed(); })) << "cleartext towards a TLS listener";
+  EXPECT_TRUE(WaitFor([&] { return other.closed(); })) << "cleartext on a TLS listener";
   EXPECT_EQ(handed_over(), 0u);
   client.Send(record.substr(30));
   EXPECT_TRUE(WaitFor([&] { return handed_over() == 1; }));
@@ -187,7 +187,7 @@ TEST_F(AcceptorTest, AConnectionThatItsServerClosedMakesRoom) {
   std::vector<Client> speaking;
   for (int i = 0; i < 2; ++i) speaking.push_back(Speaking());
   Client refused = Connect("127.0.0.2");
-  EXPECT_TRUE(WaitFor([&] { return refused.closed(); })) << "the bound of all of them";
+  EXPECT_TRUE(WaitFor([&] { return refused.closed(); })) << "the overall bound";
   CloseHandedOver();
   EXPECT_TRUE(WaitFor([&] { return acceptor_->counts().open == 0; }));
   Client client = Speaking();
@@ -196,7 +196,7 @@ TEST_F(AcceptorTest, AConnectionThatItsServerClosedMakesRoom) {
 
 TEST_F(AcceptorTest, AcceptsAgainAfterDescriptorsRanOut) {
   Listen({});
-  std::vector<Client> waiting;  // in the kernel's queue
+  std::vector<Client> waiting;  // in the kernel's backlog
   for (int i = 0; i < 20; ++i) waiting.push_back(Connect());
   Client late = Connect();
   const int lowest_free = dup(0);
@@ -232,11 +232,11 @@ TEST_F(AcceptorTest, AConnectionToItselfComesThroughTheSameSocketAndCountsToward
   EXPECT_EQ(acceptor_->counts().open, 1u);
 }
 
-TEST_F(AcceptorTest, AProbeOfAListenerThatNobodyServesFails) {
-  Start({});  // hands over to nobody who answers
+TEST_F(AcceptorTest, AProbeOfAnUnservedListenerFails) {
+  Start({});  // the receiver never responds
   const absl::Status status = ProbeListener(acceptor_.get(), "", std::chrono::milliseconds(200));
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-  Listen({});  // accepts nobody
+  Listen({});  // never accepts
   EXPECT_FALSE(ProbeListener(acceptor_.get(), "", std::chrono::milliseconds(200)).ok());
 }
 

@@ -1,4 +1,4 @@
-// What operators set for endpoints: kept, ended, told.
+// Endpoint overrides: stored, expired, and sent to data planes.
 #include "controlplane/publish/endpoint_overrides.h"
 
 #include <sqlite3.h>
@@ -84,7 +84,7 @@ TEST_F(EndpointOverridesTest, TheyAreToldAtOnceAndLiveThroughARestart) {
   EXPECT_THAT(Published(), ElementsAre("10.0.0.1:80", "10.0.0.2:80", "10.0.0.1:80"));
   v1::EndpointOverride heavy = Drain("orders", "10.0.0.1:80");
   heavy.set_weight(7);
-  ASSERT_TRUE(overrides_->Set(heavy).ok()) << "in the place of the drain";
+  ASSERT_TRUE(overrides_->Set(heavy).ok()) << "replaces the drain";
   Open();
   EXPECT_THAT(Published(), ElementsAre("10.0.0.1:80", "10.0.0.2:80", "10.0.0.1:80"));
   const std::vector<v1::EndpointOverride> orders = overrides_->List("orders");
@@ -105,7 +105,7 @@ TEST_F(EndpointOverridesTest, OneEndsWhenItsTimeHasCome) {
   ASSERT_TRUE(overrides_->Set(Drain("orders", "10.0.0.1:80")).ok());
   ASSERT_TRUE(overrides_->Set(Drain("orders", "10.0.0.2:80", absl::Minutes(10))).ok());
   Pass(absl::Minutes(10));
-  // Whoever sets another one wakes it: nobody sleeps ten minutes here.
+  // Setting another override wakes the thread: it does not sleep for ten minutes.
   ASSERT_TRUE(overrides_->Set(Drain("orders", "10.0.0.3:80")).ok());
   ASSERT_TRUE(Eventually([&] { return Ended() == std::vector<std::string>{"10.0.0.2:80"}; }));
   ASSERT_TRUE(Eventually([&] { return Published() == std::vector<std::string>{"10.0.0.1:80", "10.0.0.3:80"}; }));
@@ -127,12 +127,12 @@ TEST_F(EndpointOverridesTest, ThereIsABound) {
     ASSERT_TRUE(overrides_->Set(Drain("orders", absl::StrCat("host:", i + 1))).ok());
   }
   EXPECT_EQ(overrides_->Set(Drain("orders", "host:9999")).code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_TRUE(overrides_->Set(Drain("orders", "host:1", absl::Minutes(1))).ok()) << "one that is there already";
+  EXPECT_TRUE(overrides_->Set(Drain("orders", "host:1", absl::Minutes(1))).ok()) << "an existing one";
   EXPECT_TRUE(overrides_->Clear("orders", "host:2").ok());
   EXPECT_TRUE(overrides_->Set(Drain("orders", "host:9999")).ok());
 }
 
-TEST_F(EndpointOverridesTest, ADamagedRowIsTold) {
+TEST_F(EndpointOverridesTest, ADamagedRowIsReported) {
   ASSERT_TRUE(overrides_->Set(Drain("orders", "10.0.0.2:80")).ok());
   overrides_.reset();
   store_.reset();

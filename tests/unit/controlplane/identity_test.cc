@@ -1,4 +1,4 @@
-// Who may call what: tokens, roles, scopes and the audit, each alone, and all of it through a running control plane.
+// Tokens, roles, scopes and the audit, each alone, and together through a running control plane.
 #include <sqlite3.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -114,7 +114,7 @@ TEST_F(TokensTest, WrongExpiredAndRevokedOnesAreToldApart) {
   EXPECT_FALSE(tokens_->InForce(digest, kNow));
   EXPECT_THAT(std::string(tokens_->Find(revoked, kNow).status().message()), HasSubstr("'gone' is revoked"));
   Open();
-  EXPECT_FALSE(tokens_->Find(revoked, kNow).ok()) << "after a restart, too";
+  EXPECT_FALSE(tokens_->Find(revoked, kNow).ok()) << "also after a restart";
 
   for (const std::string& wrong : {std::string(), expiring + "x", std::string("gwt_"), std::string(300, 'a')}) {
     EXPECT_EQ(tokens_->Find(wrong, kNow).status().code(), absl::StatusCode::kUnauthenticated) << wrong;
@@ -127,7 +127,7 @@ TEST_F(TokensTest, ANameIsTakenWhileItsTokenIsInForce) {
   EXPECT_EQ(Refusal(TokenRequest("ci", v1::Token::VIEWER)).code(), absl::StatusCode::kAlreadyExists);
   ASSERT_TRUE(tokens_->Revoke("ci", kNow).ok());
   const std::string second = Create(TokenRequest("ci", v1::Token::VIEWER));
-  EXPECT_FALSE(tokens_->Find(first, kNow).ok()) << "the old secret does not come back with the name";
+  EXPECT_FALSE(tokens_->Find(first, kNow).ok()) << "reusing the name does not revive the old secret";
   EXPECT_EQ(tokens_->Find(second, kNow)->role, v1::Token::VIEWER);
   EXPECT_EQ(tokens_->List().size(), 1u);
 }
@@ -152,7 +152,7 @@ TEST_F(TokensTest, WhatCannotBeIsRefusedByField) {
 
 TEST_F(TokensTest, TheFirstOneIsMadeOnceForItsReaderAlone) {
   const std::string path = dir_.File("gateway.db.admin-token");
-  // Somebody's file, with a wide mode: what is in it is not reused.
+  // An existing file with a wide mode: its content is not reused.
   std::ofstream(path) << "theirs";
   ASSERT_TRUE(tokens_->MakeFirst(path, kNow).ok());
   struct stat there {};
@@ -166,10 +166,10 @@ TEST_F(TokensTest, TheFirstOneIsMadeOnceForItsReaderAlone) {
   ASSERT_TRUE(tokens_->Revoke(kFirstToken, kNow).ok());
   Open();
   ASSERT_TRUE(tokens_->MakeFirst(path, kNow).ok());
-  EXPECT_FALSE(std::filesystem::exists(path)) << "who revoked it wants no other";
+  EXPECT_FALSE(std::filesystem::exists(path)) << "a revoked admin token is not replaced";
 }
 
-TEST_F(TokensTest, AFlippedBitMakesNobodyAnAdmin) {
+TEST_F(TokensTest, AFlippedBitGrantsNoRole) {
   Create(TokenRequest("viewer", v1::Token::VIEWER));
   tokens_.reset();
   store_.reset();
@@ -197,7 +197,7 @@ TEST(ReferencesOf, FollowsTheSchema) {
 
 class ScopeTest : public ::testing::Test {
  protected:
-  // "" where it may.
+  // "": allowed.
   std::string Denied(const v1::Resource* before, const v1::Resource* after, bool built_in = false) {
     const ResourceKey key = KeyOf(before == nullptr ? *after : *before);
     const absl::Status status = scope_.CheckEdit(key, {before, built_in}, after, [this](const ResourceKey& wanted) {
@@ -221,11 +221,11 @@ TEST_F(ScopeTest, LabelsHoldBeforeAndAfter) {
   EXPECT_EQ(Denied(&ours, &ours), "");
   EXPECT_EQ(Denied(&ours, nullptr), "");
   EXPECT_THAT(Denied(nullptr, &nobodys), HasSubstr("expected the labels team=orders"));
-  EXPECT_THAT(Denied(&ours, &theirs), HasSubstr("expected the labels")) << "not given away";
-  EXPECT_THAT(Denied(&theirs, &ours), HasSubstr("not yours")) << "not taken over";
+  EXPECT_THAT(Denied(&ours, &theirs), HasSubstr("expected the labels")) << "must not drop the label";
+  EXPECT_THAT(Denied(&theirs, &ours), HasSubstr("not yours")) << "must not take over another's resource";
   EXPECT_THAT(Denied(&theirs, nullptr), HasSubstr("not yours"));
   EXPECT_THAT(Denied(&nobodys, &ours), HasSubstr("not yours"));
-  EXPECT_THAT(Denied(&ours, &ours, /*built_in=*/true), HasSubstr("not yours")) << "built-ins are everybody's";
+  EXPECT_THAT(Denied(&ours, &ours, /*built_in=*/true), HasSubstr("not yours")) << "built-ins are shared";
 }
 
 TEST_F(ScopeTest, KindsHoldToo) {
@@ -242,7 +242,7 @@ TEST_F(ScopeTest, ReferencesLeadToOwnSharedAndBuiltInResources) {
   const v1::Resource route = Labelled(PrefixRoute("r", "target"), "team", "orders");
   Add(Labelled(StaticService("target"), "team", "billing"));
   EXPECT_THAT(Denied(nullptr, &route), HasSubstr("refers to Service/target"));
-  // Who was given the reference by somebody else keeps it.
+  // A reference set by another user stays.
   EXPECT_EQ(Denied(&route, &route), "");
   Add(Labelled(StaticService("target"), "shared", "true"));
   EXPECT_EQ(Denied(nullptr, &route), "");
@@ -285,7 +285,7 @@ TEST_F(AuditLogTest, EntriesGoToTheDatabaseAndToAFileOfLines) {
     log.Committed(committed);
     log.Flush();
   }
-  ASSERT_EQ(All().size(), 1u) << "a revision's entry is the store's own";
+  ASSERT_EQ(All().size(), 1u) << "the store writes a revision's entry";
   EXPECT_EQ(All()[0].detail(), "no \"such\" right\n");
   EXPECT_EQ(All("mallory").size(), 1u);
   EXPECT_EQ(All("alice").size(), 0u);
@@ -335,7 +335,7 @@ TEST_F(AuditLogTest, TheOldestGoPastTheBound) {
   EXPECT_EQ(store_->AuditBefore(kept[3].number(), "", absl::InfinitePast(), 2).value()[0].detail(), "20");
 }
 
-TEST_F(AuditLogTest, AFileThatCannotBeWrittenIsToldAtTheStart) {
+TEST_F(AuditLogTest, AnUnwritableFileIsReportedAtTheStart) {
   AuditLog log(store_.get(), dir_.File("no/such/folder"));
   EXPECT_THAT(std::string(log.CheckFile().message()), HasSubstr("control_plane.audit_log.path"));
 }
@@ -365,7 +365,7 @@ TEST(CallerLimits, ThoseWhoAreIdleAreForgottenFirst) {
   EXPECT_TRUE(limits.Admit("one more", kNow + absl::Seconds(10)).ok());
 }
 
-// A control plane where every call needs a token, and calls by the name of their method.
+// A control plane where every call needs a token, with calls by method name.
 class GateTest : public ::testing::Test {
  protected:
   GateTest() {
@@ -442,7 +442,7 @@ class GateTest : public ::testing::Test {
     return {response.entries().begin(), response.entries().end()};
   }
 
-  // Any method, by its name, with `request` as its bytes: its status, or OK once a first message is there.
+  // Calls any method by name, with `request` as its bytes: returns its status, or OK once a first message arrives.
   grpc::StatusCode CallByName(const std::string& method, const std::string& request, const std::string& token) {
     grpc::GenericStub generic(channel_);
     grpc::CompletionQueue queue;
@@ -482,8 +482,8 @@ class GateTest : public ::testing::Test {
   std::string admin_;
 };
 
-// Every call there is, by every kind of caller. A new call has to be written down here, in rules.cc and in AdminGate.
-TEST_F(GateTest, EveryCallIsForItsRolesAndNobodyElse) {
+// Every call by every kind of caller. A new call must be added here, in rules.cc and in AdminGate.
+TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
   const std::map<std::string, v1::Token::Role> for_roles = {
       {"Apply", v1::Token::EDITOR},
       {"Get", v1::Token::VIEWER},
@@ -514,7 +514,7 @@ TEST_F(GateTest, EveryCallIsForItsRolesAndNobodyElse) {
       {"ListAudit", v1::Token::ADMIN},
   };
   ASSERT_TRUE(Apply(admin_, {StaticService("svc")}).ok());
-  // A Watch from here on has something to say at once.
+  // A Watch from here on has something to send at once.
   v1::WatchRequest watch;
   watch.set_after_revision(1);
 
@@ -528,7 +528,7 @@ TEST_F(GateTest, EveryCallIsForItsRolesAndNobodyElse) {
   (*other_team.mutable_only())["team"] = "other";
   struct Credential {
     std::string what, token;
-    v1::Token::Role role;  // ROLE_UNSPECIFIED: nobody's
+    v1::Token::Role role;  // ROLE_UNSPECIFIED: no role may call it
   };
   const std::vector<Credential> credentials = {
       {"none", "", v1::Token::ROLE_UNSPECIFIED},
@@ -559,7 +559,7 @@ TEST_F(GateTest, EveryCallIsForItsRolesAndNobodyElse) {
                  (credential.what == "another team's editor" && RuleOf(method)->effect == CallRule::kChangesFleet)) {
         EXPECT_EQ(code, grpc::StatusCode::PERMISSION_DENIED) << what;
       } else {
-        // An empty request may be wrong or name nothing; it is past the gate, and something answers.
+        // An empty request may be invalid or name nothing, but it passes the gate and gets a response.
         EXPECT_NE(code, grpc::StatusCode::UNAUTHENTICATED) << what;
         EXPECT_NE(code, grpc::StatusCode::PERMISSION_DENIED) << what;
         EXPECT_NE(code, grpc::StatusCode::UNIMPLEMENTED) << what;
@@ -569,7 +569,7 @@ TEST_F(GateTest, EveryCallIsForItsRolesAndNobodyElse) {
   }
 }
 
-TEST_F(GateTest, ATeamChangesItsOwnAndNobodyElses) {
+TEST_F(GateTest, ATeamChangesOnlyItsOwnResources) {
   v1::CreateTokenRequest bound = TokenRequest("orders-ci", v1::Token::EDITOR);
   (*bound.mutable_only())["team"] = "orders";
   const std::string team = MakeToken(bound);
@@ -577,7 +577,7 @@ TEST_F(GateTest, ATeamChangesItsOwnAndNobodyElses) {
   const v1::Resource theirs = Labelled(StaticService("theirs"), "team", "billing");
   ASSERT_TRUE(Apply(admin_, {theirs}).ok());  // revision 2
   EXPECT_TRUE(Apply(team, {ours}).ok());      // revision 3
-  EXPECT_TRUE(Apply(team, {ours, theirs}).ok()) << "what does not change is nobody's change";
+  EXPECT_TRUE(Apply(team, {ours, theirs}).ok()) << "an unchanged resource needs no permission";
 
   v1::Resource taken = theirs;
   taken.mutable_service()->mutable_static_(0)->set_address("127.0.0.1:1");
@@ -588,15 +588,15 @@ TEST_F(GateTest, ATeamChangesItsOwnAndNobodyElses) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED) << forbidden.ShortDebugString();
     EXPECT_EQ(Apply(team, {forbidden}, /*dry_run=*/true).error_code(), grpc::StatusCode::PERMISSION_DENIED);
   }
-  // With a mistake in it, too: what another's resource says is not told.
+  // Also with an error in it: the content of another team's resource is not disclosed.
   v1::Resource broken = taken;
   broken.mutable_service()->set_retry("nothing");
   EXPECT_EQ(Apply(team, {broken, broken}).error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(Delete(team, "Service", "theirs").error_code(), grpc::StatusCode::PERMISSION_DENIED);
-  // Revision 1 has neither; back to it would delete another's.
+  // Revision 1 has neither; a rollback to it would delete another team's resource.
   EXPECT_EQ(Rollback(team, 1).error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(control_plane_->publisher().current()->revision, 3u);
-  EXPECT_TRUE(Rollback(team, 2).ok()) << "which takes back its own alone";
+  EXPECT_TRUE(Rollback(team, 2).ok()) << "it only reverts its own change";
   EXPECT_TRUE(Apply(team, {ours, Labelled(PrefixRoute("r", "ours"), "team", "orders")}).ok());
   EXPECT_TRUE(Delete(team, "Route", "r").ok());
 }

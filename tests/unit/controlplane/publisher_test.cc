@@ -109,7 +109,7 @@ TEST_F(PublisherTest, AnApplyIsOneRevisionAndSaysWhatItDid) {
   const ResourceSet& set = *publisher_->current()->resources;
   EXPECT_EQ(set.at({"Service", "a"}).revision, 2u);
   EXPECT_EQ(set.at({"Route", "r"}).revision, 3u);
-  EXPECT_EQ(Newest().changes_size(), 2) << "what is unchanged is no part of history";
+  EXPECT_EQ(Newest().changes_size(), 2) << "unchanged resources are not in history";
   EXPECT_EQ(published_, (std::vector<uint64_t>{1, 2, 3}));
 }
 
@@ -235,7 +235,7 @@ TEST_F(PublisherTest, AHundredThousandRoutesAreOneApply) {
 }
 
 TEST_F(PublisherTest, AnAccessListOfTheLongestIsTaken) {
-  constexpr int kBlocks = 100'000;  // of each list, as the schema has it
+  constexpr int kBlocks = 100'000;  // of each list, as the schema limits it
   v1::Resource resource;
   v1::IpAccess& access = *resource.mutable_ip_access();
   access.set_name("blocked");
@@ -307,7 +307,7 @@ TEST_F(PublisherTest, ARollbackIsANewRevisionWithTheResourcesOfTheOldOne) {
   EXPECT_EQ(publisher_->Rollback(request, "").status().code(), absl::StatusCode::kNotFound);
 }
 
-TEST_F(PublisherTest, ARollbackTellsWhatItUndoesAndTakesAnExpectedRevision) {
+TEST_F(PublisherTest, ARollbackListsWhatItUndoesAndChecksTheExpectedRevision) {
   ASSERT_TRUE(Apply({StaticService("a")}).ok());  // 2
   v1::ApplyRequest by_bob = ApplyOf({StaticService("b")}, "bob");
   by_bob.mutable_context()->set_comment("more");
@@ -332,7 +332,7 @@ TEST_F(PublisherTest, ARollbackTellsWhatItUndoesAndTakesAnExpectedRevision) {
   request.set_expected_revision(3);
   EXPECT_TRUE(publisher_->Rollback(request, "").ok());
   EXPECT_FALSE(Has("Service", "b"));
-  // Of very many, the newest.
+  // Of many, only the newest are listed.
   for (int i = 0; i < kUndoneToldMax + 5; ++i) {
     ASSERT_TRUE(Apply({StaticService("c", absl::StrCat("127.0.0.1:", i + 1))}).ok());
   }
@@ -373,10 +373,10 @@ TEST_F(PublisherTest, SeveralAreDeletedAtOnceOrNone) {
   ASSERT_TRUE(nothing.ok()) << nothing.status();
   EXPECT_EQ(nothing->revision(), 3u);
   EXPECT_EQ(publisher_->Delete(v1::DeleteRequest(), "").status().code(), absl::StatusCode::kNotFound)
-      << "nothing is asked for: no kind ''";
+      << "an empty request names nothing";
 }
 
-// Two routes that cannot be told apart, in a policy that has more of that kind.
+// Two routes that cannot be told apart, in a policy that has more such pairs.
 TEST_F(PublisherTest, WarningsAreAboutWhatChanged) {
   const auto route = [](const std::string& name, const std::string& prefix, const std::string& comment = "") {
     v1::Resource resource = PrefixRoute(name, "a");
@@ -390,14 +390,14 @@ TEST_F(PublisherTest, WarningsAreAboutWhatChanged) {
   EXPECT_EQ(first->other_warnings(), 0u);
   auto second = Apply({route("s1", "/y"), route("s2", "/y")});
   ASSERT_TRUE(second.ok());
-  ASSERT_EQ(second->warnings_size(), 1) << "of what is new";
+  ASSERT_EQ(second->warnings_size(), 1) << "about the new resource only";
   EXPECT_THAT(second->warnings(0), testing::HasSubstr("'s1'"));
   EXPECT_EQ(second->other_warnings(), 1u);
   auto unchanged = Apply({route("s1", "/y")});
   EXPECT_EQ(unchanged->warnings_size(), 0);
   EXPECT_EQ(unchanged->other_warnings(), 2u);
   auto touched = Apply({route("r2", "/x", "touched")});
-  ASSERT_EQ(touched->warnings_size(), 1) << "it names what was changed";
+  ASSERT_EQ(touched->warnings_size(), 1) << "it names the changed resource";
   EXPECT_THAT(touched->warnings(0), testing::HasSubstr("'r2'"));
   EXPECT_EQ(publisher_->current()->warnings.size(), 2u);
   Open(BuiltinRateLimit{});
@@ -455,7 +455,7 @@ TEST(GrpcStatus, DetailsStayWithinWhatAClientTakes) {
   EXPECT_NE(status.error_message().find("500 errors"), std::string::npos) << status.error_message();
   EXPECT_GT(told(status).errors_size(), 10);
   EXPECT_EQ(told(status).errors_size() + static_cast<int>(told(status).left_out()), 500);
-  // To one that takes more.
+  // For a client that accepts larger errors.
   status = ToGrpc(PolicyError("the policy is not valid", errors), kErrorBytesAskedMax);
   EXPECT_EQ(told(status).errors_size(), 500);
   EXPECT_EQ(told(status).left_out(), 0u);

@@ -1,4 +1,4 @@
-// The whole control plane in this process, on ports of its own, by its gRPC interfaces alone.
+// The whole control plane in this process, on its own ports, used only through its gRPC interfaces.
 #include "controlplane/server.h"
 
 #include <deque>
@@ -27,11 +27,11 @@ namespace {
 
 using DataPlaneStream = grpc::ClientReaderWriter<v1::DataPlaneMessage, v1::ControlPlaneMessage>;
 
-// A data plane by script: sends what a test says, reads one message at a time.
+// A scripted data plane: sends what the test wants, reads one message at a time.
 class FakeDataPlane {
  public:
   FakeDataPlane(uint16_t port, const std::string& name) : name_(name) {
-    // A connection of its own, as of another process.
+    // A separate connection, like another process.
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     channel_ =
@@ -66,14 +66,14 @@ class FakeDataPlane {
     if (!stream_->Read(&message)) return std::nullopt;
     return message;
   }
-  // All chunks of the next policy update, which must be the next thing on the stream.
+  // All chunks of the next policy update, which must be the next message on the stream.
   std::vector<v1::PolicyUpdate> ReadPolicy() {
     std::vector<v1::PolicyUpdate> chunks;
     do {
       auto message = Read();
       if (!message || !message->has_policy()) {
         ADD_FAILURE() << "no policy update: " << (message ? message->ShortDebugString() : "the stream has ended");
-        chunks.emplace_back();  // never empty: callers look at the last one
+        chunks.emplace_back();  // never empty: callers read the last one
         return chunks;
       }
       EXPECT_LE(message->ByteSizeLong(), kChunkBytesMax);
@@ -184,7 +184,7 @@ TEST_F(ServerTest, ADataPlaneIsWelcomedSentPolicyAndCountedOnceItAcks) {
     EXPECT_EQ(resource.version(), resource.built_in() ? 1u : 2u);
   }
   EXPECT_EQ(built_in, 3);
-  EXPECT_EQ(StateOf("dp-1").applied_revision(), 0u) << "sent is not served";
+  EXPECT_EQ(StateOf("dp-1").applied_revision(), 0u) << "an update that is only sent is not served";
   ASSERT_TRUE(dp.Ack(2));
   EXPECT_TRUE(Serves("dp-1", 2));
   EXPECT_TRUE(StateOf("dp-1").connected());
@@ -305,7 +305,7 @@ TEST_F(ServerTest, WhatADataPlaneServesAlreadyIsNotSentAgain) {
     ASSERT_TRUE(Serves("dp-1", 1));
   }
   ASSERT_TRUE(Eventually([&] { return !StateOf("dp-1").connected(); }));
-  EXPECT_EQ(StateOf("dp-1").applied_revision(), 1u) << "gone, but remembered";
+  EXPECT_EQ(StateOf("dp-1").applied_revision(), 1u) << "disconnected, but still listed";
   FakeDataPlane dp = DataPlane("dp-1");
   v1::Hello hello = dp.HelloMessage();
   hello.set_epoch(control_plane_->publisher().current()->epoch);
@@ -318,7 +318,7 @@ TEST_F(ServerTest, WhatADataPlaneServesAlreadyIsNotSentAgain) {
   EXPECT_EQ(dp.ReadPolicy().back().to(), 2u) << "the first update is the next revision";
 }
 
-// What is encoded for a stream, put together again.
+// Reassembles what is encoded for a stream.
 v1::PolicyUpdate Decode(const EncodedUpdate& encoded) {
   v1::PolicyUpdate all;
   for (grpc::ByteBuffer chunk : encoded.chunks) {
@@ -373,7 +373,7 @@ TEST(Hub, PrivateKeysTravelOnStreamsThatMayCarryThem) {
   };
   Hub::Attachment cleartext = hub.Attach(hello, "192.0.2.1:1", {}, PrivateKeys::kKept);
   EXPECT_EQ(cleartext.keys_kept, 1u);
-  EXPECT_EQ(sent(cleartext), "nothing") << "it has what it may have";
+  EXPECT_EQ(sent(cleartext), "nothing") << "it already has all that it may have";
   const Hub::Attachment secure = hub.Attach(hello, "192.0.2.1:1", {}, PrivateKeys::kSent);
   EXPECT_EQ(secure.keys_kept, 0u);
   EXPECT_EQ(sent(secure), "PRIVATE-KEY") << "the same revision again, with its keys";
@@ -429,7 +429,7 @@ TEST_F(ServerTest, AnotherInstanceOfAConnectedNameIsRefusedAndShownAndKeepsARoll
   EXPECT_EQ(contended.pending(0).rivals(0).version(), "clone");
   EXPECT_EQ(control_plane_->hub().counts().rivals_refused, 1u);
 
-  // The first was not disturbed, and counts again once the other has given up.
+  // The first one was not disturbed, and counts again once the other has given up.
   EXPECT_TRUE(Eventually([&] { return RolloutNow().done(); }));
   EXPECT_EQ(StateOf("dp-1").instance_id(), "dp-1-1");
   EXPECT_EQ(StateOf("dp-1").rivals_size(), 0);
@@ -471,7 +471,7 @@ TEST_F(ServerTest, ADataPlaneOfAnotherHistoryKeepsItUntilAnOperatorAccepts) {
   EXPECT_TRUE(absl::StrContains(ready->body, "dp-1")) << ready->body;
   EXPECT_TRUE(absl::StrContains(ready->body, "accept-history")) << ready->body;
 
-  // One that has no policy loses none, and gets it.
+  // A data plane without policy loses nothing, so it gets the new one.
   FakeDataPlane fresh = DataPlane("dp-2");
   ASSERT_TRUE(fresh.Hello());
   ASSERT_TRUE(fresh.Read());
@@ -492,7 +492,7 @@ TEST_F(ServerTest, ADataPlaneOfAnotherHistoryKeepsItUntilAnOperatorAccepts) {
   ASSERT_TRUE(ready.ok()) << ready.status();
   EXPECT_EQ(ready->status, 200) << ready->body;
 
-  // It was decided for good.
+  // The decision is permanent.
   Restart();
   FakeDataPlane later = DataPlane("dp-3");
   ASSERT_TRUE(later.Send([&] {
@@ -505,7 +505,7 @@ TEST_F(ServerTest, ADataPlaneOfAnotherHistoryKeepsItUntilAnOperatorAccepts) {
   EXPECT_EQ(later.ReadPolicy().back().to(), 2u);
 }
 
-TEST_F(ServerTest, ADatabaseCreatedAnewBesideKnownDataPlanesIsSentToNobody) {
+TEST_F(ServerTest, ANewDatabaseBesideKnownDataPlanesIsNotDistributed) {
   {
     FakeDataPlane dp = DataPlane("dp-1");
     ASSERT_TRUE(dp.Hello());
@@ -514,7 +514,7 @@ TEST_F(ServerTest, ADatabaseCreatedAnewBesideKnownDataPlanesIsSentToNobody) {
   }
   control_plane_.reset();
   std::filesystem::remove(dir_.File("gateway.db"));
-  // Also after a restart, when the file is not new any more.
+  // Also after a restart, when the file is no longer new.
   for (int start = 0; start < 2; ++start) {
     Restart();
     FakeDataPlane dp = DataPlane("dp-2");
@@ -574,10 +574,10 @@ TEST_F(ServerTest, ALostDataPlaneIsForgottenByTimeAlsoOverARestart) {
   EXPECT_TRUE(Eventually([&] { return control_plane_->hub().counts().known == 1; }));
   EXPECT_TRUE(StateOf("just-now").lost());
   EXPECT_EQ(RolloutNow().lost_count(), 1u);
-  EXPECT_EQ(RolloutNow().data_planes(), 0u) << "nobody waits for one that was lost before the restart";
+  EXPECT_EQ(RolloutNow().data_planes(), 0u) << "the rollout does not wait for one lost before the restart";
 }
 
-// As grpcurl does: what there is, and the descriptor of a service by its name. v1alpha is v1 under another package.
+// As grpcurl does: list the services, and get a service's descriptor by name. v1alpha equals v1 in another package.
 TEST_F(ServerTest, ReflectionKnowsEveryServiceThatItListsInBothVersions) {
   using Request = grpc::reflection::v1::ServerReflectionRequest;
   using Response = grpc::reflection::v1::ServerReflectionResponse;
@@ -639,7 +639,7 @@ TEST_F(ServerTest, ReadyAsksBothListeners) {
   const auto metrics = fixtures::Fetch(control_plane_->metrics_port(), "GET", "/metrics");
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   EXPECT_TRUE(absl::StrContains(metrics->body, "gateway_controlplane_connections{listener=\"stream\"} 0"))
-      << "a probe counts as nobody's connection";
+      << "a probe does not count as a client's connection";
 }
 
 TEST_F(ServerTest, ADataPlaneThatIsTooOldIsSentNothingAndShownWithTheReason) {
@@ -656,7 +656,7 @@ TEST_F(ServerTest, ADataPlaneThatIsTooOldIsSentNothingAndShownWithTheReason) {
   EXPECT_EQ(control_plane_->hub().counts().updates_sent, 0u);
 }
 
-// An upgrade begins with the control plane: what its data planes understand of policy goes on.
+// An upgrade begins with the control plane: data planes keep getting the policy that they understand.
 TEST_F(ServerTest, AnOlderDataPlaneIsSentPolicyThatItUnderstandsAndNoOther) {
   FakeDataPlane dp = DataPlane("old");
   v1::Hello hello = dp.HelloMessage();
@@ -678,8 +678,8 @@ TEST_F(ServerTest, AnOlderDataPlaneIsSentPolicyThatItUnderstandsAndNoOther) {
   EXPECT_EQ(StateOf("old").rejections(0).kind(), "Service");
   EXPECT_EQ(StateOf("old").rejections(0).name(), "private");
   EXPECT_TRUE(absl::StrContains(StateOf("old").rejections(0).reason(), "schema version 2; version 3 is needed"));
-  EXPECT_EQ(StateOf("old").applied_revision(), 2u) << "it goes on with what it has";
-  // One that comes with this policy in force is told so at once.
+  EXPECT_EQ(StateOf("old").applied_revision(), 2u) << "it keeps serving the last policy";
+  // A data plane that connects under this policy is told so at once.
   FakeDataPlane later = DataPlane("later");
   hello = later.HelloMessage();
   hello.set_schema_version(kSchemaVersionMin);
@@ -838,10 +838,10 @@ TEST_F(ServerTest, FiveMistakesComeAsFiveViolationsOverGrpc) {
   EXPECT_EQ(control_plane_->publisher().current()->revision, 1u);
 }
 
-TEST_F(ServerTest, HundredsOfMistakesStillReachAClientWithDefaultLimits) {
+TEST_F(ServerTest, HundredsOfErrorsReachAClientWithDefaultLimits) {
   v1::ApplyRequest request;
   for (int i = 0; i < 500; ++i) *request.add_resources() = PrefixRoute(absl::StrCat("route-", i), "nowhere");
-  // What it says of itself counts only where it is a number.
+  // The client's limit counts only if it is a valid number.
   for (const char* takes : {"", "0", "x", "-1", "99999999999999999999"}) {
     grpc::ClientContext context;
     context.AddMetadata(kErrorBytesMetadata, takes);
@@ -983,7 +983,7 @@ TEST_F(ServerTest, GetHistoryAndOldRevisionsTellTheSameStory) {
   }
 }
 
-TEST_F(ServerTest, AWatchTellsEveryRevisionInOrder) {
+TEST_F(ServerTest, AWatchReportsEveryRevisionInOrder) {
   MustApply({StaticService("s0")});
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
@@ -1047,7 +1047,7 @@ TEST_F(ServerTest, ARolloutWaitsForEveryDataPlaneThatIsConnected) {
   EXPECT_FALSE(reader->Read(&response));
   EXPECT_TRUE(reader->Finish().ok());
 
-  // An older one is served by whoever serves a later one; one that never was is not.
+  // An older revision counts as served once a later one is; a revision that never existed does not.
   grpc::ClientContext older;
   request.set_revision(1);
   auto done = admin_->Rollout(&older, request);
@@ -1124,7 +1124,7 @@ TEST_F(ServerTest, ChangesOfEndpointsTravelAsDeltasUnderTheirOwnCounter) {
   ASSERT_EQ(delta->endpoints().removed_size(), 1);
   EXPECT_EQ(delta->endpoints().removed(0).service(), "c");
 
-  // Two more while that one is in flight: the newest, and whole, because the step between was never sent.
+  // Two more while one is in flight: only the newest is sent, and in full, because the step in between was not.
   for (uint64_t version : {3, 4}) {
     auto next = std::make_shared<EndpointCatalog>(*second);
     next->version = version;
@@ -1153,7 +1153,7 @@ TEST_F(ServerTest, WarnsOfAServiceThatConsulDoesNotKnow) {
     EXPECT_TRUE(status.ok()) << status.error_message();
     return std::vector<std::string>(response.warnings().begin(), response.warnings().end());
   };
-  EXPECT_TRUE(warnings("ordres").empty()) << "nobody has asked Consul yet";
+  EXPECT_TRUE(warnings("ordres").empty()) << "Consul has not been read yet";
   auto catalog = std::make_shared<EndpointCatalog>();
   catalog->version = 1;
   catalog->catalog_known = true;
@@ -1164,7 +1164,7 @@ TEST_F(ServerTest, WarnsOfAServiceThatConsulDoesNotKnow) {
   EXPECT_EQ(
       warnings("ordres")[0],
       "Service/svc: 'ordres' is unknown to Consul (did you mean 'orders'?); requests get 503 until it is registered");
-  EXPECT_TRUE(warnings("ordres", "dc2").empty()) << "of another datacenter nothing is known";
+  EXPECT_TRUE(warnings("ordres", "dc2").empty()) << "another datacenter is unknown";
 }
 
 TEST_F(ServerTest, ARestartKeepsPolicyAndEpochAndEndsStreamsPolitely) {
@@ -1187,7 +1187,7 @@ TEST_F(ServerTest, ARestartKeepsPolicyAndEpochAndEndsStreamsPolitely) {
   EXPECT_EQ(control_plane_->publisher().current()->revision, 2u);
 }
 
-TEST_F(ServerTest, AStartThatCannotBeSaysWhyInOneLine) {
+TEST_F(ServerTest, AFailedStartIsExplainedInOneLine) {
   v1::Bootstrap second = config_;
   second.mutable_control_plane()->set_database(dir_.File("second.db"));
   second.mutable_control_plane()->set_admin_listen(absl::StrCat("127.0.0.1:", control_plane_->admin_port()));
@@ -1228,7 +1228,7 @@ TEST(HubTest, TellsWhomItRemembersNoMore) {
   EXPECT_TRUE(heard({"dp-2", "dp-1"}));
 }
 
-// What an operator sets at run time.
+// Run-time settings by operators.
 class OperationsTest : public ServerTest {
  protected:
   static void Greet(FakeDataPlane& dp, bool takes_operations = true) {
@@ -1276,7 +1276,7 @@ TEST_F(OperationsTest, AnEndpointIsDrainedForAWhileOnEveryDataPlaneThatCan) {
   Greet(dp);
   Greet(old, /*takes_operations=*/false);
   auto first = dp.Read();
-  ASSERT_TRUE(first && first->has_operations()) << "also where there are none: a cache may have some";
+  ASSERT_TRUE(first && first->has_operations()) << "sent even if empty: a cache may have some";
   EXPECT_EQ(first->operations().overrides_size(), 0);
   dp.ReadPolicy();
   old.ReadPolicy();
@@ -1353,7 +1353,7 @@ TEST_F(OperationsTest, WhatIsNotThereCannotBeSet) {
   request.mutable_duration();
   EXPECT_EQ(Set(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   request.clear_duration();
-  EXPECT_TRUE(Set(request, &response).ok()) << "however it is spelt";
+  EXPECT_TRUE(Set(request, &response).ok()) << "in any spelling";
   EXPECT_EQ(response.override().endpoint(), "[2001:db8::1]:8080");
   EXPECT_EQ(response.warnings_size(), 0);
   request.set_endpoint("10.0.0.1:80");
@@ -1397,7 +1397,7 @@ TEST_F(OperationsTest, ALogLevelIsACommandToOneConnectedDataPlane) {
   spdlog::default_logger_raw()->set_level(before);
 }
 
-TEST_F(OperationsTest, ADataPlaneSaysWhatABundleHasOfIt) {
+TEST_F(OperationsTest, ADataPlaneSendsItsPartOfABundle) {
   FakeDataPlane dp = DataPlane("dp-1");
   Greet(dp);
   ASSERT_TRUE(dp.Read()->has_operations());
@@ -1428,7 +1428,7 @@ TEST_F(OperationsTest, ADataPlaneSaysWhatABundleHasOfIt) {
   ASSERT_EQ(response.files_size(), 2);
   EXPECT_EQ(response.files(0).content(), "up 1\ndown 0\n");
 
-  // One that goes away answers nobody, and lets nobody wait.
+  // A data plane that disconnects sends no response, and the caller does not wait for one.
   grpc::ClientContext context;
   v1::DiagnoseRequest request;
   request.set_data_plane("dp-1");

@@ -53,7 +53,7 @@ void Sql(const std::string& path, const std::string& sql) {
   sqlite3_close(db);
 }
 
-// The error of an open that must fail, which names the file and leaves its bytes as they were.
+// The error of an open that must fail, name the file and leave its bytes unchanged.
 absl::Status RefusedUntouched(StoreOptions options) {
   const std::string path = options.path;
   const std::string before = Contents(path);
@@ -89,7 +89,7 @@ TEST(Store, WhatWasCommittedIsThereAfterReopening) {
 TEST(Store, ARevisionIsWrittenWholeOrNotAtAll) {
   TempDir dir;
   auto store = MustOpen(At(dir.File("gateway.db")));
-  // The second edit of the same resource breaks history's primary key, after the first was written.
+  // The second edit of the same resource violates history's primary key after the first was written.
   const Edit edits[] = {PutEdit(StaticService("a")), PutEdit(StaticService("b")), PutEdit(StaticService("a"))};
   EXPECT_FALSE(store->Commit(Info(1), "", edits).ok());
   EXPECT_EQ(store->revision(), 0u);
@@ -106,7 +106,7 @@ TEST(Store, AnyKeptRevisionCanBePutTogetherAgain) {
   StoreOptions options = At(dir.File("gateway.db"));
   options.history_revisions_max = 5;
   auto store = MustOpen(options);
-  // What the set was after each revision.
+  // The expected set after each revision.
   std::vector<std::map<std::string, std::string>> expected(1);
   for (uint64_t r = 1; r <= 40; ++r) {
     auto now = expected.back();
@@ -138,7 +138,7 @@ TEST(Store, AnyKeptRevisionCanBePutTogetherAgain) {
   EXPECT_EQ(store->RevisionsAfter(3, 10).status().code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(store->SetAt(41).status().code(), absl::StatusCode::kNotFound);
   store.reset();
-  // History holds what is needed and no more: at most one base row for each resource beside those of five revisions.
+  // History holds no more than it needs: at most one base row per resource besides those of five revisions.
   sqlite3* db = nullptr;
   ASSERT_EQ(sqlite3_open(dir.File("gateway.db").c_str(), &db), SQLITE_OK);
   sqlite3_exec(
@@ -165,7 +165,7 @@ TEST(Store, HistoryIsBoundedByItsRowsToo) {
   EXPECT_EQ(store->SetAt(19)->resources.size(), 4u);
 }
 
-// The copy that a migration has left: "gateway.db.schemaN.backup".
+// The copy that a migration leaves: "gateway.db.schemaN.backup".
 std::string CopyOf(const TempDir& dir) {
   for (const auto& file : std::filesystem::directory_iterator(dir.path())) {
     if (file.path().extension() == ".backup") return file.path();
@@ -205,7 +205,7 @@ TEST(Store, AnotherProgramsDatabaseIsRefused) {
             std::string::npos);
 }
 
-// SQLite takes a file of fewer bytes than a page for an empty database.
+// SQLite treats a file shorter than a page as an empty database.
 TEST(Store, AnEmptyOrShortFileIsALostDatabaseAndNoFirstStart) {
   TempDir dir;
   for (const size_t bytes : {0, 1, 100, 511}) {
@@ -221,7 +221,7 @@ TEST(Store, AnEmptyOrShortFileIsALostDatabaseAndNoFirstStart) {
 TEST(Store, AFileIsCreatedWholeAndOnce) {
   TempDir dir;
   const std::string path = dir.File("folder/gateway.db");
-  // Of a process that was killed before it had made all of it.
+  // Left by a process that was killed while creating it.
   std::filesystem::create_directory(dir.File("folder"));
   Overwrite(path + ".new", "half");
   auto store = MustOpen(At(path));
@@ -244,8 +244,8 @@ TEST(Store, AFileOfAVersionThatDidNotAskMayTakeOver) {
   EXPECT_EQ(MustOpen(At(dir.File("gateway.db")))->takeover(), Takeover::kAccepted);
 }
 
-// Goal: what a database that is gone left in its log does not get into a new one. Method: the log of a store that is
-// still open, as kill -9 leaves it, without its file.
+// Goal: the log of a lost database does not get into a new one. Method: the log of a store that is still open, as kill
+// -9 leaves it, without its database.
 TEST(Store, ALogWithoutItsDatabaseIsPutAside) {
   TempDir dir;
   const std::string path = dir.File("gateway.db");
@@ -282,8 +282,8 @@ TEST(Store, AMigrationKeepsACopyAndIsWholeOrNothing) {
   EXPECT_EQ(MustOpen(At(CopyOf(dir)))->TakeLoaded().size(), 1u);
 }
 
-// It holds hashes of passwords: whatever the umask says, and whoever made it.
-TEST(Store, NobodyElseMayReadIt) {
+// It holds password hashes: the mode is 0600 whatever the umask, even if the file existed.
+TEST(Store, OnlyItsOwnerMayReadIt) {
   TempDir dir;
   const std::string path = dir.File("gateway.db");
   const auto mode = [](const std::string& file) {
@@ -338,7 +338,7 @@ class DamagedStore : public testing::Test {
 };
 
 TEST_F(DamagedStore, AFlippedBitInsideABlobIsFound) {
-  // Of the row itself, so that SQLite's own checks see nothing.
+  // Changes the row itself, so that SQLite's own checks find nothing.
   Sql(path_,
       "UPDATE resources SET body = CAST(replace(CAST(body AS TEXT), '18081', '18091') AS BLOB) "
       "WHERE name = 'needle-3-4'");
@@ -372,7 +372,7 @@ TEST_F(DamagedStore, AFlippedBitInHistoryIsFoundWhereItIsRead) {
   EXPECT_EQ(store->SetAt(7).status().code(), absl::StatusCode::kDataLoss);
 }
 
-// Runs `body` in a child that may not write where root may; its exit code.
+// Runs `body` in a child without root's right to write anywhere; returns its exit code.
 int InUnprivilegedChild(const std::function<int()>& body) {
   const pid_t child = fork();
   if (child == 0) {
@@ -420,10 +420,10 @@ TEST(Store, AFullDiskRefusesTheChangeAndTakesTheNextOneThatFits) {
   EXPECT_NE(std::string(status.message()).find(options.path), std::string::npos) << status;
   ASSERT_GT(revision, 0u);
   EXPECT_EQ(store->revision(), revision);
-  EXPECT_EQ(store->SetAt(revision)->resources.size(), revision * 20) << "reads go on";
+  EXPECT_EQ(store->SetAt(revision)->resources.size(), revision * 20) << "reads still work";
   store.reset();
 
-  // Space again: the same store goes on where it was.
+  // Space again: the same store continues.
   options.page_count_max = 0;
   store = MustOpen(options);
   EXPECT_EQ(store->TakeLoaded().size(), revision * 20);
@@ -431,8 +431,8 @@ TEST(Store, AFullDiskRefusesTheChangeAndTakesTheNextOneThatFits) {
   EXPECT_TRUE(store->Commit(Info(revision + 1), "", edits).ok());
 }
 
-// Goal: no acknowledged commit is lost by kill -9, and no half of one is there. Method: a child commits as fast as it
-// can and tells each revision over a pipe after Commit returned; it is killed at a time of chance, a hundred times.
+// Goal: kill -9 loses no acknowledged commit and leaves no partial one. Method: a child commits as fast as it can and
+// reports each revision over a pipe after Commit returns; it is killed at a random time, a hundred times.
 TEST(Store, KillNineLosesNothingThatWasAcknowledged) {
   TempDir dir;
   const std::string path = dir.File("gateway.db");
@@ -448,7 +448,7 @@ TEST(Store, KillNineLosesNothingThatWasAcknowledged) {
       auto store = Store::Open(At(path));
       if (!store.ok()) _exit(1);
       for (uint64_t r = (*store)->revision() + 1;; ++r) {
-        // Two resources in each revision, which must be seen together.
+        // Two resources per revision, which must appear together.
         const Edit edits[] = {PutEdit(StaticService("left", absl::StrCat("127.0.0.1:", r % 60000 + 1))),
                               PutEdit(StaticService("right", absl::StrCat("127.0.0.1:", r % 60000 + 1)))};
         if (!(*store)->Commit(Info(r), "", edits).ok()) _exit(2);
@@ -481,8 +481,8 @@ TEST(Store, KillNineLosesNothingThatWasAcknowledged) {
   EXPECT_GE(acknowledged, 100u);
 }
 
-// A VFS that hands everything to SQLite's own and writes down, in order, what was written and synced; a sync can be
-// made to fail.
+// A VFS that forwards everything to SQLite's own and records, in order, what is written and synced; a sync can be made
+// to fail.
 struct Recorder {
   static inline std::vector<std::string> calls;
   static inline bool fail_sync = false;
@@ -561,7 +561,7 @@ TEST(Store, ACommitIsSyncedBeforeItReturns) {
     Recorder::calls.clear();
     auto done = publisher->Apply(ApplyOf({StaticService(absl::StrCat("s", i))}), "127.0.0.1");
     ASSERT_TRUE(done.ok()) << done.status();
-    const std::vector<std::string> calls = Recorder::calls;  // all that happened before the reply
+    const std::vector<std::string> calls = Recorder::calls;  // everything before the reply
     auto last_write = std::find(calls.rbegin(), calls.rend(), "write wal");
     ASSERT_NE(last_write, calls.rend()) << "nothing was written";
     EXPECT_NE(std::find(calls.rbegin(), last_write, "sync wal"), last_write)
@@ -580,13 +580,13 @@ TEST(Store, AFailedSyncIsAnErrorAndNothingIsWrittenAfterIt) {
   Recorder::fail_sync = true;
   EXPECT_EQ(publisher->Apply(ApplyOf({StaticService("a")}), "").status().code(), absl::StatusCode::kUnavailable);
   Recorder::fail_sync = false;
-  // The kernel may have thrown away what it could not write: a sync that succeeds now would prove nothing.
+  // The kernel may have discarded what it could not write: a sync that succeeds now would prove nothing.
   EXPECT_EQ(publisher->Apply(ApplyOf({StaticService("a")}), "").status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(publisher->current()->revision, revision);
   EXPECT_FALSE(publisher->current()->resources->contains({"Service", "a"}));
 }
 
-// A Certificate; what its key is does not matter to the store.
+// A Certificate; the store does not care what its key is.
 v1::Resource Keyed(const std::string& name, const std::string& key) {
   v1::Resource resource;
   resource.mutable_certificate()->set_name(name);
@@ -645,8 +645,8 @@ TEST(Store, WithoutItsSealingKeyItDoesNotOpen) {
   EXPECT_EQ(MustOpen(At(path))->TakeLoaded().size(), 1u);
 }
 
-// No row passes for another, even where somebody can write the file.
-TEST(Store, ASealedKeyIsOfItsRowAlone) {
+// No row can replace another, even for someone who can write the file.
+TEST(Store, ASealedKeyIsBoundToItsRow) {
   TempDir dir;
   const std::string path = dir.File("gateway.db");
   {

@@ -1,4 +1,4 @@
-// What the control plane's tests share: a folder of their own, resources by one call, the shortest way to a publisher.
+// Shared by the control plane's tests: a temporary folder, resources by one call, a publisher with little setup.
 #ifndef GATEWAY_TESTS_UNIT_CONTROLPLANE_TESTING_H_
 #define GATEWAY_TESTS_UNIT_CONTROLPLANE_TESTING_H_
 
@@ -26,7 +26,7 @@ class TempDir {
     path_ = mkdtemp(pattern.data());
   }
   ~TempDir() {
-    std::error_code ignored;  // what cannot be removed stays in the temporary folder
+    std::error_code ignored;  // leftovers stay in the temporary folder
     std::filesystem::remove_all(path_, ignored);
   }
   std::string File(const std::string& name) const { return path_ + "/" + name; }
@@ -81,7 +81,7 @@ bool Eventually(Condition condition) {
   const absl::Time deadline = absl::Now() + absl::Seconds(10);
   while (!condition()) {
     if (absl::Now() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(2));  // between two looks; the result does not hang on it
+    absl::SleepFor(absl::Milliseconds(2));  // between two polls; the result does not depend on it
   }
   return true;
 }

@@ -57,7 +57,7 @@ RequestRecord SomeRecord() {
   return record;
 }
 
-// The lines that a log makes of `records`.
+// The lines that the access log writes for `records`.
 std::string Logged(const std::vector<RequestRecord>& records,
                    v1::LoggingSection::Format format = v1::LoggingSection::JSON) {
   const TempDir directory;
@@ -116,7 +116,7 @@ TEST(AccessLog, TimeIsRightAcrossSecondsAndLeapDays) {
   records[0].time = std::chrono::system_clock::time_point(951'782'399'999ms);
   records[1].time = std::chrono::system_clock::time_point(951'782'400'000ms);
   records[2].time = std::chrono::system_clock::time_point(951'868'800'001ms);
-  records[3].time = std::chrono::system_clock::time_point(951'782'400'123ms);  // back again
+  records[3].time = std::chrono::system_clock::time_point(951'782'400'123ms);  // back in time
   const std::string text = Logged(records);
   EXPECT_THAT(text, StartsWith(R"({"time":"2000-02-28T23:59:59.999Z")"));
   EXPECT_THAT(text, HasSubstr(R"({"time":"2000-02-29T00:00:00.000Z")"));
@@ -124,7 +124,7 @@ TEST(AccessLog, TimeIsRightAcrossSecondsAndLeapDays) {
   EXPECT_THAT(text, HasSubstr(R"({"time":"2000-02-29T00:00:00.123Z")"));
 }
 
-// Each byte at each offset of two words and a bit, so that the copy by words and the copy by bytes are both seen.
+// Each byte at each offset of two words and a bit, to cover both the copy by words and the copy by bytes.
 TEST(AccessLog, EveryByteSurvivesJsonAtEveryPlace) {
   std::vector<std::string> agents;
   for (int byte = 0; byte < 128; ++byte) {
@@ -168,7 +168,7 @@ TEST(AccessLog, ValidUtf8IsKeptAndTheRestReplaced) {
       {"\xc2\x9b"
        "31m",
        "\xc2\x9b"
-       "31m"},  // C1: escaped, and the same again when read
+       "31m"},  // C1: escaped, and unchanged when parsed
   };
   for (const Case& c : cases) {
     RequestRecord record;
@@ -238,7 +238,7 @@ TEST(AccessLog, LinesOfOneWorkerKeepTheirOrderAndNoneIsLost) {
         buffer->Write(record);
         if (i % 500 == 0) {
           buffer->Flush();
-          if (worker == 0) log->Reopen();  // the same file again: changes nothing
+          if (worker == 0) log->Reopen();  // the same file again: no effect
         }
       }
       buffer->Flush();
@@ -317,7 +317,7 @@ class Fifo {
     if (reader_ >= 0) close(reader_);
     reader_ = -1;
   }
-  // What is there now.
+  // What is available now.
   std::string Read() {
     std::string text(1 << 16, '\0');
     const ssize_t length = read(reader_, text.data(), text.size());
@@ -335,7 +335,7 @@ TEST(AccessLog, AStalledReaderNeverHoldsUpAWorkerAndDropsAreCounted) {
   Fifo fifo;
   auto log = OpenLog(fifo.path());
   AccessLogBuffer* buffer = log->NewBuffer();
-  // Twice of what pipe, queue and buffers hold together. A Write that waited for the reader would never return.
+  // Twice what pipe, queue and buffers hold together. A Write that waited for the reader would never return.
   const uint64_t lines = 2 * (AccessLog::kQueuedBuffersMax + 2) * AccessLog::kBufferBytes / 300;
   for (uint64_t i = 0; i < lines; ++i) {
     RequestRecord record = SomeRecord();
@@ -346,7 +346,7 @@ TEST(AccessLog, AStalledReaderNeverHoldsUpAWorkerAndDropsAreCounted) {
   EXPECT_GT(log->dropped_lines(), lines / 4);
   EXPECT_LT(log->dropped_lines(), lines);
 
-  // The reader comes back: what was queued arrives whole, line by line.
+  // The reader comes back: queued lines arrive complete.
   std::string text;
   uint64_t arrived = 0;
   const uint64_t dropped = log->dropped_lines();
@@ -385,13 +385,13 @@ TEST(AccessLog, AReaderThatIsGoneIsAnErrorNotASignal) {
   EXPECT_GE(log->write_errors(), 1u);
 }
 
-// A line that was cut by an error must not swallow the next one.
+// A line cut by an error must not swallow the next one.
 TEST(AccessLog, AfterALineWasCutTheNextBeginsOnItsOwn) {
   const TempDir directory;
   const std::string path = directory.File("access.log");
   std::string text;
   {
-    // A child, since the limit of a file's size is the process's.
+    // In a child, since the file size limit applies to the process.
     EXPECT_EXIT(
         {
           signal(SIGXFSZ, SIG_IGN);

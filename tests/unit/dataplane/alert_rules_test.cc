@@ -1,4 +1,4 @@
-// The sample alert counts what the table of reasons says is a failure of a service, and no mistake of a client.
+// The sample alert counts exactly the reasons that the table marks as failures of a service, and no client error.
 #include <fstream>
 #include <iterator>
 #include <regex>
@@ -10,7 +10,7 @@
 namespace gateway::dataplane {
 namespace {
 
-// Answered with 5xx, but by what the client asked for.
+// A 5xx caused by the client's request.
 bool IsClientsOwn(std::string_view word) {
   return word == "not_implemented" || word == "http_version" || word == "loop_detected";
 }

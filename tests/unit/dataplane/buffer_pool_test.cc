@@ -26,7 +26,7 @@ TEST(BufferPool, ShrinksABlockToWhatItHolds) {
   pool.Shrink(&buffer);
   EXPECT_EQ(TextOf(buffer), "kept");
   EXPECT_EQ(buffer.capacity(), 1024u);
-  pool.Shrink(&buffer);  // no smaller one is to be had
+  pool.Shrink(&buffer);  // no smaller one is available
   EXPECT_EQ(buffer.capacity(), 1024u);
   Fill(&buffer, std::string(buffer.room(), 'x'));
   ASSERT_TRUE(pool.Grow(&buffer, buffer.capacity() * 2));

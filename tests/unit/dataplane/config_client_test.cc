@@ -48,7 +48,7 @@ using ::testing::UnorderedElementsAre;
 
 constexpr char kEpoch[] = "epoch-1";
 
-// What stands for the workers: keeps the states that it is given, and says done at once, or when the test does.
+// Stands in for the workers: keeps the states that it gets, and reports done at once or when the test says so.
 class Workers {
  public:
   InstallFunction function() {
@@ -92,7 +92,7 @@ class Workers {
     absl::MutexLock lock(&mutex_);
     return installs_;
   }
-  // Of the thread that handed over the last one.
+  // Of the thread that installed the last one.
   int nice() const {
     absl::MutexLock lock(&mutex_);
     return nice_;
@@ -107,7 +107,7 @@ class Workers {
   int nice_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// A data plane's configuration side, whole but for the workers.
+// A data plane's configuration side, complete except for the workers.
 struct DataPlane {
   explicit DataPlane(const std::vector<std::string>& control_planes, const std::string& cache_dir = "",
                      const std::vector<std::string>& policy_files = {}) {
@@ -196,18 +196,18 @@ std::vector<std::string> EndpointNames(const ServingState& state, const std::str
   return names;
 }
 
-// Sends `message` and gives back what is answered, which must be an ACK.
+// Sends `message` and returns the response, which must be an ACK.
 v1::Ack Acked(FakeStream& stream, const v1::ControlPlaneMessage& message) {
   EXPECT_TRUE(stream.Send(message));
   const auto answer = stream.Next();
-  EXPECT_TRUE(answer && answer->has_ack()) << (answer ? answer->DebugString() : "no answer");
+  EXPECT_TRUE(answer && answer->has_ack()) << (answer ? answer->DebugString() : "no response");
   return answer ? answer->ack() : v1::Ack();
 }
 
 v1::Nack Nacked(FakeStream& stream, const v1::ControlPlaneMessage& message) {
   EXPECT_TRUE(stream.Send(message));
   const auto answer = stream.Next();
-  EXPECT_TRUE(answer && answer->has_nack()) << (answer ? answer->DebugString() : "no answer");
+  EXPECT_TRUE(answer && answer->has_nack()) << (answer ? answer->DebugString() : "no response");
   return answer ? answer->nack() : v1::Nack();
 }
 
@@ -269,7 +269,7 @@ TEST(ConfigClient, AnUpdateInChunksIsInstalledAndAckedOnlyOnceEveryWorkerServesI
   third.mutable_policy()->set_chunk(2);
   const int installs = dp.workers.installs();
   ASSERT_TRUE(stream->Send(first) && stream->Send(second));
-  EXPECT_EQ(dp.workers.installs(), installs);  // nothing changes before the last
+  EXPECT_EQ(dp.workers.installs(), installs);  // nothing changes before the last chunk
   ASSERT_TRUE(stream->Send(third));
 
   ASSERT_TRUE(WaitFor([&] { return dp.workers.revision() == 7; }));
@@ -293,7 +293,7 @@ TEST(ConfigClient, AChangeOfPolicyIsCompiledInTheBackground) {
   FakeControlPlane plane;
   DataPlane dp({plane.address()});
   ASSERT_TRUE(dp.client->Start().ok());
-  const int nice = dp.workers.nice();  // of the first state, which nobody serves beside: the main thread's
+  const int nice = dp.workers.nice();  // of the first state, installed before requests are served: the main thread's
   const auto stream = plane.NextStream();
   ASSERT_TRUE(stream);
   Acked(*stream, PolicyMessage(kEpoch, 0, 1, WithBuiltins({ServiceResource("a"), RouteResource("a", "a")})));
@@ -301,7 +301,7 @@ TEST(ConfigClient, AChangeOfPolicyIsCompiledInTheBackground) {
   EXPECT_EQ(dp.workers.nice(), std::min(nice + kBackgroundNice, kNiceMax));
 }
 
-TEST(ConfigClient, ABadPolicyIsNackedWithEveryMistakeAndTheOldOneStays) {
+TEST(ConfigClient, ABadPolicyIsNackedWithAllErrorsAndTheOldOneStays) {
   FakeControlPlane plane;
   DataPlane dp({plane.address()});
   ASSERT_TRUE(dp.client->Start().ok());
@@ -322,7 +322,7 @@ TEST(ConfigClient, ABadPolicyIsNackedWithEveryMistakeAndTheOldOneStays) {
   EXPECT_NE(nack.rejections(1).reason(), "");
   EXPECT_EQ(dp.workers.revision(), 1u);
 
-  // The stream goes on.
+  // The stream continues.
   Acked(*stream, PolicyMessage(kEpoch, 0, 3, WithBuiltins({ServiceResource("b"), RouteResource("b", "b")})));
   EXPECT_THAT(RouteNames(*dp.workers.state()), UnorderedElementsAre("b"));
   EXPECT_THAT(dp.metrics(), AllOf(HasSubstr("gateway_config_updates_total{kind=\"policy\",result=\"applied\"} 2\n"),
@@ -367,7 +367,7 @@ TEST(ConfigClient, ADeltaChangesAddsAndRemovesOnTopOfWhatIsApplied) {
       *stream, PolicyMessage(kEpoch, 1, 2, {ServiceResource("c"), RouteResource("c", "c")}, {Name("Route", "b")}));
   EXPECT_EQ(ack.revision(), 2u);
   EXPECT_THAT(RouteNames(*dp.workers.state()), UnorderedElementsAre("a", "c"));
-  // A change that leaves a reference without its target is refused whole.
+  // A change that leaves a dangling reference is rejected whole.
   Nacked(*stream, PolicyMessage(kEpoch, 2, 3, {}, {Name("Service", "a")}));
   EXPECT_THAT(RouteNames(*dp.workers.state()), UnorderedElementsAre("a", "c"));
 }
@@ -420,7 +420,7 @@ TEST(ConfigClient, EndpointsHaveTheirOwnCounterAndKeepTheSnapshot) {
   const auto stream = plane.NextStream();
   ASSERT_TRUE(stream);
 
-  // Before any policy: taken, bound with the first.
+  // Before any policy: accepted, and bound with the first one.
   v1::Ack ack =
       Acked(*stream, EndpointsMessage("process-1", 0, 4, {Endpoints("a", {1001, 1002}), Endpoints("b", {2001})}));
   EXPECT_EQ(ack.endpoints_epoch(), "process-1");
@@ -449,12 +449,12 @@ TEST(ConfigClient, EndpointsHaveTheirOwnCounterAndKeepTheSnapshot) {
   gone.set_service("b");
   Acked(*stream, EndpointsMessage("process-1", 5, 6, {}, {gone}));
   EXPECT_THAT(EndpointNames(*dp.workers.state(), "b"), testing::IsEmpty());
-  // A full one replaces everything.
+  // A full update replaces everything.
   Acked(*stream, EndpointsMessage("process-2", 0, 1, {Endpoints("b", {2002})}));
   EXPECT_THAT(EndpointNames(*dp.workers.state(), "a"), testing::IsEmpty());
   EXPECT_THAT(EndpointNames(*dp.workers.state(), "b"), UnorderedElementsAre("127.0.0.1:2002"));
 
-  ASSERT_TRUE(stream->Send(EndpointsMessage("process-2", 7, 8, {Endpoints("b", {2003})})));  // does not follow
+  ASSERT_TRUE(stream->Send(EndpointsMessage("process-2", 7, 8, {Endpoints("b", {2003})})));  // not a successor
   EXPECT_TRUE(stream->WaitForEnd());
   const auto next = plane.NextStream();
   ASSERT_TRUE(next);
@@ -462,7 +462,7 @@ TEST(ConfigClient, EndpointsHaveTheirOwnCounterAndKeepTheSnapshot) {
   EXPECT_EQ(next->hello().endpoints_version(), 1u);
 }
 
-TEST(ConfigClient, AControlPlaneThatDiesAndComesBackIsFoundAndToldWhatIsApplied) {
+TEST(ConfigClient, ARestartedControlPlaneIsFoundAndLearnsTheAppliedRevision) {
   const uint16_t port = fixtures::FreePort();
   auto plane = std::make_unique<FakeControlPlane>(FakeControlPlane::Options{.port = port});
   DataPlane dp({plane->address()});
@@ -513,8 +513,8 @@ TEST(ConfigClient, ControlPlanesAreTriedInOrder) {
   EXPECT_TRUE(plane.NextStream());
 }
 
-// One that takes the connection and then says nothing must not keep the others from being tried.
-TEST(ConfigClient, AControlPlaneThatNeverAnswersIsGivenUp) {
+// A control plane that accepts the connection and then never responds must not block the others.
+TEST(ConfigClient, AControlPlaneThatNeverRespondsIsAbandoned) {
   const int silent = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -543,7 +543,7 @@ TEST(ConfigClient, StopSaysGoodbye) {
   ASSERT_TRUE(last && last->has_goodbye());
   EXPECT_TRUE(stream->WaitForEnd());
   EXPECT_FALSE(dp.client->connected());
-  EXPECT_TRUE(dp.workers.state());  // the workers serve on
+  EXPECT_TRUE(dp.workers.state());  // the workers keep serving
 }
 
 TEST(ConfigClient, WhileStandingByAStreamThatEndedIsNotBegunAnew) {
@@ -554,9 +554,9 @@ TEST(ConfigClient, WhileStandingByAStreamThatEndedIsNotBegunAnew) {
   ASSERT_TRUE(stream);
   ASSERT_TRUE(WaitFor([&] { return dp.client->connected(); }));
   dp.client->StandBy(true);
-  Acked(*stream, PolicyMessage(kEpoch, 0, 1, WithBuiltins({})));  // the stream that there is goes on
+  Acked(*stream, PolicyMessage(kEpoch, 0, 1, WithBuiltins({})));  // the existing stream continues
   stream->Drop();
-  EXPECT_FALSE(plane.NextStream(500ms));  // a first try comes within 100 ms
+  EXPECT_FALSE(plane.NextStream(500ms));  // a first attempt would come within 100 ms
   dp.client->StandBy(false);
   const auto next = plane.NextStream();
   ASSERT_TRUE(next);
@@ -601,7 +601,7 @@ TEST(ConfigClient, StopDoesNotWaitForAWorkerThatHangs) {
   ASSERT_TRUE(last);
   EXPECT_TRUE(last->has_goodbye());  // and no ACK
   dp.client.reset();
-  dp.workers.Release();  // a `done` that comes too late touches nothing that is gone
+  dp.workers.Release();  // a late `done` must not touch freed memory
 }
 
 TEST(ConfigClient, AStateThatNoWorkerHoldsIsFreed) {
@@ -615,7 +615,7 @@ TEST(ConfigClient, AStateThatNoWorkerHoldsIsFreed) {
   const std::weak_ptr<const ServingState> state = held;
   const std::weak_ptr<const Snapshot> snapshot = held->snapshot;
   Acked(*stream, PolicyMessage(kEpoch, 0, 2, WithBuiltins({})));
-  EXPECT_FALSE(WaitFor([&] { return snapshot.expired(); }, 300ms));  // an exchange is still under way on it
+  EXPECT_FALSE(WaitFor([&] { return snapshot.expired(); }, 300ms));  // an exchange still uses it
   held = nullptr;
   EXPECT_TRUE(WaitFor([&] { return state.expired() && snapshot.expired(); }));
 }
@@ -649,7 +649,7 @@ TEST(ConfigClient, WithoutAControlPlaneTheCacheServes) {
   EXPECT_THAT(RouteNames(*state), UnorderedElementsAre("a", "b"));
   EXPECT_THAT(EndpointNames(*state, "a"), UnorderedElementsAre("127.0.0.1:1001"));
 
-  // The control plane hears from where to go on.
+  // The control plane learns where to continue.
   FakeControlPlane plane({.port = port});
   const auto stream = plane.NextStream();
   ASSERT_TRUE(stream);
@@ -704,7 +704,7 @@ TEST(ConfigClient, ADamagedCacheIsIgnoredAndReplaced) {
     serve(++revision);
     EXPECT_GT(directory.Read("cache/policy.cache").size(), 24u);
   }
-  // The last one was replaced by a good one.
+  // The last update was followed by a good one.
   DataPlane dp({"127.0.0.1:" + std::to_string(fixtures::FreePort())}, cache);
   ASSERT_TRUE(dp.client->Start().ok());
   EXPECT_EQ(dp.workers.revision(), revision);
@@ -714,7 +714,7 @@ TEST(ConfigClient, ACacheThatCannotBeWrittenCostsNothingButALine) {
   const TempDir directory;
   directory.Write("file", "");
   FakeControlPlane plane;
-  DataPlane dp({plane.address()}, directory.File("file") + "/cache");  // no directory can be made here
+  DataPlane dp({plane.address()}, directory.File("file") + "/cache");  // the directory cannot be created
   ASSERT_TRUE(dp.client->Start().ok());
   const auto stream = plane.NextStream();
   ASSERT_TRUE(stream);
@@ -765,7 +765,7 @@ service: gone-too
               AllOf(HasSubstr("policy.yaml:4:"), HasSubstr("Route/a"), HasSubstr("policy.yaml:9:"),
                     HasSubstr("Route/b"), HasSubstr("2 errors")));
   EXPECT_EQ(dp.workers.installs(), 0);
-  // --check-config tells the same.
+  // --check-config reports the same.
   std::vector<std::string> warnings;
   EXPECT_EQ(ConfigClient::CheckPolicyFiles(dp.options.bootstrap, &warnings), status);
   dp.options.bootstrap.mutable_data_plane()->clear_policy_files();

@@ -1,4 +1,4 @@
-// The parts that ConfigClient is made of, each alone.
+// The parts of ConfigClient, each tested alone.
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -89,7 +89,7 @@ TEST(ControlPlaneRotation, StartsFromTheFirstAfterOneThatHadAcceptedTheStream) {
   EXPECT_EQ(rotation.address(), "a");
 }
 
-// Draws are random, so each round is drawn often: the longest delay tells its ceiling.
+// Delays are random, so each round is drawn often: the longest delay shows its ceiling.
 TEST(ControlPlaneRotation, DelaysGrowToTheirLastRoundAndShrinkAfterAStableStream) {
   std::vector<std::chrono::milliseconds> longest(7);
   std::chrono::milliseconds after_stable{0};
@@ -118,7 +118,7 @@ TEST(TimedOverrides, EndByTheOwnClockWhateverTheControlPlanesSays) {
   const absl::Time now = absl::FromUnixSeconds(1'700'000'000);
   v1::OperationsUpdate update;
   *update.add_overrides() = Override("a:1", 10);
-  update.mutable_overrides(0)->mutable_until()->set_seconds(1);  // of a clock that is decades behind
+  update.mutable_overrides(0)->mutable_until()->set_seconds(1);  // by a clock that is decades behind
   *update.add_overrides() = Override("b:1", 0);
   TimedOverrides overrides;
   overrides.Assign(update, now);
@@ -173,7 +173,7 @@ TEST(CacheKeys, AreSealedUnderTheOwnKeyAndOpenedWithItAlone) {
   OpenKeys(other, &not_opened);
   EXPECT_TRUE(IsRedacted(KeyIn(not_opened)));
   v1::PolicyUpdate not_sealed = UpdateWithKey("secret");
-  SealKeys("", &not_sealed);  // without a key of its own
+  SealKeys("", &not_sealed);  // without a key
   EXPECT_TRUE(IsRedacted(KeyIn(not_sealed)));
 }
 
@@ -246,7 +246,7 @@ class Installing : public ::testing::Test {
 TEST_F(Installing, EndsWhenTheWorkersServeTheNewestState) {
   installer_.Begin(snapshot_, {}, false);
   installer_.Begin(snapshot_, {}, true);
-  done_[1]();  // it has taken the place of the first
+  done_[1]();  // it replaced the first one
   EXPECT_TRUE(installer_.Await());
   done_[0]();
   EXPECT_TRUE(installer_.Await());
@@ -265,9 +265,9 @@ TEST_F(Installing, ARetiredStateIsFreedOnceNoWorkerHoldsIt) {
   EXPECT_FALSE(installer_.has_retired());
   installer_.Begin(snapshot_, {}, true);
   installer_.Sweep();
-  EXPECT_TRUE(installer_.has_retired());  // a worker has it
+  EXPECT_TRUE(installer_.has_retired());  // a worker still holds it
   states_.erase(states_.begin());
-  // The runtime keeps the newest state alone.
+  // The runtime keeps only the newest state.
   installer_.Sweep();
   EXPECT_FALSE(installer_.has_retired());
   EXPECT_TRUE(first.expired());
@@ -285,7 +285,7 @@ TEST(Reporter, SaysOnlyWhatIsNews) {
   ASSERT_TRUE(news.has_value());
   EXPECT_EQ(news->report().operations_version(), 3u);
   EXPECT_FALSE(reporter.Next(facts, kNow + 3s).has_value());
-  reporter.Restart();  // another stream has heard nothing
+  reporter.Restart();  // a new stream knows nothing yet
   EXPECT_TRUE(reporter.Next(facts, kNow + 4s).has_value());
 }
 

@@ -17,7 +17,7 @@ std::string Padded(std::string_view bytes) {
   return text;
 }
 
-// Gives its pieces one by one, the last of them as `last`.
+// Returns its pieces one by one, with result `last` for the last one.
 class Pieces final : public BodySource {
  public:
   explicit Pieces(std::deque<std::string> pieces) : pieces_(std::move(pieces)) {}
@@ -73,7 +73,7 @@ TEST(GrpcWeb, IsToldByItsContentType) {
 TEST(GrpcWeb, Base64IsReadAcrossPiecesAndPaddingInside) {
   std::string all;
   for (int i = 0; i < 256; ++i) all.push_back(static_cast<char>(i));
-  // Three flushes, each padded for itself.
+  // Three flushes, each with its own padding.
   const std::string text = Padded(all.substr(0, 100)) + Padded(all.substr(100, 1)) + Padded(all.substr(101));
   for (size_t size = 1; size < 9; ++size) {
     std::deque<std::string> pieces;

@@ -124,7 +124,7 @@ TEST(HandoverMessage, NoBytesAtAllBreakTheParser) {
   }
 }
 
-// A process that serves on one port and tells on another, ready to hand both over.
+// A process with a main and a metrics port, ready to hand both over.
 class Handover : public ::testing::Test {
  protected:
   ~Handover() override {
@@ -159,7 +159,7 @@ class Handover : public ::testing::Test {
     absl::MutexLock lock(&mutex_);
     return under_way_;
   }
-  // Until what was begun has come to nothing.
+  // Waits until the hand-over in progress has failed.
   [[nodiscard]] bool AwaitBack() {
     return WaitFor([&] { return !under_way().empty() && !under_way().back(); });
   }
@@ -195,7 +195,7 @@ TEST_F(Handover, GivesTheSocketsThemselves) {
   EXPECT_TRUE(predecessor->there());
   EXPECT_EQ(under_way(), std::vector<bool>{true});
   EXPECT_FALSE(taken_.is_set());
-  // What waits in the old one's queue is accepted from the new one's descriptor.
+  // A connection in the old socket's backlog is accepted from the new descriptor.
   RawClient client(PortOf(main[0].address));
   close(std::exchange(fds_[0], -1));
   int accepted = -1;
@@ -231,7 +231,7 @@ TEST_F(Handover, ASuccessorThatEndsChangesNothing) {
   EXPECT_TRUE(Find()->Succeed("dp-1").ok());
 }
 
-TEST_F(Handover, ASuccessorThatTakesTooLongIsToldSo) {
+TEST_F(Handover, ASuccessorThatTakesTooLongGetsAnError) {
   Serve(1, 50ms);
   const auto predecessor = Find();
   ASSERT_TRUE(AwaitBack());
@@ -255,7 +255,7 @@ TEST_F(Handover, APredecessorThatEndsMeanwhileLeavesItsSuccessorAlone) {
   Serve();
   const auto predecessor = Find();
   server_.reset();
-  EXPECT_EQ(under_way(), std::vector<bool>{true});  // it must not claim its name back
+  EXPECT_EQ(under_way(), std::vector<bool>{true});  // it must not reclaim its name
   EXPECT_FALSE(predecessor->there());
   EXPECT_EQ(predecessor->Succeed("dp-1").code(), absl::StatusCode::kUnavailable);
   EXPECT_FALSE(taken_.is_set());
@@ -269,7 +269,7 @@ TEST_F(Handover, NobodyThereIsAnOrdinaryStart) {
   EXPECT_EQ(mode.st_mode & 0777, 0600u);
   server_.reset();
   EXPECT_NE(access(path_.c_str(), F_OK), 0);
-  // One that was killed leaves its path behind.
+  // A killed process leaves its path behind.
   const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -284,7 +284,7 @@ TEST_F(Handover, NobodyThereIsAnOrdinaryStart) {
 TEST_F(Handover, ThePathOfTheNextProcessIsLeftToIt) {
   Serve();
   const auto old = std::move(server_);
-  Serve();  // renames over
+  Serve();  // replaces it by rename
   const_cast<std::unique_ptr<HandoverServer>&>(old).reset();
   EXPECT_TRUE(Find());
 }
@@ -298,7 +298,7 @@ TEST_F(Handover, SomethingElseAtThePathIsAnError) {
   EXPECT_EQ(directory_.Read("handover"), "mine");
 }
 
-// A process at the path that answers with these bytes and descriptors.
+// The result of finding a process at `path` that sends these bytes and descriptors.
 absl::Status FindAt(const std::string& path, const std::string& answer, const std::vector<int>& descriptors) {
   const int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   sockaddr_un address{};
@@ -334,7 +334,7 @@ absl::Status FindAt(const std::string& path, const std::string& answer, const st
   return status;
 }
 
-TEST_F(Handover, APredecessorThatAnswersWithSomethingElseIsRefused) {
+TEST_F(Handover, APredecessorWithAnInvalidResponseIsRefused) {
   const int listening = ListenOnLoopback();
   const int other = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const std::string at = AddressText(InspectListener(listening)->address);

@@ -25,7 +25,7 @@ using fixtures::WaitFor;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-// A policy's fields that matter here.
+// The policy fields that matter here.
 struct Check {
   bool tcp = false;
   std::string path = "/";
@@ -61,7 +61,7 @@ HealthTarget Target(uint16_t port, const Check& check = {}) {
   return target;
 }
 
-// How the first check of this service went: "" passed, else why not.
+// The result of the service's first check: "" if it passed, otherwise the reason.
 std::string FirstFailure(uint16_t port, const Check& check = {}) {
   HealthChecker checker;
   const HealthTarget target = Target(port, check);

@@ -39,7 +39,7 @@ TEST(HostTable, ANewHostIsDueAtOnceAndAgainByItsTtl) {
   ASSERT_TRUE(table.Add("a.example", kNow));
   EXPECT_TRUE(table.IsNew("a.example"));
   EXPECT_THAT(Due(table, kNow), ElementsAre("a.example"));
-  EXPECT_THAT(Due(table, kNow), IsEmpty()) << "it is being asked for";
+  EXPECT_THAT(Due(table, kNow), IsEmpty()) << "a lookup is in progress";
   EXPECT_TRUE(table.Answer("a.example", Found({"10.0.0.2", "10.0.0.1"}, 20s), kNow));
   EXPECT_FALSE(table.IsNew("a.example"));
   EXPECT_THAT(table.Find("a.example"), Pointee(ElementsAre("10.0.0.1", "10.0.0.2")));
@@ -47,7 +47,7 @@ TEST(HostTable, ANewHostIsDueAtOnceAndAgainByItsTtl) {
   EXPECT_THAT(table.TakeDue(kNow + 19s, 100, &next), IsEmpty());
   EXPECT_EQ(next, kNow + 20s);
   EXPECT_THAT(Due(table, kNow + 20s), ElementsAre("a.example"));
-  EXPECT_FALSE(table.Answer("a.example", Found({"10.0.0.1", "10.0.0.2"}, 20s), kNow)) << "a new order is no news";
+  EXPECT_FALSE(table.Answer("a.example", Found({"10.0.0.1", "10.0.0.2"}, 20s), kNow)) << "only the order differs";
 }
 
 TEST(HostTable, TtlsAreBounded) {
@@ -94,7 +94,7 @@ TEST(HostTable, HostsAndAddressesAreBounded) {
   EXPECT_EQ(table.Find("h8"), nullptr);
 }
 
-// A name server on a port of its own: A records of what it was told, and no others.
+// A name server on its own port: serves the A records that the test sets.
 class NameServer {
  public:
   NameServer() {
@@ -164,7 +164,7 @@ class NameServer {
     for (const std::string& address : addresses) {
       in_addr binary{};
       inet_pton(AF_INET, address.c_str(), &binary);
-      answer += {'\xc0', 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4};  // a time to live of 0
+      answer += {'\xc0', 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4};  // a TTL of 0
       answer.append(reinterpret_cast<const char*>(&binary), 4);
     }
     return answer;
@@ -191,7 +191,7 @@ TEST(HostResolver, FindsTheAddressesOfANameAndFollowsThem) {
   server.Put("svc.test", {"10.1.0.3"});
   EXPECT_TRUE(WaitFor([&] { return *resolver.Find("svc.test", Soon()) == std::vector<std::string>{"10.1.0.3"}; }));
   EXPECT_TRUE(WaitFor([&] { return changes == 2; }));
-  // A name server that fails takes nothing away; asked further, it is heard again.
+  // A failing name server removes nothing; once it works again, its records count again.
   server.Fail(true);
   const int asked = server.questions();
   EXPECT_TRUE(WaitFor([&] { return server.questions() >= asked + 4; }));

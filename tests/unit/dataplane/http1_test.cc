@@ -1,4 +1,4 @@
-// Heads and bodies of HTTP/1.1, taken apart whole and in pieces of every size.
+// HTTP/1.1 headers and bodies, parsed whole and in pieces of every size.
 #include <charconv>
 #include <optional>
 #include <random>
@@ -67,8 +67,7 @@ TEST(BodyDecoder, EncodedChunksDecodeToTheSame) {
   }
 }
 
-// `wire` recoded in pieces of random size, after the first `decoded` of them were decoded and put into chunks of our
-// own.
+// Recodes `wire` in pieces of random size, after decoding the first `decoded` of them and chunking them again.
 std::string Recode(const std::string& wire, size_t piece_max, int decoded, std::mt19937_64* random) {
   BodyDecoder decoder = BodyDecoder::Chunked();
   std::string out;
@@ -90,7 +89,7 @@ std::string Recode(const std::string& wire, size_t piece_max, int decoded, std::
   return out;
 }
 
-// Of chunks exactly as an encoder writes them; nullopt: they are not.
+// The payload of chunks exactly as an encoder writes them; nullopt if they are not.
 std::optional<std::string> PlainPayload(std::string_view wire) {
   std::string payload;
   while (wire != kLastChunk) {
@@ -164,7 +163,7 @@ TEST(BodyDecoder, NeverReadsBeyondALength) {
 TEST(BodyDecoder, BoundsExtensionsAndTrailers) {
   const std::string endless(BodyDecoder::kExtensionBytesMax + 1, 'e');
   EXPECT_TRUE(Decode(BodyDecoder::Chunked(), "1;" + endless, 1000).refused);
-  // Over all chunks of a message, not for each.
+  // The limit covers all chunks of a message, not each.
   std::string many;
   for (int i = 0; i < 20; ++i) Append(&many, "1;", std::string(1000, 'e'), "\r\nx\r\n");
   EXPECT_TRUE(Decode(BodyDecoder::Chunked(), many, 1000).refused);
@@ -339,7 +338,7 @@ TEST(ParseRequestHead, ReadsLaterMinorVersionsAsTheOneItKnows) {
     EXPECT_EQ(head.fields.size(), 4u);
     EXPECT_TRUE(head.framing.close);
     EXPECT_EQ(head.bytes, text.size());
-    // Views of the head itself.
+    // Views into the header itself.
     EXPECT_EQ(head.method.data(), text.data());
     EXPECT_EQ(head.target.data(), text.data() + 4);
   }

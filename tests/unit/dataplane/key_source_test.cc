@@ -18,7 +18,7 @@ using fixtures::TokenSigner;
 using fixtures::WaitFor;
 using Refreshed = KeyFetcher::Refreshed;
 
-// An issuer that the test scripts, and its clock.
+// A scripted issuer, and its clock.
 struct Issuer {
   std::mutex mutex;
   absl::StatusOr<std::string> answer = absl::UnavailableError("refused");
@@ -55,7 +55,7 @@ TEST(KeyFetcher, FetchesAtOnceAndByItsInterval) {
   ASSERT_TRUE(WaitFor([&] { return source->generation() != 0; }));
   EXPECT_EQ(source->keys()->keys.at(0).kid, "a");
   const uint64_t generation = source->generation();
-  // The same keys again are no news: what they verified stays.
+  // The same keys again are not a change: tokens verified with them stay verified.
   issuer.Pass(10min);
   ASSERT_TRUE(WaitFor([&] { return issuer.asked == 2; }));
   issuer.Publish(b.Jwks());
@@ -97,7 +97,7 @@ TEST(KeyFetcher, RetriesAFailureSoonAndThenLessOften) {
     const auto failed = [&] { return fetcher.Rows()[0].failures == static_cast<uint64_t>(asked); };
     ASSERT_TRUE(WaitFor(failed));
     issuer.Pass(pause - 1ms);
-    (void)fetcher.Find(kUrl, 10min);  // makes it look at the clock
+    (void)fetcher.Find(kUrl, 10min);  // makes it read the clock
     EXPECT_EQ(issuer.asked, asked);
     issuer.Pass(1ms);
     ++asked;
@@ -106,7 +106,7 @@ TEST(KeyFetcher, RetriesAFailureSoonAndThenLessOften) {
   EXPECT_EQ(source->keys(), nullptr);
 }
 
-// A key that is published just behind a scheduled fetch: the first token that names it has it fetched at once.
+// A key published just after a scheduled fetch: the first token that names it triggers a fetch.
 TEST(KeyFetcher, AnUnknownKeyIsFetchedAtOnce) {
   Issuer issuer;
   const TokenSigner a(JwsAlgorithm::kEdDsa, "a");
@@ -121,7 +121,7 @@ TEST(KeyFetcher, AnUnknownKeyIsFetchedAtOnce) {
   ASSERT_EQ(fetcher.Refresh(*source, source->generation(), [&done] { done = true; }), Refreshed::kUnderWay);
   ASSERT_TRUE(WaitFor([&] { return done.load(); }));
   EXPECT_EQ(source->keys()->keys.at(0).kid, "b");
-  // A scheduled one in between begins no pause anew, and ends none.
+  // A scheduled fetch in between neither restarts nor ends the pause.
   issuer.Pass(20s);
   ASSERT_TRUE(WaitFor([&] { return fetcher.Rows()[0].fetches == 3; }));
   issuer.Pass(9'999ms);
@@ -130,8 +130,8 @@ TEST(KeyFetcher, AnUnknownKeyIsFetchedAtOnce) {
   EXPECT_EQ(fetcher.Refresh(*source, source->generation(), [] {}), Refreshed::kUnderWay);
 }
 
-// A token that was tried just before keys came has not asked for others: the next one that names a new key may.
-TEST(KeyFetcher, ATokenThatWasOvertakenByKeysAsksForNothing) {
+// A token checked just before new keys arrived has not triggered a fetch: the next one with an unknown key may.
+TEST(KeyFetcher, ATokenOvertakenByNewKeysCausesNoFetch) {
   Issuer issuer;
   const TokenSigner a(JwsAlgorithm::kEdDsa, "a");
   issuer.Publish(a.Jwks());
@@ -145,7 +145,7 @@ TEST(KeyFetcher, ATokenThatWasOvertakenByKeysAsksForNothing) {
   EXPECT_EQ(issuer.asked, 2);
 }
 
-// Issuers that answer slowly, or not at all, delay no other, neither at its interval nor when a token asks.
+// Slow or hanging issuers delay no other, neither at its interval nor when a token needs a fetch.
 TEST(KeyFetcher, ASlowIssuerDelaysNoOther) {
   Issuer issuer;
   const TokenSigner a(JwsAlgorithm::kEdDsa, "a");
@@ -171,7 +171,7 @@ TEST(KeyFetcher, ASlowIssuerDelaysNoOther) {
   std::atomic<bool> done{false};
   EXPECT_EQ(fetcher.Refresh(*source, source->generation(), [&done] { done = true; }), Refreshed::kUnderWay);
   EXPECT_TRUE(WaitFor([&] { return done.load(); }));
-  // The bound holds: a fourth fetch waits for one of them to end.
+  // The bound holds: a fourth fetch waits until one of them ends.
   const auto slowest = fetcher.Find("https://slowest.example.com/keys", 10min);
   ASSERT_TRUE(WaitFor([&] { return hanging == 3; }));
   EXPECT_EQ(fetcher.Refresh(*slow, 0, [] {}), Refreshed::kUnderWay);
@@ -182,7 +182,7 @@ TEST(KeyFetcher, ASlowIssuerDelaysNoOther) {
   EXPECT_TRUE(WaitFor([&] { return slowest->generation() != 0; }));
 }
 
-// Any number of tokens with kids that nobody knows: one fetch each half minute.
+// Any number of tokens with unknown key IDs: one fetch per half minute.
 TEST(KeyFetcher, UnknownKeysAreNoStampede) {
   Issuer issuer;
   const TokenSigner a(JwsAlgorithm::kEdDsa, "a");
@@ -221,7 +221,8 @@ TEST(FetchUrl, RefusesOtherProtocols) {
   }
 }
 
-// Answers "/to?URL" by a redirect there, "/3" by one to "/2", "/1" by one to "/keys", and that by 200.
+// Responds to "/to?URL" with a redirect to URL, to "/3" with one to "/2", to "/1" with one to "/keys", and there with
+// 200.
 struct Redirector {
   fixtures::ScriptedUpstream upstream{fixtures::Respond([](const fixtures::UpstreamRequest& request) {
     const auto redirect = [](const std::string& to) {
@@ -247,7 +248,7 @@ TEST(FetchUrl, ARedirectLeadsNowhereThatPolicyCouldNotName) {
     const size_t before = issuer.upstream.requests().size();
     const auto text = FetchUrl(issuer.Url("/to?" + to), 5s);
     ASSERT_FALSE(text.ok()) << to;
-    EXPECT_EQ(issuer.upstream.requests().size(), before + 1) << to << " was asked";
+    EXPECT_EQ(issuer.upstream.requests().size(), before + 1) << to << " got a request";
   }
   const auto with_user = FetchUrl(issuer.Url("/user"), 5s);
   ASSERT_FALSE(with_user.ok());

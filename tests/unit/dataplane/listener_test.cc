@@ -26,7 +26,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-// A listening socket as somebody else would have made it; -1 on any failure.
+// A listening socket as another process would create it; -1 on failure.
 int Listening(int family, uint16_t port, bool reuse_port = false, bool any = false, bool both_families = false) {
   const int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const int one = 1;
@@ -63,7 +63,7 @@ PassedSocket Passed(int fd, bool systemd) {
   return *passed;
 }
 
-// Which socket it is, whatever the descriptor.
+// Identifies the socket, whatever the descriptor.
 uint64_t Cookie(int fd) {
   uint64_t cookie = 0;
   socklen_t length = sizeof cookie;
@@ -79,7 +79,7 @@ bool Listens(int fd) {
 
 v1::ServerSection Server(const std::vector<std::string>& listeners) {
   v1::ServerSection server;
-  // The first and the second have settings of their own, to be told apart by.
+  // The first two have different settings, to tell them apart.
   for (const std::string& each : listeners) server.add_listeners()->set_address(each);
   if (!listeners.empty()) server.mutable_listeners(0)->set_proxy_protocol(v1::Listener::ENABLED);
   if (listeners.size() > 1) server.mutable_listeners(1)->set_proxy_protocol(v1::Listener::OPTIONAL);

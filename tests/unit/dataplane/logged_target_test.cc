@@ -27,7 +27,7 @@ TEST(LoggedTarget, HidesValuesThatAreCredentialsByTheirNames) {
   EXPECT_EQ(Logged("/a?token"), "/a?token");
 }
 
-// Services decode names before they look at them.
+// Services decode names before they compare them.
 TEST(LoggedTarget, HidesThemHoweverTheirNamesAreWritten) {
   EXPECT_EQ(Logged("/a?acce%73s_token=eyJ.x.y"), "/a?acce%73s_token=***");
   EXPECT_EQ(Logged("/a?%41%50%49_%6b%65%79=k&b=1"), "/a?%41%50%49_%6b%65%79=***&b=1");

@@ -84,7 +84,7 @@ TEST(Metrics, EveryReasonHasItsOwnErrorType) {
 TEST(Metrics, HistogramHasPrometheusDefaultBucketsWithInclusiveBounds) {
   MetricsRegistry registry(2);
   const uint32_t service = registry.RegisterService("orders");
-  registry.shard(0)->Record(service, 0, Method::kGet, 200, Reason::kNone, 5ms);  // on the first bound: inside it
+  registry.shard(0)->Record(service, 0, Method::kGet, 200, Reason::kNone, 5ms);  // equal to the first bound: inside it
   registry.shard(0)->Record(service, 0, Method::kGet, 200, Reason::kNone, 5ms + 1ns);
   registry.shard(1)->Record(service, 0, Method::kGet, 200, Reason::kNone, 2s);
   registry.shard(1)->Record(service, 0, Method::kGet, 200, Reason::kNone, 11s);
@@ -155,7 +155,7 @@ TEST(Metrics, SeriesOfWhatHasLeftStayForAWhileAndThenGo) {
     const MetricId service = churn.registry.RegisterService("gone");
     const MetricId series = churn.registry.RegisterSeries("gone", "/a");
     churn.registry.shard(0)->Record(service, series, Method::kGet, 200, Reason::kNone, 1ms);
-    churn.now += 1h;  // as long as it is held, it stays
+    churn.now += 1h;  // it stays as long as it is held
     EXPECT_THAT(churn.Page(), HasSubstr("service=\"gone\""));
   }
   EXPECT_THAT(churn.Page(), HasSubstr("api_requests_total{service=\"gone\",method=\"GET\",path=\"/a\"} 1\n"));
@@ -175,7 +175,7 @@ TEST(Metrics, WhatReturnsBeforeItIsDroppedGoesOnCounting) {
   for (int i = 1; i <= 5; ++i) {
     count();
     EXPECT_THAT(churn.Page(), HasSubstr("path=\"/a\"} " + std::to_string(i) + "\n"));
-    churn.now += 9min;  // each time anew: a return ends the old wait
+    churn.now += 9min;  // a return restarts the wait
   }
   churn.now += 2min;
   EXPECT_THAT(churn.Page(), Not(HasSubstr("back")));
@@ -183,13 +183,13 @@ TEST(Metrics, WhatReturnsBeforeItIsDroppedGoesOnCounting) {
   EXPECT_THAT(churn.Page(), HasSubstr("path=\"/a\"} 1\n"));
 }
 
-TEST(Metrics, SlotsOfWhatHasGoneAreUsedAgainAndBeginAtZero) {
+TEST(Metrics, FreedSlotsAreReusedFromZero) {
   Churn churn;
   const MetricId living = churn.registry.RegisterService("living");
   const MetricId living_series = churn.registry.RegisterSeries("living", "/");
   uint64_t asked = 0;
   size_t page_bytes = 0;
-  for (int round = 0; round < 12; ++round) {  // four times as many names as there are slots, in all
+  for (int round = 0; round < 12; ++round) {  // four times as many names in total as there are slots
     std::vector<MetricId> held;
     for (uint32_t i = 0; i < MetricsRegistry::kServicesMax / 3; ++i) {
       const std::string name = "s" + std::to_string(round) + "-" + std::to_string(i);
@@ -248,7 +248,7 @@ TEST(Metrics, SourcesAreAskedAtEachScrape) {
   MetricsRegistry registry(1);
   int scrapes = 0;
   registry.AddSource([&scrapes, &registry] {
-    registry.RegisterService("made-by-a-source");  // no lock of the registry is held meanwhile
+    registry.RegisterService("made-by-a-source");  // must not hold the registry's lock
     prometheus::MetricFamily family;
     family.name = "gateway_scrapes";
     family.type = prometheus::MetricType::Gauge;
@@ -260,8 +260,8 @@ TEST(Metrics, SourcesAreAskedAtEachScrape) {
   EXPECT_THAT(TextOf(registry.Collect()), HasSubstr("gateway_scrapes 2\n"));
 }
 
-// Two workers count, one thread registers new series (new chunks) and one scrapes: nothing is lost, and what a scrape
-// sees never goes back. Worth most under ThreadSanitizer.
+// Two workers count, one thread registers new series (new chunks) and one scrapes: nothing is lost, and scraped values
+// never decrease. Most useful under ThreadSanitizer.
 TEST(Metrics, WorkersCountWhileSeriesAreRegisteredAndScraped) {
   constexpr int kRequests = 20'000;
   MetricsRegistry registry(2);

@@ -65,8 +65,8 @@ TEST(PasswordPool, ADecoyIsCheckedAndNeverRight) {
   EXPECT_EQ(pool.stats().checks, 1u);
 }
 
-// A hash of a few seconds' work holds the only thread; what comes meanwhile is queued up to the bound, the same
-// credentials share one check, and the rest is told so at once.
+// A hash that takes seconds occupies the only thread. Checks that arrive meanwhile are queued up to the bound, equal
+// credentials share one check, and the rest is rejected at once.
 TEST(PasswordPool, IsBounded) {
   PasswordPool pool({.threads = 1, .queued_max = 2, .waiting_max = 5});
   const auto slow = HashOf("x", 16);
@@ -81,8 +81,8 @@ TEST(PasswordPool, IsBounded) {
   EXPECT_EQ(check("a", hash), std::nullopt);
   EXPECT_EQ(check("b", hash), std::nullopt);
   EXPECT_EQ(check("c", hash), Answer::kOverloaded);  // the queue is full
-  EXPECT_EQ(check("b", hash), std::nullopt);         // shares
-  EXPECT_EQ(check("b", hash), Answer::kOverloaded);  // too many wait
+  EXPECT_EQ(check("b", hash), std::nullopt);         // shares the check
+  EXPECT_EQ(check("b", hash), Answer::kOverloaded);  // too many waiters
   EXPECT_EQ(pool.stats().overloaded, 2u);
   EXPECT_TRUE(WaitFor([&] { return answered == 5; }));
   EXPECT_EQ(pool.stats().checks, 3u);
@@ -90,7 +90,7 @@ TEST(PasswordPool, IsBounded) {
 
 ClientPrefix Client(uint32_t address) { return {ClientPrefix::Kind::kIpv4, address}; }
 
-// Ninety connections of one client with made-up names; then others with right passwords, known and new.
+// Ninety connections of one client with made-up names, then others with correct passwords, known and new.
 TEST(PasswordPool, OneClientsFloodLeavesOthersTheirPlace) {
   PasswordPool pool({.threads = 1, .queued_max = 16});
   const auto hash = HashOf("secret");
@@ -112,7 +112,7 @@ TEST(PasswordPool, OneClientsFloodLeavesOthersTheirPlace) {
   for (uint32_t i = 0; i < 5; ++i) {
     const int before = ended;
     EXPECT_EQ(CheckOnce(pool, Concat("new ", i), hash, "secret", Now(), false, Client(10 + i)), Answer::kGood);
-    EXPECT_LE(ended - before, 3) << "clients take turns";
+    EXPECT_LE(ended - before, 3) << "clients must take turns";
   }
   EXPECT_TRUE(WaitFor([&] { return ended == 90 - refused; }));
   EXPECT_EQ(wrong, ended);
@@ -131,10 +131,10 @@ TEST(PasswordPool, WhoHasNoPlaceTakesThatOfTheLongestLine) {
   };
   EXPECT_EQ(check("running", Client(9)), std::nullopt);
   ASSERT_TRUE(WaitFor([&] { return pool.stats().checks == 1; }));
-  // One without a prefix is bounded by the queue alone.
+  // A client without a prefix is bounded by the queue alone.
   for (const char* key : {"a", "b", "c", "d"}) EXPECT_EQ(check(key, {}), std::nullopt) << key;
   EXPECT_EQ(check("e", {}), Answer::kOverloaded);
-  EXPECT_EQ(check("f", Client(1)), std::nullopt) << "in the place of the newest of four";
+  EXPECT_EQ(check("f", Client(1)), std::nullopt) << "replaces the newest of four";
   EXPECT_EQ(check("g", Client(1)), Answer::kOverloaded) << "has one";
   EXPECT_TRUE(WaitFor([&] {
     std::lock_guard lock(mutex);

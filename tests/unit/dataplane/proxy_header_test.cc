@@ -1,4 +1,4 @@
-// Headers of the PROXY protocol, whole and byte by byte.
+// PROXY protocol headers, whole and byte by byte.
 #include "dataplane/net/proxy_header.h"
 
 #include <arpa/inet.h>
@@ -18,7 +18,7 @@ constexpr std::string_view kSignature("\r\n\r\n\0\r\nQUIT\n", 12);
 
 std::string Uint16(size_t value) { return {static_cast<char>(value >> 8), static_cast<char>(value)}; }
 
-// A header of version 2 whose length is that of `variable`.
+// A version 2 header whose length is that of `variable`.
 std::string Binary(int version_and_command, int family_and_transport, std::string_view variable) {
   std::string header(kSignature);
   header.push_back(static_cast<char>(version_and_command));
@@ -40,7 +40,7 @@ std::string Addresses6() {
   return addresses;
 }
 
-// Bit by bit, as appendix B of RFC 4960 tells it: nothing in common with what is tested.
+// Bit by bit, as in appendix B of RFC 4960: independent of the implementation under test.
 uint32_t Crc32c(std::string_view data) {
   uint32_t crc = 0xffffffff;
   for (const char c : data) {
@@ -50,7 +50,7 @@ uint32_t Crc32c(std::string_view data) {
   return ~crc;
 }
 
-// A TCP4 header with a right checksum between two other TLVs.
+// A TCP4 header with a correct checksum between two other TLVs.
 std::string WithChecksum() {
   std::string header =
       Binary(0x21, 0x11, Concat(Addresses4(), Tlv(0x04, "pad"), Tlv(0x03, std::string(4, '\0')), Tlv(0xe0, "mine")));
@@ -149,7 +149,7 @@ struct Parsed {
   ProxyResult result = ProxyResult::kMore;
   ProxyHeader header;
   std::string detail;
-  size_t needed = 0;  // bytes that were there when it was decided
+  size_t needed = 0;  // bytes available when it was decided
 };
 
 Parsed Parse(std::string_view wire) {
@@ -164,7 +164,7 @@ Parsed Parse(std::string_view wire) {
 Parsed ParseByteByByte(std::string_view wire) {
   Parsed out;
   for (size_t have = 0; have <= wire.size() && out.result == ProxyResult::kMore; ++have) {
-    // A copy of exactly these bytes, so that a sanitizer sees a look beyond them.
+    // A copy of exactly these bytes, so that a sanitizer sees reads beyond them.
     const std::vector<char> copy(wire.begin(), wire.begin() + static_cast<std::ptrdiff_t>(have));
     out = Parse({copy.data(), copy.size()});
   }
@@ -256,7 +256,7 @@ TEST(ProxyHeader, NamesNobodyWhereItHasNoAddresses) {
   }
 }
 
-// The check value of CRC-32C (RFC 3720, section B.4: 32 bytes of zeros), so that the test's own sum is the right one.
+// The check value of CRC-32C (RFC 3720, section B.4: 32 bytes of zeros) confirms the test's own sum.
 TEST(ProxyHeader, ChecksumIsCastagnolis) { EXPECT_EQ(Crc32c(std::string(32, '\0')), 0x8a9136aau); }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Against a real Redis: its script's arithmetic with a clock of ours, and a store on a loop with Redis' own.
+// Against a real Redis: the script's arithmetic with the test's clock, and a store on a loop with Redis's clock.
 #include "dataplane/limits/redis_store.h"
 
 #include <atomic>
@@ -28,8 +28,8 @@ using fixtures::WaitFor;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-// The script, asked at moments that the test chooses. Redis itself expires keys by its own clock, which is another: but
-// for a test of just that, they stay.
+// Runs the script at times chosen by the test. Redis expires keys by its own clock, so keys are kept, except in the
+// test of expiry.
 class ScriptClock {
  public:
   explicit ScriptClock(const RedisServer* redis, bool expiring = false) : redis_(redis), script_(kRedisScript) {
@@ -83,7 +83,7 @@ class ScriptClock {
 // As many microseconds since 1970 as today.
 constexpr TimePoint kStart{1'790'000'000s};
 
-// What the limiter of one data plane decides, Redis decides: for every algorithm, several limits and shadows together.
+// Redis decides as the limiter of one data plane does, for every algorithm, several limits and shadow limits together.
 TEST(RedisScript, DecidesAsTheLimiterOfOneDataPlaneDoes) {
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -124,7 +124,7 @@ TEST(RedisScript, DecidesAsTheLimiterOfOneDataPlaneDoes) {
   }
 }
 
-// Of a busy key: never more than the limit in any window, and memory of what one moment costs is bounded.
+// A busy key: never more than the limit in any window, and bounded memory per moment.
 TEST(RedisScript, ABusyWindowStaysBoundedAndIsNeverExceeded) {
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -146,7 +146,7 @@ TEST(RedisScript, ABusyWindowStaysBoundedAndIsNeverExceeded) {
     }
   }
   EXPECT_GT(refused, 0u);
-  EXPECT_GE(admitted.size(), 1450u) << "and nearly as many are let through";
+  EXPECT_GE(admitted.size(), 1450u) << "and nearly the limit is admitted";
   EXPECT_LE(redis.Command({"LLEN", "busy"}).number, 64 + 194 + 1);
 }
 
@@ -164,7 +164,7 @@ TEST(RedisScript, KeysExpireWhenTheyHaveRecovered) {
   }
 }
 
-// A loop on a thread of its own, with one store.
+// A loop on its own thread, with one store.
 class Stored {
  public:
   explicit Stored(uint16_t port, RedisStore::Options options = {}) : directory_("127.0.0.1", port) {
@@ -191,7 +191,7 @@ class Stored {
   bool up() const { return store_->counters().up; }
   const RedisStore::Counters& counters() const { return store_->counters(); }
 
-  // One call for each of `calls`, all at once; gives those that were decided.
+  // One call for each of `calls`, all at once; returns those that were decided.
   std::vector<std::vector<RedisLimit>> AskAll(const std::vector<std::vector<RedisLimit>>& calls) {
     std::vector<std::vector<RedisLimit>> decided;
     std::promise<void> all;
@@ -249,7 +249,7 @@ TEST(RedisStore, SeveralConnectionsShareOneExactLimit) {
       }
     }
   }
-  // Where the machine is too busy for 20 ms, Redis has counted what nobody heard of.
+  // If the machine is too busy for 20 ms, Redis has counted requests whose response came too late.
   EXPECT_LE(allowed, 150u);
   EXPECT_GE(allowed + (400 - decided), 150u);
   EXPECT_EQ(redis.Command({"KEYS", "*"}, 3).elements.size(), 1u);
@@ -282,12 +282,12 @@ TEST(RedisStore, AStoppedRedisFailsEachCallInTimeAndThenAtOnce) {
   redis.Pause();
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_FALSE(store.Ask(Limit(100, 1h)).has_value());
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, 5s) << "20 ms, on a machine that is not that busy";
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 5s) << "20 ms on an idle machine";
   EXPECT_EQ(store.counters().timeouts, timeouts + 1);
   EXPECT_FALSE(store.Ask(Limit(100, 1h)).has_value());
-  EXPECT_EQ(store.counters().timeouts, timeouts + 1) << "who comes behind an overdue reply does not wait";
+  EXPECT_EQ(store.counters().timeouts, timeouts + 1) << "a call after an overdue response does not wait";
   EXPECT_GE(store.counters().unavailable, 1u);
-  EXPECT_TRUE(WaitFor([&] { return !store.up(); })) << "given up after a second of silence";
+  EXPECT_TRUE(WaitFor([&] { return !store.up(); })) << "abandoned after a second of silence";
   redis.Resume();
   EXPECT_TRUE(WaitFor([&] { return store.Ask(Limit(100, 1h)).has_value(); }));
 }
@@ -314,7 +314,7 @@ TEST(RedisStore, ComesBackAfterAKillAndARestart) {
   EXPECT_GE(store.counters().connects, 2u);
 }
 
-// Redis' `timeout`: what comes after it, and what meets it, is decided all the same.
+// Redis's `timeout` closes the connection: calls after it, and calls that race with it, are still decided.
 TEST(RedisStore, AConnectionThatRedisClosesAsIdleIsReplaced) {
   RedisServer redis;
   Stored store(redis.port());
@@ -323,11 +323,11 @@ TEST(RedisStore, AConnectionThatRedisClosesAsIdleIsReplaced) {
   uint32_t remaining = 99;
   for (uint64_t round = 1; round <= 3; ++round) {
     ASSERT_FALSE(redis.Command({"CONFIG", "SET", "timeout", "1"}).error);
-    // Redis looks for idle clients once a second or so; the call that finds it replaced is the first since.
+    // Redis checks for idle clients about once a second; the call that sees the replacement is the first one since.
     ASSERT_TRUE(WaitFor([&] { return store.counters().replaced >= round; }, 10s));
     ASSERT_FALSE(redis.Command({"CONFIG", "SET", "timeout", "0"}).error);
     const auto decision = store.Ask(Limit(100, 1h));
-    if (!decision) continue;  // (a machine that stands still for 20 ms)
+    if (!decision) continue;  // the machine stalled for 20 ms
     EXPECT_LT(decision->remaining, remaining);
     remaining = decision->remaining;
   }
@@ -336,12 +336,12 @@ TEST(RedisStore, AConnectionThatRedisClosesAsIdleIsReplaced) {
   EXPECT_TRUE(store.up());
 }
 
-// The calls are sent in the moment in which Redis closes the connection: neither knows of the other's.
+// The calls are sent just as Redis closes the connection: neither side knows of the other's action.
 TEST(RedisStore, CallsThatMeetAClosedConnectionAreSentAgain) {
   RedisServer redis;
   Stored store(redis.port());
   ASSERT_TRUE(WaitFor([&] { return store.up(); }));
-  std::this_thread::sleep_for(RedisStore::kIdleMin);  // a younger connection is no idle one
+  std::this_thread::sleep_for(RedisStore::kIdleMin);  // a younger connection does not count as idle
   uint64_t decided = 0, asked = 0;
   for (int i = 0; i < 20 && store.counters().replaced < 3; ++i) {
     ASSERT_FALSE(redis.Command({"CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"}).error);
@@ -372,7 +372,7 @@ TEST(RedisStore, AForgottenScriptIsLoadedAgain) {
   uint32_t remaining = 100;
   for (int i = 0; i < 10; ++i) {
     ASSERT_FALSE(redis.Command({"SCRIPT", "FLUSH"}).error);
-    // The very calls that find it gone are decided, and counted once.
+    // The calls that find the connection closed are still decided, and counted once.
     for (const auto& limits : store.AskAll({{Limit(100, 1h)}, {Limit(100, 1h)}})) {
       EXPECT_LT(limits[0].decision.remaining, remaining);
       remaining = limits[0].decision.remaining;
@@ -382,7 +382,7 @@ TEST(RedisStore, AForgottenScriptIsLoadedAgain) {
   EXPECT_EQ(store.counters().unavailable, 0u);
   EXPECT_EQ(store.counters().connects, 1u);
   EXPECT_GE(remaining, 80u);
-  // (A machine that stands still for 20 ms is no mistake of the store's.)
+  // A machine that stalls for 20 ms is not the store's fault.
   EXPECT_EQ(store.counters().answered + store.counters().timeouts, 20u);
 }
 
@@ -424,7 +424,7 @@ TEST(RedisDirectory, AskFirstAnswerLaterOffTheCallersThread) {
   });
   EXPECT_TRUE(directory.Find().empty());
   EXPECT_TRUE(WaitFor([&] { return asked == 1; }));
-  EXPECT_TRUE(directory.Find().empty()) << "nobody waits for the resolver";
+  EXPECT_TRUE(directory.Find().empty()) << "no call waits for the resolver";
   answer.set_value();
   EXPECT_TRUE(WaitFor([&] { return directory.Find().size() == 1; }));
 }

@@ -30,7 +30,7 @@ class Observer final : public RelayObserver {
   bool Stopped() const override { return stopped; }
 };
 
-// One relay between a source and a sink that follow the test.
+// One relay between a scripted source and sink.
 class RelayTest : public ::testing::Test {
  protected:
   RelayTest() : start_(loop_.now()) {}

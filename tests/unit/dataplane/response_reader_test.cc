@@ -1,4 +1,4 @@
-// Response heads, and which connections may carry another request.
+// Response headers, and which connections can be reused.
 #include "dataplane/http/http1/response_reader.h"
 
 #include <string>
@@ -13,14 +13,14 @@ namespace {
 using Result = ResponseReader::Result;
 
 ResponseHead Parsed(std::string_view fields, int status = 200) {
-  static std::string text;  // the head's views point into it
+  static std::string text;  // the parsed header points into it
   text = Concat("HTTP/1.1 ", status, " x\r\n", fields, "\r\n");
   ResponseHead head;
   EXPECT_FALSE(ParseResponseHead(text, &head));
   return head;
 }
 
-// Feeds `interim` so often that it exceeds `bytes`. The number of heads that were accepted.
+// Feeds `interim` repeatedly, more than `bytes` in total. Returns the number of headers accepted.
 size_t InterimHeadsAccepted(const std::string& interim, size_t bytes, ResponseReader* reader) {
   ResponseHead head;
   size_t accepted = 0;

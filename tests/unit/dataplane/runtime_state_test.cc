@@ -24,7 +24,7 @@ using ::testing::UnorderedElementsAre;
 
 constexpr TimePoint kNow{1000h};
 
-// Each text is a Resource in protobuf's text form; the built-in ones come by themselves.
+// Each text is a Resource in protobuf text format; the built-in ones are added.
 std::shared_ptr<const Snapshot> Compile(const std::vector<std::string>& texts) {
   std::vector<v1::Resource> resources = BuiltinResources(std::nullopt);
   for (const std::string& text : texts) {
@@ -188,7 +188,7 @@ TEST_F(RuntimeStateTest, AnEndpointThatNothingNamesFallsBehind) {
   EXPECT_EQ(endpoints[1]->bound_generation, second->generation);
   EXPECT_EQ(Find(*second, "a").endpoints[0], endpoints[1]);
   const auto third = Bind({Static("a", {"10.0.0.1:1"})});
-  EXPECT_NE(Find(*third, "a").endpoints[0]->id, endpoints[0]->id) << "an id is never used again";
+  EXPECT_NE(Find(*third, "a").endpoints[0]->id, endpoints[0]->id) << "an ID is never reused";
 }
 
 TEST_F(RuntimeStateTest, OnlyServingInstancesOfConsulAreBound) {
@@ -337,7 +337,7 @@ TEST_F(RuntimeStateTest, RoutesWithDifferentBreakersDoNotShareOne) {
   EXPECT_NE(breaker("one"), breaker("three"));
   OpenBreaker(*breaker("one"));
   const auto rows = runtime_.Breakers(kNow);
-  ASSERT_THAT(rows, SizeIs(1)) << "one row a service, else a scrape would hold a series twice";
+  ASSERT_THAT(rows, SizeIs(1)) << "one row per service: a scrape must not repeat a series";
   EXPECT_EQ(rows[0].service, "a");
   EXPECT_EQ(rows[0].view.state, BreakerState::kOpen);
   EXPECT_EQ(rows[0].view.failures, 2u);
@@ -360,7 +360,7 @@ TEST_F(RuntimeStateTest, LimitersSurviveAChangeOfTheirSettings) {
   EXPECT_TRUE(find(*first)->Admit("k", now).allowed);
   const auto second = Bind({Static("a", {"10.0.0.1:1"}), route, limit(1)});
   EXPECT_EQ(find(*second), find(*first));
-  EXPECT_FALSE(find(*second)->Admit("k", now).allowed) << "what was admitted before counts";
+  EXPECT_FALSE(find(*second)->Admit("k", now).allowed) << "requests admitted before count";
   EXPECT_EQ(find(*second)->Peek("k", now).limit, 1u);
   bool listed = false;
   for (const auto& row : runtime_.Limits()) listed |= row.name == "r" && row.stats.keys == 1;
@@ -441,19 +441,19 @@ TEST(RuntimeState, HostsAreLookedUpAsTheSystemDoes) {
   EXPECT_THAT(Names(Find(*state, "a")), ElementsAre("127.0.0.1:80"));
 }
 
-// What a service remembers of an endpoint is its own, and stays whatever else changes.
+// A service's state of an endpoint belongs to that service, and survives other changes.
 TEST_F(RuntimeStateTest, EndpointStatesSurviveNewSetsAndNewPolicy) {
   const auto first = Bind({Static("a", {"10.0.0.1:1", "10.0.0.2:1"}), Static("b", {"10.0.0.1:1"})});
   const auto state_of = [](const BoundService& service, size_t i) { return service.balancer->members()[i].state; };
   EXPECT_NE(state_of(Find(*first, "a"), 0), state_of(Find(*first, "b"), 0));
-  EXPECT_EQ(state_of(Find(*first, "a"), 0)->serving_since(), EndpointState::kAlways) << "there from the beginning";
+  EXPECT_EQ(state_of(Find(*first, "a"), 0)->serving_since(), EndpointState::kAlways) << "present from the start";
   now_ += 1h;
   const auto second = Bind({Static("a", {"10.0.0.3:1", "10.0.0.2:1", "10.0.0.1:1"},
                                    "load_balancer { policy: PEAK_EWMA slow_start { seconds: 60 } }")});
   EXPECT_EQ(state_of(Find(*second, "a"), 2), state_of(Find(*first, "a"), 0));
   EXPECT_EQ(state_of(Find(*second, "a"), 1), state_of(Find(*first, "a"), 1));
   EXPECT_EQ(state_of(Find(*second, "a"), 0)->serving_since(), std::chrono::nanoseconds(now_.time_since_epoch()).count())
-      << "a newcomer, which starts slowly";
+      << "new, so it starts slowly";
   EXPECT_EQ(Find(*second, "a").balancer->options().balance, Balance::kPeakEwma);
   EXPECT_EQ(Find(*second, "a").balancer->options().slow_start, 60s);
 }
@@ -514,7 +514,7 @@ TEST_F(RuntimeStateTest, AnEjectedEndpointStaysOutOverNewPolicyAndIsNamed) {
   EXPECT_EQ(runtime_.Health()[0].ejections, 1u);
   const auto third = Bind({Static("a", two)});
   EXPECT_EQ(Find(*third, "a").ejector, nullptr);
-  EXPECT_TRUE(Find(*third, "a").balancer->members()[0].state->usable()) << "nobody asks for ejection any more";
+  EXPECT_TRUE(Find(*third, "a").balancer->members()[0].state->usable()) << "ejection is no longer configured";
   EXPECT_THAT(runtime_.Exclusions(now_), IsEmpty());
 }
 
@@ -557,9 +557,9 @@ TEST_F(RuntimeStateTest, WhatOperatorsSetForAnEndpointHolds) {
   EXPECT_THAT(Names(Find(*state, "a")), ElementsAre("[2001:db8::1]:1", "10.0.0.3:1"));
   EXPECT_EQ(Find(*state, "a").balancer->members()[0].weight, 7u);
   EXPECT_THAT(Names(Find(*state, "b")), ElementsAre("10.0.0.1:1")) << "another service's";
-  EXPECT_THAT(Names(Find(*state, "c")), ElementsAre("10.1.0.2:80")) << "a weight heals nobody";
-  EXPECT_THAT(Names(Find(*state, "d")), ElementsAre("10.1.0.1:80", "10.1.0.2:80")) << "its own goes first";
-  EXPECT_THAT(Names(Find(*state, "e")), ElementsAre("10.1.0.1:80")) << "of another datacenter";
+  EXPECT_THAT(Names(Find(*state, "c")), ElementsAre("10.1.0.2:80")) << "a weight does not make an endpoint healthy";
+  EXPECT_THAT(Names(Find(*state, "d")), ElementsAre("10.1.0.1:80", "10.1.0.2:80")) << "its own override wins";
+  EXPECT_THAT(Names(Find(*state, "e")), ElementsAre("10.1.0.1:80")) << "another datacenter";
   EXPECT_THAT(Names(*FindRoute(*state, "api").dynamic.at("c").service), ElementsAre("10.1.0.2:80"));
   table.overrides.by_endpoint.clear();
   EXPECT_THAT(Names(Find(*Bind(policy, table), "a")), ElementsAre("10.0.0.1:1", "[2001:db8::1]:1", "10.0.0.3:1"));
@@ -577,7 +577,7 @@ TEST_F(RuntimeStateTest, AnEndpointThatDrainsKeepsItsSessions) {
   EXPECT_THAT(Names(service), ElementsAre("10.0.0.1:1", "10.0.0.2:1"));
   EXPECT_TRUE(service.balancer->Usable(0));
   EXPECT_EQ(service.balancer->members()[0].weight, 0u);
-  EXPECT_THAT(Names(Find(*state, "b")), ElementsAre("10.0.0.2:1")) << "without sessions it has nothing to keep";
+  EXPECT_THAT(Names(Find(*state, "b")), ElementsAre("10.0.0.2:1")) << "no sessions to keep";
 }
 
 TEST_F(RuntimeStateTest, TrafficIsThatOfConsulsServices) {
@@ -597,7 +597,8 @@ TEST_F(RuntimeStateTest, TrafficIsThatOfConsulsServices) {
   EXPECT_THAT(requests, UnorderedElementsAre(Pair("dc2/c", 3u), Pair("/x", 0u)));
 }
 
-// 2,000 services of Consul, one changed: bound under 5 ms in a release build; here with room for a debug one.
+// 2,000 Consul services, one changed: binds in less than 5 ms in a release build; the bound leaves room for a debug
+// build.
 TEST_F(RuntimeStateTest, OneChangeAmongManyServicesIsCheap) {
   EndpointTable table = Known();
   std::vector<std::string> policy = {DynamicRoute("api", "allow: '*'")};

@@ -1,4 +1,4 @@
-// Sources and sinks of bodies that do what a test says, when it says so. No sockets, no loop that runs.
+// Scripted body sources and sinks, without sockets or a running loop.
 #ifndef GATEWAY_TESTS_UNIT_DATAPLANE_SCRIPTED_STREAMS_H_
 #define GATEWAY_TESTS_UNIT_DATAPLANE_SCRIPTED_STREAMS_H_
 
@@ -12,12 +12,12 @@
 
 namespace gateway::dataplane {
 
-// Gives what was queued, one step for each Read; waits where nothing is.
+// Returns queued steps, one for each Read; waits if the queue is empty.
 class ScriptedSource final : public http::BodySource {
  public:
   void Give(std::string text, bool last = false) { steps_.push_back({http::BodyRead::kPiece, std::move(text), last}); }
   void End(http::BodyRead how) { steps_.push_back({how, {}, false}); }
-  // Ends the wait of now.
+  // Ends the current wait.
   void Resume(Wait wait) {
     result_ = wait;
     std::exchange(waiting_, nullptr).resume();
@@ -64,14 +64,14 @@ class ScriptedSource final : public http::BodySource {
   Wait result_ = Wait::kReady;
 };
 
-// Takes everything, unless it was told to block or to break.
+// Takes everything, unless told to block or to fail.
 class ScriptedSink final : public http::BodySink {
  public:
   explicit ScriptedSink(http::BodyForms forms = {}) : forms_(forms) {}
 
   void Block() { blocks_ = true; }
   void Break() { broken_ = true; }
-  // Ends the flush of now.
+  // Ends the current flush.
   void Resume(Io io) {
     blocks_ = false;
     flushed_.result = io;

@@ -47,7 +47,7 @@ TEST(StartThread, SignalsAreNotItsOwn) {
   }).join();
   EXPECT_TRUE(term);
   EXPECT_TRUE(pipe);
-  EXPECT_FALSE(IsBlocked(SIGTERM)) << "who starts it keeps its own mask";
+  EXPECT_FALSE(IsBlocked(SIGTERM)) << "the starting thread keeps its own mask";
 }
 
 TEST(StartThread, TheBackgroundHasLessPriorityAndNotLessStillWithinItself) {

@@ -23,10 +23,10 @@ using ::testing::SizeIs;
 
 std::string TextOf(const Watchdog& watchdog) { return prometheus::TextSerializer().Serialize(watchdog.Families()); }
 
-// A watchdog of two workers, looked at every 250 ms of a clock of its own.
+// A watchdog of two workers, checked every 250 ms of its own clock.
 class WatchdogTest : public ::testing::Test {
  protected:
-  // One check, `later`; those named have turned since the last.
+  // Runs one check after `later`; the listed workers have turned since the last one.
   std::vector<Watchdog::Change> Check(const std::vector<size_t>& turned, std::chrono::milliseconds later = 250ms) {
     now_ += later;
     for (const size_t each : turned) turns_[each] = now_;
@@ -40,7 +40,7 @@ class WatchdogTest : public ::testing::Test {
 
 TEST_F(WatchdogTest, KnowsWhenNoWorkerTurns) {
   for (int i = 0; i < 6; ++i) Check({0});
-  EXPECT_FALSE(watchdog_.AllStalled());  // the other one is
+  EXPECT_FALSE(watchdog_.AllStalled());  // the other one is running
   for (int i = 0; i < 6; ++i) Check({});
   EXPECT_TRUE(watchdog_.AllStalled());
   Check({1});
@@ -67,11 +67,11 @@ TEST_F(WatchdogTest, TellsAWorkerThatStandsStillOnceAndWhenItIsBack) {
   EXPECT_THAT(TextOf(watchdog_), HasSubstr("gateway_worker_stalls_total 1\n"));
 }
 
-TEST_F(WatchdogTest, APauseOfTheWholeProcessIsNobodysStall) {
+TEST_F(WatchdogTest, APauseOfTheWholeProcessIsNoStall) {
   EXPECT_THAT(Check({0, 1}), IsEmpty());
-  EXPECT_THAT(Check({}, 10min), IsEmpty());  // the watcher was not there either
+  EXPECT_THAT(Check({}, 10min), IsEmpty());  // the watchdog itself was not running
   EXPECT_THAT(Check({0, 1}), IsEmpty());
-  // And a watcher that is late each time still finds a worker that stands, only later.
+  // A watchdog that is always late still finds a stalled worker, only later.
   int checks = 0;
   while (Check({1}, 5s).empty()) ASSERT_LT(++checks, 10);
   EXPECT_EQ(checks, 1);
@@ -90,7 +90,7 @@ TEST_F(WatchdogTest, EachWorkerIsWatchedByItself) {
   EXPECT_THAT(TextOf(watchdog_), HasSubstr("gateway_worker_stalls_total 2\n"));
 }
 
-// A worker's loop turns with nothing to do, and stands still while something on it blocks.
+// A worker's loop turns while idle, and stalls while something blocks on it.
 TEST(Watchdog, SeesARealWorkerThatIsBlocked) {
   ServerOptions options;
   options.watchdog_timeout = 200ms;
@@ -110,7 +110,7 @@ TEST(Watchdog, SeesARealWorkerThatIsBlocked) {
     return changes.size();
   };
   const TimePoint first = worker.loop().last_turn();
-  ASSERT_TRUE(WaitFor([&] { return worker.loop().last_turn() > first; }));  // by itself
+  ASSERT_TRUE(WaitFor([&] { return worker.loop().last_turn() > first; }));  // without events
 
   Event blocked, release;
   worker.loop().Post([&] {
@@ -118,7 +118,7 @@ TEST(Watchdog, SeesARealWorkerThatIsBlocked) {
     EXPECT_TRUE(release.Wait());
   });
   ASSERT_TRUE(blocked.Wait());
-  // (an overloaded machine may have stalled it before)
+  // an overloaded machine may have stalled it before
   ASSERT_TRUE(WaitFor([&] { return look() > 0 && changes.back().stalled; }));
   const size_t before = changes.size();
   release.Set();

@@ -23,7 +23,7 @@ using fixtures::PeerEnd;
 using fixtures::RawClient;
 using fixtures::WaitFor;
 
-// Two workers without policy, which answer 503, on one listening socket.
+// Two workers without policy, which respond 503, on one listening socket.
 class Workers : public ::testing::Test {
  protected:
   Workers() {
@@ -36,7 +36,7 @@ class Workers : public ::testing::Test {
     EXPECT_EQ(listen(fd, 64), 0);
     EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length), 0);
     port_ = ntohs(address.sin_port);
-    keeper_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);  // as another process would have it
+    keeper_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);  // as another process would hold it
     auto passed = InspectListener(fd);
     passed->systemd = true;
     auto set = OpenListeners(v1::ServerSection(), 2, {*passed});
@@ -49,7 +49,7 @@ class Workers : public ::testing::Test {
     }
   }
   ~Workers() override {
-    // (A worker that is stopped abandons what is in flight.)
+    // A worker that is stopped abandons requests in flight.
     EXPECT_TRUE(WaitFor([&] { return open(0) + open(1) == 0; }));
     for (const auto& each : workers_) each->Stop();
     workers_.clear();
@@ -79,8 +79,8 @@ class Workers : public ::testing::Test {
 
 TEST_F(Workers, TakeTurnsAtASocketThatTheyShare) {
   Listen();
-  // One after the other, with nothing else to do: both wait. (On a busy machine a worker may not wait yet when its turn
-  // comes, and loses it.)
+  // One after the other with nothing else to do, so both workers wait. On a busy machine a worker may not wait yet and
+  // miss its turn.
   std::vector<RawClient> clients;
   for (int i = 0; i < 40; ++i) {
     clients.emplace_back(port_);
@@ -109,7 +109,7 @@ TEST_F(Workers, ThatDrainLeaveASharedSocketToTheOthers) {
     ASSERT_TRUE(client.Request("GET", "/").ok()) << i;
   }
   EXPECT_EQ(accepted(0), before);
-  // And when nobody is left, a connection waits for whoever has the socket next.
+  // With no worker left, a connection waits in the backlog for the next process.
   Event all_drained;
   workers_[1]->Drain(1s, [&all_drained] { all_drained.Set(); });
   ASSERT_TRUE(all_drained.Wait());

@@ -1,4 +1,4 @@
-// Archives are what tar and gzip read.
+// tar and gzip can read the archives.
 #include "tools/gatewayctl/archive.h"
 
 #include <string>

@@ -1,4 +1,4 @@
-// gatewayctl as people run it, against a server that answers by script.
+// gatewayctl as operators run it, against a scripted server.
 #include "tools/gatewayctl/cli.h"
 
 #include <sys/stat.h>
@@ -71,7 +71,7 @@ class Gatewayctl : public ::testing::Test {
     return ended;
   }
 
-  // Apply answers that everything in the request was created, as `revision`.
+  // Apply responds that everything in the request was created, as `revision`.
   void AcceptEverything(uint64_t revision) {
     admin_.apply = [this, revision](const v1::ApplyRequest& request, v1::ApplyResponse* response) {
       applied_.push_back(request);
@@ -169,13 +169,13 @@ TEST_F(Gatewayctl, MistakesOfTheServerStandWhereTheyAreInTheFile) {
   ASSERT_EQ(lines.size(), 4u) << run.err;
   EXPECT_THAT(lines[0], ::testing::StartsWith(file + ":7:"));
   EXPECT_THAT(lines[0], HasSubstr("Route/orders: split[1].service: Service 'x' is not defined"));
-  EXPECT_THAT(lines[1], ::testing::StartsWith(file + ":8:")) << "the nearest parent that is written";
+  EXPECT_THAT(lines[1], ::testing::StartsWith(file + ":8:")) << "the nearest parent in the file";
   EXPECT_THAT(lines[2], ::testing::EndsWith("Route/elsewhere: service: Service 'svc' would be gone"));
   EXPECT_EQ(lines[3], "gatewayctl: the policy is invalid: 3 errors; nothing was changed");
 }
 
-// Mistakes that this program finds and those that only the server can find come in one go, and none of them twice.
-TEST_F(Gatewayctl, MistakesOfBothSidesComeAtOnce) {
+// Errors found by gatewayctl and errors found by the server are printed together, each once.
+TEST_F(Gatewayctl, ErrorsOfClientAndServerArePrintedTogether) {
   admin_.apply = [this](const v1::ApplyRequest& request, v1::ApplyResponse*) {
     applied_.push_back(request);
     return InvalidPolicy({{"Service", "svc", "timeouts.connect", "is out of range"},
@@ -193,11 +193,11 @@ TEST_F(Gatewayctl, MistakesOfBothSidesComeAtOnce) {
   EXPECT_THAT(run.err, HasSubstr("Service 'nobody' is not defined"));
   EXPECT_THAT(run.err, HasSubstr("3 errors"));
   ASSERT_EQ(applied_.size(), 1u);
-  EXPECT_TRUE(applied_[0].dry_run()) << "a policy with a known mistake must never be stored";
+  EXPECT_TRUE(applied_[0].dry_run()) << "an invalid policy must never be stored";
 }
 
-// One document that cannot be read hides nothing of the others but what may be its own fault.
-TEST_F(Gatewayctl, WhatCannotBeReadHidesNoMistakeOfTheOthers) {
+// A document that cannot be parsed hides only those errors in others that it may have caused.
+TEST_F(Gatewayctl, AnUnreadableDocumentHidesNoErrorsOfOthers) {
   admin_.apply = [this](const v1::ApplyRequest& request, v1::ApplyResponse*) {
     applied_.push_back(request);
     return InvalidPolicy({{"Route", "orders", "service", "service 'nobody' is not defined"},
@@ -209,32 +209,32 @@ TEST_F(Gatewayctl, WhatCannotBeReadHidesNoMistakeOfTheOthers) {
   const auto errors = [&](const std::string& other) {
     const Ended run = Ctl({"apply", "-f", dir_.Write("a.yaml", route + other)});
     EXPECT_EQ(run.code, kInvalidPolicy);
-    EXPECT_TRUE(!applied_.empty() && applied_.back().dry_run()) << "a policy with a known mistake must never be stored";
+    EXPECT_TRUE(!applied_.empty() && applied_.back().dry_run()) << "an invalid policy must never be stored";
     EXPECT_THAT(run.err, HasSubstr("priority: is out of range")) << other;
     return run.err;
   };
   const std::string duplicate =
       errors("kind: Service\nname: s\nstatic: [{ address: \"h:1\" }]\nlabels: {}\nlabels: {}\n");
   EXPECT_THAT(duplicate, HasSubstr("duplicate key 'labels'"));
-  EXPECT_THAT(duplicate, HasSubstr("service 'nobody' is not defined")) << "all that refer to it could be read";
+  EXPECT_THAT(duplicate, HasSubstr("service 'nobody' is not defined")) << "the unreadable Service is not 'nobody'";
   EXPECT_THAT(duplicate, HasSubstr("auth 'none-such' is not defined"));
   const std::string unknown = errors("kind: Servce\nname: nobody\n");
   EXPECT_THAT(unknown, HasSubstr("unknown kind 'Servce'"));
-  EXPECT_THAT(unknown, Not(HasSubstr("service 'nobody' is not defined"))) << "that was meant to be it";
+  EXPECT_THAT(unknown, Not(HasSubstr("service 'nobody' is not defined"))) << "probably the missing one";
   EXPECT_THAT(unknown, HasSubstr("auth 'none-such' is not defined"));
   const std::string near = errors("kind: service\nname: nobody\n");
-  EXPECT_THAT(near, Not(HasSubstr("service 'nobody' is not defined"))) << "that was meant to be it";
+  EXPECT_THAT(near, Not(HasSubstr("service 'nobody' is not defined"))) << "probably the missing one";
   EXPECT_THAT(near, HasSubstr("auth 'none-such' is not defined"));
   const std::string named = errors("kind: Route\nname: Bad Name\nmatch: {}\nservice: nobody\n");
   EXPECT_THAT(named, HasSubstr("service 'nobody' is not defined"));
-  EXPECT_THAT(named, Not(HasSubstr("is no name\n"))) << "it is told once";
+  EXPECT_THAT(named, Not(HasSubstr("is no name\n"))) << "reported once";
   const std::string misnamed = errors("kind: Service\nname: Bad Name\nstatic: [{ address: \"h:1\" }]\n");
-  EXPECT_THAT(misnamed, HasSubstr("service 'nobody' is not defined")) << "a Service of another name is no excuse";
+  EXPECT_THAT(misnamed, HasSubstr("service 'nobody' is not defined")) << "another Service is not the missing one";
   const std::string nameless = errors("kind: Service\nstatic: [{ address: \"h:1\" }]\n");
   EXPECT_THAT(nameless, HasSubstr("service 'nobody' is not defined"));
   EXPECT_THAT(nameless, HasSubstr("auth 'none-such' is not defined"));
   const std::string broken = errors("kind: Service\nname: nobody\na: [1\n");
-  EXPECT_THAT(broken, Not(HasSubstr("service 'nobody' is not defined"))) << "it may stand in what is no YAML";
+  EXPECT_THAT(broken, Not(HasSubstr("service 'nobody' is not defined"))) << "it may be in the invalid YAML";
   EXPECT_THAT(broken, HasSubstr("auth 'none-such' is not defined"));
 }
 
@@ -268,7 +268,7 @@ TEST_F(Gatewayctl, LocalMistakesAreToldWithoutAServer) {
 
 TEST_F(Gatewayctl, AnApplyThatIsTooLongForACallSaysWhatToDo) {
   AcceptEverything(7);
-  std::string files;  // more than the 4 MiB that the scripted server takes
+  std::string files;  // more than the 4 MiB that the scripted server accepts
   for (int i = 0; i < 6; ++i) {
     absl::StrAppend(&files, "kind: Service\nname: s", i,
                     "\nstatic: [{ address: \"h:1\" }]\ndescription: ", std::string(900'000, 'x'), "\n---\n");
@@ -343,7 +343,7 @@ TEST_F(Gatewayctl, WaitWithoutAnyDataPlaneEndsAtTheTimeout) {
   EXPECT_EQ(run.err, "gatewayctl: revision 7: no data plane is connected; waited 300ms\n");
 }
 
-// The control plane restarts while somebody waits: the stream breaks, the wait doesn't.
+// The control plane restarts during a wait: the stream breaks, the wait continues.
 TEST_F(Gatewayctl, WaitOutlivesABrokenStream) {
   AcceptEverything(7);
   int calls = 0;
@@ -527,10 +527,10 @@ TEST_F(Gatewayctl, SelectorsFollowKubectlsGrammarAndRepeatedOnesMustAllMatch) {
     for (const v1::StoredResource& stored : admin_.resources) *response->add_resources() = stored;
     return grpc::Status::OK;
   };
-  EXPECT_EQ(names({"env!=prod"}), "Route/b\nRoute/c\n") << "of a control plane that knows no selectors";
+  EXPECT_EQ(names({"env!=prod"}), "Route/b\nRoute/c\n") << "a control plane without selectors";
 }
 
-// Commands are words of the first position alone.
+// Only the first word is a command.
 TEST_F(Gatewayctl, EveryKindAndEveryLegalNameWorksInEveryPosition) {
   AcceptEverything(7);
   std::vector<std::string> names;
@@ -954,7 +954,7 @@ TEST_F(Gatewayctl, ALogLevelIsForAProcessAndForAWhile) {
   EXPECT_EQ(Ctl({"loglevel", "dp-1", "default", "--for", "1m"}).code, kUsage);
 }
 
-// The names in a tar archive, and what is in them.
+// The names and contents of the files in a tar archive.
 std::map<std::string, std::string> ReadTar(const std::string& bytes) {
   std::map<std::string, std::string> files;
   for (size_t at = 0; at + 512 <= bytes.size() && bytes[at] != '\0';) {
@@ -967,7 +967,7 @@ std::map<std::string, std::string> ReadTar(const std::string& bytes) {
   return files;
 }
 
-TEST_F(Gatewayctl, ASupportBundleHasWhatThereIsAndSaysWhatIsMissing) {
+TEST_F(Gatewayctl, ASupportBundleListsWhatIsMissing) {
   admin_.resources = {Stored(kService), Stored(kRoute)};
   v1::DataPlaneState* plane = admin_.data_planes.add_data_planes();
   plane->set_name(std::string(128, 'd'));
@@ -1008,8 +1008,8 @@ TEST_F(Gatewayctl, ASupportBundleHasWhatThereIsAndSaysWhatIsMissing) {
   EXPECT_EQ(Ctl({"support-bundle", "-"}).code, kUsage);
 }
 
-// A name that is misspelt is told apart from one of which no data plane has spoken.
-TEST_F(Gatewayctl, BreakersAndLimitsOfNobodyAreNotFound) {
+// A misspelt name is distinguished from a service that no data plane has reported yet.
+TEST_F(Gatewayctl, UnknownBreakersAndLimitsAreNotFound) {
   admin_.resources = {Stored(kService), Stored("kind: RateLimit\nname: hourly\nlimit: { requests: 1, window: 1h }\n")};
   for (const char* output : {"table", "json", "name"}) {
     const Ended breakers = Ctl({"breakers", "nosuch", "-o", output});
@@ -1027,12 +1027,12 @@ TEST_F(Gatewayctl, BreakersAndLimitsOfNobodyAreNotFound) {
   EXPECT_EQ(Ctl({"limits", "hourly"}).code, kDone);
   EXPECT_EQ(Ctl({"breakers"}).code, kDone);
   EXPECT_EQ(Ctl({"limits"}).code, kDone);
-  // In front of a service that only Consul knows.
+  // A Route to a service that only Consul knows.
   *admin_.endpoints.add_sets() = OrdersInConsul();
   EXPECT_EQ(Ctl({"breakers", "orders"}).code, kDone);
 }
 
-TEST_F(Gatewayctl, DescribeTellsWhatARouteResolvesTo) {
+TEST_F(Gatewayctl, DescribeShowsWhatARouteResolvesTo) {
   admin_.resources = {
       Stored("kind: Service\nname: shop\nconsul: { service: orders }\n"),
       Stored("kind: Route\nname: shop\nlabels: { team: a }\nmatch: { path: { prefix: /shop }, methods: [GET] }\n"
@@ -1095,8 +1095,8 @@ TEST_F(Gatewayctl, VersionTellsBothSides) {
   EXPECT_EQ(Ctl({"version", "--client"}).code, kDone);
 }
 
-// No text that came from elsewhere reaches a terminal with its control characters.
-TEST_F(Gatewayctl, TextOfOthersIsDisarmed) {
+// Text from other sources never reaches a terminal with control characters.
+TEST_F(Gatewayctl, TextFromElsewhereHasNoControlCharacters) {
   admin_.history = [](const v1::HistoryRequest&, v1::HistoryResponse* response) {
     response->add_revisions()->set_comment("\x1b]0;owned\x07\nsecond line");
     return grpc::Status::OK;
@@ -1170,7 +1170,7 @@ TEST_F(Gatewayctl, WatchGoesOnWithWhatChanges) {
     change->set_kind(kind);
     change->set_name(name);
   };
-  revision(7, v1::Change::UPDATED, "Route", "orders");  // known already
+  revision(7, v1::Change::UPDATED, "Route", "orders");  // already printed
   revision(8, v1::Change::UPDATED, "Route", "orders");
   revision(9, v1::Change::UPDATED, "Service", "svc");
   revision(10, v1::Change::DELETED, "Route", "gone");
@@ -1262,7 +1262,7 @@ TEST_F(Gatewayctl, DeleteTakesSeveralNamesFilesAndSelectors) {
   EXPECT_TRUE(ignored);
   EXPECT_THAT(Ctl({"delete", "routes", "-l", "team=none"}).err, HasSubstr("nothing matches"));
   gone.clear();
-  EXPECT_EQ(Ctl({"delete", "routes"}).code, kUsage) << "never a whole kind by a forgotten name";
+  EXPECT_EQ(Ctl({"delete", "routes"}).code, kUsage) << "a forgotten name must not delete a whole kind";
   EXPECT_EQ(Ctl({"delete"}).code, kUsage);
   EXPECT_EQ(Ctl({"delete", "route", "orders", "-l", "team=a"}).code, kUsage);
   EXPECT_THAT(gone, IsEmpty());
@@ -1283,7 +1283,7 @@ TEST_F(Gatewayctl, WhatDestroysAsksOnATerminal) {
   EXPECT_THAT(run.err, HasSubstr(absl::StrCat("delete Route/orders (on cp-eu at ", admin_.address(), ")? [y/N] ")));
   EXPECT_EQ(deletions, 0);
   in_ = &end;
-  EXPECT_EQ(Ctl({"delete", "route", "orders"}).code, kFailed) << "no answer is no";
+  EXPECT_EQ(Ctl({"delete", "route", "orders"}).code, kFailed) << "no input means no";
   in_ = &yes;
   EXPECT_EQ(Ctl({"delete", "route", "orders"}).code, kDone);
   EXPECT_EQ(deletions, 1);
@@ -1298,7 +1298,7 @@ TEST_F(Gatewayctl, RollbackSaysWhatItUndoesAndByWhom) {
   admin_.rollback = [&](const v1::RollbackRequest& request, v1::RollbackResponse* response) {
     requests.push_back(request);
     response->set_revision(request.dry_run() ? 9 : 10);
-    if (request.revision() == 8) return grpc::Status::OK;  // the policy was the same
+    if (request.revision() == 8) return grpc::Status::OK;  // the policy was unchanged
     response->set_undone_count(3);
     response->add_changes()->set_op(v1::Change::DELETED);
     v1::RevisionInfo* info = response->add_undone();
@@ -1320,7 +1320,7 @@ TEST_F(Gatewayctl, RollbackSaysWhatItUndoesAndByWhom) {
   EXPECT_EQ(requests[0].expected_revision(), 9u);
   EXPECT_THAT(Ctl({"rollback", "6", "--dry-run"}).err, HasSubstr("this would undo:\n  revision 9"));
   EXPECT_THAT(Ctl({"rollback", "8", "--dry-run"}).err, HasSubstr("nothing changes"));
-  // On a terminal it tells first, asks, and goes back only from what it has told.
+  // On a terminal it prints the changes, asks, and rolls back only from the revision that it printed.
   requests.clear();
   out_is_terminal_ = true;
   std::istringstream no("\n"), yes("yes\n");
@@ -1360,7 +1360,7 @@ TEST_F(Gatewayctl, EditAppliesWhatTheEditorLeavesOnTheStateThatItRead) {
   ASSERT_EQ(applied_[0].resources_size(), 1);
   EXPECT_EQ(applied_[0].resources(0).route().match().path().prefix(), "/p");
   EXPECT_EQ(applied_[0].expected_revision(), 7u);
-  environment_["VISUAL"] = "true";  // goes before EDITOR
+  environment_["VISUAL"] = "true";  // overrides EDITOR
   run = Ctl({"edit", "route", "orders"});
   EXPECT_EQ(run.code, kDone);
   EXPECT_EQ(run.err, "nothing was changed\n");
@@ -1378,7 +1378,7 @@ TEST_F(Gatewayctl, EditAppliesWhatTheEditorLeavesOnTheStateThatItRead) {
 }
 
 TEST_F(Gatewayctl, FieldsPrintsTheReference) {
-  admin_.Stop();  // nobody is asked
+  admin_.Stop();  // there is no server to ask
   EXPECT_THAT(Ctl({"fields"}).out, HasSubstr("RateLimit: "));
   EXPECT_THAT(Ctl({"fields", "routes"}).out, HasSubstr("rate_limits"));
   const std::string headers = Ctl({"fields", "route.match.headers"}).out;
@@ -1418,7 +1418,8 @@ TEST_F(Gatewayctl, RequireSaysHowManyAreEnough) {
   for (const char* wrong : {"0", "101%", "some", "", "-1"}) {
     EXPECT_EQ(Ctl({"rollout", "--require", wrong}).code, kUsage) << wrong;
   }
-  // Waiting goes on past what the server takes for decided, and ends as soon as enough serve it.
+  // It waits on after the server reports the rollout as done, and ends as soon as enough data planes serve the
+  // revision.
   AcceptEverything(7);
   const std::string file = dir_.Write("a.yaml", kService);
   Ended run = Ctl({"apply", "-f", file, "--require", "all", "--timeout", "300ms"});
@@ -1439,13 +1440,13 @@ TEST_F(Gatewayctl, RequireSaysHowManyAreEnough) {
     return grpc::Status::OK;
   };
   EXPECT_THAT(Ctl({"rollout"}).out, HasSubstr("30 lost and not counted: dp-3, dp-10, dp-11, dp-12, dp-13 and 25 more"));
-  // Also those that the server's list leaves out.
+  // Including those that the server leaves out of its list.
   response.set_lost_count(198);
   EXPECT_EQ(Ctl({"rollout", "--require", "1%"}).code, kDone);
   EXPECT_EQ(Ctl({"rollout", "--require", "2%"}).code, kNotEveryone);
 }
 
-TEST_F(Gatewayctl, AServerIsAHostAndWhatIsNoneIsCalledSo) {
+TEST_F(Gatewayctl, AnInvalidServerNameIsReported) {
   for (const char* url : {"http://127.0.0.1:7400", "https://cp.example", "grpc://a"}) {
     const Ended run = RunAt("", {"--server", url, "get"});
     EXPECT_EQ(run.code, kUsage) << url;
@@ -1458,7 +1459,7 @@ TEST_F(Gatewayctl, AServerIsAHostAndWhatIsNoneIsCalledSo) {
   }
   EXPECT_EQ(RunAt("", {"--server", "a b", "get"}).code, kUsage);
   EXPECT_EQ(RunAt("", {"--server", "host:99999", "get"}).code, kUsage);
-  // Another service's port, as the stream's.
+  // The port of another gRPC service, such as the stream port.
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);

@@ -1,4 +1,4 @@
-// Which control plane gatewayctl speaks to and as whom: flags, environment, contexts.
+// Which control plane gatewayctl uses and with which credential: flags, environment, contexts.
 #include "tools/gatewayctl/connection.h"
 
 #include <sys/stat.h>
@@ -75,7 +75,7 @@ TEST_F(ConnectionTest, FlagsComeBeforeTheEnvironmentAndThatBeforeTheContext) {
   EXPECT_EQ(Resolve({.token_file = token})->token, "gwt_prod");
   environment_.erase("GATEWAY_TOKEN");
 
-  // Of another server, the context knows nothing, and its token is not sent there.
+  // For another server the context does not apply, and its token is not sent.
   environment_["GATEWAY_SERVER"] = "127.0.0.1:1";
   connection = Resolve();
   ASSERT_TRUE(connection.ok()) << connection.status();

@@ -40,7 +40,7 @@ TEST(UnifiedDiff, PaintsOnlyWhenAsked) {
       "\x1b[1m--- a\x1b[0m\n\x1b[1m+++ b\x1b[0m\n\x1b[36m@@ -1 +1 @@\x1b[0m\n\x1b[31m-x\x1b[0m\n\x1b[32m+y\x1b[0m\n");
 }
 
-// Past the limit everything between the first and the last difference is replaced; what is told stays true.
+// Past the limit everything between the first and the last difference is replaced; the diff is still correct.
 TEST(UnifiedDiff, DoesNotGrowWithoutBound) {
   std::string before = "same\n", after = "same\n";
   for (int i = 0; i < 5000; ++i) {
@@ -51,7 +51,7 @@ TEST(UnifiedDiff, DoesNotGrowWithoutBound) {
   EXPECT_EQ(diff.find("--- a\n+++ b\n@@ -1,5001 +1,5001 @@\n same\n-a0\n"), 0u);
 }
 
-// Applies the hunks to the old text: whatever is printed must lead to the new one.
+// Applies the hunks to the old text: the result must be the new text.
 std::string Patch(const std::string& old_text, const std::string& diff) {
   std::vector<std::string> old_lines = absl::StrSplit(old_text, '\n', absl::SkipEmpty());
   std::string patched;

@@ -1,4 +1,4 @@
-// What is told of the fleet: breakers, limits, endpoints that data planes leave out, and a route's policies in order.
+// Rendering of the fleet: breakers, limits, unusable endpoints, and a route's policies in order.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -42,7 +42,7 @@ TEST(FleetRender, BreakersSayWhoseWordTheirStateIs) {
             "orders    dp-1         hystrix   open (forced)   -            0           20         12         0      "
             "3        -           -");
 
-  // How old the figures are, when the next probe is due, and what opened it.
+  // The age of the figures, the time of the next probe, and what opened the breaker.
   row = response.mutable_breakers(0);
   row->mutable_reported_at()->set_seconds(98);
   row->mutable_breaker()->set_state(v1::BreakerReport::OPEN);
@@ -103,7 +103,7 @@ TEST(FleetRender, EndpointsSayWhoLeavesThemOutAndWhy) {
             std::string::npos);
 }
 
-// What two data planes say of a service whose endpoints are named.
+// Reports of two data planes on a service whose endpoints are host names.
 TEST(Endpoints, OneThatCannotBeUsedSaysWhy) {
   v1::EndpointSet set;
   set.mutable_key()->set_service("svc");
@@ -175,7 +175,7 @@ TEST_F(NamedEndpoints, ANameIsOutWhereAllOfItsAddressesAre) {
   EXPECT_TRUE(Rows()[0].out_at.empty());
   Exclude("dp-1", "10.0.0.8:80");
   std::vector<EndpointRow> rows = Rows();
-  ASSERT_EQ(rows.size(), 3u) << "an address of a name has no row of its own";
+  ASSERT_EQ(rows.size(), 3u) << "a resolved address has no row of its own";
   EXPECT_TRUE(rows[0].serving);
   EXPECT_EQ(rows[0].out_at, std::set<std::string>{"dp-1"});
   EXPECT_NE(RenderEndpoints(rows).find("not everywhere"), std::string::npos);
@@ -275,7 +275,7 @@ TEST(FleetRender, EffectiveNamesWhatChangesARequestAndWhoseServiceARowIs) {
   EXPECT_EQ(rows, expected);
 }
 
-TEST(FleetRender, ARouteThatAnswersHereHasNoServiceBehindIt) {
+TEST(FleetRender, ARouteThatRespondsItselfNeedsNoService) {
   const v1::StoredResource route = Stored("kind: Route\nname: r\nmatch: {}\nredirect: { status: 301, path: /new }\n");
   const std::vector<EffectiveRow> rows = EffectiveOf(route.resource().route(), std::span(&route, 1));
   EXPECT_EQ(rows.back().stage, "answer");

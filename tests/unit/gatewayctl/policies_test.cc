@@ -1,4 +1,4 @@
-// The sample policies of deploy/: what people copy must be right.
+// The sample policies in deploy/ must be valid: people copy them.
 #include <algorithm>
 #include <filesystem>
 #include <string>

@@ -1,4 +1,4 @@
-// An admin server that answers as a test says, over real gRPC on a free loopback port.
+// A scripted admin server, over real gRPC on a free loopback port.
 #ifndef GATEWAY_TESTS_UNIT_GATEWAYCTL_SCRIPTED_ADMIN_H_
 #define GATEWAY_TESTS_UNIT_GATEWAYCTL_SCRIPTED_ADMIN_H_
 
@@ -19,8 +19,8 @@
 
 namespace gateway::ctl {
 
-// What is not scripted is UNIMPLEMENTED. Set the handlers and answers between calls; they run, and are read, on gRPC's
-// threads, one at a time.
+// Calls that are not scripted are UNIMPLEMENTED. Set the handlers and responses between calls; they run, and are read,
+// on gRPC's threads, one at a time.
 class ScriptedAdmin final : public v1::Admin::Service {
  public:
   using Writer = grpc::ServerWriter<v1::RolloutResponse>;
@@ -34,7 +34,8 @@ class ScriptedAdmin final : public v1::Admin::Service {
   ~ScriptedAdmin() override { Stop(); }
 
   void Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
-  // Between what a test did and a call, and the other way round: a call alone orders nothing that a sanitizer can see.
+  // Orders the test's writes before a call and the other way round: the call alone orders nothing that a sanitizer can
+  // see.
   void Order() { absl::MutexLock lock(&mutex_); }
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
 
@@ -47,7 +48,7 @@ class ScriptedAdmin final : public v1::Admin::Service {
   std::function<grpc::Status(const v1::SetEndpointRequest&, v1::SetEndpointResponse*)> set_endpoint;
   std::function<grpc::Status(const v1::SetLogLevelRequest&, v1::SetLogLevelResponse*)> set_log_level;
   std::function<grpc::Status(const v1::DiagnoseRequest&, v1::DiagnoseResponse*)> diagnose;
-  std::vector<v1::StoredResource> resources;  // Get's, and List's unless `list` is set
+  std::vector<v1::StoredResource> resources;  // for Get, and for List unless `list` is set
   std::map<uint64_t, v1::GetRevisionResponse> revisions;
   v1::ListDataPlanesResponse data_planes;
   v1::ListEndpointsResponse endpoints;
@@ -58,9 +59,9 @@ class ScriptedAdmin final : public v1::Admin::Service {
   bool remembers_requests = false;
   uint64_t revision = 7;
   std::string name;
-  std::vector<std::string> warnings;             // Lint's
-  std::vector<v1::StoredResource> with_secrets;  // Export's
-  std::vector<v1::RevisionInfo> watched;         // all that a Watch says before it ends
+  std::vector<std::string> warnings;             // for Lint
+  std::vector<v1::StoredResource> with_secrets;  // for Export
+  std::vector<v1::RevisionInfo> watched;         // everything that a Watch sends before it ends
 
  private:
   template <typename Handler, typename... Arguments>
@@ -197,8 +198,8 @@ class ScriptedAdmin final : public v1::Admin::Service {
   std::unique_ptr<grpc::Server> server_;
 };
 
-// INVALID_ARGUMENT as the control plane sends it: "Kind/name", field, message of each mistake, typed and as a
-// BadRequest.
+// INVALID_ARGUMENT as the control plane sends it: "Kind/name", field and message of each error, as a typed detail and
+// as a BadRequest.
 grpc::Status InvalidPolicy(const std::vector<std::array<std::string, 4>>& mistakes);
 
 // A stored resource from one YAML document.

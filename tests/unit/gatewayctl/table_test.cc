@@ -11,7 +11,7 @@ TEST(DisplayWidth, CountsWhatATerminalShows) {
   EXPECT_EQ(DisplayWidth("注文"), 4u);
   EXPECT_EQ(DisplayWidth("e\xCC\x81"), 1u);  // an e and a combining accent
   EXPECT_EQ(DisplayWidth("🚀"), 2u);
-  EXPECT_EQ(DisplayWidth("\xFF\xC3"), 2u);  // two bytes that are no UTF-8
+  EXPECT_EQ(DisplayWidth("\xFF\xC3"), 2u);  // two bytes that are not UTF-8
 }
 
 TEST(Printable, DisarmsWhatATerminalWouldObey) {

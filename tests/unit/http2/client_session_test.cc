@@ -32,18 +32,18 @@ using fixtures::Http2Server;
 using fixtures::WaitFor;
 using ::testing::HasSubstr;
 
-// How one request went. Written on the loop; read once `over`.
+// The state of one request. Written on the loop; read once `over`.
 struct Call {
   std::string method = "GET";
   std::string path = "/";
   std::string query = "";
   std::string lines = "";
   std::string body = "";
-  bool sends_body = false;  // also an empty one
+  bool sends_body = false;  // may be empty
   bool takes_trailers = false;
   Fields trailers = {};
   bool holds = false;    // does not read the response's body
-  bool cancels = false;  // ends once it was sent
+  bool cancels = false;  // cancels once it is sent
 
   Io begun = Io::kError;
   int status = 0;
@@ -60,7 +60,7 @@ struct Call {
   Event over = {};
 };
 
-// A worker's loop in its own thread, and one session on a pair of sockets, whose other end the test speaks for.
+// A worker's loop in its own thread, and one session on a socket pair; the test is the peer.
 class ClientSessions : public ::testing::Test {
  protected:
   ~ClientSessions() override {
@@ -184,7 +184,7 @@ class ClientSessions : public ::testing::Test {
     }
   }
 
-  // Waits for its end, while the peer serves.
+  // Waits until the call has ended, while the peer serves.
   bool Finish(Call& call) {
     return peer_->Await([&] { return call.over.is_set(); });
   }
@@ -229,7 +229,7 @@ TEST_F(ClientSessions, ARequestAndItsResponseArriveWhole) {
   EXPECT_EQ(call.status, 200);
   EXPECT_EQ(call.fields, (Fields{{"x-two", "2"}}));
   EXPECT_EQ(call.answer, "world");
-  EXPECT_EQ(call.answer_trailers, (Fields{{"grpc-status", "0"}})) << "what authenticates is no trailer";
+  EXPECT_EQ(call.answer_trailers, (Fields{{"grpc-status", "0"}})) << "credentials are not allowed in trailers";
   EXPECT_FALSE(request->reset);
 }
 
@@ -294,8 +294,8 @@ TEST_F(ClientSessions, BodiesLongerThanAnyWindowPassBothWays) {
   EXPECT_EQ(call.answer, large);
 }
 
-// What nobody reads fills its own window alone.
-TEST_F(ClientSessions, AResponseThatNobodyReadsHoldsUpNoOther) {
+// An unread response fills only its own window.
+TEST_F(ClientSessions, AnUnreadResponseStallsNoOther) {
   Http2Server& peer = Connect();
   std::vector<std::unique_ptr<Call>> held;
   for (int i = 0; i < 30; ++i) {
@@ -363,7 +363,7 @@ TEST_F(ClientSessions, InvalidResponsesAreRejected) {
     EXPECT_NE(call.detail, "") << n;
     ASSERT_TRUE(peer.Await([&] { return request->reset.has_value(); })) << n;
   }
-  EXPECT_FALSE(peer.goaway()) << "one response is no reason to close the connection";
+  EXPECT_FALSE(peer.goaway()) << "one bad response does not close the connection";
 }
 
 TEST_F(ClientSessions, ABodyOfAnotherLengthThanAnnouncedIsInvalid) {
@@ -437,7 +437,7 @@ TEST_F(ClientSessions, StreamsBehindAGoAwayAreRefusedAndTheOthersEnd) {
   peer.Respond(1, 200, "served");
   ASSERT_TRUE(Finish(first));
   EXPECT_EQ(first.answer, "served");
-  EXPECT_TRUE(peer.Await([&] { return peer.closed(); })) << "it ends with its last stream";
+  EXPECT_TRUE(peer.Await([&] { return peer.closed(); })) << "it closes after its last stream";
 }
 
 TEST_F(ClientSessions, ADestroyedStreamIsResetAtOnce) {
@@ -503,10 +503,10 @@ TEST_F(ClientSessions, AnEndOfTheConnectionEndsItsStreams) {
   peer.Close();
   ASSERT_TRUE(call.over.Wait());
   EXPECT_EQ(call.head, http::HeadRead::kCutShort);
-  EXPECT_TRUE(call.stale) << "the connection was there before";
+  EXPECT_TRUE(call.stale) << "the connection was reused";
 }
 
-TEST_F(ClientSessions, ASilentEndpointIsAskedForASignOfLife) {
+TEST_F(ClientSessions, ASilentEndpointIsPinged) {
   Http2Server& peer = Connect({.answer_pings = false});
   Call call;
   Start(&call);

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -11,8 +12,10 @@
 #include <thread>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "tests/fixtures/byte_stream.h"
 #include "tests/fixtures/http2_client.h"
 #include "tests/fixtures/wait_for.h"
 
@@ -20,6 +23,7 @@ namespace gateway::dataplane::http2 {
 namespace {
 
 using namespace std::chrono_literals;
+using fixtures::ByteStream;
 using fixtures::Event;
 using fixtures::Http2Client;
 using fixtures::Http2Frame;
@@ -32,7 +36,7 @@ std::string Repeat(const std::string& text, int count) {
   return out;
 }
 
-// A worker's loop in its own thread, and one session on a pair of sockets. What is served is the test's; it runs on the
+// A worker's loop in its own thread, and one session on a socket pair. The test's handler serves requests, on the
 // loop.
 class Sessions : public ::testing::Test {
  public:
@@ -57,7 +61,7 @@ class Sessions : public ::testing::Test {
     return *client_;
   }
 
-  // The client's end of a session that serves.
+  // Returns the client's end of a serving session.
   int OpenSession() {
     int ends[2];
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
@@ -96,7 +100,35 @@ class Sessions : public ::testing::Test {
     --served_now_;
   }
 
-  // On the loop, and waits for it.
+  // Passes each frame from the server to `until`, until that returns true. Otherwise how the connection closed:
+  // OutOfRange (FIN) or Aborted (RST).
+  static absl::Status ReadFrames(ByteStream& stream,
+                                 const std::function<bool(uint8_t type, const std::string& payload)>& until) {
+    for (;;) {
+      const auto header = stream.ReadExactly(9);
+      if (!header.ok()) return header.status();
+      const size_t size = static_cast<uint8_t>((*header)[1]) << 8 | static_cast<uint8_t>((*header)[2]);
+      const auto payload = stream.ReadExactly(size);
+      if (!payload.ok()) return payload.status();
+      if (until(static_cast<uint8_t>((*header)[3]), *payload)) return absl::OkStatus();
+    }
+  }
+
+  // Reads until the connection closes; expects a GOAWAY with `code` as the last frame. Returns how it closed.
+  static absl::Status ReadToGoaway(ByteStream& stream, uint32_t code) {
+    uint8_t last_type = 0;
+    std::string last;
+    absl::Status end = ReadFrames(stream, [&](uint8_t type, const std::string& payload) {
+      last_type = type;
+      last = payload;
+      return false;
+    });
+    EXPECT_EQ(last_type, NGHTTP2_GOAWAY) << end;
+    EXPECT_EQ(last.substr(std::min<size_t>(4, last.size())), std::string(3, '\0') + static_cast<char>(code));
+    return end;
+  }
+
+  // Runs `work` on the loop and waits for it.
   void OnLoop(std::function<void()> work) {
     Event done;
     loop_.Post([&] {
@@ -122,7 +154,7 @@ class Sessions : public ::testing::Test {
     co_return io;
   }
 
-  // Everything of the request's body, by copies of its pieces; empty, and `how` set, where it breaks off.
+  // The whole request body, copied; empty, and `how` set, if it breaks off.
   static Task<std::string> ReadBody(http::DownstreamStream& stream, http::BodyRead* how = nullptr) {
     std::string body;
     for (;;) {
@@ -139,7 +171,7 @@ class Sessions : public ::testing::Test {
     }
   }
 
-  // Says what it was asked for.
+  // Responds with a description of the request.
   static Task<void> Describe(Sessions&, http::DownstreamStream& stream) {
     const http::Request& request = stream.request();
     std::string text;
@@ -158,7 +190,7 @@ class Sessions : public ::testing::Test {
     stream.Finish(http::End::kComplete);
   }
 
-  // Waits for the end of the request's body, which may never come.
+  // Waits for the end of the request's body, which may never arrive.
   static Task<void> Hang(Sessions& self, http::DownstreamStream& stream) {
     std::pair<Sessions*, http::DownstreamStream*> watched = {&self, &stream};
     stream.WatchGone(
@@ -192,7 +224,7 @@ class Sessions : public ::testing::Test {
   std::atomic<int> told_gone_{0};
   std::atomic<ServerSession::End> end_{ServerSession::End::kGone};
   std::atomic<Abuse> abuse_{Abuse::kNone};
-  int send_buffer_ = 0;  // of the server's end; 0: the system's
+  int send_buffer_ = 0;  // of the server's socket; 0: the system's default
   bool begun_ = false;
   Event ended_;
   std::thread thread_;
@@ -240,7 +272,7 @@ TEST_F(Sessions, BodiesLongerThanAnyBufferPassBothWays) {
   EXPECT_EQ(client.Finish(second, 60s).body, large);
 }
 
-// A frame may have been begun when there was no room for it, and its bytes be gone when there is.
+// A frame may have been started while there was no room for it, and its bytes may be gone once there is.
 TEST_F(Sessions, AWriterThatGivesUpLeavesTheConnectionToOthers) {
   send_buffer_ = 4096;
   Event gave_up;
@@ -265,8 +297,8 @@ TEST_F(Sessions, AWriterThatGivesUpLeavesTheConnectionToOthers) {
   EXPECT_FALSE(client.goaway());
 }
 
-// Nobody reads the request's body: what the client can send is the stream's window, and no more.
-TEST_F(Sessions, ABodyThatNobodyReadsIsHeldBackByTheWindow) {
+// The handler does not read the request's body: the client can send the stream's window and no more.
+TEST_F(Sessions, AnUnreadBodyIsHeldBackByTheWindow) {
   std::atomic<http::DownstreamStream*> seen{nullptr};
   serve_ = [&](Sessions& self, http::DownstreamStream& stream) -> Task<void> {
     seen = &stream;
@@ -398,7 +430,7 @@ TEST_F(Sessions, AResponseThatBreaksOffIsSeenToDoSo) {
   EXPECT_EQ(response.reset, uint32_t{NGHTTP2_INTERNAL_ERROR});
 }
 
-// RFC 9113, section 8.1: the response is complete, the client shall stop sending.
+// RFC 9113, section 8.1: the response is complete, so the client must stop sending.
 TEST_F(Sessions, AResponseBeforeTheEndOfTheRequestStopsIt) {
   serve_ = [](Sessions&, http::DownstreamStream& stream) -> Task<void> {
     (void)co_await Respond(stream, 413, "too large");
@@ -411,7 +443,7 @@ TEST_F(Sessions, AResponseBeforeTheEndOfTheRequestStopsIt) {
   EXPECT_EQ(client.response(stream).body, "too large");
   EXPECT_TRUE(client.response(stream).ended);
   EXPECT_EQ(client.response(stream).reset, uint32_t{NGHTTP2_NO_ERROR});
-  EXPECT_EQ(client.Fetch({.path = "/"}).status, 413) << "the connection is of use";
+  EXPECT_EQ(client.Fetch({.path = "/"}).status, 413) << "the connection stays usable";
 }
 
 TEST_F(Sessions, AReaderThatStallsEndsTheWait) {
@@ -548,7 +580,7 @@ TEST_F(Sessions, MoreDataThanAnnouncedResetsTheStream) {
   EXPECT_EQ(client.Fetch({.method = "POST", .fields = {{"content-length", "4"}}, .body = "four"}).status, 200);
 }
 
-// RFC 9113, sections 5.1, 5.1.1 and 6.3: what no client may send, since it has itself closed the stream.
+// RFC 9113, sections 5.1, 5.1.1 and 6.3: frames that a client must not send after it has closed the stream.
 struct LateFrame {
   std::string first, then;
   uint32_t code;
@@ -568,23 +600,15 @@ class LateFrames : public Sessions, public ::testing::WithParamInterface<LateFra
 };
 
 TEST_P(LateFrames, EndTheConnection) {
-  const int fd = OpenSession();
-  const auto say = [fd](const std::string& bytes) {
-    ASSERT_EQ(send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
-  };
-  say(std::string(kClientPreface) + Http2Frame(NGHTTP2_SETTINGS, 0, 0, "") + GetParam().first);
+  ByteStream client(OpenSession());
+  ASSERT_TRUE(
+      client.Send(std::string(kClientPreface) + Http2Frame(NGHTTP2_SETTINGS, 0, 0, "") + GetParam().first).ok());
   EXPECT_TRUE(WaitFor(
       [&] { return metrics_.Get(SessionCounter::kStreamsTotal) > 0 && metrics_.Get(SessionCounter::kStreams) == 0; }));
-  say(GetParam().then);
+  ASSERT_TRUE(client.Send(GetParam().then).ok());
   EXPECT_TRUE(ended_.Wait());
-  std::string input;
-  std::array<char, 4096> chunk;
-  ssize_t n;
-  while ((n = recv(fd, chunk.data(), chunk.size(), 0)) > 0) input.append(chunk.data(), static_cast<size_t>(n));
-  ASSERT_GE(input.size(), 17u);
-  EXPECT_EQ(input[input.size() - 14], NGHTTP2_GOAWAY);
-  EXPECT_EQ(static_cast<uint32_t>(input.back()), GetParam().code);
-  close(fd);
+  const absl::Status end = ReadToGoaway(client, GetParam().code);
+  EXPECT_FALSE(absl::IsDeadlineExceeded(end)) << end;
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -608,7 +632,7 @@ TEST_F(Sessions, AHeaderListThatIsTooLongGets431) {
   EXPECT_EQ(client.Fetch({}).status, 200);
 }
 
-// ---- Abuse: each ends the connection with ENHANCE_YOUR_CALM.
+// ---- Abuse: each closes the connection with ENHANCE_YOUR_CALM.
 
 class Abuses : public Sessions {
  protected:
@@ -619,7 +643,7 @@ class Abuses : public Sessions {
     EXPECT_EQ(abuse_, kind);
     EXPECT_EQ(metrics_.Get(kind), 1);
   }
-  // Sends `frame` again and again until the connection is closed; fails where it takes more than `max`.
+  // Repeats `frame` until the connection is closed; fails if that takes more than `max`.
   void Flood(Http2Client& client, const std::string& frame, int max) {
     ASSERT_TRUE(client.Await([&] { return client.settings_received(); }));
     for (int i = 0; i < max && !client.closed(); ++i) client.SendRaw(frame);
@@ -654,34 +678,25 @@ TEST_F(Abuses, AClientThatCancelsTwoHundredCallsASecondIsServed) {
   EXPECT_FALSE(client.goaway());
 }
 
-// The client never resets, but sends what makes the server do it (CVE-2025-8671).
+// The client never resets streams, but makes the server reset them (CVE-2025-8671).
 TEST_F(Abuses, MadeYouReset) {
   serve_ = &Sessions::Hang;
   Http2Client& client = Connect();
   for (int i = 0; i < 200 && !client.closed(); ++i) {
     const int32_t stream = client.Send({.method = "POST", .ends = false});
     if (stream < 0) break;
-    client.SendRaw(Http2Frame(NGHTTP2_WINDOW_UPDATE, 0, stream, "\x7f\xff\xff\xff"));  // past the largest window
+    client.SendRaw(Http2Frame(NGHTTP2_WINDOW_UPDATE, 0, stream, "\x7f\xff\xff\xff"));  // overflows the window
   }
   ExpectCondemned(client, Abuse::kInvalidFrames);
 }
 
-// (nghttp2's client would take the acknowledgements amiss: it has not sent these.)
+// Raw frames: nghttp2's client rejects acknowledgements of SETTINGS that it has not sent.
 TEST_F(Abuses, Settings) {
-  const int fd = OpenSession();
-  const std::string burst = std::string(kClientPreface) + Repeat(Http2Frame(NGHTTP2_SETTINGS, 0, 0, ""), 100);
-  ASSERT_EQ(send(fd, burst.data(), burst.size(), MSG_NOSIGNAL), static_cast<ssize_t>(burst.size()));
-  const timeval patience = {10, 0};
-  ASSERT_EQ(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
-  std::string input;
-  std::array<char, 4096> chunk;
-  ssize_t n;
-  while ((n = recv(fd, chunk.data(), chunk.size(), 0)) > 0) input.append(chunk.data(), static_cast<size_t>(n));
-  EXPECT_EQ(n, 0);
-  ASSERT_GE(input.size(), 17u);
-  EXPECT_EQ(input[input.size() - 14], NGHTTP2_GOAWAY);
-  EXPECT_EQ(input.back(), NGHTTP2_ENHANCE_YOUR_CALM);
-  close(fd);
+  ByteStream client(OpenSession());
+  ASSERT_TRUE(client.Send(std::string(kClientPreface) + Repeat(Http2Frame(NGHTTP2_SETTINGS, 0, 0, ""), 100)).ok());
+  const absl::Status end = ReadToGoaway(client, NGHTTP2_ENHANCE_YOUR_CALM);
+  EXPECT_TRUE(absl::IsOutOfRange(end)) << end;
+  client.Close();
   EXPECT_TRUE(ended_.Wait());
   EXPECT_EQ(abuse_, Abuse::kSettings);
 }
@@ -734,7 +749,7 @@ TEST_F(Abuses, Continuation) {
   ExpectCondemned(client, Abuse::kContinuation);
 }
 
-// One field in HPACK's dynamic table, and thousands of references to it, of a byte each.
+// One field in HPACK's dynamic table, and thousands of one-byte references to it.
 TEST_F(Abuses, HpackBomb) {
   Http2Client& client = Connect();
   ASSERT_TRUE(client.Await([&] { return client.settings_received(); }));
@@ -749,17 +764,17 @@ TEST_F(Abuses, HpackBomb) {
   EXPECT_LT(budget_.used(), 1u << 20);
 }
 
-// What is owed to a client that reads nothing stays within a bound.
+// Output for a client that never reads is bounded.
 TEST_F(Abuses, ControlFramesThatNobodyReads) {
   serve_ = &Sessions::Hang;
-  send_buffer_ = 1;  // the smallest that the kernel allows
+  send_buffer_ = 1;  // the kernel raises it to its minimum
   const int fd = OpenSession();
   std::string burst(kClientPreface);
   burst += Http2Frame(NGHTTP2_SETTINGS, 0, 0, "") + Http2Frame(NGHTTP2_SETTINGS, NGHTTP2_FLAG_ACK, 0, "");
   burst += Http2Frame(NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 1,
                       "\x83\x84\x86\x41\x01"
                       "a");
-  // Work, so that so many PINGs are allowed.
+  // Requests, so that this many PINGs are allowed.
   burst += Repeat(Http2Frame(NGHTTP2_DATA, 0, 1, "x") + Http2Frame(NGHTTP2_PING, 0, 0, "12345678"), 10'000);
   size_t sent = 0;
   while (sent < burst.size()) {
@@ -773,11 +788,11 @@ TEST_F(Abuses, ControlFramesThatNobodyReads) {
   EXPECT_EQ(abuse_, Abuse::kControlQueue);
 }
 
-// As sent by a client that has not seen the SETTINGS yet.
+// From a client that has not seen the server's SETTINGS yet.
 TEST_F(Abuses, TooManyStreams) {
   serve_ = &Sessions::Hang;
   options_.max_concurrent_streams = 10;
-  const int fd = OpenSession();
+  ByteStream client(OpenSession());
   std::string burst(kClientPreface);
   burst += Http2Frame(NGHTTP2_SETTINGS, 0, 0, "");
   for (int32_t id = 1; id < 100; id += 2) {
@@ -785,27 +800,17 @@ TEST_F(Abuses, TooManyStreams) {
                         "\x83\x84\x86\x41\x01"
                         "a");
   }
-  ASSERT_EQ(send(fd, burst.data(), burst.size(), MSG_NOSIGNAL), static_cast<ssize_t>(burst.size()));
+  ASSERT_TRUE(client.Send(burst).ok());
   const std::string refusal("\0\0\0\x07", 4);  // REFUSED_STREAM
   int refused = 0;
-  std::string input;
-  const timeval patience = {10, 0};
-  ASSERT_EQ(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
-  while (refused < 40) {
-    std::array<char, 4096> chunk;
-    const ssize_t n = recv(fd, chunk.data(), chunk.size(), 0);
-    ASSERT_GT(n, 0) << refused << " streams were refused";
-    input.append(chunk.data(), static_cast<size_t>(n));
-    while (input.size() >= 9) {
-      const size_t size = static_cast<uint8_t>(input[1]) << 8 | static_cast<uint8_t>(input[2]);
-      if (input.size() < 9 + size) break;
-      if (input[3] == NGHTTP2_RST_STREAM && input.substr(9, 4) == refusal) ++refused;
-      input.erase(0, 9 + size);
-    }
-  }
+  const absl::Status end = ReadFrames(client, [&](uint8_t type, const std::string& payload) {
+    if (type == NGHTTP2_RST_STREAM && payload == refusal) ++refused;
+    return refused == 40;
+  });
+  ASSERT_TRUE(end.ok()) << end << ": " << refused << " streams were refused";
   EXPECT_EQ(served_, 10);
   EXPECT_EQ(metrics_.Get(SessionCounter::kStreamsRefusedTotal), 40);
-  close(fd);
+  client.Close();
   EXPECT_TRUE(ended_.Wait());
 }
 
@@ -925,7 +930,7 @@ TEST(AbuseGuard, ResetsOfMostOfManyRequestsAreTooMany) {
     half.OnRequest(now);
     half.OnRequest(now);
     EXPECT_FALSE(half.OnReset(now, false, now)) << "half of them";
-    EXPECT_FALSE(half.OnReset(now, true, now)) << "was answered";
+    EXPECT_FALSE(half.OnReset(now, true, now)) << "got a response";
     EXPECT_FALSE(half.OnReset(now - 2s, false, now)) << "was served for long";
   }
 }

@@ -24,7 +24,7 @@ TEST(Authorization, IsASchemeAndCredentials) {
   for (const char* value : {"", " ", "Bearer", "Bearer ", "Bearer \t "}) {
     EXPECT_EQ(ParseAuthorization(value).credentials, "") << value;
   }
-  EXPECT_EQ(ParseAuthorization("Bearer a b ").credentials, "a b");  // (no token: whoever reads it says so)
+  EXPECT_EQ(ParseAuthorization("Bearer a b ").credentials, "a b");  // not a valid token; its reader rejects it
   for (const char* value : {"", "Digest a", "Bearerx a", "Bearer\ta", " Bearer a"}) {
     EXPECT_EQ(ParseAuthorization(value).scheme, AuthScheme::kOther) << value;
   }
@@ -57,7 +57,7 @@ TEST(CredentialCache, KeepsUntilItsTimeAndItsGenerationEnd) {
   EXPECT_EQ(cache.size(), 0u);
   cache.Insert(key, 1, Time(10s), std::make_shared<int>(7), 0);
   EXPECT_EQ(cache.Find(key, 2, Time(9s)), nullptr);
-  EXPECT_EQ(cache.Find(key, 1, Time(9s)), nullptr);  // gone for good: keys that were rotated out don't come back
+  EXPECT_EQ(cache.Find(key, 1, Time(9s)), nullptr);  // permanently: keys that were rotated out do not come back
   EXPECT_EQ(cache.size(), 0u);
   EXPECT_EQ(cache.bytes(), 0u);
 }
@@ -83,7 +83,7 @@ TEST(CredentialCache, DropsWhatWasUsedLongestAgoPastItsBounds) {
   for (int i = 0; i < 1000; ++i) insert(small, Concat(i), 1000);
   EXPECT_LE(small.bytes(), 10'000u);
   EXPECT_GE(small.size(), 7u);
-  insert(small, "huge", 20'000);  // never kept, and pushes nobody out
+  insert(small, "huge", 20'000);  // never stored, and evicts nothing
   EXPECT_FALSE(has(small, "huge"));
   EXPECT_TRUE(has(small, "999"));
 }

@@ -34,7 +34,7 @@ TEST(Bulkhead, ThoseBeyondTheConnectionsWaitInTheirOrder) {
   EXPECT_TRUE(c.entered());
   EXPECT_EQ(c_granted, 1);
   EXPECT_EQ(d_granted, 0);
-  EXPECT_EQ(Enter(bulkhead, &e), Verdict::kWaits) << "nobody goes in front of those who wait";
+  EXPECT_EQ(Enter(bulkhead, &e), Verdict::kWaits) << "no request overtakes waiting ones";
   b.Leave();
   EXPECT_TRUE(d.entered());
   c.Leave();

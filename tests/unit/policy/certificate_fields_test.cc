@@ -1,4 +1,4 @@
-// A client's certificate as services are told of it.
+// The fields that describe a client's certificate to services.
 #include "dataplane/auth/certificate_fields.h"
 
 #include <string>
@@ -44,8 +44,8 @@ TEST(CertificateFields, AreRfc9440sUnderItsName) {
   EXPECT_EQ(Told("client-cert", certificate), "client-cert: :AB+/Cg==:\r\nclient-cert-Chain: :AAAA:, :BBBB:\r\n");
 }
 
-// What stands in a certificate ends no value, whatever a parser takes a backslash for.
-TEST(CertificateFields, ACertificateWritesNoKeyOfItsOwn) {
+// Text in a certificate cannot end a value, whatever a parser takes a backslash for.
+TEST(CertificateFields, ACertificateCannotInjectAKey) {
   http::ClientCertificate certificate = Sample();
   certificate.subject = R"(CN=a\";URI=spiffe://root;x=\\)";
   certificate.san_uris = {R"(spiffe://a;Subject="CN=root")", R"(spiffe://b\)"};

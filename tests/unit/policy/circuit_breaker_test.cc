@@ -109,7 +109,7 @@ TEST(CircuitBreaker, TheWindowRollsBySeconds) {
   EXPECT_EQ(breaker->view(kStart + 1h).requests, 0u);
 }
 
-// Failures that stay while successes leave the window: asked at the next request.
+// Failures that stay in the window while successes leave it: evaluated at the next request.
 TEST(CircuitBreaker, OpensWhenTheSuccessesGrowOld) {
   auto breaker = Make({.request_volume_threshold = 10});
   Do(*breaker, Outcome::kSuccess, 100, kStart);
@@ -126,7 +126,7 @@ TEST(CircuitBreaker, ASuccessfulProbeClosesIt) {
   EXPECT_EQ(Try(*breaker, kStart + 5s), BreakerVerdict::kOpen) << "one at a time";
   probe.Report(Outcome::kSuccess, kStart + 5s);
   EXPECT_EQ(breaker->view(kStart + 5s).state, BreakerState::kClosed);
-  EXPECT_EQ(breaker->view(kStart + 5s).requests, 0u) << "a new window, else the old failures would open it at once";
+  EXPECT_EQ(breaker->view(kStart + 5s).requests, 0u) << "a new window: the old failures must not reopen it";
   EXPECT_EQ(Try(*breaker, kStart + 5s), BreakerVerdict::kAllowed);
 }
 
@@ -155,7 +155,7 @@ TEST(CircuitBreaker, AProbeThatNeverEndsIsReplaced) {
     Permit second = Admit(*breaker, kStart + 5s + patience);
     EXPECT_EQ(Try(*breaker, kStart + 5s + patience), BreakerVerdict::kOpen);
     first.Report(Outcome::kSuccess, kStart + 20s);
-    EXPECT_EQ(breaker->view(kStart + 20s).state, BreakerState::kHalfOpen) << "a probe given up decides nothing";
+    EXPECT_EQ(breaker->view(kStart + 20s).state, BreakerState::kHalfOpen) << "an abandoned probe decides nothing";
     second.Report(Outcome::kSuccess, kStart + 20s);
     EXPECT_EQ(breaker->view(kStart + 20s).state, BreakerState::kClosed);
   }
@@ -192,7 +192,7 @@ TEST(CircuitBreaker, RejectionsAreNoErrors) {
   EXPECT_EQ(breaker->view(kStart).requests, 0u);
   EXPECT_EQ(breaker->view(kStart).in_flight, 1u);
   busy.Report(Outcome::kSuccess, kStart);
-  // The head of its answer is there, its body is not: the place is still taken.
+  // The response header has arrived, its body has not: the slot is still taken.
   EXPECT_EQ(Try(*breaker, kStart), BreakerVerdict::kTooMany);
   busy = Permit();
   EXPECT_EQ(Try(*breaker, kStart), BreakerVerdict::kAllowed);
@@ -281,7 +281,7 @@ TEST(CircuitBreaker, SaysWhenToComeAgain) {
 TEST(CircuitBreaker, AnEarlierNowCountsInTheNewestSecond) {
   auto breaker = Make();
   Do(*breaker, Outcome::kSuccess, 1, kStart + 10s);
-  Do(*breaker, Outcome::kSuccess, 1, kStart);  // the same bucket, ten seconds ago
+  Do(*breaker, Outcome::kSuccess, 1, kStart);  // the same bucket as ten seconds ago
   EXPECT_EQ(breaker->view(kStart + 10s).requests, 2u);
 }
 
@@ -336,7 +336,7 @@ TEST(CircuitBreaker, SlowAnswersOpenIt) {
   EXPECT_EQ(breaker->view(kStart).state, BreakerState::kOpen);
   EXPECT_EQ(breaker->view(kStart).slow, 2u);
   EXPECT_EQ(breaker->view(kStart).failures, 0u);
-  // A slow probe proves nothing.
+  // A slow probe does not count as a success.
   Admit(*breaker, kStart + 5s).Report(Outcome::kSuccess, kStart + 5s, 300ms);
   EXPECT_EQ(breaker->view(kStart + 5s).state, BreakerState::kOpen);
   Admit(*breaker, kStart + 10s).Report(Outcome::kSuccess, kStart + 10s, 1ms);
@@ -364,7 +364,7 @@ TEST(CircuitBreaker, AllOfSeveralProbesHaveToSucceed) {
   probes[0].Report(Outcome::kSuccess, now);
   probes[1].Report(Outcome::kSuccess, now);
   EXPECT_EQ(breaker->view(now).state, BreakerState::kHalfOpen);
-  // One that comes to nothing is replaced.
+  // A cancelled probe is replaced.
   probes[2].Report(Outcome::kCancelled, now);
   ASSERT_EQ(breaker->Acquire(now, &more), BreakerVerdict::kAllowed);
   more.Report(Outcome::kSuccess, now);
@@ -376,10 +376,10 @@ TEST(CircuitBreaker, AllOfSeveralProbesHaveToSucceed) {
   probes[1].Report(Outcome::kFailure, now);
   EXPECT_EQ(breaker->view(now).state, BreakerState::kOpen);
   probes[2].Report(Outcome::kSuccess, now);
-  EXPECT_EQ(breaker->view(now).state, BreakerState::kOpen) << "a probe of the time before tells nothing";
+  EXPECT_EQ(breaker->view(now).state, BreakerState::kOpen) << "a probe from before does not count";
 }
 
-// However long the next request takes to come: what has succeeded still counts.
+// Successful probes keep counting, however long the next request takes to arrive.
 TEST(CircuitBreaker, SeveralProbesCloseItWhereRequestsAreRare) {
   BreakerPolicy policy = Policy({});
   policy.probes = 3;
@@ -391,7 +391,7 @@ TEST(CircuitBreaker, SeveralProbesCloseItWhereRequestsAreRare) {
   }
   EXPECT_EQ(breaker->view(now).state, BreakerState::kClosed);
 
-  // One that succeeded, and one that never ends: after its time all three are asked for anew.
+  // One probe succeeded, one never ends: after the probe time all three are sent again.
   breaker = Opened(policy);
   now = kStart + 5s;
   Admit(*breaker, now).Report(Outcome::kSuccess, now);
@@ -456,12 +456,12 @@ TEST(CircuitBreaker, AnOperatorsWordGoesBeforeItsOwn) {
   EXPECT_EQ(breaker->view(kStart).state, BreakerState::kClosed);
   ASSERT_EQ(breaker->Acquire(kStart, &permit), BreakerVerdict::kAllowed);
   Permit second;
-  EXPECT_EQ(breaker->Acquire(kStart, &second), BreakerVerdict::kTooMany) << "concurrency is bounded still";
+  EXPECT_EQ(breaker->Acquire(kStart, &second), BreakerVerdict::kTooMany) << "concurrency is still bounded";
   permit = Permit();
 
   policy.force = v1::CircuitBreaker::FORCE_UNSPECIFIED;
   breaker->Reconfigure(policy);
-  EXPECT_EQ(breaker->Acquire(kStart, &permit), BreakerVerdict::kOpen) << "the failures of meanwhile count";
+  EXPECT_EQ(breaker->Acquire(kStart, &permit), BreakerVerdict::kOpen) << "failures in the meantime count";
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 namespace gateway::dataplane {
 namespace {
 
-// As the compiler makes it: origins sorted, headers in lower case.
+// As the compiler produces it: origins sorted, headers in lower case.
 CorsPolicy Web() {
   CorsPolicy cors;
   cors.name = "web";
@@ -67,7 +67,7 @@ TEST(GrantFor, RepeatsAListedOriginAndNoOther) {
 TEST(GrantFor, AnyOriginIsAStarForEverybodyWithoutCredentials) {
   CorsPolicy cors;
   cors.any_origin = true;
-  cors.credentials = true;  // policy refuses it; if it came through, browsers would
+  cors.credentials = true;  // policy rejects this combination; if it got through, browsers reject it
   for (const auto origin : {std::optional<std::string_view>("https://x.test"), std::optional<std::string_view>()}) {
     std::string fields;
     GrantFor(cors, origin).AppendTo(&fields);
@@ -101,7 +101,7 @@ TEST(ReadPreflight, NeedsOptionsOneOriginAndAMethod) {
                                                                {"Access-Control-Request-Method", "PUT"}}));
 }
 
-// The answer to a preflight, and why the browser will not go on.
+// The response to a preflight, and why the browser refuses to continue.
 struct Answer {
   std::string fields;
   std::string refused;
@@ -149,7 +149,7 @@ TEST(AppendPreflightFields, AnyMethodAndHeaderAreNamedSinceAStarDoesNotCoverCred
   const Answer answer = AnswerTo(cors, "https://app.example.com", "PATCH", "authorization , x-a,, \"bad\"");
   EXPECT_NE(answer.fields.find("Access-Control-Allow-Methods: PATCH\r\n"), std::string::npos);
   EXPECT_NE(answer.fields.find("Access-Control-Allow-Headers: authorization, x-a\r\n"), std::string::npos);
-  EXPECT_EQ(answer.refused, "a header is not listed");  // "bad", with its quotes, is no name
+  EXPECT_EQ(answer.refused, "a header is not listed");  // "bad", with its quotes, is not a field name
 }
 
 TEST(Cors, KnowsItsFieldsAndWhatVaries) {

@@ -32,7 +32,7 @@ constexpr TimePoint kNow{1000h};
 constexpr Balance kAll[] = {Balance::kRoundRobin, Balance::kRandom,   Balance::kWeighted, Balance::kLeastRequest,
                             Balance::kPeakEwma,   Balance::kRingHash, Balance::kMaglev};
 
-// A service's endpoints with their states, which outlive the balancers that are made of them.
+// A service's endpoints with their states, which outlive the balancers built from them.
 class Service {
  public:
   explicit Service(const std::vector<uint32_t>& weights, std::vector<bool> local = {}) {
@@ -44,7 +44,7 @@ class Service {
 
   EndpointBalancer Make(EndpointBalancer::Options options) const { return {options, group_, members_}; }
   EndpointBalancer Make(Balance balance) const { return Make({.balance = balance}); }
-  // Without one of the endpoints.
+  // Leaves out one endpoint.
   EndpointBalancer MakeWithout(size_t index, Balance balance) const {
     auto fewer = members_;
     fewer.erase(fewer.begin() + static_cast<std::ptrdiff_t>(index));
@@ -78,7 +78,7 @@ class EndpointBalancerTest : public ::testing::Test {
     for (int& pick : picks) pick = Pick(balancer, {}, tried);
     return picks;
   }
-  // How often each was picked, also by as many different hashes.
+  // How often each endpoint is picked in `count` picks, each with a different hash.
   std::vector<int> Counts(const EndpointBalancer& balancer, int count, const std::vector<uint32_t>& tried = {},
                           TimePoint now = kNow) {
     std::vector<int> counts(balancer.members().size(), 0);
@@ -105,7 +105,7 @@ double ChiSquare(const std::vector<int>& counts, const std::vector<double>& shar
   return sum;
 }
 
-// One time in 10,000 a chi-square is above these, with as many degrees of freedom.
+// A chi-square exceeds these once in 10,000, with as many degrees of freedom.
 constexpr double kChiSquare3 = 21.1, kChiSquare9 = 33.7;
 
 TEST_F(EndpointBalancerTest, NothingToChooseIsNone) {
@@ -234,7 +234,7 @@ TEST(PeakEwmaTest, JumpsToAPeakAndForgetsItSlowly) {
   EXPECT_NEAR(latency.Cost(kNow + 11s, 10s), 1e9 / M_E + 1e8 * (1 - 1 / M_E), 1e5);
   latency.Observe(1ms, kNow + 10s, 10s);
   EXPECT_NEAR(latency.Cost(kNow + 11s, 10s), (1e9 / M_E + 1e8 * (1 - 1 / M_E)) * 0.875 + 1e6 * 0.125, 1e5)
-      << "a clock that is behind loses no more than a sample may take";
+      << "a sample from a slow clock has its usual weight";
 }
 
 TEST(PeakEwmaTest, ManyGoodAnswersForgetAPeakWhateverTheTime) {
@@ -246,7 +246,7 @@ TEST(PeakEwmaTest, ManyGoodAnswersForgetAPeakWhateverTheTime) {
   EXPECT_GT(latency.Cost(kNow, 10s), 1e6);
 }
 
-// 32 clients, each with one request at a time, at ten endpoints: nine answer in 10 ms, one in 200 ms.
+// 32 clients with one request at a time, ten endpoints: nine respond in 10 ms, one in 200 ms.
 struct Outcome {
   double slow_share, mean_ms, p99_ms;
 };
@@ -301,8 +301,8 @@ TEST_F(EndpointBalancerTest, PeakEwmaLeavesASlowEndpointAlone) {
   EXPECT_LT(ewma.slow_share, least.slow_share);
 }
 
-// Clients with one request at a time each, for so many requests in all. `takes` says how long one lasts that begins at
-// a time; between two requests a client pauses. Gives each request's begin and endpoint.
+// Clients with one request at a time, `requests` in total. `takes` gives the duration of a request that begins at a
+// given time; clients pause between requests. Returns the begin and endpoint of each request.
 std::vector<std::pair<TimePoint, size_t>> RunPeakEwma(const std::vector<uint32_t>& weights, int clients,
                                                       size_t requests, std::chrono::nanoseconds pause,
                                                       std::mt19937_64& random,
@@ -342,8 +342,8 @@ std::vector<int> CountsOf(const std::vector<std::pair<TimePoint, size_t>>& begun
   return counts;
 }
 
-// Less than a millisecond, with a tail now and then, and a first request that pays for the connection. No more than
-// 10 ms: an endpoint that shows a hundred times that of the others is left alone for longer than these runs last.
+// Less than a millisecond, with an occasional tail, and a first request that pays for the connection. At most 10 ms:
+// an endpoint a hundred times slower than the others would be avoided for longer than these runs last.
 class FastService {
  public:
   explicit FastService(std::mt19937_64& random) : random_(random) {}
@@ -377,12 +377,12 @@ TEST_F(EndpointBalancerTest, PeakEwmaAsksTheSlowerWithTheSquareOfTheRatio) {
   service.state(0).latency.Observe(7ms, kNow, 10s);  // 1 ms of both is noise: a ratio of 4
   service.state(1).latency.Observe(1ms, kNow, 10s);
   const std::vector<int> picks = Picks(balancer, 100'000);
-  EXPECT_NEAR(std::count(picks.begin(), picks.end(), 0), 100'000 / 2 / 16, 400) << "half of the first draws";
+  EXPECT_NEAR(std::count(picks.begin(), picks.end(), 0), 100'000 / 2 / 16, 400) << "half of its first draws";
 }
 
 TEST_F(EndpointBalancerTest, PeakEwmaWithNothingToDoGoesByWeight) {
   std::vector<int> all(4);
-  for (int run = 0; run < 40; ++run) {  // a peak may weigh on a whole run
+  for (int run = 0; run < 40; ++run) {  // a peak may affect a whole run
     const auto counts = CountsOf(RunPeakEwma({1, 2, 3, 4}, 1, 500, 0ns, random_, FastService(random_)), 4);
     for (size_t i = 0; i < 4; ++i) all[i] += counts[i];
   }
@@ -421,7 +421,7 @@ TEST_F(EndpointBalancerTest, PeakEwmaGivesAnUnmeasuredEndpointOneRequestToBeMeas
   EXPECT_THAT(Picks(balancer, 20), Each(0));
 }
 
-// Which share of 100,000 keys has another endpoint than before, of those whose endpoint is still there, and of all.
+// The share of 100,000 keys that changed endpoint: among those whose endpoint still exists, and among all.
 struct Moved {
   double others, all;
 };
@@ -476,7 +476,7 @@ TEST_F(EndpointBalancerTest, WhenOneOfManyGoesLittleMoves) {
 TEST_F(EndpointBalancerTest, HashesAreSpreadByWeight) {
   for (const Balance balance : {Balance::kRingHash, Balance::kMaglev}) {
     const std::vector<int> counts = Counts(Service({1, 1, 2, 4}).Make(balance), 100'000);
-    // A ring of 160 points each is uneven by about 8 %.
+    // A ring with 160 points per endpoint is uneven by about 8 %.
     const double tolerance = balance == Balance::kMaglev ? 0.015 : 0.3;
     EXPECT_NEAR(counts[0] / 12'500.0, 1, tolerance);
     EXPECT_NEAR(counts[2] / 25'000.0, 1, tolerance);
@@ -494,7 +494,7 @@ TEST_F(EndpointBalancerTest, TheSameKeyGoesToTheSameEndpointInWhateverOrderTheyA
   }
 }
 
-// All requests carry one key and none ends.
+// All requests have the same key and none ends.
 TEST_F(EndpointBalancerTest, ARingsLoadIsBounded) {
   Service service(std::vector<uint32_t>(10, 1));
   const EndpointBalancer bounded = service.Make(Balance::kRingHash);
@@ -534,11 +534,11 @@ TEST_F(EndpointBalancerTest, TheShareOfAReturningEndpointGrowsWithTime) {
     for (const auto& [after, ramp] : {std::pair(0s, 0.1), {15s, 0.25}, {30s, 0.5}, {45s, 0.75}, {60s, 1.0}}) {
       const double share = Counts(balancer, 40'000, {}, kNow + after)[0] / 40'000.0;
       curve += " " + std::to_string(share * 100).substr(0, 4);
-      // By hash an endpoint keeps that share of its own keys, elsewhere its weight is that share.
+      // By hash an endpoint keeps that share of its own keys; otherwise that share is its weight.
       const bool by_hash = balance == Balance::kRingHash || balance == Balance::kMaglev;
       const double whole = by_hash ? Counts(balancer, 40'000, {}, kNow + 60s)[0] / 40'000.0 : 0.25;
       const double expected = by_hash ? whole * ramp : ramp / (3 + ramp);
-      // Of two choices the other one is the better by its weight, too.
+      // The other one of two choices wins by its weight, too.
       const double tolerance = balance == Balance::kLeastRequest || balance == Balance::kPeakEwma ? 0.03 : 0.015;
       EXPECT_NEAR(share, expected, tolerance) << static_cast<int>(balance) << " after " << after.count() << " s";
     }
@@ -587,7 +587,7 @@ TEST_F(EndpointBalancerTest, WithoutAPanicThresholdAllExcludedIsNone) {
   }
 }
 
-// Eight here, eight elsewhere.
+// Eight endpoints in this zone, eight elsewhere.
 TEST_F(EndpointBalancerTest, RequestsStayInTheZoneWhileEnoughOfItIsUsable) {
   for (const Balance balance : kAll) {
     std::vector<bool> local(16, false);
@@ -609,7 +609,7 @@ TEST_F(EndpointBalancerTest, RequestsStayInTheZoneWhileEnoughOfItIsUsable) {
     EXPECT_GE(Pick(balancer, 1, {8, 9, 10, 11, 12, 13}), 14);
   }
   Service elsewhere({1, 1}, {false, false});
-  EXPECT_THAT(Counts(elsewhere.Make({.prefer_local = true}), 100), ElementsAre(50, 50)) << "nobody is local";
+  EXPECT_THAT(Counts(elsewhere.Make({.prefer_local = true}), 100), ElementsAre(50, 50)) << "no endpoint is local";
 }
 
 TEST_F(EndpointBalancerTest, AZoneWhoseEndpointsWereAllTriedSpillsOver) {
@@ -621,7 +621,7 @@ TEST_F(EndpointBalancerTest, AZoneWhoseEndpointsWereAllTriedSpillsOver) {
   }
 }
 
-// Exclusions come and go while others pick; nobody is ever left without an endpoint, nor given one that is not there.
+// Exclusions change during picks: a pick never returns no endpoint, and never a missing one.
 TEST_F(EndpointBalancerTest, ExclusionsMayChangeUnderPicks) {
   Service service(std::vector<uint32_t>(20, 1));
   const EndpointBalancer balancer = service.Make({.balance = Balance::kWeighted});
@@ -648,7 +648,7 @@ TEST_F(EndpointBalancerTest, ExclusionsMayChangeUnderPicks) {
   }
   changing.join();
   for (std::thread& thread : picking) thread.join();
-  EXPECT_THAT(Counts(balancer, 2000), Each(100)) << "in the end all are there";
+  EXPECT_THAT(Counts(balancer, 2000), Each(100)) << "in the end all are usable";
 }
 
 TEST_F(EndpointBalancerTest, OneThatDrainsIsUsableForItsSessionsAndNeverPicked) {

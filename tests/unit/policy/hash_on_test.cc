@@ -45,7 +45,7 @@ TEST(HashOf, IsOfWhatThePolicySaysAlone) {
   EXPECT_EQ(by_header, HashOf({Kind::kPath, ""}, {}, client, "ann"));
   EXPECT_NE(HashOf({Kind::kClientIp, ""}, fields, client, "/a"),
             HashOf({Kind::kClientIp, ""}, fields, Address("192.0.2.2"), "/a"));
-  // What data planes of other versions have to agree on.
+  // Data planes of different versions must agree on these values.
   EXPECT_EQ(HashOf({Kind::kPath, ""}, {}, client, "/orders"), 0xb9f64c0ecf1dbab8);
 }
 
@@ -57,7 +57,7 @@ TEST(HashOf, NothingWhereTheRequestLacksIt) {
   EXPECT_EQ(HashOf({Kind::kNothing, ""}, fields, client, "/a"), std::nullopt);
 }
 
-// Services named in order: "s0", "s1"...
+// Services named "s0", "s1"... in order.
 std::vector<ServicePolicy> Services(int count) {
   std::vector<ServicePolicy> services(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) services[static_cast<size_t>(i)].name = Concat("s", i);
@@ -78,7 +78,7 @@ class Splits : public ::testing::Test {
     std::mt19937_64 random(20261123);
     for (int i = 0; i < kUsers; ++i) users_.push_back(random());
   }
-  // Which service each user is sent to.
+  // The side that each user is sent to.
   std::vector<uint32_t> Sides(const std::vector<SplitTarget>& targets) const {
     std::vector<uint32_t> sides;
     for (const uint64_t user : users_) sides.push_back(targets[ChooseTarget(targets, services_, user)].service);
@@ -100,7 +100,7 @@ TEST_F(Splits, SharesAreTheWeights) {
   EXPECT_LT(chi_square, 16.27);  // 3 degrees of freedom, p = 0.001; the seed is fixed
 }
 
-TEST_F(Splits, ACanaryThatGrowsKeepsWhomItHas) {
+TEST_F(Splits, AGrowingCanaryKeepsItsUsers) {
   std::vector<uint32_t> before = Sides(Targets({{0, 99}, {1, 1}}));
   for (const uint32_t share : {5u, 20u, 50u, 90u}) {
     const std::vector<uint32_t> after = Sides(Targets({{0, 100 - share}, {1, share}}));
@@ -111,7 +111,7 @@ TEST_F(Splits, ACanaryThatGrowsKeepsWhomItHas) {
 
 TEST_F(Splits, AnotherTargetTakesItsShareFromAllAndMovesNobodyElse) {
   const std::vector<uint32_t> before = Sides(Targets({{0, 50}, {1, 50}}));
-  const std::vector<uint32_t> after = Sides(Targets({{2, 25}, {1, 50}, {0, 50}}));  // and in another order
+  const std::vector<uint32_t> after = Sides(Targets({{2, 25}, {1, 50}, {0, 50}}));  // in another order
   int moved = 0;
   for (size_t i = 0; i < before.size(); ++i) {
     if (before[i] == after[i]) continue;

@@ -24,7 +24,7 @@ TEST(HealthTracker, TakesAsManyInARowAsItsThresholds) {
   EXPECT_FALSE(tracker.Record(true));
   EXPECT_FALSE(tracker.Record(false));
   EXPECT_FALSE(tracker.Record(false));
-  EXPECT_TRUE(tracker.healthy()) << "a pass begins the count anew";
+  EXPECT_TRUE(tracker.healthy()) << "a pass restarts the count";
   EXPECT_TRUE(tracker.Record(false));
   EXPECT_FALSE(tracker.healthy());
   EXPECT_FALSE(tracker.Record(true));

@@ -118,12 +118,12 @@ TEST(Jwt, IsVerifiedByTheKeyThatItNames) {
   const JwkSet both = SetOf({a.PublicJwk(), b.PublicJwk()});
   EXPECT_EQ(VerifyJwt(a.Sign(claims), both, Rules(), kNow).refusal, JwtRefusal::kNone);
   EXPECT_EQ(VerifyJwt(b.Sign(claims), both, Rules(), kNow).refusal, JwtRefusal::kNone);
-  // Signed by a, said to be b's.
+  // Signed by a, with b's key ID.
   EXPECT_EQ(VerifyJwt(a.SignWithHeader(R"({"alg":"ES256","kid":"b"})", claims), both, Rules(), kNow).refusal,
             JwtRefusal::kSignature);
-  // Without a kid all of its type are tried.
+  // Without a kid, all keys of the type are tried.
   EXPECT_EQ(VerifyJwt(b.SignWithHeader(R"({"alg":"ES256"})", claims), both, Rules(), kNow).refusal, JwtRefusal::kNone);
-  // A kid that is new: only a key without one may be meant.
+  // An unknown kid: only a key without a kid may match.
   EXPECT_EQ(VerifyJwt(a.SignWithHeader(R"({"alg":"ES256","kid":"c"})", claims), both, Rules(), kNow).refusal,
             JwtRefusal::kUnknownKey);
   EXPECT_EQ(VerifyJwt(unnamed.SignWithHeader(R"({"alg":"ES256","kid":"c"})", claims),
@@ -137,7 +137,7 @@ TEST(Jwt, IsVerifiedByTheKeyThatItNames) {
   EXPECT_EQ(VerifyJwt(a.Sign(claims), both, rules, kNow).refusal, JwtRefusal::kMalformed);
 }
 
-// A token without a kid costs no more than a few signatures, however many keys there are.
+// A token without a kid costs at most a few signature checks, however many keys there are.
 TEST(Jwt, TriesFewKeys) {
   std::vector<std::unique_ptr<TokenSigner>> signers;
   std::string jwks = R"({"keys":[)";
@@ -156,8 +156,8 @@ TEST(Jwt, TriesFewKeys) {
   EXPECT_EQ(verdict(kJwtKeysTriedMax), JwtRefusal::kSignature);
 }
 
-// Whom to ask for keys, before anything is verified.
-TEST(Jwt, TellsWhoItClaimsToBeFrom) {
+// The issuer that a token claims selects the keys, before anything is verified.
+TEST(Jwt, ReadsTheClaimedIssuer) {
   const TokenSigner signer(JwsAlgorithm::kEdDsa);
   EXPECT_EQ(ClaimedIssuer(signer.Sign(R"({"iss":"https://id.example.com"})")), "https://id.example.com");
   for (const char* claims : {"{}", R"({"iss":7})", R"({"iss":null})"}) {

@@ -49,7 +49,7 @@ TEST_F(OutlierEjectorTest, FailuresInARowEject) {
   Report(0, Result::kSuccess);
   Report(0, Result::kGatewayFailure, 2);
   Report(0, Result::kFailure, 2);
-  EXPECT_FALSE(Out(0)) << "a success begins the count anew";
+  EXPECT_FALSE(Out(0)) << "a success restarts the count";
   Report(0, Result::kFailure);
   EXPECT_TRUE(Out(0));
   EXPECT_FALSE(Out(1));
@@ -68,7 +68,7 @@ TEST_F(OutlierEjectorTest, GatewayFailuresAreCountedByThemselves) {
   Report(0, Result::kGatewayFailure, 2);
   Report(0, Result::kFailure);
   Report(0, Result::kGatewayFailure, 2);
-  EXPECT_FALSE(Out(0)) << "a 500 came over a connection that works";
+  EXPECT_FALSE(Out(0)) << "a 500 arrived over a working connection";
   Report(0, Result::kGatewayFailure);
   EXPECT_TRUE(Out(0));
   EXPECT_EQ(ejector_->Ejected()[0].cause, Cause::kGatewayFailures);
@@ -86,11 +86,11 @@ TEST_F(OutlierEjectorTest, TheTimeDoublesWithEachTimeAndIsForgiven) {
   }
   for (int i = 0; i < 4; ++i) Pass(1h);
   Report(0, Result::kFailure);
-  EXPECT_EQ(ejector_->Ejected()[0].until, now_ + 60s) << "four of five are forgiven";
+  EXPECT_EQ(ejector_->Ejected()[0].until, now_ + 60s) << "four quiet intervals take back four of five";
 }
 
 TEST_F(OutlierEjectorTest, TheLongestTimeHoldsHoweverOftenItWasOut) {
-  // The longest that policy takes: doubled without a bound it would overflow within twenty times.
+  // The longest values that policy allows: unbounded doubling would overflow within twenty ejections.
   Begin({.consecutive_failures = 1, .interval = 100000h, .base_time = 1s, .max_time = 24h}, 2);
   for (int i = 0; i < 100; ++i) {
     Report(0, Result::kFailure);
@@ -160,10 +160,10 @@ TEST_F(OutlierEjectorTest, SuccessRatesNeedVolumeAndPeers) {
   EXPECT_THAT(ejector_->Ejected(), IsEmpty()) << "four had enough requests";
   for (size_t i = 0; i < 5; ++i) Report(i, Result::kFailure, 100);
   Pass(10s);
-  EXPECT_THAT(ejector_->Ejected(), IsEmpty()) << "all are alike: the service fails, not an endpoint";
+  EXPECT_THAT(ejector_->Ejected(), IsEmpty()) << "all fail alike: the service fails, not an endpoint";
   for (size_t i = 0; i < 5; ++i) Report(i, i == 0 ? Result::kFailure : Result::kSuccess, 100);
   Pass(10s);
-  EXPECT_THAT(ejector_->Ejected(), SizeIs(1)) << "the interval before does not count";
+  EXPECT_THAT(ejector_->Ejected(), SizeIs(1)) << "the previous interval does not count";
 }
 
 TEST_F(OutlierEjectorTest, NewMembersAndSettingsKeepWhatIsKnown) {
@@ -177,7 +177,7 @@ TEST_F(OutlierEjectorTest, NewMembersAndSettingsKeepWhatIsKnown) {
   Report(1, Result::kFailure);
   EXPECT_FALSE(Out(1));
   Report(3, Result::kFailure, 2);
-  EXPECT_FALSE(Out(3)) << "no member any more";
+  EXPECT_FALSE(Out(3)) << "no longer a member";
   fewer.erase(fewer.begin());
   ejector_->SetMembers(fewer);
   EXPECT_THAT(ejector_->Ejected(), IsEmpty());

@@ -34,7 +34,7 @@ RateLimiter::Options Fixed(uint32_t requests, milliseconds window, nanoseconds w
       .algorithm = LimitAlgorithm::kFixedWindow, .requests = requests, .window = window, .wall_offset = wall_offset};
 }
 
-// How much too long the request of a busy key may count.
+// How much longer than the window a request of a busy key may count.
 nanoseconds PartOf(milliseconds window) { return nanoseconds(window) / 192; }
 constexpr size_t kExactMoments = 64;
 
@@ -75,21 +75,21 @@ TEST(SlidingWindowLimiter, ARefusedRequestConsumesNothing) {
   EXPECT_TRUE(limiter.Admit("a", kStart + 1005ms).allowed);
 }
 
-TEST(SlidingWindowLimiter, APeekSaysWhatAdmitWouldAndConsumesNothing) {
+TEST(SlidingWindowLimiter, APeekPredictsAdmitAndConsumesNothing) {
   RateLimiter limiter(Limit(2, 1s));
   for (int i = 0; i < 10; ++i) {
     const RateLimitDecision peeked = limiter.Peek("a", kStart);
     EXPECT_TRUE(peeked.allowed);
     EXPECT_EQ(peeked.remaining, 1u);
   }
-  EXPECT_EQ(limiter.stats().keys, 0u) << "a look makes no key";
+  EXPECT_EQ(limiter.stats().keys, 0u) << "a peek creates no key";
   EXPECT_EQ(AdmitMany(limiter, "a", 5, kStart), 2);
   const RateLimitDecision peeked = limiter.Peek("a", kStart), admitted = limiter.Admit("a", kStart);
   EXPECT_FALSE(peeked.allowed);
   EXPECT_EQ(peeked.reset, admitted.reset);
 }
 
-// Retry-After: not allowed a millisecond before, allowed then.
+// Retry-After: refused a millisecond before, allowed then.
 TEST(SlidingWindowLimiter, SaysExactlyWhenTheNextRequestIsAllowed) {
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -108,7 +108,7 @@ TEST(SlidingWindowLimiter, SaysExactlyWhenTheNextRequestIsAllowed) {
   }
 }
 
-// RateLimit-Reset: then the key is as good as new.
+// RateLimit-Reset: from then on the key has its whole limit again.
 TEST(SlidingWindowLimiter, SaysExactlyWhenTheKeyHasRecovered) {
   RateLimiter limiter(Limit(10, 1s));
   limiter.Admit("a", kStart);
@@ -117,8 +117,8 @@ TEST(SlidingWindowLimiter, SaysExactlyWhenTheKeyHasRecovered) {
   EXPECT_EQ(limiter.Peek("a", kStart + 700ms + decision.reset).remaining, 9u);
 }
 
-// Against a log of every admitted request: never more than the limit in any window, and never refused where the log has
-// room; where the log has more moments than are told apart, room even with a part of the window more.
+// Compared with a log of every admitted request: never more than the limit in any window, and refused only if the log
+// is full. For limits above the number of exact times, a part is added to the window of the second check.
 TEST(SlidingWindowLimiter, IsExactUpToAPartOfABusyWindow) {
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -129,7 +129,7 @@ TEST(SlidingWindowLimiter, IsExactUpToAPartOfABusyWindow) {
     RateLimiter limiter(Limit(requests, window));
     std::map<std::string, std::deque<TimePoint>> log;
     TimePoint now = kStart + nanoseconds(random());
-    const auto pace = nanoseconds(window) / requests;  // of which a step is an eighth on average
+    const auto pace = nanoseconds(window) / requests;  // the average step is an eighth of it
     uint64_t admitted = 0, refused = 0;
     for (int i = 0; i < 5000; ++i) {
       const std::string key(1, static_cast<char>('a' + random() % 3));
@@ -168,7 +168,7 @@ TEST(SlidingWindowLimiter, AnEarlierNowIsTakenForTheLatest) {
   RateLimiter limiter(Limit(2, 1s));
   EXPECT_EQ(AdmitMany(limiter, "a", 5, kStart), 2);
   EXPECT_EQ(AdmitMany(limiter, "a", 5, kStart + 1100ms), 2);
-  // A worker whose clock is behind would see a window without the newer two.
+  // A worker with a slow clock would see a window without the two newer requests.
   EXPECT_EQ(AdmitMany(limiter, "a", 5, kStart + 1050ms), 0);
   EXPECT_EQ(AdmitMany(limiter, "a", 5, kStart + 2150ms), 2);
 }
@@ -200,7 +200,7 @@ TEST(SlidingWindowLimiter, ThreadsThatMakeUpKeysKeepTheBound) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 5000; ++i) {
         limiter.Admit(std::to_string(t * 10'000 + i), kStart + milliseconds(i / 10));
-        EXPECT_LE(limiter.stats().keys, kKeysMax + 4) << "a place asked for counts until it is refused";
+        EXPECT_LE(limiter.stats().keys, kKeysMax + 4) << "a requested place counts until it is refused";
         if (i % 1000 == 0)
           limiter.Reconfigure(Limit(5, milliseconds(100 + i / 10), kKeysMax), kStart + milliseconds(i / 10));
       }
@@ -209,7 +209,7 @@ TEST(SlidingWindowLimiter, ThreadsThatMakeUpKeysKeepTheBound) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_LE(limiter.stats().keys, kKeysMax);
   EXPECT_GT(limiter.stats().overflowed, 0u);
-  // (whether any had recovered before depends on how the threads took turns)
+  // Whether any had recovered before depends on thread timing.
   for (size_t i = 0; i < kKeysMax; ++i) limiter.Admit("late" + std::to_string(i), kStart + 10s);
   EXPECT_LE(limiter.stats().keys, kKeysMax);
   EXPECT_GT(limiter.stats().evicted, 0u);
@@ -233,7 +233,7 @@ TEST(SlidingWindowLimiter, KeysPastTheBoundShareOneBucket) {
   EXPECT_FALSE(limiter.Peek("made up again", kStart).allowed);
   EXPECT_EQ(limiter.stats().keys, 10u);
   EXPECT_EQ(limiter.stats().overflowed, 100u);
-  EXPECT_TRUE(limiter.Admit("0", kStart).allowed) << "a known key has its own";
+  EXPECT_TRUE(limiter.Admit("0", kStart).allowed) << "a known key has its own bucket";
 }
 
 TEST(SlidingWindowLimiter, RecoveredKeysMakeRoomInEveryShard) {
@@ -244,13 +244,13 @@ TEST(SlidingWindowLimiter, RecoveredKeysMakeRoomInEveryShard) {
   EXPECT_EQ(limiter.stats().evicted, 200u);
 }
 
-// A key that was in the overflow bucket gets its own later: together not more than the limit.
-TEST(SlidingWindowLimiter, AWayOutOfTheOverflowIsNoSecondChance) {
+// A key moves from the overflow bucket to its own: together they stay within the limit.
+TEST(SlidingWindowLimiter, LeavingTheOverflowGrantsAKeyNothingExtra) {
   RateLimiter limiter(Limit(5, 1s, 1));
   limiter.Admit("first", kStart);
   EXPECT_EQ(AdmitMany(limiter, "x", 10, kStart + 500ms), 5);
   EXPECT_EQ(limiter.stats().overflowed, 10u);
-  // "first" has recovered and gives its place away.
+  // "first" has recovered and gives up its place.
   EXPECT_EQ(AdmitMany(limiter, "x", 10, kStart + 1200ms), 0);
   EXPECT_EQ(limiter.stats().overflowed, 10u);
   EXPECT_EQ(AdmitMany(limiter, "x", 10, kStart + 1600ms), 5);
@@ -274,7 +274,7 @@ TEST(SlidingWindowLimiter, ANewWindowCountsWhatWasAdmittedBefore) {
     EXPECT_EQ(AdmitMany(limiter, "a", 6, kStart), 6);
     limiter.Reconfigure(Limit(10, window), kStart + 10ms);
     EXPECT_EQ(AdmitMany(limiter, "a", 10, kStart + 10ms), 4) << window.count();
-    // And no longer than that window.
+    // But no longer than that window.
     EXPECT_EQ(AdmitMany(limiter, "a", 20, kStart + 10ms + window), 10) << window.count();
   }
 }
@@ -294,10 +294,10 @@ TEST(SlidingWindowLimiter, ManyRequestsAtManyMomentsStayCounted) {
   EXPECT_EQ(admitted, 256'000u) << "25,600 in any window";
   const uint32_t counted = 100'000u - 1u - limiter.Peek("a", kStart + 2559ms).remaining;
   EXPECT_GE(counted, 25'600u);
-  EXPECT_LE(counted, 25'800u) << "and those of a part of it";
+  EXPECT_LE(counted, 25'800u) << "plus those of one part of it";
 }
 
-// Against the definition: tokens come at `requests` a window, never more than `burst` of them.
+// Compared with the definition: `requests` tokens per window, at most `burst` at once.
 TEST(TokenBucketLimiter, IsExact) {
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -308,7 +308,7 @@ TEST(TokenBucketLimiter, IsExact) {
     const uint32_t burst = std::vector<uint32_t>{1, 2, 10, requests, 3 * requests}[random() % 5];
     RateLimiter limiter(Tokens(requests, window, burst));
     const long double interval = static_cast<long double>(nanoseconds(window).count()) / requests;
-    long double tokens = burst;  // of the model
+    long double tokens = burst;  // of the reference model
     TimePoint now = kStart + nanoseconds(random()), before = now;
     int refused = 0;
     for (int i = 0; i < 3000; ++i) {
@@ -317,7 +317,7 @@ TEST(TokenBucketLimiter, IsExact) {
       before = now;
       const RateLimitDecision decision = limiter.Admit("a", now);
       ASSERT_EQ(decision.limit, burst);
-      // Which of the two is right is not known where it hangs on a rounded fraction.
+      // Skips cases that depend on a rounded fraction.
       if (std::abs(tokens - 1) > 1e-6L) {
         ASSERT_EQ(decision.allowed, tokens > 1) << requests << " in " << window.count() << " ms, burst " << burst
                                                 << ", tokens " << static_cast<double>(tokens);
@@ -360,7 +360,7 @@ TEST(TokenBucketLimiter, WithoutABurstItHoldsOneWindowsRequests) {
   EXPECT_EQ(limiter.Admit("b", kStart).reset, 12s) << "until it is full again";
 }
 
-// No rounding adds up: over a minute of full load, the rate is met to a request.
+// No rounding errors add up: over a minute of full load, the rate is exact to one request.
 TEST(TokenBucketLimiter, KeepsItsRateOverALongTime) {
   RateLimiter limiter(Tokens(7'777, 1s, 100));
   uint64_t admitted = 0;
@@ -380,7 +380,7 @@ TEST(TokenBucketLimiter, HugeBurstsDoNotOverflow) {
 }
 
 TEST(FixedWindowLimiter, ItsWindowsBeginAtMultiplesOfTheirLengthOnTheWallClock) {
-  // The wall clock says 12:00:30 at kStart.
+  // The wall clock is 12:00:30 at kStart.
   const nanoseconds offset = 12h + 30s - kStart.time_since_epoch();
   RateLimiter limiter(Fixed(3, 1min, offset));
   const RateLimitDecision first = limiter.Admit("a", kStart);
@@ -418,8 +418,8 @@ TEST(FixedWindowLimiter, IsExact) {
   }
 }
 
-// A shadow of each algorithm: the keys' bound holds for all of them.
-TEST(RateLimiter, AMillionMadeUpKeysFreeNobody) {
+// A shadow limit of each algorithm: the bound on keys holds for all of them.
+TEST(RateLimiter, AMillionMadeUpKeysResetNoKey) {
   for (RateLimiter::Options options : {Limit(5, 1s), Tokens(5, 1s), Fixed(5, 1s)}) {
     options.keys_max = 1000;
     RateLimiter limiter(options);
@@ -427,7 +427,7 @@ TEST(RateLimiter, AMillionMadeUpKeysFreeNobody) {
     EXPECT_EQ(AdmitMany(limiter, victim, 10, kStart), 5);
     uint64_t admitted = 0;
     TimePoint now = kStart;
-    // 190 ms of a flood: nobody's bucket has recovered so far.
+    // 190 ms of a flood: no bucket has recovered yet.
     for (int i = 0; i < 1'000'000; ++i) {
       if (i % 5000 == 0) now += 950us;
       admitted += limiter.Admit("made up " + std::to_string(i), now).allowed ? 1 : 0;
@@ -437,11 +437,11 @@ TEST(RateLimiter, AMillionMadeUpKeysFreeNobody) {
     }
     const auto stats = limiter.stats();
     EXPECT_LE(stats.keys, 1000u);
-    // With a token bucket those of one request have recovered by 200 ms, so none is dropped here either.
+    // With a token bucket, one request has recovered after 200 ms, so none is evicted here either.
     EXPECT_EQ(stats.evicted, 0u) << static_cast<int>(options.algorithm);
     EXPECT_EQ(stats.overflowed, 1'000'000u - 999u);
     EXPECT_LE(admitted, 999u + 5u);
-    // Later the made-up ones make room.
+    // Later the made-up keys make room.
     EXPECT_TRUE(limiter.Admit("somebody new", now + 3s).allowed);
     EXPECT_GT(limiter.stats().evicted, 0u);
   }
@@ -450,8 +450,8 @@ TEST(RateLimiter, AMillionMadeUpKeysFreeNobody) {
 ClientPrefix Ipv4(uint32_t address) { return {ClientPrefix::Kind::kIpv4, address}; }
 ClientPrefix Ipv6(uint64_t prefix) { return {ClientPrefix::Kind::kIpv6Client, prefix}; }
 
-// A thousand clients that were not there before send their first requests while a flood of keys runs: `flood` says
-// whose the flood's n-th key is. Says how many bystanders were refused; `admitted`: of the flood.
+// A thousand new clients send their first requests during a flood of keys: `flood` gives the client of the flood's
+// n-th key. Returns how many bystanders were refused; `admitted`: requests of the flood.
 int RefusedBystanders(RateLimiter& limiter, int keys, const std::function<ClientPrefix(int)>& flood,
                       uint64_t* admitted) {
   int refused = 0;
@@ -479,10 +479,10 @@ TEST(RateLimiterFlood, OneClientsKeysRefuseNobodyElse) {
     EXPECT_EQ(RefusedBystanders(
                   limiter, 300'000, [](int) { return Ipv4(1); }, &admitted),
               0);
-    // A fifth of the table, and its own bucket.
+    // A fifth of the table, and the overflow bucket.
     EXPECT_LE(admitted, 20'000u + 20u);
     EXPECT_GE(limiter.stats().overflowed, 279'000u);
-    EXPECT_FALSE(limiter.Admit("made up at last", kStart + 3s, Ipv4(1)).allowed) << "limited by its own bucket";
+    EXPECT_FALSE(limiter.Admit("made up at last", kStart + 3s, Ipv4(1)).allowed) << "limited by its overflow bucket";
   }
 }
 
@@ -501,23 +501,23 @@ TEST(RateLimiterFlood, KeysOfOneIpv6ProviderRefuseNobodyElse) {
   EXPECT_EQ(RefusedBystanders(limiter, 200'000, whose, &admitted), 0);
 }
 
-TEST(RateLimiterFlood, AHundredClientsKeysRefuseNobodyElse) {
+TEST(RateLimiterFlood, AHundredClientsKeysAffectNoOtherClient) {
   for (const RateLimiter::Options& options : EachAlgorithm(2)) {
     RateLimiter limiter(options);
     uint64_t admitted = 0;
-    // Each key is used up, so that none is cheap.
+    // Each key is used up, so none is cheap to evict.
     const auto whose = [&](int i) {
       limiter.Admit("made up " + std::to_string(i), kStart + nanoseconds(int64_t{i} * 8000), Ipv4(1 + i % 100));
       return Ipv4(1 + i % 100);
     };
     const uint64_t bystander_requests = 3;
     EXPECT_EQ(RefusedBystanders(limiter, 200'000, whose, &admitted), 1000 * static_cast<int>(bystander_requests - 2))
-        << "each beyond its own two";
+        << "each exceeds its own two";
   }
 }
 
-// Each of them holds next to nothing: a botnet, a provider that moves its customers from address to address.
-TEST(RateLimiterFlood, MoreClientsThanPlacesRefuseNobodyElse) {
+// Each client holds almost nothing: a botnet, or a provider that moves customers between addresses.
+TEST(RateLimiterFlood, MoreClientsThanPlacesAffectNoOtherClient) {
   for (const RateLimiter::Options& options : EachAlgorithm(20)) {
     RateLimiter limiter(options);
     uint64_t admitted = 0;
@@ -539,10 +539,10 @@ TEST(RateLimiterFlood, AKeyThatHasUsedMuchKeepsItsPlace) {
   EXPECT_EQ(AdmitMany(limiter, "half", 10, kStart + 2s), 1);
 }
 
-TEST(RateLimiterFlood, AWayOutOfItsOwnBucketIsNoSecondChance) {
+TEST(RateLimiterFlood, LeavingItsOverflowBucketGrantsAKeyNothingExtra) {
   for (const ClientPrefix& client : {Ipv4(1), Ipv6(0x20010db800010002)}) {
     RateLimiter limiter(Limit(5, 1s, 100));
-    // All places are the client's, or used up by others.
+    // All places belong to this client or are used up by others.
     for (int i = 0; i < 100; ++i) {
       for (int request = 0; request < 5; ++request) {
         limiter.Admit(std::to_string(i), kStart, Ipv4(1000 + static_cast<uint32_t>(i)));
@@ -556,7 +556,7 @@ TEST(RateLimiterFlood, AWayOutOfItsOwnBucketIsNoSecondChance) {
     EXPECT_EQ(admit(client, kStart + 500ms), 5);
     EXPECT_EQ(limiter.stats().overflowed, 10u);
     // The others have recovered and make room.
-    EXPECT_EQ(admit(client, kStart + 1200ms), 0) << "it has had its five";
+    EXPECT_EQ(admit(client, kStart + 1200ms), 0) << "it has used its five";
     EXPECT_EQ(admit(client, kStart + 1600ms), 5);
     EXPECT_EQ(limiter.stats().overflowed, 10u);
   }
@@ -623,8 +623,8 @@ TEST(RateLimiter, AShadowCountsWhatItWouldRefuseAndRefusesNothing) {
   EXPECT_EQ(enforced.stats().refused, 5u);
 }
 
-// Two limits in both orders, from several threads: each admits exactly its number, and the common one no more than
-// they.
+// Two limits in both orders, from several threads: each admits exactly its limit, and the shared one exactly their
+// sum.
 TEST(RateLimiter, LimitsCheckedTogetherAreExactOverThreads) {
   RateLimiter common(Limit(1000, 1min)), left(Limit(300, 1min)), right(Tokens(400, 1h));
   std::atomic<int> of_left{0}, of_right{0};
@@ -690,7 +690,7 @@ TEST(RateLimiter, ARefundMakesRoomForOneMore) {
   }
 }
 
-// Whatever is given back in whatever order: never more than the limit of kept requests in any window.
+// Refunds in any order: never more kept requests than the limit in any window.
 TEST(RateLimiter, RefundsNeverAdmitTooMany) {
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -713,8 +713,8 @@ TEST(RateLimiter, RefundsNeverAdmitTooMany) {
   }
 }
 
-// Whichever of two decisions a client should hear of.
-TEST(RateLimiter, TheTightestLimitIsToldOf) {
+// The decision of two that the client sees.
+TEST(RateLimiter, TheTightestLimitIsReported) {
   const RateLimitDecision two_left{true, 10, 2, 5s}, five_left{true, 100, 5, 60s};
   const RateLimitDecision refused_short{false, 10, 0, 1s}, refused_long{false, 10, 0, 30s};
   EXPECT_TRUE(IsTighter(two_left, five_left));
@@ -724,7 +724,7 @@ TEST(RateLimiter, TheTightestLimitIsToldOf) {
   EXPECT_FALSE(IsTighter(refused_short, refused_short));
 }
 
-// What was consumed under one algorithm counts under the next.
+// Requests admitted under one algorithm count under the next.
 TEST(RateLimiter, AnotherAlgorithmCountsWhatWasAdmittedBefore) {
   const std::vector<RateLimiter::Options> all = {Limit(10, 1min), Tokens(10, 1min), Fixed(10, 1min)};
   for (const auto& from : all) {
@@ -735,7 +735,7 @@ TEST(RateLimiter, AnotherAlgorithmCountsWhatWasAdmittedBefore) {
       EXPECT_EQ(AdmitMany(limiter, "a", 7, kStart), 7);
       limiter.Reconfigure(to, kStart + 1ms);
       EXPECT_EQ(AdmitMany(limiter, "a", 10, kStart + 1ms), 3);
-      EXPECT_EQ(AdmitMany(limiter, "a", 20, kStart + 2min), 10) << "and not for ever";
+      EXPECT_EQ(AdmitMany(limiter, "a", 20, kStart + 2min), 10) << "and not forever";
     }
   }
 }

@@ -29,7 +29,7 @@ TEST(RetryBudget, RetriesAreAShareOfTheRequests) {
   EXPECT_EQ(granted, 200);
   EXPECT_EQ(budget.stats().retries, 200u);
   EXPECT_EQ(budget.stats().refused, 801u);
-  // What was ten seconds ago is forgotten.
+  // Requests of ten seconds ago no longer count.
   EXPECT_FALSE(budget.Spend(policy, kStart + 9s));
   for (int i = 0; i < 10; ++i) budget.OnRequest(kStart + 10s);
   EXPECT_TRUE(budget.Spend(policy, kStart + 10s));
@@ -64,7 +64,8 @@ TEST(RetryBudget, AServiceInWhichEverythingFailsSeesAtMostItsShareMore) {
   EXPECT_GE(attempts, requests * 1.19);
 }
 
-// At loads whose share is a little above the floor the two were once added: 1.24 times the load in the first seconds.
+// Regression: at loads whose share is slightly above the floor, the two were added: 1.24 times the load in the first
+// seconds.
 TEST(RetryBudget, TheShareAndTheFloorAreNotAdded) {
   for (const int rate : {5, 20, 75, 200}) {
     RetryBudget budget;

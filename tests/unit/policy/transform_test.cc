@@ -16,7 +16,7 @@ const std::vector<std::string> kNames = {"id"};
 
 TextTemplate Parse(std::string_view text) { return ParseText(text, kNames, false, 4096).value(); }
 
-// One request; its consumer is what nobody should have let through.
+// One request; its consumer has characters that no check should admit.
 struct Values {
   std::vector<std::string_view> variables = {"4%0D2"};
   TextValues values = {.client_ip = "192.0.2.1",
@@ -45,7 +45,7 @@ TEST(Text, VariablesStandForTheRequestsOwn) {
 
 TEST(Text, NoValueEndsALine) {
   EXPECT_EQ(Expand("c=${consumer};"), "<c=abc\xc3\xa9;");
-  EXPECT_EQ(Expand("one\ntwo ${route}"), "<one\ntwo users");  // what the operator wrote stays
+  EXPECT_EQ(Expand("one\ntwo ${route}"), "<one\ntwo users");  // text written by the operator stays
 }
 
 FieldEditsPolicy Edits() {

@@ -1,4 +1,4 @@
-// The two ends of a lease, each by itself.
+// The two ends of a lease, tested separately.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -152,8 +152,8 @@ TEST(QuotaAllocator, KeysPastTheBoundShareOneCount) {
 
 ClientPrefix Ipv4(uint32_t address) { return {ClientPrefix::Kind::kIpv4, address}; }
 
-// Three data planes tell of 90,000 made-up keys each, all of one client. A thousand other clients, of this limit and of
-// another, get what they ask for.
+// Three data planes report 90,000 made-up keys each, all of one client. A thousand other clients, of this limit and
+// another, get their leases.
 TEST(QuotaAllocatorFlood, OneClientsKeysLeaveOthersTheirs) {
   QuotaAllocator quota({}, kBegin);
   quota.SetLimits({{"flooded", Limit(100, 1min)}, {"other", Limit(100, 1min)}}, kBegin);
@@ -227,7 +227,7 @@ TEST(QuotaAllocatorFlood, IdleKeysThatHaveUsedLittleMakeRoom) {
   for (uint32_t i = 10; i < 5000; ++i) tell(i, 1);
   EXPECT_EQ(quota.stats().overflowed, 0u);
   EXPECT_EQ(quota.stats().keys, 1000u);
-  // Those that have used much are still there.
+  // Keys that used much of their limit are still there.
   for (uint32_t i = 0; i < 10; ++i) {
     KeyDemand demand = Demand(9, 10, true);
     demand.id = i;
@@ -339,20 +339,20 @@ TEST(LeaseTable, AdmitsAnUnknownKeyFromTheOverdraftAndRepaysIt) {
   EXPECT_TRUE(demand.first);
   EXPECT_EQ(demand.key, "k");
   EXPECT_EQ(demand.recent, 5u);
-  EXPECT_EQ(t.Admitted(20, kBegin), 0) << "the overdraft is not renewed by asking";
+  EXPECT_EQ(t.Admitted(20, kBegin), 0) << "asking does not renew the overdraft";
   KeyGrant grant;
   grant.id = demand.id;
   grant.granted = 3;
   grant.scarce = true;
   grant.wait = 100ms;
   t.table->OnGrant(grant, kBegin);
-  EXPECT_EQ(t.Admitted(20, kBegin), 3) << "what is scarce is not overdrawn";
+  EXPECT_EQ(t.Admitted(20, kBegin), 3) << "a scarce limit is not overdrawn";
   const dataplane::RateLimitDecision refused = t.table->Admit("k", kBegin + 1ms);
   EXPECT_FALSE(refused.allowed);
   EXPECT_EQ(refused.reset, 99ms);
 }
 
-// Before the control plane has said a word, and while it is away: a bucket holds no more than its burst.
+// Before the control plane has responded, and while it is away: a bucket holds no more than its burst.
 TEST(LeaseTable, ATokenBucketGivesNoMoreThanItsBurstAtOnce) {
   FleetLimit limit = Limit(1000, 60s);
   limit.algorithm = FleetAlgorithm::kTokenBucket;
@@ -382,7 +382,7 @@ TEST(LeaseTable, ATokenBucketGivesNoMoreThanItsBurstAtOnce) {
   EXPECT_EQ(Table(limit, 1).table->Peek("k", kBegin).limit, 1000u);
 }
 
-// What a client is told from its first refusal on: until the control plane has answered, what is left of the window.
+// Retry-After from the first refusal on: until the control plane has responded, the rest of the window.
 TEST(LeaseTable, SaysWhenToComeAgainBeforeItIsTold) {
   Table t(Limit(10, 60s), 1);
   t.Connect(kBegin);
@@ -395,7 +395,7 @@ TEST(LeaseTable, SaysWhenToComeAgainBeforeItIsTold) {
   EXPECT_EQ(reset(kBegin), 60s);
   EXPECT_LE(reset(kBegin + 10ms), 60s);
   EXPECT_GE(reset(kBegin + 10ms), 59s);
-  // An answer without a wait, and with nothing to lease.
+  // A response without a wait, and with nothing to lease.
   KeyGrant grant;
   grant.id = t.One(kBegin + 20ms).id;
   grant.full_in = 60'900ms;
@@ -414,7 +414,7 @@ TEST(LeaseTable, SaysWhenToComeAgainBeforeItIsTold) {
   t.table->OnGrant(grant, kBegin + 20ms);
   EXPECT_EQ(reset(kBegin + 20ms), 58s);
 
-  // Of a token bucket the next token, and in all no longer than it takes to fill.
+  // With a token bucket: the next token, and at most the time it takes to fill.
   FleetLimit limit = Limit(60, 60s);
   limit.algorithm = FleetAlgorithm::kTokenBucket;
   limit.burst = 120;
@@ -431,7 +431,7 @@ TEST(LeaseTable, SaysWhenToComeAgainBeforeItIsTold) {
   EXPECT_EQ(bucket.table->Admit("k", kBegin).reset, 120s);
 }
 
-// A burst that is shorter than what flows in between two grants starves nobody.
+// A burst smaller than the flow between two grants starves no client.
 TEST(LeaseTable, AShortBurstLeavesRoomForTheFlow) {
   FleetLimit limit = Limit(1000);
   limit.algorithm = FleetAlgorithm::kTokenBucket;
@@ -473,8 +473,8 @@ TEST(LeaseTable, AKeyThatTheControlPlaneDoesNotKnowIsNamedAgain) {
   grant.id = t.One(kBegin).id;
   grant.unknown = true;
   t.table->OnGrant(grant, kBegin);
-  (void)t.Admitted(1, kBegin);  // from here on tokens of its part are saved up
-  EXPECT_EQ(t.Admitted(1, kBegin + 1s), 1) << "at its part of the limit in the meantime";
+  (void)t.Admitted(1, kBegin);  // from here on it saves the tokens of its share
+  EXPECT_EQ(t.Admitted(1, kBegin + 1s), 1) << "at its share of the limit in the meantime";
   EXPECT_TRUE(t.One(kBegin + 1s).first);
 }
 
@@ -546,13 +546,13 @@ TEST(LeaseTableFlood, OneClientsKeysRefuseNobodyElse) {
     }
   }
   EXPECT_EQ(refused, 0);
-  EXPECT_LE(admitted, 20'100) << "a fifth of the table, and its own bucket";
+  EXPECT_LE(admitted, 20'100) << "a fifth of the table, and the overflow bucket";
   EXPECT_LE(t.table->stats().keys, 21'000u);
   admitted = 0;
   for (int i = 0; i < 100; ++i) {
     admitted += t.table->Admit("made up at last " + std::to_string(i), kBegin + 1s, Ipv4(1)).allowed ? 1 : 0;
   }
-  EXPECT_LE(admitted, 6) << "its own bucket, at the share of one data plane of three";
+  EXPECT_LE(admitted, 6) << "the overflow bucket, at the share of one of three data planes";
 }
 
 TEST(LeaseTableFlood, TheBucketOfAClientPastItsShareIsTheSameOnEveryDataPlane) {

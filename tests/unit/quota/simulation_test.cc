@@ -1,5 +1,5 @@
-// Fleet-wide limits: the allocator and many data planes' tables, joined by a network with delays, in virtual time; what
-// they let through is compared with one exact limiter that sees every request.
+// Fleet limits: the allocator and the tables of many data planes, connected by a network with delays, in virtual time.
+// What they admit is compared with one exact limiter that sees every request.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -32,7 +32,7 @@ using namespace std::chrono_literals;
 
 constexpr char kLimit[] = "shared";
 
-// What becomes of a message in the fleet: everything that happens has a time.
+// Runs scheduled events in the order of their times.
 class VirtualTime {
  public:
   TimePoint now() const { return now_; }
@@ -61,7 +61,7 @@ class VirtualTime {
   std::priority_queue<Event> events_;
 };
 
-// How the requests are spread over the data planes, as weights at a time.
+// How requests are spread over the data planes: weights over time.
 using Pattern = std::function<double(size_t plane, size_t planes, double seconds)>;
 
 const std::map<std::string, Pattern>& Patterns() {
@@ -132,7 +132,7 @@ class Fleet {
     return names;
   }
 
-  // Requests at `rate` a second over all, each offered to one data plane and to the exact limiter.
+  // Requests at `rate` a second in total, each offered to one data plane and to the exact limiter.
   void Offer(double rate, const Pattern& pattern, TimePoint until) {
     const TimePoint begin = time.now();
     std::exponential_distribution<double> gap(rate);
@@ -176,14 +176,14 @@ class Fleet {
     QuotaAllocator::StreamId stream = 0;
     TimePoint collected{};
     uint64_t timer = 0;
-    TimePoint there{}, back{};  // when the last message arrives: a stream keeps its order
+    TimePoint there{}, back{};  // arrival of the last message: a stream keeps its order
     bool told_all = false;
   };
 
   microseconds Uniform(microseconds from, microseconds to) {
     return microseconds(std::uniform_int_distribution<int64_t>(from.count(), to.count())(random_));
   }
-  // One way; a round trip is 5 ms on average.
+  // One way; a round trip takes 5 ms on average.
   microseconds Delay() { return Uniform(1000us, 4000us); }
 
   bool Exact() {
@@ -302,7 +302,7 @@ TEST_P(FleetLimits, AreNearlyThoseOfOneExactLimiter) {
         SCOPED_TRACE(testing::Message() << planes << " data planes, " << name << ", load " << load << ", seed "
                                         << Seed());
         Fleet fleet(planes, limit, Seed());
-        fleet.time.RunUntil(fleet.time.now() + 300ms);  // everyone is connected
+        fleet.time.RunUntil(fleet.time.now() + 300ms);  // until all are connected
         const TimePoint begin = fleet.time.now();
         fleet.Offer(load * limit.requests, pattern, begin + 8s);
         const auto most = static_cast<double>(Fleet::MostInWindow(fleet.admitted, 1s));
@@ -316,7 +316,7 @@ TEST_P(FleetLimits, AreNearlyThoseOfOneExactLimiter) {
                  planes, name.c_str(), load, 100 * over, 100 * refused, static_cast<double>(fleet.messages) / 8);
         }
         EXPECT_LE(over, 0.07);
-        // Of fifty, a twentieth of a second passes until the moved load is everywhere known: a little more.
+        // With fifty data planes, shifted load is known everywhere after a twentieth of a second: a little more.
         EXPECT_LE(refused, load < 1 ? 0.07 : planes <= 10 ? 0.01 : 0.0125);
         if (load > 1)
           worst_over = std::max(worst_over, over), worst_refused = std::max(worst_refused, refused);
@@ -341,11 +341,11 @@ FleetLimit ThousandASecond() {
   return limit;
 }
 
-// The control plane goes for five seconds and comes back without its memory, under twice the load.
+// The control plane is away for five seconds and returns without its state, under twice the load.
 TEST(FleetLimitsWithoutControlPlane, GoOnAtTheLastSharesAndReturnWithoutABurst) {
   SCOPED_TRACE(testing::Message() << "seed " << Seed());
   const Pattern& zipf = Patterns().at("zipf");
-  // At any moment of a window whose requests all come in its first half.
+  // At several points of a window whose requests all come in its first half.
   for (const auto phase : {0ms, 250ms, 500ms, 750ms}) {
     Fleet fleet(10, ThousandASecond(), Seed());
     fleet.time.RunUntil(fleet.time.now() + 300ms);
@@ -361,7 +361,7 @@ TEST(FleetLimitsWithoutControlPlane, GoOnAtTheLastSharesAndReturnWithoutABurst) 
     printf("away: %zu in 5 s; back: %zu in 4 s; at most %zu in a second\n", away, back, most);
     EXPECT_NEAR(static_cast<double>(away), 4700, 500);
     EXPECT_NEAR(static_cast<double>(back), 4000, 500);
-    // Each knows only its own part of the window in which the control plane went.
+    // Each knows only its own part of the window in which the control plane left.
     EXPECT_LE(most, 1200u);
   }
 }
@@ -382,7 +382,7 @@ TEST(FleetLimitsWithoutControlPlane, AllowOrDenyOnceALeaseIsVoid) {
   }
 }
 
-// Ten a minute over ten data planes: each may be ahead by one request, and no more.
+// Ten a minute over ten data planes: each may exceed by one request, and no more.
 TEST(FleetLimitsThatAreSmall, AreExceededByOneRequestADataPlaneAtMost) {
   SCOPED_TRACE(testing::Message() << "seed " << Seed());
   FleetLimit limit;

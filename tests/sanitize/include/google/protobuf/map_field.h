@@ -1,6 +1,6 @@
-// Found before protobuf's own map_field.h by the tsan preset. Compiled with the sanitizer that header gives every map
-// two members more, which Debian's libprotobuf, compiled without it, knows nothing of: reflection then reads a map's
-// lists where they are not. So it is read here as libprotobuf read it; what it includes itself is included as ever.
+// The tsan preset finds this file before protobuf's own map_field.h. Compiled with the sanitizer, that header gives
+// every map two more members, but Debian's libprotobuf is compiled without them, so reflection would read a map's
+// lists at the wrong offset. This file includes the header as libprotobuf saw it; its own includes are not affected.
 #pragma once
 #include <atomic>
 #include <functional>
