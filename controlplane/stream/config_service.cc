@@ -14,7 +14,6 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "common/base/host_port.h"
-#include "common/config/bootstrap.h"
 #include "controlplane/identity/data_plane_name.h"
 #include "controlplane/rpc/grpc_status.h"
 #include "grpcpp/impl/codegen/proto_utils.h"

@@ -1,5 +1,5 @@
 // Authentication as exchanges use it: an Auth bound to its keys and counters, what a verified token says, and what all
-// workers share for it. The stage itself is in authenticate.cc.
+// workers share for it. The stage itself is in proxy/stages/authenticate.
 #ifndef GATEWAY_DATAPLANE_AUTH_AUTH_H_
 #define GATEWAY_DATAPLANE_AUTH_AUTH_H_
 

@@ -16,8 +16,8 @@ struct Connection {
   ConnectionInfo info;
 
   bool ending = false;           // no further request
-  bool lingers = false;          // what the client still sends is read first, lest it resets the response
-  bool gone = false;             // nobody is there any more: closed at once
+  bool lingers = false;          // what the client still sends is read first, so that it does not reset the response
+  bool gone = false;             // the client is gone: closed at once
   bool reset = false;            // the client shall see that its response was cut short
   bool empty_line_seen = false;  // of HTTP/1: it came alone, before a request, and is the one that is ignored
 };

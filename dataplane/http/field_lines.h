@@ -1,4 +1,4 @@
-// Text of heads that the gateway writes itself (OutgoingHead::lines): rendered without an allocation, where it is warm.
+// Text of headers that the gateway writes itself (OutgoingHead::lines): rendered without an allocation once it is warm.
 #ifndef GATEWAY_DATAPLANE_HTTP_FIELD_LINES_H_
 #define GATEWAY_DATAPLANE_HTTP_FIELD_LINES_H_
 
@@ -13,7 +13,7 @@ namespace gateway::dataplane::http {
 // A worker's; used for one step without a wait in it.
 class FieldLines {
  public:
-  // Begins anew, with room for `bytes`: the caller knows a bound. Ends all views.
+  // Begins again, with space for `bytes`: the caller knows a bound. Ends all views.
   void Start(size_t bytes) {
     if (bytes > capacity_) {
       room_.reset(new char[bytes]);

@@ -1,5 +1,5 @@
-// The memory through which a body flows. It is none while nothing comes, and grows from 16 to 256 KiB while bytes do. A
-// flow that has filled the largest buffer goes through a pipe instead, uncopied, where nobody has to look into it and
+// The memory through which a body flows: nothing while it is idle, and from 16 to 256 KiB while bytes come. A
+// flow that has filled the largest buffer goes through a pipe instead, uncopied, if its bytes are not looked at and
 // much of it is still to come.
 #ifndef GATEWAY_DATAPLANE_HTTP_FLOW_H_
 #define GATEWAY_DATAPLANE_HTTP_FLOW_H_

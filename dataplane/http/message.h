@@ -12,7 +12,7 @@
 #include "absl/container/inlined_vector.h"
 #include "common/policy/snapshot.h"
 #include "dataplane/http/fields.h"
-#include "dataplane/proxy/failure.h"
+#include "dataplane/http/reason.h"
 
 namespace gateway::dataplane::http {
 
@@ -27,7 +27,7 @@ struct Head {
   absl::InlinedVector<FieldView, 24> fields;
   absl::InlinedVector<FieldKind, 24> kinds;  // of each field
   Version version = Version::kHttp11;
-  bool has_body = false;           // a body follows; false: the message ends with its head
+  bool has_body = false;           // a body follows; false: the message ends with its header
   std::optional<uint64_t> length;  // announced (Content-Length); also of a response without a body (to HEAD, 304)
   size_t bytes = 0;                // at least what the fields take as text: "name: value\r\n" each
 
@@ -67,7 +67,7 @@ struct Response : Head {
 // Neither `fields` nor `lines` hold what a protocol says in its own way: Host or :authority, Content-Length,
 // Transfer-Encoding, Connection and the other hop-by-hop fields, Upgrade. The stream writes those.
 struct OutgoingHead {
-  std::span<const FieldView> fields;  // those of the other side that go on
+  std::span<const FieldView> fields;  // those of the other side that are passed on
   // Those of the gateway, rendered: "Name: value\r\n" each. Names are tokens, values hold no control bytes. HTTP/1
   // copies them; others take them apart with ForEachLine.
   std::string_view lines;

@@ -4,7 +4,7 @@
 // Thread: everything here belongs to one worker and is called on its loop. Nothing here throws but std::bad_alloc.
 //
 // Lifetime: a stream outlives the exchange that uses it, and its connection outlives the stream. Views that a stream
-// gives away hold as long as is said with each. Views that it is given hold during the call, or, where it could not
+// gives away hold as long as is said with each. Views that it is given hold during the call, or, if it could not
 // take everything (Io::kAgain), until Flush has returned.
 //
 // Both directions of a stream are independent: one coroutine may read while another one writes, for hours. Of each
@@ -42,9 +42,9 @@ struct BodyForms {
 
 // A part of a body, on its way from a source to a sink.
 struct BodyPiece {
-  // The bytes that go on, one view behind the other. Payload is in `bytes` alone; where the piece is framed, chunk
-  // framing may be in all three, and together they are valid chunks, or the continuation of one, and with `last` the
-  // last chunk too.
+  // The bytes that are passed on, one view behind the other. Payload is in `bytes` alone; where the piece is framed,
+  // chunk framing may be in all three, and together they are valid chunks, or the continuation of one, and with `last`
+  // the last chunk too.
   std::string_view before{};
   std::string_view bytes{};
   std::string_view after{};
@@ -93,10 +93,10 @@ class BodySource {
   // after `last` or an error.
   virtual BodyRead Read(BodyForms takes, BodyPiece* piece) = 0;
 
-  // Until Read has something, or can tell of an end. Waits while a piece is still being written are allowed.
+  // Until Read has something, or can report an end. Waits while a piece is still being written are allowed.
   Readiness Readable(TimePoint deadline) { return Readiness(this, deadline); }
 
-  // Moves the deadline of a wait that goes on; nothing where nobody waits.
+  // Moves the deadline of a wait that goes on; nothing if no coroutine waits.
   virtual void ExtendRead(TimePoint deadline) = 0;
   // Ends the wait of now (Wait::kCancelled or kReady), not later ones.
   virtual void Interrupt() = 0;
@@ -129,7 +129,7 @@ inline Wait Readiness::await_resume() { return source_->ResumeRead(suspended_); 
 // Where a body goes.
 class BodySink {
  public:
-  // What it can take besides payload. Asked once the message's head was given to it.
+  // What it can take besides payload. Asked once the message's header was given to it.
   virtual BodyForms takes() const = 0;
 
   // Takes the piece, adding what framing it lacks. kDone: all of it; kAgain: not all: await Flush, and keep what the
@@ -152,36 +152,36 @@ enum class End : uint8_t {
   kUnanswered,  // there is no response: the client is gone
 };
 
-// One request of a client and its response. The worker makes an exchange of it when the request's head is here, or was
-// rejected: ServeRequest(worker, stream).
+// One request of a client and its response. The worker makes an exchange of it when the request's header is here, or
+// was rejected: ServeRequest(resources, stream).
 //
 // As a source it gives the request's body, as a sink it takes the response's. The first Read gives what came with the
-// head, decoded, without a system call; its views hold until the end of the stream, or ReleaseRequest. After Begin of a
-// 101 both are the tunnel: plain bytes, whose `last` is a half-close.
+// header, decoded, without a system call; its views hold until the end of the stream, or ReleaseRequest. After Begin of
+// a 101 both are the tunnel: plain bytes, whose `last` is a half-close.
 class DownstreamStream : public BodySource, public BodySink {
  public:
   // Holds until ReleaseRequest, or the end of the stream. The exchange may take fields out of it.
   Request& request() { return *request_; }
-  // Why the request could not be read. It is then unspecified, but for method and target where they could be read; no
+  // Why the request could not be read. It is then unspecified, except method and target if they could be read; no
   // body is read, and a response is still sent.
   const Rejection& rejection() const { return rejection_; }
   const ConnectionInfo& connection() const { return *connection_; }
   // When the request's first byte came.
   TimePoint started() const { return started_; }
   std::chrono::system_clock::time_point started_wall() const { return started_wall_; }
-  // On the wire, of this request and this response so far, with heads and framing.
+  // On the wire, of this request and this response so far, with headers and framing.
   uint64_t bytes_received() const { return bytes_received_; }
   uint64_t bytes_sent() const { return bytes_sent_; }
 
-  // Frees the memory of the request's head for the rest of a long stream (a tunnel). Its views end.
+  // Frees the memory of the request's header for the rest of a long stream (a tunnel). Its views end.
   virtual void ReleaseRequest() = 0;
 
   // An interim response: 100 or 103. Nothing is sent to HTTP/1.0. As Write.
   virtual Io SendInterim(const OutgoingResponse& response) = 0;
 
-  // The response's head and the first piece of its body, in one system call where the transport allows that. `first`
-  // may be empty. Where the body ends with it (`last`), so does the response: a stream that closes its connection after
-  // it sends both together. kAgain and kError as Write; kEnd: no memory for the head, and nothing was sent. Whether
+  // The response's header and the first piece of its body, in one system call if the transport allows that. `first`
+  // may be empty. If the body ends with it (`last`), so does the response: a stream that closes its connection after
+  // it sends both together. kAgain and kError as Write; kEnd: no memory for the header, and nothing was sent. Whether
   // HTTP/1 keeps its connection is decided here: not where the request's body has not been read to its end, nor while
   // the worker drains.
   virtual Io Begin(const OutgoingResponse& response, const BodyPiece& first) = 0;
@@ -193,8 +193,8 @@ class DownstreamStream : public BodySource, public BodySink {
   // The client has reset the connection or the stream, or the connection has ended both ways.
   virtual bool gone() const = 0;
   // When that happens, or when the worker no longer waits for services (Worker::CutShort), `watch` is called, once and
-  // at once: nobody waits for a response any more. It may resume coroutines, and it may be the end of the exchange.
-  // Null: nobody is told. Where it has happened before, nobody is told either: ask gone() first.
+  // at once: the response is not awaited any more. It may resume coroutines, and it may be the end of the exchange.
+  // Null: no watch. If it has happened before, the watch is not called: ask gone() first.
   using GoneWatch = void (*)(void* owner);
   virtual void WatchGone(GoneWatch watch, void* owner) = 0;
 
@@ -217,8 +217,8 @@ class DownstreamStream : public BodySource, public BodySink {
 };
 
 enum class HeadRead : uint8_t {
-  kFinal,       // the response's head; its body follows where has_body
-  kInterim,     // a 1xx: there is another head behind it. Not 101
+  kFinal,       // the response's header; its body follows if has_body
+  kInterim,     // a 1xx: there is another header behind it. Not 101
   kWait,        // not whole yet: await Readable
   kCutShort,    // the endpoint closed or reset before it was whole
   kInvalid,     // no valid response: detail() says why
@@ -228,8 +228,8 @@ enum class HeadRead : uint8_t {
 // One request to an endpoint and its response: an HTTP/1 connection while it carries them, or a stream of an HTTP/2
 // one. From UpstreamPool::Acquire.
 //
-// As a sink it takes the request's body, as a source it gives the response's head, then its body. After a 101 both are
-// the tunnel, as downstream.
+// As a sink it takes the request's body, as a source it gives the response's header, then its body. After a 101 both
+// are the tunnel, as downstream.
 class UpstreamStream : public BodySource, public BodySink {
  public:
   // Without Finish: the connection ends, or HTTP/2 resets the stream (CANCEL).
@@ -242,13 +242,13 @@ class UpstreamStream : public BodySource, public BodySink {
   // After a Connect that failed: why the TLS handshake did (a constant); null: it was not that.
   virtual const char* tls_failure() const { return nullptr; }
 
-  // The request's head and the first piece of its body, in one system call where the transport allows that. As
+  // The request's header and the first piece of its body, in one system call if the transport allows that. As
   // DownstreamStream::Begin.
   virtual Io Begin(const OutgoingRequest& request, const BodyPiece& first) = 0;
 
-  // The next head. `*response` holds until the end of the stream, its views until the second Read; of an interim one
-  // until the next ReadHead. The caller may take fields out of it. The first Read gives what came with the head,
-  // without a system call. Heads, and all interim ones together, are bounded in bytes.
+  // The next header. `*response` holds until the end of the stream, its views until the second Read; of an interim one
+  // until the next ReadHead. The caller may take fields out of it. The first Read gives what came with the header,
+  // without a system call. Headers, and all interim ones together, are bounded in bytes.
   virtual HeadRead ReadHead(Response** response) = 0;
 
   // Whether a byte of the request may have reached the endpoint.

@@ -129,37 +129,48 @@ void EventLoop::RunPosted() {
 
 void EventLoop::Run() {
   std::array<epoll_event, kEventsMax> events;
-  std::vector<std::function<void()>> due;  // keeps its room from turn to turn
   for (;;) {
     const int count = epoll_wait(epoll_, events.data(), kEventsMax, deferred_.empty() ? SleepMillis() : 0);
     ReadClock();
     if (count < 0) continue;  // interrupted (stopped and continued, say): look for events again before any deadline
-    for (int i = 0; i < count; ++i) {
-      auto* slot = static_cast<IoSlot*>(events[static_cast<size_t>(i)].data.ptr);
-      if (slot == nullptr) {
-        uint64_t value;
-        (void)!read(wake_, &value, sizeof value);  // only wakes; the work is in posted_
-        RunPosted();
-      } else if (slot->owner != nullptr) {
-        slot->on_events(slot->owner, events[static_cast<size_t>(i)].events);
-      }
-    }
-    // Deadlines come after events: after a pause of the whole process, what has arrived meanwhile is no timeout. Where
-    // there are more events than fit, those that wait go first, within reason.
-    if (count < kEventsMax || ++full_turns_ >= kFullTurnsMax) {
-      full_turns_ = 0;
-      AdvanceTimers();
-    }
-    if (!deferred_.empty()) {
-      // What this defers again has its turn after the events of the next.
-      due.swap(deferred_);
-      for (auto& each : due) each();
-      due.clear();
-    }
-    free_slots_.insert(free_slots_.end(), released_.begin(), released_.end());
-    released_.clear();
+    Turn(events.data(), count);
     if (stopped_.load(std::memory_order_relaxed)) return;
   }
+}
+
+void EventLoop::TurnAt(TimePoint now) {
+  std::array<epoll_event, kEventsMax> events;
+  const int count = epoll_wait(epoll_, events.data(), kEventsMax, 0);
+  wall_now_ += std::chrono::duration_cast<std::chrono::system_clock::duration>(now - now_);
+  now_ = now;
+  Turn(events.data(), std::max(count, 0));
+}
+
+void EventLoop::Turn(const epoll_event* events, int count) {
+  for (int i = 0; i < count; ++i) {
+    auto* slot = static_cast<IoSlot*>(events[i].data.ptr);
+    if (slot == nullptr) {
+      uint64_t value;
+      (void)!read(wake_, &value, sizeof value);  // only wakes; the work is in posted_
+      RunPosted();
+    } else if (slot->owner != nullptr) {
+      slot->on_events(slot->owner, events[i].events);
+    }
+  }
+  // Deadlines come after events: after a pause of the whole process, what has arrived meanwhile is no timeout. If there
+  // are more events than fit, those that wait go first, within reason.
+  if (count < kEventsMax || ++full_turns_ >= kFullTurnsMax) {
+    full_turns_ = 0;
+    AdvanceTimers();
+  }
+  if (!deferred_.empty()) {
+    // What this defers again has its turn after the events of the next.
+    due_.swap(deferred_);
+    for (auto& each : due_) each();
+    due_.clear();
+  }
+  free_slots_.insert(free_slots_.end(), released_.begin(), released_.end());
+  released_.clear();
 }
 
 void EventLoop::Stop() {

@@ -19,6 +19,8 @@
 #include "absl/synchronization/mutex.h"
 #include "common/base/time.h"
 
+struct epoll_event;
+
 namespace gateway::dataplane {
 
 class EventLoop;
@@ -69,6 +71,9 @@ class EventLoop {
   // Serves until Stop. The calling thread becomes the loop's.
   void Run();
   void Stop();  // any thread
+  // For tests with a clock of their own: one turn at `now` (not before the last turn's), without sleeping: the events
+  // that are there, then the deadlines that have passed, then deferred work.
+  void TurnAt(TimePoint now);
 
   // Runs `work` on the loop, in order. Any thread.
   void Post(std::function<void()> work);
@@ -107,6 +112,7 @@ class EventLoop {
   void AdvanceTimers();
   int SleepMillis() const;
   void ReadClock();
+  void Turn(const epoll_event* events, int count);
   void RunPosted();
   IoSlot* AddWith(uint32_t events, int fd, void (*on_events)(void*, uint32_t), void* owner);
 
@@ -124,6 +130,7 @@ class EventLoop {
   std::vector<IoSlot*> free_slots_;
   std::vector<IoSlot*> released_;  // in this turn; free at its end
   std::vector<std::function<void()>> deferred_;
+  std::vector<std::function<void()>> due_;  // of this turn; keeps its memory from turn to turn
 
   absl::Mutex mutex_;
   std::vector<std::function<void()>> posted_ ABSL_GUARDED_BY(mutex_);

@@ -1,14 +1,33 @@
 #include "dataplane/proxy/mirror.h"
 
 #include <exception>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "dataplane/http/stream.h"
+#include "dataplane/proxy/header_rules.h"
 #include "dataplane/proxy/relay.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
 namespace {
+
+// A request with everything that its views point to.
+class RequestCopy {
+ public:
+  RequestCopy(const http::OutgoingRequest& request, std::string_view body);
+  RequestCopy(RequestCopy&&) = default;
+
+  const http::OutgoingRequest& request() const { return request_; }
+  std::string_view body() const { return body_; }
+
+ private:
+  std::vector<char> text_;
+  std::vector<FieldView> fields_;
+  http::OutgoingRequest request_;
+  std::string_view body_;
+};
 
 class Discard final : public http::BodySink {
  public:
@@ -48,23 +67,6 @@ Task<bool> Converse(EventLoop* loop, http::UpstreamStream* upstream, const Servi
   co_return true;
 }
 
-Detached Run(Worker* worker, std::shared_ptr<const BoundService> service, std::shared_ptr<Endpoint> endpoint,
-             RequestCopy copy) {
-  ++worker->mirrors;
-  bool answered = false;
-  try {
-    const std::unique_ptr<http::UpstreamStream> upstream =
-        worker->pool().Acquire(endpoint, UpstreamPool::Reuse::kProbed, service->policy->idle_timeout);
-    if (upstream != nullptr) answered = co_await Converse(&worker->loop(), upstream.get(), *service->policy, copy);
-  } catch (const std::exception& error) {
-    spdlog::error("a mirrored request failed: {}", error.what());
-  }
-  if (!answered) worker->metrics().Add(WorkerGauge::kMirrorsFailedTotal, 1);
-  --worker->mirrors;
-}
-
-}  // namespace
-
 RequestCopy::RequestCopy(const http::OutgoingRequest& request, std::string_view body) : request_(request) {
   size_t bytes = request.lines.size() + request.method.size() + request.scheme.size() + request.authority.size() +
                  request.path.size() + request.query.size() + body.size();
@@ -88,15 +90,63 @@ RequestCopy::RequestCopy(const http::OutgoingRequest& request, std::string_view 
   body_ = keep(body);
 }
 
-std::shared_ptr<Endpoint> PickMirror(const BoundService& service, Worker* worker) {
+Detached Send(ExchangeResources* resources, std::shared_ptr<const BoundService> service,
+              std::shared_ptr<Endpoint> endpoint, RequestCopy copy) {
+  ++resources->mirrors;
+  bool responded = false;
+  try {
+    const std::unique_ptr<http::UpstreamStream> upstream =
+        resources->pool->Acquire(endpoint, UpstreamPool::Reuse::kProbed, service->policy->idle_timeout);
+    if (upstream != nullptr) responded = co_await Converse(resources->loop, upstream.get(), *service->policy, copy);
+  } catch (const std::exception& error) {
+    spdlog::error("a mirrored request failed: {}", error.what());
+  }
+  if (!responded) resources->metrics->Add(WorkerGauge::kMirrorsFailedTotal, 1);
+  --resources->mirrors;
+}
+
+// Null: no endpoint is usable.
+std::shared_ptr<Endpoint> PickEndpoint(const BoundService& service, ExchangeResources* resources) {
   const int index =
-      service.balancer->Pick(service.runtime->cursor, {.random = worker->random(), .now = worker->loop().now()});
+      service.balancer->Pick(service.runtime->cursor, {.random = resources->random, .now = resources->loop->now()});
   return index == EndpointBalancer::kNone ? nullptr : service.endpoints[static_cast<size_t>(index)];
 }
 
-void SendMirror(Worker* worker, std::shared_ptr<const BoundService> service, std::shared_ptr<Endpoint> endpoint,
-                RequestCopy copy) {
-  Run(worker, std::move(service), std::move(endpoint), std::move(copy));
+}  // namespace
+
+void CopyForMirrors(std::string_view payload, RequestContext* context, WorkerShard* metrics) {
+  MirrorCopy& mirror = context->mirror;
+  if (mirror.body.size() + payload.size() > kMirrorBodyBytesMax) {
+    mirror.pending = false;
+    mirror.body = {};
+    metrics->Add(WorkerGauge::kMirrorsDroppedTotal, static_cast<int64_t>(context->target.policy().mirrors.size()));
+    return;
+  }
+  mirror.body += payload;
+}
+
+void StartMirrors(uint32_t attempt, ExchangeResources* resources, RequestContext* context) {
+  if (!std::exchange(context->mirror.pending, false)) return;
+  WorkerShard& metrics = *resources->metrics;
+  const std::string& body = context->mirror.body;
+  for (const MirrorTarget& target : context->target.policy().mirrors) {
+    if (absl::Uniform<uint32_t>(resources->random, 0, 1'000'000) >= target.per_million) continue;
+    const std::shared_ptr<const BoundService>& service = context->state->services[target.service];
+    if (service->balancer == nullptr || resources->mirrors >= kMirrorsMax) {
+      metrics.Add(WorkerGauge::kMirrorsDroppedTotal, 1);
+      continue;
+    }
+    const std::shared_ptr<Endpoint> endpoint = PickEndpoint(*service, resources);
+    if (endpoint == nullptr) {
+      metrics.Add(WorkerGauge::kMirrorsDroppedTotal, 1);
+      continue;
+    }
+    metrics.Add(WorkerGauge::kMirroredTotal, 1);
+    FieldList fields;
+    Send(resources, service, endpoint,
+         RequestCopy(BuildRequest(*context, *endpoint, attempt, body.size(), resources, &fields), body));
+  }
+  context->mirror.body = {};
 }
 
 }  // namespace gateway::dataplane

@@ -1,41 +1,27 @@
-// Copies of requests, whose responses nobody waits for.
+// Copies of requests, whose responses are discarded.
 #ifndef GATEWAY_DATAPLANE_PROXY_MIRROR_H_
 #define GATEWAY_DATAPLANE_PROXY_MIRROR_H_
 
-#include <memory>
+#include <cstddef>
+#include <cstdint>
 #include <string_view>
-#include <vector>
 
-#include "dataplane/http/message.h"
-#include "dataplane/server/worker.h"
-#include "dataplane/state/serving_state.h"
+#include "dataplane/proxy/exchange_resources.h"
+#include "dataplane/proxy/request_context.h"
 
 namespace gateway::dataplane {
 
-// A request with everything that its views point to.
-class RequestCopy {
- public:
-  RequestCopy(const http::OutgoingRequest& request, std::string_view body);
-  RequestCopy(RequestCopy&&) = default;
+inline constexpr int kMirrorsMax = 256;  // copies under way, of a worker
+inline constexpr size_t kMirrorBodyBytesMax = 64 * 1024;
 
-  const http::OutgoingRequest& request() const { return request_; }
-  std::string_view body() const { return body_; }
+// Adds a part of the body to the copy. Past kMirrorBodyBytesMax the copies are dropped, and counted. REQUIRES:
+// mirror.pending.
+void CopyForMirrors(std::string_view payload, RequestContext* context, WorkerShard* metrics);
 
- private:
-  std::vector<char> text_;
-  std::vector<FieldView> fields_;
-  http::OutgoingRequest request_;
-  std::string_view body_;
-};
-
-// The endpoint for the next copy; null: there is none.
-std::shared_ptr<Endpoint> PickMirror(const BoundService& service, Worker* worker);
-
-// Sends `copy` to `endpoint` and throws the response away, within the service's timeouts; then the connection is kept
-// for others. Returns at once; what goes wrong is counted, and nobody's business else. On the worker; counted in
-// Worker::mirrors until it is over.
-void SendMirror(Worker* worker, std::shared_ptr<const BoundService> service, std::shared_ptr<Endpoint> endpoint,
-                RequestCopy copy);
+// Sends the copies, once, when all of the request is here: they leave while the request itself waits for its response.
+// Returns at once; each runs by itself, within its service's timeouts, and failures are only counted. `attempt`: see
+// BuildRequest.
+void StartMirrors(uint32_t attempt, ExchangeResources* resources, RequestContext* context);
 
 }  // namespace gateway::dataplane
 

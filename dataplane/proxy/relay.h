@@ -30,13 +30,13 @@ enum class RelayEnd : uint8_t {
 // What is particular to one relay. Lives as long as it.
 class RelayObserver {
  public:
-  // The forms that nobody needs as payload; asked before each read.
+  // The forms in which the payload need not be seen; asked before each read.
   virtual http::BodyForms Forms() = 0;
-  // Sees each piece before it goes on. Anything but kRunning ends the relay instead.
+  // Sees each piece before it goes on. Any other end than kRunning ends the relay instead.
   virtual RelayEnd OnPiece(const http::BodyPiece& piece) = 0;
   // A piece has gone on after a wait.
   virtual void OnFlushed() {}
-  // Until when a wait that began at `since` goes on: the source stalls then. Asked again when it is over: it may have
+  // Until when a wait that began at `since` lasts: the source stalls then. Asked again when it is over: it may have
   // moved.
   virtual TimePoint ReadDeadline(TimePoint since) = 0;
   // Asked after each wait.
@@ -53,8 +53,8 @@ struct RelayLimits {
 
 inline constexpr size_t kRelayBytesPerTurnMax = 2 * 1024 * 1024;  // then the other connections have their turn
 
-// Moves a body until it has ended, or cannot go on. Holds no memory of its own; the source gives back what it has while
-// it waits. Backpressure is the sink's: nothing is read before it has taken what was read.
+// Moves a body until it has ended, or cannot continue. Holds no memory of its own; the source gives back what it has
+// while it waits. Backpressure is the sink's: nothing is read before it has taken what was read.
 Task<RelayEnd> Relay(EventLoop* loop, http::BodySource* source, http::BodySink* sink, RelayObserver* observer,
                      RelayLimits limits);
 

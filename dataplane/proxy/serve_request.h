@@ -4,14 +4,13 @@
 
 #include "dataplane/http/stream.h"
 #include "dataplane/net/task.h"
+#include "dataplane/proxy/exchange_resources.h"
 
 namespace gateway::dataplane {
 
-class Worker;
-
 // Responds to the stream's request, or rejection, and records it. Both have to outlive the task, which ends after it
 // has called Finish. Does not throw.
-Task<void> ServeRequest(Worker& worker, http::DownstreamStream& stream);
+Task<void> ServeRequest(ExchangeResources& resources, http::DownstreamStream& stream);
 
 }  // namespace gateway::dataplane
 

@@ -1,130 +1,112 @@
-// What follows a change of protocol (101): bytes, both ways at once, until both sides have ended theirs. Nothing in
-// them is looked at. A tunnel that is silent holds no buffer.
-#include <memory>
+#include "dataplane/proxy/tunnel.h"
+
+#include <exception>
 #include <utility>
 
-#include "dataplane/proxy/exchange.h"
+#include "dataplane/proxy/header_rules.h"
+#include "dataplane/proxy/relay.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
+namespace {
 
 // What both directions share.
-struct Exchange::TunnelState {
+struct TunnelState {
+  EventLoop* loop;
+  RequestContext* context;
+  http::UpstreamStream* upstream;
+  RelayLimits limits;
   TimePoint active;                   // bytes moved, in either direction
-  RelayEnd end = RelayEnd::kRunning;  // of the direction that ended first, unless by its sender; it says why
+  RelayEnd end = RelayEnd::kRunning;  // of the direction that ended first, unless its sender ended it
   bool ended_upward = false;
+
+  // One direction has ended: unless its sender ended it, the other one ends too.
+  void EndDirection(RelayEnd how, bool upward) {
+    if (how == RelayEnd::kComplete) return;
+    if (end == RelayEnd::kRunning) {
+      end = how;
+      ended_upward = upward;
+    }
+    context->stream.Cancel();
+    upstream->Cancel();
+  }
 };
 
-class Exchange::TunnelDirection final : public RelayObserver {
+class Direction final : public RelayObserver {
  public:
-  TunnelDirection(Exchange* exchange, TunnelState* state) : exchange_(*exchange), state_(*state) {}
+  explicit Direction(TunnelState* state) : state_(*state) {}
 
   http::BodyForms Forms() override { return {}; }
   RelayEnd OnPiece(const http::BodyPiece&) override {
-    state_.active = exchange_.loop().now();
+    state_.active = state_.loop->now();
     return RelayEnd::kRunning;
   }
-  void OnFlushed() override { state_.active = exchange_.loop().now(); }
+  void OnFlushed() override { state_.active = state_.loop->now(); }
   // The other direction may be busy meanwhile.
-  TimePoint ReadDeadline(TimePoint) override { return state_.active + exchange_.match_.route->upgrade_idle_timeout; }
+  TimePoint ReadDeadline(TimePoint) override { return state_.active + state_.limits.write_stall; }
 
  private:
-  Exchange& exchange_;
   TunnelState& state_;
 };
 
-// From here on only the log wants to know what was asked: its few words are copied, and the head's buffer goes back.
-void Exchange::KeepOfHead() {
+Task<void> RunUpward(TunnelState* state) {
+  RelayEnd end = RelayEnd::kOverloaded;
+  try {
+    Direction direction(state);
+    end = co_await Relay(state->loop, &state->context->stream, state->upstream, &direction, state->limits);
+  } catch (const std::exception& error) {
+    spdlog::error("request {}: its tunnel failed: {}", state->context->facts.request_id, error.what());
+  }
+  state->EndDirection(end, true);
+}
+
+// From here on only the log uses the request's header: the few texts that it needs are copied, and the buffer is given
+// back.
+void ReleaseHeader(RequestContext* context) {
+  http::Request& request = context->header;
+  RequestFacts& facts = context->facts;
   std::string_view user_agent;
-  for (size_t i = 0; i < head_.fields.size(); ++i) {
-    if (head_.kinds[i] == http::FieldKind::kUserAgent) user_agent = head_.fields[i].value;
+  for (size_t i = 0; i < request.fields.size(); ++i) {
+    if (request.kinds[i] == http::FieldKind::kUserAgent) user_agent = request.fields[i].value;
   }
-  kept_room_.reserve(head_.target.size() + user_agent.size() + request_id_.size());
-  const auto keep = [this](std::string_view text) {
-    const size_t at = kept_room_.size();
-    kept_room_ += text;
-    return std::string_view(kept_room_.data() + at, text.size());
+  std::string& storage = facts.header_storage;
+  storage.reserve(request.target.size() + user_agent.size() + facts.request_id.size());
+  const auto keep = [&storage](std::string_view text) {
+    const size_t at = storage.size();
+    storage += text;
+    return std::string_view(storage.data() + at, text.size());
   };
-  const std::string_view target = keep(head_.target);
+  const std::string_view target = keep(request.target);
   user_agent = keep(user_agent);
-  request_id_ = keep(request_id_);
-  head_.Clear();
-  head_.path = head_.query = head_.authority = {};
-  head_.method = "GET";  // the only one that can change its protocol
-  head_.target = target;
-  head_.fields.push_back({"User-Agent", user_agent});
-  head_.kinds.push_back(http::FieldKind::kUserAgent);
-  path_ = host_ = {};
-  match_.variables.clear();
-  stream_.ReleaseRequest();
+  facts.request_id = keep(facts.request_id);
+  request.Clear();
+  request.path = request.query = request.authority = {};
+  request.method = "GET";  // the only one that can change its protocol
+  request.target = target;
+  request.fields.push_back({"User-Agent", user_agent});
+  request.kinds.push_back(http::FieldKind::kUserAgent);
+  facts.path = facts.host = {};
+  context->target.match.variables.clear();
+  context->stream.ReleaseRequest();
 }
 
-// `end` of one direction: unless its sender ended it, the other one ends too.
-void Exchange::EndTunnel(http::UpstreamStream* upstream, TunnelState* state, RelayEnd end, bool upward) {
-  if (end == RelayEnd::kComplete) return;
-  if (state->end == RelayEnd::kRunning) {
-    state->end = end;
-    state->ended_upward = upward;
-  }
-  stream_.Cancel();
-  upstream->Cancel();
-}
-
-Task<Exchange::Attempt> Exchange::Tunnel(http::UpstreamStream* upstream, http::Response* response) {
-  Attempt attempt;
-  attempt.answered = true;
-  const http::OutgoingResponse head = BuildResponse(response);
-  http::BodyPiece first;  // the service's first bytes may have come with its response
-  (void)upstream->Read({}, &first);
-  Io io = stream_.Begin(head, first);
-  if (io == Io::kEnd) {
-    attempt.answered = false;
-    attempt.reason = Reason::kOverloaded;
-    co_return attempt;
-  }
-  KeepOfHead();
-  status_ = 101;
-  answer_started_ = true;
-  // Each direction sees for itself how its side ends: what came before a reset is still passed on.
-  CancelWhenGone(nullptr);
-  permit_ = {};  // a place in the breaker is for requests that wait for their response
-  WorkerShard& metrics = worker_->metrics();
-  metrics.Add(WorkerGauge::kInFlight, -1);
-  metrics.Add(WorkerGauge::kUpgraded, 1);
-  metrics.Add(WorkerGauge::kUpgradedTotal, 1);
-
-  TunnelState state{.active = loop().now()};
-  const RelayLimits limits{match_.route->upgrade_idle_timeout, ends_at_};
-  Task<void> upward = TunnelUp(upstream, &state);
-  upward.Start();
-  if (io == Io::kAgain) io = co_await stream_.Flush(limits.write_stall, limits.until);
-  RelayEnd end = RelayEnd::kComplete;
-  if (io != Io::kDone) {
-    end = io == Io::kError ? RelayEnd::kSinkGone : OutOfTime() ? RelayEnd::kOutOfTime : RelayEnd::kSinkStalled;
-  } else {
-    TunnelDirection downward(this, &state);
-    end = co_await Relay(&loop(), upstream, &stream_, &downward, limits);
-  }
-  EndTunnel(upstream, &state, end, false);
-  co_await upward.Done();
-  metrics.Add(WorkerGauge::kUpgraded, -1);
-  metrics.Add(WorkerGauge::kInFlight, 1);
-
-  const bool up = state.ended_upward;
+AttemptEnd EndOf(const TunnelState& state, Result* result) {
+  AttemptEnd attempt;
+  attempt.responded = true;
   switch (state.end) {
     case RelayEnd::kSourceGone:
-      attempt.reason = up ? Reason::kClientClosed : Reason::kUpstreamReset;
+      attempt.reason = state.ended_upward ? Reason::kClientClosed : Reason::kUpstreamReset;
       break;
     case RelayEnd::kSinkGone:
-      attempt.reason = up ? Reason::kUpstreamReset : Reason::kClientClosed;
+      attempt.reason = state.ended_upward ? Reason::kUpstreamReset : Reason::kClientClosed;
       break;
     case RelayEnd::kSourceStalled:
     case RelayEnd::kSinkStalled:
-      detail_ = "idle for upgrade_idle_timeout";
+      result->refusal.detail = "idle for upgrade_idle_timeout";
       break;
     case RelayEnd::kOutOfTime:
       attempt.reason = Reason::kRequestDeadline;
-      attempt.detail = kMaxDurationDetail;
+      attempt.detail = Deadline::kMaxDurationDetail;
       break;
     case RelayEnd::kOverloaded:
       attempt.reason = Reason::kOverloaded;
@@ -132,19 +114,55 @@ Task<Exchange::Attempt> Exchange::Tunnel(http::UpstreamStream* upstream, http::R
     default:
       break;
   }
-  if (attempt.reason == Reason::kUpstreamReset) end_ = http::End::kReset;
-  co_return attempt;
+  if (attempt.reason == Reason::kUpstreamReset) result->end = http::End::kReset;
+  return attempt;
 }
 
-Task<void> Exchange::TunnelUp(http::UpstreamStream* upstream, TunnelState* state) {
-  RelayEnd end = RelayEnd::kOverloaded;
-  try {
-    TunnelDirection direction(this, state);
-    end = co_await Relay(&loop(), &stream_, upstream, &direction, {match_.route->upgrade_idle_timeout, ends_at_});
-  } catch (const std::exception& error) {
-    spdlog::error("request {}: its tunnel failed: {}", request_id_, error.what());
+}  // namespace
+
+Task<AttemptEnd> RunTunnel(ExchangeResources* resources, RequestContext* context, CircuitBreaker::Permit* permit,
+                           http::UpstreamStream* upstream, http::Response* response, std::string_view session_cookie) {
+  http::DownstreamStream& stream = context->stream;
+  const http::OutgoingResponse header = BuildResponse(*context, session_cookie, resources, response);
+  http::BodyPiece first;  // the service's first bytes may have come with its response
+  (void)upstream->Read({}, &first);
+  Io io = stream.Begin(header, first);
+  if (io == Io::kEnd) {
+    AttemptEnd attempt;
+    attempt.reason = Reason::kOverloaded;
+    co_return attempt;
   }
-  EndTunnel(upstream, state, end, true);
+  ReleaseHeader(context);
+  context->result.status = 101;
+  context->result.response_started = true;
+  // Each direction sees for itself how its side ends: what came before a reset is still passed on.
+  stream.WatchGone(nullptr, nullptr);
+  *permit = {};
+  WorkerShard& metrics = *resources->metrics;
+  metrics.Add(WorkerGauge::kInFlight, -1);
+  metrics.Add(WorkerGauge::kUpgraded, 1);
+  metrics.Add(WorkerGauge::kUpgradedTotal, 1);
+
+  EventLoop* const loop = resources->loop;
+  const RelayLimits limits{context->target.policy().upgrade_idle_timeout, context->deadline.at};
+  TunnelState state{.loop = loop, .context = context, .upstream = upstream, .limits = limits, .active = loop->now()};
+  Task<void> upward = RunUpward(&state);
+  upward.Start();
+  if (io == Io::kAgain) io = co_await stream.Flush(limits.write_stall, limits.until);
+  RelayEnd end = RelayEnd::kComplete;
+  if (io != Io::kDone) {
+    end = io == Io::kError                        ? RelayEnd::kSinkGone
+          : context->deadline.IsOver(loop->now()) ? RelayEnd::kOutOfTime
+                                                  : RelayEnd::kSinkStalled;
+  } else {
+    Direction downward(&state);
+    end = co_await Relay(loop, upstream, &stream, &downward, limits);
+  }
+  state.EndDirection(end, false);
+  co_await upward.Done();
+  metrics.Add(WorkerGauge::kUpgraded, -1);
+  metrics.Add(WorkerGauge::kInFlight, 1);
+  co_return EndOf(state, &context->result);
 }
 
 }  // namespace gateway::dataplane

@@ -12,7 +12,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "dataplane/http/http1/server_stream.h"
 #include "dataplane/http/http2/server_session.h"
-#include "dataplane/net/alarm.h"
+#include "dataplane/net/cancellable_timer.h"
 #include "dataplane/net/proxy_header.h"
 #include "dataplane/proxy/serve_request.h"
 #include "dataplane/server/worker.h"
@@ -170,7 +170,7 @@ Task<void> ClientConnection::ServeHttp2() {
 Task<void> ClientConnection::ServeHttp2Stream(void* connection, http::DownstreamStream& stream) {
   auto& self = *static_cast<ClientConnection*>(connection);
   self.Asked();
-  return ServeRequest(*self.worker_, stream);
+  return ServeRequest(self.worker_->exchange_resources(), stream);
 }
 
 void ClientConnection::ListAsSilent() {
@@ -214,9 +214,9 @@ Task<bool> ClientConnection::CountAddress() {
     return silent_.counted;
   };
   if (count()) co_return true;
-  Alarm alarm(&worker_->loop());
+  CancellableTimer timer(&worker_->loop());
   for (int i = 0; i < kRoomTries && found == Found::kUnread; ++i) {
-    co_await alarm.Until(worker_->loop().now() + kRoomTryInterval);
+    co_await timer.Until(worker_->loop().now() + kRoomTryInterval);
     if (count()) co_return true;
   }
   worker_->metrics().Add(WorkerGauge::kConnectionsRefusedTotal, 1);
@@ -349,7 +349,7 @@ Task<bool> ClientConnection::ServeExchange() {
   http1::ServerStream stream(worker_->stream_resources(), this);
   if (!co_await stream.ReadHead()) co_return false;
   Asked();
-  co_await ServeRequest(*worker_, stream);
+  co_await ServeRequest(worker_->exchange_resources(), stream);
   co_return true;
 }
 

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 #include <filesystem>
 #include <iterator>
 #include <limits>
@@ -70,10 +69,19 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
       redis_(shared.redis_directory == nullptr
                  ? nullptr
                  : std::make_unique<RedisStore>(&loop_, shared.redis, shared.redis_directory)),
-      id_prefix_(absl::Uniform<uint64_t>(random_)),
-      id_counter_(absl::Uniform<uint64_t>(random_)),
       state_(new LocalState{std::move(state), 1}),
-      flush_timer_(&loop_, &Worker::OnFlush, this),
+      exchange_resources_{.loop = &loop_,
+                          .buffers = &buffers_,
+                          .pool = &pool_,
+                          .metrics = metrics,
+                          .log = log,
+                          .redis = redis_.get(),
+                          .authentication = shared.authentication,
+                          .options = shared.options,
+                          .metrics_page = &shared_.metrics_page,
+                          .state = &state_,
+                          .cut_short = &cut_short_,
+                          .worker = index},
       accept_timer_(&loop_, &Worker::OnAcceptRetry, this),
       idle_timer_(&loop_, &Worker::OnIdleGrace, this),
       beat_timer_(&loop_, &Worker::OnBeat, this) {
@@ -437,44 +445,10 @@ void Worker::Unregister(ClientConnection* connection) {
   if (draining_ && connection_count_ == 0) loop_.Defer([this] { CheckDrained(); });
 }
 
-std::string_view Worker::HttpDate() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(loop_.wall_now());
-  if (now != date_second_) {
-    date_second_ = now;
-    std::tm parts;
-    gmtime_r(&now, &parts);
-    std::strftime(date_, sizeof date_, "%a, %d %b %Y %H:%M:%S GMT", &parts);
-  }
-  return date_;
-}
-
-void Worker::NewRequestId(char (&text)[33]) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  uint64_t low = ++id_counter_;
-  uint64_t high = id_prefix_;
-  for (int i = 15; i >= 0; --i, high >>= 4, low >>= 4) {
-    text[i] = kDigits[high & 15];
-    text[16 + i] = kDigits[low & 15];
-  }
-  text[32] = '\0';
-}
-
-void Worker::LogWritten() {
-  if (flush_armed_) return;
-  flush_armed_ = true;
-  flush_timer_.Arm(loop_.now() + AccessLog::kFlushInterval);
-}
-
 void Worker::OnBeat(void* self) {
   auto* worker = static_cast<Worker*>(self);
   worker->BoundConnections();
   worker->beat_timer_.Arm(worker->loop_.now() + std::min(kBeatMax, worker->options().watchdog_timeout / 4));
-}
-
-void Worker::OnFlush(void* self) {
-  auto* worker = static_cast<Worker*>(self);
-  worker->flush_armed_ = false;
-  worker->log_->Flush();
 }
 
 }  // namespace gateway::dataplane

@@ -11,23 +11,22 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <thread>
 #include <vector>
 
-#include "absl/random/random.h"
-#include "dataplane/http/field_lines.h"
 #include "dataplane/http/http2/session_metrics.h"
 #include "dataplane/http/stream_resources.h"
 #include "dataplane/limits/redis_store.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/event_loop.h"
 #include "dataplane/net/splice_pipe.h"
+#include "dataplane/proxy/exchange_resources.h"
 #include "dataplane/server/connection_counts.h"
 #include "dataplane/server/listener.h"
 #include "dataplane/server/server_options.h"
 #include "dataplane/server/tls_listeners.h"
 #include "dataplane/state/serving_state.h"
+#include "dataplane/state/state_ref.h"
 #include "dataplane/telemetry/access_log.h"
 #include "dataplane/telemetry/metrics.h"
 #include "dataplane/upstream/upstream_pool.h"
@@ -38,27 +37,6 @@ class ClientConnection;
 namespace http2 {
 class SessionResources;
 }
-
-// A worker's own reference count on a ServingState: exchanges hold the state that they started with without touching a
-// counter that other threads touch.
-struct LocalState {
-  std::shared_ptr<const ServingState> state;
-  uint32_t references = 0;
-};
-class StateRef {
- public:
-  explicit StateRef(LocalState* local) : local_(local) { ++local_->references; }
-  StateRef(const StateRef&) = delete;
-  StateRef& operator=(const StateRef&) = delete;
-  ~StateRef() {
-    if (--local_->references == 0) delete local_;
-  }
-  const ServingState& operator*() const { return *local_->state; }
-  const ServingState* operator->() const { return local_->state.get(); }
-
- private:
-  LocalState* local_;
-};
 
 // Connections of one worker, the newest first; linked through themselves.
 struct ConnectionList {
@@ -117,33 +95,21 @@ class Worker final : private DescriptorReserve {
   // Ends the thread, whatever is in flight, and hands over the last log lines. Any other thread; joins.
   void Stop();
 
-  // For connections and exchanges, on the worker.
+  // For connections, on the worker.
   EventLoop& loop() { return loop_; }
   const EventLoop& loop() const { return loop_; }
   BufferPool& buffers() { return buffers_; }
-  SplicePipePool& pipes() { return pipes_; }
-  UpstreamPool& pool() { return pool_; }
+  ExchangeResources& exchange_resources() { return exchange_resources_; }
   const http::StreamResources& stream_resources() const { return stream_resources_; }
   http2::SessionResources& http2() { return *http2_; }
   const http2::SessionMetrics& http2_metrics() const { return http2_metrics_; }                 // any thread
   const http2::ClientMetrics& upstream_http2_metrics() const { return pool_.http2_metrics(); }  // any thread
   RedisStore* redis() { return redis_.get(); }                                                  // null: there is none
   WorkerShard& metrics() { return *metrics_; }
-  AccessLogBuffer* log() { return log_; }
   const ServerOptions& options() const { return *shared_.options; }
-  const Shared& shared() const { return shared_; }
-  absl::InsecureBitGen& random() { return random_; }
-  LocalState* state() { return state_; }
   bool draining() const { return draining_; }
-  bool cut_short() const { return cut_short_; }  // nobody waits for a service any more
   // How long a connection may stay idle at most: it ends while draining.
   std::chrono::milliseconds idle_grace() const { return idle_grace_; }
-  // "Mon, 23 Nov 2026 15:04:05 GMT", of this second.
-  std::string_view HttpDate();
-  // 32 hexadecimal digits, unique with high probability over all workers of all processes.
-  void NewRequestId(char (&text)[33]);
-  // After a line was written: it is flushed within AccessLog::kFlushInterval.
-  void LogWritten();
   // Whether a warning about what clients do may be logged now: each kind once a second.
   enum class Warning : uint8_t {
     kConnectionsMax,
@@ -156,18 +122,7 @@ class Worker final : private DescriptorReserve {
     kCount
   };
   bool MayWarn(Warning kind);
-  // Scratch for one step without a wait in it.
-  std::string& scratch() { return scratch_; }
-  // The same, for field lines beside what is in scratch().
-  std::string& field_scratch() { return field_scratch_; }
-  // The same, for what a head says of ours.
-  http::FieldLines& lines() { return lines_; }
-  TokenCache& tokens() { return tokens_; }
   int index() const { return index_; }
-
-  // Copies of requests that are under way (mirror.h), at most kMirrorsMax.
-  static constexpr int kMirrorsMax = 256;
-  int mirrors = 0;
 
   // What a connection of listener `listener` is accepted with; its index is ListenerOptions::tls.
   const std::shared_ptr<const tls::ServerContext>& tls_context(int listener) const {
@@ -221,7 +176,6 @@ class Worker final : private DescriptorReserve {
   void CheckDrained();
   // As many connections of clients may be open in this process that some descriptors are left for services.
   void BoundConnections();
-  static void OnFlush(void* self);
   static void OnAcceptRetry(void* self);
   static void OnIdleGrace(void* self);
   static void OnBeat(void* self);
@@ -249,14 +203,9 @@ class Worker final : private DescriptorReserve {
   const std::unique_ptr<http2::SessionResources> http2_;
   UpstreamPool pool_;
   const std::unique_ptr<RedisStore> redis_;
-  absl::InsecureBitGen random_;
-  uint64_t id_prefix_;
-  uint64_t id_counter_;
-  std::string scratch_;
-  std::string field_scratch_;
-  http::FieldLines lines_;
-  TokenCache tokens_{{}};
   LocalState* state_;
+  bool cut_short_ = false;  // it no longer waits for services
+  ExchangeResources exchange_resources_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   ConnectionList silent_;  // no request has arrived on them yet
   ConnectionList asked_;
@@ -267,17 +216,12 @@ class Worker final : private DescriptorReserve {
   int64_t descriptors_max_ = 0;
   bool near_end_ = false;  // the last connection was given one of the last descriptors
   int64_t connections_max_ = std::numeric_limits<int64_t>::max();
-  bool cut_short_ = false;
   std::chrono::milliseconds idle_grace_ = std::chrono::hours(24 * 365);
   std::function<void()> drained_;
-  Timer flush_timer_;
-  bool flush_armed_ = false;
   Timer accept_timer_;
   Timer idle_timer_;
   Timer beat_timer_;  // the loop turns now and then, also with nothing to do: the watchdog looks
   std::array<TimePoint, static_cast<size_t>(Warning::kCount)> warned_at_{};
-  int64_t date_second_ = -1;
-  char date_[32];
   std::thread thread_;
 };
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "dataplane/proxy/failure.h"
+#include "dataplane/http/reason.h"
 #include "gateway/v1/bootstrap.pb.h"
 
 namespace gateway::dataplane {

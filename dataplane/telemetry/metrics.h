@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "dataplane/proxy/failure.h"
+#include "dataplane/http/reason.h"
 #include "prometheus/collectable.h"
 
 namespace gateway::dataplane {

@@ -1,4 +1,4 @@
-// Bodies of HTTP/1.1 messages: framing taken off in place, and put on anew (RFC 9112, sections 6 and 7).
+// Bodies of HTTP/1.1 messages: framing removed in place, and added again (RFC 9112, sections 6 and 7).
 #ifndef GATEWAY_DATAPLANE_HTTP_HTTP1_BODY_H_
 #define GATEWAY_DATAPLANE_HTTP_HTTP1_BODY_H_
 
@@ -20,14 +20,15 @@ class BodyDecoder {
   static constexpr size_t kExtensionBytesMax = 16 * 1024;  // of all chunks of a message
   static constexpr size_t kTrailerBytesMax = 8 * 1024;
   static constexpr int kSizeDigitsMax = 16;
-  static constexpr uint64_t kChunkBytesMax = INT64_MAX;  // more is no size to anybody who counts in signed numbers
-  // Larger chunks are cut anew: receivers have been known to count in 32 bits.
+  static constexpr uint64_t kChunkBytesMax =
+      INT64_MAX;  // more is not a size for receivers that count in signed numbers
+  // Larger chunks are cut again: receivers have been known to count in 32 bits.
   static constexpr uint64_t kKeptChunkBytesMax = 16 * 1024 * 1024;
 
   static BodyDecoder None() { return BodyDecoder(Mode::kNone, 0); }
   static BodyDecoder Length(uint64_t length) { return BodyDecoder(length == 0 ? Mode::kNone : Mode::kLength, length); }
   static BodyDecoder Chunked() { return BodyDecoder(Mode::kChunked, 0); }
-  // Of an answer, whose trailers go no further: one that no trailer may be costs the client nothing.
+  // Of a response, whose trailers are dropped: an invalid one costs the client nothing.
   static BodyDecoder ChunkedAnswer() {
     BodyDecoder decoder = Chunked();
     decoder.any_trailer_ = true;
@@ -37,10 +38,10 @@ class BodyDecoder {
 
   struct Result {
     size_t payload = 0;   // bytes of the body
-    size_t consumed = 0;  // bytes of `data` that were the message's; fewer than `size` only where it is done or refused
+    size_t consumed = 0;  // bytes of `data` that were the message's; fewer than `size` only if it is done or refused
     bool refused = false;
-    // What goes on, one behind the other: `kept` in `data`, the others in this decoder or constant. They hold until the
-    // next call.
+    // What is passed on, one behind the other: `kept` in `data`, the others in this decoder or constant. They hold
+    // until the next call.
     std::string_view before{};
     std::string_view kept{};
     std::string_view after{};
@@ -48,9 +49,9 @@ class BodyDecoder {
   // Decodes data[0, size), moving the payload of chunks together at the front: that is what is kept.
   Result Decode(char* data, size_t size);
 
-  // Of a chunked body whose receiver gets it in chunks too: checks as Decode does and encodes anew, but leaves the
+  // Of a chunked body whose receiver gets it in chunks too: checks as Decode does and encodes again, but leaves the
   // bytes where they are, framing and all, as long as they are what an encoder would have written. Extensions, leading
-  // zeros and trailers go; chunks stay as they were cut, but for those above kKeptChunkBytesMax. It may take over from
+  // zeros and trailers go; chunks stay as they were cut, except those above kKeptChunkBytesMax. It may take over from
   // Decode at any byte, not the other way round.
   Result Recode(char* data, size_t size) { return ReadChunks(data, size, true); }
 

@@ -15,7 +15,7 @@ BodyRead BodyReader::ReadHere(char* data, size_t size, BodyPiece* piece, size_t*
   return result.payload > 0 || piece->last ? BodyRead::kPiece : BodyRead::kWait;
 }
 
-// Of what the buffer holds, which stays readable until the next read. kWait: nothing of it goes on.
+// Of what the buffer holds, which stays readable until the next read. kWait: nothing of it is passed on.
 BodyRead BodyReader::Decode(bool framed, BodyPiece* piece, uint64_t* received) {
   Buffer& buffer = flow_.buffer;
   const auto result = framed ? body_.Recode(buffer.data(), buffer.size()) : body_.Decode(buffer.data(), buffer.size());
@@ -23,7 +23,7 @@ BodyRead BodyReader::Decode(bool framed, BodyPiece* piece, uint64_t* received) {
   buffer.Skip(result.consumed);
   if (result.refused) {
     if (result.kept.empty()) return BodyRead::kInvalid;
-    invalid_ = true;  // what is valid goes on first
+    invalid_ = true;  // what is valid is passed on first
   }
   *piece = {.before = result.before,
             .bytes = result.kept,

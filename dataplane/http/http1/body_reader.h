@@ -30,12 +30,12 @@ class BodyReader {
     undecoded_ = true;
   }
 
-  // The first bytes of the body, where they lie behind its head. Payload only; views hold as long as `data` does.
+  // The first bytes of the body, if they lie behind its header. Payload only; views hold as long as `data` does.
   // `*consumed`: bytes that were the body's.
   http::BodyRead ReadHere(char* data, size_t size, http::BodyPiece* piece, size_t* consumed);
   // BodySource::Read. `*received` counts up by the bytes that were the body's.
   http::BodyRead Read(http::BodyForms takes, http::BodyPiece* piece, uint64_t* received);
-  // Gives the buffer to others, where nothing in it is still to be read.
+  // Gives the buffer to others, if nothing in it is still to be read.
   void Pause() {
     if (flow_.buffer.empty()) flow_.buffer.Reset();
   }

@@ -92,7 +92,7 @@ HeadRead ClientStream::ReadHead(http::Response** response) {
 
 HeadRead ClientStream::BeginBody(http::Response** response) {
   const size_t first_bytes = BufferPool::FirstForFlow(input_);
-  input_.Skip(reader_.head_bytes());  // the head's views hold until the second Read
+  input_.Skip(reader_.head_bytes());  // the header's views hold until the second Read
   if (head_.status == 101) {
     if (!upgrading_ || !head_.NamesWebSocket()) {
       detail_ = "an unsolicited 101";

@@ -13,7 +13,7 @@
 
 namespace gateway::dataplane::http1 {
 
-// Whoever owns the connection derives from it and says in Finish what becomes of it.
+// The connection's owner derives from it and says in Finish what becomes of it.
 class ClientStream : public http::UpstreamStream {
  public:
   // `input` is empty. `reused`: the connection has carried a request before; else it is connecting.
@@ -79,7 +79,7 @@ class ClientStream : public http::UpstreamStream {
   bool tunnel_ = false;
   bool last_written_ = false;
   bool heard_ = false;
-  size_t interim_bytes_ = 0;  // of the input: an interim head, read and not consumed yet
+  size_t interim_bytes_ = 0;  // of the input: an interim header, read and not consumed yet
   uint64_t bytes_sent_ = 0;
   uint64_t bytes_received_ = 0;
   const char* detail_ = "";

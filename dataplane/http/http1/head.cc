@@ -30,7 +30,8 @@ constexpr auto kToken = MakeTokenTable();
 
 constexpr char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
-// The offset of the first byte at or after `from` that is a control (below 0x20, or 0x7f); `size` where there is none.
+// The offset of the first byte at or after `from` that is a control (below 0x20, or 0x7f); `size` if there is no such
+// byte.
 size_t FindControl(const char* data, size_t from, size_t size) {
   size_t i = from;
 #ifdef __SSE2__
@@ -50,7 +51,7 @@ size_t FindControl(const char* data, size_t from, size_t size) {
   return size;
 }
 
-// Whether the Upgrade fields of a head that has Connection: upgrade name WebSocket.
+// Whether the Upgrade fields of a header that has Connection: upgrade name WebSocket.
 bool UpgradesToWebSocket(const http::Head& head) {
   for (size_t i = 0; i < head.fields.size(); ++i) {
     if (head.kinds[i] != FieldKind::kUpgrade) continue;
@@ -161,8 +162,8 @@ struct FieldSink {
   }
 };
 
-// Whether a first line is a request's or an answer's at all. One that isn't need not be waited for: of HTTP/0.9, or of
-// another protocol, nothing may follow that would end the head.
+// Whether a first line is a request's or a response's at all. One that isn't need not be waited for: of HTTP/0.9, or of
+// another protocol, nothing may follow that would end the header.
 bool NamesHttp(std::string_view line) {
   constexpr std::string_view kName = "HTTP/";
   constexpr size_t kVersionBytes = 8;  // "HTTP/1.1"
@@ -328,7 +329,7 @@ Rejection ReadExpectations(RequestHead* out) {
   return {};
 }
 
-// RFC 9110, section 7.6.2: only OPTIONS and TRACE are counted down. What is no number is passed on as it is.
+// RFC 9110, section 7.6.2: only OPTIONS and TRACE are counted down. What is not a number is passed on as it is.
 void ReadMaxForwards(RequestHead* out) {
   if (out->method != "OPTIONS") return;
   for (size_t i = 0; i < out->fields.size(); ++i) {

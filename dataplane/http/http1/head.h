@@ -1,8 +1,8 @@
-// Heads of HTTP/1.1 messages: found, checked and taken apart in place (RFC 9112, RFC 9110).
+// Headers of HTTP/1.1 messages: found, checked and taken apart in place (RFC 9112, RFC 9110).
 //
 // HeadScanner refuses what servers are known to read differently (bare LF, bare CR, obs-fold, control bytes); what it
 // lets through is taken apart line by line, under framing rules that are stricter than the RFC allows recipients to be.
-// Every head that is accepted here Boost.Beast's parser reads the same way: tests/fuzz/*_differential_fuzz.cc.
+// Every header that is accepted here Boost.Beast's parser reads the same way: tests/fuzz/*_differential_fuzz.cc.
 #ifndef GATEWAY_DATAPLANE_HTTP_HTTP1_HEAD_H_
 #define GATEWAY_DATAPLANE_HTTP_HTTP1_HEAD_H_
 
@@ -22,15 +22,16 @@ inline constexpr size_t kMethodBytesMax = 64;         // longer: 501; the longes
 inline constexpr size_t kTargetBytesMax = 16 * 1024;  // longer: 414
 inline constexpr size_t kFieldsMax = 200;             // more: 431
 inline constexpr size_t kNominatedMax = 32;           // fields that Connection names; more: 400
-inline constexpr uint64_t kLengthMax = INT64_MAX;     // of a body; more is no length to who counts in signed numbers
+inline constexpr uint64_t kLengthMax =
+    INT64_MAX;  // of a body; more is not a length for receivers that count in signed numbers
 
 using http::ClassifyField;
 using http::FieldKind;
 
-// What a head of HTTP/1 says beside the message itself: how it is framed, and of its connection. Views point into the
+// What a header of HTTP/1 says beside the message itself: how it is framed, and of its connection. Views point into the
 // buffer that was parsed.
 struct Framing {
-  // Fields that Connection names, but for close, keep-alive and upgrade. They are kHopByHop in Head::kinds, where
+  // Fields that Connection names, except close, keep-alive and upgrade. They are kHopByHop in Head::kinds, where
   // Connection can take them away.
   absl::InlinedVector<std::string_view, 4> nominated;
   bool chunked = false;
@@ -44,7 +45,7 @@ struct Framing {
   }
 };
 
-// A version above 1.1 is read as that (RFC 9110, section 2.5). `bytes` is the head as it was received.
+// A version above 1.1 is read as that (RFC 9110, section 2.5). `bytes` is the header as it was received.
 struct RequestHead : http::Request {
   Framing framing;
 
@@ -68,12 +69,12 @@ struct ResponseHead : http::Response {
   bool NamesWebSocket() const;
 };
 
-// Finds the end of a head in bytes that arrive bit by bit; sees each byte once. Start with a fresh one for each head.
-// Refuses a first line that is none of HTTP/x.y as soon as it is there: what follows it may never come.
+// Finds the end of a header in bytes that arrive bit by bit; sees each byte once. Start with a fresh one for each
+// header. Refuses a first line that is not HTTP/x.y as soon as it is there: what follows it may never come.
 class HeadScanner {
  public:
   enum class Result : uint8_t { kMore, kComplete, kRefused };
-  // `data` begins at the head's first byte and only grows between two calls.
+  // `data` begins at the header's first byte and only grows between two calls.
   Result Scan(const char* data, size_t size);
   size_t head_bytes() const { return position_; }  // after kComplete: with the empty line
   bool line_seen() const { return line_seen_; }    // the first line is whole
@@ -90,7 +91,7 @@ class HeadScanner {
   const char* detail_ = "";
 };
 
-// `head` is what the scanner found. On an error the head is unspecified, but for method and target where they could be
+// `head` is what the scanner found. On an error the header is unspecified, except method and target if they could be
 // read.
 http::Rejection ParseRequestHead(std::string_view head, RequestHead* out);
 http::Rejection ParseResponseHead(std::string_view head, ResponseHead* out);
@@ -107,7 +108,7 @@ bool IsMisspeltMethod(std::string_view method);
 // Without the spaces and tabs around it (OWS).
 std::string_view Trim(std::string_view text);
 
-// Of equal length. (The two below are asked of each field of a head: nearly all differ in length already.)
+// Of equal length. (The two below are asked of each field of a header: nearly all differ in length already.)
 bool BytesEqualIgnoringCase(const char* a, const char* b, size_t size);
 bool BytesEqualFolded(const char* name, const char* known, size_t size);
 

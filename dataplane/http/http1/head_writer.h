@@ -1,4 +1,4 @@
-// Heads of HTTP/1.1 messages, written.
+// Headers of HTTP/1.1 messages, written.
 #ifndef GATEWAY_DATAPLANE_HTTP_HTTP1_HEAD_WRITER_H_
 #define GATEWAY_DATAPLANE_HTTP_HTTP1_HEAD_WRITER_H_
 
@@ -13,7 +13,7 @@
 
 namespace gateway::dataplane::http1 {
 
-// Writes where there is room for everything: the caller knows a bound.
+// Writes into space for everything: the caller knows a bound.
 class HeadWriter {
  public:
   explicit HeadWriter(char* at) : at_(at) {}
@@ -46,7 +46,7 @@ inline size_t FieldBytes(std::span<const FieldView> fields) {
   return bytes;
 }
 
-// Room for `bytes` in `out`, which is empty or a block of `pool`. False: there is none to be had.
+// Room for `bytes` in `out`, which is empty or a block of `pool`. False: the budget is spent.
 inline bool MakeRoom(BufferPool* pool, Buffer* out, size_t bytes) {
   if (!*out) *out = pool->Acquire(BufferPool::kSmall);
   return *out && (out->room() >= bytes || (bytes <= BufferPool::kSizes.back() && pool->Grow(out, bytes)));

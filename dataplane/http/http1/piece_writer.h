@@ -21,7 +21,7 @@ namespace gateway::dataplane::http1 {
 // One direction of one message. Remembers what did not go out at once.
 class PieceWriter {
  public:
-  // So much of a body is copied behind its head: cheaper than telling the kernel of two parts.
+  // So much of a body is copied behind its header: cheaper than giving the kernel two parts.
   static constexpr size_t kCopiedBytesMax = 2048;
 
   explicit PieceWriter(Socket* socket) : socket_(socket) {}
@@ -30,8 +30,8 @@ class PieceWriter {
   bool chunked() const { return chunked_; }
   http::BodyForms takes() const { return {.framed = chunked_, .pipe = !chunked_ && socket_->CanSplice()}; }
 
-  // `head` goes first, or `spare_head`, where no buffer was to be had; it is kept until everything is out. Both are
-  // empty where the head has gone. `last_of_connection`: the caller ends the connection in this turn. `*sent` counts
+  // `head` goes first, or `spare_head`, if no buffer was available; it is kept until everything is out. Both are
+  // empty where the header has gone. `last_of_connection`: the caller ends the connection in this turn. `*sent` counts
   // up.
   Io Write(Buffer head, std::string spare_head, const http::BodyPiece& piece, bool last_of_connection, uint64_t* sent) {
     head_ = std::move(head);
@@ -76,7 +76,7 @@ class PieceWriter {
   void Add(std::string_view bytes) {
     if (!bytes.empty()) parts_[count_++] = {const_cast<char*>(bytes.data()), bytes.size()};
   }
-  // The first part is the head; the others are copied behind it where they are short.
+  // The first part is the header; the others are copied behind it if they are short.
   void TakeIntoHead() {
     size_t bytes = 0;
     for (size_t i = 1; i < count_; ++i) bytes += parts_[i].iov_len;
@@ -89,7 +89,7 @@ class PieceWriter {
     }
     parts_[0] = {head_.data(), head_.size()};
   }
-  // `payload` in a chunk of its own (nothing where it is empty), and the end of the body.
+  // `payload` in a chunk of its own (nothing if it is empty), and the end of the body.
   void AddChunk(std::string_view payload, bool last) {
     if (!payload.empty()) {
       Add(ChunkHead(payload.size(), &chunk_room_));
@@ -106,7 +106,7 @@ class PieceWriter {
   std::string spare_head_;
   SplicePipe* pipe_ = nullptr;
   size_t count_ = 0;
-  std::array<iovec, 4> parts_;  // a head, and three views
+  std::array<iovec, 4> parts_;  // a header, and three views
   std::array<char, 20> chunk_room_;
   std::span<iovec> rest_;
 };

@@ -1,4 +1,4 @@
-// The one reading of a response's head: interim responses, framing, and whether its connection may be used again.
+// The one reading of a response's header: interim responses, framing, and whether its connection may be used again.
 #ifndef GATEWAY_DATAPLANE_HTTP_HTTP1_RESPONSE_READER_H_
 #define GATEWAY_DATAPLANE_HTTP_HTTP1_RESPONSE_READER_H_
 
@@ -10,10 +10,11 @@
 
 namespace gateway::dataplane::http1 {
 
-// Finds and parses the heads of one response, interim ones first. Reads no socket and no clock: callers bound the time.
+// Finds and parses the headers of one response, interim ones first. Reads no socket and no clock: callers bound the
+// time.
 class ResponseReader {
  public:
-  static constexpr size_t kHeadBytesMax = 64 * 1024;     // of one head
+  static constexpr size_t kHeadBytesMax = 64 * 1024;     // of one header
   static constexpr size_t kInterimBytesMax = 64 * 1024;  // of all interim responses of one response
 
   enum class Result : uint8_t {
@@ -22,10 +23,10 @@ class ResponseReader {
     kFinal,     // `head` is the response, or a 101
     kRejected,  // detail() says why
   };
-  // `data` begins with the first byte that was not consumed, and only grows until a head is complete.
+  // `data` begins with the first byte that was not consumed, and only grows until a header is complete.
   Result Read(const char* data, size_t size, ResponseHead* head);
 
-  size_t head_bytes() const { return scanner_.head_bytes(); }  // of the head that was read last
+  size_t head_bytes() const { return scanner_.head_bytes(); }  // of the header that was read last
   const char* detail() const { return detail_; }               // after kRejected
 
  private:

@@ -48,7 +48,7 @@ Task<bool> ServerStream::ReadHead() {
           input.data()[1] == '\n') {
         skipped = 2;
         if (input.size() == 2) {
-          // Alone it is no beginning of a request: the connection is idle still.
+          // Alone it does not begin a request: the connection is still idle.
           connection_.empty_line_seen = true;
           input.Clear();
           co_return false;
@@ -92,7 +92,7 @@ Task<bool> ServerStream::ReadHead() {
         continue;
       case Io::kEnd:
       case Io::kError:
-        // The client closed between requests or inside a head: there is nobody to respond to.
+        // The client closed between requests or inside a header: there is no client to respond to.
         connection_.ending = connection_.gone = true;
         input.Reset();
         co_return false;
@@ -102,7 +102,7 @@ Task<bool> ServerStream::ReadHead() {
     // A spurious wakeup: the connection is idle, without a buffer.
     if (input.empty()) co_return false;
     if (deadline == TimePoint{}) deadline = started_ + resources_.header_timeout;
-    // Shrink the buffer of a slow head to what it holds, so that slow clients cannot exhaust the pool.
+    // Shrink the buffer of a slow header to what it holds, so that slow clients cannot exhaust the pool.
     buffers.Shrink(&input);
     const Wait wait = co_await connection_.socket.Readable(deadline);
     if (wait == Wait::kTimeout) {
@@ -149,7 +149,7 @@ void ServerStream::ReleaseRequest() {
 
 Io ServerStream::SendInterim(const OutgoingResponse& response) {
   Buffer out;
-  // One that finds no memory is not sent: it is no more than a hint.
+  // Without memory for it, it is not sent: it is only a hint.
   if (head_.version == Version::kHttp10 || !MakeRoom(resources_.buffers, &out, HeadBytesMax(response)))
     return Io::kDone;
   HeadWriter writer(out.space());
@@ -217,7 +217,7 @@ Io ServerStream::Begin(const OutgoingResponse& response, const BodyPiece& first)
 }
 
 bool ServerStream::BeginTunnel() {
-  // The client's first bytes may have come with its head.
+  // The client's first bytes may have come with its header.
   const size_t early = connection_.input.size() - input_used_;
   Buffer beginning;
   if (early > 0) {
@@ -228,7 +228,7 @@ bool ServerStream::BeginTunnel() {
   }
   body_.StartWith(BodyDecoder::UntilClose(), BufferPool::kSmall, std::move(beginning));
   read_begun_ = tunnel_ = true;
-  connection_.ending = connection_.gone = true;  // when the tunnel has ended, so has the connection
+  connection_.ending = connection_.gone = true;  // the connection ends with the tunnel
   return true;
 }
 

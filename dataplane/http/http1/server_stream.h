@@ -27,7 +27,7 @@ class ServerStream final : public http::DownstreamStream {
   // What was used goes; what the client sent ahead stays for the next request.
   ~ServerStream();
 
-  // Reads the request's head. False: there is none.
+  // Reads the request's header. False: there is none.
   Task<bool> ReadHead();
 
   http::BodyRead Read(http::BodyForms takes, http::BodyPiece* piece) override;
@@ -69,7 +69,7 @@ class ServerStream final : public http::DownstreamStream {
   const http::StreamResources& resources_;
   http::Connection& connection_;
   RequestHead head_;
-  size_t input_used_ = 0;  // of the connection's input: the head and what was decoded
+  size_t input_used_ = 0;  // of the connection's input: the header and what was decoded
   bool read_begun_ = false;
   BodyReader body_;
   PieceWriter writer_;

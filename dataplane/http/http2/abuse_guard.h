@@ -22,7 +22,7 @@ enum class Abuse : uint8_t {
   kPriority,  // PRIORITY and PRIORITY_UPDATE
   kWindowUpdate,
   kEmptyData,      // DATA that carries nothing, and ends nothing
-  kUnknownFrames,  // of types that nobody has defined
+  kUnknownFrames,  // of types that are not defined
   kContinuation,   // too many CONTINUATION frames behind one HEADERS
   kHeaderList,     // a header list many times the advertised size
   kControlQueue,   // responses to control frames that the client does not read
@@ -77,7 +77,7 @@ class AbuseGuard {
     const Limit& limit = kLimits[index];
     return ++counts_[index] > uint64_t{limit.base} + uint64_t{limit.per_work} * work_;
   }
-  // The client reset a stream whose request began at `begun`; `answered`: its response was complete. True: one too
+  // The client reset a stream whose request began at `begun`; `answered`: the response was complete. True: one too
   // many.
   bool OnReset(TimePoint begun, bool answered, TimePoint now) {
     Roll(now);

@@ -79,7 +79,7 @@ Task<void> ClientSession::Serve() {
   started_ = heard_ = idle_since_ = loop_.now();
   ForEachStream([this](StreamCore* stream) { Queue(stream); });
   RunQueued();
-  (void)co_await Converse({});  // whoever keeps it closes it, whatever its end
+  (void)co_await Converse({});  // its owner closes it, whatever its end
 }
 
 void ClientSession::FailConnect(const char* tls_failure) {
@@ -273,7 +273,7 @@ void ClientSession::OnStreamClosed(StreamCore* closed, uint32_t code) {
   } else if (stream->reset_received_) {
     stream->end_detail_ = ResetDetail(code);
   } else if (!stream->reset_by_us_ && *stream->detail_ == '\0') {
-    // nghttp2 has reset it: content-length and DATA differ, a body where there is none, fields out of order.
+    // nghttp2 has reset it: content-length and DATA differ, an unexpected body, fields out of order.
     stream->detail_ = "the response breaks the rules of HTTP/2";
   }
 }
@@ -319,7 +319,7 @@ bool ClientSession::CheckDeadlines() {
     return now < pinged_ + kPingTimeout || end(NGHTTP2_INTERNAL_ERROR, "the endpoint does not answer a PING");
   }
   if (now >= PingAt()) {
-    // Whoever is there answers.
+    // A peer that is there responds.
     pinged_ = now;
     next_ping_ = now + kPingInterval;
     if (const int code = nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr); code != 0) Fail(code);
@@ -337,7 +337,7 @@ Task<void> ClientSession::EndStreams() {
   co_return;
 }
 
-// Each stream learns that the connection has ended. Nobody waits for them: what they have they still give.
+// Each stream learns that the connection has ended. It does not wait for them: what they have they still give.
 void ClientSession::EndAll() {
   state_ = State::kOver;
   ForEachStream([this](StreamCore* each) {

@@ -35,10 +35,10 @@ class ClientResources final : public CoreResources {
   std::string path_;  // scratch for one :path
 };
 
-// Owned by whoever keeps the connection, who destroys it only when it is `disposable`; on one worker.
+// Belongs to the owner of the connection, who destroys it only when it is `disposable`; on one worker.
 //
 // Streams may be opened before there is a connection: they wait for it in Connect. The connection's window opens as
-// bytes come, so that a response which nobody reads holds up no other one; what a stream holds is bounded by its own
+// bytes come, so that a response which is not read does not hold up others; what a stream holds is bounded by its own
 // window, and all together by the buffer budget.
 //
 // An endpoint that is silent while requests wait is asked for a sign of life (PING), at most every five minutes unless
@@ -67,7 +67,7 @@ class ClientSession final : public SessionCore {
 
   // Once: the connection is there (and so is TLS). Serves its streams until it ends.
   Task<void> Serve();
-  // In place of Serve: there is none. `tls_failure` as UpstreamStream::tls_failure.
+  // Instead of Serve: it could not be established. `tls_failure` as UpstreamStream::tls_failure.
   void FailConnect(const char* tls_failure);
 
   bool connecting() const { return state_ == State::kConnecting; }
@@ -81,7 +81,7 @@ class ClientSession final : public SessionCore {
   void Retire();
   // How long it stays without streams; of the newest service that asked.
   void set_idle_timeout(std::chrono::milliseconds timeout) { idle_timeout_ = timeout; }
-  // Nobody uses it, and none of its coroutines is on the stack: it may be destroyed.
+  // It is not used, and its coroutines are not on the stack: it may be destroyed.
   bool disposable() const { return live_ == 0 && settled(); }
 
  private:
@@ -126,7 +126,7 @@ class ClientSession final : public SessionCore {
   bool speaks_http2_ = true;     // as far as can be told
   bool settings_received_ = false;
   bool carried_ = false;  // a request
-  bool gave_up_ = false;  // nobody shall wait for this connection any more
+  bool gave_up_ = false;  // this connection is not waited for any more
   bool retired_ = false;
   std::chrono::milliseconds idle_timeout_{60'000};
   TimePoint started_{};

@@ -74,7 +74,7 @@ class ClientStream final : public http::UpstreamStream, public StreamCore {
   void TakeHead(bool ended);
   void Reject(const char* detail);  // the endpoint's response is invalid
 
-  HeaderBlock block_;  // of the head that comes, or has come
+  HeaderBlock block_;  // of the header that comes, or has come
   http::Response head_;
   std::vector<std::unique_ptr<Interim>> interims_;  // not read yet; the first one may be
   bool interim_given_ = false;
@@ -83,9 +83,9 @@ class ClientStream final : public http::UpstreamStream, public StreamCore {
 
   const bool reused_;            // the connection had carried a request before
   bool to_head_ = false;         // the request is a HEAD
-  bool sent_ = false;            // its head has left nghttp2
+  bool sent_ = false;            // its header has left nghttp2
   bool heard_ = false;           // a header section has begun
-  bool final_ = false;           // the final head has come
+  bool final_ = false;           // the final header has come
   bool head_given_ = false;      // and was read
   bool bodyless_ = false;        // whatever the stream says
   bool refused_ = false;         // the endpoint has not looked at it

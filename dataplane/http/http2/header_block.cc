@@ -92,7 +92,7 @@ Rejection ReadField(std::string_view name, std::string_view value, http::Head* o
       if (host == nullptr) break;
       if (*host) return Malformed("more than one Host");
       *host = value;
-      return {};  // goes first, whoever said it
+      return {};  // is sent first, whatever its origin
     default:
       break;
   }
@@ -123,7 +123,7 @@ bool JoinCookies(HeaderBlock* block, BufferPool* pool, size_t* at) {
 }
 
 // Extended CONNECT comes without the nonce that servers of HTTP/1.1 ask for (RFC 8441, section 5; RFC 6455, section
-// 4.1). Behind the fields; `*at` is 0 where there is no need.
+// 4.1). Behind the fields; `*at` is 0 if there is no need.
 bool AppendWebSocketKey(HeaderBlock* block, BufferPool* pool, size_t* at) {
   *at = 0;
   bool extended = false;
@@ -195,7 +195,7 @@ Rejection ReadMethod(const PseudoFields& pseudo, bool ended, Request* out) {
 }
 
 // RFC 9110, section 10.1.1: a list, of which 100-continue is the only member that anybody knows. Section 7.6.2: only
-// OPTIONS is counted down; what is no number is passed on as it is.
+// OPTIONS is counted down; what is not a number is passed on as it is.
 Rejection ReadExpectations(Request* out) {
   for (size_t i = 0; i < out->fields.size(); ++i) {
     if (out->kinds[i] == FieldKind::kMaxForwards && out->method == "OPTIONS") {
@@ -277,7 +277,7 @@ Rejection MakeRequest(HeaderBlock* block, bool ended, BufferPool* pool, Request*
   std::optional<std::string_view> host;
   Rejection error;
   bool joined = false;
-  bool regular = false;  // a field that is no pseudo-header field has come
+  bool regular = false;  // a regular field has come
   for (size_t i = 0; i < block->size(); ++i) {
     const std::string_view name = block->name(i);
     std::string_view value = block->value(i);

@@ -69,8 +69,8 @@ class HeaderBlock {
 };
 
 // Makes the request of a header section that has come whole. Views point into `block`, which may get further bytes
-// (cookies are joined). `ended`: the stream ends with it, there is no body. On a rejection `out` is unspecified, but
-// for method and target where they could be read. Extended CONNECT (RFC 8441) for WebSocket is a GET with `protocol`.
+// (cookies are joined). `ended`: the stream ends with it, there is no body. On a rejection `out` is unspecified, except
+// method and target if they could be read. Extended CONNECT (RFC 8441) for WebSocket is a GET with `protocol`.
 http::Rejection MakeRequest(HeaderBlock* block, bool ended, BufferPool* pool, http::Request* out);
 
 // Makes the response of a header section that has come whole (RFC 9113, section 8.3.2). Views point into `block`.

@@ -90,7 +90,7 @@ int ServerSession::OnBeginHeaders(const nghttp2_frame& frame) {
 }
 
 int ServerSession::OnHeader(const nghttp2_frame& frame, std::string_view name, std::string_view value) {
-  // Thousands of fields may follow, which cost the most where they are checked.
+  // Thousands of fields may follow, which cost the most when they are checked.
   if (abuse_ != Abuse::kNone) return NGHTTP2_ERR_CALLBACK_FAILURE;
   ServerStream* const stream = StreamOf(frame.hd.stream_id);
   if (stream == nullptr) return 0;
@@ -224,7 +224,7 @@ void ServerSession::OnStreamClosed(StreamCore* closed, uint32_t) {
   if (stream->served_ || IsOnlyRecorded(*stream)) {
     Queue(stream);
   } else {
-    ReleaseIfOver(stream);  // its request never came whole, or nobody serves it any more
+    ReleaseIfOver(stream);  // its request never came whole, or it is not served any more
   }
 }
 
@@ -280,7 +280,7 @@ int ServerSession::SubmitPreface() {
   return nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0, window);
 }
 
-// Resumes whoever waits for what has happened to the stream.
+// Resumes the coroutines that wait for what has happened to the stream.
 void ServerSession::Tell(StreamCore* told) {
   auto* const stream = static_cast<ServerStream*>(told);
   if (!stream->served_ && !stream->done_ && (!stream->closed_ || IsOnlyRecorded(*stream))) {
@@ -354,7 +354,7 @@ bool ServerSession::CheckDeadlines() {
   if (live_ == 0) return now < idle_since_ + options.idle_timeout || end(NGHTTP2_NO_ERROR);
   if (pinged_ != TimePoint::max()) return now < pinged_ + kPingTimeout || end(NGHTTP2_INTERNAL_ERROR);
   if (now >= heard_ + options.idle_timeout) {
-    // Whoever is there answers.
+    // A peer that is there responds.
     pinged_ = now;
     if (const int code = nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr); code != 0) Fail(code);
   }
@@ -384,7 +384,7 @@ Task<ServerSession::End> ServerSession::Serve(Buffer first) {
   co_return co_await Converse(std::move(first)) ? End::kGone : End::kClosed;
 }
 
-// Whoever serves a stream learns that it is gone; waits for all of them.
+// Those that serve a stream learn that it is gone; waits for all of them.
 Task<void> ServerSession::EndStreams() {
   struct LastStream {
     ServerSession& session;

@@ -66,7 +66,7 @@ class ServerSession final : public SessionCore {
   // A header list this many times as long as was advertised closes the connection; a shorter one gets 431.
   static constexpr size_t kHeaderListFactor = 4;
   static constexpr std::chrono::seconds kPingTimeout{20};
-  // Between the two GOAWAY frames of a drain, where the client does not answer the PING between them.
+  // Between the two GOAWAY frames of a drain, if the client does not acknowledge the PING between them.
   static constexpr std::chrono::seconds kDrainNotice{1};
 
   // All of them outlive it. Throws std::bad_alloc.
@@ -83,7 +83,7 @@ class ServerSession final : public SessionCore {
 
   // Lets streams of now end, and takes no new ones: two GOAWAY frames, so that none is lost on the way.
   void Drain();
-  // Nobody shall wait for services any more: each stream that watches for it is told that its client is gone.
+  // Services are not waited for any more: each stream that watches for it is told that its client is gone.
   void CutShort();
   // No stream is open. (A drained session without streams ends by itself.)
   bool idle() const { return live_ == 0; }

@@ -18,7 +18,7 @@ namespace gateway::dataplane::http2 {
 
 class ServerSession;
 
-// In the worker's slab from the first HEADERS frame until both the stream has closed and whoever serves it is done.
+// In the worker's slab from the first HEADERS frame until both the stream has closed and it is no longer served.
 //
 // How its bodies flow: stream_core.h.
 class ServerStream final : public http::DownstreamStream, public StreamCore {

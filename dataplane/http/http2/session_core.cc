@@ -61,7 +61,7 @@ struct SessionCore::Callbacks {
     return Of(self).OnHeader(*frame, ViewOf(name), ViewOf(value));
   }
 
-  // nghttp2 would leave the field out and go on.
+  // nghttp2 would leave the field out and continue.
   static int OnInvalidHeader(nghttp2_session*, const nghttp2_frame* frame, nghttp2_rcbuf*, nghttp2_rcbuf*, uint8_t,
                              void* self) {
     return Of(self).OnInvalidHeader(*frame);
@@ -162,7 +162,7 @@ struct SessionCore::Callbacks {
     StreamCore* const stream = session.StreamOf(frame->hd.stream_id);
     // Its writer has given up since the frame was begun.
     if (stream == nullptr || stream->source_.size() < size) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-    // nghttp2_session_mem_send goes on from one DATA frame to the next.
+    // nghttp2_session_mem_send continues from one DATA frame to the next.
     if (session.out_.size() >= kOutputHighWater) return NGHTTP2_ERR_WOULDBLOCK;
     if (!session.AppendOutput(head, kFrameHeadBytes) || !session.AppendOutput(stream->source_.data(), size)) {
       return NGHTTP2_ERR_CALLBACK_FAILURE;
@@ -388,7 +388,7 @@ Task<void> SessionCore::WriteLoop() {
     if (out_.empty()) out_.Reset();
     if (write_failed_) {
       out_.Reset();
-      socket_.Cancel();  // whoever reads learns of it
+      socket_.Cancel();  // the reader learns of it
       co_return;
     }
     if (stopping_) co_return;
@@ -434,7 +434,7 @@ void SessionCore::Unqueue(StreamCore* stream) {
 }
 
 void SessionCore::RunQueued() {
-  // One after the other: whoever is resumed may queue others, or end them.
+  // One after the other: those that are resumed may queue others, or end them.
   ++telling_;
   while (queue_first_ != nullptr && !inside_) {
     StreamCore* const stream = queue_first_;

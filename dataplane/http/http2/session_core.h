@@ -32,7 +32,7 @@ namespace gateway::dataplane::http2 {
 class CoreResources {
  public:
   static constexpr size_t kReadBytes = 64 * 1024;
-  // Of nghttp2: what would be checked too late where it leads to a whole batch of frames.
+  // Of nghttp2: what would be checked too late if it leads to a whole batch of frames.
   static constexpr size_t kContinuationsMax = 8;
   static constexpr size_t kOutboundAcksMax = 256;
   static constexpr size_t kSettingsMax = 32;  // entries of a frame
@@ -69,14 +69,14 @@ class CoreResources {
 };
 
 // Belongs to one worker. Reads in the coroutine of Converse, writes in one of its own: what a turn of the loop brings
-// about leaves at its end, in one write. Callbacks of nghttp2 only note what there is to do; nobody is resumed from
-// inside it.
+// about leaves at its end, in one write. Callbacks of nghttp2 only note what there is to do; no coroutine is resumed
+// from inside it.
 class SessionCore {
  public:
   // What leaves in one write; what is not written is at most this and a frame.
   static constexpr size_t kOutputHighWater = 47 * 1024;
   static constexpr size_t kBytesPerTurnMax = 256 * 1024;
-  // A DATA frame that a window cut down to less is no work (AbuseGuard).
+  // A DATA frame that a window cut down to less does not count as work (AbuseGuard).
   static constexpr size_t kTinyFrame = 128;
   static constexpr std::chrono::seconds kLastWordsTimeout{2};
   static constexpr size_t kFrameHeadBytes = 9;
@@ -102,7 +102,7 @@ class SessionCore {
   struct Limits {
     std::chrono::milliseconds write_timeout;  // the longest stall of the connection
     size_t outbound_frames_max;               // that wait behind a peer that reads nothing
-    // The connection's window opens as bytes come, so that a stream that nobody reads is in no other's way; only its
+    // The connection's window opens as bytes come, so that a stream that is not read does not block others; only its
     // own window holds its sender back.
     bool credits_connection_at_once;
   };
@@ -118,7 +118,7 @@ class SessionCore {
   virtual int OnFrameReceived(const nghttp2_frame& frame) = 0;
   virtual int OnFrameSent(const nghttp2_frame& frame) = 0;
   virtual void OnStreamClosed(StreamCore* stream, uint32_t code) = 0;
-  // DATA for `stream`; false: nobody wants it.
+  // DATA for `stream`; false: it is not wanted.
   virtual bool Wants(StreamCore* stream) = 0;
   // Bytes of a body, framing included, went through.
   virtual void OnStored(StreamCore*, size_t) {}
@@ -156,7 +156,7 @@ class SessionCore {
   // Queues all streams as closed, and tells them.
   void CloseAll();
   bool over() const;
-  // None of its coroutines is on the stack, and nothing of it waits for the end of the turn.
+  // Its coroutines are not on the stack, and nothing of it waits for the end of the turn.
   bool settled() const { return telling_ == 0 && yielding_ == 0 && !flush_scheduled_; }
   nghttp2_data_provider Provider() const;
 
@@ -167,7 +167,7 @@ class SessionCore {
   nghttp2_session* session_ = nullptr;
   bool inside_ = false;  // nghttp2 is being called: it must not be called again
   bool ended_ = false;   // nor any more
-  int failed_ = 0;       // nghttp2's error, of which there is no return
+  int failed_ = 0;       // nghttp2's error, which is final
 
   StreamCore* streams_ = nullptr;
   size_t live_ = 0;  // streams in the list
@@ -214,7 +214,7 @@ inline nghttp2_nv FieldOf(std::string_view name, std::string_view value) {
   return {reinterpret_cast<uint8_t*>(const_cast<char*>(name.data())),
           reinterpret_cast<uint8_t*>(const_cast<char*>(value.data())), name.size(), value.size(), NGHTTP2_NV_FLAG_NONE};
 }
-// Fields of a connection have no place in HTTP/2 (RFC 9113, section 8.2.2), whoever would send them; the message's
+// Fields of a connection have no place in HTTP/2 (RFC 9113, section 8.2.2), in either direction; the message's
 // length is known apart from its field.
 bool IsConnectionField(std::string_view name);
 

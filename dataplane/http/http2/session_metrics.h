@@ -44,7 +44,7 @@ enum class ClientCounter : uint8_t {
   kCount,
 };
 
-// Of one worker and one side: written on its thread alone, read by whoever scrapes.
+// Of one worker and one side: written on its thread alone, read by the scraper.
 template <typename Counter>
 class SideMetrics {
  public:

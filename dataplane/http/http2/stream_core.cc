@@ -100,7 +100,7 @@ void StreamCore::AbandonSource() {
   source_trailers_ = {};
 }
 
-// Of what is written; where that is nothing, nghttp2 asks again when it is told of more.
+// Of what is written; if that is nothing, nghttp2 asks again once there is more.
 ssize_t StreamCore::ReadSource(size_t size, uint32_t* flags) {
   if (!sending()) {
     deferred_ = true;

@@ -86,13 +86,13 @@ class StreamCore {
   size_t uncredited_ = 0;  // bytes that were given and are still taken off the window
   const char* detail_ = "";
   bool overloaded_ = false;
-  bool drops_trailers_ = false;  // those that may not stand behind a body, in place of rejecting them
+  bool drops_trailers_ = false;  // those that may not stand behind a body, instead of rejecting them
 
   bool closed_ = false;  // as far as nghttp2 is concerned, or the connection is gone
   bool cancelled_ = false;
-  bool done_ = false;           // what still comes is nobody's
+  bool done_ = false;           // what still comes is dropped
   bool remote_ended_ = false;   // the other side has sent everything
-  bool takes_no_more_ = false;  // it has answered: nothing waits any more for it to read
+  bool takes_no_more_ = false;  // it has responded: nothing waits any more for it to read
   bool end_submitted_ = false;  // nothing more will follow from here
   bool end_sent_ = false;       // END_STREAM has left nghttp2
   bool reset_by_us_ = false;

@@ -10,7 +10,7 @@
 
 namespace gateway::dataplane::http2 {
 
-// One wait of one coroutine: ended by whoever it waits for, or by its deadline.
+// One wait of one coroutine: ended by what it waits for, or by its deadline.
 class WaitPoint {
  public:
   explicit WaitPoint(EventLoop* loop) : timer_(loop, &WaitPoint::OnTimer, this) {}
@@ -22,7 +22,7 @@ class WaitPoint {
     waiter_ = caller;
     timer_.Arm(deadline);
   }
-  // Nothing where nobody waits.
+  // Nothing if no coroutine waits.
   void Resume(Wait result) {
     if (!waiter_) return;
     timer_.Disarm();
@@ -30,7 +30,7 @@ class WaitPoint {
     std::exchange(waiter_, nullptr).resume();
   }
   Wait result() const { return result_; }
-  // Moves the deadline of a wait that goes on.
+  // Moves the deadline of the current wait.
   void Extend(TimePoint deadline) {
     if (waiter_) timer_.Arm(deadline);
   }

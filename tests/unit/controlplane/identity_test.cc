@@ -11,6 +11,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/config/bootstrap.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/caller_limits.h"
 #include "controlplane/identity/rules.h"

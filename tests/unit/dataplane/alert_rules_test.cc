@@ -4,7 +4,7 @@
 #include <regex>
 #include <string>
 
-#include "dataplane/proxy/failure.h"
+#include "dataplane/http/reason.h"
 #include "gtest/gtest.h"
 
 namespace gateway::dataplane {

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "dataplane/net/alarm.h"
+#include "dataplane/net/cancellable_timer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/http2_client.h"
@@ -163,7 +163,7 @@ class ClientSessions : public ::testing::Test {
       call->fields.emplace_back(std::string(field.name), std::string(field.value));
     }
     while (call->holds && !release_) {
-      Alarm pause(&loop_);
+      CancellableTimer pause(&loop_);
       (void)co_await pause.Until(loop_.now() + 20ms);
     }
     for (;;) {

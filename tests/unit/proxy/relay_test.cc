@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "gtest/gtest.h"
-#include "tests/unit/dataplane/scripted_streams.h"
+#include "tests/unit/proxy/scripted_streams.h"
 
 namespace gateway::dataplane {
 namespace {
@@ -80,7 +80,7 @@ TEST_F(RelayTest, ReadsNothingBeforeTheSinkHasTakenWhatWasRead) {
   Start();
   EXPECT_TRUE(sink_.flushes());
   EXPECT_EQ(source_.reads(), 1);
-  sink_.Resume(Io::kDone);
+  sink_.ResumeFlush(Io::kDone);
   EXPECT_EQ(end(), RelayEnd::kComplete);
   EXPECT_EQ(source_.reads(), 2);
 }
@@ -111,7 +111,7 @@ TEST_F(RelayTest, TellsASinkThatStallsFromTheEndOfTheTime) {
     sink_.Block();
     Start({1s, start_ + 10s});
     loop_.SetNow(start_ + (late ? 10s : 1s));
-    sink_.Resume(Io::kAgain);
+    sink_.ResumeFlush(Io::kAgain);
     EXPECT_EQ(end(), late ? RelayEnd::kOutOfTime : RelayEnd::kSinkStalled);
   }
 }
@@ -169,7 +169,8 @@ TEST_F(RelayTest, APieceThatItsObserverRejectsGoesNoFurther) {
 }
 
 TEST_F(RelayTest, AsksForTheFormsThatTheSinkTakesAndNobodyHasToReadBetween) {
-  ScriptedSink sink({.framed = true, .pipe = false});
+  ScriptedSink sink;
+  sink.set_forms({.framed = true, .pipe = false});
   observer_.forms = {.framed = true, .pipe = true};
   source_.Give("all of it", true);
   Task<RelayEnd> task = Relay(&loop_, &source_, &sink, &observer_, {1s});

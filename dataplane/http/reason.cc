@@ -1,4 +1,4 @@
-#include "dataplane/proxy/failure.h"
+#include "dataplane/http/reason.h"
 
 #include <array>
 #include <cstddef>

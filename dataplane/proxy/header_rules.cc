@@ -1,10 +1,12 @@
-// The two heads that an exchange sends on: the request to the endpoint, the response to the client. What is hop by hop
-// goes before anything of ours is added (RFC 9110, section 7.6.1).
+#include "dataplane/proxy/header_rules.h"
+
 #include <string>
 
 #include "common/base/text.h"
 #include "dataplane/http/http1/head.h"
-#include "dataplane/proxy/exchange.h"
+#include "dataplane/policy/cors.h"
+#include "dataplane/policy/transform.h"
+#include "dataplane/proxy/stages/authenticate.h"
 
 namespace gateway::dataplane {
 namespace {
@@ -12,10 +14,10 @@ namespace {
 using http::FieldKind;
 using http::FieldLines;
 
-// Room for our own fields, at their longest, beside what is copied from the request or the response.
+// Space for our own fields, at their longest, beside what is copied from the request or the response.
 constexpr size_t kOwnFieldsBytesMax = 2048;
 
-// What a service says of limits of its own gives way to ours: two values of one field are none.
+// A service's fields about limits of its own are replaced by ours: two values of one field would be ambiguous.
 bool IsLimitField(std::string_view name) {
   if (name.size() < 15 || (name[0] | 0x20) != 'r') return false;
   return http1::EqualsIgnoreCase(name, "RateLimit-Limit") || http1::EqualsIgnoreCase(name, "RateLimit-Remaining") ||
@@ -34,61 +36,61 @@ std::string_view VersionOf(http::Version version) {
   return {};
 }
 
-}  // namespace
-
-std::string Exchange::ForwardedForValue() const {
+// What the request has of X-Forwarded-For, and the peer behind it. REQUIRES: the peer is trusted.
+std::string ForwardedForValue(const http::Request& request, const http::ConnectionInfo& connection) {
   std::string value;
-  if (stream_.connection().peer_trusted) {
-    for (size_t i = 0; i < head_.fields.size(); ++i) {
-      if (head_.kinds[i] == FieldKind::kForwardedFor && !head_.fields[i].value.empty()) {
-        Append(&value, head_.fields[i].value, ", ");
-      }
+  for (size_t i = 0; i < request.fields.size(); ++i) {
+    if (request.kinds[i] == FieldKind::kForwardedFor && !request.fields[i].value.empty()) {
+      Append(&value, request.fields[i].value, ", ");
     }
   }
-  value += stream_.connection().peer_ip;
+  value += connection.peer_ip;
   return value;
 }
 
-http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::optional<size_t> copy_bytes,
-                                             FieldList* fields) {
-  const RoutePolicy& route = *match_.route;
-  const http::ConnectionInfo& connection = stream_.connection();
+}  // namespace
+
+http::OutgoingRequest BuildRequest(const RequestContext& context, const Endpoint& endpoint, uint32_t attempt,
+                                   std::optional<size_t> copy_bytes, ExchangeResources* resources, FieldList* fields) {
+  const http::Request& received = context.header;
+  const RoutePolicy& route = context.target.policy();
+  const http::ConnectionInfo& connection = context.stream.connection();
+  Scratch& scratch = resources->scratch;
   http::OutgoingRequest request;
-  request.method = head_.method;
+  request.method = received.method;
   request.scheme = endpoint.tls != nullptr ? "https" : "http";
-  request.path = path_;
+  request.path = context.facts.path;
   if (route.rewrite_regex != nullptr) {
-    request.path = rewritten_;
+    request.path = context.target.rewritten;
   } else if (route.rewrites) {
-    std::string& rewritten = worker_->scratch();
-    rewritten.clear();
-    Snapshot::Rewrite(match_, path_, &rewritten);
-    request.path = rewritten;
+    scratch.text.clear();
+    Snapshot::Rewrite(context.target.match, context.facts.path, &scratch.text);
+    request.path = scratch.text;
   }
   request.authority = route.rewrite_host;
-  if (request.authority.empty()) request.authority = head_.authority;
+  if (request.authority.empty()) request.authority = received.authority;
   if (request.authority.empty()) request.authority = endpoint.name;
-  const BoundAuth* const auth = route_->auth;
-  std::string& told = worker_->field_scratch();
-  told.clear();
-  if (auth != nullptr) AppendForwarded(&told);
+  const BoundAuth* const auth = context.target.route->auth;
+  std::string& identity = scratch.field_text;
+  identity.clear();
+  if (auth != nullptr) AppendForwardedIdentity(*auth->policy, context.caller, connection.tls, &identity);
   const FieldEditsPolicy* const edits = route.request_headers.get();
   const FieldEditsPolicy* const query_edits = request.path == "*" ? nullptr : route.request_query.get();
   TextValues values;
-  size_t edited_bytes = told.size();
+  size_t edited_bytes = identity.size();
   if (edits != nullptr || query_edits != nullptr) {
-    values = Values();
+    values = ValuesOf(context);
     if (edits != nullptr) edited_bytes += AddedFieldBytesMax(*edits, values);
-    if (query_edits != nullptr) edited_bytes += EditedQueryBytesMax(head_.query, *query_edits, values);
+    if (query_edits != nullptr) edited_bytes += EditedQueryBytesMax(received.query, *query_edits, values);
   }
   const auto stays = [edits](std::string_view name) { return edits == nullptr || !Replaces(*edits, name); };
-  // Of the request no more is copied than X-Forwarded-For's values, together, and its host.
-  FieldLines& lines = worker_->lines();
-  lines.Start(head_.bytes + head_.authority.size() + edited_bytes + kOwnFieldsBytesMax);
-  request.query = head_.query;
-  request.has_query = head_.has_query;
+  // Only X-Forwarded-For's values, together, and the host are copied from the request.
+  FieldLines& lines = scratch.lines;
+  lines.Start(received.bytes + received.authority.size() + edited_bytes + kOwnFieldsBytesMax);
+  request.query = received.query;
+  request.has_query = received.has_query;
   if (query_edits != nullptr) {
-    lines.MoveTo(WriteEditedQuery(head_.query, *query_edits, values, lines.at()));
+    lines.MoveTo(WriteEditedQuery(received.query, *query_edits, values, lines.at()));
     request.query = lines.Cut();
     request.has_query = !request.query.empty();
   }
@@ -98,13 +100,13 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
   bool host_sent = false;
   bool forwarded_for_kept = false;
   bool max_forwards_sent = false;
-  for (size_t i = 0; i < head_.fields.size(); ++i) {
-    const FieldView& field = head_.fields[i];
-    if (auth != nullptr && IsSpentCredential(field)) continue;
-    switch (head_.kinds[i]) {
+  for (size_t i = 0; i < received.fields.size(); ++i) {
+    const FieldView& field = received.fields[i];
+    if (auth != nullptr && IsSpentCredential(*auth, field)) continue;
+    switch (received.kinds[i]) {
       case FieldKind::kHopByHop:
-        // Of HTTP/2, where it can say nothing else. (A response's trailers are lost to a client of HTTP/1.1.)
-        if (head_.version == http::Version::kHttp2 && field.name == "te") request.takes_trailers = true;
+        // In HTTP/2 its only value is "trailers". (A client of HTTP/1.1 does not get a response's trailers.)
+        if (received.version == http::Version::kHttp2 && field.name == "te") request.takes_trailers = true;
         continue;
       case FieldKind::kHost:
       case FieldKind::kConnection:
@@ -119,7 +121,7 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
         forwarded_for_kept = trusted;
         continue;
       case FieldKind::kExpect:
-        if (!head_.expect_continue || copy_bytes) continue;
+        if (!received.expect_continue || copy_bytes) continue;
         break;
       case FieldKind::kForwardedProto:
         if (!trusted || proto_sent) continue;
@@ -133,8 +135,8 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
         if (!trusted) continue;
         break;
       case FieldKind::kMaxForwards:
-        if (!head_.max_forwards) break;
-        if (!max_forwards_sent) lines << field.name << ": " << *head_.max_forwards - 1 << "\r\n";
+        if (!received.max_forwards) break;
+        if (!max_forwards_sent) lines << field.name << ": " << *received.max_forwards - 1 << "\r\n";
         max_forwards_sent = true;
         continue;
       default:
@@ -144,57 +146,57 @@ http::OutgoingRequest Exchange::BuildRequest(const Endpoint& endpoint, std::opti
   }
   if (stays("X-Forwarded-For")) {
     if (forwarded_for_kept) {
-      lines.Add("X-Forwarded-For", ForwardedForValue());
+      lines.Add("X-Forwarded-For", ForwardedForValue(received, connection));
     } else {
       lines.Add("X-Forwarded-For", connection.peer_ip);
     }
   }
   if (!proto_sent && stays("X-Forwarded-Proto")) lines.Add("X-Forwarded-Proto", connection.scheme());
-  if (!host_sent && !head_.authority.empty() && stays("X-Forwarded-Host")) {
-    lines.Add("X-Forwarded-Host", head_.authority);
+  if (!host_sent && !received.authority.empty() && stays("X-Forwarded-Host")) {
+    lines.Add("X-Forwarded-Host", received.authority);
   }
-  if (stays("X-Request-Id")) lines.Add("X-Request-Id", request_id_);
+  if (stays("X-Request-Id")) lines.Add("X-Request-Id", context.facts.request_id);
   if (edits != nullptr) lines.MoveTo(WriteAddedFields(*edits, values, lines.at()));
-  lines << "Via: " << VersionOf(head_.version) << options_.via << "\r\n";
-  lines << told;
-  if (service_->policy->retry != nullptr) lines << "X-Gateway-Attempt: " << uint64_t{retries_} + 1 << "\r\n";
+  lines << "Via: " << VersionOf(received.version) << resources->options->via << "\r\n";
+  lines << identity;
+  if (context.target.service->policy->retry != nullptr) {
+    lines << "X-Gateway-Attempt: " << uint64_t{attempt} << "\r\n";
+  }
   if (copy_bytes) lines << "X-Gateway-Mirror: 1\r\n";
   request.lines = lines.Cut();
   request.fields = {fields->data(), fields->size()};
-  if (!web_type_.empty()) request.takes_trailers = true;  // they go on in the response's body
-  request.has_body = head_.has_body;
-  request.length = head_.length;
+  if (context.call.web != nullptr) request.takes_trailers = true;  // they are passed on in the response's body
+  request.has_body = received.has_body;
+  request.length = received.length;
   if (copy_bytes) {
     request.length.reset();
-    if (head_.has_body) request.length = *copy_bytes;
-  } else if (upgrading_) {
-    request.protocol = head_.protocol;
+    if (received.has_body) request.length = *copy_bytes;
+  } else if (context.facts.upgrading) {
+    request.protocol = received.protocol;
   }
   return request;
 }
 
-http::OutgoingResponse Exchange::BuildResponse(http::Response* response) {
-  // An endpoint that fails is none to come back to.
-  std::string session;
-  if (sets_session_ && (response->status == 101 || (response->status >= 200 && response->status < 500))) {
-    AppendSessionCookie(&session);
-  }
-  // What policy does to a response it does to the final one.
-  const FieldEditsPolicy* const edits = response->status >= 200 ? match_.route->response_headers.get() : nullptr;
-  const CorsPolicy* const cors = response->status >= 200 ? match_.route->cors.get() : nullptr;
+http::OutgoingResponse BuildResponse(const RequestContext& context, std::string_view session_cookie,
+                                     ExchangeResources* resources, http::Response* response) {
+  const RoutePolicy& route = context.target.policy();
+  const LimitTally& limits = context.limits;
+  // Policy edits the final response only.
+  const FieldEditsPolicy* const edits = response->status >= 200 ? route.response_headers.get() : nullptr;
+  const CorsPolicy* const cors = response->status >= 200 ? route.cors.get() : nullptr;
   TextValues values;
   CorsGrant grant;
-  size_t edited_bytes = session.size();
+  size_t edited_bytes = session_cookie.size();
   if (edits != nullptr) {
-    values = Values();
+    values = ValuesOf(context);
     edited_bytes += AddedFieldBytesMax(*edits, values);
   }
   if (cors != nullptr) {
-    grant = GrantFor(*cors, FindOrigin(head_.field_views()));
+    grant = GrantFor(*cors, FindOrigin(context.header.field_views()));
     edited_bytes += grant.bytes();
   }
   const auto stays = [edits](std::string_view name) { return edits == nullptr || !Replaces(*edits, name); };
-  FieldLines& lines = worker_->lines();
+  FieldLines& lines = resources->scratch.lines;
   lines.Start((cors == nullptr ? 0 : response->bytes) + edited_bytes + kOwnFieldsBytesMax);
   bool dated = false;
   bool varies = cors == nullptr;  // as it has to
@@ -214,7 +216,7 @@ http::OutgoingResponse Exchange::BuildResponse(http::Response* response) {
         dated = true;
         break;
       default:
-        if (limit_policy_ != nullptr && IsLimitField(field.name)) continue;
+        if (limits.tightest != nullptr && IsLimitField(field.name)) continue;
         break;
     }
     if (!stays(field.name) || (cors != nullptr && IsCorsField(field.name))) continue;
@@ -228,22 +230,22 @@ http::OutgoingResponse Exchange::BuildResponse(http::Response* response) {
     if (kept != i) response->fields[kept] = field;
     ++kept;
   }
-  lines << session;
+  lines << session_cookie;
   if (!varies) lines.Add("Vary", kCorsVary);
   if (!grant.allow_origin.empty()) lines.MoveTo(grant.Write(lines.at()));
   if (response->status == 101) {
-    lines.Add("X-Request-Id", request_id_);
+    lines.Add("X-Request-Id", context.facts.request_id);
   } else if (response->status >= 200) {
-    if (!dated && stays("Date")) lines.Add("Date", worker_->HttpDate());
-    if (stays("X-Request-Id")) lines.Add("X-Request-Id", request_id_);
-    if (limit_policy_ != nullptr) {
-      lines << "RateLimit-Limit: " << limit_.limit << "\r\nRateLimit-Remaining: " << limit_.remaining
-            << "\r\nRateLimit-Reset: " << static_cast<uint64_t>(CeilSeconds(limit_.reset)) << "\r\n";
+    if (!dated && stays("Date")) lines.Add("Date", resources->date.At(resources->loop->wall_now()));
+    if (stays("X-Request-Id")) lines.Add("X-Request-Id", context.facts.request_id);
+    if (limits.tightest != nullptr) {
+      lines << "RateLimit-Limit: " << limits.decision.limit << "\r\nRateLimit-Remaining: " << limits.decision.remaining
+            << "\r\nRateLimit-Reset: " << static_cast<uint64_t>(CeilSeconds(limits.decision.reset)) << "\r\n";
     }
     if (edits != nullptr) lines.MoveTo(WriteAddedFields(*edits, values, lines.at()));
-    if (options_.error_details) {
-      lines << "X-Gateway-Revision: " << (*state_)->snapshot->revision() << "\r\n";
-      lines.Add("X-Gateway-Route", match_.route->name);
+    if (resources->options->error_details) {
+      lines << "X-Gateway-Revision: " << context.state->snapshot->revision() << "\r\n";
+      lines.Add("X-Gateway-Route", route.name);
     }
   }
 

@@ -1,7 +1,7 @@
-// Every reason for which the gateway answers by itself: one table of status, stable word and message (POLICY.md, "The
-// answers that are ours").
-#ifndef GATEWAY_DATAPLANE_PROXY_FAILURE_H_
-#define GATEWAY_DATAPLANE_PROXY_FAILURE_H_
+// Every reason for which the gateway responds by itself: one table of status, stable word and message. The word is the
+// same in the response, in the access log and in metrics.
+#ifndef GATEWAY_DATAPLANE_HTTP_REASON_H_
+#define GATEWAY_DATAPLANE_HTTP_REASON_H_
 
 #include <cstdint>
 #include <string_view>
@@ -9,7 +9,7 @@
 namespace gateway::dataplane {
 
 enum class Reason : uint8_t {
-  kNone,  // the service answered
+  kNone,  // the service responded
   kBadRequest,
   kUnauthenticated,
   kForbidden,
@@ -39,7 +39,7 @@ enum class Reason : uint8_t {
   kUpstreamTimeout,
   kRequestDeadline,
   kLoopDetected,
-  kClientClosed,  // nobody is left to answer; status 499 in log and metrics
+  kClientClosed,  // there is no client to respond to; status 499 in log and metrics
 };
 inline constexpr int kReasonCount = static_cast<int>(Reason::kClientClosed) + 1;
 
@@ -56,4 +56,4 @@ std::string_view StatusPhrase(int status);
 
 }  // namespace gateway::dataplane
 
-#endif  // GATEWAY_DATAPLANE_PROXY_FAILURE_H_
+#endif  // GATEWAY_DATAPLANE_HTTP_REASON_H_
