@@ -172,6 +172,11 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
                    catalog == nullptr ? 0 : static_cast<double>(catalog->sets.size()));
     families.Gauge("gateway_controlplane_consul_watches", "Services that have a watch of their own.",
                    catalog == nullptr ? 0 : static_cast<double>(catalog->watches));
+    families.Gauge("gateway_controlplane_consul_held",
+                   "Services whose endpoints are held from an earlier read, which failed or was suspect since.",
+                   catalog == nullptr ? 0 : static_cast<double>(catalog->held));
+    families.Gauge("gateway_controlplane_consul_frozen", "Services whose endpoints an operator has frozen.",
+                   catalog == nullptr ? 0 : static_cast<double>(catalog->frozen));
   }
   AddProcess(&families);
   return prometheus::TextSerializer().Serialize(families.all());

@@ -31,6 +31,8 @@
 #include "controlplane/rpc/acceptor.h"
 #include "controlplane/rpc/listener_probe.h"
 #include "controlplane/rpc/reloading_tls.h"
+#include "controlplane/sources/consul/registration.h"
+#include "controlplane/sources/consul/watcher.h"
 #include "controlplane/stream/quota_service.h"
 #include "controlplane/stream/roster.h"
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -202,13 +204,13 @@ class Readiness {
 
 }  // namespace
 
-ConsulInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot) {
-  ConsulInterest interest;
+EndpointInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot) {
+  EndpointInterest interest;
   // Of two that ask for the same service, the careful one decides.
-  std::map<ConsulKey, v1::ConsulSource::OnSuspect> services;
+  std::map<EndpointKey, v1::ConsulSource::OnSuspect> services;
   for (const ServicePolicy& service : snapshot->services()) {
     if (!service.from_consul) continue;
-    auto [it, fresh] = services.emplace(ConsulKey(service.datacenter, service.consul_service), service.on_suspect);
+    auto [it, fresh] = services.emplace(EndpointKey(service.datacenter, service.consul_service), service.on_suspect);
     if (!fresh && service.on_suspect == v1::ConsulSource::KEEP) it->second = v1::ConsulSource::KEEP;
   }
   for (const auto& [key, on_suspect] : services) interest.services.push_back({key.first, key.second, on_suspect});
@@ -232,13 +234,21 @@ ConsulInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot) {
   return interest;
 }
 
+ConsulAccess ConsulAccessOf(const v1::ConsulSection& section) {
+  const v1::ConsulTlsSection& tls = section.tls();
+  ConsulAccess access{.address = section.address(), .token = section.token(), .token_file = section.token_file()};
+  access.tls = {.files = {.cert = tls.cert(), .key = tls.key(), .ca = tls.ca()}, .server_name = tls.server_name()};
+  access.tls.on = !(tls.ca().empty() && tls.cert().empty() && tls.server_name().empty());
+  return access;
+}
+
 // In the order of their making; what comes later uses what comes earlier, and ends before it.
 struct ControlPlane::Impl {
   std::unique_ptr<ReloadingTls> stream_tls, admin_tls;  // null: cleartext
   std::unique_ptr<Hub> hub;
   std::unique_ptr<QuotaService> quota_service;
   std::shared_ptr<ConsulRegistration> registration;  // null: no Consul; the hub tells it, too
-  std::unique_ptr<ConsulWatcher> watcher;            // likewise
+  std::unique_ptr<EndpointSource> endpoints;         // likewise
   std::unique_ptr<Publisher> publisher;
   std::unique_ptr<ConfigService> config_service;
   std::unique_ptr<Tokens> tokens;
@@ -326,10 +336,11 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     }
   };
   const bool consul = !config.consul().address().empty();
+  const ConsulAccess access = ConsulAccessOf(config.consul());
   if (consul) {
+    if (absl::Status s = CheckConsulAccess(access); !s.ok()) return s;
     RegistrationOptions registration;
-    registration.address = config.consul().address();
-    registration.token = config.consul().token();
+    registration.access = access;
     registration.service_name = config.consul().service_name();
     registration.check_interval = ToMillis(config.consul().health_check().interval());
     registration.check_timeout = ToMillis(config.consul().health_check().timeout());
@@ -347,12 +358,11 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     options.config.said_goodbye = [r = impl.registration.get()](const std::string& name) { r->Deregister(name); };
 
     ConsulWatcherOptions watcher;
-    watcher.address = config.consul().address();
-    watcher.token = config.consul().token();
+    watcher.access = access;
     watcher.state_file = absl::StrCat(section.database(), ".endpoints");
     watcher.watches_max = static_cast<int>(config.consul().max_watches());
     watcher.busy = [hub = impl.hub.get()] { return hub->BusyServices(); };
-    impl.watcher = std::make_unique<ConsulWatcher>(
+    impl.endpoints = std::make_unique<ConsulWatcher>(
         std::move(watcher), [hub = impl.hub.get()](std::shared_ptr<const EndpointCatalog> catalog) {
           hub->PublishEndpoints(std::move(catalog));
         });
@@ -362,7 +372,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   publisher.builtins = BuiltinResources(BuiltinLimitOf(config));
   publisher.own_service = config.consul().service_name();
   publisher.publish = [&impl](std::shared_ptr<const PolicyState> state) {
-    if (impl.watcher != nullptr) impl.watcher->SetInterest(InterestOf(state->snapshot));
+    if (impl.endpoints != nullptr) impl.endpoints->SetInterest(InterestOf(state->snapshot));
     // Before any data plane can ask for them.
     impl.quota_service->SetLimits(FleetLimitsOf(*state->snapshot));
     impl.hub->PublishPolicy(std::move(state));
@@ -374,7 +384,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   if (!opened.ok()) return opened.status();
   impl.publisher = *std::move(opened);
   if (const std::string why = impl.hub->WhyHeld(); !why.empty()) spdlog::error("{}", why);
-  if (impl.watcher != nullptr) impl.watcher->Start();
+  if (impl.endpoints != nullptr) impl.endpoints->Start();
 
   impl.config_service = std::make_unique<ConfigService>(impl.hub.get(), options.config);
   absl::StatusOr<std::unique_ptr<Tokens>> tokens = Tokens::Open(&impl.publisher->store());
@@ -405,7 +415,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
                          {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
                          consul);
   };
-  AdminOperations operations{impl.overrides.get(), impl.log_level.get(),
+  AdminOperations operations{impl.overrides.get(), impl.endpoints.get(), impl.log_level.get(),
                              [metrics_text, config] {
                                v1::DiagnoseResponse response;
                                v1::DiagnosticFile* file = response.add_files();
@@ -476,9 +486,9 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.tokens.reset();
   impl.config_service.reset();
   // The quota service stays: the publisher tells it, until it is gone, too.
-  // The watcher before the hub that it publishes to; the publisher, and with it the database, before the watcher.
+  // The source of endpoints before the hub that it publishes to; the publisher, and with it the database, before it.
   impl.publisher.reset();
-  impl.watcher.reset();
+  impl.endpoints.reset();
   impl.registration.reset();
 }
 

@@ -8,6 +8,8 @@
 
 #include "absl/status/statusor.h"
 #include "controlplane/publish/publisher.h"
+#include "controlplane/sources/consul/access.h"
+#include "controlplane/sources/endpoint_source.h"
 #include "controlplane/store/store.h"
 #include "controlplane/stream/config_service.h"
 #include "controlplane/stream/hub.h"
@@ -57,8 +59,11 @@ class ControlPlane {
   std::unique_ptr<Impl> impl_;
 };
 
+// How the bootstrap file says that Consul is reached.
+ConsulAccess ConsulAccessOf(const v1::ConsulSection& section);
+
 // What the compiled policy makes the control plane watch in Consul.
-ConsulInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot);
+EndpointInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot);
 
 }  // namespace gateway::controlplane
 

@@ -244,6 +244,10 @@ class Loader {
       KeyProblem("consul.service_name", fmt::format("expected 1 to 128 letters, digits, '-', '_' and '.', found {}",
                                                     QuoteForMessage(service)));
     }
+    CheckPair("consul.tls", config.consul().tls().cert(), config.consul().tls().key());
+    if (!config.consul().token().empty() && !config.consul().token_file().empty()) {
+      KeyProblem("consul.token_file", "is given beside consul.token; expected one of the two");
+    }
     CheckOptionalHostPort("redis.address", config.redis().address());
     if (const std::string& host = config.metrics().host(); !IsIpAddress(host) && host != "localhost") {
       KeyProblem("metrics.host", fmt::format("expected an IP address or localhost, found {}", QuoteForMessage(host)));

@@ -62,6 +62,8 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_UNARY(ListLimits)
   GATEWAY_UNARY(GetServerInfo)
   GATEWAY_UNARY(SetEndpoint)
+  GATEWAY_UNARY(DecideEndpoints)
+  GATEWAY_UNARY(ListEndpointHistory)
   GATEWAY_UNARY(SetLogLevel)
   GATEWAY_UNARY(Diagnose)
   GATEWAY_UNARY(CreateToken)

@@ -1093,6 +1093,79 @@ grpc::ServerUnaryReactor* AdminService::SetEndpoint(grpc::CallbackServerContext*
                });
 }
 
+absl::StatusOr<EndpointKey> AdminService::ConsulKeyOf(const std::string& service) const {
+  if (service.empty()) return absl::InvalidArgumentError("service: expected a name");
+  if (operations_.endpoints == nullptr) {
+    return absl::FailedPreconditionError("this control plane follows no Consul (consul.address is empty)");
+  }
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  const auto it = state->resources->find({"Service", service});
+  if (it == state->resources->end()) {
+    const std::shared_ptr<const EndpointCatalog> catalog = hub_->endpoints();
+    if (catalog != nullptr && catalog->sets.contains({"", service})) return EndpointKey("", service);
+    return absl::NotFoundError(
+        absl::StrCat("no Service '", service, "', and no policy that lets a request reach one of Consul's"));
+  }
+  const v1::Service& found = it->second.resource->service();
+  if (found.has_consul()) return EndpointKey(found.consul().datacenter(), found.consul().service());
+  return absl::FailedPreconditionError(
+      absl::StrCat("the endpoints of '", service, "' are written down in its policy and not from Consul"));
+}
+
+grpc::ServerUnaryReactor* AdminService::DecideEndpoints(grpc::CallbackServerContext* context,
+                                                        const v1::DecideEndpointsRequest* request,
+                                                        v1::DecideEndpointsResponse* response) {
+  if (request->context().actor().size() > kActorBytesMax || request->context().comment().size() > kCommentBytesMax) {
+    return Now(context,
+               absl::InvalidArgumentError(absl::StrCat("context: expected an actor of at most ", kActorBytesMax,
+                                                       " bytes and a comment of at most ", kCommentBytesMax)));
+  }
+  const char* done = nullptr;
+  switch (request->decision()) {
+    case v1::DecideEndpointsRequest::ACCEPT:
+      done = "accepted as Consul has them";
+      break;
+    case v1::DecideEndpointsRequest::FREEZE:
+      done = "frozen as they are";
+      break;
+    case v1::DecideEndpointsRequest::THAW:
+      done = "follow Consul again";
+      break;
+    default:
+      return Now(context, absl::InvalidArgumentError("decision: expected ACCEPT, FREEZE or THAW"));
+  }
+  const absl::StatusOr<EndpointKey> key = ConsulKeyOf(request->service());
+  if (!key.ok()) return Now(context, key.status());
+  const Caller caller = CallerOf(context);
+  EndpointSource::Decision decision{*key, request->decision(), DoerOf(caller, request->context()),
+                                    request->context().comment()};
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  operations_.endpoints->Decide(decision, [this, reactor, response, caller, done, decision,
+                                           service = request->service()](absl::StatusOr<v1::EndpointSet> set) {
+    if (!set.ok()) {
+      reactor->Finish(
+          ToGrpc(absl::Status(set.status().code(), absl::StrCat("'", service, "': ", set.status().message()))));
+      return;
+    }
+    const std::string what = absl::StrCat("endpoints of '", service, "': ", done, " (", set->instances_size(), ")",
+                                          decision.comment.empty() ? "" : absl::StrCat(": ", decision.comment));
+    spdlog::info("{}, by '{}' from {}", what, decision.actor, caller.address);
+    audit_->Done(caller, what, absl::Now());
+    *response->mutable_set() = *std::move(set);
+    reactor->Finish(grpc::Status::OK);
+  });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminService::ListEndpointHistory(grpc::CallbackServerContext* context,
+                                                            const v1::ListEndpointHistoryRequest* request,
+                                                            v1::ListEndpointHistoryResponse* response) {
+  const absl::StatusOr<EndpointKey> key = ConsulKeyOf(request->service());
+  if (!key.ok()) return Now(context, key.status());
+  for (v1::EndpointEvent& event : operations_.endpoints->History(*key)) *response->add_events() = std::move(event);
+  return Now(context, absl::OkStatus());
+}
+
 grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext* context,
                                                     const v1::SetLogLevelRequest* request,
                                                     v1::SetLogLevelResponse* response) {

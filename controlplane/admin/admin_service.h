@@ -19,6 +19,7 @@
 #include "controlplane/publish/endpoint_overrides.h"
 #include "controlplane/publish/publisher.h"
 #include "controlplane/rpc/executor.h"
+#include "controlplane/sources/endpoint_source.h"
 #include "controlplane/stream/hub.h"
 #include "gateway/v1/admin.grpc.pb.h"
 
@@ -45,6 +46,7 @@ inline constexpr absl::Duration kLogLevelMax = absl::Hours(24);
 // What an operator changes at run time, and what a support bundle has of this process.
 struct AdminOperations {
   EndpointOverrides* overrides;
+  EndpointSource* endpoints;  // null: there is no Consul
   LogLevel* log_level;
   std::function<v1::DiagnoseResponse()> diagnose;
   std::string backup_file;  // where a Backup puts its copy while it is read: beside the database
@@ -108,6 +110,12 @@ class AdminService final : public v1::Admin::CallbackService {
                                           v1::GetServerInfoResponse* response) override;
   grpc::ServerUnaryReactor* SetEndpoint(grpc::CallbackServerContext* context, const v1::SetEndpointRequest* request,
                                         v1::SetEndpointResponse* response) override;
+  grpc::ServerUnaryReactor* DecideEndpoints(grpc::CallbackServerContext* context,
+                                            const v1::DecideEndpointsRequest* request,
+                                            v1::DecideEndpointsResponse* response) override;
+  grpc::ServerUnaryReactor* ListEndpointHistory(grpc::CallbackServerContext* context,
+                                                const v1::ListEndpointHistoryRequest* request,
+                                                v1::ListEndpointHistoryResponse* response) override;
   grpc::ServerUnaryReactor* SetLogLevel(grpc::CallbackServerContext* context, const v1::SetLogLevelRequest* request,
                                         v1::SetLogLevelResponse* response) override;
   grpc::ServerUnaryReactor* Diagnose(grpc::CallbackServerContext* context, const v1::DiagnoseRequest* request,
@@ -152,6 +160,9 @@ class AdminService final : public v1::Admin::CallbackService {
   void WarnOfOverride(const v1::EndpointOverride& override, const v1::ListEndpointsResponse& endpoints,
                       v1::SetEndpointResponse* response) const;
   absl::Status FillEndpoints(const v1::ListEndpointsRequest& request, v1::ListEndpointsResponse* response) const;
+  // What `service` is in Consul. NotFound, as ListEndpoints has it; FailedPrecondition if its endpoints are written
+  // down.
+  absl::StatusOr<EndpointKey> ConsulKeyOf(const std::string& service) const;
 
   Publisher* const publisher_;
   Hub* const hub_;

@@ -27,6 +27,8 @@ constexpr CallRule kRules[] = {
     {"ListLimits", v1::Token::VIEWER, CallRule::kReads},
     {"GetServerInfo", v1::Token::VIEWER, CallRule::kReads},
     {"SetEndpoint", v1::Token::OPERATOR, CallRule::kChangesFleet},
+    {"DecideEndpoints", v1::Token::OPERATOR, CallRule::kChangesFleet},
+    {"ListEndpointHistory", v1::Token::VIEWER, CallRule::kReads},
     {"SetLogLevel", v1::Token::OPERATOR, CallRule::kChangesFleet},
     {"Diagnose", v1::Token::ADMIN, CallRule::kReads},  // with bootstrap files
     {"CreateToken", v1::Token::ADMIN, CallRule::kChangesTokens},

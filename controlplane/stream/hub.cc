@@ -117,7 +117,7 @@ std::shared_ptr<const EncodedUpdate> EncodeEndpoints(const std::string& endpoint
   encoded->from = previous == nullptr ? 0 : previous->version;
   encoded->to = catalog.version;
   std::vector<const v1::EndpointSet*> sets;
-  std::vector<const ConsulKey*> removed;
+  std::vector<const EndpointKey*> removed;
   for (const auto& [key, set] : catalog.sets) {
     if (previous != nullptr) {
       // The watcher hands on what did not change, so that the pointer tells.
@@ -913,8 +913,8 @@ void Hub::OnReport(const std::shared_ptr<Session>& session, v1::Report report) {
   it->second.report.swap(kept);
 }
 
-std::map<ConsulKey, uint32_t> Hub::BusyServices() const {
-  std::map<ConsulKey, double> requests;
+std::map<EndpointKey, uint32_t> Hub::BusyServices() const {
+  std::map<EndpointKey, double> requests;
   {
     std::lock_guard lock(mu_);
     for (const auto& [name, entry] : entries_) {
@@ -925,7 +925,7 @@ std::map<ConsulKey, uint32_t> Hub::BusyServices() const {
       }
     }
   }
-  std::map<ConsulKey, uint32_t> busy;
+  std::map<EndpointKey, uint32_t> busy;
   for (const auto& [key, sum] : requests) {
     busy.emplace_hint(busy.end(), key, static_cast<uint32_t>(std::max(1.0, std::round(std::log2(sum)))));
   }

@@ -20,7 +20,7 @@
 #include "absl/time/time.h"
 #include "controlplane/publish/publisher.h"
 #include "controlplane/rpc/notifier.h"
-#include "controlplane/sources/consul/watcher.h"
+#include "controlplane/sources/endpoint_source.h"
 #include "controlplane/stream/roster.h"
 #include "gateway/v1/admin.pb.h"
 #include "gateway/v1/config_stream.pb.h"
@@ -166,9 +166,8 @@ class Hub {
   std::vector<v1::DataPlaneState> DataPlanes() const;
   // The newest report of each that is connected, by name.
   std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Reports() const;
-  // Services of Consul that get requests, by all reports together: a magnitude in powers of two. See
-  // ConsulWatcherOptions.
-  std::map<ConsulKey, uint32_t> BusyServices() const;
+  // Services of Consul that get requests, by all reports together: a magnitude in powers of two.
+  std::map<EndpointKey, uint32_t> BusyServices() const;
   // Connected data planes that are not known to do as the newest overrides say, by name; none where there never were
   // any.
   std::vector<std::string> OverridesPending() const;

@@ -447,6 +447,16 @@ absl::StatusOr<v1::SetEndpointResponse> AdminClient::SetEndpoint(const v1::SetEn
   return Call(&v1::Admin::Stub::SetEndpoint, request);
 }
 
+absl::StatusOr<v1::DecideEndpointsResponse> AdminClient::DecideEndpoints(const v1::DecideEndpointsRequest& request) {
+  return Call(&v1::Admin::Stub::DecideEndpoints, request);
+}
+
+absl::StatusOr<v1::ListEndpointHistoryResponse> AdminClient::ListEndpointHistory(const std::string& service) {
+  v1::ListEndpointHistoryRequest request;
+  request.set_service(service);
+  return Call(&v1::Admin::Stub::ListEndpointHistory, request);
+}
+
 absl::StatusOr<v1::SetLogLevelResponse> AdminClient::SetLogLevel(const v1::SetLogLevelRequest& request) {
   return Call(&v1::Admin::Stub::SetLogLevel, request);
 }

@@ -367,12 +367,16 @@ CommandTree::CommandTree(Options* options)
   Add("services", "List the services of the policy and of Consul, and how many endpoints serve", ctl::Services, R"(
   gatewayctl services)");
   CLI::App* endpoints =
-      Add("endpoints", "List the endpoints of a service and why some do not serve; or set one beside policy",
+      Add("endpoints",
+          "List the endpoints of a service and why some do not serve; set one beside policy; or accept, freeze "
+          "or thaw all of them",
           ctl::Endpoints, R"(
   gatewayctl endpoints orders
   gatewayctl endpoints orders --set 10.0.0.7:8080 drain --for 10m
   gatewayctl endpoints orders --set 10.0.0.7:8080 weight=1
-  gatewayctl endpoints orders --set 10.0.0.7:8080 up)");
+  gatewayctl endpoints orders --set 10.0.0.7:8080 up
+  gatewayctl endpoints orders --freeze --comment 'Consul is being restored'
+  gatewayctl endpoints orders --history)");
   endpoints->add_option("SERVICE", options->name, "A Service's name, or a Consul service's")
       ->required()
       ->type_name("SERVICE");
@@ -383,8 +387,25 @@ CommandTree::CommandTree(Options* options)
                          ->expected(2)
                          ->type_name("ADDRESS weight=N|drain|up");
   AddFor(endpoints, options, "How long it holds: 90s, 10m, 2d; without it until up")->needs(set);
-  endpoints->add_option("--comment", options->comment, "Why, for the audit")->needs(set)->type_name("TEXT");
-  endpoints->add_option("--actor", options->actor, "Who; default: user@host")->needs(set)->type_name("TEXT");
+  CLI::Option* accept =
+      endpoints->add_flag("--accept", options->accept, "Take what Consul says now, although it is held as suspect")
+          ->excludes(set);
+  CLI::Option* freeze = endpoints
+                            ->add_flag("--freeze", options->freeze,
+                                       "Keep the endpoints as they are, whatever Consul says, until --thaw")
+                            ->excludes(set)
+                            ->excludes(accept);
+  CLI::Option* thaw = endpoints->add_flag("--thaw", options->thaw, "Follow Consul again")
+                          ->excludes(set)
+                          ->excludes(accept)
+                          ->excludes(freeze);
+  endpoints->add_flag("--history", options->history, "What happened to the endpoints, the newest first; at most 50")
+      ->excludes(set)
+      ->excludes(accept)
+      ->excludes(freeze)
+      ->excludes(thaw);
+  endpoints->add_option("--comment", options->comment, "Why, for the audit")->type_name("TEXT");
+  endpoints->add_option("--actor", options->actor, "Who; default: user@host")->type_name("TEXT");
 
   CLI::App* log_level = Add("loglevel", "Change the level of a process' log for a while", ctl::LogLevel, R"(
   gatewayctl loglevel dp-1 debug --for 5m

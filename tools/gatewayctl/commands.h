@@ -73,8 +73,10 @@ struct Options {
   std::string since, until;        // "1h" ago, or RFC 3339; "": the beginning, now
   std::string comment_text;        // of history: contained in the comment
   std::vector<std::string> set;    // of an endpoint: its address, and weight=N, drain or up
-  std::string lasting;             // --for: "10m"; "": the command's default
-  std::string level;               // of the log: trace | ... | error | default
+  // Of all endpoints of a service: at most one of these.
+  bool accept = false, freeze = false, thaw = false, history = false;
+  std::string lasting;  // --for: "10m"; "": the command's default
+  std::string level;    // of the log: trace | ... | error | default
 };
 
 // The history of one resource, of a kind, or of all.
@@ -152,12 +154,14 @@ ExitCode DataPlanes(Session& session);
 ExitCode AcceptHistory(Session& session);
 ExitCode Services(Session& session);
 ExitCode Endpoints(Session& session);
+ExitCode EndpointHistory(Session& session);
 ExitCode Breakers(Session& session);
 ExitCode Limits(Session& session);
 ExitCode Version(Session& session);
 
 // operation_commands.cc: what an operator changes for a while, beside policy.
 ExitCode SetEndpoint(Session& session);
+ExitCode DecideEndpoints(Session& session);
 ExitCode LogLevel(Session& session);
 // bundle_command.cc
 ExitCode SupportBundle(Session& session);

@@ -104,7 +104,14 @@ ExitCode Services(Session& session) {
 }
 
 ExitCode Endpoints(Session& session) {
-  if (!session.options.set.empty()) return SetEndpoint(session);
+  const Options& options = session.options;
+  if (options.history) return EndpointHistory(session);
+  if (options.accept || options.freeze || options.thaw) return DecideEndpoints(session);
+  if (!options.set.empty()) return SetEndpoint(session);
+  if (!options.comment.empty() || !options.actor.empty()) {
+    session.err() << "gatewayctl: --comment and --actor go with --set, --accept, --freeze or --thaw\n";
+    return kUsage;
+  }
   const std::string& name = session.options.name;
   const absl::StatusOr<v1::GetResponse> service = session.client.Get("Service", name);
   if (!service.ok() && !absl::IsNotFound(service.status())) return session.Fail(service.status());
@@ -150,6 +157,19 @@ ExitCode Endpoints(Session& session) {
   if (endpoints.ok()) {
     session.err() << RenderEndpointAlarms(*endpoints) << RenderPendingOverrides(*endpoints);
   }
+  return kDone;
+}
+
+ExitCode EndpointHistory(Session& session) {
+  const absl::StatusOr<v1::ListEndpointHistoryResponse> history =
+      session.client.ListEndpointHistory(session.options.name);
+  if (!history.ok()) return session.Fail(history.status());
+  if (session.PrintStructured(MessageJson(*history))) return kDone;
+  if (history->events().empty()) {
+    session.err() << "nothing has happened to the endpoints of '" << Printable(session.options.name) << "' yet\n";
+    return kDone;
+  }
+  session.out() << RenderEndpointHistory(*history);
   return kDone;
 }
 

@@ -1,4 +1,4 @@
-// endpoints --set, loglevel: what an operator changes for a while, beside policy.
+// endpoints --set, --accept, --freeze and --thaw, loglevel: what an operator changes for a while, beside policy.
 #include <iostream>
 #include <optional>
 #include <string>
@@ -86,6 +86,34 @@ ExitCode SetEndpoint(Session& session) {
   }
   session.out() << Printable(absl::StrCat(session.options.set[0], " of ", session.options.name, ": ", what)) << "\n";
   for (const std::string& warning : done->warnings()) session.err() << "warning: " << Printable(warning) << "\n";
+  return kDone;
+}
+
+ExitCode DecideEndpoints(Session& session) {
+  v1::DecideEndpointsRequest request;
+  request.set_service(session.options.name);
+  SetContext(session, request.mutable_context());
+  request.set_decision(session.options.accept   ? v1::DecideEndpointsRequest::ACCEPT
+                       : session.options.freeze ? v1::DecideEndpointsRequest::FREEZE
+                                                : v1::DecideEndpointsRequest::THAW);
+  const absl::StatusOr<v1::DecideEndpointsResponse> done = session.client.DecideEndpoints(request);
+  if (!done.ok()) return session.Fail(done.status());
+  if (session.PrintStructured(MessageJson(*done))) return kDone;
+  if (session.options.output == "name") {
+    session.out() << session.options.name << "\n";
+    return kDone;
+  }
+  const int count = done->set().instances_size();
+  const std::string endpoints = absl::StrCat(count, count == 1 ? " endpoint" : " endpoints");
+  std::string what;
+  if (session.options.accept) {
+    what = absl::StrCat("accepted as Consul has it, ", endpoints);
+  } else if (session.options.freeze) {
+    what = absl::StrCat("frozen with ", endpoints, ", until it is thawed (--thaw)");
+  } else {
+    what = absl::StrCat("follows Consul again, ", endpoints);
+  }
+  session.out() << Printable(absl::StrCat(session.options.name, ": ", what)) << "\n";
   return kDone;
 }
 

@@ -81,7 +81,9 @@ std::string RenderOverrides(const v1::ListEndpointsResponse& endpoints, absl::Ti
 // Which data planes do not do so yet; empty: all do.
 std::string RenderPendingOverrides(const v1::ListEndpointsResponse& endpoints);
 std::string RenderEndpoints(std::span<const EndpointRow> rows);
-// What is wrong with what is known of endpoints, a line each: Consul away, a set held from earlier.
+// A row for each event, the newest first.
+std::string RenderEndpointHistory(const v1::ListEndpointHistoryResponse& history);
+// What is wrong with what is known of endpoints, a line each: Consul away, a set held from earlier or frozen.
 std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints);
 
 // A service that requests can reach: of the policy, or only Consul's.

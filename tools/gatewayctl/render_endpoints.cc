@@ -287,12 +287,33 @@ std::string RenderEndpointAlarms(const v1::ListEndpointsResponse& endpoints) {
     absl::StrAppend(&text, "Consul is not reachable: ", Printable(endpoints.consul_error()), "\n");
   }
   for (const v1::EndpointSet& set : endpoints.sets()) {
-    if (set.stale()) {
+    if (set.has_frozen()) {
+      const std::string& comment = set.frozen().comment();
+      absl::StrAppend(&text,
+                      Printable(absl::StrCat(set.key().service(), " is frozen since ", FormatTime(set.frozen().since()),
+                                             " by ", set.frozen().actor(), comment.empty() ? "" : ": ", comment)),
+                      "\n");
+    } else if (set.stale()) {
       absl::StrAppend(&text, Printable(set.key().service()), " is held from an earlier read: ", Printable(set.alarm()),
                       "\n");
     }
   }
   return text;
+}
+
+std::string RenderEndpointHistory(const v1::ListEndpointHistoryResponse& history) {
+  Table table({"TIME", "WHAT", "SERVING", "ENDPOINTS", "BY", "WHY"});
+  for (const v1::EndpointEvent& event : history.events()) {
+    std::vector<std::string> changes;
+    for (const std::string& each : event.added()) changes.push_back(absl::StrCat("+", each));
+    for (const std::string& each : event.removed()) changes.push_back(absl::StrCat("-", each));
+    for (const std::string& each : event.altered()) changes.push_back(absl::StrCat("~", each));
+    const bool of_service = !event.key().service().empty();  // else of all: Consul was away
+    table.AddRow({FormatTime(event.time()), absl::AsciiStrToLower(v1::EndpointEvent::Kind_Name(event.kind())),
+                  of_service ? absl::StrCat(event.serving(), "/", event.instances()) : "", absl::StrJoin(changes, ", "),
+                  event.actor(), event.reason()});
+  }
+  return table.ToString();
 }
 
 std::vector<ServiceRow> ServicesOf(std::span<const v1::StoredResource> services, const v1::ListEndpointsResponse& all,

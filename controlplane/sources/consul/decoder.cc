@@ -19,7 +19,7 @@ using Json = nlohmann::json;
 
 // Size, nesting and number of values, by one look at the text: the parsed form takes many times the text's memory.
 absl::Status CheckShape(std::string_view text) {
-  if (text.size() > kAnswerBytesMax) return absl::ResourceExhaustedError("the response is longer than 64 MiB");
+  if (text.size() > kResponseBytesMax) return absl::ResourceExhaustedError("the response is longer than 64 MiB");
   size_t depth = 0, values = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -39,7 +39,7 @@ absl::Status CheckShape(std::string_view text) {
       case '[':
       case '{':
         ++values;
-        if (++depth > kAnswerDepthMax) return absl::InvalidArgumentError("the response nests too deeply");
+        if (++depth > kResponseDepthMax) return absl::InvalidArgumentError("the response nests too deeply");
         break;
       case ']':
       case '}':
@@ -52,7 +52,7 @@ absl::Status CheckShape(std::string_view text) {
         break;
     }
   }
-  if (values > kAnswerValuesMax) return absl::ResourceExhaustedError("the response has more than 4,000,000 values");
+  if (values > kResponseValuesMax) return absl::ResourceExhaustedError("the response has more than 4,000,000 values");
   return absl::OkStatus();
 }
 
@@ -63,7 +63,7 @@ absl::StatusOr<Json> Parse(std::string_view text) {
   return json;
 }
 
-// The member, or null where it is absent, null, or `object` is no object. Consul writes empty lists and maps as null.
+// The member, or null if it is absent, null, or `object` is not an object. Consul writes empty lists and maps as null.
 const Json* Member(const Json& object, const char* name) {
   if (!object.is_object()) return nullptr;
   const auto found = object.find(name);
@@ -72,14 +72,14 @@ const Json* Member(const Json& object, const char* name) {
 
 const std::string kEmpty;
 
-// A member that is a string or absent; false where it is something else.
+// A member that is a string or absent; false if it is something else.
 bool ReadString(const Json& object, const char* name, const std::string** out) {
   const Json* member = Member(object, name);
   *out = member == nullptr ? &kEmpty : member->get_ptr<const std::string*>();
   return *out != nullptr;
 }
 
-// Any number as an integer in [low, high]; `otherwise` where it is absent or no integer.
+// Any number as an integer in [low, high]; `otherwise` if it is absent or not an integer.
 int64_t ReadInteger(const Json& object, const char* name, int64_t low, int64_t high, int64_t otherwise) {
   const Json* member = Member(object, name);
   if (member == nullptr || !member->is_number_integer()) return otherwise;
@@ -90,7 +90,7 @@ int64_t ReadInteger(const Json& object, const char* name, int64_t low, int64_t h
   return std::clamp(member->get<int64_t>(), low, high);
 }
 
-// A string inside a map that should hold strings; "" where it is absent or something else.
+// A string inside a map that should hold strings; "" if it is absent or something else.
 std::string StringAt(const Json& object, const char* map, const char* name) {
   const Json* outer = Member(object, map);
   const Json* inner = outer == nullptr ? nullptr : Member(*outer, name);

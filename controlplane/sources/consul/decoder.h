@@ -1,7 +1,7 @@
-// What Consul's HTTP API answers, as our messages. Pure: text in, values out; no sockets, no clock.
+// Responses of Consul's HTTP API, as our messages. Pure: text in, values out; no sockets, no clock.
 //
-// An answer that isn't what the API documents (truncated, other types, over a limit) is an error as a whole: a failed
-// read, never a smaller answer. What one badly registered instance says wrong (no port, no address) only takes that
+// A response that isn't what the API documents (truncated, other types, over a limit) is an error as a whole: a failed
+// read, never a smaller result. What one badly registered instance says wrong (no port, no address) only takes that
 // instance out of service.
 #ifndef GATEWAY_CONTROLPLANE_SOURCES_CONSUL_DECODER_H_
 #define GATEWAY_CONTROLPLANE_SOURCES_CONSUL_DECODER_H_
@@ -18,10 +18,10 @@
 
 namespace gateway::controlplane {
 
-inline constexpr size_t kAnswerBytesMax = 64 * 1024 * 1024;  // health/state/any of 2,000 services x 3 is 2.4 MB
-inline constexpr size_t kAnswerDepthMax = 32;                // Consul's own nest to 6
-inline constexpr size_t kAnswerValuesMax = 4'000'000;        // members and elements; bounds the parsed form's memory
-inline constexpr size_t kInstancesMax = 20'000;              // of one service
+inline constexpr size_t kResponseBytesMax = 64 * 1024 * 1024;  // health/state/any of 2,000 services x 3 is 2.4 MB
+inline constexpr size_t kResponseDepthMax = 32;                // Consul's own nest to 6
+inline constexpr size_t kResponseValuesMax = 4'000'000;        // members and elements; bounds the parsed form's memory
+inline constexpr size_t kInstancesMax = 20'000;                // of one service
 inline constexpr size_t kCatalogServicesMax = 100'000;
 inline constexpr size_t kIdBytesMax = 1024;   // "node/service-id"
 inline constexpr size_t kNameBytesMax = 512;  // of a service
@@ -29,7 +29,7 @@ inline constexpr size_t kTagsMax = 256;       // of one instance; the rest is le
 inline constexpr size_t kTagBytesMax = 512;   // longer ones are left out
 inline constexpr uint32_t kInstanceWeightMax = 65535;
 
-// Checks, digested: equal digests mean the same checks with the same status and tags, whichever response tells of them.
+// Checks, digested: equal digests mean the same checks with the same status and tags, whichever response has them.
 // What a check merely prints is left out.
 struct CheckDigests {
   std::map<std::string, uint64_t, std::less<>> services;  // by service name

@@ -1,19 +1,16 @@
 #include "controlplane/sources/consul/http_client.h"
 
-#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "boost/asio/ip/tcp.hpp"
 #include "boost/asio/redirect_error.hpp"
-#include "boost/asio/steady_timer.hpp"
 #include "boost/asio/use_awaitable.hpp"
 #include "boost/beast/core.hpp"
 #include "boost/beast/http.hpp"
-#include "common/base/host_port.h"
+#include "common/base/text.h"
 #include "controlplane/sources/consul/decoder.h"
 
 namespace gateway::controlplane {
@@ -24,169 +21,170 @@ namespace beast = boost::beast;
 namespace http = boost::beast::http;
 using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
-using Request = http::request<http::string_body>;
-using Endpoints = std::vector<asio::ip::tcp::endpoint>;
+using Response = http::response_parser<http::string_body>;
 
-constexpr uint32_t kHeadBytesMax = 64 * 1024;
 constexpr size_t kDescribedBytesMax = 200;
+
+template <typename Stream>
+asio::awaitable<error_code> Converse(Stream& stream, const http::request<http::string_body>& request,
+                                     beast::flat_buffer* buffer, Response* response) {
+  error_code ec;
+  co_await http::async_write(stream, request, asio::redirect_error(asio::use_awaitable, ec));
+  if (!ec) co_await http::async_read(stream, *buffer, *response, asio::redirect_error(asio::use_awaitable, ec));
+  co_return ec;
+}
 
 }  // namespace
 
 struct ConsulHttp::Impl {
-  asio::io_context& io;
-  const std::string address;
-  const std::string token;
-  std::optional<beast::tcp_stream> stream;  // connected, or being connected
+  const std::shared_ptr<AgentConnections> agent;
+  AgentLink link;  // kept between requests unless it is shared
   beast::flat_buffer buffer;
-  std::shared_ptr<asio::steady_timer> resolving;
+  std::shared_ptr<AgentConnections::Waiting> waiting;  // for a connection
+  std::shared_ptr<Http2Connection::Call> call;         // under way on a shared one
   bool closed = false;
 
-  Impl(asio::io_context& io_context, std::string agent, std::string acl_token)
-      : io(io_context), address(std::move(agent)), token(std::move(acl_token)) {}
+  explicit Impl(std::shared_ptr<AgentConnections> connections) : agent(std::move(connections)) {}
 
-  absl::Status Failure(const char* what, const error_code& ec) const {
-    if (closed) return absl::CancelledError("closed");
-    if (ec == beast::error::timeout)
-      return absl::DeadlineExceededError(absl::StrCat(address, ": ", what, ": timed out"));
-    if (ec == http::error::body_limit || ec == http::error::header_limit || ec == http::error::buffer_overflow) {
-      return absl::ResourceExhaustedError(absl::StrCat(address, ": ", what, ": ", ec.message()));
-    }
-    return absl::UnavailableError(absl::StrCat(address, ": ", what, ": ", ec.message()));
-  }
+  beast::tcp_stream* tcp() const { return link.secure != nullptr ? &link.secure->next_layer() : link.plain.get(); }
 
   void Drop() {
-    if (stream) stream->close();
-    stream.reset();
+    if (tcp() != nullptr) tcp()->close();
+    link = {};
     buffer.clear();
   }
 
-  // Resolves `address`. A name server that hangs can't be interrupted, only left behind, so that the deadline holds.
-  asio::awaitable<absl::StatusOr<Endpoints>> Resolve(Clock::time_point deadline) {
-    const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
-    if (!parsed.ok()) co_return parsed.status();
-    error_code ec;
-    const asio::ip::address literal = asio::ip::make_address(parsed->host, ec);
-    if (!ec) co_return Endpoints{{literal, parsed->port}};
-
-    struct Lookup {
-      explicit Lookup(asio::io_context& io) : resolver(io) {}
-      asio::ip::tcp::resolver resolver;
-      bool done = false;
-      error_code ec;
-      Endpoints endpoints;
-    };
-    const auto lookup = std::make_shared<Lookup>(io);
-    resolving = std::make_shared<asio::steady_timer>(io, deadline);
-    lookup->resolver.async_resolve(parsed->host, std::to_string(parsed->port),
-                                   [lookup, wake = resolving](const error_code& error, const auto& results) {
-                                     lookup->done = true;
-                                     lookup->ec = error;
-                                     for (const auto& result : results) lookup->endpoints.push_back(result.endpoint());
-                                     wake->cancel();
-                                   });
-    co_await resolving->async_wait(asio::redirect_error(asio::use_awaitable, ec));
-    resolving.reset();
-    if (closed) co_return absl::CancelledError("closed");
-    if (!lookup->done) {
-      lookup->resolver.cancel();
-      co_return Failure("resolving its name", beast::error::timeout);
+  absl::Status Failure(const error_code& ec) const {
+    const std::string what = absl::StrCat(agent->address(), ": reading: ");
+    if (closed) return absl::CancelledError("closed");
+    if (ec == beast::error::timeout) return absl::DeadlineExceededError(absl::StrCat(what, "timed out"));
+    if (ec == http::error::body_limit || ec == http::error::header_limit || ec == http::error::buffer_overflow) {
+      return absl::ResourceExhaustedError(absl::StrCat(what, ec.message()));
     }
-    if (lookup->ec) co_return Failure("resolving its name", lookup->ec);
-    co_return std::move(lookup->endpoints);
+    return absl::UnavailableError(absl::StrCat(what, ec.message()));
   }
 
-  asio::awaitable<absl::Status> Connect(Clock::time_point deadline) {
-    absl::StatusOr<Endpoints> endpoints = co_await Resolve(deadline);
-    if (!endpoints.ok()) co_return endpoints.status();
-    stream.emplace(io);
-    stream->expires_at(deadline);
-    error_code ec;
-    co_await stream->async_connect(*endpoints, asio::redirect_error(asio::use_awaitable, ec));
-    if (ec) {
-      Drop();
-      co_return Failure("connecting", ec);
-    }
-    error_code ignored;  // a socket that is gone already says so at the first write
-    stream->socket().set_option(asio::ip::tcp::no_delay(true), ignored);
-    co_return absl::OkStatus();
-  }
-
-  asio::awaitable<absl::StatusOr<ConsulAnswer>> Send(Request request, std::chrono::milliseconds timeout) {
-    const auto deadline = Clock::now() + timeout;
+  // On a connection of its own. Aborted: a kept one broke before a byte of the response.
+  asio::awaitable<absl::StatusOr<ConsulResponse>> ExchangeAlone(const ConsulRequest& asked, bool kept,
+                                                                Clock::time_point deadline) {
+    http::request<http::string_body> request;
     request.version(11);
-    request.set(http::field::host, address);
-    request.set(http::field::user_agent, "gateway-controlplane");
-    if (!token.empty()) request.set("X-Consul-Token", token);
+    request.method_string(asked.method);
+    request.target(asked.target);
+    request.set(http::field::host, agent->address());
+    request.set(http::field::user_agent, kConsulUserAgent);
+    if (!asked.token.empty()) request.set("X-Consul-Token", asked.token);
+    if (!asked.body.empty()) request.set(http::field::content_type, "application/json");
+    request.body() = asked.body;
     request.prepare_payload();
+    Response response;
+    response.header_limit(kConsulHeaderBytesMax);
+    response.body_limit(kResponseBytesMax);
+    tcp()->expires_at(deadline);
+    error_code ec;
+    if (link.secure != nullptr) {
+      ec = co_await Converse(*link.secure, request, &buffer, &response);
+    } else {
+      ec = co_await Converse(*link.plain, request, &buffer, &response);
+    }
+    if (ec || closed) {
+      const bool begun = response.got_some();
+      Drop();
+      // Consul closes connections that were unused for a while; that says nothing about Consul.
+      if (kept && !begun && !closed && ec != beast::error::timeout) co_return absl::AbortedError(ec.message());
+      co_return Failure(ec);
+    }
+    ConsulResponse result;
+    result.status = static_cast<int>(response.get().result_int());
+    for (const auto& field : response.get()) {
+      SetResponseHeader(&result, {field.name_string().data(), field.name_string().size()},
+                        {field.value().data(), field.value().size()});
+    }
+    result.body = std::move(response.get().body());
+    // Unsolicited bytes would be read as the next response.
+    if (!response.get().keep_alive() || buffer.size() > 0) Drop();
+    co_return result;
+  }
 
-    for (;;) {
+  asio::awaitable<absl::StatusOr<ConsulResponse>> Send(ConsulRequest request, std::chrono::milliseconds timeout) {
+    const auto deadline = Clock::now() + timeout;
+    request.token = agent->token();
+    for (bool again = false;; again = true) {
       if (closed) co_return absl::CancelledError("closed");
-      const bool kept = stream.has_value();
+      const bool kept = tcp() != nullptr;
       if (!kept) {
-        absl::Status connected = co_await Connect(deadline);
-        if (!connected.ok()) co_return connected;
+        waiting = std::make_shared<AgentConnections::Waiting>(agent->io());
+        absl::StatusOr<AgentLink> acquired = co_await agent->Acquire(deadline, waiting);
+        waiting = nullptr;
+        if (closed) co_return absl::CancelledError("closed");
+        if (!acquired.ok()) co_return acquired.status();
+        link = *std::move(acquired);
       }
-      stream->expires_at(deadline);
-      error_code ec;
-      http::response_parser<http::string_body> parser;
-      parser.header_limit(kHeadBytesMax);
-      parser.body_limit(kAnswerBytesMax);
-      co_await http::async_write(*stream, request, asio::redirect_error(asio::use_awaitable, ec));
-      if (!ec) co_await http::async_read(*stream, buffer, parser, asio::redirect_error(asio::use_awaitable, ec));
-      if (ec || closed) {
-        const bool answered = parser.got_some();
-        Drop();
-        // Consul closes connections that were unused for a while; that says nothing about Consul.
-        if (kept && !answered && !closed && ec != beast::error::timeout) continue;
-        co_return Failure("reading", ec);
+      absl::StatusOr<ConsulResponse> response = absl::UnknownError("");
+      if (link.shared != nullptr) {
+        const std::shared_ptr<Http2Connection> shared = std::exchange(link, {}).shared;
+        call = shared->NewCall();
+        response = co_await shared->Exchange(call, request, deadline);
+        call = nullptr;
+      } else {
+        response = co_await ExchangeAlone(request, kept, deadline);
       }
-      auto& response = parser.get();
-      ConsulAnswer answer;
-      answer.status = static_cast<int>(response.result_int());
-      const auto index = response["X-Consul-Index"];
-      if (!absl::SimpleAtoi(absl::string_view(index.data(), index.size()), &answer.index)) answer.index = 0;
-      const auto leader = response["X-Consul-KnownLeader"];
-      answer.known_leader = !absl::EqualsIgnoreCase(absl::string_view(leader.data(), leader.size()), "false");
-      answer.body = std::move(response.body());
-      // Bytes that nobody asked for would be read as the next answer.
-      if (!response.keep_alive() || buffer.size() > 0) Drop();
-      co_return answer;
+      if (closed) co_return absl::CancelledError("closed");
+      if (!absl::IsAborted(response.status())) co_return response;
+      // Breaking a second time is the agent's failure: this connection had not been idle.
+      if (again) co_return absl::UnavailableError(response.status().message());
     }
   }
 };
 
-ConsulHttp::ConsulHttp(asio::io_context& io, std::string address, std::string token)
-    : impl_(std::make_unique<Impl>(io, std::move(address), std::move(token))) {}
+void SetResponseHeader(ConsulResponse* response, std::string_view name, std::string_view value) {
+  if (absl::EqualsIgnoreCase(AbslView(name), "X-Consul-Index")) {
+    if (!absl::SimpleAtoi(AbslView(value), &response->index)) response->index = 0;
+  } else if (absl::EqualsIgnoreCase(AbslView(name), "X-Consul-KnownLeader")) {
+    response->known_leader = !absl::EqualsIgnoreCase(AbslView(value), "false");
+  }
+}
+
+ConsulHttp::ConsulHttp(std::shared_ptr<AgentConnections> agent) : impl_(std::make_unique<Impl>(std::move(agent))) {}
 
 ConsulHttp::~ConsulHttp() = default;
 
-asio::awaitable<absl::StatusOr<ConsulAnswer>> ConsulHttp::Get(std::string_view target,
-                                                              std::chrono::milliseconds timeout) {
-  Request request;
-  request.method(http::verb::get);
-  request.target(target);
-  return impl_->Send(std::move(request), timeout);
+asio::awaitable<absl::StatusOr<ConsulResponse>> ConsulHttp::Get(std::string target, std::chrono::milliseconds timeout) {
+  return impl_->Send({.method = "GET", .target = std::move(target)}, timeout);
 }
 
-asio::awaitable<absl::StatusOr<ConsulAnswer>> ConsulHttp::Put(std::string_view target, std::string body,
-                                                              std::chrono::milliseconds timeout) {
-  Request request;
-  request.method(http::verb::put);
-  request.target(target);
-  if (!body.empty()) request.set(http::field::content_type, "application/json");
-  request.body() = std::move(body);
-  return impl_->Send(std::move(request), timeout);
+asio::awaitable<absl::StatusOr<ConsulResponse>> ConsulHttp::Put(std::string target, std::string body,
+                                                                std::chrono::milliseconds timeout) {
+  return impl_->Send({.method = "PUT", .target = std::move(target), .body = std::move(body)}, timeout);
 }
 
 void ConsulHttp::Close() {
   impl_->closed = true;
-  if (impl_->stream) impl_->stream->close();
-  if (impl_->resolving) impl_->resolving->cancel();
+  if (impl_->tcp() != nullptr) impl_->tcp()->close();
+  if (impl_->waiting != nullptr) impl_->waiting->Cancel();
+  if (impl_->call != nullptr) impl_->call->Cancel();
 }
 
-std::string DescribeAnswer(const ConsulAnswer& answer) {
-  std::string text = absl::StrCat(answer.status, ": ");
-  for (const unsigned char c : std::string_view(answer.body).substr(0, kDescribedBytesMax)) {
+absl::Status CheckResponse(const absl::StatusOr<ConsulResponse>& response) {
+  if (!response.ok()) return response.status();
+  switch (response->status) {
+    case 200:
+      return absl::OkStatus();
+    case 403:
+      return absl::PermissionDeniedError(
+          absl::StrCat("Consul refuses the token (", DescribeResponse(*response),
+                       "); expected one with service:read and node:read in consul.token or consul.token_file"));
+    case 404:
+      return absl::NotFoundError(
+          absl::StrCat(DescribeResponse(*response), "; expected Consul's API at consul.address"));
+    default:
+      return absl::InternalError(DescribeResponse(*response));
+  }
+}
+
+std::string DescribeResponse(const ConsulResponse& response) {
+  std::string text = absl::StrCat(response.status, ": ");
+  for (const unsigned char c : std::string_view(response.body).substr(0, kDescribedBytesMax)) {
     text += absl::ascii_isprint(c) ? static_cast<char>(c) : ' ';
   }
   absl::StripTrailingAsciiWhitespace(&text);

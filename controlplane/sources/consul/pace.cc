@@ -5,12 +5,12 @@
 namespace gateway::controlplane {
 
 namespace {
-constexpr std::chrono::milliseconds kAnswerSlack{5000};  // a busy agent, a busy machine
+constexpr std::chrono::milliseconds kResponseSlack{5000};  // a busy agent, a busy machine
 }
 
-uint64_t NextIndex(uint64_t asked, uint64_t answered) {
-  if (answered < asked) return 0;
-  return std::max<uint64_t>(answered, 1);
+uint64_t NextIndex(uint64_t asked, uint64_t got) {
+  if (got < asked) return 0;
+  return std::max<uint64_t>(got, 1);
 }
 
 LoopPace::Clock::duration LoopPace::Take(Clock::time_point now) {
@@ -29,6 +29,6 @@ std::chrono::milliseconds SpreadWait(std::chrono::milliseconds wait, double unit
   return wait - std::chrono::duration_cast<std::chrono::milliseconds>(wait / 10 * unit);
 }
 
-std::chrono::milliseconds AnswerDeadline(std::chrono::milliseconds wait) { return wait + wait / 16 + kAnswerSlack; }
+std::chrono::milliseconds ResponseDeadline(std::chrono::milliseconds wait) { return wait + wait / 16 + kResponseSlack; }
 
 }  // namespace gateway::controlplane

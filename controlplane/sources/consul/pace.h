@@ -7,12 +7,12 @@
 
 namespace gateway::controlplane {
 
-// The index for the next blocking query, after one that was asked with `asked` and answered (with 200) `answered`: 0,
-// which reads at once, where it went backwards (a restored or restarted Consul; an index from the future would block
+// The index for the next blocking query, after one that had `asked` and whose response (of 200) has `got`: 0,
+// which reads at once, if it went backwards (a restored or restarted Consul; an index from the future would block
 // silently), never another 0, which would turn the loop into polling.
-uint64_t NextIndex(uint64_t asked, uint64_t answered);
+uint64_t NextIndex(uint64_t asked, uint64_t got);
 
-// Token bucket of two: a first wake passes at once, so does the one after it; a service that changes all the time is
+// Token bucket of two: the first two wakes pass at once; a service that changes all the time is
 // read `interval` apart.
 class LoopPace {
  public:
@@ -45,8 +45,8 @@ class RetryDelay {
 // The wait to ask for: up to a tenth below `wait`, so that watches begun together don't end together. `unit` in [0, 1).
 std::chrono::milliseconds SpreadWait(std::chrono::milliseconds wait, double unit);
 
-// How long to wait for the answer to a blocking query: Consul itself adds up to a sixteenth, and may hang.
-std::chrono::milliseconds AnswerDeadline(std::chrono::milliseconds wait);
+// How long to wait for the response to a blocking query: Consul itself adds up to a sixteenth, and may hang.
+std::chrono::milliseconds ResponseDeadline(std::chrono::milliseconds wait);
 
 }  // namespace gateway::controlplane
 

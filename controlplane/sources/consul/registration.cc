@@ -130,7 +130,8 @@ struct ConsulRegistration::Impl {
   asio::steady_timer wake{io};
   bool woken = false;
   bool stopping = false;
-  ConsulHttp agent{io, options.address, options.token};
+  const std::shared_ptr<AgentConnections> connections = std::make_shared<AgentConnections>(io, options.access);
+  ConsulHttp agent{connections};
   std::vector<std::shared_ptr<ConsulHttp>> busy;  // connections of the pass under way
   std::string last_error;
   uint64_t jitter_state = 0x9e3779b97f4a7c15;
@@ -188,10 +189,9 @@ struct ConsulRegistration::Impl {
       absl::MutexLock lock(&mutex);
       if (entries.empty()) co_return absl::OkStatus();
     }
-    const absl::StatusOr<ConsulAnswer> answer = co_await agent.Get("/v1/agent/services", kRequestTimeout);
-    if (!answer.ok()) co_return answer.status();
-    if (answer->status != 200) co_return absl::UnavailableError(DescribeAnswer(*answer));
-    const auto registered = DecodeAgentServices(answer->body);
+    const absl::StatusOr<ConsulResponse> response = co_await agent.Get("/v1/agent/services", kRequestTimeout);
+    if (absl::Status status = CheckResponse(response); !status.ok()) co_return status;
+    const auto registered = DecodeAgentServices(response->body);
     if (!registered.ok()) co_return registered.status();
 
     std::vector<std::pair<std::string, Entry>> due;
@@ -222,7 +222,7 @@ struct ConsulRegistration::Impl {
     size_t next = 0, running = std::min(kRegistrationsAtOnce, due.size());
     asio::steady_timer all_done(io, asio::steady_timer::time_point::max());
     const auto work = [&]() -> asio::awaitable<void> {
-      auto http = std::make_shared<ConsulHttp>(io, options.address, options.token);
+      auto http = std::make_shared<ConsulHttp>(connections);
       busy.push_back(http);
       while (next < due.size() && !stopping) {
         const auto& [id, entry] = due[next++];
@@ -257,12 +257,13 @@ struct ConsulRegistration::Impl {
     } else {
       target = absl::StrCat("/v1/agent/service/deregister/", EscapeUrl(id));
     }
-    const absl::StatusOr<ConsulAnswer> answer = co_await http.Put(target, body, kRequestTimeout);
-    if (!answer.ok()) co_return answer.status();
-    // Newer versions answer 404 to the deregistration of what is not there.
-    const bool gone = !entry.wanted.has_value() && answer->status == 404;
-    if (answer->status != 200 && !gone)
-      co_return absl::UnavailableError(absl::StrCat(id, ": ", DescribeAnswer(*answer)));
+    const absl::StatusOr<ConsulResponse> response = co_await http.Put(target, body, kRequestTimeout);
+    if (!response.ok()) co_return response.status();
+    // Newer versions response 404 to the deregistration of what is not there.
+    const bool gone = !entry.wanted.has_value() && response->status == 404;
+    if (absl::Status status = CheckResponse(response); !status.ok() && !gone) {
+      co_return absl::Status(status.code(), absl::StrCat(id, ": ", status.message()));
+    }
     spdlog::info("consul: {} {}", entry.wanted.has_value() ? "registered" : "deregistered", id);
     absl::MutexLock lock(&mutex);
     const auto found = entries.find(id);
@@ -277,13 +278,13 @@ struct ConsulRegistration::Impl {
 
   asio::awaitable<bool> Probe(const RegisteredInstance& instance) {
     if (stopping) co_return false;
-    auto http = std::make_shared<ConsulHttp>(io, absl::StrCat(BracketV6(instance.host), ":", instance.health_port),
-                                             /*token=*/"");
+    auto http = std::make_shared<ConsulHttp>(std::make_shared<AgentConnections>(
+        io, ConsulAccess{.address = absl::StrCat(BracketV6(instance.host), ":", instance.health_port)}));
     busy.push_back(http);
     const milliseconds timeout = std::min(options.check_timeout, kProbeTimeoutMax);
-    const absl::StatusOr<ConsulAnswer> answer = co_await http->Get("/health", timeout);
+    const absl::StatusOr<ConsulResponse> response = co_await http->Get("/health", timeout);
     std::erase(busy, http);
-    co_return answer.ok() && answer->status >= 200 && answer->status < 300;
+    co_return response.ok() && response->status >= 200 && response->status < 300;
   }
 };
 
@@ -297,6 +298,7 @@ ConsulRegistration::~ConsulRegistration() {
   asio::post(impl_->io, [impl = impl_.get()] {
     impl->stopping = true;
     impl->agent.Close();
+    impl->connections->Close();
     for (const auto& http : impl->busy) http->Close();
     impl->wake.cancel();
   });

@@ -8,11 +8,12 @@
 #include <memory>
 #include <string>
 
+#include "controlplane/sources/consul/access.h"
+
 namespace gateway::controlplane {
 
 struct RegistrationOptions {
-  std::string address;  // of the agent
-  std::string token;
+  ConsulAccess access;
   std::string service_name = "api-gateway";
   std::chrono::milliseconds check_interval{10'000};
   std::chrono::milliseconds check_timeout{5'000};

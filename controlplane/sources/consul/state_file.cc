@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "boost/crc.hpp"
@@ -15,7 +16,7 @@
 namespace gateway::controlplane {
 namespace {
 
-// "GWENDPT1", the payload's length and CRC-32 (little endian), the payload: an EndpointsUpdate.
+// "GWENDPT1", the payload's length and CRC-32 (little endian), the payload: an EndpointStateFile.
 constexpr std::string_view kMagic = "GWENDPT1";
 constexpr size_t kHeadBytes = 8 + 8 + 4;
 
@@ -58,11 +59,13 @@ absl::Status WriteAll(const std::string& path, std::string_view text) {
 
 }  // namespace
 
-absl::Status WriteStateFile(const std::string& path, const EndpointSets& sets) {
-  v1::EndpointsUpdate update;
-  for (const auto& set : sets) *update.add_sets() = *set;
-  if (update.ByteSizeLong() > kStateFileBytesMax) return absl::ResourceExhaustedError("too many endpoints to keep");
-  const std::string payload = update.SerializeAsString();
+absl::Status WriteStateFile(const std::string& path, const KeptEndpoints& kept) {
+  v1::EndpointStateFile file;
+  for (const auto& set : kept.sets) *file.add_sets() = *set;
+  for (const auto& set : kept.frozen) *file.add_frozen() = *set;
+  file.mutable_events()->Assign(kept.events.begin(), kept.events.end());
+  if (file.ByteSizeLong() > kStateFileBytesMax) return absl::ResourceExhaustedError("too many endpoints to keep");
+  const std::string payload = file.SerializeAsString();
   std::string text(kMagic);
   text.resize(kHeadBytes);
   boost::endian::store_little_u64(reinterpret_cast<unsigned char*>(&text[8]), payload.size());
@@ -82,7 +85,7 @@ absl::Status WriteStateFile(const std::string& path, const EndpointSets& sets) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<EndpointSets> ReadStateFile(const std::string& path) {
+absl::StatusOr<KeptEndpoints> ReadStateFile(const std::string& path) {
   const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) return Failed("cannot read", path);
   struct stat info;
@@ -111,15 +114,16 @@ absl::StatusOr<EndpointSets> ReadStateFile(const std::string& path) {
       boost::endian::load_little_u32(head + 16) != Crc(payload)) {
     return absl::DataLossError(absl::StrCat(path, ": damaged"));
   }
-  v1::EndpointsUpdate update;
-  if (!update.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
+  v1::EndpointStateFile read;
+  if (!read.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
     return absl::DataLossError(absl::StrCat(path, ": damaged"));
   }
-  EndpointSets sets;
-  for (v1::EndpointSet& set : *update.mutable_sets()) {
-    sets.push_back(std::make_shared<const v1::EndpointSet>(std::move(set)));
+  KeptEndpoints kept;
+  for (auto [from, to] : {std::pair{read.mutable_sets(), &kept.sets}, std::pair{read.mutable_frozen(), &kept.frozen}}) {
+    for (v1::EndpointSet& set : *from) to->push_back(std::make_shared<const v1::EndpointSet>(std::move(set)));
   }
-  return sets;
+  kept.events.assign(read.events().begin(), read.events().end());
+  return kept;
 }
 
 }  // namespace gateway::controlplane

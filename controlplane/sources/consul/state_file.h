@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "gateway/v1/admin.pb.h"
 #include "gateway/v1/config_stream.pb.h"
 
 namespace gateway::controlplane {
@@ -15,11 +16,17 @@ inline constexpr size_t kStateFileBytesMax = 256 * 1024 * 1024;
 
 using EndpointSets = std::vector<std::shared_ptr<const v1::EndpointSet>>;
 
-// Replaces the file whole: after a crash at any moment there is the old one or the new one.
-absl::Status WriteStateFile(const std::string& path, const EndpointSets& sets);
+struct KeptEndpoints {
+  EndpointSets sets;                      // as Consul had them
+  EndpointSets frozen;                    // by operators
+  std::vector<v1::EndpointEvent> events;  // oldest first
+};
 
-// NotFound where there is none; DataLoss where it is damaged in any way, of another kind, or too long.
-absl::StatusOr<EndpointSets> ReadStateFile(const std::string& path);
+// Replaces the file whole: after a crash at any moment there is the old one or the new one.
+absl::Status WriteStateFile(const std::string& path, const KeptEndpoints& kept);
+
+// NotFound: the file does not exist. DataLoss if it is damaged in any way, of another kind, or too long.
+absl::StatusOr<KeptEndpoints> ReadStateFile(const std::string& path);
 
 }  // namespace gateway::controlplane
 

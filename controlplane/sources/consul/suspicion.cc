@@ -7,9 +7,12 @@ namespace gateway::controlplane {
 Verdict JudgeLoss(const Loss& loss, std::chrono::steady_clock::duration suspected_for) {
   if (loss.lost == 0) return {};
   const bool zero = loss.remaining == 0;
+  const bool shrunk = loss.remaining < loss.before && loss.before - loss.remaining >= kMassLossMin &&
+                      (loss.before - loss.remaining) * 100 > loss.before * kMassLossPercent;
   const std::string gone = absl::StrCat(loss.lost, " of ", loss.before, " instances gone");
   if (!loss.confirmed) {
-    if (zero || loss.mass || loss.index_went_back || !loss.leader_known) return {Verdict::Kind::kConfirm, gone};
+    if (zero || shrunk || loss.mass || loss.index_went_back || !loss.leader_known)
+      return {Verdict::Kind::kConfirm, gone};
     return {};
   }
   if (zero && loss.listing_suspect) {
@@ -20,6 +23,7 @@ Verdict JudgeLoss(const Loss& loss, std::chrono::steady_clock::duration suspecte
   }
   if (suspected_for < kLossHold) {
     if (zero && loss.index_went_back) return {Verdict::Kind::kHold, gone + " after Consul's index went back"};
+    if (shrunk && !zero) return {Verdict::Kind::kHold, gone + " at once"};
     if (loss.mass) return {Verdict::Kind::kHold, gone + " together with most endpoints of all services"};
   }
   return {};

@@ -1,7 +1,7 @@
 // Whether to believe that endpoints are gone. Pure: `now` is passed in.
 //
-// Consul answers 200 with too little in several situations where nothing has happened to the services: the token lost
-// node:read or service:read, a server that has just started has not replayed its log yet, a snapshot was restored.
+// Consul responds 200 with too little in several situations in which nothing has happened to the services: the token
+// lost node:read or service:read, a server that has just started has not replayed its log yet, a snapshot was restored.
 // Losing good endpoints is worse than keeping dead ones for a while: the data planes notice a dead one by themselves.
 #ifndef GATEWAY_CONTROLPLANE_SOURCES_CONSUL_SUSPICION_H_
 #define GATEWAY_CONTROLPLANE_SOURCES_CONSUL_SUSPICION_H_
@@ -16,8 +16,8 @@
 
 namespace gateway::controlplane {
 
-// More endpoints than this share of all, at once, is a mass disappearance; but for a handful, where one service is
-// most.
+// More endpoints than this share of all, at once, is a mass disappearance, of one service a shrink. But for
+// a handful, where one service is most, or a deployment all.
 inline constexpr int kMassLossPercent = 50;
 inline constexpr size_t kMassLossMin = 10;
 inline constexpr std::chrono::seconds kMassLossWindow{10};
@@ -52,8 +52,8 @@ struct Verdict {
 // `suspected_for`: since the first read that was not believed.
 Verdict JudgeLoss(const Loss& loss, std::chrono::steady_clock::duration suspected_for);
 
-// Whether a catalog looks like the answer to a token that may no longer read it: no services at all (a Consul always
-// lists itself to who may see it), or no `consul` where there was one. The message; "" for a good one.
+// Whether a catalog looks like the response to a token that may no longer read it: no services at all (a Consul always
+// lists itself to who may see it), or `consul` is missing now. The message; "" for a good one.
 std::string SuspectListing(const CatalogListing& before, const CatalogListing& now);
 
 // The endpoints that were lost lately, over all services.

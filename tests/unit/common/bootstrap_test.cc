@@ -145,6 +145,15 @@ TEST_F(BootstrapTest, TlsIsGivenWholeOrNotAtAll) {
               IsEmpty());
 }
 
+TEST_F(BootstrapTest, ConsulHasOneTokenAndAWholeCertificate) {
+  EXPECT_THAT(Problems("consul: { token: a, token_file: b }\n"),
+              ElementsAre(HasSubstr("consul.token_file: is given beside consul.token; expected one of the two")));
+  EXPECT_THAT(Problems("consul: { tls: { ca: ca.crt, cert: a.crt } }\n"),
+              ElementsAre(HasSubstr("consul.tls.key: is missing")));
+  EXPECT_THAT(Problems("consul: { token_file: b, tls: { ca: ca.crt, cert: a.crt, key: a.key, server_name: s } }\n"),
+              IsEmpty());
+}
+
 TEST_F(BootstrapTest, AListenerHasTlsWhereItSaysSo) {
   const std::string file = Write(
       "server:\n  listeners:\n"

@@ -179,7 +179,7 @@ TEST(ConsulDecoder, InstancesAreSortedAndUnique) {
   EXPECT_EQ((*instances)[1].id(), "n1/b");
 }
 
-TEST(ConsulDecoder, EveryPrefixOfAnAnswerIsAnError) {
+TEST(ConsulDecoder, EveryPrefixOfAResponseIsAnError) {
   const std::string text = Json::array({Entry(), Entry("web-2")}).dump();
   for (size_t length = 0; length < text.size(); ++length) {
     ASSERT_FALSE(DecodeHealthService(text.substr(0, length)).ok()) << length;
@@ -215,12 +215,13 @@ TEST(ConsulDecoder, BadUtf8IsAnError) {
 }
 
 TEST(ConsulDecoder, LimitsHold) {
-  EXPECT_EQ(DecodeHealthService(std::string(kAnswerBytesMax + 1, ' ')).status().code(),
+  EXPECT_EQ(DecodeHealthService(std::string(kResponseBytesMax + 1, ' ')).status().code(),
             absl::StatusCode::kResourceExhausted);
-  EXPECT_FALSE(DecodeHealthService(std::string(kAnswerDepthMax + 1, '[') + std::string(kAnswerDepthMax + 1, ']')).ok());
+  EXPECT_FALSE(
+      DecodeHealthService(std::string(kResponseDepthMax + 1, '[') + std::string(kResponseDepthMax + 1, ']')).ok());
   EXPECT_FALSE(DecodeHealthService(std::string(50'000'000, '[')).ok());
   std::string values = "[";
-  for (size_t i = 0; i <= kAnswerValuesMax; ++i) values += "0,";
+  for (size_t i = 0; i <= kResponseValuesMax; ++i) values += "0,";
   EXPECT_EQ(DecodeHealthService(values + "0]").status().code(), absl::StatusCode::kResourceExhausted);
 
   std::string instances = "[";

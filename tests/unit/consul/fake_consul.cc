@@ -98,7 +98,7 @@ void FakeConsul::Serve(tcp::socket& socket) {
     if (const size_t at = asked.target.find("index="); at != std::string::npos) {
       asked.index = std::strtoull(asked.target.c_str() + at + 6, nullptr, 10);
     }
-    const Reply reply = Answer(asked);
+    const Reply reply = Respond(asked);
     if (reply.kind == Reply::Kind::kHang) {
       absl::MutexLock lock(&mutex_);
       mutex_.Await(absl::Condition(&stopping_));
@@ -131,7 +131,7 @@ void FakeConsul::Serve(tcp::socket& socket) {
   sockets_.remove_if([&](const tcp::socket& each) { return &each == &socket; });
 }
 
-FakeConsul::Reply FakeConsul::Answer(const Request& request) {
+FakeConsul::Reply FakeConsul::Respond(const Request& request) {
   Script script;
   {
     absl::MutexLock lock(&mutex_);

@@ -17,8 +17,8 @@
 
 namespace gateway::controlplane {
 
-// Serves catalog/services and health/service/NAME for services set by the test, with blocking queries; a script may
-// send any other response instead. One thread per connection. Thread-safe.
+// Serves catalog/services and health/service/NAME from what the test says exists, with blocking queries; a script may
+// respond with anything else instead. A thread for each connection. Thread-safe.
 class FakeConsul {
  public:
   struct Request {
@@ -29,27 +29,27 @@ class FakeConsul {
   };
   struct Reply {
     enum class Kind {
-      kAnswer,
-      kReset,  // the connection is reset
-      kHang,   // no response until the fake stops
-      kRaw,    // sends `body` verbatim, then closes the connection
+      kResponse,
+      kReset,  // the connection
+      kHang,   // until the end
+      kRaw,    // `body` as it is, then the end of the connection
     };
-    Kind kind = Kind::kAnswer;
+    Kind kind = Kind::kResponse;
     int status = 200;
     std::string body = {};
     std::optional<uint64_t> index = {};
     bool known_leader = true;
     bool chunked = false;
   };
-  // nullopt: the ordinary response.
+  // Nothing: the ordinary response.
   using Script = std::function<std::optional<Reply>(const Request&)>;
 
   FakeConsul();
   ~FakeConsul();
 
   std::string address() const;
-  void SetScript(Script script);  // also wakes blocking queries, which are cut off and sent again
-  // `ports`: instances on 127.0.0.1; empty: the service is listed without instances.
+  void SetScript(Script script);  // wakes blocking queries too: they are then cut off and asked again
+  // `ports` of instances on 127.0.0.1; none: listed, but empty.
   void SetService(const std::string& name, const std::vector<int>& ports);
   void RemoveService(const std::string& name);
   void SetIndex(uint64_t index);
@@ -60,7 +60,7 @@ class FakeConsul {
  private:
   void Accept();
   void Serve(boost::asio::ip::tcp::socket& socket);
-  Reply Answer(const Request& request);
+  Reply Respond(const Request& request);
 
   boost::asio::io_context io_;
   boost::asio::ip::tcp::acceptor acceptor_;

@@ -36,19 +36,19 @@ class RealConsul : public testing::Test {
 
   ConsulWatcherOptions WatcherOptions() const {
     ConsulWatcherOptions options;
-    options.address = agent_->address();
+    options.access.address = agent_->address();
     return options;
   }
 
   RegistrationOptions ForRegistration() const {
     RegistrationOptions options;
-    options.address = agent_->address();
+    options.access.address = agent_->address();
     options.check_interval = 1000ms;
     options.check_timeout = 500ms;
     return options;
   }
 
-  // The status of the instance's own check in Consul; "" without a check.
+  // Status of the instance's own check in Consul, "" if it has no check.
   std::string CheckStatus(const std::string& id) {
     const auto checks = agent_->GetJson("/v1/agent/checks");
     if (!checks.ok() || !checks->contains("service:" + id)) return "";
@@ -78,7 +78,7 @@ TEST_F(RealConsul, ChangesAreSeenWithinASecond) {
   ASSERT_TRUE(agent_->SetCheck("web-1", "critical").ok());
   ASSERT_TRUE(watched.Wait(Serves("web", "8002"), kWithinASecond));
   ASSERT_TRUE(agent_->SetCheck("web-2", "critical").ok());
-  ASSERT_TRUE(watched.Wait(Serves("web", ""), kWithinASecond)) << "all critical is not suspicious";
+  ASSERT_TRUE(watched.Wait(Serves("web", ""), kWithinASecond)) << "a response with all critical is not suspect";
   EXPECT_EQ(SetOf(*watched.newest(), "web").instances_size(), 2);
   ASSERT_TRUE(agent_->SetCheck("web-1", "passing").ok());
   ASSERT_TRUE(agent_->SetCheck("web-2", "warning").ok());
@@ -136,7 +136,7 @@ TEST_F(RealConsul, UnknownDatacenterIsUnavailableAndHarmsNobody) {
   ASSERT_NO_FATAL_FAILURE(Run());
   ASSERT_TRUE(agent_->Register({.service = "web", .port = 8001}).ok());
   Watched watched(WatcherOptions());
-  ConsulInterest interest;
+  EndpointInterest interest;
   interest.services = {{"", "web"}, {"dc1", "web"}, {"mars", "web"}};
   watched.watcher().SetInterest(interest);
   watched.watcher().Start();
@@ -228,7 +228,7 @@ TEST_F(RealConsul, HundredAndFiftyServicesPastTheBudget) {
   ConsulWatcherOptions options = WatcherOptions();
   options.watches_max = 20;
   Watched watched(options);
-  ConsulInterest interest;
+  EndpointInterest interest;
   interest.dynamic = [](std::string_view name) { return name != "consul"; };
   watched.watcher().SetInterest(interest);
   watched.watcher().Start();
@@ -278,9 +278,9 @@ TEST_F(RealConsul, ABusyServiceIsFollowedAtOnceAmongManyAndTheOthersWithinASecon
   }
   ConsulWatcherOptions options = WatcherOptions();
   options.busy_interval = 50ms;
-  options.busy = [] { return std::map<ConsulKey, uint32_t>{{{"", "s999"}, 12}}; };
+  options.busy = [] { return std::map<EndpointKey, uint32_t>{{{"", "s999"}, 12}}; };
   Watched watched(options);
-  ConsulInterest interest;
+  EndpointInterest interest;
   interest.dynamic = [](std::string_view name) { return name != "consul"; };
   watched.watcher().SetInterest(interest);
   watched.watcher().Start();

@@ -20,24 +20,46 @@ EndpointSets OneSet(const std::string& service) {
   return {set};
 }
 
+v1::EndpointEvent Event() {
+  v1::EndpointEvent event;
+  event.set_kind(v1::EndpointEvent::FROZEN);
+  event.mutable_key()->set_service("web");
+  event.set_actor("ada");
+  return event;
+}
+
 TEST(StateFile, GivesBackWhatWasWritten) {
   const fixtures::TempDir dir;
   const std::string path = dir.File("endpoints");
   EXPECT_EQ(ReadStateFile(path).status().code(), absl::StatusCode::kNotFound);
-  ASSERT_TRUE(WriteStateFile(path, OneSet("web")).ok());
-  ASSERT_TRUE(WriteStateFile(path, OneSet("db")).ok());
-  const auto sets = ReadStateFile(path);
-  ASSERT_TRUE(sets.ok()) << sets.status();
-  ASSERT_EQ(sets->size(), 1u);
-  EXPECT_EQ((*sets)[0]->SerializeAsString(), OneSet("db")[0]->SerializeAsString());
+  ASSERT_TRUE(WriteStateFile(path, {.sets = OneSet("web"), .frozen = {}, .events = {}}).ok());
+  ASSERT_TRUE(WriteStateFile(path, {.sets = OneSet("db"), .frozen = OneSet("web"), .events = {Event()}}).ok());
+  const auto kept = ReadStateFile(path);
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  ASSERT_EQ(kept->sets.size(), 1u);
+  EXPECT_EQ(kept->sets[0]->SerializeAsString(), OneSet("db")[0]->SerializeAsString());
+  ASSERT_EQ(kept->frozen.size(), 1u);
+  EXPECT_EQ(kept->frozen[0]->SerializeAsString(), OneSet("web")[0]->SerializeAsString());
+  ASSERT_EQ(kept->events.size(), 1u);
+  EXPECT_EQ(kept->events[0].SerializeAsString(), Event().SerializeAsString());
   ASSERT_TRUE(WriteStateFile(path, {}).ok());
-  EXPECT_EQ(ReadStateFile(path)->size(), 0u);
+  EXPECT_EQ(ReadStateFile(path)->sets.size(), 0u);
+}
+
+// Earlier releases wrote an EndpointsUpdate.
+TEST(StateFile, PayloadOfEarlierReleasesIsTheSame) {
+  v1::EndpointsUpdate update;
+  *update.add_sets() = *OneSet("web")[0];
+  v1::EndpointStateFile read;
+  ASSERT_TRUE(read.ParseFromString(update.SerializeAsString()));
+  ASSERT_EQ(read.sets_size(), 1);
+  EXPECT_EQ(read.sets(0).SerializeAsString(), OneSet("web")[0]->SerializeAsString());
 }
 
 TEST(StateFile, AnyDamageIsSeen) {
   const fixtures::TempDir dir;
   const std::string path = dir.File("endpoints");
-  ASSERT_TRUE(WriteStateFile(path, OneSet("web")).ok());
+  ASSERT_TRUE(WriteStateFile(path, {.sets = OneSet("web"), .frozen = {}, .events = {}}).ok());
   const std::string whole = dir.Read("endpoints");
   for (size_t i = 0; i < whole.size(); ++i) {
     std::string damaged = whole;
@@ -54,10 +76,10 @@ TEST(StateFile, AnyDamageIsSeen) {
 TEST(StateFile, FailedWriteLeavesTheOldOne) {
   const fixtures::TempDir dir;
   const std::string path = dir.File("endpoints");
-  ASSERT_TRUE(WriteStateFile(path, OneSet("web")).ok());
-  ASSERT_EQ(mkdir((path + ".new").c_str(), 0700), 0);  // blocks the path of the new file
-  EXPECT_FALSE(WriteStateFile(path, OneSet("db")).ok());
-  EXPECT_EQ((*ReadStateFile(path))[0]->key().service(), "web");
+  ASSERT_TRUE(WriteStateFile(path, {.sets = OneSet("web"), .frozen = {}, .events = {}}).ok());
+  ASSERT_EQ(mkdir((path + ".new").c_str(), 0700), 0);  // where the new one would be written
+  EXPECT_FALSE(WriteStateFile(path, {.sets = OneSet("db"), .frozen = OneSet("web"), .events = {Event()}}).ok());
+  EXPECT_EQ(ReadStateFile(path)->sets[0]->key().service(), "web");
 }
 
 }  // namespace

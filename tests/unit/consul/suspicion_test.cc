@@ -21,7 +21,7 @@ Loss Confirmed(Loss loss) {
 TEST(Suspicion, GainsAndOrdinaryLossesAreBelieved) {
   EXPECT_EQ(JudgeLoss({.before = 0, .remaining = 5}, 0s).kind, Kind::kBelieve);
   EXPECT_EQ(JudgeLoss({.before = 3, .remaining = 2, .lost = 1}, 0s).kind, Kind::kBelieve);
-  // Nothing is lost, so a lower index or a missing leader does not matter.
+  // Nothing is lost: an index that went back or a missing leader does not matter.
   EXPECT_EQ(JudgeLoss({.before = 3, .remaining = 3, .leader_known = false, .index_went_back = true}, 0s).kind,
             Kind::kBelieve);
 }
@@ -38,6 +38,18 @@ TEST(Suspicion, WhatMayBeAMistakeIsConfirmed) {
   loss = one;
   loss.mass = true;
   EXPECT_EQ(JudgeLoss(loss, 0s).kind, Kind::kConfirm);
+}
+
+TEST(Suspicion, ServiceThatShrinksByMostOfManyInstancesIsHeldForAWhile) {
+  const Loss shrunk{.before = 20, .remaining = 5, .lost = 15};
+  EXPECT_EQ(JudgeLoss(shrunk, 0s).kind, Kind::kConfirm);
+  EXPECT_EQ(JudgeLoss(Confirmed(shrunk), 0s).kind, Kind::kHold);
+  EXPECT_THAT(JudgeLoss(Confirmed(shrunk), 0s).alarm, HasSubstr("15 of 20 instances gone at once"));
+  EXPECT_EQ(JudgeLoss(Confirmed(shrunk), kLossHold).kind, Kind::kBelieve);
+  // Half of them, a handful, or all replaced by others.
+  EXPECT_EQ(JudgeLoss({.before = 20, .remaining = 10, .lost = 10}, 0s).kind, Kind::kBelieve);
+  EXPECT_EQ(JudgeLoss({.before = 9, .remaining = 1, .lost = 8}, 0s).kind, Kind::kBelieve);
+  EXPECT_EQ(JudgeLoss({.before = 20, .remaining = 20, .lost = 20}, 0s).kind, Kind::kBelieve);
 }
 
 TEST(Suspicion, LeaderSaysGoneAndUnlistedIsBelieved) {
@@ -144,7 +156,7 @@ TEST(Pace, RetryDelayGrowsToItsLimit) {
 TEST(Pace, WaitIsSpreadAndTheDeadlineLiesBeyondConsulsOwn) {
   EXPECT_EQ(SpreadWait(55s, 0), 55s);
   EXPECT_GE(SpreadWait(55s, 0.999999), 49500ms);
-  EXPECT_GT(AnswerDeadline(55s), 55s + 55s / 16);
+  EXPECT_GT(ResponseDeadline(55s), 55s + 55s / 16);
 }
 
 }  // namespace

@@ -3,10 +3,14 @@
 #define GATEWAY_TESTS_UNIT_CONSUL_WATCHED_H_
 
 #include <functional>
+#include <future>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "controlplane/sources/consul/watcher.h"
@@ -29,9 +33,26 @@ class Watched {
   // Follows these services by name, in the agent's own datacenter.
   void Follow(const std::vector<std::string>& services,
               v1::ConsulSource::OnSuspect on_suspect = v1::ConsulSource::KEEP) {
-    ConsulInterest interest;
+    EndpointInterest interest;
     for (const std::string& service : services) interest.services.push_back({"", service, on_suspect});
     watcher_.SetInterest(std::move(interest));
+  }
+
+  // Waits for what becomes of it.
+  absl::StatusOr<v1::EndpointSet> Decide(v1::DecideEndpointsRequest::Decision what, const std::string& service,
+                                         const std::string& comment = "") {
+    std::promise<absl::StatusOr<v1::EndpointSet>> promise;
+    watcher_.Decide({{"", service}, what, "ada", comment},
+                    [&promise](absl::StatusOr<v1::EndpointSet> set) { promise.set_value(std::move(set)); });
+    return promise.get_future().get();
+  }
+  // "held changed": of its history, the newest first.
+  std::string History(const std::string& service) const {
+    std::string text;
+    for (const v1::EndpointEvent& event : watcher_.History({"", service})) {
+      text += (text.empty() ? "" : " ") + absl::AsciiStrToLower(v1::EndpointEvent::Kind_Name(event.kind()));
+    }
+    return text;
   }
 
   using Condition = std::function<bool(const EndpointCatalog&)>;
@@ -62,7 +83,7 @@ class Watched {
   ConsulWatcher watcher_;  // last: its thread uses the others
 };
 
-// The set of `service`; STATE_UNSPECIFIED if there is none.
+// The set; without one, an empty one of state STATE_UNSPECIFIED.
 inline const v1::EndpointSet& SetOf(const EndpointCatalog& catalog, const std::string& service,
                                     const std::string& datacenter = "") {
   const auto found = catalog.sets.find({datacenter, service});

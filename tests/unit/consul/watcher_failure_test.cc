@@ -17,7 +17,7 @@ using Request = FakeConsul::Request;
 
 ConsulWatcherOptions OptionsFor(const FakeConsul& consul) {
   ConsulWatcherOptions options;
-  options.address = consul.address();
+  options.access.address = consul.address();
   return options;
 }
 
@@ -60,7 +60,7 @@ INSTANTIATE_TEST_SUITE_P(
                     std::pair{"TooManyRequests", Reply{.status = 429}},
                     std::pair{"Reset", Reply{.kind = Reply::Kind::kReset}},
                     std::pair{"NotHttp", Reply{.kind = Reply::Kind::kRaw, .body = "hello there\r\n\r\n"}},
-                    std::pair{"NoAnswer", Reply{.kind = Reply::Kind::kRaw}},
+                    std::pair{"NoResponse", Reply{.kind = Reply::Kind::kRaw}},
                     std::pair{"NotJson", Reply{.body = "<html>", .index = 5}},
                     std::pair{"WrongJson", Reply{.body = "7", .index = 5}},
                     std::pair{"Truncated", Reply{.kind = Reply::Kind::kRaw,
@@ -107,7 +107,7 @@ TEST(ConsulWatcher, HangingReadEndsAtItsDeadline) {
   ASSERT_TRUE(watched.Wait(Serves("web", "8001 8002"), 20s));
 }
 
-TEST(ConsulWatcher, ReadsChunkedAnswers) {
+TEST(ConsulWatcher, ReadsChunkedResponses) {
   FakeConsul consul;
   consul.SetScript([](const Request& request) -> std::optional<Reply> {
     if (request.index > 0) return std::nullopt;
@@ -165,8 +165,8 @@ TEST(ConsulWatcher, DeregisteredServiceIsUnknown) {
   ASSERT_TRUE(watched.Wait(Serves("web", "8002"), 1s));
 }
 
-// The token lost all rights: the catalog is empty too.
-TEST(ConsulWatcher, EmptyCatalogIsNotAnAnswer) {
+// The token lost everything: the catalog too is empty.
+TEST(ConsulWatcher, EmptyCatalogIsNotBelieved) {
   FakeConsul consul;
   consul.SetService("web", {8001});
   Watched watched(OptionsFor(consul));
@@ -275,7 +275,7 @@ TEST(ConsulWatcher, DynamicServicesComeAndGo) {
   consul.SetService("team-a", {8001});
   consul.SetService("hidden", {8002});
   Watched watched(OptionsFor(consul));
-  ConsulInterest interest;
+  EndpointInterest interest;
   interest.dynamic = [](std::string_view name) { return name.starts_with("team-"); };
   watched.watcher().SetInterest(interest);
   watched.watcher().Start();
@@ -324,7 +324,7 @@ TEST(ConsulWatcher, AServiceThatGetsRequestsGetsAWatchOfItsOwn) {
   options.busy_interval = 20ms;
   std::atomic<int> busy_from{40};
   options.busy = [&busy_from] {
-    std::map<ConsulKey, uint32_t> busy;
+    std::map<EndpointKey, uint32_t> busy;
     for (int i = busy_from; i < 40; ++i) busy[{"", "s" + std::to_string(i)}] = 10;
     return busy;
   };
@@ -380,7 +380,7 @@ TEST(ConsulWatcher, LastKnownEndpointsOutliveARestartWithoutConsul) {
   consul.SetService("team-a", {8003});
   ConsulWatcherOptions options = OptionsFor(consul);
   options.state_file = dir.File("endpoints");
-  ConsulInterest interest;
+  EndpointInterest interest;
   interest.services = {{"", "web"}};
   interest.dynamic = [](std::string_view name) { return name == "team-a"; };
   {
@@ -406,7 +406,7 @@ TEST(ConsulWatcher, LastKnownEndpointsOutliveARestartWithoutConsul) {
     Watched watched(options);
     watched.watcher().SetInterest(interest);
     watched.watcher().Start();
-    ASSERT_TRUE(watched.Wait(Serves("web", "8001 8002"))) << "a damaged file is ignored";
+    ASSERT_TRUE(watched.Wait(Serves("web", "8001 8002"))) << "a damaged file does not matter";
   }
 }
 

@@ -12,6 +12,7 @@
 #include "controlplane/sources/consul/decoder.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/consul_agent.h"
+#include "tests/fixtures/lab_ca.h"
 #include "tests/unit/consul/watched.h"
 
 namespace gateway::controlplane {
@@ -21,13 +22,28 @@ using namespace std::chrono_literals;
 using fixtures::ConsulAgent;
 using Clock = std::chrono::steady_clock;
 
-// GATEWAY_TEST_SEEDS: this many runs per size, 15 s each; otherwise one of 5 s.
+// GATEWAY_TEST_SEEDS runs so many for each catalog, of 15 s each; else one of 5 s. GATEWAY_TEST_SEED is the first one.
 int Seeds() {
   const char* text = std::getenv("GATEWAY_TEST_SEEDS");
   return text == nullptr ? 1 : std::max(1, std::atoi(text));
 }
 
-// Registrations by service and service ID. The expected state is read from Consul.
+unsigned SeedOf(int run) {
+  const char* text = std::getenv("GATEWAY_TEST_SEED");
+  return text == nullptr ? std::random_device()()
+                         : static_cast<unsigned>(std::atoll(text)) + static_cast<unsigned>(run);
+}
+
+struct Catalog {
+  int services;
+  bool tls;  // then each service has its watch
+};
+
+void PrintTo(const Catalog& catalog, std::ostream* out) {
+  *out << catalog.services << " services" << (catalog.tls ? " over TLS" : "");
+}
+
+// What was registered, by service, by service ID. What Consul made of it is asked of Consul.
 using Model = std::map<std::string, std::map<std::string, ConsulAgent::Instance>>;
 using Truth = std::map<std::string, std::vector<v1::Instance>>;
 
@@ -45,10 +61,10 @@ std::vector<std::string> Differences(const EndpointCatalog& catalog, const Truth
   return names;
 }
 
-class WatcherProperty : public testing::TestWithParam<int> {
+class WatcherProperty : public testing::TestWithParam<Catalog> {
  protected:
   void Change(std::mt19937& random) {
-    const std::string service = absl::StrCat("s", random() % static_cast<unsigned>(GetParam()));
+    const std::string service = absl::StrCat("s", random() % static_cast<unsigned>(GetParam().services));
     std::map<std::string, ConsulAgent::Instance>& instances = model_[service];
     const auto any = [&]() -> ConsulAgent::Instance& {
       return std::next(instances.begin(), static_cast<long>(random() % instances.size()))->second;
@@ -86,15 +102,17 @@ class WatcherProperty : public testing::TestWithParam<int> {
   void AskConsul(Truth* truth) {
     truth->clear();
     for (const auto& [service, instances] : model_) {
-      const auto answer = agent_->Get(absl::StrCat("/v1/health/service/", service));
-      ASSERT_TRUE(answer.ok()) << answer.status();
-      auto decoded = DecodeHealthService(*answer);
+      const auto response = agent_->Get(absl::StrCat("/v1/health/service/", service));
+      ASSERT_TRUE(response.ok()) << response.status();
+      auto decoded = DecodeHealthService(*response);
       ASSERT_TRUE(decoded.ok()) << decoded.status();
       (*truth)[service] = *std::move(decoded);
     }
   }
   uint16_t Port() { return static_cast<uint16_t>(1024 + ++ports_ % 60'000); }
 
+  fixtures::LabCa ca_;
+  const fixtures::LabCa::Files files_ = ca_.IssueFor({"IP:127.0.0.1"});
   std::unique_ptr<ConsulAgent> agent_;
   Model model_;
   int next_ = 0;
@@ -104,23 +122,27 @@ class WatcherProperty : public testing::TestWithParam<int> {
 TEST_P(WatcherProperty, EndpointsAreConsulsSoonAfterItIsQuiet) {
   const auto span = Seeds() > 1 ? 15s : 5s;
   for (int run = 0; run < Seeds(); ++run) {
-    const unsigned seed = std::random_device()();
+    const unsigned seed = SeedOf(run);
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     std::mt19937 random(seed);
-    auto started = ConsulAgent::Start();
+    auto started = GetParam().tls ? ConsulAgent::Start({.cert = files_.cert, .key = files_.key}) : ConsulAgent::Start();
     ASSERT_TRUE(started.ok()) << started.status();
     agent_ = *std::move(started);
     model_.clear();
-    for (int i = 0; i < GetParam(); ++i) {
+    for (int i = 0; i < GetParam().services; ++i) {
       ConsulAgent::Instance instance{
           .service = absl::StrCat("s", i), .id = absl::StrCat("s", i, "-first"), .port = Port()};
       ASSERT_TRUE(agent_->Register(instance).ok());
       model_[instance.service][instance.id] = instance;
     }
     ConsulWatcherOptions options;
-    options.address = agent_->address();
+    options.access.address = agent_->address();
+    if (GetParam().tls) {
+      options.access.address = agent_->https_address();
+      options.access.tls = {.on = true, .files = {.ca = ca_.file()}};
+    }
     Watched watched(options);
-    ConsulInterest interest;
+    EndpointInterest interest;
     interest.dynamic = [](std::string_view name) { return name != "consul"; };
     interest.dynamic_on_suspect = v1::ConsulSource::ACCEPT;
     watched.watcher().SetInterest(interest);
@@ -139,17 +161,19 @@ TEST_P(WatcherProperty, EndpointsAreConsulsSoonAfterItIsQuiet) {
     const auto left = std::chrono::duration_cast<fixtures::Timeout>(quiet + 2s - Clock::now());
     const bool soon = watched.Wait(agrees, std::max(left, fixtures::Timeout(0)));
     const auto differ = Differences(*watched.newest(), truth);
-    EXPECT_TRUE(soon) << differ.size() << " of " << GetParam() << " services differ 2 s after the last of " << changes
-                      << " changes; one of them is " << (differ.empty() ? "" : differ[0]);
+    EXPECT_TRUE(soon) << differ.size() << " of " << GetParam().services << " services differ 2 s after the last of "
+                      << changes << " changes; one of them is " << (differ.empty() ? "" : differ[0]);
     EXPECT_TRUE(soon || watched.Wait(agrees, 90s));
     const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - quiet);
     RecordProperty(absl::StrCat("ms_", run), static_cast<int>(took.count()));
-    std::cout << GetParam() << " services, " << changes << " changes: the same " << took.count()
-              << " ms after the last\n";
+    std::cout << "seed " << seed << ": " << testing::PrintToString(GetParam()) << ", " << changes
+              << " changes: the same " << took.count() << " ms after the last\n";
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Services, WatcherProperty, testing::Values(20, 150, 1500));
+INSTANTIATE_TEST_SUITE_P(Services, WatcherProperty,
+                         testing::Values(Catalog{20, false}, Catalog{150, false}, Catalog{1500, false},
+                                         Catalog{1500, true}));
 
 }  // namespace
 }  // namespace gateway::controlplane

@@ -507,6 +507,8 @@ TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
       {"ListLimits", v1::Token::VIEWER},
       {"GetServerInfo", v1::Token::VIEWER},
       {"SetEndpoint", v1::Token::OPERATOR},
+      {"DecideEndpoints", v1::Token::OPERATOR},
+      {"ListEndpointHistory", v1::Token::VIEWER},
       {"SetLogLevel", v1::Token::OPERATOR},
       {"Diagnose", v1::Token::ADMIN},
       {"CreateToken", v1::Token::ADMIN},

@@ -1157,7 +1157,7 @@ TEST_F(ServerTest, WarnsOfAServiceThatConsulDoesNotKnow) {
   auto catalog = std::make_shared<EndpointCatalog>();
   catalog->version = 1;
   catalog->catalog_known = true;
-  catalog->names[""] = std::make_shared<const ConsulNames>(ConsulNames{"consul", "orders"});
+  catalog->names[""] = std::make_shared<const ServiceNames>(ServiceNames{"consul", "orders"});
   control_plane_->hub().PublishEndpoints(catalog);
   EXPECT_TRUE(warnings("orders").empty());
   ASSERT_EQ(warnings("ordres").size(), 1u);

@@ -864,6 +864,52 @@ TEST_F(Gatewayctl, EndpointsSayWhyTheyDoNotServe) {
   EXPECT_EQ(Ctl({"endpoints", "nobody"}).code, kNotFound);
 }
 
+TEST_F(Gatewayctl, EndpointsAreAcceptedFrozenThawedAndTheirHistoryShown) {
+  v1::DecideEndpointsRequest asked;
+  admin_.decide_endpoints = [&asked](const v1::DecideEndpointsRequest& request, v1::DecideEndpointsResponse* response) {
+    asked = request;
+    response->mutable_set()->add_instances();
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"endpoints", "shop", "--freeze", "--comment", "x"}).out,
+            "shop: frozen with 1 endpoint, until it is thawed (--thaw)\n");
+  EXPECT_EQ(asked.decision(), v1::DecideEndpointsRequest::FREEZE);
+  EXPECT_EQ(asked.service(), "shop");
+  EXPECT_EQ(asked.context().actor(), "ana@desk");
+  EXPECT_EQ(asked.context().comment(), "x");
+  EXPECT_EQ(Ctl({"endpoints", "shop", "--thaw"}).out, "shop: follows Consul again, 1 endpoint\n");
+  EXPECT_EQ(asked.decision(), v1::DecideEndpointsRequest::THAW);
+  EXPECT_EQ(Ctl({"endpoints", "shop", "--accept"}).out, "shop: accepted as Consul has it, 1 endpoint\n");
+  EXPECT_EQ(asked.decision(), v1::DecideEndpointsRequest::ACCEPT);
+  for (const std::vector<std::string>& wrong :
+       std::vector<std::vector<std::string>>{{"endpoints", "shop", "--accept", "--freeze"},
+                                             {"endpoints", "shop", "--thaw", "--history"},
+                                             {"endpoints", "shop", "--freeze", "--set", "h:1", "up"},
+                                             {"endpoints", "shop", "--comment", "why"}}) {
+    EXPECT_EQ(Ctl(wrong).code, kUsage) << testing::PrintToString(wrong);
+  }
+  admin_.endpoint_history = [](const v1::ListEndpointHistoryRequest& request,
+                               v1::ListEndpointHistoryResponse* response) {
+    v1::EndpointEvent* event = response->add_events();
+    event->mutable_time()->set_seconds(1'700'000'000);
+    event->set_kind(v1::EndpointEvent::CHANGED);
+    event->mutable_key()->set_service(request.service());
+    event->add_added("10.0.0.8:80");
+    event->add_removed("10.0.0.7:80");
+    event->set_serving(1);
+    event->set_instances(2);
+    event = response->add_events();
+    event->mutable_time()->set_seconds(1'699'999'000);
+    event->set_kind(v1::EndpointEvent::HELD);
+    event->set_reason("Consul cannot be read: refused");
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Ctl({"endpoints", "shop", "--history"}).out,
+            "TIME                  WHAT     SERVING  ENDPOINTS                   BY  WHY\n"
+            "2023-11-14T22:13:20Z  changed  1/2      +10.0.0.8:80, -10.0.0.7:80  -   -\n"
+            "2023-11-14T21:56:40Z  held     -        -                           -   Consul cannot be read: refused\n");
+}
+
 TEST_F(Gatewayctl, AnEndpointIsSetForAWhile) {
   v1::SetEndpointRequest asked;
   admin_.set_endpoint = [&asked](const v1::SetEndpointRequest& request, v1::SetEndpointResponse* response) {

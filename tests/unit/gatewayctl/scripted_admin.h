@@ -46,6 +46,8 @@ class ScriptedAdmin final : public v1::Admin::Service {
   std::function<grpc::Status(const v1::RolloutRequest&, Writer*, grpc::ServerContext*)> rollout;
   std::function<grpc::Status(const v1::ListRequest&, v1::ListResponse*)> list;
   std::function<grpc::Status(const v1::SetEndpointRequest&, v1::SetEndpointResponse*)> set_endpoint;
+  std::function<grpc::Status(const v1::DecideEndpointsRequest&, v1::DecideEndpointsResponse*)> decide_endpoints;
+  std::function<grpc::Status(const v1::ListEndpointHistoryRequest&, v1::ListEndpointHistoryResponse*)> endpoint_history;
   std::function<grpc::Status(const v1::SetLogLevelRequest&, v1::SetLogLevelResponse*)> set_log_level;
   std::function<grpc::Status(const v1::DiagnoseRequest&, v1::DiagnoseResponse*)> diagnose;
   std::vector<v1::StoredResource> resources;  // for Get, and for List unless `list` is set
@@ -99,6 +101,14 @@ class ScriptedAdmin final : public v1::Admin::Service {
   grpc::Status SetEndpoint(grpc::ServerContext*, const v1::SetEndpointRequest* in,
                            v1::SetEndpointResponse* out) override {
     return Run(set_endpoint, *in, out);
+  }
+  grpc::Status DecideEndpoints(grpc::ServerContext*, const v1::DecideEndpointsRequest* in,
+                               v1::DecideEndpointsResponse* out) override {
+    return Run(decide_endpoints, *in, out);
+  }
+  grpc::Status ListEndpointHistory(grpc::ServerContext*, const v1::ListEndpointHistoryRequest* in,
+                                   v1::ListEndpointHistoryResponse* out) override {
+    return Run(endpoint_history, *in, out);
   }
   grpc::Status SetLogLevel(grpc::ServerContext*, const v1::SetLogLevelRequest* in,
                            v1::SetLogLevelResponse* out) override {
