@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <vector>
 
@@ -49,6 +50,27 @@ class Families {
   std::vector<prometheus::MetricFamily> families_;
 };
 
+void AddAcme(const AcmeIssuer& acme, Families* families) {
+  const std::array<uint64_t, 3> counts = acme.counts();
+  for (const auto& [result, name] :
+       {std::pair{AcmeIssuer::Result::kIssued, "issued"}, std::pair{AcmeIssuer::Result::kFailed, "failed"},
+        std::pair{AcmeIssuer::Result::kRateLimited, "rate_limited"}}) {
+    families->Counter("gateway_controlplane_acme_orders_total", "Orders of certificates at CAs, by their result.",
+                      counts[static_cast<size_t>(result)], {{"result", name}});
+  }
+  const std::vector<AcmeIssuer::Row> rows = acme.Rows();
+  for (const AcmeIssuer::Row& row : rows) {
+    families->Gauge("gateway_controlplane_acme_failures", "Orders of a certificate that failed, in a row.",
+                    row.failures, {{"certificate", row.name}});
+  }
+  for (const AcmeIssuer::Row& row : rows) {
+    families->Gauge("gateway_controlplane_acme_expiry_timestamp_seconds",
+                    "When a certificate that a CA issued expires, since the epoch; 0: none is issued yet.",
+                    row.expires == absl::InfinitePast() ? 0 : absl::ToDoubleSeconds(row.expires - absl::UnixEpoch()),
+                    {{"certificate", row.name}});
+  }
+}
+
 size_t OpenDescriptors() {
   DIR* dir = opendir("/proc/self/fd");
   if (dir == nullptr) return 0;
@@ -83,7 +105,7 @@ void AddProcess(Families* families) {
 }  // namespace
 
 std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, const QuotaService& quota,
-                          const ListenerCounts& listeners, bool consul) {
+                          const AcmeIssuer* acme, const ListenerCounts& listeners, bool consul) {
   Families families;
   const std::shared_ptr<const PolicyState> state = publisher.current();
   const HubCounts counts = hub.counts();
@@ -164,6 +186,7 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
                    leases.quota.overdrawn);
   families.Counter("gateway_controlplane_quota_overflowed_total", "Keys past the bound, counted with others.",
                    leases.quota.overflowed);
+  if (acme != nullptr) AddAcme(*acme, &families);
   if (consul) {
     const std::shared_ptr<const EndpointCatalog> catalog = hub.endpoints();
     families.Gauge("gateway_controlplane_consul_reachable", "Whether the newest read of Consul succeeded.",

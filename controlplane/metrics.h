@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "controlplane/acme/issuer.h"
 #include "controlplane/publish/publisher.h"
 #include "controlplane/rpc/acceptor.h"
 #include "controlplane/stream/config_service.h"
@@ -17,9 +18,9 @@ namespace gateway::controlplane {
 // By the listener's name.
 using ListenerCounts = std::vector<std::pair<std::string, const AcceptorCounts*>>;
 
-// The text of /metrics. Thread-safe. `consul` says whether Consul is used at all.
+// The text of /metrics. Thread-safe. `acme` may be null. `consul` says whether Consul is used at all.
 std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, const QuotaService& quota,
-                          const ListenerCounts& listeners, bool consul);
+                          const AcmeIssuer* acme, const ListenerCounts& listeners, bool consul);
 
 }  // namespace gateway::controlplane
 

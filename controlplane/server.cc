@@ -20,6 +20,7 @@
 #include "common/base/units.h"
 #include "common/config/codec.h"
 #include "common/policy/builtin.h"
+#include "controlplane/acme/issuer.h"
 #include "controlplane/admin/admin_gate.h"
 #include "controlplane/admin/admin_service.h"
 #include "controlplane/admin/reflection.h"
@@ -35,6 +36,7 @@
 #include "controlplane/sources/consul/watcher.h"
 #include "controlplane/stream/quota_service.h"
 #include "controlplane/stream/roster.h"
+#include "controlplane/stream/ticket_key_ring.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -250,7 +252,9 @@ struct ControlPlane::Impl {
   std::shared_ptr<ConsulRegistration> registration;  // null: no Consul; the hub tells it, too
   std::unique_ptr<EndpointSource> endpoints;         // likewise
   std::unique_ptr<Publisher> publisher;
+  std::unique_ptr<TicketKeyRing> ticket_keys;
   std::unique_ptr<ConfigService> config_service;
+  std::unique_ptr<AcmeIssuer> acme;
   std::unique_ptr<Tokens> tokens;
   std::unique_ptr<AuditLog> audit;
   std::unique_ptr<EndpointOverrides> overrides;
@@ -386,7 +390,16 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   if (const std::string why = impl.hub->WhyHeld(); !why.empty()) spdlog::error("{}", why);
   if (impl.endpoints != nullptr) impl.endpoints->Start();
 
+  TicketKeyRing::Options ticket_keys;
+  ticket_keys.publish = [&impl](const v1::TicketKeysUpdate& keys, absl::Time rotates_at) {
+    impl.hub->PublishTicketKeys(keys, rotates_at);
+  };
+  absl::StatusOr<std::unique_ptr<TicketKeyRing>> ring =
+      TicketKeyRing::Open(&impl.publisher->store(), std::move(ticket_keys));
+  if (!ring.ok()) return ring.status();
+  impl.ticket_keys = *std::move(ring);
   impl.config_service = std::make_unique<ConfigService>(impl.hub.get(), options.config);
+  impl.acme = std::make_unique<AcmeIssuer>(impl.publisher.get(), impl.hub.get(), options.acme);
   absl::StatusOr<std::unique_ptr<Tokens>> tokens = Tokens::Open(&impl.publisher->store());
   if (!tokens.ok()) return tokens.status();
   impl.tokens = *std::move(tokens);
@@ -411,7 +424,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   impl.overrides = *std::move(opened_overrides);
   impl.log_level = std::make_unique<LogLevel>(config.logging().level());
   const auto metrics_text = [&impl, consul] {
-    return RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service,
+    return RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service, impl.acme.get(),
                          {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
                          consul);
   };
@@ -426,7 +439,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
                                file->set_content(metrics_text());
                                return response;
                              },
-                             absl::StrCat(section.database(), ".backup-in-progress")};
+                             absl::StrCat(section.database(), ".backup-in-progress"),
+                             impl.acme.get()};
   impl.admin_service =
       std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(), impl.audit.get(),
                                      std::move(operations), section.name().empty() ? HostName() : section.name());
@@ -484,7 +498,9 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.log_level.reset();
   impl.audit.reset();
   impl.tokens.reset();
+  impl.acme.reset();
   impl.config_service.reset();
+  impl.ticket_keys.reset();
   // The quota service stays: the publisher tells it, until it is gone, too.
   // The source of endpoints before the hub that it publishes to; the publisher, and with it the database, before it.
   impl.publisher.reset();

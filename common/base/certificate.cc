@@ -21,6 +21,10 @@ constexpr int kRsaBitsMin = 2048;
 constexpr int kEcBitsMin = 256;
 
 using NamesPtr = std::unique_ptr<GENERAL_NAMES, OpensslDeleter<GENERAL_NAMES_free>>;
+using OcspBasicPtr = std::unique_ptr<OCSP_BASICRESP, OpensslDeleter<OCSP_BASICRESP_free>>;
+using OcspIdPtr = std::unique_ptr<OCSP_CERTID, OpensslDeleter<OCSP_CERTID_free>>;
+using StorePtr = std::unique_ptr<X509_STORE, OpensslDeleter<X509_STORE_free>>;
+using StackPtr = std::unique_ptr<STACK_OF(X509), decltype([](STACK_OF(X509) * stack) { sk_X509_free(stack); })>;
 using OcspPtr = std::unique_ptr<OCSP_RESPONSE, OpensslDeleter<OCSP_RESPONSE_free>>;
 
 BioPtr MemoryBio(std::string_view text) {
@@ -211,6 +215,67 @@ bool NameCovers(std::string_view pattern, std::string_view host) {
   return dot != std::string_view::npos && dot > 0 && host.substr(dot + 1) == pattern.substr(2);
 }
 
+absl::StatusOr<absl::Time> CheckOcsp(std::string_view der, std::string_view pem, absl::Time now) {
+  constexpr absl::Duration kClockSkew = absl::Minutes(5);
+  const auto refuse = [](std::string why) {
+    ERR_clear_error();
+    return absl::FailedPreconditionError(std::move(why));
+  };
+  const auto* at = reinterpret_cast<const unsigned char*>(der.data());
+  const OcspPtr response(
+      d2i_OCSP_RESPONSE(nullptr, &at, static_cast<long>(std::min(der.size(), kCertificateBytesMax))));
+  const OcspBasicPtr basic(response == nullptr ||
+                                   OCSP_response_status(response.get()) != OCSP_RESPONSE_STATUS_SUCCESSFUL
+                               ? nullptr
+                               : OCSP_response_get1_basic(response.get()));
+  if (basic == nullptr) {
+    ERR_clear_error();
+    return absl::InvalidArgumentError("the OCSP response can't be read; expected a successful response in DER");
+  }
+  const auto chain = ReadCertificates(pem);
+  if (!chain.ok()) return refuse(std::string(chain.status().message()));
+  const X509* const leaf = chain->front().get();
+  X509* const issuer = chain->size() > 1 ? (*chain)[1].get() : nullptr;
+  OCSP_SINGLERESP* found = nullptr;
+  for (int i = 0; i < OCSP_resp_count(basic.get()) && found == nullptr; ++i) {
+    OCSP_SINGLERESP* const single = OCSP_resp_get0(basic.get(), i);
+    auto* const id = const_cast<OCSP_CERTID*>(OCSP_SINGLERESP_get0_id(single));
+    ASN1_OBJECT* algorithm = nullptr;
+    ASN1_INTEGER* serial = nullptr;
+    if (OCSP_id_get0_info(nullptr, &algorithm, nullptr, &serial, id) != 1) continue;
+    if (ASN1_INTEGER_cmp(serial, X509_get0_serialNumber(leaf)) != 0) continue;
+    if (issuer != nullptr) {
+      const EVP_MD* const hash = EVP_get_digestbyobj(algorithm);
+      const OcspIdPtr expected(hash == nullptr ? nullptr : OCSP_cert_to_id(hash, leaf, issuer));
+      if (expected == nullptr || OCSP_id_cmp(id, expected.get()) != 0) continue;
+    }
+    found = single;
+  }
+  if (found == nullptr) return refuse("it is of another certificate");
+  if (issuer != nullptr) {
+    const StorePtr trusted(X509_STORE_new());
+    const StackPtr known(sk_X509_new_null());
+    if (trusted == nullptr || known == nullptr || X509_STORE_add_cert(trusted.get(), issuer) != 1 ||
+        sk_X509_push(known.get(), issuer) == 0) {
+      return refuse(OpensslError());
+    }
+    X509_STORE_set_flags(trusted.get(), X509_V_FLAG_PARTIAL_CHAIN);
+    if (OCSP_basic_verify(basic.get(), known.get(), trusted.get(), 0) != 1) {
+      return refuse(Concat("its signature is not of the certificate's issuer: ", OpensslError()));
+    }
+  }
+  int reason = 0;
+  ASN1_GENERALIZEDTIME *revoked = nullptr, *from = nullptr, *to = nullptr;
+  const int status = OCSP_single_get0_status(found, &reason, &revoked, &from, &to);
+  if (status == V_OCSP_CERTSTATUS_REVOKED) return refuse("it says that the certificate is revoked");
+  if (status != V_OCSP_CERTSTATUS_GOOD) return refuse("it says that the CA does not know the certificate");
+  if (from == nullptr || ToTime(from) > now + kClockSkew) return refuse("it is not valid yet");
+  const absl::Time until = to == nullptr ? absl::InfiniteFuture() : ToTime(to);
+  if (until <= now) return refuse(Concat("it expired on ", absl::FormatTime(until, absl::UTCTimeZone())));
+  ERR_clear_error();
+  return until;
+}
+
 absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now) {
   const auto invalid = [&source](std::string_view what) {
     return absl::InvalidArgumentError(Concat(source.name, ": ", std::string(what)));
@@ -271,11 +336,13 @@ absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Tim
     warn("no subjectAltName: clients reject it, and no server name selects it");
   }
   if (!source.ocsp_der.empty()) {
-    const auto* at = reinterpret_cast<const unsigned char*>(source.ocsp_der.data());
-    const OcspPtr response(d2i_OCSP_RESPONSE(nullptr, &at, static_cast<long>(source.ocsp_der.size())));
-    if (response == nullptr || OCSP_response_status(response.get()) != OCSP_RESPONSE_STATUS_SUCCESSFUL) {
-      ERR_clear_error();
-      return invalid("the OCSP response can't be read; expected a successful response in DER");
+    const absl::StatusOr<absl::Time> until = CheckOcsp(source.ocsp_der, source.chain_pem, now);
+    if (absl::IsInvalidArgument(until.status())) return invalid(std::string(until.status().message()));
+    if (until.ok()) {
+      certificate.ocsp_until = *until;
+    } else {
+      warn(Concat("the OCSP response is not stapled: ", std::string(until.status().message())));
+      source.ocsp_der.clear();
     }
   }
   certificate.source = std::move(source);

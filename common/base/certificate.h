@@ -18,7 +18,7 @@ struct CertificateSource {
   std::string name;
   std::string chain_pem;      // the leaf first, then its issuers
   std::string key_pem;        // not encrypted
-  std::string ocsp_der = {};  // a response to staple; may be empty
+  std::string ocsp_der = {};  // a response to staple; may be empty, also after a response that is of no use
 };
 
 struct Certificate {
@@ -31,7 +31,8 @@ struct Certificate {
   std::vector<std::string> addresses;  // subjectAltName, "10.0.0.7"
   absl::Time not_before;
   absl::Time not_after;
-  std::string fingerprint;  // SHA-256 of the leaf, 64 hexadecimal digits
+  absl::Time ocsp_until = absl::InfiniteFuture();  // the response is not stapled any more
+  std::string fingerprint;                         // SHA-256 of the leaf, 64 hexadecimal digits
   std::vector<std::string> warnings;
 };
 
@@ -44,7 +45,7 @@ inline constexpr int kTlsSecurityLevel = 2;
 // InvalidArgument, beginning with source.name, if: a certificate or the key is missing or can't be read; the
 // key is encrypted or is not the leaf's; a certificate of the chain did not issue the one before it; a key is weaker
 // than RSA 2048 or P-256, or a signature than kTlsSecurityLevel; the OCSP response can't be read. Expiry and a missing
-// subjectAltName are warnings.
+// subjectAltName are warnings, like an OCSP response that CheckOcsp refuses, which is dropped.
 absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now);
 
 // All certificates of `pem` in their order, made with `library` (null: the default). InvalidArgument if it has
@@ -78,6 +79,12 @@ AlternativeNames AlternativeNamesOf(const X509* certificate, DnsCase dns_case = 
 // Whether a certificate for `pattern` ("example.com", "*.example.com") serves `host`, both in lower case. A wildcard
 // covers one whole label (RFC 6125, section 6.4.3).
 bool NameCovers(std::string_view pattern, std::string_view host);
+
+// Whether `der` is what clients want to see stapled to the chain `pem` at `now`: the word of the leaf's issuer that the
+// leaf is good. Gives the end of its validity. InvalidArgument: not a successful OCSP response (RFC 6960);
+// FailedPrecondition: it is of another certificate, expired, signed by somebody else, or says that it is revoked. A
+// chain of the leaf alone has no issuer to compare with: then the serial number decides.
+absl::StatusOr<absl::Time> CheckOcsp(std::string_view der, std::string_view pem, absl::Time now);
 
 // The last error of OpenSSL's queue, "unknown error" if it is empty; empties the queue.
 std::string OpensslError();

@@ -49,7 +49,10 @@ std::string Join(std::string_view parent, std::string_view child) {
   return fmt::format("{}.{}", parent, child);
 }
 
-std::string EnumWord(const EnumValueDescriptor* value) { return absl::AsciiStrToLower(value->name()); }
+std::string EnumWord(const EnumValueDescriptor* value) {
+  const std::string& word = value->options().GetExtension(v1::word);
+  return word.empty() ? absl::AsciiStrToLower(value->name()) : word;
+}
 
 // The values that may be written: zero means "absent" and has no word.
 std::vector<std::string> EnumWords(const EnumDescriptor* type) {

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
+#include "common/base/base64.h"
 #include "common/base/certificate.h"
 #include "common/base/jwk.h"
 #include "common/base/quote.h"
@@ -110,6 +111,10 @@ std::optional<std::string> ReadNamedFile(const std::string& file, const PolicyDo
 
 absl::Status CheckCertificates(std::string_view text) { return ReadCertificates(text).status(); }
 
+absl::Status CheckNotEmpty(std::string_view text) {
+  return text.empty() ? absl::InvalidArgumentError("is empty") : absl::OkStatus();
+}
+
 absl::Status CheckKey(std::string_view text) { return ReadPrivateKey(text).status(); }
 
 void InlineCa(const std::string& file, const std::string& field, const PolicyDocument& document, v1::UpstreamTls* tls,
@@ -141,6 +146,18 @@ void InlineFiles(const std::string& file, PolicyDocument* document, std::vector<
       auto text = ReadNamedFile(file, *document, "key.file", certificate->key().file(), kCertificateBytesMax, &CheckKey,
                                 problems);
       if (text.has_value()) certificate->mutable_key()->set_inline_(*std::move(text));
+    }
+    if (certificate->acme().ca().has_file()) {
+      auto text = ReadNamedFile(file, *document, "acme.ca.file", certificate->acme().ca().file(), kCertificateBytesMax,
+                                &CheckCertificates, problems);
+      if (text.has_value()) certificate->mutable_acme()->mutable_ca()->set_inline_(*std::move(text));
+    }
+    if (certificate->ocsp().has_file()) {
+      auto bytes = ReadNamedFile(file, *document, "ocsp.file", certificate->ocsp().file(), kCertificateBytesMax,
+                                 &CheckNotEmpty, problems);
+      if (bytes.has_value()) {
+        certificate->mutable_ocsp()->set_inline_(EncodeBase64(Base64::kStandard, *bytes));
+      }
     }
   }
   if (!resource.has_auth()) return;

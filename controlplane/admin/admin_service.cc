@@ -84,6 +84,11 @@ void FillStored(const ResourceRecord& record, v1::StoredResource* out, bool with
   out->set_set(record.set);
 }
 
+void FillAcme(const AcmeIssuer* acme, v1::StoredResource* out) {
+  if (acme == nullptr || !out->resource().certificate().has_acme()) return;
+  if (auto state = acme->StateOf(out->resource().certificate().name())) *out->mutable_acme() = *std::move(state);
+}
+
 // FNV-1a: ties a page token to the request that it continues.
 std::string Fingerprint(std::string_view text) {
   uint64_t hash = 0xcbf29ce484222325u;
@@ -542,6 +547,7 @@ grpc::ServerUnaryReactor* AdminService::Get(grpc::CallbackServerContext* context
     return Now(context, absl::NotFoundError(absl::StrCat("no ", *kind, "/", request->name())));
   }
   FillStored(it->second, response->mutable_resource());
+  FillAcme(operations_.acme, response->mutable_resource());
   response->set_revision(state->revision);
   return Now(context, absl::OkStatus());
 }
@@ -597,7 +603,9 @@ absl::Status AdminService::FillList(const v1::ListRequest& request, bool with_se
     }
     bytes += more;
     last = &it->first;
-    FillStored(it->second, response->add_resources(), with_secrets);
+    v1::StoredResource* const filled = response->add_resources();
+    FillStored(it->second, filled, with_secrets);
+    FillAcme(operations_.acme, filled);
   }
   return absl::OkStatus();
 }

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/log_level.h"
+#include "controlplane/acme/issuer.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/tokens.h"
 #include "controlplane/publish/endpoint_overrides.h"
@@ -50,6 +51,7 @@ struct AdminOperations {
   LogLevel* log_level;
   std::function<v1::DiagnoseResponse()> diagnose;
   std::string backup_file;  // where a Backup puts its copy while it is read: beside the database
+  const AcmeIssuer* acme = nullptr;  // null: certificates with `acme` have no state
 };
 
 // Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own. Called

@@ -21,6 +21,7 @@ namespace gateway::controlplane {
 namespace {
 
 constexpr char kBootstrapActor[] = "bootstrap";
+constexpr char kAcmeActor[] = "acme";
 // Of a stored set that does not compile, as many mistakes are logged.
 constexpr size_t kLoggedMistakesMax = 20;
 
@@ -104,6 +105,21 @@ bool Concerns(std::string_view warning, const std::set<std::string, std::less<>>
     }
   }
   return false;
+}
+
+// A certificate with `acme` has what its CA issued last, whatever a document says: what `get` prints (where the key is
+// redacted) may be applied again, or elsewhere. `current`: null, or what there is now.
+void KeepIssued(const v1::Resource* current, v1::Resource* resource, std::vector<v1::PolicyError>* mistakes) {
+  if (!resource->has_certificate() || !resource->certificate().has_acme()) return;
+  v1::Certificate* const certificate = resource->mutable_certificate();
+  if (certificate->has_key() && !IsRedacted(certificate->key().inline_())) {
+    mistakes->push_back(Mistake(KeyOf(*resource), "key", "is set by the control plane alone if there is acme"));
+  }
+  certificate->clear_certificate();
+  certificate->clear_key();
+  if (current == nullptr || !current->certificate().has_key()) return;
+  *certificate->mutable_certificate() = current->certificate().certificate();
+  *certificate->mutable_key() = current->certificate().key();
 }
 
 // What tells one request from another, and one caller's from another's.
@@ -552,6 +568,7 @@ absl::StatusOr<v1::ApplyResponse> Publisher::ApplyLocked(const v1::ApplyRequest&
     const ResourceKey key = KeyOf(resource);
     if (key.kind.empty()) continue;
     auto it = before->resources->find(key);
+    KeepIssued(it == before->resources->end() ? nullptr : it->second.resource.get(), &resource, &mistakes);
     // What `get` printed as redacted stays as it is.
     RestoreSecrets(it == before->resources->end() ? nullptr : it->second.resource.get(), &resource, &mistakes);
     const std::string owner = it == before->resources->end() ? "" : it->second.set;
@@ -605,6 +622,29 @@ absl::StatusOr<v1::ApplyResponse> Publisher::ApplyLocked(const v1::ApplyRequest&
   if (!done.ok()) return Count(done.status());
   if (kept == nullptr) finish(*done);
   return response;
+}
+
+absl::Status Publisher::Issue(const std::string& name, const v1::Acme& acme, const std::string& chain_pem,
+                              const std::string& key_pem) {
+  std::lock_guard lock(write_mu_);
+  const std::shared_ptr<const PolicyState> before = current();
+  const ResourceKey key{"Certificate", name};
+  const auto it = before->resources->find(key);
+  if (it == before->resources->end() || !it->second.resource->certificate().has_acme() ||
+      it->second.resource->certificate().acme().SerializeAsString() != acme.SerializeAsString()) {
+    return absl::FailedPreconditionError(absl::StrCat(key.ToString(), " was changed meanwhile"));
+  }
+  auto resource = std::make_shared<v1::Resource>(*it->second.resource);
+  resource->mutable_certificate()->mutable_certificate()->set_inline_(chain_pem);
+  resource->mutable_certificate()->mutable_key()->set_inline_(key_pem);
+  Proposal proposal{*before->resources, {}};
+  Put(key, std::move(resource), false, v1::Change::UPDATED, &proposal);
+  v1::ChangeContext context;
+  context.set_comment(absl::StrCat("issued by ", acme.directory()).substr(0, kCommentBytesMax));
+  Author author;
+  author.name = kAcmeActor;
+  author.action = "Issue";
+  return Count(Commit(std::move(proposal), context, author, false, "the CA's certificate is of no use").status());
 }
 
 absl::StatusOr<v1::DeleteResponse> Publisher::DeleteLocked(const v1::DeleteRequest& request, const Author& author,
@@ -683,8 +723,16 @@ absl::StatusOr<v1::RollbackResponse> Publisher::RollbackLocked(const v1::Rollbac
   for (const auto& [key, record] : *before->resources) {
     if (!target.contains(key)) Put(key, nullptr, false, v1::Change::DELETED, &proposal);
   }
-  for (const auto& [key, record] : target) {
+  for (auto& [key, record] : target) {
     auto it = before->resources->find(key);
+    // A certificate that was renewed since stays so.
+    if (it != before->resources->end() && record.resource->certificate().has_acme() &&
+        it->second.resource->certificate().has_key()) {
+      auto kept = std::make_shared<v1::Resource>(*record.resource);
+      *kept->mutable_certificate()->mutable_certificate() = it->second.resource->certificate().certificate();
+      *kept->mutable_certificate()->mutable_key() = it->second.resource->certificate().key();
+      record.resource = std::move(kept);
+    }
     if (it == before->resources->end()) {
       Put(key, record.resource, record.built_in, v1::Change::CREATED, &proposal, record.set);
     } else if (it->second.built_in != record.built_in || it->second.set != record.set ||

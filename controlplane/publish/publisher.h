@@ -94,6 +94,10 @@ class Publisher {
   // As in admin.proto. Invalid policy: see PolicyErrorsOf (grpc_status.h). PermissionDenied where the author's scope
   // leaves out a resource that would change.
   absl::StatusOr<v1::ApplyResponse> Apply(const v1::ApplyRequest& request, const Author& author);
+  // A new revision in which the Certificate `name` is what its CA has issued. FailedPrecondition: it does not have
+  // exactly this `acme` any more.
+  absl::Status Issue(const std::string& name, const v1::Acme& acme, const std::string& chain_pem,
+                     const std::string& key_pem);
   absl::StatusOr<v1::DeleteResponse> Delete(const v1::DeleteRequest& request, const Author& author);
   absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request, const Author& author);
 

@@ -66,6 +66,11 @@ CREATE TABLE requests(
   digest BLOB NOT NULL,        -- SHA-256 of the request and of who asked
   revision INTEGER NOT NULL,
   response BLOB NOT NULL) STRICT;
+)sql",
+    R"sql(
+CREATE TABLE secrets(
+  name TEXT PRIMARY KEY,
+  body TEXT NOT NULL) STRICT;  -- sealed under the name
 )sql"};
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Private keys of certificates are sealed on disk.
+// Private keys of certificates, and secrets of the control plane's own, are sealed on disk.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -30,6 +31,7 @@ void SyncFolder(const std::string& path) {
 }
 
 std::string Context(const ResourceKey& key) { return absl::StrCat(key.ToString(), " key"); }
+std::string SecretContext(std::string_view name) { return absl::StrCat("secret ", name); }
 
 }  // namespace
 
@@ -112,6 +114,25 @@ int Store::Impl::ResealRows(const Sealer& next, size_t* count, absl::Status* sta
     }
     *count += rows.size();
   }
+  std::vector<std::pair<std::string, std::string>> secrets;  // name, sealed anew
+  {
+    Statement row(database.get(), "SELECT name, body FROM secrets");
+    while (row.Step()) {
+      const std::string name = row.Text(0);
+      const absl::StatusOr<std::string> plain = sealer->Open(row.Text(1), SecretContext(name));
+      absl::StatusOr<std::string> sealed = plain.ok() ? next.Seal(*plain, SecretContext(name)) : plain.status();
+      if (!sealed.ok()) {
+        *status = absl::Status(sealed.status().code(), absl::StrCat("the secret '", name, "': ", sealed.status().message()));
+        return SQLITE_ABORT;
+      }
+      secrets.emplace_back(name, *std::move(sealed));
+    }
+    if (row.rc() != SQLITE_OK) return row.rc();
+  }
+  for (const auto& [name, sealed] : secrets) {
+    Statement put(database.get(), "UPDATE secrets SET body = ? WHERE name = ?");
+    if (int rc = put.Bind(sealed).Bind(name).Run(); rc != SQLITE_OK) return rc;
+  }
   Statement set(database.get(), "INSERT OR REPLACE INTO meta(key, value) VALUES('sealing_key', ?)");
   return set.Bind(next.Fingerprint()).Run();
 }
@@ -191,6 +212,40 @@ absl::Status Store::Impl::Unseal(const ResourceKey& key, v1::Resource* resource)
   }
   resource->mutable_certificate()->mutable_key()->set_inline_(*std::move(plain));
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> Store::Secret(const std::string& name) {
+  std::lock_guard lock(impl_->mu);
+  Statement row(impl_->database.get(), "SELECT body FROM secrets WHERE name = ?");
+  row.Bind(name);
+  if (!row.Step()) {
+    if (row.rc() != SQLITE_OK) return impl_->database.Error(row.rc(), "read");
+    return absl::NotFoundError(absl::StrCat("the secret '", name, "' is not in the database"));
+  }
+  if (!impl_->sealer.has_value()) return absl::FailedPreconditionError("the sealing key is missing");
+  absl::StatusOr<std::string> plain = impl_->sealer->Open(row.Text(0), SecretContext(name));
+  if (plain.ok()) return plain;
+  return absl::Status(plain.status().code(), absl::StrCat("the database '", impl_->options.path, "': the secret '",
+                                                          name, "': ", plain.status().message()));
+}
+
+absl::Status Store::PutSecret(const std::string& name, const std::string& plain) {
+  std::lock_guard lock(impl_->mu);
+  if (!impl_->sealer.has_value()) return absl::FailedPreconditionError("the sealing key is missing");
+  const absl::StatusOr<std::string> sealed = impl_->sealer->Seal(plain, SecretContext(name));
+  if (!sealed.ok()) return sealed.status();
+  return impl_->database.Transact([&] {
+    Statement put(impl_->database.get(), "INSERT OR REPLACE INTO secrets(name, body) VALUES(?,?)");
+    return put.Bind(name).Bind(*sealed).Run();
+  });
+}
+
+absl::Status Store::DeleteSecret(const std::string& name) {
+  std::lock_guard lock(impl_->mu);
+  return impl_->database.Transact([&] {
+    Statement erase(impl_->database.get(), "DELETE FROM secrets WHERE name = ?");
+    return erase.Bind(name).Run();
+  });
 }
 
 }  // namespace gateway::controlplane

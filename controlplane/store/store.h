@@ -175,6 +175,13 @@ class Store {
   absl::Status PutOverride(const v1::EndpointOverride& override);
   absl::Status DeleteOverride(const std::string& service, const std::string& endpoint);  // OK if it is missing
 
+  // Secrets of the control plane's own, by name ("ticket-keys"), sealed as private keys are. NotFound;
+  // FailedPrecondition if it was sealed under another key.
+  absl::StatusOr<std::string> Secret(const std::string& name);
+  // Adds or replaces it. Durable when it returns OK, like a Commit.
+  absl::Status PutSecret(const std::string& name, const std::string& plain);
+  absl::Status DeleteSecret(const std::string& name);  // OK if it is not there
+
   // Appends to the audit in one transaction, durable like a Commit; sets no numbers in `entries`.
   absl::Status AppendAudit(std::span<const v1::AuditEntry> entries);
   // Entries below `before` (0: all), newest first, at most `limit` and about 2 MiB; of `actor` ("": of all), not older

@@ -216,6 +216,8 @@ class ConfigService::Stream final : public Reactor, public StreamSink, public st
       case v1::DataPlaneMessage::kDiagnostics:
         service_->hub_->OnDiagnostics(session_, message.diagnostics());
         return absl::OkStatus();
+      case v1::DataPlaneMessage::kChallenges:
+        return service_->hub_->OnChallenges(session_, message.challenges());
       case v1::DataPlaneMessage::kHello:
         return absl::InvalidArgumentError("a second hello");
       case v1::DataPlaneMessage::MESSAGE_NOT_SET:

@@ -67,8 +67,9 @@ std::string NewEpoch() {
 }
 
 size_t CountKeys(const PolicyState& state) {
-  return static_cast<size_t>(std::count_if(state.resources->begin(), state.resources->end(),
-                                           [](const auto& each) { return each.second.resource->has_certificate(); }));
+  return static_cast<size_t>(std::count_if(state.resources->begin(), state.resources->end(), [](const auto& each) {
+    return each.second.resource->certificate().has_key();
+  }));
 }
 
 }  // namespace
@@ -183,6 +184,9 @@ class Hub::Session {
   uint32_t schema_version = kSchemaVersion;  // that it understands
   bool takes_operations = false;
   uint64_t overrides_sent = 0;  // the version; 0: none yet
+  bool takes_edge = false;
+  uint64_t tickets_sent = 0, challenges_sent = 0;  // likewise
+  uint64_t challenges_acked = 0;
   std::deque<grpc::ByteBuffer> commands;
   struct Ask {
     absl::Time until;
@@ -382,6 +386,50 @@ void Hub::PublishOverrides(std::vector<v1::EndpointOverride> overrides) {
   WakeAll();
 }
 
+void Hub::PublishTicketKeys(const v1::TicketKeysUpdate& keys, absl::Time rotates_at) {
+  {
+    std::lock_guard lock(mu_);
+    ticket_keys_ = keys;
+    tickets_rotate_at_ = rotates_at;
+    ++tickets_version_;
+  }
+  WakeAll();
+}
+
+uint64_t Hub::PublishChallenges(std::vector<v1::Challenge> challenges) {
+  uint64_t version;
+  {
+    std::lock_guard lock(mu_);
+    challenges_ = std::move(challenges);
+    version = ++challenges_version_;
+  }
+  WakeAll();
+  return version;
+}
+
+std::vector<std::string> Hub::ChallengesPending(uint64_t version, size_t most) const {
+  std::vector<std::string> names;
+  std::lock_guard lock(mu_);
+  for (const auto& [name, entry] : entries_) {
+    if (names.size() == most) break;
+    if (entry.session != nullptr && entry.session->challenges_acked < version) names.push_back(name);
+  }
+  return names;
+}
+
+absl::Status Hub::OnChallenges(const std::shared_ptr<Session>& session, const v1::ChallengesAck& ack) {
+  {
+    std::lock_guard lock(mu_);
+    if (ack.version() > session->challenges_sent) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a response to challenges ", ack.version(), ", which were not sent"));
+    }
+    session->challenges_acked = std::max(session->challenges_acked, ack.version());
+  }
+  ledger_.Notify();
+  return absl::OkStatus();
+}
+
 void Hub::WakeAll() {
   std::vector<std::shared_ptr<StreamSink>> sinks;
   {
@@ -456,6 +504,7 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   session->name = hello.name();
   session->sink = std::move(sink);
   session->takes_operations = hello.takes_operations();
+  session->takes_edge = hello.takes_edge();
   const absl::Time now = options_.now();
   entry->session = session;
   entry->report = nullptr;
@@ -670,6 +719,7 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
     counts_.bytes_sent += command.Length();
     return command;
   }
+  if (auto edge = NextEdge(session.get())) return edge;
   if (session->held) return std::nullopt;
   // Before the endpoints that it is about.
   if (auto operations = NextOperations(session.get())) return operations;
@@ -715,6 +765,26 @@ std::optional<grpc::ByteBuffer> Hub::NextOperations(Session* session) {
     const absl::Duration left = std::max(TimeOf(each.until()) - now, absl::Milliseconds(1));
     *sent->mutable_remaining() =
         google::protobuf::util::TimeUtil::MicrosecondsToDuration(absl::ToInt64Microseconds(left));
+  }
+  grpc::ByteBuffer buffer = Serialise(message);
+  counts_.bytes_sent += buffer.Length();
+  return buffer;
+}
+
+std::optional<grpc::ByteBuffer> Hub::NextEdge(Session* session) {
+  if (!session->takes_edge) return std::nullopt;
+  v1::ControlPlaneMessage message;
+  if (session->keys == PrivateKeys::kSent && session->tickets_sent != tickets_version_) {
+    session->tickets_sent = tickets_version_;
+    *message.mutable_ticket_keys() = ticket_keys_;
+    *message.mutable_ticket_keys()->mutable_next_in() = google::protobuf::util::TimeUtil::MicrosecondsToDuration(
+        std::max<int64_t>(absl::ToInt64Microseconds(tickets_rotate_at_ - options_.now()), 0));
+  } else if (session->challenges_sent != challenges_version_) {
+    session->challenges_sent = challenges_version_;
+    message.mutable_challenges()->set_version(challenges_version_);
+    message.mutable_challenges()->mutable_challenges()->Assign(challenges_.begin(), challenges_.end());
+  } else {
+    return std::nullopt;
   }
   grpc::ByteBuffer buffer = Serialise(message);
   counts_.bytes_sent += buffer.Length();

@@ -112,6 +112,14 @@ class Hub {
   void PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog);
   // What operators have set for endpoints, all of it. Goes to data planes that take operations.
   void PublishOverrides(std::vector<v1::EndpointOverride> overrides);
+  // The keys of session tickets, whose `next` becomes the current one at `rotates_at`. Go to data planes that take
+  // them, on streams that may carry private keys.
+  void PublishTicketKeys(const v1::TicketKeysUpdate& keys, absl::Time rotates_at);
+  // Pending ACME challenges, all of them. Returns the version for ChallengesPending.
+  uint64_t PublishChallenges(std::vector<v1::Challenge> challenges);
+  // Connected data planes that do not respond to the challenges of `version` (or later) yet, by name; at most `most`.
+  // Includes those that are too old for it.
+  std::vector<std::string> ChallengesPending(uint64_t version, size_t most) const;
 
   struct Attachment {
     std::shared_ptr<Session> session;  // null: refused
@@ -135,6 +143,7 @@ class Hub {
   // InvalidArgument where it answers no update that is in flight.
   absl::Status OnAck(const std::shared_ptr<Session>& session, const v1::Ack& ack);
   absl::Status OnNack(const std::shared_ptr<Session>& session, const v1::Nack& nack);
+  absl::Status OnChallenges(const std::shared_ptr<Session>& session, const v1::ChallengesAck& ack);
   // Keeps the newest of each data plane, until it is gone. Lists are cut at kReportEntriesMax.
   void OnReport(const std::shared_ptr<Session>& session, v1::Report report);
   static constexpr int kReportEntriesMax = 10'000;
@@ -204,6 +213,7 @@ class Hub {
   absl::StatusOr<std::shared_ptr<Session>> FindForCommand(const std::string& name) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<grpc::ByteBuffer> NextOperations(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<grpc::ByteBuffer> NextEdge(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Takes those that have waited too long.
   std::vector<DiagnoseDone> TakeOverdueAsks(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeAll();
@@ -229,6 +239,11 @@ class Hub {
   std::shared_ptr<const EncodedUpdate> endpoints_delta_ ABSL_GUARDED_BY(mu_);  // null: none
   std::vector<v1::EndpointOverride> overrides_ ABSL_GUARDED_BY(mu_);
   uint64_t overrides_version_ ABSL_GUARDED_BY(mu_) = 1;
+  v1::TicketKeysUpdate ticket_keys_ ABSL_GUARDED_BY(mu_);
+  absl::Time tickets_rotate_at_ ABSL_GUARDED_BY(mu_);
+  uint64_t tickets_version_ ABSL_GUARDED_BY(mu_) = 0;  // 0: not published yet
+  std::vector<v1::Challenge> challenges_ ABSL_GUARDED_BY(mu_);
+  uint64_t challenges_version_ ABSL_GUARDED_BY(mu_) = 1;
   uint64_t last_ask_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
   HubCounts counts_ ABSL_GUARDED_BY(mu_);

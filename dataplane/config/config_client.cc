@@ -89,6 +89,7 @@ v1::Hello HelloOf(const ConfigClientOptions& options) {
   hello.set_advertise(section.advertise().empty() ? fmt::format(":{}", options.main_port) : section.advertise());
   hello.set_health_port(options.health_port);
   hello.set_takes_operations(true);
+  hello.set_takes_edge(options.ticket_keys != nullptr && options.challenges != nullptr);
   return hello;
 }
 
@@ -330,6 +331,12 @@ struct ConfigClient::Impl {
         log_level.Set(message.log_level().level(), ToMillis(message.log_level().duration()));
         report_at = SteadyClock::now();
         break;
+      case v1::ControlPlaneMessage::kTicketKeys:
+        TakeTicketKeys(message.ticket_keys());
+        break;
+      case v1::ControlPlaneMessage::kChallenges:
+        TakeChallenges(message.challenges());
+        break;
       case v1::ControlPlaneMessage::kDiagnostics:
         SendDiagnostics(message.diagnostics().id());
         break;
@@ -401,6 +408,24 @@ struct ConfigClient::Impl {
     operations_version = update.version();
     report_at = SteadyClock::now();
     spdlog::info("endpoints: operators have set {}", applied.overrides());
+  }
+
+  // Never in the cache: they live in memory alone.
+  void TakeTicketKeys(const v1::TicketKeysUpdate& update) {
+    if (!options.ticket_keys) return;
+    if (const absl::Status status = options.ticket_keys(update); !status.ok()) {
+      spdlog::error("configuration: {}; session tickets are sealed as before", std::string(status.message()));
+    } else {
+      spdlog::debug("configuration: session tickets are sealed with the fleet's keys");
+    }
+  }
+
+  void TakeChallenges(const v1::ChallengesUpdate& update) {
+    if (!options.challenges) return;
+    options.challenges(update);
+    v1::DataPlaneMessage message;
+    message.mutable_challenges()->set_version(update.version());
+    (void)stream->Write(message);
   }
 
   // ---- What it sends. A broken stream is noticed by its end, so the results of writes are not looked at.

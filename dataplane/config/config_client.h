@@ -32,6 +32,11 @@ struct ConfigClientOptions {
   // For a support bundle: files beside the bootstrap file ("metrics.txt"). Called on the configuration thread; may be
   // null.
   std::function<std::vector<v1::DiagnosticFile>()> diagnose;
+  // The fleet's keys for session tickets; an error is logged. The configuration thread calls. Empty: they are not
+  // taken.
+  std::function<absl::Status(const v1::TicketKeysUpdate&)> ticket_keys = {};
+  // Returns when every worker responds to these challenges. Likewise.
+  std::function<void(const v1::ChallengesUpdate&)> challenges = {};
   // Null: those of bootstrap.data_plane.tls.
   std::shared_ptr<ControlPlaneCredentials> credentials;
 };

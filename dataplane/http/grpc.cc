@@ -114,4 +114,15 @@ void AppendGrpcMessage(std::string* out, std::string_view text) {
   }
 }
 
+BodyPiece GrpcEndSink::Complete(const BodyPiece& piece) {
+  if (!piece.last || FindGrpcStatus(piece.trailers) >= 0) return piece;
+  given_ = piece.trailers.empty() ? kGrpcInternal : kGrpcUnknown;
+  trailers_.assign(piece.trailers.begin(), piece.trailers.end());
+  trailers_.push_back({"grpc-status", given_ == kGrpcInternal ? "13" : "2"});
+  trailers_.push_back({"grpc-message", kMessage});
+  BodyPiece completed = piece;
+  completed.trailers = trailers_;
+  return completed;
+}
+
 }  // namespace gateway::dataplane::http

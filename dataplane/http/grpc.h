@@ -7,8 +7,12 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/policy/snapshot.h"
+#include "dataplane/http/stream.h"
+#include "dataplane/net/io.h"
+#include "dataplane/net/task.h"
 
 namespace gateway::dataplane::http {
 
@@ -34,6 +38,30 @@ int StatusOfGrpcCode(int code);
 
 // Appends `text` as grpc-message has it: percent-encoded if it is not printable ASCII, or a percent sign.
 void AppendGrpcMessage(std::string* out, std::string_view text);
+
+// Gives a call that ends without a status one, as clients of gRPC would (grpc-go): INTERNAL if it ends without
+// trailers, UNKNOWN if these lack grpc-status. Belongs to the exchange that relays the response.
+class GrpcEndSink final : public BodySink {
+ public:
+  static constexpr const char* kMessage = "the service ended the call without grpc-status";
+
+  // `sink` outlives this.
+  explicit GrpcEndSink(BodySink* sink) : sink_(*sink) {}
+
+  BodyForms takes() const override { return sink_.takes(); }
+  Io Write(const BodyPiece& piece) override { return sink_.Write(Complete(piece)); }
+  Task<Io> Flush(std::chrono::milliseconds stall, TimePoint until) override { return sink_.Flush(stall, until); }
+
+  // What Write hands on. Views hold until the next call.
+  BodyPiece Complete(const BodyPiece& piece);
+  // The status that the service did not give; -1: it did, or has not ended yet.
+  int given() const { return given_; }
+
+ private:
+  BodySink& sink_;
+  int given_ = -1;
+  std::vector<FieldView> trailers_;
+};
 
 }  // namespace gateway::dataplane::http
 

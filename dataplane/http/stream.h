@@ -239,6 +239,8 @@ class UpstreamStream : public BodySource, public BodySink {
   // kError: the endpoint refused, or Cancel was called.
   virtual bool connected() const = 0;
   virtual Task<Io> Connect(TimePoint deadline) = 0;
+  // Before either: the request asks for another protocol, so the endpoint's SETTINGS are waited for.
+  virtual void ExpectProtocol() {}
   // After a Connect that failed: why the TLS handshake did (a constant); null: it was not that.
   virtual const char* tls_failure() const { return nullptr; }
 

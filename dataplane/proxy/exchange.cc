@@ -133,6 +133,9 @@ Task<void> Exchange::Handle() {
   if (Note(Stage::kNormalizeTarget, NormalizeTarget(request, connection, options_.reject_encoded_slashes, &facts))) {
     co_return co_await Refuse();
   }
+  if (const auto challenge = FindChallenge(resources_.challenges, request, connection, facts, &target)) {
+    co_return co_await Reply(200, *challenge, {}, "application/octet-stream");
+  }
   const bool serves_metrics = *resources_.metrics_page != nullptr;
   if (FindBuiltin(options_, serves_metrics, facts.path, &target)) co_return co_await ServeBuiltin();
   if (!state.has_policy) {

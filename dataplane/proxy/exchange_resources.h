@@ -16,6 +16,7 @@
 #include "dataplane/limits/redis_store.h"
 #include "dataplane/net/buffer_pool.h"
 #include "dataplane/net/event_loop.h"
+#include "dataplane/net/tls/acme_challenges.h"
 #include "dataplane/state/state_ref.h"
 #include "dataplane/telemetry/access_log.h"
 #include "dataplane/telemetry/metrics.h"
@@ -105,7 +106,8 @@ struct ExchangeResources {
   const std::function<std::string()>* metrics_page;
   LocalState* const* state;  // the newest
   const bool* cut_short;     // the worker no longer waits for services
-  int worker;                // its index
+  const tls::AcmeChallenges* challenges;  // null: no listener has TLS
+  int worker;                             // its index
 
   absl::InsecureBitGen random{};
   RequestIds ids{&random};

@@ -144,7 +144,10 @@ Task<AttemptEnd> Forwarding::Run() {
       const bool exhausted = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
       attempt.reason = exhausted ? Reason::kOverloaded : Reason::kUpstreamConnectFailed;
       attempt.detail = exhausted ? "out of descriptors or memory" : "connection refused";
-    } else if (!upstream->connected() && !co_await Connect(upstream.get(), &attempt)) {
+    } else if (context_.facts.upgrading) {
+      upstream->ExpectProtocol();
+    }
+    if (upstream != nullptr && !upstream->connected() && !co_await Connect(upstream.get(), &attempt)) {
       upstream = nullptr;
     }
     if (context_.call.is_call && upstream != nullptr && !upstream->carries_trailers()) {
@@ -341,7 +344,18 @@ Task<AttemptEnd> Forwarding::Converse(http::UpstreamStream* upstream, std::optio
   }
   if (!body.complete) {
     body.upload = RelayEnd::kRunning;
-    body.continue_awaited = context_.header.expect_continue && body.buffered.empty();
+    const bool is_call = context_.call.is_call;
+    body.continue_awaited = context_.header.expect_continue && body.buffered.empty() && !is_call;
+    // Servers of gRPC do not implement Expect; it is not forwarded.
+    if (is_call && std::exchange(context_.header.expect_continue, false)) {
+      http::OutgoingResponse interim;
+      interim.status = 100;
+      interim.phrase = "Continue";
+      if (context_.stream.SendInterim(interim) == Io::kAgain) {
+        // (a client that is gone is seen below)
+        (void)co_await context_.stream.Flush(resources_.options->write_timeout, context_.deadline.at);
+      }
+    }
     upload->emplace(UploadBody(upstream));
     (*upload)->Start();
   }
@@ -427,11 +441,19 @@ Task<AttemptEnd> Forwarding::RelayResponse(http::UpstreamStream* upstream, http:
                          http::IsGrpcContentType(http::FindFieldValue(response->field_views(), "content-type"));
   const std::string session_cookie = SessionCookie(response->status);
   http::OutgoingResponse header = BuildResponse(context_, session_cookie, &resources_, response);
+  std::string ending;
+  if (call.relays_response && !header.has_body && call.status < 0) {
+    header.lines = ending = MissingStatusFields(header.lines, &call);
+    result.refusal.detail = http::GrpcEndSink::kMessage;
+  }
   const bool web = AdaptToWeb(&stream, &call, response, &header);
-  http::BodySink* const sink = web ? static_cast<http::BodySink*>(&*call.web->sink) : &stream;
+  http::BodySink* sink = web ? static_cast<http::BodySink*>(&*call.web->sink) : &stream;
+  std::optional<http::GrpcEndSink> completing;
+  if (call.relays_response && header.has_body) sink = &completing.emplace(sink);
   // What of the body came with the header leaves with the header.
   http::BodyPiece first;
   const http::BodyRead read = upstream->Read({}, &first);
+  if (completing && read == http::BodyRead::kPiece) first = completing->Complete(first);
   Io io = stream.Begin(header, web ? call.web->sink->Encode(first) : first);
   if (io == Io::kEnd) {
     attempt.responded = false;
@@ -452,6 +474,10 @@ Task<AttemptEnd> Forwarding::RelayResponse(http::UpstreamStream* upstream, http:
   } else if (!first.last) {
     Download download(this);
     end = co_await Relay(&loop(), upstream, sink, &download, limits);
+  }
+  if (completing && completing->given() >= 0) {
+    call.status = completing->given();
+    result.refusal.detail = http::GrpcEndSink::kMessage;
   }
   switch (end) {
     case RelayEnd::kSinkGone:

@@ -95,6 +95,11 @@ std::string RefusedCallFields(Reason reason, std::string_view fields, GrpcCall* 
   return Concat(fields, "grpc-status: ", call->status, "\r\ngrpc-message: ", CallMessage(reason), "\r\n");
 }
 
+std::string MissingStatusFields(std::string_view lines, GrpcCall* call) {
+  call->status = kGrpcUnknown;
+  return Concat(lines, "grpc-status: ", call->status, "\r\ngrpc-message: ", http::GrpcEndSink::kMessage, "\r\n");
+}
+
 Task<bool> EndCall(http::DownstreamStream* stream, GrpcCall* call, Reason reason) {
   if (call->web != nullptr && !call->web->sink) co_return false;
   const int code = http::GrpcCodeOfStatus(InfoOf(reason).status);

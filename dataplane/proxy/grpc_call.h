@@ -67,6 +67,10 @@ bool AdaptToWeb(http::DownstreamStream* stream, GrpcCall* call, http::Response* 
 // (grpc/doc/PROTOCOL-HTTP2.md, "Trailers-Only"). Notes the status in `call`.
 std::string RefusedCallFields(Reason reason, std::string_view fields, GrpcCall* call);
 
+// `lines` with the status that a response without a message and without grpc-status lacks: UNKNOWN, as clients of gRPC
+// take it. Notes it in `call`.
+std::string MissingStatusFields(std::string_view lines, GrpcCall* call);
+
 // Ends a call whose response breaks off with trailers that say why, which tells a client more than a reset. False: they
 // could not be sent.
 Task<bool> EndCall(http::DownstreamStream* stream, GrpcCall* call, Reason reason);

@@ -121,7 +121,7 @@ http::OutgoingRequest BuildRequest(const RequestContext& context, const Endpoint
         forwarded_for_kept = trusted;
         continue;
       case FieldKind::kExpect:
-        if (!received.expect_continue || copy_bytes) continue;
+        if (!received.expect_continue || copy_bytes || context.call.is_call) continue;
         break;
       case FieldKind::kForwardedProto:
         if (!trusted || proto_sent) continue;

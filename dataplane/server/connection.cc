@@ -290,7 +290,9 @@ Task<bool> ClientConnection::AcceptTls(int listener) {
     tls_ = std::make_unique<const TlsFacts>(*socket.tls());
     info.tls = &tls_->info;
     if (info.tls->resumed) counters.CountResumed();
-    co_return true;
+    if (info.tls->alpn != tls::kAcmeProtocol) co_return true;
+    socket.AnnounceClose();  // a CA has seen what it asked for (RFC 8737, section 3)
+    co_return false;
   }
   if (error == tls::HandshakeError::kTimeout || error == tls::HandshakeError::kClosed) co_return false;
   if (worker_->MayWarn(Worker::Warning::kTlsHandshake)) {

@@ -206,6 +206,8 @@ absl::Status DataPlane::MakeClient() {
     metrics.set_content(MetricsReply(metrics_).body);
     return std::vector<v1::DiagnosticFile>{std::move(metrics)};
   };
+  options.ticket_keys = [this](const v1::TicketKeysUpdate& update) { return tls_->UseTicketKeys(update); };
+  options.challenges = [this](const v1::ChallengesUpdate& update) { tls_->UseChallenges(update); };
   // Consul's check asks the main port if that serves /health, else the metrics port.
   options.health_port = config_.server().builtin_routes() || !admin_ ? listeners_.port : admin_->port();
   client_ = std::make_unique<ConfigClient>(options, &runtime_, [this](auto state, auto done) {

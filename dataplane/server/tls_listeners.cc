@@ -9,6 +9,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/time/clock.h"
 #include "common/base/certificate.h"
 #include "common/base/text.h"
@@ -78,6 +79,17 @@ std::vector<std::string> WarningsOf(const std::vector<std::shared_ptr<const tls:
     }
   }
   return warnings;
+}
+
+bool ReadTicketKey(const v1::TicketKey& from, tls::TicketKey* to) {
+  if (from.name().size() != to->name.size() || from.cipher().size() != to->cipher.size() ||
+      from.mac().size() != to->mac.size()) {
+    return false;
+  }
+  std::copy(from.name().begin(), from.name().end(), to->name.begin());
+  std::copy(from.cipher().begin(), from.cipher().end(), to->cipher.begin());
+  std::copy(from.mac().begin(), from.mac().end(), to->mac.begin());
+  return true;
 }
 
 // Names the file in a status that does not.
@@ -203,7 +215,7 @@ absl::Status TlsListeners::Compile(const Settings& settings, const Certificates&
         contexts.emplace_back();
         continue;
       }
-      auto context = tls::ServerContext::Create(worker->library.get(), joined[i], &tickets_);
+      auto context = tls::ServerContext::Create(worker->library.get(), joined[i], &tickets_, &challenges_);
       if (!context.ok()) {
         return absl::InvalidArgumentError(
             Concat("server.listeners[", i, "].tls: ", std::string(context.status().message())));
@@ -238,7 +250,8 @@ void TlsListeners::UseCertificates(std::span<const std::shared_ptr<const Certifi
   const bool same = std::equal(
       certificates.begin(), certificates.end(), of_policy_.begin(), of_policy_.end(), [](const auto& a, const auto& b) {
         return a == b || (a->source.name == b->source.name && a->dns_names == b->dns_names &&
-                          a->source.chain_pem == b->source.chain_pem && a->source.key_pem == b->source.key_pem);
+                          a->source.chain_pem == b->source.chain_pem && a->source.key_pem == b->source.key_pem &&
+                          a->source.ocsp_der == b->source.ocsp_der);
       });
   if (same) return;
   if (const absl::Status status = Compile(settings_, {certificates.begin(), certificates.end()}); !status.ok()) {
@@ -247,6 +260,32 @@ void TlsListeners::UseCertificates(std::span<const std::shared_ptr<const Certifi
   }
   InstallAll(install);
   spdlog::info("listeners serve {} certificates of policy", certificates.size());
+}
+
+absl::Status TlsListeners::UseTicketKeys(const v1::TicketKeysUpdate& update) {
+  tls::FleetTicketKeys keys;
+  if (!update.has_current() || !ReadTicketKey(update.current(), &keys.current) || !update.has_next() ||
+      !ReadTicketKey(update.next(), &keys.next)) {
+    return absl::InvalidArgumentError("session ticket keys: expected a current and a next one of 16, 32 and 32 bytes");
+  }
+  if (update.has_previous() && !ReadTicketKey(update.previous(), &keys.previous.emplace())) {
+    return absl::InvalidArgumentError("session ticket keys: the previous one: expected 16, 32 and 32 bytes");
+  }
+  keys.next_in = std::clamp<std::chrono::steady_clock::duration>(
+      std::chrono::seconds(update.next_in().seconds()) + std::chrono::nanoseconds(update.next_in().nanos()),
+      std::chrono::seconds(0), tls::TicketKeys::kRotation);
+  tickets_.Use(keys, std::chrono::steady_clock::now());
+  OPENSSL_cleanse(&keys, sizeof keys);
+  return absl::OkStatus();
+}
+
+void TlsListeners::UseChallenges(const v1::ChallengesUpdate& update) {
+  std::vector<tls::AcmeChallenges::Challenge> challenges;
+  for (const v1::Challenge& each : update.challenges()) {
+    challenges.push_back({absl::AsciiStrToLower(each.host()), each.token(), each.key_authorization(),
+                          each.type() == v1::Acme::TLS_ALPN_01});
+  }
+  challenges_.Set(std::move(challenges));
 }
 
 std::string TlsListeners::Fingerprint() const {
@@ -302,6 +341,12 @@ std::vector<MetricFamily> TlsListeners::Families() const {
   for (const auto& each : workers_) count += each->counters.resumed.load(std::memory_order_relaxed);
   resumed.metric.emplace_back();
   resumed.metric.back().counter.value = static_cast<double>(count);
+  MetricFamily shared{"gateway_tls_ticket_keys_shared",
+                      "1 while new session tickets are sealed with the fleet's keys; 0: with this process' own.",
+                      MetricType::Gauge,
+                      {}};
+  shared.metric.emplace_back();
+  shared.metric.back().gauge.value = tickets_.of_fleet() ? 1 : 0;
   MetricFamily expiry{"gateway_certificate_expiry_timestamp_seconds",
                       "When a certificate expires, since the epoch.",
                       MetricType::Gauge,
@@ -313,7 +358,7 @@ std::vector<MetricFamily> TlsListeners::Families() const {
     metric.gauge.value = absl::ToDoubleSeconds(each->not_after - absl::UnixEpoch());
     expiry.metric.push_back(std::move(metric));
   }
-  return {std::move(handshakes), std::move(resumed), std::move(expiry)};
+  return {std::move(handshakes), std::move(resumed), std::move(shared), std::move(expiry)};
 }
 
 }  // namespace gateway::dataplane

@@ -16,10 +16,12 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/openssl_ptr.h"
+#include "dataplane/net/tls/acme_challenges.h"
 #include "dataplane/net/tls/server_context.h"
 #include "dataplane/net/tls/session.h"
 #include "dataplane/net/tls/ticket_keys.h"
 #include "gateway/v1/bootstrap.pb.h"
+#include "gateway/v1/config_stream.pb.h"
 #include "prometheus/metric_family.h"
 
 namespace gateway::dataplane {
@@ -68,10 +70,18 @@ class TlsListeners {
   // nothing if they are those of the last call. What OpenSSL rejects is logged, and the last ones stay.
   void UseCertificates(std::span<const std::shared_ptr<const Certificate>> certificates, const Install& install);
 
+  // Seals and opens session tickets with the fleet's keys from now on. InvalidArgument: they are not as
+  // v1::TicketKeysUpdate has them; nothing changes.
+  absl::Status UseTicketKeys(const v1::TicketKeysUpdate& update);
+
+  // Responded to by every worker when it returns.
+  void UseChallenges(const v1::ChallengesUpdate& update);
+  const tls::AcmeChallenges& challenges() const { return challenges_; }
+
   // Whether some listener asks clients for certificates.
   bool asks_certificates() const;
 
-  // gateway_tls_handshakes_total{result}, gateway_tls_resumed_total,
+  // gateway_tls_handshakes_total{result}, gateway_tls_resumed_total, gateway_tls_ticket_keys_shared,
   // gateway_certificate_expiry_timestamp_seconds{certificate}; empty without TLS.
   std::vector<prometheus::MetricFamily> Families() const;
 
@@ -98,6 +108,7 @@ class TlsListeners {
   const v1::ServerSection server_;
   bool any_ = false;
   tls::TicketKeys tickets_;
+  tls::AcmeChallenges challenges_;
   std::vector<std::unique_ptr<ForWorker>> workers_;
   std::string loaded_;                // the fingerprint of what was read last, good or bad
   std::string seen_;                  // of the last call of Refresh

@@ -81,6 +81,7 @@ Worker::Worker(int index, const Shared& shared, const std::vector<ListeningSocke
                           .metrics_page = &shared_.metrics_page,
                           .state = &state_,
                           .cut_short = &cut_short_,
+                          .challenges = shared.tls == nullptr ? nullptr : &shared.tls->challenges(),
                           .worker = index},
       accept_timer_(&loop_, &Worker::OnAcceptRetry, this),
       idle_timer_(&loop_, &Worker::OnIdleGrace, this),

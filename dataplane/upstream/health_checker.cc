@@ -177,17 +177,18 @@ struct HealthChecker::Impl {
     }
     if (connected != Wait::kReady) co_return std::string("connection refused");
     if (policy->tcp) co_return std::nullopt;
-    if (const std::shared_ptr<tls::EndpointTls> tls = check->target.tls; tls != nullptr) {
-      SslPtr ssl = tls->NewSsl();
+    if (const std::shared_ptr<tls::EndpointTls> endpoint = check->target.tls; endpoint != nullptr) {
+      SslPtr ssl = policy->grpc ? endpoint->NewSsl(tls::kAlpnHttp2) : endpoint->NewSsl();
       if (ssl == nullptr) co_return std::string("TLS: out of memory, or a setting that OpenSSL rejects");
-      socket.UseTls(std::move(ssl), "", tls);
+      socket.UseTls(std::move(ssl), "", endpoint);
       const tls::HandshakeError error = co_await socket.Handshake(deadline);
       if (error != tls::HandshakeError::kNone) {
         const std::string& text = socket.tls()->error_text();
         co_return Concat("TLS: ", tls::HandshakeErrorName(error), text.empty() ? "" : ": ", text);
       }
     }
-    if (check->target.protocol != UpstreamProtocol::kHttp1) {
+    // A gRPC check is of HTTP/2 also where requests are not.
+    if (policy->grpc || check->target.protocol != UpstreamProtocol::kHttp1) {
       const bool agreed = socket.tls() == nullptr || socket.tls()->protocol() == "h2";
       if (!agreed && (policy->grpc || check->target.protocol == UpstreamProtocol::kHttp2)) {
         co_return std::string("the endpoint did not select HTTP/2 (ALPN h2)");

@@ -59,6 +59,36 @@ class PolicyCertificates : public ::testing::Test {
   LabCa::Files own_;
 };
 
+TEST_F(PolicyCertificates, StapleTheirOcspResponseIfItIsGood) {
+  const auto files = ca_.Issue({.names = {"DNS:shop.test"}, .common_name = "shop"});
+  const std::string chain = ca_.directory().Write("chain.crt", ReadAll(files.cert) + ReadAll(ca_.file()));
+  const auto policy = [&](const std::string& der) {
+    return Concat("kind: Certificate\nname: shop\ncertificate: { file: \"", chain, "\" }\nkey: { file: \"", files.key,
+                  "\" }\nocsp: { file: \"", ca_.directory().Write("shop.ocsp", der), "\" }\n");
+  };
+  ControlPlane control_plane;
+  DataPlane data_plane({.control_planes = {control_plane.stream_port()}, .listener = Listener()});
+  const auto stapled = [&]() -> std::string {
+    const auto client = ConnectTls(data_plane.port(), {.server_name = "shop.test", .asks_ocsp = true});
+    if (!client.ok()) return client.status().ToString();
+    const unsigned char* response = nullptr;
+    const long size = SSL_get_tlsext_status_ocsp_resp(client->ssl(), &response);
+    return size <= 0 ? "" : std::string(reinterpret_cast<const char*>(response), static_cast<size_t>(size));
+  };
+  const std::string good = ca_.Ocsp(files.cert, {});
+  Process::Result applied = control_plane.Apply(policy(good), {"--wait"});
+  ASSERT_EQ(applied.exit.code, 0) << applied.err;
+  EXPECT_EQ(stapled(), good);
+  applied = control_plane.Apply(policy(ca_.Ocsp(files.cert, {.validity = std::chrono::hours(-1)})), {"--wait"});
+  ASSERT_EQ(applied.exit.code, 0) << applied.err;
+  EXPECT_THAT(applied.out + applied.err, HasSubstr("the OCSP response is not stapled: it expired on"));
+  EXPECT_EQ(stapled(), "");
+  EXPECT_EQ(Served(data_plane.port(), "shop.test"), "CN=shop");
+  applied = control_plane.Apply(policy("nonsense"), {"--wait"});
+  EXPECT_EQ(applied.exit.code, 3) << applied.out;
+  EXPECT_THAT(applied.err, HasSubstr("ocsp"));
+}
+
 TEST_F(PolicyCertificates, AreServedByServerNameAndChangeUnderOpenConnections) {
   const auto before = ca_.Issue({.names = {"DNS:shop.test", "DNS:*.b.test"}, .common_name = "before"});
   const auto after = ca_.Issue({.names = {"DNS:shop.test"}, .common_name = "after"});

@@ -398,6 +398,73 @@ TEST_F(Grpc, AResponseThatBreaksOffEndsWithAStatus) {
   EXPECT_TRUE(other.reset) << "only a gRPC call has a grpc-status";
 }
 
+// As grpc-go's clients would see it (internal/transport/http2_client.go): no trailers are INTERNAL, trailers without
+// grpc-status UNKNOWN.
+TEST_F(Grpc, ACallThatEndsWithoutAStatusDoesNotPassAsASuccess) {
+  Http2Upstream upstream([](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || std::exchange(request.answered, true)) continue;
+      const std::string path = request.Field(":path");
+      connection.SendHead(stream, {{":status", "200"}, {"content-type", "application/grpc"}},
+                          path == "/test.Echo/Head");
+      if (path == "/test.Echo/Head") continue;
+      connection.SendData(stream, std::string(5, '\0'), true,
+                          path == "/test.Echo/Trailers" ? Fields{{"x-checksum", "1"}} : Fields{});
+    }
+  });
+  Serve({upstream.address()});
+  const auto client = Http2Client::To(gateway_->port());
+  const auto fetch = [&](const std::string& path) -> const Http2Response& {
+    return client->Fetch({.method = "POST",
+                          .path = path,
+                          .fields = {{"content-type", "application/grpc"}, {"te", "trailers"}},
+                          .body = std::string(5, '\0')});
+  };
+  const Http2Response& none = fetch("/test.Echo/None");
+  EXPECT_TRUE(none.ended);
+  EXPECT_EQ(none.body, std::string(5, '\0'));
+  EXPECT_EQ(none.Trailer("grpc-status"), "13");
+  EXPECT_EQ(none.Trailer("grpc-message"), "the service ended the call without grpc-status");
+  const nlohmann::json line = LastLine(1);
+  EXPECT_EQ(line["grpc_status"], 13);
+  EXPECT_EQ(line["detail"], "the service ended the call without grpc-status");
+  const Http2Response& trailers = fetch("/test.Echo/Trailers");
+  EXPECT_EQ(trailers.Trailer("grpc-status"), "2");
+  EXPECT_EQ(trailers.Trailer("x-checksum"), "1");
+  const Http2Response& head = fetch("/test.Echo/Head");
+  EXPECT_TRUE(head.ended);
+  EXPECT_EQ(head.Field("grpc-status"), "2");
+}
+
+// Servers of gRPC respond to no expectation: a client that waits for leave gets it from the gateway.
+TEST_F(Grpc, AClientThatExpectsLeaveIsGivenIt) {
+  absl::Mutex mutex;
+  std::string expected = "not seen";
+  Http2Upstream upstream([&](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.ended || std::exchange(request.answered, true)) continue;
+      absl::MutexLock lock(&mutex);
+      expected = request.Field("expect");
+      connection.SendHead(stream, {{":status", "200"}, {"content-type", "application/grpc"}});
+      connection.SendData(stream, request.body, true, {{"grpc-status", "0"}});
+    }
+  });
+  Serve({upstream.address()});
+  const auto client = Http2Client::To(gateway_->port());
+  const int32_t stream =
+      client->Send({.method = "POST",
+                    .path = "/test.Echo/Chat",
+                    .fields = {{"content-type", "application/grpc"}, {"te", "trailers"}, {"expect", "100-continue"}},
+                    .ends = false});
+  ASSERT_TRUE(client->Await([&] { return !client->response(stream).interim.empty(); })) << "no 100";
+  EXPECT_EQ(client->response(stream).interim[0], 100);
+  client->SendData(stream, std::string(5, '\0'), true);
+  ASSERT_TRUE(client->Await([&] { return client->response(stream).ended; }));
+  EXPECT_EQ(client->response(stream).Trailer("grpc-status"), "0");
+  absl::MutexLock lock(&mutex);
+  EXPECT_EQ(expected, "");
+}
+
 // A gRPC-Web message, as browsers send and receive it.
 std::string WebMessage(std::string_view text) {
   std::string message = std::string(4, '\0') + static_cast<char>(text.size());

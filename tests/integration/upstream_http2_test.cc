@@ -1,8 +1,11 @@
 // HTTP/2 to endpoints, from HTTP/1.1 and HTTP/2 clients.
 #include <atomic>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/base/text.h"
@@ -287,6 +290,112 @@ TEST_F(UpstreamHttp2, AutoTakesHttp1WhereTheEndpointDoes) {
   gateway_ = std::make_unique<DataPlane>(std::move(options));
   for (int i = 0; i < 3; ++i) EXPECT_EQ(Get("/svc", "POST", "some body").status, 200);
   EXPECT_EQ(upstream.connections(), 1);
+}
+
+// ---- WebSocket over HTTP/2 (RFC 8441).
+
+constexpr std::string_view kWebSocketAsked =
+    "GET /svc/chat?a=b HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+// Agrees with `status`, sends back what comes, and ends when the client has.
+Http2Upstream::Serve EchoExtendedConnect(std::string status = "200",
+                                         std::function<void(const Http2Request&)> seen = {}) {
+  return [status, seen](Http2Server& connection) {
+    for (auto& [stream, request] : connection.requests()) {
+      if (!request.complete) continue;
+      if (!std::exchange(request.answered, true)) {
+        if (seen) seen(request);
+        if (request.Field(":method") != "CONNECT" || status != "200") {
+          connection.Respond(stream, std::stoi(status), "no");
+          continue;
+        }
+        connection.SendHead(stream, {{":status", "200"}, {"sec-websocket-protocol", "chat"}});
+      }
+      const std::string body = std::exchange(request.body, "");
+      const bool ends = request.ended && connection.last_stream != stream;
+      if (ends) connection.last_stream = stream;
+      if (!body.empty() || ends) connection.SendData(stream, body, ends);
+    }
+  };
+}
+
+Http2Server::Options WithExtendedConnect() { return {.settings = {{NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1}}}; }
+
+TEST_F(UpstreamHttp2, AWebSocketOfHttp1BecomesExtendedConnect) {
+  absl::Mutex mutex;
+  std::map<std::string, std::string> seen;
+  Start(EchoExtendedConnect("200",
+                            [&](const Http2Request& request) {
+                              absl::MutexLock lock(&mutex);
+                              for (const auto& [name, value] : request.fields) seen[name] = value;
+                            }),
+        WithExtendedConnect(), "", "upgrades: [websocket]");
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send(kWebSocketAsked).ok());
+  const auto response = client.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 101) << response->head << response->body;
+  EXPECT_THAT(response->head, HasSubstr("HTTP/1.1 101 Switching Protocols\r\n"));
+  EXPECT_EQ(response->Field("Upgrade"), "websocket");
+  EXPECT_EQ(response->Field("Sec-WebSocket-Accept"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") << "of RFC 6455, section 1.3";
+  EXPECT_EQ(response->Field("Sec-WebSocket-Protocol"), "chat");
+  ASSERT_TRUE(client.Send("hello").ok());
+  EXPECT_EQ(*client.ReadExactly(5), "hello");
+  const std::string large(1 << 20, 'x');
+  std::thread sender([&] { EXPECT_TRUE(client.Send(large).ok()); });
+  EXPECT_EQ(*client.ReadExactly(large.size()), large);
+  sender.join();
+  client.ShutdownWrite();
+  EXPECT_EQ(client.WaitForEnd(), PeerEnd::kFin);
+  absl::MutexLock lock(&mutex);
+  EXPECT_EQ(seen[":method"], "CONNECT");
+  EXPECT_EQ(seen[":protocol"], "websocket");
+  EXPECT_EQ(seen[":path"], "/svc/chat?a=b");
+  EXPECT_EQ(seen[":scheme"], "http");
+  EXPECT_EQ(seen["sec-websocket-version"], "13");
+  EXPECT_FALSE(seen.contains("sec-websocket-key"));
+  EXPECT_FALSE(seen.contains("upgrade"));
+  EXPECT_FALSE(seen.contains("connection"));
+}
+
+TEST_F(UpstreamHttp2, AWebSocketOfHttp2StaysOne) {
+  Start(EchoExtendedConnect(), WithExtendedConnect(), "", "upgrades: [websocket]");
+  const auto client = Http2Client::To(gateway_->port());
+  const int32_t stream = client->Send({.method = "CONNECT",
+                                       .path = "/svc/chat",
+                                       .fields = {{"sec-websocket-version", "13"}},
+                                       .ends = false,
+                                       .protocol = "websocket"});
+  ASSERT_TRUE(client->Await([&] { return client->response(stream).status != 0; }));
+  EXPECT_EQ(client->response(stream).status, 200);
+  client->SendData(stream, "hello", true);
+  ASSERT_TRUE(client->Await([&] { return client->response(stream).ended; }));
+  EXPECT_EQ(client->response(stream).body, "hello");
+}
+
+TEST_F(UpstreamHttp2, AnEndpointWithoutExtendedConnectGetsNoWebSocketAndOtherRequestsGoOn) {
+  Start(EchoExtendedConnect(), {}, "", "upgrades: [websocket]");
+  for (int i = 0; i < 2; ++i) {
+    RawClient client(gateway_->port());
+    ASSERT_TRUE(client.Send(kWebSocketAsked).ok());
+    const auto response = client.ReadResponse();
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->status, 502);
+  }
+  EXPECT_THAT(gateway_->LogLines(1).at(0)["detail"].get<std::string>(),
+              HasSubstr("does not take WebSocket over HTTP/2 (SETTINGS_ENABLE_CONNECT_PROTOCOL, RFC 8441)"));
+  EXPECT_EQ(upstream_->connections(), 1);
+}
+
+TEST_F(UpstreamHttp2, AnEndpointThatRefusesAWebSocketIsHeard) {
+  Start(EchoExtendedConnect("403"), WithExtendedConnect(), "", "upgrades: [websocket]");
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send(kWebSocketAsked).ok());
+  const auto response = client.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->status, 403);
+  EXPECT_EQ(response->body, "no");
 }
 
 }  // namespace

@@ -146,8 +146,15 @@ absl::StatusOr<std::map<ResourceKey, std::string>> TextsAt(Session& session, uin
     resources = std::move(*past->mutable_resources());
     *current = revision;
   }
-  for (const v1::StoredResource& stored : resources)
-    texts[KeyOf(stored.resource())] = EncodeResource(stored.resource());
+  for (const v1::StoredResource& stored : resources) {
+    v1::Resource resource = stored.resource();
+    // What the CA has issued is in no document.
+    if (resource.certificate().has_acme()) {
+      resource.mutable_certificate()->clear_certificate();
+      resource.mutable_certificate()->clear_key();
+    }
+    texts[KeyOf(resource)] = EncodeResource(resource);
+  }
   return texts;
 }
 

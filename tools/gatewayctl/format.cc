@@ -13,6 +13,7 @@
 #include "common/config/yaml.h"
 #include "common/policy/policy_files.h"
 #include "gateway/v1/policy.pb.h"
+#include "gateway/v1/rules.pb.h"
 #include "google/protobuf/util/time_util.h"
 
 namespace gateway::ctl {
@@ -49,7 +50,8 @@ Json FieldJson(const Message& message, const FieldDescriptor& field, int index) 
       return repeated ? r.GetRepeatedString(message, &field, index) : r.GetString(message, &field);
     case FieldDescriptor::CPPTYPE_ENUM: {
       const auto* value = repeated ? r.GetRepeatedEnum(message, &field, index) : r.GetEnum(message, &field);
-      return absl::AsciiStrToLower(value->name());
+      const std::string& word = value->options().GetExtension(v1::word);
+      return word.empty() ? absl::AsciiStrToLower(value->name()) : word;
     }
     case FieldDescriptor::CPPTYPE_MESSAGE:
       return MessageJson(repeated ? r.GetRepeatedMessage(message, &field, index) : r.GetMessage(message, &field));

@@ -131,6 +131,19 @@ void DescribeService(const v1::Service& service, const Description& d, const v1:
   for (const std::string& line : lines) absl::StrAppend(out, "  ", line, "\n");
 }
 
+void DescribeAcme(const v1::StoredResource& stored, absl::Time now, std::string* out) {
+  const v1::AcmeState& state = stored.acme();
+  const std::string expiry = ExpiryText(stored.resource().certificate());
+  const bool pending = expiry == "pending";
+  AppendFact(out, "Certificate", pending ? "not issued yet" : absl::StrCat("valid until ", expiry));
+  std::string renewal = RenewalCell(stored, now);
+  if (state.has_next_try()) absl::StrAppend(&renewal, " (", FormatTime(state.next_try()), ")");
+  AppendFact(out, pending ? "Order" : "Renewal", renewal);
+  if (state.last_error().empty()) return;
+  AppendFact(out, "Last error",
+             absl::StrCat(Printable(state.last_error()), " (", FormatAge(state.last_error_at(), now), " ago)"));
+}
+
 void DescribeConsumer(const v1::Consumer& consumer, const Description& d, std::string* out) {
   *out += "\nAdmitted by\n";
   const std::vector<Admission> admissions = AdmissionsOf(consumer, d.all);
@@ -242,6 +255,7 @@ std::string RenderDescription(const Description& d, absl::Time now) {
   const v1::Defaults* defaults = stored_defaults == nullptr ? nullptr : &stored_defaults->resource().defaults();
   if (d.stored.resource().has_route()) DescribeRoute(d.stored.resource().route(), d, defaults, now, &out);
   if (d.stored.resource().has_consumer()) DescribeConsumer(d.stored.resource().consumer(), d, &out);
+  if (d.stored.has_acme()) DescribeAcme(d.stored, now, &out);
   if (d.stored.resource().has_service()) DescribeService(d.stored.resource().service(), d, defaults, now, &out);
   AppendKeys("Refers to", ReferencesOf(d.stored.resource()), d.all, &out);
   AppendKeys("Referred to by", ReferrersOf(key, d.all), d.all, &out);

@@ -124,6 +124,9 @@ std::string AuthMethodsText(const v1::Auth& auth) {
 
 // The hosts that it serves, and when it expires.
 std::vector<std::string> CertificateCells(const v1::Certificate& certificate, size_t most) {
+  if (certificate.has_acme() && !certificate.has_certificate()) {
+    return {JoinSome(certificate.acme().hosts(), most), "pending"};
+  }
   const auto chain = ReadCertificates(certificate.certificate().inline_());
   if (!chain.ok()) return {JoinSome(certificate.hosts(), most), "unreadable"};
   const X509* leaf = chain->front().get();
@@ -142,7 +145,7 @@ std::vector<std::string> Headings(const std::string& kind) {
   if (kind == "Auth") return {"METHODS", "ADMITS"};
   if (kind == "Consumer") return {"GROUPS", "CREDENTIALS"};
   if (kind == "Cors") return {"ORIGINS", "METHODS", "CREDENTIALS"};
-  if (kind == "Certificate") return {"HOSTS", "EXPIRES"};
+  if (kind == "Certificate") return {"HOSTS", "EXPIRES", "RENEWAL"};
   if (kind == "IpAccess") return {"ALLOW", "DENY"};
   if (kind == "Defaults") return {"RATE LIMITS", "BREAKER", "TIMEOUT"};
   return {"SUMMARY"};
@@ -276,6 +279,23 @@ std::string RevisionCell(const v1::StoredResource& stored) {
 
 }  // namespace
 
+std::string RenewalCell(const v1::StoredResource& stored, absl::Time now) {
+  if (!stored.has_acme()) return stored.resource().certificate().has_acme() ? "unknown" : "";
+  const v1::AcmeState& state = stored.acme();
+  if (state.phase() == v1::AcmeState::ORDERING) return "ordering";
+  google::protobuf::Timestamp from;
+  from.set_seconds(absl::ToUnixSeconds(now));
+  const std::string when = state.next_try().seconds() > from.seconds()
+                               ? absl::StrCat("in ", FormatAge(from, absl::FromUnixSeconds(state.next_try().seconds())))
+                               : "now";
+  if (state.phase() != v1::AcmeState::FAILED) return when;
+  return absl::StrCat("failed ", state.failures(), state.failures() == 1 ? " time" : " times", ", next try ", when);
+}
+
+std::string ExpiryText(const v1::Certificate& certificate) {
+  return CertificateCells(certificate, kSummaryItemsMax).back();
+}
+
 // "/v1/**", "grpc shop.v1.Orders/Get".
 std::string PathText(const v1::RouteMatch& match) {
   return match.has_grpc() ? absl::StrCat("grpc ", CallText(match.grpc())) : PathText(match.path());
@@ -354,6 +374,7 @@ std::string RenderResources(const std::string& kind, std::span<const v1::StoredR
                       : Cells(stored.resource(), wide ? std::numeric_limits<size_t>::max() : kSummaryItemsMax)) {
       cells.push_back(std::move(cell));
     }
+    if (kind == "Certificate") cells.push_back(RenewalCell(stored, now));
     cells.push_back(RevisionCell(stored));
     cells.push_back(FormatAge(stored.changed_at(), now));
     if (wide) {

@@ -67,6 +67,11 @@ std::string Percent(double share);
 std::string ServiceSource(const v1::Service& service, size_t most = kSummaryItemsMax);
 std::string BalancerOf(const v1::LoadBalancer& balancer);
 std::string LabelsText(const v1::Resource& resource);
+// How the control plane fares with a certificate of a CA: "in 59d", "ordering", "failed 3 times, next try in 40s"; ""
+// for other certificates.
+std::string RenewalCell(const v1::StoredResource& stored, absl::Time now);
+// When a certificate expires; "pending": it has not been issued yet.
+std::string ExpiryText(const v1::Certificate& certificate);
 
 // render_endpoints.cc: the endpoints of a service.
 const v1::EndpointSet* SetOf(const v1::ConsulSource& source, const EndpointSets& sets);

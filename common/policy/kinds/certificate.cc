@@ -8,12 +8,17 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/time/time.h"
+#include "common/base/address_set.h"
+#include "common/base/base64.h"
 #include "common/base/host_port.h"
 #include "common/base/quote.h"
 #include "common/base/text.h"
 #include "common/config/redaction.h"
+#include "common/policy/kinds/checks.h"
 #include "common/policy/kinds/kinds.h"
+#include "common/policy/policy_texts.h"
 #include "common/policy/route/route_pattern.h"
 #include "spdlog/fmt/fmt.h"
 
@@ -23,8 +28,56 @@ namespace {
 constexpr size_t kCertificatesMax = 1000;
 constexpr absl::Duration kCertificateExpiresSoon = absl::Hours(24 * 30);
 
+void CheckAcme(const Report& report, const v1::Acme& acme) {
+  std::set<std::string_view> seen;
+  for (int i = 0; i < acme.hosts_size(); ++i) {
+    const std::string& host = acme.hosts(i);
+    const std::string_view name = std::string_view(host).substr(host.starts_with("*.") ? 2 : 0);
+    in6_addr address;
+    if (const absl::Status status = CheckHost(name); !status.ok() && !ParseIp(name, &address)) {
+      report.Add(At("acme.hosts", i), std::string(status.message()));
+    } else if (!seen.insert(host).second) {
+      report.Add(At("acme.hosts", i), fmt::format("{} is given twice", QuoteForMessage(host)));
+    }
+  }
+  if (!acme.directory().empty()) report.AddIfBad("acme.directory", CheckFetchedUrl(acme.directory(), "directories"));
+  const std::string& email = acme.email();
+  const size_t at = email.find('@');
+  if (!email.empty() && (email.size() > 254 || at == 0 || at + 1 >= email.size() ||
+                         email.find('@', at + 1) != email.npos || !std::all_of(email.begin(), email.end(), [](char c) {
+                           return absl::ascii_isgraph(static_cast<unsigned char>(c)) && c != ',' && c != '?';
+                         }))) {
+    report.Add("acme.email",
+               fmt::format("{} is not an address; expected one like ops@example.com", QuoteForMessage(email)));
+  }
+  CheckEnum(report, "acme.challenge", acme.challenge(), v1::Acme::Challenge_IsValid);
+  if (acme.ca().has_file()) {
+    report.Add("acme.ca.file", "is read by gatewayctl, which puts its text in `inline`; send that");
+  } else if (acme.has_ca()) {
+    if (const auto read = ReadCertificates(acme.ca().inline_()); !read.ok()) {
+      report.Add("acme.ca", std::string(read.status().message()));
+    }
+  }
+}
+
 // Everything except the PEM, which CheckCertificates reads once, for its checks and for its use.
 void CheckCertificate(const Report& report, const v1::Certificate& certificate) {
+  if (certificate.has_acme()) {
+    CheckAcme(report, certificate.acme());
+    if (certificate.has_certificate() != certificate.has_key()) {
+      report.Add(certificate.has_key() ? "key" : "certificate", "is set by the control plane alone if there is acme");
+    }
+    if (certificate.hosts_size() > 0) report.Add("hosts", "has no effect with acme; acme.hosts names them");
+    if (certificate.has_ocsp()) report.Add("ocsp", "is of one certificate, and acme gets a new one each time");
+  } else {
+    if (!certificate.has_certificate()) report.Add("certificate", "is required, unless there is acme");
+    if (!certificate.has_key()) report.Add("key", "is required, unless there is acme");
+  }
+  if (certificate.ocsp().has_file()) {
+    report.Add("ocsp.file", "is read by gatewayctl, which puts its bytes in `inline`; send that");
+  } else if (certificate.has_ocsp() && certificate.ocsp().inline_().empty()) {
+    report.Add("ocsp", "needs one of file and inline");
+  }
   if (certificate.certificate().has_file()) {
     report.Add("certificate.file", "is read by gatewayctl, which puts its text in `inline`; send that");
   } else if (certificate.has_certificate() && certificate.certificate().inline_().empty()) {
@@ -71,8 +124,16 @@ void CheckCertificates(Compilation* compilation) {
       continue;
     }
     const std::string title = key.ToString();
-    auto certificate =
-        ParseCertificate({.name = title, .chain_pem = chain, .key_pem = secret}, compilation->options.now);
+    std::string ocsp;
+    if (document.has_ocsp() && !document.ocsp().inline_().empty()) {
+      ocsp = DecodeBase64(Base64::kStandard, document.ocsp().inline_()).value_or("");
+      if (ocsp.empty() || absl::IsInvalidArgument(CheckOcsp(ocsp, chain, compilation->options.now).status())) {
+        report.Add("ocsp", "can't be read; expected a successful OCSP response, DER in base64");
+        ocsp.clear();
+      }
+    }
+    auto certificate = ParseCertificate(
+        {.name = title, .chain_pem = chain, .key_pem = secret, .ocsp_der = std::move(ocsp)}, compilation->options.now);
     if (!certificate.ok()) {
       const absl::string_view text = certificate.status().message();
       std::string_view message(text.data(), text.size());
@@ -80,7 +141,8 @@ void CheckCertificates(Compilation* compilation) {
       report.Add("certificate", message);
       continue;
     }
-    if (certificate->not_after > compilation->options.now &&
+    // One that renews itself has a metric for that.
+    if (!document.has_acme() && certificate->not_after > compilation->options.now &&
         certificate->not_after <= compilation->options.now + kCertificateExpiresSoon) {
       certificate->warnings.push_back(
           fmt::format("{}: expires soon, on {}", title, absl::FormatTime(certificate->not_after, absl::UTCTimeZone())));
@@ -121,6 +183,34 @@ std::set<std::string_view> ShownToEndpoints(const Compilation& compilation) {
   return shown;
 }
 
+bool AnyOverlaps(const std::vector<std::string_view>& hosts, std::string_view name) {
+  return std::any_of(hosts.begin(), hosts.end(), [&](std::string_view host) { return Overlap(name, host); });
+}
+
+// What a CA will not issue, or no client asks for. `hosts`: of routes; empty: one of them serves any host.
+void WarnOfAcme(const v1::Certificate& document, const std::vector<std::string_view>& hosts, bool shown,
+                std::vector<std::string>* warnings) {
+  const std::string title = fmt::format("Certificate/{}: acme", document.name());
+  if (!document.has_certificate()) {
+    warnings->push_back(fmt::format("{}: no certificate is issued yet; see `gatewayctl describe certificate {}`", title,
+                                    document.name()));
+  }
+  for (const std::string& host : document.acme().hosts()) {
+    in6_addr address;
+    if (ParseIp(host, &address)) {
+      warnings->push_back(
+          fmt::format("{}: {} is an address: few CAs issue for one, and clients request only names", title, host));
+    } else if (host.starts_with("*.")) {
+      warnings->push_back(fmt::format(
+          "{}: {} is a wildcard, for which CAs take neither http-01 nor tls-alpn-01 (RFC 8555, section 8.3)", title,
+          host));
+    }
+    if (!hosts.empty() && !shown && !AnyOverlaps(hosts, host)) {
+      warnings->push_back(fmt::format("{}: no route serves {}", title, QuoteForMessage(host)));
+    }
+  }
+}
+
 void CompileCertificates(Compilation* compilation) {
   const Documents<v1::Certificate> certificates = compilation->All<v1::Certificate>();
   const Documents<v1::Route> routes = compilation->All<v1::Route>();
@@ -136,6 +226,11 @@ void CompileCertificates(Compilation* compilation) {
   }
   size_t served = 0;
   for (size_t i = 0; i < certificates.size(); ++i) {
+    const v1::Certificate& document = certificates[i];
+    if (document.has_acme()) {
+      WarnOfAcme(document, hosts, shown.contains(certificates.name(i)), &compilation->warnings);
+      if (!document.has_certificate()) continue;  // not issued yet
+    }
     if (served == compilation->certificates.size() ||
         compilation->certificates[served]->source.name != Concat("Certificate/", certificates.name(i))) {
       ++compilation->keys_lacking;
@@ -148,10 +243,8 @@ void CompileCertificates(Compilation* compilation) {
     const std::shared_ptr<const Certificate>& certificate = compilation->certificates[served++];
     compilation->warnings.insert(compilation->warnings.end(), certificate->warnings.begin(),
                                  certificate->warnings.end());
-    const auto serves = [&hosts](const std::string& name) {
-      return std::any_of(hosts.begin(), hosts.end(), [&](std::string_view host) { return Overlap(name, host); });
-    };
-    if (hosts.empty() || shown.contains(certificates.name(i)) ||
+    const auto serves = [&hosts](const std::string& name) { return AnyOverlaps(hosts, name); };
+    if (document.has_acme() || hosts.empty() || shown.contains(certificates.name(i)) ||
         std::any_of(certificate->dns_names.begin(), certificate->dns_names.end(), serves)) {
       continue;
     }

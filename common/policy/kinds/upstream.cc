@@ -51,17 +51,9 @@ void CheckBalancer(const Report& report, const std::string& field, const v1::Loa
   }
 }
 
-// Of a Service or a template.
-template <typename Body>
-bool MaySpeakHttp2(const Body& body) {
-  return body.protocol() == v1::Service::HTTP2 || (body.protocol() == v1::Service::AUTO && body.has_tls());
-}
-
-// `http2`: the endpoints may speak it.
-void CheckHealthCheck(const Report& report, const std::string& field, const v1::HealthCheck& check, bool http2) {
+void CheckHealthCheck(const Report& report, const std::string& field, const v1::HealthCheck& check) {
   CheckEnum(report, field + ".type", check.type(), v1::HealthCheck::Type_IsValid);
   if (check.type() == v1::HealthCheck::GRPC) {
-    if (!http2) report.Add(field + ".type", "of grpc needs a service of protocol http2, or auto with tls");
     if (!check.path().empty() || check.statuses_size() > 0) report.Add(field, "of type grpc has no path or statuses");
   } else if (!check.service().empty()) {
     report.Add(field + ".service", "means something with type: grpc only");
@@ -300,9 +292,7 @@ HashOnPolicy CompileHashOn(const v1::HashOn& on) {
 template <typename Body>
 void CheckUpstream(const Report& report, const std::string& base, const Body& body) {
   CheckBalancer(report, base + "load_balancer", body.load_balancer());
-  if (body.has_health_check()) {
-    CheckHealthCheck(report, base + "health_check", body.health_check(), MaySpeakHttp2(body));
-  }
+  if (body.has_health_check()) CheckHealthCheck(report, base + "health_check", body.health_check());
   if (body.has_outlier_ejection()) CheckOutlier(report, base + "outlier_ejection", body.outlier_ejection());
   if (body.has_tls()) CheckUpstreamTls(report, base + "tls", body.tls());
   CheckEnum(report, base + "protocol", body.protocol(), v1::Service::Protocol_IsValid);

@@ -93,6 +93,10 @@ bool ClientSession::MayBegin() const {
          nghttp2_session_check_request_allowed(session_) != 0;
 }
 
+bool ClientSession::TakesProtocols() const {
+  return nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL) == 1;
+}
+
 bool ClientSession::HasRoom() const {
   if (gave_up_ || retired_ || live_ >= kStreamsMax) return false;
   // (Until its SETTINGS come, nghttp2 takes it that the endpoint allows 100.)
@@ -140,11 +144,14 @@ bool ClientSession::SubmitRequest(ClientStream* stream, const http::OutgoingRequ
   }
   std::vector<nghttp2_nv>& out = core_.fields_;
   out.clear();
-  out.push_back(FieldOf(":method", request.method));
+  const bool extended = !request.protocol.empty();  // CONNECT (RFC 8441, section 4)
+  out.push_back(FieldOf(":method", extended ? std::string_view("CONNECT") : request.method));
+  if (extended) out.push_back(FieldOf(":protocol", request.protocol));
   out.push_back(FieldOf(":scheme", request.scheme));
   out.push_back(FieldOf(":authority", request.authority));
   out.push_back(FieldOf(":path", path));
   const auto add = [&](std::string_view name, std::string_view value) {
+    if (extended && http1::EqualsIgnoreCase(name, kWebSocketKey)) return;
     if (!IsConnectionField(name)) out.push_back(FieldOf(name, value));
   };
   for (const FieldView& field : request.fields) add(field.name, field.value);
@@ -231,7 +238,8 @@ int ClientSession::OnFrameReceived(const nghttp2_frame& frame) {
       if (ClientStream* const stream = StreamOf(frame.hd.stream_id)) stream->reset_received_ = true;
       break;
     case NGHTTP2_SETTINGS:
-      settings_received_ = true;
+      // Some wait for them.
+      if (!std::exchange(settings_received_, true)) ForEachStream([this](StreamCore* stream) { Queue(stream); });
       break;
     case NGHTTP2_GOAWAY:
       metrics_.Add(ClientCounter::kGoawaysTotal, 1);
@@ -283,7 +291,7 @@ void ClientSession::OnStreamClosed(StreamCore* closed, uint32_t code) {
 void ClientSession::Tell(StreamCore* told) {
   auto* const stream = static_cast<ClientStream*>(told);
   const StreamCore::Watch watch(stream);
-  if (stream->reader_.waiting() && (stream->connecting_ ? !connecting() : stream->IsReadable())) {
+  if (stream->reader_.waiting() && (stream->connecting_ ? stream->connected() : stream->IsReadable())) {
     stream->reader_.Resume(Wait::kReady);
   }
   if (watch.gone()) return;

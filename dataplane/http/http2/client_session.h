@@ -111,6 +111,8 @@ class ClientSession final : public SessionCore {
 
   // For streams.
   bool MayBegin() const;
+  // Whether the endpoint has announced extended CONNECT.
+  bool TakesProtocols() const;
   // False: nghttp2 has no memory, and the stream is as it was.
   bool SubmitRequest(ClientStream* stream, const http::OutgoingRequest& request, bool ends);
   void GiveUpConnecting() { gave_up_ = true; }

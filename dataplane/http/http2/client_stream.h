@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "dataplane/http/http2/header_block.h"
@@ -17,6 +19,9 @@
 namespace gateway::dataplane::http2 {
 
 class ClientSession;
+
+// A nonce of HTTP/1.1 alone (RFC 8441, section 5).
+inline constexpr std::string_view kWebSocketKey = "sec-websocket-key";
 
 // From ClientSession::Open; counts against the session's streams until its end. Its end before the response's resets
 // the stream. How its bodies flow: stream_core.h.
@@ -43,6 +48,7 @@ class ClientStream final : public http::UpstreamStream, public StreamCore {
   // http::UpstreamStream.
   bool connected() const override;
   Task<Io> Connect(TimePoint deadline) override;
+  void ExpectProtocol() override { needs_settings_ = true; }
   const char* tls_failure() const override;
   Io Begin(const http::OutgoingRequest& request, const http::BodyPiece& first) override;
   http::HeadRead ReadHead(http::Response** response) override;
@@ -91,6 +97,8 @@ class ClientStream final : public http::UpstreamStream, public StreamCore {
   bool refused_ = false;         // the endpoint has not looked at it
   bool reset_received_ = false;  // by RST_STREAM
   bool connecting_ = false;      // its reader waits for the connection
+  bool needs_settings_ = false;  // and for the endpoint's SETTINGS
+  std::string accept_;           // of extended CONNECT: what a client of HTTP/1.1 expects; else empty
   bool session_over_ = false;    // the connection ended before it
 };
 

@@ -60,7 +60,11 @@ class EndpointTls {
   EndpointTls(std::shared_ptr<const ClientContext> context, std::string host, std::string_view alpn = kAlpnHttp1)
       : context_(std::move(context)), host_(std::move(host)), alpn_(alpn) {}
   // A new connection's. Null: OpenSSL failed.
-  SslPtr NewSsl() { return context_ == nullptr ? nullptr : context_->NewSsl(host_, alpn_, &sessions_); }
+  SslPtr NewSsl() { return NewSsl(alpn_); }
+  // The same with other protocols than those of requests.
+  SslPtr NewSsl(std::string_view alpn) {
+    return context_ == nullptr ? nullptr : context_->NewSsl(host_, alpn, &sessions_);
+  }
 
  private:
   const std::shared_ptr<const ClientContext> context_;

@@ -9,9 +9,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/time/clock.h"
 #include "common/base/text.h"
 #include "dataplane/net/tls/session.h"
 #include "dataplane/net/tls/settings.h"
@@ -48,6 +50,19 @@ absl::flat_hash_map<std::string, std::vector<const Certificate*>> CertificatesBy
   return by_name;
 }
 
+// Whether the client offers tls-alpn-01's protocol and no other (RFC 8737, section 3).
+bool OffersAcmeAlone(SSL* ssl) {
+  const unsigned char* data = nullptr;
+  size_t size = 0;
+  if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_application_layer_protocol_negotiation, &data, &size) != 1) {
+    return false;
+  }
+  // The list's length, then one name with its own.
+  const std::string_view list(reinterpret_cast<const char*>(data), size);
+  return size == 3 + kAcmeProtocol.size() && list[0] == 0 && static_cast<size_t>(list[1]) == size - 2 &&
+         static_cast<size_t>(list[2]) == kAcmeProtocol.size() && list.substr(3) == kAcmeProtocol;
+}
+
 }  // namespace
 
 std::string ParseServerName(std::string_view extension) {
@@ -69,10 +84,12 @@ std::string ParseServerName(std::string_view extension) {
 }
 
 absl::StatusOr<std::shared_ptr<const ServerContext>> ServerContext::Create(
-    OSSL_LIB_CTX* library, std::shared_ptr<const ServerSettings> settings, TicketKeys* tickets) {
+    OSSL_LIB_CTX* library, std::shared_ptr<const ServerSettings> settings, TicketKeys* tickets,
+    const AcmeChallenges* challenges) {
   std::shared_ptr<ServerContext> context(new ServerContext());
   context->library_ = library;
   context->tickets_ = tickets;
+  context->challenges_ = challenges;
   context->settings_ = std::move(settings);
   context->session_context_ = SessionContextId(*context->settings_);
   if (absl::Status status = context->Compile(); !status.ok()) return status;
@@ -196,6 +213,10 @@ int ServerContext::OnClientHello(SSL* ssl, int*, void* self) {
   size_t size = 0;
   if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &data, &size) != 1) return SSL_CLIENT_HELLO_SUCCESS;
   std::string name = ParseServerName({reinterpret_cast<const char*>(data), size});
+  if (context->challenges_ != nullptr && OffersAcmeAlone(ssl) && context->RespondToChallenge(ssl, name)) {
+    if (Session* const session = Session::Of(ssl); session != nullptr) session->set_server_name(std::move(name));
+    return SSL_CLIENT_HELLO_SUCCESS;
+  }
   if (SSL_CTX* const chosen = context->Find(name); chosen != nullptr && chosen != SSL_get_SSL_CTX(ssl)) {
     // All contexts of a listener have the same options, verification and session context; only certificates differ.
     if (SSL_set_SSL_CTX(ssl, chosen) == nullptr) return SSL_CLIENT_HELLO_ERROR;
@@ -208,6 +229,36 @@ int ServerContext::OnClientHello(SSL* ssl, int*, void* self) {
   }
   if (Session* const session = Session::Of(ssl); session != nullptr) session->set_server_name(std::move(name));
   return SSL_CLIENT_HELLO_SUCCESS;
+}
+
+bool ServerContext::RespondToChallenge(SSL* ssl, const std::string& host) const {
+  const std::optional<std::string> key_authorization = challenges_->FindTls(host);
+  if (!key_authorization.has_value()) return false;
+  const auto made = MakeChallengeCertificate(host, *key_authorization);
+  if (!made.ok()) return false;
+  const auto chain = ReadCertificates(made->certificate_pem, library_);
+  const auto key = ReadPrivateKey(made->key_pem, library_);
+  const ContextPtr owner(SSL_CTX_new_ex(library_, nullptr, TLS_server_method()));
+  SSL_CTX* const context = owner.get();
+  if (!chain.ok() || !key.ok() || context == nullptr) return false;
+  if (!UseCommonSettings(context, settings_->tls13_only, "", "").ok() || !UseChain(*chain, key->get(), context)) {
+    return false;
+  }
+  SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+  SSL_CTX_set_alpn_select_cb(context, &ServerContext::OnSelectAcme, nullptr);
+  if (SSL_set_SSL_CTX(ssl, context) == nullptr) return false;  // the connection holds it
+  // Nothing of this connection may be resumed where clients are asked for certificates.
+  SSL_set_options(ssl, SSL_OP_NO_TICKET);
+  SSL_set_num_tickets(ssl, 0);
+  SSL_set_verify(ssl, SSL_VERIFY_NONE, nullptr);
+  return true;
+}
+
+int ServerContext::OnSelectAcme(SSL*, const unsigned char** chosen, unsigned char* chosen_size,
+                                const unsigned char* offered, unsigned int, void*) {
+  *chosen = offered + 1;  // the only one: OffersAcmeAlone
+  *chosen_size = offered[0];
+  return SSL_TLSEXT_ERR_OK;
 }
 
 int ServerContext::OnSelectProtocol(SSL*, const unsigned char** chosen, unsigned char* chosen_size,
@@ -251,6 +302,7 @@ int ServerContext::OnTicketKey(SSL* ssl, unsigned char* name, unsigned char* iv,
 }
 
 int ServerContext::OnStatusRequest(SSL* ssl, void* certificate) {
+  if (absl::Now() >= static_cast<const Certificate*>(certificate)->ocsp_until) return SSL_TLSEXT_ERR_NOACK;
   const std::string& response = static_cast<const Certificate*>(certificate)->source.ocsp_der;
   void* copy = OPENSSL_memdup(response.data(), response.size());  // the connection frees it
   if (copy == nullptr) return SSL_TLSEXT_ERR_NOACK;

@@ -13,6 +13,7 @@
 #include "common/base/certificate.h"
 #include "common/base/digest.h"
 #include "common/base/openssl_ptr.h"
+#include "dataplane/net/tls/acme_challenges.h"
 #include "dataplane/net/tls/ticket_keys.h"
 
 namespace gateway::dataplane::tls {
@@ -35,10 +36,11 @@ struct ServerSettings {
 // would serialise their handshakes otherwise (openssl issue 20286). Sessions keep it alive.
 class ServerContext : public std::enable_shared_from_this<ServerContext> {
  public:
-  // InvalidArgument where OpenSSL rejects a setting: says which. `library` and `tickets` outlive it.
+  // InvalidArgument where OpenSSL rejects a setting: says which. All but `settings` outlive it.
   static absl::StatusOr<std::shared_ptr<const ServerContext>> Create(OSSL_LIB_CTX* library,
                                                                      std::shared_ptr<const ServerSettings> settings,
-                                                                     TicketKeys* tickets);
+                                                                     TicketKeys* tickets,
+                                                                     const AcmeChallenges* challenges);
 
   // A new connection's, in accept state. Null: out of memory.
   SslPtr NewSsl() const;
@@ -55,16 +57,22 @@ class ServerContext : public std::enable_shared_from_this<ServerContext> {
   absl::StatusOr<ContextPtr> NewContext(const std::vector<const Certificate*>& certificates);
   absl::Status UseClientCertificates(SSL_CTX* context);
   SSL_CTX* Find(std::string_view server_name) const;
+  // Lets `ssl` respond to the tls-alpn-01 challenge for `host`: with that certificate alone, without tickets, and
+  // without asking for a client certificate. False: not pending.
+  bool RespondToChallenge(SSL* ssl, const std::string& host) const;
 
   static int OnClientHello(SSL* ssl, int* alert, void* self);
   static int OnSelectProtocol(SSL* ssl, const unsigned char** chosen, unsigned char* chosen_size,
                               const unsigned char* offered, unsigned int offered_size, void* self);
+  static int OnSelectAcme(SSL* ssl, const unsigned char** chosen, unsigned char* chosen_size,
+                          const unsigned char* offered, unsigned int offered_size, void*);
   static int OnTicketKey(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHER_CTX* cipher, EVP_MAC_CTX* mac,
                          int encrypt);
   static int OnStatusRequest(SSL* ssl, void* certificate);
 
   OSSL_LIB_CTX* library_ = nullptr;
   TicketKeys* tickets_ = nullptr;
+  const AcmeChallenges* challenges_ = nullptr;
   std::shared_ptr<const ServerSettings> settings_;
   Digest session_context_{};  // whose sessions are resumed
   CipherPtr ticket_cipher_;

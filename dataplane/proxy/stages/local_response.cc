@@ -23,6 +23,15 @@ std::optional<Refusal> CheckAccess(const AccessPolicy& access, const in6_addr& c
   return Refusal{.reason = Reason::kForbidden, .policy = {"IpAccess", access.name}};
 }
 
+std::optional<std::string> FindChallenge(const tls::AcmeChallenges* challenges, const http::Request& request,
+                                         const http::ConnectionInfo& connection, const RequestFacts& facts,
+                                         Target* target) {
+  if (challenges == nullptr || connection.tls != nullptr || request.method != "GET") return std::nullopt;
+  std::optional<std::string> found = challenges->FindHttp(facts.host, facts.path);
+  if (found.has_value()) target->service_metrics = MetricsRegistry::kBuiltinService;
+  return found;
+}
+
 bool FindBuiltin(const ExchangeOptions& options, bool serves_metrics, std::string_view path, Target* target) {
   if (options.builtin_routes && path == "/health") {
     target->series = MetricsRegistry::kHealthSeries;

@@ -19,6 +19,12 @@ namespace gateway::dataplane {
 
 std::optional<Refusal> CheckAccess(const AccessPolicy& access, const in6_addr& client);
 
+// The response to a CA that asks for a pending http-01 challenge (RFC 8555, section 8.3), in cleartext; nothing: it is
+// not one. `challenges` may be null.
+std::optional<std::string> FindChallenge(const tls::AcmeChallenges* challenges, const http::Request& request,
+                                         const http::ConnectionInfo& connection, const RequestFacts& facts,
+                                         Target* target);
+
 // Whether the path is a built-in route's; then what it is counted as is set. `serves_metrics`: there is a page.
 bool FindBuiltin(const ExchangeOptions& options, bool serves_metrics, std::string_view path, Target* target);
 // `{"message": ..., "time": ...}` of /health and /test-rate-limit. `series`: Target::series.

@@ -107,8 +107,8 @@ TEST_F(CertificatePolicy, IsCheckedWhereItIsWritten) {
   EXPECT_THAT(Errors({hosts}), ElementsAre(HasSubstr("hosts[0]"), HasSubstr("hosts[1]")));
   v1::Resource empty;
   empty.mutable_certificate()->set_name("a");
-  EXPECT_THAT(Errors({empty}),
-              ElementsAre("Certificate/a: certificate: is required", "Certificate/a: key: is required"));
+  EXPECT_THAT(Errors({empty}), ElementsAre("Certificate/a: certificate: is required, unless there is acme",
+                                           "Certificate/a: key: is required, unless there is acme"));
   // No message repeats a key.
   for (const std::string& text : Errors({Document("a", key, key)}))
     EXPECT_THAT(text, Not(HasSubstr(key.substr(40, 20))));

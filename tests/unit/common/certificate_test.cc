@@ -103,5 +103,36 @@ TEST(CertificateName, WildcardCoversOneLabel) {
   EXPECT_FALSE(NameCovers("*.a.test", ".a.test"));
 }
 
+// A chain with its issuer shows which certificate a response is for, who signed it, and until when it is valid.
+TEST_F(CertificateFile, AnOcspResponseIsStapledWhileItIsGoodAndElseAWarning) {
+  const auto files = ca_.IssueFor({"DNS:a.test"});
+  const auto parse = [&](const std::string& der, bool with_issuer = true) {
+    CertificateSource source = Source(files);
+    if (with_issuer) source.chain_pem += Read(ca_.file());
+    source.ocsp_der = der;
+    auto parsed = ParseCertificate(std::move(source), absl::Now());
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    return *std::move(parsed);
+  };
+  const Certificate good = parse(ca_.Ocsp(files.cert, {}));
+  EXPECT_THAT(good.warnings, IsEmpty());
+  EXPECT_FALSE(good.source.ocsp_der.empty());
+  EXPECT_GT(good.ocsp_until, absl::Now() + absl::Hours(23));
+  EXPECT_LT(good.ocsp_until, absl::Now() + absl::Hours(25));
+  EXPECT_FALSE(parse(ca_.Ocsp(files.cert, {}), /*with_issuer=*/false).source.ocsp_der.empty());
+
+  const auto refused = [&](const std::string& der) {
+    const Certificate parsed = parse(der);
+    EXPECT_TRUE(parsed.source.ocsp_der.empty());
+    return parsed.warnings.empty() ? "" : parsed.warnings[0];
+  };
+  EXPECT_THAT(refused(ca_.Ocsp(files.cert, {.validity = std::chrono::hours(-1)})),
+              HasSubstr("site.crt: the OCSP response is not stapled: it expired on"));
+  EXPECT_THAT(refused(ca_.Ocsp(files.cert, {.revoked = true})), HasSubstr("revoked"));
+  EXPECT_THAT(refused(ca_.Ocsp(ca_.IssueFor({"DNS:a.test"}).cert, {})), HasSubstr("of another certificate"));
+  fixtures::LabCa other("another");
+  EXPECT_THAT(refused(other.Ocsp(files.cert, {})), HasSubstr("of another certificate")) << "another issuer's";
+}
+
 }  // namespace
 }  // namespace gateway

@@ -218,9 +218,8 @@ TEST(CompileSnapshot, ChecksProtocols) {
     return texts;
   };
   EXPECT_THAT(errors("protocol: auto"), IsEmpty());
-  EXPECT_THAT(errors("health_check: { type: grpc }"), ElementsAre(HasSubstr("needs a service of protocol http2")));
-  EXPECT_THAT(errors("protocol: auto\nhealth_check: { type: grpc }"),
-              ElementsAre(HasSubstr("needs a service of protocol http2")));
+  EXPECT_THAT(errors("health_check: { type: grpc }"), IsEmpty()) << "the check is by HTTP/2, requests need not be";
+  EXPECT_THAT(errors("protocol: http1\ntls: {}\nhealth_check: { type: grpc, service: a.B }"), IsEmpty());
   EXPECT_THAT(errors("protocol: auto\ntls: {}\nhealth_check: { type: grpc }"), IsEmpty());
   EXPECT_THAT(errors("protocol: http2\nhealth_check: { type: grpc, path: /a }"),
               ElementsAre(HasSubstr("has no path or statuses")));

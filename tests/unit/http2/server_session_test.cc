@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -786,6 +788,59 @@ TEST_F(Abuses, ControlFramesThatNobodyReads) {
   close(fd);
   ASSERT_TRUE(ended_.Wait());
   EXPECT_EQ(abuse_, Abuse::kControlQueue);
+}
+
+// SETTINGS bind a client once it has acknowledged them: what it opens past the limit before that is refused, and the
+// connection continues.
+TEST_F(Sessions, StreamsPastTheLimitBeforeTheAcknowledgementAreRefused) {
+  serve_ = &Sessions::Hang;
+  options_.max_concurrent_streams = 3;
+  const int fd = OpenSession();
+  const timeval patience = {10, 0};
+  ASSERT_EQ(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
+  const auto write = [fd](const std::string& bytes) {
+    ASSERT_EQ(send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+  };
+  std::string input;
+  // The type, the flags and the payload of the next frame.
+  const auto read = [&]() -> std::tuple<int, int, std::string> {
+    for (;;) {
+      const size_t size = input.size() < 9 ? 0 : static_cast<uint8_t>(input[1]) << 8 | static_cast<uint8_t>(input[2]);
+      if (input.size() >= 9 && input.size() >= 9 + size) {
+        std::tuple<int, int, std::string> frame = {input[3], input[4], input.substr(9, size)};
+        input.erase(0, 9 + size);
+        return frame;
+      }
+      std::array<char, 4096> chunk;
+      const ssize_t n = recv(fd, chunk.data(), chunk.size(), 0);
+      if (n <= 0) return {-1, 0, ""};
+      input.append(chunk.data(), static_cast<size_t>(n));
+    }
+  };
+  write(std::string(kClientPreface) + Http2Frame(NGHTTP2_SETTINGS, 0, 0, ""));
+  std::tuple<int, int, std::string> frame = read();
+  ASSERT_EQ(std::get<0>(frame), NGHTTP2_SETTINGS) << "the limit is known from here on";
+  std::string burst;
+  for (int32_t id = 1; id < 20; id += 2) {
+    burst += Http2Frame(NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, id,
+                        "\x83\x84\x86\x41\x01"
+                        "a");
+  }
+  write(burst + Http2Frame(NGHTTP2_PING, 0, 0, "whoisit?"));
+  int refused = 0;
+  bool alive = false;
+  while (!alive || refused < 7) {
+    frame = read();
+    const auto& [type, flags, payload] = frame;
+    ASSERT_GE(type, 0) << "the connection ended; " << refused << " streams were refused";
+    ASSERT_NE(type, NGHTTP2_GOAWAY);
+    if (type == NGHTTP2_RST_STREAM && payload == std::string("\0\0\0\x07", 4)) ++refused;  // REFUSED_STREAM
+    if (type == NGHTTP2_PING && (flags & NGHTTP2_FLAG_ACK) != 0) alive = true;
+  }
+  EXPECT_EQ(refused, 7);
+  EXPECT_EQ(served_, 3);
+  EXPECT_EQ(metrics_.Get(SessionCounter::kStreamsRefusedTotal), 7);
+  close(fd);
 }
 
 // From a client that has not seen the server's SETTINGS yet.
