@@ -4,6 +4,7 @@
 #include <chrono>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -28,6 +29,7 @@
 #include "controlplane/identity/caller.h"
 #include "controlplane/identity/tokens.h"
 #include "controlplane/metrics.h"
+#include "controlplane/publish/data_plane_drains.h"
 #include "controlplane/publish/endpoint_overrides.h"
 #include "controlplane/rpc/acceptor.h"
 #include "controlplane/rpc/listener_probe.h"
@@ -247,6 +249,7 @@ ConsulAccess ConsulAccessOf(const v1::ConsulSection& section) {
 // In the order of their making; what comes later uses what comes earlier, and ends before it.
 struct ControlPlane::Impl {
   std::unique_ptr<ReloadingTls> stream_tls, admin_tls;  // null: cleartext
+  std::unique_ptr<DataPlaneDrains> drains;              // the hub tells it whom it forgets
   std::unique_ptr<Hub> hub;
   std::unique_ptr<QuotaService> quota_service;
   std::shared_ptr<ConsulRegistration> registration;  // null: no Consul; the hub tells it, too
@@ -349,8 +352,14 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     registration.check_interval = ToMillis(config.consul().health_check().interval());
     registration.check_timeout = ToMillis(config.consul().health_check().timeout());
     impl.registration = std::make_shared<ConsulRegistration>(std::move(registration));
-    options.hub.forgotten = [registration = impl.registration](const std::string& name) { registration->Forget(name); };
   }
+  absl::StatusOr<std::unique_ptr<DataPlaneDrains>> drains = DataPlaneDrains::Open(store->get());
+  if (!drains.ok()) return drains.status();
+  impl.drains = *std::move(drains);
+  options.hub.forgotten = [drains = impl.drains.get(), registration = impl.registration](const std::string& name) {
+    drains->Forget(name);
+    if (registration != nullptr) registration->Forget(name);
+  };
   impl.hub = std::make_unique<Hub>(options.hub);
   QuotaAllocator::Options quota;
   for (const RosterEntry& known : options.hub.expected) {
@@ -422,13 +431,20 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
       EndpointOverrides::Open(&impl.publisher->store(), std::move(overrides));
   if (!opened_overrides.ok()) return opened_overrides.status();
   impl.overrides = *std::move(opened_overrides);
+  impl.drains->Start([&impl](const DrainMap& all) {
+    impl.hub->PublishDrains(all);
+    if (impl.registration == nullptr) return;
+    std::set<std::string> names;
+    for (const auto& [name, drain] : all) names.insert(name);
+    impl.registration->SetDrained(std::move(names));
+  });
   impl.log_level = std::make_unique<LogLevel>(config.logging().level());
   const auto metrics_text = [&impl, consul] {
     return RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service, impl.acme.get(),
                          {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
                          consul);
   };
-  AdminOperations operations{impl.overrides.get(), impl.endpoints.get(), impl.log_level.get(),
+  AdminOperations operations{impl.overrides.get(), impl.endpoints.get(), impl.drains.get(), impl.log_level.get(),
                              [metrics_text, config] {
                                v1::DiagnoseResponse response;
                                v1::DiagnosticFile* file = response.add_files();
@@ -495,6 +511,7 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.admin_gate.reset();
   impl.admin_service.reset();
   impl.overrides.reset();
+  if (impl.drains != nullptr) impl.drains->Stop();
   impl.log_level.reset();
   impl.audit.reset();
   impl.tokens.reset();

@@ -64,6 +64,7 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_UNARY(SetEndpoint)
   GATEWAY_UNARY(DecideEndpoints)
   GATEWAY_UNARY(ListEndpointHistory)
+  GATEWAY_UNARY(SetDrain)
   GATEWAY_UNARY(SetLogLevel)
   GATEWAY_UNARY(Diagnose)
   GATEWAY_UNARY(CreateToken)

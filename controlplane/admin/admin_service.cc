@@ -1174,6 +1174,59 @@ grpc::ServerUnaryReactor* AdminService::ListEndpointHistory(grpc::CallbackServer
   return Now(context, absl::OkStatus());
 }
 
+absl::Status AdminService::ChangeDrain(const v1::SetDrainRequest& request, const Caller& caller,
+                                       v1::SetDrainResponse* response) {
+  const std::string& name = request.data_plane();
+  const absl::Time now = absl::Now();
+  if (request.drained()) {
+    if (absl::Status s = hub_->CheckDrain(name); !s.ok()) return s;
+    v1::DataPlaneDrain drain;
+    SetTime(now, drain.mutable_since());
+    drain.set_actor(DoerOf(caller, request.context()));
+    drain.set_comment(request.context().comment());
+    absl::StatusOr<v1::DataPlaneDrain> in_force = operations_.drains->Set(name, drain);
+    if (!in_force.ok()) return in_force.status();
+    *response->mutable_drain() = *std::move(in_force);
+    WarnOfDrain(name, response);
+  } else if (absl::Status s = operations_.drains->Clear(name); !s.ok()) {
+    return s;
+  }
+  const std::string what = absl::StrCat("data plane '", name, "': ", request.drained() ? "drained" : "undrained");
+  spdlog::info("{}, by '{}' from {}", what, DoerOf(caller, request.context()), caller.address);
+  audit_->Done(caller, what, now);
+  return absl::OkStatus();
+}
+
+void AdminService::WarnOfDrain(const std::string& name, v1::SetDrainResponse* response) const {
+  bool connected = false, others = false;
+  for (const v1::DataPlaneState& each : hub_->DataPlanes()) {
+    if (each.name() == name) {
+      connected = each.connected();
+    } else {
+      others = others || (each.connected() && !each.has_drain());
+    }
+  }
+  if (!connected) {
+    response->add_warnings(absl::StrCat("data plane '", name, "' is not connected; it is drained once it is back"));
+  }
+  if (!others) response->add_warnings("no other data plane is connected and in service");
+}
+
+grpc::ServerUnaryReactor* AdminService::SetDrain(grpc::CallbackServerContext* context,
+                                                 const v1::SetDrainRequest* request, v1::SetDrainResponse* response) {
+  if (request->data_plane().empty()) {
+    return Now(context, absl::InvalidArgumentError("data_plane: expected a name"));
+  }
+  if (request->context().actor().size() > kActorBytesMax || request->context().comment().size() > kCommentBytesMax) {
+    return Now(context,
+               absl::InvalidArgumentError(absl::StrCat("context: expected an actor of at most ", kActorBytesMax,
+                                                       " bytes and a comment of at most ", kCommentBytesMax)));
+  }
+  return Later(context, [this, caller = CallerOf(context), request, response] {
+    return ChangeDrain(*request, caller, response);
+  });
+}
+
 grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext* context,
                                                     const v1::SetLogLevelRequest* request,
                                                     v1::SetLogLevelResponse* response) {

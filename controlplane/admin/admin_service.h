@@ -17,6 +17,7 @@
 #include "controlplane/acme/issuer.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/tokens.h"
+#include "controlplane/publish/data_plane_drains.h"
 #include "controlplane/publish/endpoint_overrides.h"
 #include "controlplane/publish/publisher.h"
 #include "controlplane/rpc/executor.h"
@@ -48,6 +49,7 @@ inline constexpr absl::Duration kLogLevelMax = absl::Hours(24);
 struct AdminOperations {
   EndpointOverrides* overrides;
   EndpointSource* endpoints;  // null: there is no Consul
+  DataPlaneDrains* drains;
   LogLevel* log_level;
   std::function<v1::DiagnoseResponse()> diagnose;
   std::string backup_file;  // where a Backup puts its copy while it is read: beside the database
@@ -118,6 +120,8 @@ class AdminService final : public v1::Admin::CallbackService {
   grpc::ServerUnaryReactor* ListEndpointHistory(grpc::CallbackServerContext* context,
                                                 const v1::ListEndpointHistoryRequest* request,
                                                 v1::ListEndpointHistoryResponse* response) override;
+  grpc::ServerUnaryReactor* SetDrain(grpc::CallbackServerContext* context, const v1::SetDrainRequest* request,
+                                     v1::SetDrainResponse* response) override;
   grpc::ServerUnaryReactor* SetLogLevel(grpc::CallbackServerContext* context, const v1::SetLogLevelRequest* request,
                                         v1::SetLogLevelResponse* response) override;
   grpc::ServerUnaryReactor* Diagnose(grpc::CallbackServerContext* context, const v1::DiagnoseRequest* request,
@@ -158,6 +162,8 @@ class AdminService final : public v1::Admin::CallbackService {
   std::vector<v1::EndpointOverride> OverridesOf(const std::string& service) const;
   absl::Status SetOverride(const v1::SetEndpointRequest& request, const std::string& endpoint, const Caller& caller,
                            v1::SetEndpointResponse* response);
+  absl::Status ChangeDrain(const v1::SetDrainRequest& request, const Caller& caller, v1::SetDrainResponse* response);
+  void WarnOfDrain(const std::string& name, v1::SetDrainResponse* response) const;
   // What is worth a word about an override that was set just now.
   void WarnOfOverride(const v1::EndpointOverride& override, const v1::ListEndpointsResponse& endpoints,
                       v1::SetEndpointResponse* response) const;

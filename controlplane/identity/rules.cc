@@ -29,6 +29,7 @@ constexpr CallRule kRules[] = {
     {"SetEndpoint", v1::Token::OPERATOR, CallRule::kChangesFleet},
     {"DecideEndpoints", v1::Token::OPERATOR, CallRule::kChangesFleet},
     {"ListEndpointHistory", v1::Token::VIEWER, CallRule::kReads},
+    {"SetDrain", v1::Token::OPERATOR, CallRule::kChangesFleet},
     {"SetLogLevel", v1::Token::OPERATOR, CallRule::kChangesFleet},
     {"Diagnose", v1::Token::ADMIN, CallRule::kReads},  // with bootstrap files
     {"CreateToken", v1::Token::ADMIN, CallRule::kChangesTokens},

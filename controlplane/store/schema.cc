@@ -71,6 +71,12 @@ CREATE TABLE requests(
 CREATE TABLE secrets(
   name TEXT PRIMARY KEY,
   body TEXT NOT NULL) STRICT;  -- sealed under the name
+)sql",
+    R"sql(
+CREATE TABLE drains(
+  name TEXT PRIMARY KEY,       -- of the data plane
+  body BLOB NOT NULL,          -- gateway.v1.DataPlaneDrain
+  checksum INTEGER NOT NULL) STRICT;
 )sql"};
 
 }  // namespace

@@ -182,6 +182,11 @@ class Store {
   absl::Status PutSecret(const std::string& name, const std::string& plain);
   absl::Status DeleteSecret(const std::string& name);  // OK if it is not there
 
+  // The same for data planes that operators have drained, by name.
+  absl::StatusOr<std::map<std::string, v1::DataPlaneDrain>> LoadDrains();
+  absl::Status PutDrain(const std::string& name, const v1::DataPlaneDrain& drain);
+  absl::Status DeleteDrain(const std::string& name);
+
   // Appends to the audit in one transaction, durable like a Commit; sets no numbers in `entries`.
   absl::Status AppendAudit(std::span<const v1::AuditEntry> entries);
   // Entries below `before` (0: all), newest first, at most `limit` and about 2 MiB; of `actor` ("": of all), not older

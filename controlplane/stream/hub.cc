@@ -187,6 +187,8 @@ class Hub::Session {
   bool takes_edge = false;
   uint64_t tickets_sent = 0, challenges_sent = 0;  // likewise
   uint64_t challenges_acked = 0;
+  bool takes_drain = false;
+  bool drained = false;  // as the data plane was told last, or said itself
   std::deque<grpc::ByteBuffer> commands;
   struct Ask {
     absl::Time until;
@@ -396,6 +398,14 @@ void Hub::PublishTicketKeys(const v1::TicketKeysUpdate& keys, absl::Time rotates
   WakeAll();
 }
 
+void Hub::PublishDrains(std::map<std::string, v1::DataPlaneDrain> drains) {
+  {
+    std::lock_guard lock(mu_);
+    drains_ = std::move(drains);
+  }
+  WakeAll();
+}
+
 uint64_t Hub::PublishChallenges(std::vector<v1::Challenge> challenges) {
   uint64_t version;
   {
@@ -505,6 +515,8 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   session->sink = std::move(sink);
   session->takes_operations = hello.takes_operations();
   session->takes_edge = hello.takes_edge();
+  session->takes_drain = hello.takes_drain();
+  session->drained = hello.drained();
   const absl::Time now = options_.now();
   entry->session = session;
   entry->report = nullptr;
@@ -521,6 +533,7 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   *state.mutable_labels() = hello.labels();
   state.set_address(address);
   state.set_connected(true);
+  state.set_drained(hello.drained());
   SetTime(now, state.mutable_since());
   state.clear_rejections();
   state.set_rejected_revision(0);
@@ -576,6 +589,7 @@ bool Hub::Detach(const std::shared_ptr<Session>& session, bool said_goodbye) {
     it->second.session = nullptr;
     it->second.report = nullptr;
     it->second.state.clear_log_level();
+    it->second.state.clear_drained();
     it->second.lost = !said_goodbye;
     members_changed_ = true;
     it->second.since = options_.now();
@@ -720,6 +734,7 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
     return command;
   }
   if (auto edge = NextEdge(session.get())) return edge;
+  if (auto drain = NextDrain(session.get())) return drain;
   if (session->held) return std::nullopt;
   // Before the endpoints that it is about.
   if (auto operations = NextOperations(session.get())) return operations;
@@ -789,6 +804,28 @@ std::optional<grpc::ByteBuffer> Hub::NextEdge(Session* session) {
   grpc::ByteBuffer buffer = Serialise(message);
   counts_.bytes_sent += buffer.Length();
   return buffer;
+}
+
+std::optional<grpc::ByteBuffer> Hub::NextDrain(Session* session) {
+  const bool drained = drains_.contains(session->name);
+  if (!session->takes_drain || session->drained == drained) return std::nullopt;
+  session->drained = drained;
+  v1::ControlPlaneMessage message;
+  message.mutable_drain()->set_drained(drained);
+  grpc::ByteBuffer buffer = Serialise(message);
+  counts_.bytes_sent += buffer.Length();
+  return buffer;
+}
+
+absl::Status Hub::CheckDrain(const std::string& name) const {
+  std::lock_guard lock(mu_);
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) return absl::NotFoundError(absl::StrCat("no data plane is called '", name, "'"));
+  if (it->second.session != nullptr && !it->second.session->takes_drain) {
+    return absl::FailedPreconditionError(absl::StrCat("data plane '", name, "' (version ", it->second.state.version(),
+                                                      ") is too old to be drained; upgrade it"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<Hub::Session>> Hub::FindForCommand(const std::string& name) const {
@@ -980,6 +1017,7 @@ void Hub::OnReport(const std::shared_ptr<Session>& session, v1::Report report) {
   auto it = entries_.find(session->name);
   if (it == entries_.end() || it->second.session != session) return;  // replaced
   it->second.state.set_log_level(kept->log_level());
+  it->second.state.set_drained(kept->drained());
   it->second.report.swap(kept);
 }
 
@@ -1031,6 +1069,7 @@ std::vector<v1::DataPlaneState> Hub::DataPlanes() const {
     if (entry.session == nullptr && ForgottenAt(entry) <= now) continue;
     states.push_back(entry.state);
     states.back().set_lost(entry.session == nullptr && entry.lost);
+    if (const auto drain = drains_.find(name); drain != drains_.end()) *states.back().mutable_drain() = drain->second;
   }
   return states;
 }

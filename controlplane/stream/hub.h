@@ -120,6 +120,8 @@ class Hub {
   // Connected data planes that do not respond to the challenges of `version` (or later) yet, by name; at most `most`.
   // Includes those that are too old for it.
   std::vector<std::string> ChallengesPending(uint64_t version, size_t most) const;
+  // The data planes that operators have drained, all of them. Goes to those that take it, also after a reconnect.
+  void PublishDrains(std::map<std::string, v1::DataPlaneDrain> drains);
 
   struct Attachment {
     std::shared_ptr<Session> session;  // null: refused
@@ -152,6 +154,8 @@ class Hub {
 
   // Commands for one data plane, on its stream. NotFound; FailedPrecondition where it is not connected or too old.
   absl::Status SetLogLevel(const std::string& name, v1::LoggingSection::Level level, absl::Duration duration);
+  // Whether the data plane can be drained: NotFound; FailedPrecondition if it is connected and too old.
+  absl::Status CheckDrain(const std::string& name) const;
   // Calls `done` once, on any thread: with what the data plane says of itself, or why there is nothing
   // (DeadlineExceeded after `kDiagnoseWait`, Unavailable where its stream has ended). Also ResourceExhausted: kAsksMax
   // wait already, or it is more than kDiagnosticsBytesMax.
@@ -214,6 +218,7 @@ class Hub {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<grpc::ByteBuffer> NextOperations(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<grpc::ByteBuffer> NextEdge(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<grpc::ByteBuffer> NextDrain(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Takes those that have waited too long.
   std::vector<DiagnoseDone> TakeOverdueAsks(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeAll();
@@ -244,6 +249,7 @@ class Hub {
   uint64_t tickets_version_ ABSL_GUARDED_BY(mu_) = 0;  // 0: not published yet
   std::vector<v1::Challenge> challenges_ ABSL_GUARDED_BY(mu_);
   uint64_t challenges_version_ ABSL_GUARDED_BY(mu_) = 1;
+  std::map<std::string, v1::DataPlaneDrain> drains_ ABSL_GUARDED_BY(mu_);
   uint64_t last_ask_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
   HubCounts counts_ ABSL_GUARDED_BY(mu_);

@@ -90,6 +90,7 @@ v1::Hello HelloOf(const ConfigClientOptions& options) {
   hello.set_health_port(options.health_port);
   hello.set_takes_operations(true);
   hello.set_takes_edge(options.ticket_keys != nullptr && options.challenges != nullptr);
+  hello.set_takes_drain(options.set_drained != nullptr);
   return hello;
 }
 
@@ -251,6 +252,7 @@ struct ConfigClient::Impl {
     std::shared_ptr<ConfigStream> next;
     if (credentials.ok()) {
       applied.Describe(&hello);
+      hello.set_drained(drained);
       v1::DataPlaneMessage first;
       *first.mutable_hello() = hello;
       next = std::make_shared<ConfigStream>(ControlPlaneStreamOptions{.address = rotation.address(),
@@ -336,6 +338,9 @@ struct ConfigClient::Impl {
         break;
       case v1::ControlPlaneMessage::kChallenges:
         TakeChallenges(message.challenges());
+        break;
+      case v1::ControlPlaneMessage::kDrain:
+        OnDrain(message.drain().drained());
         break;
       case v1::ControlPlaneMessage::kDiagnostics:
         SendDiagnostics(message.diagnostics().id());
@@ -428,6 +433,15 @@ struct ConfigClient::Impl {
     (void)stream->Write(message);
   }
 
+  void OnDrain(bool on) {
+    if (!options.set_drained || drained == on) return;
+    drained = on;
+    options.set_drained(on);
+    metrics.SetDrained(on);
+    report_at = SteadyClock::now();
+    spdlog::info("{} by an operator", on ? "drained" : "taken back into service");
+  }
+
   // ---- What it sends. A broken stream is noticed by its end, so the results of writes are not looked at.
 
   void SendAck(v1::Ack ack, TimePoint begin) {
@@ -468,8 +482,8 @@ struct ConfigClient::Impl {
 
   void SendReport(TimePoint now) {
     report_at = now + kReportInterval;
-    const auto message =
-        reporter.Next({.operations_version = operations_version, .log_level = log_level.temporary()}, now);
+    const auto message = reporter.Next(
+        {.operations_version = operations_version, .log_level = log_level.temporary(), .drained = drained}, now);
     if (message) (void)stream->Write(*message);
   }
 
@@ -533,6 +547,7 @@ struct ConfigClient::Impl {
   ControlPlaneRotation rotation;
   LogLevel log_level{options.bootstrap.logging().level()};
   bool policy_unsaved = false, endpoints_unsaved = false;
+  bool drained = false;
   bool standing_by = false;
   // Of this stream.
   ChunkStage<v1::PolicyUpdate> policy_stage;

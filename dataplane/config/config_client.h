@@ -37,6 +37,9 @@ struct ConfigClientOptions {
   std::function<absl::Status(const v1::TicketKeysUpdate&)> ticket_keys = {};
   // Returns when every worker responds to these challenges. Likewise.
   std::function<void(const v1::ChallengesUpdate&)> challenges = {};
+  // An operator has drained this data plane, or taken it back. Called on the configuration thread; null: it cannot be
+  // drained, and its hello says so.
+  std::function<void(bool drained)> set_drained = {};
   // Null: those of bootstrap.data_plane.tls.
   std::shared_ptr<ControlPlaneCredentials> credentials;
 };

@@ -36,6 +36,11 @@ void ConfigMetrics::SetConnected(bool connected) {
   values_.connected = connected;
 }
 
+void ConfigMetrics::SetDrained(bool drained) {
+  absl::MutexLock lock(&mutex_);
+  values_.drained = drained;
+}
+
 void ConfigMetrics::CountAttempt() {
   absl::MutexLock lock(&mutex_);
   ++values_.attempts;
@@ -81,6 +86,7 @@ std::vector<prometheus::MetricFamily> ConfigMetrics::Families(uint64_t cache_wri
   add("gateway_config_connected", "1 while there is a stream from a control plane.", MetricType::Gauge,
       values.connected ? 1 : 0);
   add("gateway_config_ready", "1 once a policy is served.", MetricType::Gauge, values.served.ready ? 1 : 0);
+  add("gateway_drained", "1 while an operator has drained this data plane.", MetricType::Gauge, values.drained ? 1 : 0);
   add("gateway_config_stream_attempts_total", "Tries to connect to a control plane.", MetricType::Counter,
       static_cast<double>(values.attempts));
   add("gateway_config_last_applied_timestamp_seconds", "When the newest update was served by every worker; 0: never.",

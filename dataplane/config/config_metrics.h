@@ -26,6 +26,7 @@ class ConfigMetrics {
   void SetServed(const Served& served);
   void SetLacksKeys(bool lacks_keys);
   void SetConnected(bool connected);
+  void SetDrained(bool drained);
   void CountAttempt();
   // `time`: from the last chunk to the last worker.
   void CountApplied(UpdateKind kind, std::chrono::nanoseconds time);
@@ -42,7 +43,7 @@ class ConfigMetrics {
   };
   struct Values {
     Served served;
-    bool connected = false;
+    bool connected = false, drained = false;
     uint64_t attempts = 0;
     Updates policy, endpoints;
     std::chrono::system_clock::time_point last_applied{};

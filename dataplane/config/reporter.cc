@@ -65,6 +65,7 @@ v1::Report Reporter::Make(const Facts& facts, TimePoint now) const {
   v1::Report report;
   report.set_operations_version(facts.operations_version);
   report.set_log_level(facts.log_level);
+  report.set_drained(facts.drained);
   AddTraffic(&report);
   size_t bytes = report.ByteSizeLong();
   const auto fits = [&bytes](const auto& list, const google::protobuf::Message& last) {

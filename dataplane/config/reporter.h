@@ -32,6 +32,7 @@ class Reporter {
   struct Facts {
     uint64_t operations_version = 0;  // of this stream; 0: none has arrived
     v1::LoggingSection::Level log_level = v1::LoggingSection::LEVEL_UNSPECIFIED;
+    bool drained = false;
   };
 
   // A stream starts: it has seen no report.

@@ -158,7 +158,7 @@ Task<bool> ClientConnection::SpeaksHttp2(const ListenerOptions& options) {
 Task<void> ClientConnection::ServeHttp2() {
   http2::ServerSession session(&worker_->http2(), &socket, &info, &ClientConnection::ServeHttp2Stream, this);
   http2_ = &session;
-  if (worker_->draining()) session.Drain();
+  if (worker_->ending()) session.Drain();
   const http2::ServerSession::End end = co_await session.Serve(std::move(input));
   http2_ = nullptr;
   if (session.abuse() != http2::Abuse::kNone && worker_->MayWarn(Worker::Warning::kHttp2Abuse)) {
@@ -170,6 +170,8 @@ Task<void> ClientConnection::ServeHttp2() {
 Task<void> ClientConnection::ServeHttp2Stream(void* connection, http::DownstreamStream& stream) {
   auto& self = *static_cast<ClientConnection*>(connection);
   self.Asked();
+  // A connection to a drained data plane still serves a request: the client may know of no other.
+  if (self.worker_->draining()) self.Drain();
   return ServeRequest(self.worker_->exchange_resources(), stream);
 }
 

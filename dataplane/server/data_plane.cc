@@ -138,7 +138,9 @@ absl::Status DataPlane::OpenMetrics() {
   auto opened = fd >= 0 ? MetricsHttp::Adopt(fd) : MetricsHttp::Listen(host, static_cast<uint16_t>(section.port()));
   if (!opened.ok()) return opened.status();
   admin_ = std::make_unique<AdminHttp>(*std::move(opened), &metrics_, [this] {
-    return Readiness{.configured = client_->ready(), .draining = draining_, .stalled = watchdog_.AllStalled()};
+    return Readiness{.configured = client_->ready(),
+                     .draining = draining_ || drained_by_operator_,
+                     .stalled = watchdog_.AllStalled()};
   });
   return absl::OkStatus();
 }
@@ -208,6 +210,10 @@ absl::Status DataPlane::MakeClient() {
   };
   options.ticket_keys = [this](const v1::TicketKeysUpdate& update) { return tls_->UseTicketKeys(update); };
   options.challenges = [this](const v1::ChallengesUpdate& update) { tls_->UseChallenges(update); };
+  options.set_drained = [this](bool drained) {
+    drained_by_operator_ = drained;
+    for (const auto& worker : workers_) worker->SetDrained(drained);
+  };
   // Consul's check asks the main port if that serves /health, else the metrics port.
   options.health_port = config_.server().builtin_routes() || !admin_ ? listeners_.port : admin_->port();
   client_ = std::make_unique<ConfigClient>(options, &runtime_, [this](auto state, auto done) {

@@ -89,6 +89,7 @@ class DataPlane {
   std::unique_ptr<QuotaClient> quota_;
 
   std::atomic<bool> draining_{false};
+  std::atomic<bool> drained_by_operator_{false};
   std::atomic<bool> accepting_{false};
   std::atomic<bool> drained_{false};
   std::atomic<bool> taken_{false};

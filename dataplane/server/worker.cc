@@ -162,16 +162,23 @@ void Worker::EndHandshake(ClientConnection* connection) {
   handshakes_.erase(std::find(handshakes_.begin(), handshakes_.end(), connection));
 }
 
+void Worker::SetDrained(bool on) {
+  loop_.Post([this, on] {
+    draining_ = on || ending_;
+    if (on) ForEachConnection([](ClientConnection* each) { each->Drain(); });
+  });
+}
+
 void Worker::AnnounceEnd() {
   loop_.Post([this] {
-    draining_ = true;
+    ending_ = draining_ = true;
     ForEachConnection([](ClientConnection* each) { each->Drain(); });
   });
 }
 
 void Worker::Drain(std::chrono::milliseconds idle_grace, std::function<void()> done) {
   loop_.Post([this, idle_grace, done = std::move(done)]() mutable {
-    draining_ = true;
+    ending_ = draining_ = true;
     idle_grace_ = idle_grace;
     drained_ = std::move(done);
     EndListening();
@@ -217,7 +224,7 @@ void Worker::ForEachConnection(const Visit& visit) {
 }
 
 void Worker::CheckDrained() {
-  if (!draining_ || connection_count_ > 0 || drained_ == nullptr) return;
+  if (!ending_ || connection_count_ > 0 || drained_ == nullptr) return;
   std::exchange(drained_, nullptr)();
 }
 
@@ -443,7 +450,7 @@ void Worker::Unregister(ClientConnection* connection) {
   --connection_count_;
   counts().connections.fetch_sub(1, std::memory_order_relaxed);
   metrics_->Add(WorkerGauge::kClientConnections, -1);
-  if (draining_ && connection_count_ == 0) loop_.Defer([this] { CheckDrained(); });
+  if (ending_ && connection_count_ == 0) loop_.Defer([this] { CheckDrained(); });
 }
 
 void Worker::OnBeat(void* self) {

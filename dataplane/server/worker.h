@@ -80,6 +80,9 @@ class Worker final : private DescriptorReserve {
   void Install(std::shared_ptr<const ServingState> state, std::function<void()> done);
   // Accepts TLS connections with `contexts` from now on; established ones go on with what they have. Any thread.
   void InstallTls(TlsContexts contexts);
+  // An operator takes this data plane out of the load, or back in. While it is on, connections end with the responses
+  // in flight; new ones are accepted, and each serves at least one request. Any thread.
+  void SetDrained(bool on);
   // The process is about to end. From now on every response ends its connection. New ones are still accepted, idle ones
   // stay. Any thread.
   void AnnounceEnd();
@@ -107,7 +110,8 @@ class Worker final : private DescriptorReserve {
   RedisStore* redis() { return redis_.get(); }                                                  // null: there is none
   WorkerShard& metrics() { return *metrics_; }
   const ServerOptions& options() const { return *shared_.options; }
-  bool draining() const { return draining_; }
+  bool draining() const { return draining_; }  // connections end with the responses in flight
+  bool ending() const { return ending_; }      // and the process ends
   // How long a connection may stay idle at most: it ends while draining.
   std::chrono::milliseconds idle_grace() const { return idle_grace_; }
   // Whether a warning about what clients do may be logged now: each kind once a second.
@@ -197,7 +201,8 @@ class Worker final : private DescriptorReserve {
   SplicePipePool pipes_;
   WorkerShard* const metrics_;
   AccessLogBuffer* const log_;
-  bool draining_ = false;
+  bool ending_ = false;
+  bool draining_ = false;  // ending, or drained by an operator
   const http::StreamResources stream_resources_;
   http2::SessionMetrics http2_metrics_;
   const std::unique_ptr<http2::SessionResources> http2_;

@@ -284,6 +284,10 @@ int RunCommandLine(const std::vector<std::string>& arguments, const Terminal& te
     *terminal.err << Wrapped(tree.app().help());
     return kUsage;
   }
+  if (tree.chosen()->get_name() == "describe" && NamesDataPlane(options) && options.name.empty() &&
+      options.kind.find('/') == std::string::npos) {
+    return Misuse(terminal, "describe: NAME is required", "describe");
+  }
   for (const char* needs_name : {"describe", "edit", "blame"}) {
     const absl::StatusOr<ResourceKey> target = ParseTarget(options);
     if (tree.chosen()->get_name() == needs_name && target.ok() && target->name.empty()) {

@@ -457,6 +457,10 @@ absl::StatusOr<v1::ListEndpointHistoryResponse> AdminClient::ListEndpointHistory
   return Call(&v1::Admin::Stub::ListEndpointHistory, request);
 }
 
+absl::StatusOr<v1::SetDrainResponse> AdminClient::SetDrain(const v1::SetDrainRequest& request) {
+  return Call(&v1::Admin::Stub::SetDrain, request);
+}
+
 absl::StatusOr<v1::SetLogLevelResponse> AdminClient::SetLogLevel(const v1::SetLogLevelRequest& request) {
   return Call(&v1::Admin::Stub::SetLogLevel, request);
 }

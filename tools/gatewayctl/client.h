@@ -76,6 +76,7 @@ class AdminClient {
   absl::StatusOr<v1::SetEndpointResponse> SetEndpoint(const v1::SetEndpointRequest& request);
   absl::StatusOr<v1::DecideEndpointsResponse> DecideEndpoints(const v1::DecideEndpointsRequest& request);
   absl::StatusOr<v1::ListEndpointHistoryResponse> ListEndpointHistory(const std::string& service);
+  absl::StatusOr<v1::SetDrainResponse> SetDrain(const v1::SetDrainRequest& request);
   absl::StatusOr<v1::SetLogLevelResponse> SetLogLevel(const v1::SetLogLevelRequest& request);
   // Of a data plane; "": of the control plane.
   absl::StatusOr<v1::DiagnoseResponse> Diagnose(const std::string& data_plane);

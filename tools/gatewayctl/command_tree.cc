@@ -75,6 +75,12 @@ void AddExpectedVersions(CLI::App* command, Options* options) {
       ->type_name("KIND/NAME=REVISION");
 }
 
+void AddDrain(CLI::App* command, Options* options) {
+  command->add_option("DATAPLANE", options->data_plane, "Its name")->required()->type_name("DATAPLANE");
+  command->add_option("--comment", options->comment, "Why, for the audit")->type_name("TEXT");
+  command->add_option("--actor", options->actor, "Who; default: user@host")->type_name("TEXT");
+}
+
 void AddYes(CLI::App* command, Options* options) {
   command->add_flag("-y,--yes", options->yes, "Ask nothing; without a terminal nothing is asked");
 }
@@ -256,11 +262,13 @@ CommandTree::CommandTree(Options* options)
   AddSelector(get, options);
   get->add_flag("-w,--watch", options->watch, "Go on with what changes, until interrupted");
 
-  CLI::App* describe =
-      Add("describe", "Show everything about one resource: who changed it, what it resolves to", ctl::Describe, R"(
+  CLI::App* describe = Add(
+      "describe", "Show everything about one resource, or about a data plane: who changed it, what it resolves to",
+      ctl::Describe, R"(
   gatewayctl describe route orders
   gatewayctl describe route orders --effective
-  gatewayctl describe service/orders -o json)");
+  gatewayctl describe service/orders -o json
+  gatewayctl describe dataplane dp-1)");
   AddTarget(describe, options, /*required=*/true);
   describe->add_flag(
       "--effective", options->effective,
@@ -406,6 +414,13 @@ CommandTree::CommandTree(Options* options)
       ->excludes(thaw);
   endpoints->add_option("--comment", options->comment, "Why, for the audit")->type_name("TEXT");
   endpoints->add_option("--actor", options->actor, "Who; default: user@host")->type_name("TEXT");
+
+  AddDrain(Add("drain", "Move traffic away from a data plane: not ready, but every request is served", ctl::Drain, R"(
+  gatewayctl drain dp-1 --comment 'kernel update')"),
+           options);
+  AddDrain(Add("undrain", "Take a drained data plane back into service", ctl::Undrain, R"(
+  gatewayctl undrain dp-1)"),
+           options);
 
   CLI::App* log_level = Add("loglevel", "Change the level of a process' log for a while", ctl::LogLevel, R"(
   gatewayctl loglevel dp-1 debug --for 5m

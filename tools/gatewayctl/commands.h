@@ -163,6 +163,12 @@ ExitCode Version(Session& session);
 ExitCode SetEndpoint(Session& session);
 ExitCode DecideEndpoints(Session& session);
 ExitCode LogLevel(Session& session);
+// drain_commands.cc: single data planes.
+ExitCode Drain(Session& session);
+ExitCode Undrain(Session& session);
+// Whether `describe` is asked about a data plane, and that.
+bool NamesDataPlane(const Options& options);
+ExitCode DescribeDataPlane(Session& session);
 // bundle_command.cc
 ExitCode SupportBundle(Session& session);
 

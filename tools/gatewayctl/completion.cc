@@ -55,6 +55,7 @@ std::string Candidates(const Option& option, const std::string& kind) {
   if (type == "DATAPLANE|controlplane") {
     return "gatewayctl --timeout 1s dataplanes -o name 2>/dev/null; echo controlplane";
   }
+  if (type == "DATAPLANE") return "gatewayctl --timeout 1s dataplanes -o name 2>/dev/null";
   if (type.find(' ') != std::string::npos) return "";  // of several words
   if (type == "REVISION") return "gatewayctl --timeout 1s history -o name 2>/dev/null";
   if (type.find('|') != std::string::npos) return absl::StrCat("echo ", absl::StrReplaceAll(type, {{"|", " "}}));

@@ -181,6 +181,7 @@ ExitCode Get(Session& session) {
 }
 
 ExitCode Describe(Session& session) {
+  if (NamesDataPlane(session.options)) return DescribeDataPlane(session);
   const absl::StatusOr<ResourceKey> target = ParseTarget(session.options);
   if (!target.ok()) return session.Fail(target.status());
   const absl::StatusOr<v1::GetResponse> got = GetOne(session, *target);

@@ -17,8 +17,13 @@ std::string StateOf(const v1::DataPlaneState& plane) {
   if (!plane.connected()) return plane.lost() ? "lost" : "gone";
   if (!plane.rivals().empty()) return "contended";
   if (!plane.held().empty()) return "held";
-  const std::string state =
-      plane.rejections().empty() ? "connected" : absl::StrCat("rejected ", plane.rejected_revision());
+  std::string state = plane.rejections().empty() ? "connected" : absl::StrCat("rejected ", plane.rejected_revision());
+  // Not drained yet, or not undrained yet: until its next report.
+  if (plane.has_drain() || plane.drained()) {
+    absl::StrAppend(&state, plane.has_drain() && plane.drained() ? ", drained"
+                            : plane.has_drain()                  ? ", to be drained"
+                                                                 : ", to be undrained");
+  }
   if (plane.log_level() == v1::LoggingSection::LEVEL_UNSPECIFIED) return state;
   return absl::StrCat(state, ", log ", Lower(v1::LoggingSection::Level_Name(plane.log_level())));
 }
@@ -55,6 +60,13 @@ std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time
     for (const v1::Rival& rival : plane.rivals()) {
       absl::StrAppend(&text, Printable(plane.name()), ": another instance claims this name and is refused (",
                       RivalText(rival), "; last try ", FormatAge(rival.last_seen(), now), " ago)\n");
+    }
+    if (plane.has_drain()) {
+      const v1::DataPlaneDrain& drain = plane.drain();
+      absl::StrAppend(&text, Printable(plane.name()), ": drained by ", Printable(drain.actor()), " ",
+                      FormatAge(drain.since(), now), " ago",
+                      drain.comment().empty() ? "" : absl::StrCat(" (", Printable(drain.comment()), ")"),
+                      "; take it back with gatewayctl undrain\n");
     }
     if (!plane.held().empty()) {
       absl::StrAppend(&text, Printable(plane.name()), " is sent nothing: ", Printable(plane.held()),

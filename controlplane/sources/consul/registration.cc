@@ -35,6 +35,7 @@ constexpr milliseconds kCompareInterval{5000};
 constexpr milliseconds kRequestTimeout{5000};
 constexpr milliseconds kProbeTimeoutMax{2000};
 constexpr const char* kDeregisterAfter = "10m";
+constexpr const char* kDrainCheckTtl = "8760h";
 constexpr size_t kInstancesRegisteredMax = 10'000;
 constexpr size_t kRegistrationsAtOnce = 16;  // connections to the agent and probes
 // What Consul allows of a service's meta.
@@ -69,7 +70,15 @@ struct Wanted {
   AgentService shape;  // what /v1/agent/services then says
 };
 
-Wanted MakeWanted(const RegistrationOptions& options, const RegisteredInstance& instance) {
+// A check that nothing ever passes, beside the one of its health.
+Json DrainCheck(const std::string& id) {
+  return {{"CheckID", absl::StrCat(id, "-drained")},
+          {"Name", "drained by an operator (gatewayctl drain)"},
+          {"TTL", kDrainCheckTtl},
+          {"Status", "critical"}};
+}
+
+Wanted MakeWanted(const RegistrationOptions& options, const RegisteredInstance& instance, bool drained) {
   Wanted wanted;
   wanted.instance = instance;
   wanted.id = absl::StrCat(options.service_name, "-", instance.name);
@@ -97,6 +106,7 @@ Wanted MakeWanted(const RegistrationOptions& options, const RegisteredInstance& 
         {"Timeout", absl::StrCat(options.check_timeout.count(), "ms")},
         {"DeregisterCriticalServiceAfter", kDeregisterAfter}}},
   };
+  if (drained) wanted.body["Checks"] = Json::array({DrainCheck(wanted.id)});
   // The list of services doesn't show their checks; through this, one with another check is seen to differ.
   meta[kFingerprint] = Fingerprint(wanted.body.dump(-1, ' ', false, Json::error_handler_t::replace));
   wanted.body["Meta"] = meta;
@@ -124,6 +134,7 @@ struct ConsulRegistration::Impl {
   absl::Mutex mutex;
   std::map<std::string, Entry> entries ABSL_GUARDED_BY(mutex);  // by ID
   uint64_t generations ABSL_GUARDED_BY(mutex) = 0;
+  std::set<std::string> drained ABSL_GUARDED_BY(mutex);  // names; at most DataPlaneDrains::kDrainsMax
 
   // The rest belongs to the thread.
   asio::io_context io{1};
@@ -306,9 +317,9 @@ ConsulRegistration::~ConsulRegistration() {
 }
 
 void ConsulRegistration::Register(const RegisteredInstance& instance) {
-  Wanted wanted = MakeWanted(impl_->options, instance);
   {
     absl::MutexLock lock(&impl_->mutex);
+    Wanted wanted = MakeWanted(impl_->options, instance, impl_->drained.contains(instance.name));
     if (impl_->entries.size() >= kInstancesRegisteredMax && !impl_->entries.contains(wanted.id)) {
       spdlog::error("consul: {} is not registered: there are 10,000 data planes already", wanted.id);
       return;
@@ -335,6 +346,22 @@ void ConsulRegistration::Forget(const std::string& name) {
   const auto found = impl_->entries.find(absl::StrCat(impl_->options.service_name, "-", name));
   // One that is to be taken out still is.
   if (found != impl_->entries.end() && found->second.wanted.has_value()) impl_->entries.erase(found);
+}
+
+void ConsulRegistration::SetDrained(std::set<std::string> names) {
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    for (auto& [id, entry] : impl_->entries) {
+      if (!entry.wanted.has_value()) continue;
+      const RegisteredInstance instance = entry.wanted->instance;
+      const bool drained = names.contains(instance.name);
+      if (drained == impl_->drained.contains(instance.name)) continue;
+      entry.wanted = MakeWanted(impl_->options, instance, drained);
+      entry.generation = ++impl_->generations;
+    }
+    impl_->drained = std::move(names);
+  }
+  impl_->Wake();
 }
 
 }  // namespace gateway::controlplane

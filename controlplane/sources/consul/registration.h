@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "controlplane/sources/consul/access.h"
@@ -42,6 +43,9 @@ class ConsulRegistration {
   void Deregister(const std::string& name);
   // Looks after it no longer: Consul's own check decides how long it stays there.
   void Forget(const std::string& name);
+  // The data planes that operators have drained, all of them: Consul shows these as critical. Known in advance for one
+  // that is registered later.
+  void SetDrained(std::set<std::string> names);
 
  private:
   struct Impl;

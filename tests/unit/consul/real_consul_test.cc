@@ -389,6 +389,25 @@ TEST_F(RealConsulRegistration, OneThatIsForgottenIsLeftToConsul) {
   EXPECT_TRUE(WaitFor([&] { return CheckStatus("api-gateway-dp-2").empty(); })) << "after a goodbye it is deregistered";
 }
 
+TEST_F(RealConsulRegistration, OneThatIsDrainedIsCriticalUntilItIsTakenBack) {
+  const auto passing = [&] {
+    const auto entries = agent_->GetJson("/v1/health/service/api-gateway?passing");
+    return entries.ok() && !entries->empty();
+  };
+  ConsulRegistration registration(ForRegistration());
+  registration.Register(Instance());
+  ASSERT_TRUE(WaitFor(passing));
+  registration.SetDrained({"dp-1"});
+  ASSERT_TRUE(WaitFor([&] { return !passing(); }));
+  EXPECT_EQ(CheckStatus("api-gateway-dp-1-drained"), "critical");
+  registration.Register(Instance());  // it says hello again
+  const int asked = asked_;
+  ASSERT_TRUE(WaitFor([&] { return asked_ > asked + 1; })) << "its health is checked, and is not enough";
+  EXPECT_FALSE(passing());
+  registration.SetDrained({});
+  EXPECT_TRUE(WaitFor(passing));
+}
+
 TEST_F(RealConsulRegistration, SurvivesARestartOfTheAgent) {
   ConsulRegistration registration(ForRegistration());
   agent_->Kill();

@@ -509,6 +509,7 @@ TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
       {"SetEndpoint", v1::Token::OPERATOR},
       {"DecideEndpoints", v1::Token::OPERATOR},
       {"ListEndpointHistory", v1::Token::VIEWER},
+      {"SetDrain", v1::Token::OPERATOR},
       {"SetLogLevel", v1::Token::OPERATOR},
       {"Diagnose", v1::Token::ADMIN},
       {"CreateToken", v1::Token::ADMIN},

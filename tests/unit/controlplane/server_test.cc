@@ -14,6 +14,7 @@
 #include "common/policy/schema_version.h"
 #include "gateway/v1/admin.grpc.pb.h"
 #include "gateway/v1/config_stream.grpc.pb.h"
+#include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
 #include "grpcpp/generic/generic_stub.h"
@@ -1395,6 +1396,109 @@ TEST_F(OperationsTest, ALogLevelIsACommandToOneConnectedDataPlane) {
   ASSERT_TRUE(set("", &response).ok());
   EXPECT_EQ(spdlog::default_logger_raw()->level(), spdlog::level::debug);
   spdlog::default_logger_raw()->set_level(before);
+}
+
+class DrainTest : public OperationsTest {
+ protected:
+  // Says hello; the first message is the welcome.
+  static void Greet(FakeDataPlane& dp, bool drained = false, bool takes_drain = true) {
+    v1::Hello hello = dp.HelloMessage();
+    hello.set_takes_drain(takes_drain);
+    hello.set_drained(drained);
+    EXPECT_TRUE(dp.Send(hello));
+    const auto welcome = dp.Read();
+    EXPECT_TRUE(welcome && welcome->has_welcome());
+  }
+  grpc::Status Set(const std::string& name, bool drained, v1::SetDrainResponse* response = nullptr) {
+    grpc::ClientContext context;
+    v1::SetDrainRequest request;
+    request.mutable_context()->set_actor("ann");
+    request.mutable_context()->set_comment("kernel update");
+    request.set_data_plane(name);
+    request.set_drained(drained);
+    v1::SetDrainResponse own;
+    return admin_->SetDrain(&context, request, response != nullptr ? response : &own);
+  }
+  // The next message, which must be a DrainChange.
+  static bool ReadDrain(FakeDataPlane& dp) {
+    const auto message = dp.Read();
+    EXPECT_TRUE(message && message->has_drain()) << (message ? message->ShortDebugString() : "the stream has ended");
+    return message && message->drain().drained();
+  }
+};
+
+TEST_F(DrainTest, IsSentShownAuditedAndTakenBack) {
+  FakeDataPlane dp = DataPlane("dp-1");
+  Greet(dp);
+  dp.ReadPolicy();
+  v1::SetDrainResponse response;
+  ASSERT_TRUE(Set("dp-1", true, &response).ok());
+  EXPECT_EQ(response.drain().actor(), "ann");
+  ASSERT_EQ(response.warnings_size(), 1);
+  EXPECT_EQ(response.warnings(0), "no other data plane is connected and in service");
+  EXPECT_TRUE(ReadDrain(dp));
+  EXPECT_EQ(StateOf("dp-1").drain().comment(), "kernel update");
+  EXPECT_FALSE(StateOf("dp-1").drained());
+  v1::DataPlaneMessage report;
+  report.mutable_report()->set_drained(true);
+  ASSERT_TRUE(dp.Send(report));
+  EXPECT_TRUE(Eventually([&] { return StateOf("dp-1").drained(); }));
+  ASSERT_TRUE(Set("dp-1", true).ok());  // again: nothing changes
+  ASSERT_TRUE(Set("dp-1", false).ok());
+  EXPECT_FALSE(ReadDrain(dp));
+  EXPECT_FALSE(StateOf("dp-1").has_drain());
+  EXPECT_EQ(Set("dp-1", false).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(Audit(), testing::IsSupersetOf({std::string("SetDrain: data plane 'dp-1': drained"),
+                                              std::string("SetDrain: data plane 'dp-1': undrained")}));
+}
+
+TEST_F(DrainTest, SurvivesARestartAndAReconnect) {
+  {
+    FakeDataPlane dp = DataPlane("dp-1");
+    Greet(dp);
+    dp.ReadPolicy();
+    ASSERT_TRUE(Set("dp-1", true).ok());
+    EXPECT_TRUE(ReadDrain(dp));
+  }
+  Restart();
+  {
+    FakeDataPlane fresh = DataPlane("dp-1");
+    Greet(fresh);
+    EXPECT_TRUE(ReadDrain(fresh));
+  }
+  // Undrained while it is away: what its hello says is in force is taken back.
+  ASSERT_TRUE(Eventually([&] { return !StateOf("dp-1").connected(); }));
+  ASSERT_TRUE(Set("dp-1", false).ok());
+  FakeDataPlane back = DataPlane("dp-1");
+  Greet(back, /*drained=*/true);
+  EXPECT_FALSE(ReadDrain(back));
+}
+
+TEST_F(DrainTest, OnesThatAreUnknownOrTooOldAreRefused) {
+  FakeDataPlane old = DataPlane("dp-old");
+  Greet(old, false, /*takes_drain=*/false);
+  EXPECT_EQ(Set("dp-9", true).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(Set("dp-old", true).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(Set("", true).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(DrainTest, IsForgottenWithItsDataPlane) {
+  {
+    FakeDataPlane dp = DataPlane("dp-1");
+    Greet(dp);
+    dp.ReadPolicy();
+    ASSERT_TRUE(Set("dp-1", true).ok());
+    EXPECT_TRUE(ReadDrain(dp));
+  }
+  ASSERT_TRUE(Eventually([&] { return !StateOf("dp-1").connected(); }));
+  ASSERT_TRUE(control_plane_->hub().Forget("dp-1").ok());
+  // The drain goes soon after. A data plane of that name then gets policy at once.
+  EXPECT_TRUE(Eventually([&] {
+    FakeDataPlane dp = DataPlane("dp-1");
+    Greet(dp);
+    const auto next = dp.Read();
+    return next && next->has_policy();
+  }));
 }
 
 TEST_F(OperationsTest, ADataPlaneSendsItsPartOfABundle) {

@@ -1000,6 +1000,51 @@ TEST_F(Gatewayctl, ALogLevelIsForAProcessAndForAWhile) {
   EXPECT_EQ(Ctl({"loglevel", "dp-1", "default", "--for", "1m"}).code, kUsage);
 }
 
+TEST_F(Gatewayctl, DrainsADataPlaneAndTakesItBack) {
+  v1::SetDrainRequest asked;
+  admin_.set_drain = [&asked](const v1::SetDrainRequest& request, v1::SetDrainResponse* response) {
+    asked = request;
+    if (!request.drained()) return grpc::Status::OK;
+    response->mutable_drain()->mutable_since()->set_seconds(1'700'000'480);
+    response->add_warnings("no other data plane is connected and in service");
+    return grpc::Status::OK;
+  };
+  const Ended drained = Ctl({"drain", "dp-1", "--comment", "kernel update", "--actor", "ann"});
+  EXPECT_EQ(drained.out, "dp-1: drained since 2023-11-14T22:21:20Z: not ready, still serving; until undrain\n");
+  EXPECT_EQ(drained.err, "warning: no other data plane is connected and in service\n");
+  EXPECT_EQ(asked.data_plane(), "dp-1");
+  EXPECT_TRUE(asked.drained());
+  EXPECT_EQ(asked.context().actor(), "ann");
+  EXPECT_EQ(asked.context().comment(), "kernel update");
+  EXPECT_EQ(Ctl({"undrain", "dp-1"}).out, "dp-1: back in service\n");
+  EXPECT_FALSE(asked.drained());
+  EXPECT_EQ(Ctl({"drain"}).code, kUsage);
+  admin_.set_drain = [](const v1::SetDrainRequest&, v1::SetDrainResponse*) {
+    return grpc::Status(grpc::StatusCode::NOT_FOUND, "no data plane is called 'dp-9'");
+  };
+  EXPECT_EQ(Ctl({"drain", "dp-9"}).code, kNotFound);
+}
+
+TEST_F(Gatewayctl, DescribesADataPlaneWithItsDrain) {
+  admin_.data_planes.set_revision(7);
+  v1::DataPlaneState* plane = admin_.data_planes.add_data_planes();
+  plane->set_name("dp-1");
+  plane->set_connected(true);
+  plane->set_applied_revision(7);
+  (*plane->mutable_labels())["rack"] = "b";
+  plane->set_drained(true);
+  plane->mutable_drain()->set_actor("ann");
+  plane->mutable_drain()->set_comment("kernel update");
+  const Ended described = Ctl({"describe", "dataplane", "dp-1"});
+  EXPECT_THAT(described.out, HasSubstr("connected, drained"));
+  EXPECT_THAT(described.out, HasSubstr("dp-1: drained by ann "));
+  EXPECT_THAT(described.out, HasSubstr(" ago (kernel update); take it back with gatewayctl undrain\n"));
+  EXPECT_THAT(described.out, HasSubstr("labels: rack=b\n"));
+  EXPECT_EQ(Ctl({"describe", "dataplane/dp-1"}).out, described.out);
+  EXPECT_EQ(Ctl({"describe", "dataplane", "dp-2"}).code, kNotFound);
+  EXPECT_EQ(Ctl({"describe", "dataplane"}).code, kUsage);
+}
+
 // The names and contents of the files in a tar archive.
 std::map<std::string, std::string> ReadTar(const std::string& bytes) {
   std::map<std::string, std::string> files;

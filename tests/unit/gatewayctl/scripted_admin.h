@@ -48,6 +48,7 @@ class ScriptedAdmin final : public v1::Admin::Service {
   std::function<grpc::Status(const v1::SetEndpointRequest&, v1::SetEndpointResponse*)> set_endpoint;
   std::function<grpc::Status(const v1::DecideEndpointsRequest&, v1::DecideEndpointsResponse*)> decide_endpoints;
   std::function<grpc::Status(const v1::ListEndpointHistoryRequest&, v1::ListEndpointHistoryResponse*)> endpoint_history;
+  std::function<grpc::Status(const v1::SetDrainRequest&, v1::SetDrainResponse*)> set_drain;
   std::function<grpc::Status(const v1::SetLogLevelRequest&, v1::SetLogLevelResponse*)> set_log_level;
   std::function<grpc::Status(const v1::DiagnoseRequest&, v1::DiagnoseResponse*)> diagnose;
   std::vector<v1::StoredResource> resources;  // for Get, and for List unless `list` is set
@@ -109,6 +110,9 @@ class ScriptedAdmin final : public v1::Admin::Service {
   grpc::Status ListEndpointHistory(grpc::ServerContext*, const v1::ListEndpointHistoryRequest* in,
                                    v1::ListEndpointHistoryResponse* out) override {
     return Run(endpoint_history, *in, out);
+  }
+  grpc::Status SetDrain(grpc::ServerContext*, const v1::SetDrainRequest* in, v1::SetDrainResponse* out) override {
+    return Run(set_drain, *in, out);
   }
   grpc::Status SetLogLevel(grpc::ServerContext*, const v1::SetLogLevelRequest* in,
                            v1::SetLogLevelResponse* out) override {
