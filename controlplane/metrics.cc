@@ -129,16 +129,28 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
                                                                                    {"failed", changes.failed}}) {
     families.Counter(changes_name, changes_help, value, {{"result", result}});
   }
+  families.Gauge("gateway_controlplane_staged_revision",
+                 "The revision that only some data planes get, until it is promoted or abandoned; 0: none.",
+                 state->base == nullptr ? 0 : static_cast<double>(state->revision));
+  const std::string reverts_name = "gateway_controlplane_reverts_total";
+  const std::string reverts_help = "Changes that were taken back before they were final, by why.";
+  for (const auto& [cause, value] :
+       std::vector<std::pair<std::string, uint64_t>>{{"guard", changes.reverted_by_guard},
+                                                     {"confirmation", changes.reverted_unconfirmed},
+                                                     {"abandoned", changes.abandoned},
+                                                     {"rollback", changes.rolled_back}}) {
+    families.Counter(reverts_name, reverts_help, value, {{"cause", cause}});
+  }
   families.Counter("gateway_controlplane_database_errors_total", "Errors of the database.", publisher.store().errors());
 
   uint64_t serving = 0;
   for (const v1::DataPlaneState& data_plane : hub.DataPlanes()) {
-    if (data_plane.connected() && data_plane.applied_revision() >= state->revision) ++serving;
+    if (data_plane.connected() && data_plane.applied_revision() >= data_plane.wanted_revision()) ++serving;
   }
   families.Gauge("gateway_controlplane_data_planes", "Data planes that are connected.",
                  static_cast<double>(counts.connected));
-  families.Gauge("gateway_controlplane_data_planes_current", "Data planes that serve the current revision.",
-                 static_cast<double>(serving));
+  families.Gauge("gateway_controlplane_data_planes_current",
+                 "Data planes that serve the revision that they are to serve.", static_cast<double>(serving));
   families.Gauge("gateway_controlplane_data_planes_held",
                  "Connected data planes that are sent nothing until an operator accepts this history.",
                  static_cast<double>(counts.held));

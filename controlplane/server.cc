@@ -36,6 +36,7 @@
 #include "controlplane/rpc/reloading_tls.h"
 #include "controlplane/sources/consul/registration.h"
 #include "controlplane/sources/consul/watcher.h"
+#include "controlplane/stream/change_keeper.h"
 #include "controlplane/stream/quota_service.h"
 #include "controlplane/stream/roster.h"
 #include "controlplane/stream/ticket_key_ring.h"
@@ -208,26 +209,30 @@ class Readiness {
 
 }  // namespace
 
-EndpointInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot) {
+EndpointInterest InterestOf(const std::vector<std::shared_ptr<const Snapshot>>& snapshots) {
   EndpointInterest interest;
   // Of two that ask for the same service, the careful one decides.
   std::map<EndpointKey, v1::ConsulSource::OnSuspect> services;
-  for (const ServicePolicy& service : snapshot->services()) {
-    if (!service.from_consul) continue;
-    auto [it, fresh] = services.emplace(EndpointKey(service.datacenter, service.consul_service), service.on_suspect);
-    if (!fresh && service.on_suspect == v1::ConsulSource::KEEP) it->second = v1::ConsulSource::KEEP;
+  for (const auto& snapshot : snapshots) {
+    for (const ServicePolicy& service : snapshot->services()) {
+      if (!service.from_consul) continue;
+      auto [it, fresh] = services.emplace(EndpointKey(service.datacenter, service.consul_service), service.on_suspect);
+      if (!fresh && service.on_suspect == v1::ConsulSource::KEEP) it->second = v1::ConsulSource::KEEP;
+    }
   }
   for (const auto& [key, on_suspect] : services) interest.services.push_back({key.first, key.second, on_suspect});
 
   std::vector<const ConsulServicePolicy*> dynamic;
   bool all_accept = true;
-  for (const auto& route : snapshot->routes()) {
-    if (route->consul_service == nullptr) continue;
-    dynamic.push_back(route->consul_service.get());
-    all_accept = all_accept && route->consul_service->service.on_suspect == v1::ConsulSource::ACCEPT;
+  for (const auto& snapshot : snapshots) {
+    for (const auto& route : snapshot->routes()) {
+      if (route->consul_service == nullptr) continue;
+      dynamic.push_back(route->consul_service.get());
+      all_accept = all_accept && route->consul_service->service.on_suspect == v1::ConsulSource::ACCEPT;
+    }
   }
   if (!dynamic.empty()) {
-    interest.dynamic = [snapshot, dynamic](std::string_view service) {
+    interest.dynamic = [snapshots, dynamic](std::string_view service) {
       for (const ConsulServicePolicy* policy : dynamic) {
         if (policy->Allows(service)) return true;
       }
@@ -261,6 +266,7 @@ struct ControlPlane::Impl {
   std::unique_ptr<Tokens> tokens;
   std::unique_ptr<AuditLog> audit;
   std::unique_ptr<EndpointOverrides> overrides;
+  std::unique_ptr<ChangeKeeper> change_keeper;
   std::unique_ptr<LogLevel> log_level;
   std::unique_ptr<AdminService> admin_service;
   std::unique_ptr<AdminGate> admin_gate;
@@ -385,10 +391,22 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   publisher.builtins = BuiltinResources(BuiltinLimitOf(config));
   publisher.own_service = config.consul().service_name();
   publisher.publish = [&impl](std::shared_ptr<const PolicyState> state) {
-    if (impl.endpoints != nullptr) impl.endpoints->SetInterest(InterestOf(state->snapshot));
+    // While a revision is staged, data planes serve it or its base.
+    std::vector<std::shared_ptr<const Snapshot>> served = {state->snapshot};
+    if (state->base != nullptr) served.push_back(state->base->snapshot);
+    std::map<std::string, FleetLimit> limits;
+    for (const auto& snapshot : served) limits.merge(FleetLimitsOf(*snapshot));
+    if (impl.endpoints != nullptr) impl.endpoints->SetInterest(InterestOf(served));
     // Before any data plane can ask for them.
-    impl.quota_service->SetLimits(FleetLimitsOf(*state->snapshot));
+    impl.quota_service->SetLimits(limits);
     impl.hub->PublishPolicy(std::move(state));
+  };
+  publisher.data_planes = [&impl] {
+    std::vector<v1::DataPlaneState> connected;
+    for (v1::DataPlaneState& each : impl.hub->DataPlanes()) {
+      if (each.connected()) connected.push_back(std::move(each));
+    }
+    return connected;
   };
   publisher.recorded = [&impl](const v1::AuditEntry& entry) {
     if (impl.audit != nullptr) impl.audit->Committed(entry);  // not yet there: the first revision of this start
@@ -438,6 +456,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     for (const auto& [name, drain] : all) names.insert(name);
     impl.registration->SetDrained(std::move(names));
   });
+  impl.change_keeper = std::make_unique<ChangeKeeper>(impl.publisher.get(), impl.hub.get());
   impl.log_level = std::make_unique<LogLevel>(config.logging().level());
   const auto metrics_text = [&impl, consul] {
     return RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service, impl.acme.get(),
@@ -512,6 +531,7 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.admin_service.reset();
   impl.overrides.reset();
   if (impl.drains != nullptr) impl.drains->Stop();
+  impl.change_keeper.reset();
   impl.log_level.reset();
   impl.audit.reset();
   impl.tokens.reset();

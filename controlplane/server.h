@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "controlplane/acme/issuer.h"
@@ -64,8 +65,8 @@ class ControlPlane {
 // How the bootstrap file says that Consul is reached.
 ConsulAccess ConsulAccessOf(const v1::ConsulSection& section);
 
-// What the compiled policy makes the control plane watch in Consul.
-EndpointInterest InterestOf(const std::shared_ptr<const Snapshot>& snapshot);
+// What compiled policy makes the control plane watch in Consul: of all that data planes serve.
+EndpointInterest InterestOf(const std::vector<std::shared_ptr<const Snapshot>>& snapshots);
 
 }  // namespace gateway::controlplane
 

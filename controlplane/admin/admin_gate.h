@@ -52,6 +52,8 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_STREAM(Backup)
   GATEWAY_UNARY(GetRevision)
   GATEWAY_UNARY(Rollback)
+  GATEWAY_UNARY(DecideChange)
+  GATEWAY_UNARY(GetChange)
   GATEWAY_STREAM(Watch)
   GATEWAY_UNARY(ListDataPlanes)
   GATEWAY_UNARY(ForgetDataPlanes)

@@ -537,6 +537,26 @@ grpc::ServerUnaryReactor* AdminService::Rollback(grpc::CallbackServerContext* co
   });
 }
 
+grpc::ServerUnaryReactor* AdminService::DecideChange(grpc::CallbackServerContext* context,
+                                                     const v1::DecideChangeRequest* request,
+                                                     v1::DecideChangeResponse* response) {
+  return Later(context, [this, author = AuthorOf(context), request, response] {
+    absl::StatusOr<v1::DecideChangeResponse> done = publisher_->Decide(*request, author);
+    if (done.ok()) *response = *std::move(done);
+    return done.status();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::GetChange(grpc::CallbackServerContext* context,
+                                                  const v1::GetChangeRequest* request,
+                                                  v1::GetChangeResponse* response) {
+  return Later(context, [this, request, response] {
+    absl::StatusOr<v1::PendingChange> change = publisher_->store().PendingChangeOf(request->revision());
+    if (change.ok()) *response->mutable_change() = *std::move(change);
+    return change.status();
+  });
+}
+
 grpc::ServerUnaryReactor* AdminService::Get(grpc::CallbackServerContext* context, const v1::GetRequest* request,
                                             v1::GetResponse* response) {
   absl::StatusOr<std::string> kind = CanonicalKind(request->kind());
@@ -801,8 +821,10 @@ grpc::ServerWriteReactor<v1::RolloutResponse>* AdminService::Rollout(grpc::Callb
 grpc::ServerUnaryReactor* AdminService::ListDataPlanes(grpc::CallbackServerContext* context,
                                                        const v1::ListDataPlanesRequest*,
                                                        v1::ListDataPlanesResponse* response) {
-  for (v1::DataPlaneState& state : hub_->DataPlanes()) *response->add_data_planes() = std::move(state);
-  response->set_revision(publisher_->current()->revision);
+  for (v1::DataPlaneState& each : hub_->DataPlanes()) *response->add_data_planes() = std::move(each);
+  const std::shared_ptr<const PolicyState> state = publisher_->current();
+  response->set_revision(state->revision);
+  if (state->pending != nullptr) *response->mutable_change() = *state->pending;
   return Now(context, absl::OkStatus());
 }
 

@@ -92,6 +92,10 @@ class AdminService final : public v1::Admin::CallbackService {
                                         v1::GetRevisionResponse* response) override;
   grpc::ServerUnaryReactor* Rollback(grpc::CallbackServerContext* context, const v1::RollbackRequest* request,
                                      v1::RollbackResponse* response) override;
+  grpc::ServerUnaryReactor* DecideChange(grpc::CallbackServerContext* context, const v1::DecideChangeRequest* request,
+                                         v1::DecideChangeResponse* response) override;
+  grpc::ServerUnaryReactor* GetChange(grpc::CallbackServerContext* context, const v1::GetChangeRequest* request,
+                                      v1::GetChangeResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchResponse>* Watch(grpc::CallbackServerContext* context,
                                                      const v1::WatchRequest* request) override;
   grpc::ServerUnaryReactor* ListDataPlanes(grpc::CallbackServerContext* context,

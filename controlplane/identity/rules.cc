@@ -17,6 +17,8 @@ constexpr CallRule kRules[] = {
     {"Lint", v1::Token::VIEWER, CallRule::kReads},
     {"GetRevision", v1::Token::VIEWER, CallRule::kReads},
     {"Rollback", v1::Token::OPERATOR, CallRule::kChangesPolicy},
+    {"DecideChange", v1::Token::EDITOR, CallRule::kChangesPolicy},  // of a bound editor: of its own changes
+    {"GetChange", v1::Token::VIEWER, CallRule::kReads},
     {"Watch", v1::Token::VIEWER, CallRule::kReads},
     {"ListDataPlanes", v1::Token::VIEWER, CallRule::kReads},
     {"ForgetDataPlanes", v1::Token::OPERATOR, CallRule::kChangesFleet},

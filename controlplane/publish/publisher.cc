@@ -22,6 +22,7 @@ namespace {
 
 constexpr char kBootstrapActor[] = "bootstrap";
 constexpr char kAcmeActor[] = "acme";
+constexpr char kControlPlaneActor[] = "control plane";  // of what it does by itself
 // Of a stored set that does not compile, as many mistakes are logged.
 constexpr size_t kLoggedMistakesMax = 20;
 
@@ -151,6 +152,16 @@ void Keep(const Response& response, StoredRequest* kept) {
 
 bool Same(const v1::Resource& a, const v1::Resource& b) { return CanonicalBytes(a) == CanonicalBytes(b); }
 
+void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
+  const int64_t micros = absl::ToUnixMicros(time);
+  out->set_seconds(micros / 1'000'000);
+  out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
+}
+
+std::string NameOf(const Author& author, const v1::ChangeContext& context) {
+  return !author.name.empty() ? author.name : context.actor().empty() ? author.address : context.actor();
+}
+
 }  // namespace
 
 Publisher::Publisher(std::unique_ptr<Store> store, PublisherOptions options)
@@ -178,6 +189,8 @@ absl::Status Publisher::Start() {
     current_ = loaded;
   }
 
+  if (absl::Status s = ResumeChange(loaded.get()); !s.ok()) return s;
+
   // What replaces a built-in stays; the built-ins themselves are those of this start.
   Proposal proposal{*loaded->resources, {}};
   for (const auto& [key, record] : *loaded->resources) {
@@ -192,14 +205,23 @@ absl::Status Publisher::Start() {
     }
   }
   absl::Status status;
-  if (!proposal.edits.empty() || loaded->revision == 0) {
+  if (!proposal.edits.empty() && loaded->pending != nullptr) {
+    // Two changes at once could not be taken back one by one.
+    v1::ChangeContext context;
+    context.set_actor(kBootstrapActor);
+    Author author;
+    author.action = "Start";
+    status =
+        Revert(v1::PendingChange::REVERTED, "reverted: the bootstrap file or the version changed", context, author);
+  } else if (!proposal.edits.empty() || loaded->revision == 0) {
     v1::ChangeContext context;
     context.set_actor(kBootstrapActor);
     context.set_comment(loaded->revision == 0 ? "first start" : "the bootstrap file or the version changed");
     Author author;
     author.action = "Start";
     status =
-        Commit(std::move(proposal), context, author, false, "the stored policy with this start's built-ins").status();
+        Commit(std::move(proposal), context, author, false, "the stored policy with this start's built-ins", Turn())
+            .status();
   } else {
     std::vector<const v1::Resource*> resources;
     for (const auto& [key, record] : *loaded->resources) resources.push_back(record.resource.get());
@@ -346,7 +368,7 @@ absl::Status Publisher::CheckScope(const Scope& scope, const ResourceSet& before
 
 absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const v1::ChangeContext& context,
                                                         const Author& author, bool dry_run, absl::string_view what,
-                                                        StoredRequest* request,
+                                                        const Turn& turn, StoredRequest* request,
                                                         const std::function<void(const Commitment&)>& keep) {
   const std::shared_ptr<const PolicyState> before = current();
   // Before any message mentions resources outside the author's scope.
@@ -371,7 +393,7 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   CompileResult compiled = CompileSnapshot(resources, {store_->epoch(), revision, options_.own_service});
   if (compiled.snapshot == nullptr) return PolicyError(what, compiled.errors);
 
-  Commitment commitment{before->revision, {}};
+  Commitment commitment{before->revision, {}, {}};
   const std::set<std::string> known(before->warnings.begin(), before->warnings.end());
   std::set<std::string, std::less<>> changed;
   for (const Edit& edit : proposal.edits) changed.insert(edit.key.ToString());
@@ -379,6 +401,12 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
     if (!known.contains(warning) || Concerns(warning, changed)) commitment.warnings.push_back(warning);
   }
   commitment.other_warnings = compiled.warnings.size() - commitment.warnings.size();
+  std::string picked;
+  if (turn.terms != nullptr && turn.terms->to) {
+    absl::StatusOr<std::string> found = FindChosen(turn.begins->to(), *turn.terms->to);
+    if (!found.ok()) return found.status();
+    picked = *std::move(found);
+  }
   if (dry_run) {
     ++counts_.dry_run;
     return commitment;
@@ -393,15 +421,13 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
     return commitment;
   }
   commitment.revision = revision;
-  if (request != nullptr) keep(commitment);
 
   // Whole microseconds: what is said now and what is read back later is the same.
-  const absl::Time now = absl::FromUnixMicros(absl::ToUnixMicros(absl::Now()));
+  const absl::Time now = absl::FromUnixMicros(absl::ToUnixMicros(options_.now()));
   v1::RevisionInfo info;
   info.set_revision(revision);
-  info.mutable_time()->set_seconds(absl::ToUnixMicros(now) / 1'000'000);
-  info.mutable_time()->set_nanos(static_cast<int32_t>(absl::ToUnixMicros(now) % 1'000'000) * 1000);
-  info.set_actor(!author.name.empty() ? author.name : context.actor().empty() ? author.address : context.actor());
+  SetTime(now, info.mutable_time());
+  info.set_actor(NameOf(author, context));
   info.set_comment(context.comment());
   for (const Edit& edit : proposal.edits) *info.add_changes() = ChangeOf(edit.key, edit.op);
   v1::AuditEntry entry;
@@ -412,7 +438,29 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   entry.set_outcome(v1::AuditEntry::DONE);
   entry.set_revision(revision);
   entry.set_detail(AuditDetail(info));
-  if (absl::Status s = store_->Commit(info, author.address, proposal.edits, &entry, request); !s.ok()) {
+  std::vector<v1::PendingChange> changes;
+  if (before->pending != nullptr && turn.ends != v1::PendingChange::OUTCOME_UNSPECIFIED) {
+    changes.push_back(*before->pending);
+    EndChange(turn.ends, turn.reason, revision, now, &changes.back());
+  }
+  if (turn.terms != nullptr) {
+    std::set<ResourceKey> keys;
+    for (const Edit& edit : proposal.edits) keys.insert(edit.key);
+    std::vector<std::string> routes;
+    if (turn.terms->guard) routes = RoutesConcerned(proposal.resources, keys);
+    if (routes.size() > kWatchedRoutesMax) {
+      commitment.warnings.push_back(absl::StrCat("the guard watches ", kWatchedRoutesMax, " of the ", routes.size(),
+                                                 " routes that the change concerns"));
+      routes.resize(kWatchedRoutesMax);
+    } else if (turn.terms->guard && routes.empty()) {
+      commitment.warnings.push_back("the guard watches nothing: the change concerns no route");
+    }
+    commitment.begun = BeginChange(*turn.begins, *turn.terms, revision, before->revision, info.actor(),
+                                   std::move(picked), std::move(routes), now);
+    changes.push_back(*commitment.begun);
+  }
+  if (request != nullptr) keep(commitment);
+  if (absl::Status s = store_->Commit(info, author.address, proposal.edits, &entry, request, changes); !s.ok()) {
     spdlog::error("revision {} by '{}' was not stored: {}", revision, info.actor(), std::string(s.message()));
     return s;
   }
@@ -429,6 +477,10 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   state->resources = std::make_shared<const ResourceSet>(std::move(proposal.resources));
   state->snapshot = std::move(compiled.snapshot);
   state->warnings = std::move(compiled.warnings);
+  if (commitment.begun) {
+    state->pending = std::make_shared<const v1::PendingChange>(*commitment.begun);
+    if (IsStaged(*state->pending)) state->base = before;
+  }
   ++counts_.committed;
   spdlog::info("revision {} by '{}' from {}: {} {}", revision, info.actor(),
                author.address.empty() ? "here" : author.address, proposal.edits.size(),
@@ -557,9 +609,13 @@ absl::StatusOr<v1::ApplyResponse> Publisher::ApplyLocked(const v1::ApplyRequest&
     }
   }
 
+  const absl::StatusOr<ChangeTerms> terms = TermsOf(request);
+  if (!terms.ok()) return Count(terms.status());
+
   if (absl::Status s = CheckExpected(request.expected_revision(), request.expected_versions()); !s.ok()) {
     return Count(s);
   }
+  if (absl::Status s = CheckNoChangeUnderWay(); !s.ok() && !request.dry_run()) return Count(s);
   const std::shared_ptr<const PolicyState> before = current();
   Proposal proposal{*before->resources, {}};
   v1::ApplyResponse response;
@@ -610,15 +666,21 @@ absl::StatusOr<v1::ApplyResponse> Publisher::ApplyLocked(const v1::ApplyRequest&
     }
     return Count(PolicyError("the policy is invalid; nothing was changed", mistakes));
   }
+  Turn turn;
+  if (!terms->final()) {
+    turn.begins = &request;
+    turn.terms = &*terms;
+  }
   const auto finish = [&](const Commitment& done) {
     response.set_revision(done.revision);
+    if (done.begun) *response.mutable_change() = *done.begun;
     response.clear_warnings();
     for (const std::string& warning : done.warnings) response.add_warnings(warning);
     response.set_other_warnings(static_cast<uint32_t>(done.other_warnings));
     Keep(response, kept);
   };
   absl::StatusOr<Commitment> done = Commit(std::move(proposal), request.context(), author, request.dry_run(),
-                                           "the policy is invalid; nothing was changed", kept, finish);
+                                           "the policy is invalid; nothing was changed", turn, kept, finish);
   if (!done.ok()) return Count(done.status());
   if (kept == nullptr) finish(*done);
   return response;
@@ -627,6 +689,7 @@ absl::StatusOr<v1::ApplyResponse> Publisher::ApplyLocked(const v1::ApplyRequest&
 absl::Status Publisher::Issue(const std::string& name, const v1::Acme& acme, const std::string& chain_pem,
                               const std::string& key_pem) {
   std::lock_guard lock(write_mu_);
+  if (absl::Status s = CheckNoChangeUnderWay(); !s.ok()) return Count(s);
   const std::shared_ptr<const PolicyState> before = current();
   const ResourceKey key{"Certificate", name};
   const auto it = before->resources->find(key);
@@ -644,7 +707,7 @@ absl::Status Publisher::Issue(const std::string& name, const v1::Acme& acme, con
   Author author;
   author.name = kAcmeActor;
   author.action = "Issue";
-  return Count(Commit(std::move(proposal), context, author, false, "the CA's certificate is of no use").status());
+  return Count(Commit(std::move(proposal), context, author, false, "the CA's certificate is of no use", Turn()).status());
 }
 
 absl::StatusOr<v1::DeleteResponse> Publisher::DeleteLocked(const v1::DeleteRequest& request, const Author& author,
@@ -670,6 +733,7 @@ absl::StatusOr<v1::DeleteResponse> Publisher::DeleteLocked(const v1::DeleteReque
   if (absl::Status s = CheckExpected(request.expected_revision(), request.expected_versions()); !s.ok()) {
     return Count(s);
   }
+  if (absl::Status s = CheckNoChangeUnderWay(); !s.ok() && !request.dry_run()) return Count(s);
   const std::shared_ptr<const PolicyState> before = current();
   Proposal proposal{*before->resources, {}};
   v1::DeleteResponse response;
@@ -696,7 +760,7 @@ absl::StatusOr<v1::DeleteResponse> Publisher::DeleteLocked(const v1::DeleteReque
   absl::StatusOr<Commitment> done = Commit(
       std::move(proposal), request.context(), author, request.dry_run(),
       absl::StrCat(JoinFew(gone), " cannot be deleted, something still refers to ", gone.size() == 1 ? "it" : "them"),
-      kept, finish);
+      Turn(), kept, finish);
   if (!done.ok()) return Count(done.status());
   if (kept == nullptr) finish(*done);
   return response;
@@ -710,37 +774,8 @@ absl::StatusOr<v1::RollbackResponse> Publisher::RollbackLocked(const v1::Rollbac
 
   if (absl::Status s = CheckExpected(request.expected_revision(), {}); !s.ok()) return Count(s);
   const std::shared_ptr<const PolicyState> before = current();
-  // The operators' documents of then, the built-ins of now.
-  ResourceSet target;
-  for (auto& [key, record] : past->resources) {
-    if (!record.built_in) target[key] = std::move(record);
-  }
-  for (const auto& [key, builtin] : builtins_) {
-    target.try_emplace(key, ResourceRecord{builtin, 0, absl::Time(), true, ""});
-  }
-  Proposal proposal{*before->resources, {}};
+  Proposal proposal = Replacing(*before->resources, past->resources);
   v1::RollbackResponse response;
-  for (const auto& [key, record] : *before->resources) {
-    if (!target.contains(key)) Put(key, nullptr, false, v1::Change::DELETED, &proposal);
-  }
-  for (auto& [key, record] : target) {
-    auto it = before->resources->find(key);
-    // A certificate that was renewed since stays so.
-    if (it != before->resources->end() && record.resource->certificate().has_acme() &&
-        it->second.resource->certificate().has_key()) {
-      auto kept = std::make_shared<v1::Resource>(*record.resource);
-      *kept->mutable_certificate()->mutable_certificate() = it->second.resource->certificate().certificate();
-      *kept->mutable_certificate()->mutable_key() = it->second.resource->certificate().key();
-      record.resource = std::move(kept);
-    }
-    if (it == before->resources->end()) {
-      Put(key, record.resource, record.built_in, v1::Change::CREATED, &proposal, record.set);
-    } else if (it->second.built_in != record.built_in || it->second.set != record.set ||
-               !Same(*it->second.resource, *record.resource)) {
-      Put(key, record.resource, record.built_in, record.built_in ? v1::Change::DELETED : v1::Change::UPDATED, &proposal,
-          record.set);
-    }
-  }
   for (const Edit& edit : proposal.edits) *response.add_changes() = ChangeOf(edit.key, edit.op);
   response.set_undone_count(before->revision - request.revision());
   absl::StatusOr<std::vector<v1::RevisionInfo>> newest = store_->RevisionsBefore(0, {}, kUndoneToldMax);
@@ -750,16 +785,215 @@ absl::StatusOr<v1::RollbackResponse> Publisher::RollbackLocked(const v1::Rollbac
   }
   v1::ChangeContext context = request.context();
   if (context.comment().empty()) context.set_comment(absl::StrCat("rollback to revision ", request.revision()));
+  Turn turn;
+  turn.ends = v1::PendingChange::ROLLED_BACK;
+  turn.reason = absl::StrCat("rolled back to revision ", request.revision(), " by '", NameOf(author, context), "'");
   const auto finish = [&](const Commitment& done) {
     response.set_revision(done.revision);
     Keep(response, kept);
   };
   absl::StatusOr<Commitment> done = Commit(
       std::move(proposal), context, author, request.dry_run(),
-      absl::StrCat("revision ", request.revision(), " is not valid any more; nothing was changed"), kept, finish);
+      absl::StrCat("revision ", request.revision(), " is not valid any more; nothing was changed"), turn, kept, finish);
   if (!done.ok()) return Count(done.status());
   if (kept == nullptr) finish(*done);
+  if (before->pending != nullptr && done->revision != before->revision) ++counts_.rolled_back;
   return response;
+}
+
+Publisher::Proposal Publisher::Replacing(const ResourceSet& before, const ResourceSet& documents) const {
+  ResourceSet target;
+  for (const auto& [key, record] : documents) {
+    if (!record.built_in) target[key] = record;
+  }
+  for (const auto& [key, builtin] : builtins_) {
+    target.try_emplace(key, ResourceRecord{builtin, 0, absl::Time(), true, ""});
+  }
+  Proposal proposal{before, {}};
+  for (const auto& [key, record] : before) {
+    if (!target.contains(key)) Put(key, nullptr, false, v1::Change::DELETED, &proposal);
+  }
+  for (auto& [key, record] : target) {
+    auto it = before.find(key);
+    // A certificate that was renewed since stays so.
+    if (it != before.end() && record.resource->certificate().has_acme() &&
+        it->second.resource->certificate().has_key()) {
+      auto kept = std::make_shared<v1::Resource>(*record.resource);
+      *kept->mutable_certificate()->mutable_certificate() = it->second.resource->certificate().certificate();
+      *kept->mutable_certificate()->mutable_key() = it->second.resource->certificate().key();
+      record.resource = std::move(kept);
+    }
+    if (it == before.end()) {
+      Put(key, record.resource, record.built_in, v1::Change::CREATED, &proposal, record.set);
+    } else if (it->second.built_in != record.built_in || it->second.set != record.set ||
+               !Same(*it->second.resource, *record.resource)) {
+      Put(key, record.resource, record.built_in, record.built_in ? v1::Change::DELETED : v1::Change::UPDATED, &proposal,
+          record.set);
+    }
+  }
+  return proposal;
+}
+
+absl::StatusOr<std::string> Publisher::FindChosen(const std::string& to, const Selection& selection) const {
+  std::vector<v1::DataPlaneState> there;
+  if (options_.data_planes) there = options_.data_planes();
+  std::string picked = selection.Pick(there);
+  const bool any = std::any_of(there.begin(), there.end(),
+                               [&](const v1::DataPlaneState& each) { return selection.Takes(each, picked); });
+  if (any) return picked;
+  return absl::FailedPreconditionError(
+      absl::StrCat("to: no connected data plane has ", to, "; nothing was changed; see gatewayctl dataplanes"));
+}
+
+absl::Status Publisher::CheckNoChangeUnderWay() {
+  const std::shared_ptr<const PolicyState> state = current();
+  if (state->pending == nullptr) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat(DescribeUnderWay(*state->pending), "; nothing was changed"));
+}
+
+absl::StatusOr<ResourceSet> Publisher::BaseSet() {
+  const std::shared_ptr<const PolicyState> state = current();
+  if (state->base != nullptr) return *state->base->resources;
+  absl::StatusOr<Store::Past> past = store_->SetAt(state->pending->base_revision());
+  if (!past.ok()) return past.status();
+  return std::move(past->resources);
+}
+
+absl::Status Publisher::Revert(v1::PendingChange::Outcome outcome, const std::string& reason,
+                               const v1::ChangeContext& context, const Author& author) {
+  absl::StatusOr<ResourceSet> base = BaseSet();
+  if (!base.ok()) return base.status();
+  v1::ChangeContext told = context;
+  told.set_comment(reason);
+  // Who may end a change may take back all of it.
+  Author unbound = author;
+  unbound.scope = nullptr;
+  Turn turn;
+  turn.ends = outcome;
+  turn.reason = reason;
+  return Commit(Replacing(*current()->resources, *base), told, unbound, false,
+                "the policy of before is not valid any more; nothing was changed", turn)
+      .status();
+}
+
+absl::Status Publisher::Settle(v1::PendingChange change, const Author& author, const std::string& detail) {
+  v1::AuditEntry entry;
+  SetTime(options_.now(), entry.mutable_time());
+  entry.set_actor(author.name);
+  entry.set_address(author.address);
+  entry.set_action(author.action);
+  entry.set_outcome(v1::AuditEntry::DONE);
+  entry.set_revision(change.revision());
+  entry.set_detail(detail);
+  if (absl::Status s = store_->PutPendingChange(change, entry); !s.ok()) return s;
+  spdlog::info("{}", detail);
+  if (options_.recorded) options_.recorded(entry);
+  auto state = std::make_shared<PolicyState>(*current());
+  state->pending = IsUnderWay(change) ? std::make_shared<const v1::PendingChange>(std::move(change)) : nullptr;
+  if (state->pending == nullptr) state->base = nullptr;
+  Install(std::move(state));
+  return absl::OkStatus();
+}
+
+absl::Status Publisher::AdvanceChange(uint64_t revision, const GuardFigures& figures) {
+  std::lock_guard lock(write_mu_);
+  const std::shared_ptr<const PolicyState> state = current();
+  if (state->pending == nullptr || state->pending->revision() != revision) return absl::OkStatus();
+  v1::PendingChange change = *state->pending;
+  Author author;
+  author.name = kControlPlaneActor;
+  const Progress progress = Advance(figures, options_.now(), &change);
+  if (progress.revert) {
+    author.action = "Revert";
+    if (absl::Status s = Revert(v1::PendingChange::REVERTED, progress.reason, {}, author); !s.ok()) return s;
+    ++(*progress.revert == RevertCause::kGuard ? counts_.reverted_by_guard : counts_.reverted_unconfirmed);
+    spdlog::warn("revision {} by '{}': {}", change.revision(), change.actor(), progress.reason);
+    return absl::OkStatus();
+  }
+  if (!progress.changed) return absl::OkStatus();
+  author.action = "Guard";
+  const std::string detail = absl::StrCat("revision ", change.revision(), ": ", change.note());
+  return Settle(std::move(change), author, detail);
+}
+
+absl::StatusOr<v1::DecideChangeResponse> Publisher::Decide(const v1::DecideChangeRequest& request,
+                                                           const Author& author) {
+  if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
+  std::lock_guard lock(write_mu_);
+  const std::shared_ptr<const PolicyState> state = current();
+  if (state->pending == nullptr) {
+    return absl::NotFoundError(absl::StrCat("revision ", request.revision() == 0 ? state->revision : request.revision(),
+                                            " is final: no change is staged, watched or to be confirmed"));
+  }
+  v1::PendingChange change = *state->pending;
+  if (request.revision() != 0 && request.revision() != change.revision()) {
+    return absl::NotFoundError(
+        absl::StrCat("revision ", request.revision(), " is not under way; ", DescribeUnderWay(change)));
+  }
+  const std::string actor = NameOf(author, request.context());
+  if (author.scope != nullptr && author.name != change.actor()) {
+    return absl::PermissionDeniedError(absl::StrCat("revision ", change.revision(), " is by '", change.actor(),
+                                                    "'; you may decide changes of your own"));
+  }
+  Author named = author;
+  named.name = actor;
+  const std::string& comment = request.context().comment();
+  const auto detail = [&](absl::string_view done) {
+    return absl::StrCat("revision ", change.revision(), " ", done, " by '", actor, "'",
+                        comment.empty() ? "" : absl::StrCat(": ", comment));
+  };
+  absl::Status status;
+  switch (request.decision()) {
+    case v1::DecideChangeRequest::CONFIRM:
+      status = Confirm(actor, options_.now(), &change);
+      if (status.ok()) status = Settle(change, named, detail("confirmed"));
+      break;
+    case v1::DecideChangeRequest::PROMOTE:
+      status = Promote(actor, options_.now(), &change);
+      if (status.ok()) status = Settle(change, named, detail("promoted"));
+      break;
+    case v1::DecideChangeRequest::ABANDON:
+      status = Revert(v1::PendingChange::ABANDONED, detail("abandoned"), request.context(), author);
+      if (status.ok()) ++counts_.abandoned;
+      break;
+    default:
+      status = absl::InvalidArgumentError("decision: expected CONFIRM, PROMOTE or ABANDON");
+  }
+  if (!status.ok()) return status;
+  absl::StatusOr<v1::PendingChange> stored = store_->PendingChangeOf(change.revision());
+  if (!stored.ok()) return stored.status();
+  v1::DecideChangeResponse response;
+  *response.mutable_change() = *std::move(stored);
+  response.set_revision(current()->revision);
+  return response;
+}
+
+absl::Status Publisher::ResumeChange(PolicyState* state) {
+  absl::StatusOr<v1::PendingChange> change = store_->PendingChangeOf(0);
+  if (absl::IsNotFound(change.status())) return absl::OkStatus();
+  if (!change.ok()) return change.status();
+  if (!IsUnderWay(*change) || change->revision() != state->revision) return absl::OkStatus();
+  state->pending = std::make_shared<const v1::PendingChange>(*change);
+  spdlog::info("{}", DescribeUnderWay(*change));
+  if (!IsStaged(*change)) return absl::OkStatus();
+  absl::StatusOr<Store::Past> past = store_->SetAt(change->base_revision());
+  if (!past.ok()) return past.status();
+  auto base = std::make_shared<PolicyState>();
+  base->epoch = state->epoch;
+  base->revision = change->base_revision();
+  base->committed_at =
+      absl::FromUnixSeconds(past->info.time().seconds()) + absl::Nanoseconds(past->info.time().nanos());
+  base->resources = std::make_shared<const ResourceSet>(std::move(past->resources));
+  std::vector<const v1::Resource*> resources;
+  for (const auto& [key, record] : *base->resources) resources.push_back(record.resource.get());
+  CompileResult compiled = CompileSnapshot(resources, {base->epoch, base->revision, options_.own_service});
+  if (compiled.snapshot == nullptr) {
+    return PolicyError(absl::StrCat("revision ", base->revision, ", the base of the staged one"), compiled.errors);
+  }
+  base->snapshot = std::move(compiled.snapshot);
+  base->warnings = std::move(compiled.warnings);
+  state->base = std::move(base);
+  return absl::OkStatus();
 }
 
 }  // namespace gateway::controlplane

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -15,8 +16,10 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/policy/snapshot.h"
+#include "controlplane/change/pending_change.h"
 #include "controlplane/identity/scope.h"
 #include "controlplane/rpc/notifier.h"
 #include "controlplane/store/store.h"
@@ -32,6 +35,10 @@ struct PolicyState {
   std::shared_ptr<const ResourceSet> resources;  // built-ins included
   std::shared_ptr<const Snapshot> snapshot;
   std::vector<std::string> warnings;  // of the whole set
+  // How this revision came to be no final one, while that is under way; null: it is final.
+  std::shared_ptr<const v1::PendingChange> pending;
+  // While it is staged: what the data planes serve that it does not go to. Else null.
+  std::shared_ptr<const PolicyState> base;
 };
 
 // Limits of one request and of the whole. A set of 100,000 routes with their services goes in at once.
@@ -51,15 +58,21 @@ inline constexpr size_t kSetBytesMax = 256u << 20;
 struct PublisherOptions {
   std::vector<v1::Resource> builtins;  // BuiltinResources of the bootstrap
   std::string own_service = "api-gateway";
-  // Called with every state, in order, with the write lock held: must not block, and must not call back.
+  // Called with every state, in order, with the write lock held: must not block, and must not call back. A revision
+  // comes again when the change that it is ends without another one.
   std::function<void(std::shared_ptr<const PolicyState>)> publish;
   // Called with the audit's entry of each revision, which is in the store already; likewise.
   std::function<void(const v1::AuditEntry&)> recorded;
+  // The data planes that are connected, for a change that goes to some of them; likewise.
+  std::function<std::vector<v1::DataPlaneState>()> data_planes;
+  std::function<absl::Time()> now = absl::Now;
 };
 
 // How changes ended; of the process's life.
 struct ChangeCounts {
   std::atomic<uint64_t> committed{0}, unchanged{0}, dry_run{0}, invalid{0}, conflict{0}, failed{0};
+  // Changes that were taken back.
+  std::atomic<uint64_t> reverted_by_guard{0}, reverted_unconfirmed{0}, abandoned{0}, rolled_back{0};
 };
 
 // Who asks for a change.
@@ -101,6 +114,14 @@ class Publisher {
   absl::StatusOr<v1::DeleteResponse> Delete(const v1::DeleteRequest& request, const Author& author);
   absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request, const Author& author);
 
+  // Aborted, NotFound, FailedPrecondition as in admin.proto; PermissionDenied for a bound editor where the change is
+  // another's.
+  absl::StatusOr<v1::DecideChangeResponse> Decide(const v1::DecideChangeRequest& request, const Author& author);
+  // What time and `figures` (of the change under way: AddReport with its revision) make of the change under way;
+  // nothing if there is none, or it is not `revision` any more. Takes it back where it must be. The store's errors:
+  // call it again.
+  absl::Status AdvanceChange(uint64_t revision, const GuardFigures& figures);
+
   // History; see the store.
   Store& store() { return *store_; }
 
@@ -116,6 +137,7 @@ class Publisher {
   };
   struct Commitment {
     uint64_t revision = 0;
+    std::optional<v1::PendingChange> begun;
     std::vector<std::string> warnings;  // about what changed
     size_t other_warnings = 0;
   };
@@ -126,12 +148,38 @@ class Publisher {
   static void Put(const ResourceKey& key, std::shared_ptr<const v1::Resource> resource, bool built_in,
                   v1::Change::Op op, Proposal* proposal, std::string set = "");
   // Compiles, commits and publishes `proposal`; with `dry_run` compiles only. Counts how it ended.
+  // `turn`: what it is to a change that is not final.
+  struct Turn {
+    // It is one; null: it is final.
+    const v1::ApplyRequest* begins = nullptr;
+    const ChangeTerms* terms = nullptr;
+    // It ends the one under way.
+    v1::PendingChange::Outcome ends = v1::PendingChange::OUTCOME_UNSPECIFIED;
+    std::string reason = {};
+  };
   // `request` (null: it has no id) is kept in the same transaction; `keep` puts the response into it, once the revision
   // is known.
   absl::StatusOr<Commitment> Commit(Proposal proposal, const v1::ChangeContext& context, const Author& author,
-                                    bool dry_run, absl::string_view what, StoredRequest* request = nullptr,
+                                    bool dry_run, absl::string_view what, const Turn& turn, StoredRequest* request = nullptr,
                                     const std::function<void(const Commitment&)>& keep = nullptr)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  // What becomes of the policy where the operators' documents are those of `documents`, and the built-ins are today's.
+  Proposal Replacing(const ResourceSet& before, const ResourceSet& documents) const;
+  // Aborted while a change is under way.
+  absl::Status CheckNoChangeUnderWay() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  // Takes the change under way back: a new revision with the policy of before.
+  absl::Status Revert(v1::PendingChange::Outcome outcome, const std::string& reason, const v1::ChangeContext& context,
+                      const Author& author) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  // `change` is what became of the one under way, without a revision: stores it and publishes what that means.
+  absl::Status Settle(v1::PendingChange change, const Author& author, const std::string& detail)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  // The data plane that a change to a percentage is given to beyond it; empty: none need be. FailedPrecondition where
+  // no connected data plane is chosen.
+  absl::StatusOr<std::string> FindChosen(const std::string& to, const Selection& selection) const;
+  // The set that comes back with the change under way.
+  absl::StatusOr<ResourceSet> BaseSet() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+  // After a start: whether the newest revision is a change that is under way, and what its base is.
+  absl::Status ResumeChange(PolicyState* state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
   // What Apply, Delete and Rollback have in common: a request that was done already is not done again.
   template <typename Request, typename Response>
   absl::StatusOr<Response> Once(const Request& request, const Author& author,

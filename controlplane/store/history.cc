@@ -115,11 +115,16 @@ absl::Status Store::Impl::ReadChanges(v1::RevisionInfo* info) {
     change->set_name(row.Text(1));
     change->set_op(static_cast<v1::Change::Op>(row.Int(2)));
   }
-  return row.rc() == SQLITE_OK ? absl::OkStatus() : database.Error(row.rc(), "read");
+  if (row.rc() != SQLITE_OK) return database.Error(row.rc(), "read");
+  absl::StatusOr<std::optional<v1::PendingChange>> change = ReadPendingChange(info->revision());
+  if (!change.ok()) return change.status();
+  if (change->has_value()) *info->mutable_change() = **std::move(change);
+  return absl::OkStatus();
 }
 
 absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
-                           const v1::AuditEntry* entry, const StoredRequest* request) {
+                           const v1::AuditEntry* entry, const StoredRequest* request,
+                           std::span<const v1::PendingChange> changes) {
   std::lock_guard lock(impl_->mu);
   const int64_t micros = MicrosOf(info.time());
   uint64_t rows = 0, oldest = 0;
@@ -135,6 +140,9 @@ absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer
   }
   const absl::Status status = impl_->database.Transact([&] {
     int rc = impl_->Write(info, peer, edits, bodies, micros, &rows, &oldest);
+    for (const v1::PendingChange& change : changes) {
+      if (rc == SQLITE_OK) rc = impl_->WriteChange(change);
+    }
     if (rc == SQLITE_OK && entry != nullptr) rc = impl_->WriteAudit({entry, 1});
     if (rc == SQLITE_OK && request != nullptr) rc = impl_->WriteRequest(*request);
     return rc;

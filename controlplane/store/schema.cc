@@ -77,6 +77,12 @@ CREATE TABLE drains(
   name TEXT PRIMARY KEY,       -- of the data plane
   body BLOB NOT NULL,          -- gateway.v1.DataPlaneDrain
   checksum INTEGER NOT NULL) STRICT;
+)sql",
+    R"sql(
+CREATE TABLE pending_changes(
+  revision INTEGER PRIMARY KEY,
+  body BLOB NOT NULL,          -- gateway.v1.PendingChange
+  checksum INTEGER NOT NULL) STRICT;
 )sql"};
 
 }  // namespace

@@ -134,16 +134,24 @@ class Store {
   ResourceSet TakeLoaded();
 
   // Writes revision `info.revision` with its entry in the audit (null: none) (which must be revision() + 1) in one
-  // transaction: resources, history, revision. Durable when it returns OK. On any error nothing of it is in effect:
+  // transaction: resources, history, revision, `changes`. Durable when it returns OK. On any error nothing of it is in effect:
   // ResourceExhausted where the disk is full (a later Commit may succeed), Unavailable after a failed sync (every later
   // Commit is refused until a restart, because the kernel may have dropped what it could not write).
   // With `request`, that it was done is in the same transaction.
   absl::Status Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
-                      const v1::AuditEntry* entry = nullptr, const StoredRequest* request = nullptr);
+                      const v1::AuditEntry* entry = nullptr, const StoredRequest* request = nullptr,
+                      std::span<const v1::PendingChange> changes = {});
   // The request of that id. Nothing: it was never done, or is too old to be kept.
   absl::StatusOr<std::optional<StoredRequest>> FindRequest(const std::string& id);
   // Keeps a request that made no revision. Durable when it returns OK, like a Commit.
   absl::Status PutRequest(const StoredRequest& request);
+
+  // Changes that were not final at once: the newest kPendingChangesKept, by their revision. Commit writes `changes` in
+  // its transaction; this one is for what becomes of one without a revision. Durable like a Commit.
+  static constexpr int64_t kPendingChangesKept = 1'000;
+  absl::Status PutPendingChange(const v1::PendingChange& change, const v1::AuditEntry& entry);
+  // That of `revision`; 0: the newest. NotFound; DataLoss where the row is damaged.
+  absl::StatusOr<v1::PendingChange> PendingChangeOf(uint64_t revision);
 
   // Revisions below `before` (0: all) that `filter` wants, newest first, at most `limit` and about 2 MiB.
   absl::StatusOr<std::vector<v1::RevisionInfo>> RevisionsBefore(uint64_t before, const HistoryFilter& filter,

@@ -318,18 +318,53 @@ bool Hub::Expected(const Entry& entry) const {
   return entry.session != nullptr || (entry.lost && options_.now() - entry.since < options_.lost_grace);
 }
 
+Hub::Image Hub::MakeImage(std::shared_ptr<const PolicyState> state) {
+  Image image;
+  image.update = EncodePolicy(*state, PrivateKeys::kSent, kSchemaVersion);
+  image.keyless = CountKeys(*state) > 0 ? EncodePolicy(*state, PrivateKeys::kKept, kSchemaVersion) : image.update;
+  image.state = std::move(state);
+  return image;
+}
+
 void Hub::PublishPolicy(std::shared_ptr<const PolicyState> state) {
-  std::shared_ptr<const EncodedUpdate> update = EncodePolicy(*state, PrivateKeys::kSent, kSchemaVersion);
-  std::shared_ptr<const EncodedUpdate> keyless =
-      CountKeys(*state) > 0 ? EncodePolicy(*state, PrivateKeys::kKept, kSchemaVersion) : update;
+  Image newest, base;
+  std::vector<std::string> watched;
+  if (state->pending != nullptr && state->pending->has_guard_until()) {
+    watched.assign(state->pending->routes().begin(), state->pending->routes().end());
+  }
+  // What is encoded already is not encoded again: the base was the newest, and what is promoted is.
+  const auto encoded = [this](const PolicyState& wanted) -> Image {
+    std::lock_guard lock(mu_);
+    for (const Image* image : {&newest_, &base_}) {
+      if (image->state != nullptr && image->state->revision == wanted.revision) return *image;
+    }
+    return {};
+  };
+  newest = encoded(*state);
+  uint64_t made = newest.state == nullptr ? 1 : 0;
+  if (newest.state == nullptr) newest = MakeImage(state);
+  newest.state = state;
+  std::optional<Selection> chosen;
+  if (state->base != nullptr) {
+    base = encoded(*state->base);
+    if (base.state == nullptr) {
+      base = MakeImage(state->base);
+      ++made;
+    }
+    // It was parsed before it was stored. One that cannot be parsed chooses no data plane.
+    absl::StatusOr<Selection> parsed = Selection::Parse(state->pending->to());
+    if (parsed.ok()) chosen = *std::move(parsed);
+  }
   {
     std::lock_guard lock(mu_);
-    keyless_update_ = std::move(keyless);
-    policy_ = std::move(state);
-    policy_update_ = std::move(update);
-    older_made_ = false;
-    policy_update_older_ = nullptr;
-    ++counts_.updates_encoded;
+    newest_ = std::move(newest);
+    base_ = std::move(base);
+    chosen_ = std::move(chosen);
+    counts_.updates_encoded += made;
+    if (watched_ != watched) {
+      watched_ = std::move(watched);
+      ++overrides_version_;
+    }
     for (auto& [name, entry] : entries_) {
       if (entry.session != nullptr) JudgeOlder(&entry);
     }
@@ -338,23 +373,34 @@ void Hub::PublishPolicy(std::shared_ptr<const PolicyState> state) {
   ledger_.Notify();
 }
 
+bool Hub::Chosen(const Entry& entry) const {
+  return base_.state != nullptr && chosen_ && chosen_->Takes(entry.state, newest_.state->pending->picked());
+}
+
+Hub::Image& Hub::ImageOf(const Entry& entry) { return base_.state == nullptr || Chosen(entry) ? newest_ : base_; }
+
+const Hub::Image& Hub::ImageOf(const Entry& entry) const {
+  return base_.state == nullptr || Chosen(entry) ? newest_ : base_;
+}
+
 void Hub::JudgeOlder(Entry* entry) {
   const uint32_t version = entry->session->schema_version;
-  if (version >= kSchemaVersion || policy_ == nullptr) return;
-  if (!std::exchange(older_made_, true)) {
-    policy_newer_ = FirstNewer(*policy_, kSchemaVersionMin);
-    policy_update_older_ = policy_newer_ ? nullptr : EncodePolicy(*policy_, PrivateKeys::kKept, kSchemaVersionMin);
+  Image& image = ImageOf(*entry);
+  if (version >= kSchemaVersion || image.state == nullptr) return;
+  if (!std::exchange(image.older_made, true)) {
+    image.newer = FirstNewer(*image.state, kSchemaVersionMin);
+    image.older = image.newer ? nullptr : EncodePolicy(*image.state, PrivateKeys::kKept, kSchemaVersionMin);
   }
-  if (version >= kSchemaVersionMin && !policy_newer_) return;
-  entry->state.set_rejected_revision(policy_->revision);
+  if (version >= kSchemaVersionMin && !image.newer) return;
+  entry->state.set_rejected_revision(image.state->revision);
   entry->state.clear_rejections();
   v1::Rejection* rejection = entry->state.add_rejections();
-  if (policy_newer_) {
-    rejection->set_kind(policy_newer_->kind);
-    rejection->set_name(policy_newer_->name);
+  if (image.newer) {
+    rejection->set_kind(image.newer->kind);
+    rejection->set_name(image.newer->name);
   }
   rejection->set_reason(absl::StrCat("this data plane understands policy of schema version ", version, "; version ",
-                                     policy_newer_ ? kSchemaVersion : kSchemaVersionMin, " is needed, upgrade it"));
+                                     image.newer ? kSchemaVersion : kSchemaVersionMin, " is needed, upgrade it"));
 }
 
 void Hub::PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog) {
@@ -453,7 +499,7 @@ void Hub::WakeAll() {
 }
 
 std::string Hub::ReasonToHold(const v1::Hello& hello) const {
-  if (policy_ == nullptr || takeover_ == Takeover::kAccepted || hello.epoch() == policy_->epoch) return "";
+  if (newest_.state == nullptr || takeover_ == Takeover::kAccepted || hello.epoch() == newest_.state->epoch) return "";
   if (!hello.epoch().empty() && hello.revision() > 0) {
     return absl::StrCat("it serves revision ", hello.revision(), " of another history (epoch ", hello.epoch(), ")");
   }
@@ -550,7 +596,8 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
 
   // What the data plane serves already is not sent again. A revision above ours is of a history that was lost (an
   // older copy of the database was put back): it says nothing.
-  const bool known = policy_ != nullptr && hello.epoch() == policy_->epoch && hello.revision() <= policy_->revision;
+  const bool known =
+      newest_.state != nullptr && hello.epoch() == newest_.state->epoch && hello.revision() <= newest_.state->revision;
   const uint64_t applied = known ? hello.revision() : 0;
   if (applied != state.applied_revision() || entry->applied_epoch != hello.epoch()) entry->applied_at = now;
   state.set_applied_revision(applied);
@@ -559,7 +606,7 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   const bool whole = keys == PrivateKeys::kKept || !hello.lacks_keys();
   session->policy.acked = session->policy.settled = whole ? applied : 0;
   session->keys = keys;
-  if (keys == PrivateKeys::kKept && policy_ != nullptr) attachment->keys_kept = CountKeys(*policy_);
+  if (keys == PrivateKeys::kKept && newest_.state != nullptr) attachment->keys_kept = CountKeys(*newest_.state);
   const bool endpoints_known = catalog_ != nullptr && hello.endpoints_epoch() == endpoints_epoch_ &&
                                hello.endpoints_version() <= catalog_->version;
   session->endpoints.acked = session->endpoints.settled = endpoints_known ? hello.endpoints_version() : 0;
@@ -570,9 +617,9 @@ void Hub::Admit(Entry* entry, const v1::Hello& hello, const std::string& address
   v1::ControlPlaneMessage message;
   message.mutable_welcome()->set_control_plane_version(kVersion);
   message.mutable_welcome()->set_takes_reports(true);
-  if (policy_ != nullptr) {
-    message.mutable_welcome()->set_epoch(policy_->epoch);
-    message.mutable_welcome()->set_revision(policy_->revision);
+  if (newest_.state != nullptr) {
+    message.mutable_welcome()->set_epoch(newest_.state->epoch);
+    message.mutable_welcome()->set_revision(newest_.state->revision);
   }
   session->welcome = Serialise(message);
   attachment->session = std::move(session);
@@ -754,10 +801,13 @@ std::optional<grpc::ByteBuffer> Hub::Next(const std::shared_ptr<Session>& sessio
   Lane& policy = session->policy;
   // Null for an older data plane where it would ignore some of it: it goes on with what it has. (What has private keys
   // is newer than any of them knows.)
+  const auto entry = entries_.find(session->name);
+  if (entry == entries_.end()) return NextChunk(&policy);
+  const Image& image = ImageOf(entry->second);
   const std::shared_ptr<const EncodedUpdate>& update = session->schema_version < kSchemaVersionMin ? no_update
-                                                       : session->schema_version < kSchemaVersion ? policy_update_older_
-                                                       : session->keys == PrivateKeys::kSent      ? policy_update_
-                                                                                                  : keyless_update_;
+                                                       : session->schema_version < kSchemaVersion  ? image.older
+                                                       : session->keys == PrivateKeys::kSent       ? image.update
+                                                                                                   : image.keyless;
   if (policy.in_flight == nullptr && update != nullptr && update->to != policy.settled) {
     policy.in_flight = update;
     policy.next_chunk = 0;
@@ -771,6 +821,7 @@ std::optional<grpc::ByteBuffer> Hub::NextOperations(Session* session) {
   v1::ControlPlaneMessage message;
   v1::OperationsUpdate* update = message.mutable_operations();
   update->set_version(overrides_version_);
+  update->mutable_watched_routes()->Assign(watched_.begin(), watched_.end());
   const absl::Time now = options_.now();
   for (const v1::EndpointOverride& each : overrides_) {
     v1::EndpointOverride* sent = update->add_overrides();
@@ -935,7 +986,7 @@ absl::Status Hub::OnAck(const std::shared_ptr<Session>& session, const v1::Ack& 
     if (it == entries_.end() || it->second.session != session) return absl::OkStatus();  // replaced; no longer counts
     Entry& entry = it->second;
     if (ack.revision() != 0) {
-      if (ack.epoch() != policy_->epoch) return absl::InvalidArgumentError("an ack of another epoch");
+      if (ack.epoch() != newest_.state->epoch) return absl::InvalidArgumentError("an ack of another epoch");
       if (absl::Status s = Settle(&session->policy, ack.revision(), "revision"); !s.ok()) return s;
       session->policy.acked = entry.acked = ack.revision();
       entry.state.set_applied_revision(ack.revision());
@@ -969,9 +1020,9 @@ absl::Status Hub::OnNack(const std::shared_ptr<Session>& session, const v1::Nack
     if (it == entries_.end() || it->second.session != session) return absl::OkStatus();  // replaced; no longer counts
     Entry& entry = it->second;
     if (nack.revision() != 0) {
-      if (nack.epoch() != policy_->epoch) return absl::InvalidArgumentError("a nack of another epoch");
-      if (nack.applied_revision() > nack.revision()) {
-        return absl::InvalidArgumentError("a nack whose applied_revision is above its revision");
+      if (nack.epoch() != newest_.state->epoch) return absl::InvalidArgumentError("a nack of another epoch");
+      if (nack.applied_revision() > newest_.state->revision) {
+        return absl::InvalidArgumentError("a nack whose applied_revision there is not");
       }
       if (absl::Status s = Settle(&session->policy, nack.revision(), "revision"); !s.ok()) return s;
       session->policy.acked = nack.applied_revision();
@@ -1011,6 +1062,7 @@ void Hub::OnReport(const std::shared_ptr<Session>& session, v1::Report report) {
   cut(report.mutable_hosts());
   cut(report.mutable_panicking());
   cut(report.mutable_busy());
+  cut(report.mutable_routes());
   SetTime(options_.now(), report.mutable_received_at());
   auto kept = std::make_shared<const v1::Report>(std::move(report));
   std::lock_guard lock(mu_);
@@ -1061,6 +1113,15 @@ std::vector<std::pair<std::string, std::shared_ptr<const v1::Report>>> Hub::Repo
   return reports;
 }
 
+GuardFigures Hub::Figures(uint64_t revision) const {
+  GuardFigures figures;
+  std::lock_guard lock(mu_);
+  for (const auto& [name, entry] : entries_) {
+    if (entry.report != nullptr) AddReport(*entry.report, name, revision, &figures);
+  }
+  return figures;
+}
+
 std::vector<v1::DataPlaneState> Hub::DataPlanes() const {
   std::lock_guard lock(mu_);
   const absl::Time now = options_.now();
@@ -1070,6 +1131,10 @@ std::vector<v1::DataPlaneState> Hub::DataPlanes() const {
     states.push_back(entry.state);
     states.back().set_lost(entry.session == nullptr && entry.lost);
     if (const auto drain = drains_.find(name); drain != drains_.end()) *states.back().mutable_drain() = drain->second;
+    states.back().set_staged(Chosen(entry));
+    if (const Image& image = ImageOf(entry); image.state != nullptr) {
+      states.back().set_wanted_revision(image.state->revision);
+    }
   }
   return states;
 }
@@ -1079,9 +1144,12 @@ v1::RolloutResponse Hub::Rollout(uint64_t revision, absl::Time committed_at) con
   response.set_revision(revision);
   absl::Duration elapsed = absl::ZeroDuration();
   std::lock_guard lock(mu_);
+  const bool staged = base_.state != nullptr && revision > base_.state->revision;
+  if (staged) *response.mutable_change() = *newest_.state->pending;
   uint32_t expected = 0, serving = 0, workers = 0, rejected = 0, lost = 0;
   bool measured = true;  // every one of them acknowledged this very revision on the stream that it has now
   for (const auto& [name, entry] : entries_) {
+    if (staged && !Chosen(entry)) continue;
     if (!Expected(entry)) {
       if (!entry.lost) continue;
       if (response.lost_size() < kPendingListedMax) response.add_lost(name);

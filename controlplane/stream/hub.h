@@ -18,6 +18,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "controlplane/change/guard.h"
+#include "controlplane/change/selection.h"
 #include "controlplane/publish/publisher.h"
 #include "controlplane/rpc/notifier.h"
 #include "controlplane/sources/endpoint_source.h"
@@ -107,6 +109,8 @@ class Hub {
   explicit Hub(HubOptions options = {});
   ~Hub();
 
+  // A staged one goes to the data planes that its change chooses, its base to the others. While a guard watches, data
+  // planes are asked for the figures of its routes.
   void PublishPolicy(std::shared_ptr<const PolicyState> state);
   // A catalog whose version is that of the one before says nothing new to data planes.
   void PublishEndpoints(std::shared_ptr<const EndpointCatalog> catalog);
@@ -175,6 +179,9 @@ class Hub {
   absl::Status Forget(const std::string& name);
   std::vector<std::string> ForgetGone();
 
+  // What the connected data planes have said last of the routes that they were asked for, sorted by whether they serve
+  // `revision`.
+  GuardFigures Figures(uint64_t revision) const;
   // By name; also those that are gone, for a while.
   std::vector<v1::DataPlaneState> DataPlanes() const;
   // The newest report of each that is connected, by name.
@@ -184,7 +191,8 @@ class Hub {
   // Connected data planes that are not known to do as the newest overrides say, by name; none where there never were
   // any.
   std::vector<std::string> OverridesPending() const;
-  // Who serves `revision` (committed at `committed_at`), of those who are there or expected back; at most
+  // Who serves `revision` (committed at `committed_at`), of those who are there or expected back, and, while it is
+  // staged, are chosen; at most
   // kPendingListedMax are listed as pending. A name that two instances contend for is pending, whatever one of them
   // serves.
   static constexpr int kPendingListedMax = 100;
@@ -199,6 +207,22 @@ class Hub {
  private:
   struct Entry;
   struct Lane;
+  // One state of policy, as it goes over the wire.
+  struct Image {
+    std::shared_ptr<const PolicyState> state;  // null: none
+    std::shared_ptr<const EncodedUpdate> update;
+    std::shared_ptr<const EncodedUpdate> keyless;  // the same where there are no keys
+    // For data planes of an older version: made with the first one that there is. Null: it has `newer`, which they do
+    // not know.
+    std::shared_ptr<const EncodedUpdate> older;
+    std::optional<ResourceKey> newer;
+    bool older_made = false;
+  };
+  static Image MakeImage(std::shared_ptr<const PolicyState> state);
+  bool Chosen(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // What this data plane is to serve.
+  Image& ImageOf(const Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  const Image& ImageOf(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void KeepTime();
   std::vector<RosterEntry> Members() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Expected(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -230,14 +254,10 @@ class Hub {
   Notifier ledger_;
 
   mutable std::mutex mu_;
-  std::shared_ptr<const PolicyState> policy_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<const EncodedUpdate> policy_update_ ABSL_GUARDED_BY(mu_);
-  // Of `policy_`, for data planes of an older version: made with the first one that there is. Null: it has
-  // `policy_newer_`, which they do not know.
-  std::shared_ptr<const EncodedUpdate> policy_update_older_ ABSL_GUARDED_BY(mu_);
-  std::optional<ResourceKey> policy_newer_ ABSL_GUARDED_BY(mu_);
-  bool older_made_ ABSL_GUARDED_BY(mu_) = false;
-  std::shared_ptr<const EncodedUpdate> keyless_update_ ABSL_GUARDED_BY(mu_);  // the same where there are no keys
+  Image newest_ ABSL_GUARDED_BY(mu_);
+  Image base_ ABSL_GUARDED_BY(mu_);                        // while the newest is staged
+  std::optional<Selection> chosen_ ABSL_GUARDED_BY(mu_);   // whom it goes to; likewise
+  std::vector<std::string> watched_ ABSL_GUARDED_BY(mu_);  // routes
   std::shared_ptr<const EndpointCatalog> catalog_ ABSL_GUARDED_BY(mu_);
   // Of `catalog_`; null: nobody has needed it yet, as those who keep up get the delta.
   std::shared_ptr<const EncodedUpdate> endpoints_full_ ABSL_GUARDED_BY(mu_);

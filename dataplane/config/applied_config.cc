@@ -12,7 +12,8 @@
 namespace gateway::dataplane {
 namespace {
 
-constexpr int kRejectionsMax = 1000;  // in a NACK
+constexpr int kRejectionsMax = 1000;         // in a NACK
+constexpr size_t kWatchedRoutesMax = 1'000;  // whose figures a report has
 
 // The errors of a set of files, each with its place.
 absl::Status PolicyFilesError(const std::vector<PolicyProblem>& problems) {
@@ -218,6 +219,11 @@ AppliedConfig::Result AppliedConfig::Apply(ChunkStage<v1::EndpointsUpdate> updat
 void AppliedConfig::Apply(const v1::OperationsUpdate& update, absl::Time now) {
   overrides_.Assign(update, now);
   endpoints_.overrides = overrides_.Table();
+  endpoints_.watched_routes.clear();
+  for (const std::string& route : update.watched_routes()) {
+    if (endpoints_.watched_routes.size() == kWatchedRoutesMax) break;
+    endpoints_.watched_routes.insert(route);
+  }
 }
 
 bool AppliedConfig::EndOverrides(absl::Time now) {

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "common/base/latency_buckets.h"
 #include "dataplane/limits/lease_bucket.h"
 
 namespace gateway::dataplane {
@@ -67,6 +69,7 @@ v1::Report Reporter::Make(const Facts& facts, TimePoint now) const {
   report.set_log_level(facts.log_level);
   report.set_drained(facts.drained);
   AddTraffic(&report);
+  AddWatched(&report);
   size_t bytes = report.ByteSizeLong();
   const auto fits = [&bytes](const auto& list, const google::protobuf::Message& last) {
     bytes += last.ByteSizeLong() + 4;
@@ -132,6 +135,19 @@ void Reporter::CountTraffic(TimePoint now) {
     each.recent = std::max(fresh, before->second.recent / 2);
   }
   traffic_ = std::move(counted);
+}
+
+void Reporter::AddWatched(v1::Report* report) const {
+  for (RuntimeState::WatchedRow& row : runtime_->WatchedRoutes()) {
+    v1::RouteReport* route = report->add_routes();
+    route->set_route(std::move(row.route));
+    route->set_revision(row.revision);
+    route->set_requests(row.figures.requests);
+    route->set_errors(row.figures.errors);
+    size_t used = kLatencyBuckets;
+    while (used > 0 && row.figures.latency[used - 1] == 0) --used;
+    for (size_t i = 0; i < used; ++i) route->add_latency(row.figures.latency[i]);
+  }
 }
 
 void Reporter::AddTraffic(v1::Report* report) const {

@@ -50,6 +50,7 @@ class Reporter {
   void CountTraffic(TimePoint now);
   v1::Report Make(const Facts& facts, TimePoint now) const;
   void AddTraffic(v1::Report* report) const;
+  void AddWatched(v1::Report* report) const;
 
   const RuntimeState* const runtime_;
   const std::function<bool()> redis_away_;

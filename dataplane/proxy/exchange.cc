@@ -393,6 +393,10 @@ void Exchange::Record() {
     metrics.Record(target.service_metrics, target.series, MethodOf(request.method), call.OutcomeStatus(result.status),
                    result.refusal.reason, responded_in);
   }
+  if (target.route != nullptr) {
+    metrics.RecordWatched(target.route->watched, call.OutcomeStatus(result.status), result.refusal.reason,
+                          responded_in);
+  }
   if (call.status >= 0) metrics.RecordCall(target.service_metrics, call.status);
   if (resources_.log == nullptr) return;
   RequestRecord record;

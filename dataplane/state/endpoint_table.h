@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "gateway/v1/config_stream.pb.h"
 
 namespace gateway::dataplane {
@@ -28,6 +29,8 @@ struct EndpointTable {
   bool catalog_known = false;
   absl::flat_hash_map<std::string, v1::EndpointSet> sets;  // by KeyOfSet
   OverrideTable overrides;
+  // Routes whose requests are counted for the control plane (v1::OperationsUpdate); at most 1,000.
+  absl::flat_hash_set<std::string> watched_routes;
 };
 
 // "datacenter/service"; the agent's own datacenter is "".

@@ -144,6 +144,9 @@ void RuntimeState::Impl::BindRoutes(const EndpointTable& table, ServingState* st
     BoundRoute& bound = state->routes[route->index];
     const BoundRoute* const before = same_snapshot ? &previous->routes[route->index] : nullptr;
     bound.policy = route.get();
+    if (table.watched_routes.contains(route->name)) {
+      bound.watched = metrics->RegisterWatchedRoute(route->name, policy.revision());
+    }
     bound.limits_ask_redis = AnyAsksRedis(policy, route->rate_limits);
     bound.identity_limits_ask_redis = AnyAsksRedis(policy, route->identity_limits);
     if (route->auth != nullptr) bound.auth = bound_auths.at(route->auth.get());
@@ -232,6 +235,18 @@ void RuntimeState::Impl::Tick(TimePoint now) {
     ejectors = rows.ejectors;
   }
   for (const auto& [service, ejector] : ejectors) (void)ejector->Tick(now);
+}
+
+std::vector<RuntimeState::WatchedRow> RuntimeState::WatchedRoutes() const {
+  std::vector<WatchedRow> rows;
+  if (impl_->previous == nullptr) return rows;
+  for (const BoundRoute& route : impl_->previous->routes) {
+    if (route.watched == WorkerShard::kNotWatched) continue;
+    rows.push_back(
+        {route.policy->name, impl_->previous->snapshot->revision(), impl_->metrics->FiguresOf(route.watched)});
+  }
+  std::sort(rows.begin(), rows.end(), [](const WatchedRow& a, const WatchedRow& b) { return a.route < b.route; });
+  return rows;
 }
 
 std::vector<RuntimeState::BreakerRow> RuntimeState::Breakers(TimePoint now) const {

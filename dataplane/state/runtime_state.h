@@ -113,6 +113,14 @@ class RuntimeState {
     uint64_t requests = 0;
   };
   std::vector<TrafficRow> Traffic() const;
+  // Of each watched route of the last Bind's snapshot, by name: its requests on that revision. For the thread that
+  // binds.
+  struct WatchedRow {
+    std::string route;
+    uint64_t revision = 0;
+    MetricsRegistry::WatchedFigures figures;
+  };
+  std::vector<WatchedRow> WatchedRoutes() const;
   std::vector<std::shared_ptr<const AuthRuntime>> Auths() const;  // sorted by name
 
   // Keys of issuers. Thread-safe. Stop it before the workers that wait for it are destroyed.

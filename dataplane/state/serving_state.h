@@ -85,6 +85,7 @@ struct BoundRoute {
   std::vector<MetricId> series;
   // With consul_service: of requests for a name not in `dynamic`, {service="unknown", path=this route's pattern}.
   MetricId unknown_series;
+  MetricId watched;  // WorkerShard::kNotWatched unless the control plane asks for its figures
   // Whether one of its limits is counted in Redis, of those before authentication and of those after it.
   bool limits_ask_redis = false;
   bool identity_limits_ask_redis = false;

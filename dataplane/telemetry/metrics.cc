@@ -76,6 +76,15 @@ struct alignas(64) ServiceCounters {
   }
 };
 
+struct alignas(64) WatchedCounters {
+  std::array<Counter, kLatencyBuckets> latency;
+  Counter errors;
+  void Clear() {
+    for (Counter& each : latency) each.Clear();
+    errors.Clear();
+  }
+};
+
 // Elements 0..kCapacity-1 in chunks that stay where they are. Reserve (registering thread, under the registry's lock)
 // makes room; the worker and the scraper only follow pointers.
 template <typename T, uint32_t kCapacity, uint32_t kPerChunk>
@@ -273,6 +282,7 @@ struct WorkerShard::Impl {
   alignas(64) std::array<std::atomic<int64_t>, static_cast<size_t>(WorkerGauge::kCount)> gauges{};
   ChunkedArray<SeriesCounters, kOtherSeries + 1, 1024> series;
   ChunkedArray<ServiceCounters, kOtherService + 1, 64> services;
+  ChunkedArray<WatchedCounters, MetricsRegistry::kWatchedRoutesMax, 32> watched;
 };
 
 WorkerShard::WorkerShard() : impl_(std::make_unique<Impl>()) {}
@@ -298,6 +308,14 @@ void WorkerShard::Record(uint32_t service, uint32_t series, Method method, int s
   } else {
     of_service->successes.Add(1);
   }
+}
+
+void WorkerShard::RecordWatched(uint32_t watched_route, int status, Reason reason, std::chrono::nanoseconds duration) {
+  if (watched_route == kNotWatched || reason == Reason::kClientClosed) return;
+  WatchedCounters* counters = impl_->watched.At(watched_route);
+  if (counters == nullptr) return;
+  counters->latency[LatencyBucketOf(duration.count())].Add(1);
+  if (status >= 500) counters->errors.Add(1);
 }
 
 void WorkerShard::RecordCall(uint32_t service, int code) {
@@ -338,6 +356,12 @@ struct MetricsRegistry::Impl {
     });
   }
 
+  MetricId AddWatchedRoute(std::string_view route, uint64_t revision) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return watched.Register({std::string(route), revision}, [this](uint32_t id) {
+      for (const auto& shard : shards) shard->impl_->watched.Reserve(id);
+    });
+  }
+
   void DropRemoved() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     const auto now = options.clock();
     services.DropRemoved(now, options.keep_removed_for, [this](uint32_t id) {
@@ -345,6 +369,9 @@ struct MetricsRegistry::Impl {
     });
     series.DropRemoved(now, options.keep_removed_for, [this](uint32_t id) {
       for (const auto& shard : shards) shard->impl_->series.At(id)->Clear();
+    });
+    watched.DropRemoved(now, options.keep_removed_for, [this](uint32_t id) {
+      for (const auto& shard : shards) shard->impl_->watched.At(id)->Clear();
     });
   }
 
@@ -405,6 +432,8 @@ struct MetricsRegistry::Impl {
   mutable absl::Mutex mutex;
   SlotTable<std::string> services ABSL_GUARDED_BY(mutex){kServicesMax, kOtherService};
   SlotTable<SeriesName> series ABSL_GUARDED_BY(mutex){kSeriesMax, kOtherSeries};
+  SlotTable<std::pair<std::string, uint64_t>> watched ABSL_GUARDED_BY(mutex){kWatchedRoutesMax,
+                                                                             WorkerShard::kNotWatched};
   std::vector<MetricId> registered_from_the_start ABSL_GUARDED_BY(mutex);
   std::vector<std::function<std::vector<MetricFamily>()>> sources ABSL_GUARDED_BY(mutex);
 };
@@ -417,7 +446,8 @@ MetricsRegistry::MetricsRegistry(int workers, Options options)
                                       impl_->AddSeries("unknown", "unmatched"),
                                       impl_->AddSeries("gateway", "/health"),
                                       impl_->AddSeries("gateway", "/test-rate-limit"),
-                                      impl_->AddSeries("gateway", "/metrics")};
+                                      impl_->AddSeries("gateway", "/metrics"),
+                                      impl_->AddWatchedRoute("", 0)};  // kNotWatched
   for (const auto& shard : impl_->shards) {
     shard->impl_->series.Reserve(kOtherSeries);
     shard->impl_->services.Reserve(kOtherService);
@@ -429,6 +459,25 @@ MetricsRegistry::~MetricsRegistry() = default;
 MetricId MetricsRegistry::RegisterService(std::string_view service) {
   absl::MutexLock lock(&impl_->mutex);
   return impl_->AddService(service);
+}
+
+MetricId MetricsRegistry::RegisterWatchedRoute(std::string_view route, uint64_t revision) {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->AddWatchedRoute(route, revision);
+}
+
+MetricsRegistry::WatchedFigures MetricsRegistry::FiguresOf(const MetricId& watched_route) const {
+  WatchedFigures figures;
+  for (const auto& shard : impl_->shards) {
+    const WatchedCounters* counters = shard->impl_->watched.At(watched_route);
+    if (counters == nullptr) continue;
+    figures.errors += counters->errors.Get();
+    for (size_t i = 0; i < kLatencyBuckets; ++i) {
+      figures.latency[i] += counters->latency[i].Get();
+      figures.requests += counters->latency[i].Get();
+    }
+  }
+  return figures;
 }
 
 uint64_t MetricsRegistry::RequestsOf(const MetricId& service) const {

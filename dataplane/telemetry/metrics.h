@@ -6,6 +6,7 @@
 #ifndef GATEWAY_DATAPLANE_TELEMETRY_METRICS_H_
 #define GATEWAY_DATAPLANE_TELEMETRY_METRICS_H_
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/base/latency_buckets.h"
 #include "dataplane/http/reason.h"
 #include "prometheus/collectable.h"
 
@@ -77,6 +79,7 @@ class MetricsRegistry : public prometheus::Collectable {
  public:
   static constexpr uint32_t kSeriesMax = 100'000;
   static constexpr uint32_t kServicesMax = 20'000;
+  static constexpr uint32_t kWatchedRoutesMax = 4'096;  // of several revisions
   // Registered from the start.
   static constexpr uint32_t kUnknownService = 0;  // {service="unknown"}
   static constexpr uint32_t kBuiltinService = 1;  // {service="gateway"}: /health, /test-rate-limit
@@ -97,6 +100,16 @@ class MetricsRegistry : public prometheus::Collectable {
   // The same name gives the same id until it is dropped.
   MetricId RegisterService(std::string_view service);
   MetricId RegisterSeries(std::string_view service, std::string_view path);
+  // A route whose requests are counted for the control plane, on one revision of policy. Not watched past
+  // kWatchedRoutesMax.
+  MetricId RegisterWatchedRoute(std::string_view route, uint64_t revision);
+  struct WatchedFigures {
+    uint64_t requests = 0;
+    uint64_t errors = 0;
+    std::array<uint64_t, kLatencyBuckets> latency{};
+  };
+  // Of a registered route, of all workers. Any thread.
+  WatchedFigures FiguresOf(const MetricId& watched_route) const;
   // Requests of a registered service since its slot is its own, of all workers. Any thread.
   uint64_t RequestsOf(const MetricId& service) const;
   // Takes note of what nobody holds any more, and drops what nobody has held for `keep_removed_for`. Done by each
@@ -123,6 +136,9 @@ class WorkerShard {
   // answered; with `status` below 500 that is a success.
   void Record(uint32_t service, uint32_t series, Method method, int status, Reason reason,
               std::chrono::nanoseconds duration);
+  // The same request, of a watched route (kNotWatched: of another one).
+  static constexpr uint32_t kNotWatched = 0;
+  void RecordWatched(uint32_t watched_route, int status, Reason reason, std::chrono::nanoseconds duration);
   // A call of gRPC that ended with this code, beside Record.
   void RecordCall(uint32_t service, int code);
   void Add(WorkerGauge gauge, int64_t delta);

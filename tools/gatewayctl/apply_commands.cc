@@ -73,6 +73,7 @@ ExitCode Send(Session& session, const std::vector<PolicyDocument>& documents, v1
   request.set_expected_revision(options.expected_revision);
   request.mutable_context()->set_actor(ActorOf(session));
   request.mutable_context()->set_comment(options.comment);
+  if (const absl::Status terms = SetTerms(options, &request); !terms.ok()) return session.Fail(terms);
   ExitCode code = kDone;
   if (request.expected_versions_size() > 0 || !request.prune().empty() || !request.set().empty()) {
     // An older one would do the rest of it, without a word.
@@ -95,10 +96,17 @@ ExitCode Send(Session& session, const std::vector<PolicyDocument>& documents, v1
                   << " about the rest of the policy: gatewayctl lint)\n";
   }
   const bool wait = (options.wait || !options.require.empty()) && !options.dry_run;
+  // Everywhere first; then, of a change that is not final, how it ends. A reversal tells more than who missed it.
+  const auto await = [&](Json* json) {
+    const ExitCode everywhere = AwaitEverywhere(session, applied->revision(), json);
+    if (!applied->has_change()) return everywhere;
+    const ExitCode outcome = AwaitOutcome(session, applied->change(), json);
+    return outcome == kDone ? everywhere : outcome;
+  };
   if (session.structured()) {
     Json json = MessageJson(*applied);
     json["dry_run"] = options.dry_run;
-    if (wait) code = AwaitEverywhere(session, applied->revision(), &json);
+    if (wait) code = await(&json);
     session.PrintStructured(json);
     return code;
   }
@@ -106,13 +114,14 @@ ExitCode Send(Session& session, const std::vector<PolicyDocument>& documents, v1
     for (const v1::Change& change : RealChanges(applied->changes())) {
       session.out() << change.kind() << "/" << change.name() << "\n";
     }
-    return wait ? AwaitEverywhere(session, applied->revision(), nullptr) : kDone;
+    return wait ? await(nullptr) : kDone;
   }
   session.out() << RenderChanges(std::vector<v1::Change>(applied->changes().begin(), applied->changes().end()));
   session.out() << "revision " << applied->revision() << (options.dry_run ? " (dry run: nothing was stored)" : "")
-                << "\n"
-                << std::flush;
-  return wait ? AwaitEverywhere(session, applied->revision(), nullptr) : kDone;
+                << "\n";
+  if (applied->has_change()) session.out() << RenderPendingChange(applied->change(), session.terminal.now());
+  session.out() << std::flush;
+  return wait ? await(nullptr) : kDone;
 }
 
 // One resource that differs: as text, as a name, or as an item of `json`, as -o asks.

@@ -348,6 +348,16 @@ absl::StatusOr<v1::RollbackResponse> AdminClient::Rollback(const v1::RollbackReq
   return CallOnce(&v1::Admin::Stub::Rollback, request);
 }
 
+absl::StatusOr<v1::DecideChangeResponse> AdminClient::DecideChange(const v1::DecideChangeRequest& request) {
+  return Call(&v1::Admin::Stub::DecideChange, request);
+}
+
+absl::StatusOr<v1::GetChangeResponse> AdminClient::GetChange(uint64_t revision) {
+  v1::GetChangeRequest request;
+  request.set_revision(revision);
+  return Call(&v1::Admin::Stub::GetChange, request);
+}
+
 absl::StatusOr<v1::ListDataPlanesResponse> AdminClient::ListDataPlanes() {
   return Call(&v1::Admin::Stub::ListDataPlanes, v1::ListDataPlanesRequest());
 }

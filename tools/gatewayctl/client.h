@@ -60,6 +60,8 @@ class AdminClient {
   absl::Status Backup(const std::function<bool(const v1::BackupResponse&)>& on_part);
   absl::StatusOr<v1::GetRevisionResponse> GetRevision(uint64_t revision);
   absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request);
+  absl::StatusOr<v1::DecideChangeResponse> DecideChange(const v1::DecideChangeRequest& request);
+  absl::StatusOr<v1::GetChangeResponse> GetChange(uint64_t revision);
   absl::StatusOr<v1::ListDataPlanesResponse> ListDataPlanes();
   absl::StatusOr<v1::ForgetDataPlanesResponse> ForgetDataPlanes(const v1::ForgetDataPlanesRequest& request);
   absl::StatusOr<v1::AcceptHistoryResponse> AcceptHistory(const v1::AcceptHistoryRequest& request);

@@ -13,7 +13,8 @@ namespace {
 constexpr char kFooter[] =
     R"(Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the policy is invalid;
             4 not found; 5 conflict; 6 unreachable; 7 too few data planes serve
-            it (--wait, --require); 8 not allowed
+            it (--wait, --require); 8 not allowed; 9 the guard or the
+            confirmation reverted it
 Examples:
   gatewayctl apply -f policy.yaml --wait
   gatewayctl get routes
@@ -111,6 +112,24 @@ void AddChange(CLI::App* command, Options* options) {
   command->add_option("--actor", options->actor, "Who, for history; default: user@host")->type_name("TEXT");
 }
 
+// How a change that is not final at once ends (v1::ApplyRequest).
+void AddTerms(CLI::App* command, Options* options) {
+  command
+      ->add_option("--to", options->to,
+                   "Stage it: only for these data planes, until promote or abandon; also label=KEY=VALUE; a "
+                   "percentage is by a hash of their names, at least one")
+      ->type_name("zone=NAME|label=KEY|percent=N");
+  command
+      ->add_option("--confirm-within", options->confirm_within,
+                   "Revert it unless it is confirmed in time; with --wait, wait for that: exit 9 if it was reverted")
+      ->type_name("DURATION");
+  command
+      ->add_option("--guard", options->guard,
+                   "Revert it when the requests of the routes that it concerns break this: error_rate, p50, p90, p99 "
+                   "with < or <=; requests>N as the least volume; for=DURATION, default 60s; with --wait as above")
+      ->type_name("CONDITION,...");
+}
+
 void AddTarget(CLI::App* command, Options* options, bool required) {
   command->add_option("KIND", options->kind, "In any case, plural or short: route, Routes, rl, KIND/NAME")
       ->required(required)
@@ -153,6 +172,14 @@ void AddRevision(CLI::App* command, Options* options, bool required) {
       ->required(required)
       ->check(IsRevision())
       ->type_name("REVISION");
+}
+
+void AddDecision(CLI::App* command, Options* options) {
+  AddRevision(command, options, /*required=*/false);
+  AddRequire(command, options);
+  command->add_flag("--wait", options->wait, "Until every data plane serves what results; exit 7 if not");
+  command->add_option("--comment", options->comment, "Why, for the audit")->type_name("TEXT");
+  command->add_option("--actor", options->actor, "Who, for the audit; default: user@host")->type_name("TEXT");
 }
 
 }  // namespace
@@ -210,7 +237,11 @@ CommandTree::CommandTree(Options* options)
 
   CLI::App* apply = Add("apply", "Add and replace policy, all or nothing; never deletes", ctl::Apply, R"(
   gatewayctl apply -f policy.yaml --wait --comment "raise the limit"
-  gatewayctl get route orders -o yaml | sed s/30s/10s/ | gatewayctl apply -f -)");
+  gatewayctl get route orders -o yaml | sed s/30s/10s/ | gatewayctl apply -f -
+  gatewayctl apply -f policy.yaml --to percent=10
+  gatewayctl apply -f policy.yaml --confirm-within 2m
+  gatewayctl apply -f policy.yaml --wait \
+    --guard 'error_rate<1%,p99<250ms,for=60s')");
   AddFiles(apply, options);
   AddChange(apply, options);
   AddExpectedRevision(apply, options);
@@ -219,6 +250,7 @@ CommandTree::CommandTree(Options* options)
                   "Delete, in the same revision, what -l selects and the files have not; built-ins stay");
   AddSelector(apply, options);
   AddYes(apply, options);
+  AddTerms(apply, options);
 
   CLI::App* sync =
       Add("sync", "Make a set of resources what the files say: add, replace, and delete what is no longer there",
@@ -350,6 +382,19 @@ CommandTree::CommandTree(Options* options)
   AddChange(rollback, options);
   AddExpectedRevision(rollback, options);
   AddYes(rollback, options);
+
+  AddDecision(Add("confirm", "Keep a change that --confirm-within would revert", ctl::Confirm, R"(
+  gatewayctl confirm
+  gatewayctl confirm 12 --comment "checkout works")"),
+              options);
+  AddDecision(Add("promote", "Give a staged change to all data planes, for good", ctl::Promote, R"(
+  gatewayctl promote
+  gatewayctl promote 12 --wait)"),
+              options);
+  AddDecision(Add("abandon", "Take a change back that is staged, watched or to be confirmed", ctl::Abandon, R"(
+  gatewayctl abandon
+  gatewayctl abandon 12 --comment "orders are slow")"),
+              options);
 
   CLI::App* rollout = Add("rollout", "Tell who serves a revision; by default the current one", ctl::Rollout, R"(
   gatewayctl rollout

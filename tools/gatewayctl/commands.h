@@ -77,6 +77,9 @@ struct Options {
   bool accept = false, freeze = false, thaw = false, history = false;
   std::string lasting;  // --for: "10m"; "": the command's default
   std::string level;    // of the log: trace | ... | error | default
+
+  // Of apply, as in v1::ApplyRequest; "": no such term.
+  std::string to, guard, confirm_within;
 };
 
 // The history of one resource, of a kind, or of all.
@@ -148,6 +151,16 @@ ExitCode Rollback(Session& session);
 ExitCode Rollout(Session& session);
 // Waits for `revision` to be everywhere and says how that ended. With `json`, adds the end to it instead of printing.
 ExitCode AwaitEverywhere(Session& session, uint64_t revision, Json* json);
+
+// change_commands.cc: what becomes of a change that is not final.
+ExitCode Confirm(Session& session);
+ExitCode Promote(Session& session);
+ExitCode Abandon(Session& session);
+// --to, --guard and --confirm-within into `request`. InvalidArgument.
+absl::Status SetTerms(const Options& options, v1::ApplyRequest* request);
+// Waits until neither a guard nor a confirmation decides about `change` any more, and says how that ended. With `json`,
+// adds the end to it instead of printing.
+ExitCode AwaitOutcome(Session& session, v1::PendingChange change, Json* json);
 
 // fleet_commands.cc: who is there.
 ExitCode DataPlanes(Session& session);

@@ -14,6 +14,7 @@ enum ExitCode : int {
   kUnreachable = 6,
   kNotEveryone = 7,  // --wait or --require: not everyone, or too few, serve it
   kNotAllowed = 8,   // with or without credentials
+  kReverted = 9,     // the guard broke, or no confirmation came in time
 };
 
 }  // namespace gateway::ctl

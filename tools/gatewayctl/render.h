@@ -29,6 +29,11 @@ std::string SummaryOf(const v1::Resource& resource);
 // "Route/orders created", a line each.
 std::string RenderChanges(std::span<const v1::Change> changes);
 
+// What a change waits for and what to do about it, or how it ended; lines.
+std::string RenderPendingChange(const v1::PendingChange& change, absl::Time now);
+// The same in a few words: "staged (percent=10)", "reverted by revision 9".
+std::string PendingChangeText(const v1::PendingChange& change);
+
 // A line for each revision; what it changed is summed up.
 std::string RenderHistory(std::span<const v1::RevisionInfo> revisions, absl::Time now);
 

@@ -24,6 +24,7 @@ std::string StateOf(const v1::DataPlaneState& plane) {
                             : plane.has_drain()                  ? ", to be drained"
                                                                  : ", to be undrained");
   }
+  if (plane.staged()) absl::StrAppend(&state, ", staged");
   if (plane.log_level() == v1::LoggingSection::LEVEL_UNSPECIFIED) return state;
   return absl::StrCat(state, ", log ", Lower(v1::LoggingSection::Level_Name(plane.log_level())));
 }
@@ -48,10 +49,14 @@ std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time
   Table table({"NAME", "ADDRESS", "ZONE", "STATE", "SINCE", "REVISION", "ENDPOINTS", "WORKERS", "VERSION"});
   for (const v1::DataPlaneState& plane : state.data_planes()) {
     table.AddRow({plane.name(), plane.address(), plane.zone(), StateOf(plane), FormatAge(plane.since(), now),
-                  absl::StrCat(plane.applied_revision(), "/", state.revision()),
+                  absl::StrCat(plane.applied_revision(), "/",
+                               plane.wanted_revision() == 0 ? state.revision() : plane.wanted_revision()),
                   absl::StrCat(plane.applied_endpoints_version()), absl::StrCat(plane.workers()), plane.version()});
   }
   std::string text = table.ToString();
+  if (state.has_change())
+    absl::StrAppend(&text, "revision ", state.change().revision(), " is ", Printable(PendingChangeText(state.change())),
+                    "\n");
   for (const v1::DataPlaneState& plane : state.data_planes()) {
     for (const v1::Rejection& rejection : plane.rejections()) {
       absl::StrAppend(&text, Printable(plane.name()), " rejected revision ", plane.rejected_revision(), ": ",
@@ -89,8 +94,10 @@ std::string NamesText(const google::protobuf::RepeatedPtrField<std::string>& nam
 
 std::string RolloutLine(const v1::RolloutResponse& rollout) {
   return absl::StrCat(
-      "revision ", rollout.revision(), " serving on ", rollout.serving(), "/", rollout.data_planes(), " data planes (",
-      rollout.workers_serving(), " workers)",
+      "revision ", rollout.revision(),
+      rollout.has_change() ? absl::StrCat(", ", Printable(PendingChangeText(rollout.change())), ",") : "",
+      " serving on ", rollout.serving(), "/", rollout.data_planes(), " data planes (", rollout.workers_serving(),
+      " workers)",
       rollout.done() && rollout.has_elapsed() ? absl::StrCat(" in ", FormatElapsed(rollout.elapsed())) : "",
       rollout.lost().empty() ? ""
                              : absl::StrCat("; ", LostCount(rollout),

@@ -43,8 +43,9 @@ std::string RenderChanges(std::span<const v1::Change> changes) {
 std::string RenderHistory(std::span<const v1::RevisionInfo> revisions, absl::Time now) {
   Table table({"REVISION", "AGE", "ACTOR", "FROM", "CHANGES", "COMMENT"});
   for (const v1::RevisionInfo& info : revisions) {
+    const std::string change = info.has_change() ? absl::StrCat("[", PendingChangeText(info.change()), "] ") : "";
     table.AddRow({absl::StrCat(info.revision()), FormatAge(info.time(), now), info.actor(), info.peer(),
-                  ChangesText(info.changes()), info.comment()});
+                  ChangesText(info.changes()), absl::StrCat(change, info.comment())});
   }
   return table.ToString();
 }
@@ -54,6 +55,61 @@ std::string RenderRevisionHead(const v1::RevisionInfo& info, absl::Time now) {
   AppendFact(&text, "Time", absl::StrCat(FormatTime(info.time()), ", ", FormatAge(info.time(), now), " ago"));
   AppendFact(&text, "Actor", info.peer().empty() ? info.actor() : absl::StrCat(info.actor(), " from ", info.peer()));
   if (!info.comment().empty()) AppendFact(&text, "Comment", info.comment());
+  if (info.has_change()) AppendFact(&text, "Change", PendingChangeText(info.change()));
+  return text;
+}
+
+std::string PendingChangeText(const v1::PendingChange& change) {
+  switch (change.outcome()) {
+    case v1::PendingChange::OUTCOME_UNSPECIFIED:
+      break;
+    case v1::PendingChange::KEPT:
+      return change.reason();
+    case v1::PendingChange::ABANDONED:
+      return absl::StrCat("abandoned by revision ", change.ended_by());
+    case v1::PendingChange::ROLLED_BACK:
+      return absl::StrCat("rolled back by revision ", change.ended_by());
+    default:
+      return absl::StrCat("reverted by revision ", change.ended_by());
+  }
+  std::vector<std::string> open;
+  if (!change.to().empty()) open.push_back(absl::StrCat("staged (", change.to(), ")"));
+  if (change.has_confirm_by()) open.push_back("to be confirmed");
+  if (change.has_guard_until()) open.push_back(absl::StrCat("guarded (", change.guard(), ")"));
+  return absl::StrJoin(open, ", ");
+}
+
+std::string RenderPendingChange(const v1::PendingChange& change, absl::Time now) {
+  const std::string revision = absl::StrCat(change.revision());
+  const auto left = [now](const google::protobuf::Timestamp& until) {
+    const absl::Duration time = absl::FromUnixSeconds(until.seconds()) + absl::Nanoseconds(until.nanos()) - now;
+    return absl::FormatDuration(absl::Ceil(std::max(time, absl::ZeroDuration()), absl::Seconds(1)));
+  };
+  std::string text;
+  if (change.outcome() != v1::PendingChange::OUTCOME_UNSPECIFIED) {
+    const std::string reason = Printable(change.reason());
+    // "reverted: ...", "promoted by 'ann'"; that of an abandoned one names the revision itself.
+    text = reason.starts_with("revision ") ? absl::StrCat(reason, "\n")
+                                           : absl::StrCat("revision ", revision, ": ", reason, "\n");
+    if (change.ended_by() != 0) {
+      absl::StrAppend(&text, "revision ", change.ended_by(), " has the policy of revision ", change.base_revision(),
+                      "\n");
+    }
+  } else {
+    if (!change.to().empty()) {
+      absl::StrAppend(&text, "staged for ", Printable(change.to()), "; the others keep revision ",
+                      change.base_revision(), ": gatewayctl promote ", revision, ", or abandon ", revision, "\n");
+    }
+    if (change.has_guard_until()) {
+      absl::StrAppend(&text, "its guard ", Printable(change.guard()), " watches ", change.routes_size(),
+                      change.routes_size() == 1 ? " route" : " routes", " for ", left(change.guard_until()), "\n");
+    }
+    if (change.has_confirm_by()) {
+      absl::StrAppend(&text, "reverted in ", left(change.confirm_by()), " unless confirmed: gatewayctl confirm ",
+                      revision, "\n");
+    }
+  }
+  if (!change.note().empty()) absl::StrAppend(&text, Printable(change.note()), "\n");
   return text;
 }
 

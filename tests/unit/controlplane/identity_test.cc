@@ -499,6 +499,8 @@ TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
       {"ForgetDataPlanes", v1::Token::OPERATOR},
       {"AcceptHistory", v1::Token::ADMIN},
       {"Rollback", v1::Token::OPERATOR},
+      {"DecideChange", v1::Token::EDITOR},
+      {"GetChange", v1::Token::VIEWER},
       {"Watch", v1::Token::VIEWER},
       {"ListDataPlanes", v1::Token::VIEWER},
       {"Rollout", v1::Token::VIEWER},

@@ -44,6 +44,8 @@ class ScriptedAdmin final : public v1::Admin::Service {
   std::function<grpc::Status(const v1::HistoryRequest&, v1::HistoryResponse*)> history;
   std::function<grpc::Status(const v1::RollbackRequest&, v1::RollbackResponse*)> rollback;
   std::function<grpc::Status(const v1::RolloutRequest&, Writer*, grpc::ServerContext*)> rollout;
+  std::function<grpc::Status(const v1::DecideChangeRequest&, v1::DecideChangeResponse*)> decide_change;
+  std::function<grpc::Status(const v1::GetChangeRequest&, v1::GetChangeResponse*)> get_change;
   std::function<grpc::Status(const v1::ListRequest&, v1::ListResponse*)> list;
   std::function<grpc::Status(const v1::SetEndpointRequest&, v1::SetEndpointResponse*)> set_endpoint;
   std::function<grpc::Status(const v1::DecideEndpointsRequest&, v1::DecideEndpointsResponse*)> decide_endpoints;
@@ -98,6 +100,13 @@ class ScriptedAdmin final : public v1::Admin::Service {
   }
   grpc::Status Rollout(grpc::ServerContext* context, const v1::RolloutRequest* in, Writer* out) override {
     return Run(rollout, *in, out, context);
+  }
+  grpc::Status DecideChange(grpc::ServerContext*, const v1::DecideChangeRequest* in,
+                            v1::DecideChangeResponse* out) override {
+    return Run(decide_change, *in, out);
+  }
+  grpc::Status GetChange(grpc::ServerContext*, const v1::GetChangeRequest* in, v1::GetChangeResponse* out) override {
+    return Run(get_change, *in, out);
   }
   grpc::Status SetEndpoint(grpc::ServerContext*, const v1::SetEndpointRequest* in,
                            v1::SetEndpointResponse* out) override {
