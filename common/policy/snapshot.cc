@@ -62,7 +62,7 @@ bool Snapshot::Rewrite(const RouteMatch& m, std::string_view path, std::string* 
   }
   std::string text(path);
   re2::RE2::GlobalReplace(&text, *m.route->rewrite_regex, m.route->rewrite_substitution);
-  if (text.empty()) text = "/";
+  if (text.empty()) text.push_back('/');
   // What took "//" or a dot segment into being is not resolved: a client that makes one (/.x./ where x is taken out)
   // would leave where the route's operator meant it to stay.
   if (!IsNormalPath(text)) {

@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -31,7 +30,7 @@ void SyncFolder(const std::string& path) {
 }
 
 std::string Context(const ResourceKey& key) { return absl::StrCat(key.ToString(), " key"); }
-std::string SecretContext(std::string_view name) { return absl::StrCat("secret ", name); }
+std::string SecretContext(const std::string& name) { return absl::StrCat("secret ", name); }
 
 }  // namespace
 

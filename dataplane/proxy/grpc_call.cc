@@ -4,6 +4,7 @@
 #include <charconv>
 #include <string>
 
+#include "common/base/grpc_code.h"
 #include "common/base/text.h"
 #include "dataplane/http/grpc.h"
 #include "dataplane/http/http1/head.h"

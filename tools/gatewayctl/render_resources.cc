@@ -22,7 +22,7 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-std::string PathText(const v1::PathMatch& path) {
+std::string PatternText(const v1::PathMatch& path) {
   switch (path.match_case()) {
     case v1::PathMatch::kExact:
       return absl::StrCat("= ", path.exact());
@@ -298,7 +298,7 @@ std::string ExpiryText(const v1::Certificate& certificate) {
 
 // "/v1/**", "grpc shop.v1.Orders/Get".
 std::string PathText(const v1::RouteMatch& match) {
-  return match.has_grpc() ? absl::StrCat("grpc ", CallText(match.grpc())) : PathText(match.path());
+  return match.has_grpc() ? absl::StrCat("grpc ", CallText(match.grpc())) : PatternText(match.path());
 }
 
 // Of the scheme, of headers and of the query ("?v=2").

@@ -309,7 +309,7 @@ TEST_F(AcmePolicy, WaitsForItsCertificateAndServesItThen) {
   EXPECT_EQ(publisher_->current()->snapshot->keys_lacking(), 0u);
   ASSERT_TRUE(Issue().ok());
   ASSERT_EQ(publisher_->current()->snapshot->certificates().size(), 1u);
-  const auto history = publisher_->store().RevisionsBefore(0, nullptr, 1);
+  const auto history = publisher_->store().RevisionsBefore(0, {}, 1);
   EXPECT_EQ(history->front().actor(), "acme");
   EXPECT_THAT(history->front().comment(), HasSubstr("https://ca.test/directory"));
 }

@@ -110,7 +110,10 @@ class StagedChange : public testing::Test {
   std::string ServiceOfOrders() const {
     return publisher_->current()->resources->at({"Route", "orders"}).resource->route().service();
   }
-  v1::RevisionInfo Newest() { return publisher_->store().RevisionsBefore(0, nullptr, 1)->front(); }
+  v1::RevisionInfo Newest() {
+    const absl::StatusOr<std::vector<v1::RevisionInfo>> newest = publisher_->store().RevisionsBefore(0, {}, 1);
+    return newest->front();
+  }
 
   TempDir dir_;
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);

@@ -26,9 +26,9 @@ v1::RevisionInfo Info(uint64_t revision, const std::string& actor = "tester") {
 }
 
 Edit PutEdit(const v1::Resource& resource, v1::Change::Op op = v1::Change::CREATED) {
-  return {KeyOf(resource), op, std::make_shared<const v1::Resource>(resource), false};
+  return {KeyOf(resource), op, std::make_shared<const v1::Resource>(resource), false, ""};
 }
-Edit DeleteEdit(const ResourceKey& key) { return {key, v1::Change::DELETED, nullptr, false}; }
+Edit DeleteEdit(const ResourceKey& key) { return {key, v1::Change::DELETED, nullptr, false, ""}; }
 
 std::unique_ptr<Store> MustOpen(StoreOptions options) {
   auto store = Store::Open(std::move(options));

@@ -103,6 +103,7 @@ class ProxyTest : public ::testing::Test {
                                .metrics_page = &metrics_page_,
                                .state = &state_,
                                .cut_short = &cut_short_,
+                               .challenges = nullptr,
                                .worker = 0};
 };
 
