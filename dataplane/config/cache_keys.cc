@@ -53,7 +53,7 @@ void SealKeys(const std::string& key_file, v1::PolicyUpdate* update) {
   std::optional<Sealer> sealer;
   bool asked = false;
   for (v1::VersionedResource& each : *update->mutable_resources()) {
-    if (!each.resource().has_certificate()) continue;
+    if (!each.resource().certificate().has_key()) continue;  // also one with acme that is not issued yet
     if (!std::exchange(asked, true)) sealer = CacheSealer(key_file);
     v1::Certificate& certificate = *each.mutable_resource()->mutable_certificate();
     if (sealer.has_value() && !IsRedacted(certificate.key().inline_())) {

@@ -175,6 +175,10 @@ TEST(CacheKeys, AreSealedUnderTheOwnKeyAndOpenedWithItAlone) {
   v1::PolicyUpdate not_sealed = UpdateWithKey("secret");
   SealKeys("", &not_sealed);  // without a key
   EXPECT_TRUE(IsRedacted(KeyIn(not_sealed)));
+  v1::PolicyUpdate not_issued;  // by ACME: with a key of no bytes, the cached policy would not be valid
+  not_issued.add_resources()->mutable_resource()->mutable_certificate()->mutable_acme();
+  SealKeys(own, &not_issued);
+  EXPECT_FALSE(not_issued.resources(0).resource().certificate().has_key());
 }
 
 v1::Bootstrap NoBootstrap() { return {}; }
