@@ -120,20 +120,21 @@ void AcmeIssuer::Run() {
   uint64_t seen = 0;
   std::unique_lock lock(mu_);
   while (true) {
-    if (const auto state = publisher_->current(); !reconciled_ || state->revision != seen_revision_) {
-      Reconcile(*state);
-    }
+    const std::shared_ptr<const PolicyState> state = publisher_->current();
+    if (!reconciled_ || state->revision != seen_revision_) Reconcile(*state);
+    // While a change is under way, policy takes no certificate, and an order would spend the CA's limits on nothing.
+    const bool may_order = state->pending == nullptr;
     const absl::Time now = options_.now();
     absl::Time next = now + kLookEvery;
     std::string name, window_name;
     absl::Time first = absl::InfiniteFuture();
     for (auto& [each_name, entry] : entries_) {
       const absl::Time due = DueAt(entry);
-      next = std::min(next, due);
-      if (due <= now && due < first) {
+      if (may_order) next = std::min(next, due);
+      if (may_order && due <= now && due < first) {
         first = due;
         name = each_name;
-      } else if (due > now && entry.fits && entry.ask_window_at <= now && window_name.empty()) {
+      } else if ((due > now || !may_order) && entry.fits && entry.ask_window_at <= now && window_name.empty()) {
         window_name = each_name;
       }
       if (entry.fits) next = std::min(next, entry.ask_window_at);
@@ -313,7 +314,16 @@ absl::Status AcmeIssuer::Issue(const std::string& name, const Entry& entry,
     }
     return issued.status();
   }
-  return publisher_->Issue(name, entry.spec, issued->chain_pem, issued->key_pem);
+  // A change that began meanwhile ends first: otherwise the certificate would be lost.
+  for (uint64_t seen = 0;;) {
+    if (publisher_->current()->pending == nullptr) {
+      const absl::Status status = publisher_->Issue(name, entry.spec, issued->chain_pem, issued->key_pem);
+      if (!absl::IsAborted(status)) return status;
+    }
+    if (!AwaitNews(&seen, std::chrono::steady_clock::now() + absl::ToChronoMilliseconds(kLookEvery))) {
+      return absl::CancelledError("the control plane is shutting down");
+    }
+  }
 }
 
 void AcmeIssuer::AskWindow(const std::string& name, const Entry& entry) {
