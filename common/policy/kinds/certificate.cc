@@ -43,7 +43,7 @@ void CheckAcme(const Report& report, const v1::Acme& acme) {
   if (!acme.directory().empty()) report.AddIfBad("acme.directory", CheckFetchedUrl(acme.directory(), "directories"));
   const std::string& email = acme.email();
   const size_t at = email.find('@');
-  if (!email.empty() && (email.size() > 254 || at == 0 || at + 1 >= email.size() ||
+  if (!email.empty() && (email.size() > 254 || at == 0 || at == email.npos || at + 1 == email.size() ||
                          email.find('@', at + 1) != email.npos || !std::all_of(email.begin(), email.end(), [](char c) {
                            return absl::ascii_isgraph(static_cast<unsigned char>(c)) && c != ',' && c != '?';
                          }))) {
