@@ -4,6 +4,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -519,6 +520,16 @@ absl::StatusOr<Response> Publisher::Once(const Request& request, const Author& a
     return Count(absl::DataLossError(absl::StrCat("request_id: what is kept of '", id, "' cannot be read")));
   }
   response.set_repeated(true);
+  if constexpr (std::is_same_v<Response, v1::ApplyResponse>) {
+    // What was kept is how the change began, or nothing of it; it may have ended since.
+    absl::StatusOr<v1::PendingChange> begun = absl::NotFoundError("");
+    if ((*before)->revision != 0) begun = store_->PendingChangeOf((*before)->revision);
+    if (begun.ok()) {
+      *response.mutable_change() = *std::move(begun);
+    } else if (!absl::IsNotFound(begun.status())) {
+      return Count(begun.status());
+    }
+  }
   if (response.changes().empty() && (*before)->revision != 0) {
     absl::StatusOr<std::vector<v1::Change>> changes = store_->ChangesOf((*before)->revision);
     if (!changes.ok()) return Count(changes.status());
@@ -701,7 +712,7 @@ absl::Status Publisher::Issue(const std::string& name, const v1::Acme& acme, con
   resource->mutable_certificate()->mutable_certificate()->set_inline_(chain_pem);
   resource->mutable_certificate()->mutable_key()->set_inline_(key_pem);
   Proposal proposal{*before->resources, {}};
-  Put(key, std::move(resource), false, v1::Change::UPDATED, &proposal);
+  Put(key, std::move(resource), false, v1::Change::UPDATED, &proposal, it->second.set);
   v1::ChangeContext context;
   context.set_comment(absl::StrCat("issued by ", acme.directory()).substr(0, kCommentBytesMax));
   Author author;
@@ -815,9 +826,9 @@ Publisher::Proposal Publisher::Replacing(const ResourceSet& before, const Resour
   }
   for (auto& [key, record] : target) {
     auto it = before.find(key);
-    // A certificate that was renewed since stays so.
+    // A certificate that was renewed since stays so. One that was given by hand is what is taken back.
     if (it != before.end() && record.resource->certificate().has_acme() &&
-        it->second.resource->certificate().has_key()) {
+        it->second.resource->certificate().has_acme() && it->second.resource->certificate().has_key()) {
       auto kept = std::make_shared<v1::Resource>(*record.resource);
       *kept->mutable_certificate()->mutable_certificate() = it->second.resource->certificate().certificate();
       *kept->mutable_certificate()->mutable_key() = it->second.resource->certificate().key();

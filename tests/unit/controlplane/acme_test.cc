@@ -3,6 +3,8 @@
 #include <openssl/core_names.h>
 #include <openssl/ec.h>
 
+#include <array>
+#include <atomic>
 #include <deque>
 #include <fstream>
 #include <memory>
@@ -19,6 +21,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/lab_ca.h"
+#include "tests/fixtures/wait_for.h"
 #include "tests/unit/controlplane/testing.h"
 
 namespace gateway::controlplane {
@@ -354,6 +357,65 @@ TEST_F(AcmePolicy, ARollbackBringsNoOldCertificateBack) {
   request.set_revision(first);
   ASSERT_TRUE(publisher_->Rollback(request, "test").ok());
   EXPECT_EQ(Now().certificate().inline_(), newest);
+}
+
+// Policy would not take the certificate, which the CA has counted by then.
+TEST_F(AcmePolicy, NothingIsOrderedWhileAChangeIsUnderWay) {
+  v1::Resource document = Document();
+  document.mutable_certificate()->mutable_acme()->set_directory("https://127.0.0.1:1/directory");  // refuses
+  v1::ApplyRequest request = ApplyOf({document});
+  request.mutable_confirm_within()->set_seconds(600);
+  const auto applied = publisher_->Apply(request, "test");
+  ASSERT_TRUE(applied.ok()) << applied.status();
+  Hub hub;
+  std::atomic<int> looks{0};
+  AcmeOptions options;
+  options.now = [&looks] {
+    ++looks;
+    return absl::Now();
+  };
+  AcmeIssuer issuer(publisher_.get(), &hub, options);
+  ASSERT_TRUE(fixtures::WaitFor([&] {
+    hub.ledger().Notify();
+    return looks >= 10;
+  }));
+  EXPECT_EQ(issuer.counts(), (std::array<uint64_t, 3>{}));
+  v1::DecideChangeRequest confirm;
+  confirm.set_decision(v1::DecideChangeRequest::CONFIRM);
+  ASSERT_TRUE(publisher_->Decide(confirm, "test").ok());
+  EXPECT_TRUE(fixtures::WaitFor([&] { return issuer.counts()[static_cast<size_t>(AcmeIssuer::Result::kFailed)] == 1; }))
+      << "tried, and the directory refused";
+}
+
+TEST_F(AcmePolicy, ARollbackTakesBackACertificateThatWasGivenByHand) {
+  ASSERT_TRUE(publisher_->Apply(ApplyOf({Document()}), "test").ok());
+  ASSERT_TRUE(Issue().ok());
+  const std::string issued = Now().certificate().inline_();
+  v1::RollbackRequest request;
+  request.set_revision(publisher_->current()->revision);
+  const auto files = ca_.IssueFor({"DNS:shop.test"});
+  v1::Resource by_hand;
+  by_hand.mutable_certificate()->set_name("shop");
+  by_hand.mutable_certificate()->mutable_certificate()->set_inline_(Text(files.cert));
+  by_hand.mutable_certificate()->mutable_key()->set_inline_(Text(files.key));
+  const auto applied = publisher_->Apply(ApplyOf({by_hand}), "test");
+  ASSERT_TRUE(applied.ok()) << applied.status();
+  ASSERT_TRUE(publisher_->Rollback(request, "test").ok());
+  EXPECT_TRUE(Now().has_acme());
+  EXPECT_EQ(Now().certificate().inline_(), issued);
+}
+
+TEST_F(AcmePolicy, WhatIsIssuedStaysInItsSet) {
+  v1::ApplyRequest request = ApplyOf({Document()});
+  request.set_set("prod");
+  ASSERT_TRUE(publisher_->Apply(request, "test").ok());
+  ASSERT_TRUE(Issue().ok());
+  EXPECT_EQ(publisher_->current()->resources->at({"Certificate", "shop"}).set, "prod");
+  EXPECT_EQ(publisher_->Apply(request, "test")->changes(0).op(), v1::Change::UNCHANGED);
+  request.clear_resources();
+  const auto emptied = publisher_->Apply(request, "test");
+  ASSERT_TRUE(emptied.ok()) << emptied.status();
+  EXPECT_FALSE(publisher_->current()->resources->contains({"Certificate", "shop"}));
 }
 
 TEST_F(AcmePolicy, WarnsOfWhatNoCaIssuesOrNoRouteServes) {

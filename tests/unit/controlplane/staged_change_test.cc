@@ -283,6 +283,23 @@ TEST_F(StagedChange, AnUnconfirmedChangeIsRevertedInTimeAlsoOverARestart) {
   EXPECT_THAT(audit->front().detail(), HasSubstr("not confirmed within 2m"));
 }
 
+TEST_F(StagedChange, ARequestThatIsRepeatedTellsWhatBecameOfItsChange) {
+  v1::ApplyRequest request = ApplyOf({StaticService("new")}, "ann");
+  request.set_request_id("one");
+  request.mutable_confirm_within()->set_seconds(60);
+  const auto begun = publisher_->Apply(request, "127.0.0.1");
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  auto again = publisher_->Apply(request, "127.0.0.1");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->repeated());
+  EXPECT_TRUE(again->change().has_confirm_by());
+  ASSERT_TRUE(Decide(v1::DecideChangeRequest::CONFIRM).ok());
+  again = publisher_->Apply(request, "127.0.0.1");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->revision(), begun->revision());
+  EXPECT_EQ(again->change().outcome(), v1::PendingChange::KEPT);
+}
+
 TEST_F(StagedChange, AConfirmedOneStays) {
   ASSERT_TRUE(Change("", 120).ok());
   ASSERT_TRUE(Decide(v1::DecideChangeRequest::CONFIRM).ok());
