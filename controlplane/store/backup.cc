@@ -52,6 +52,7 @@ absl::StatusOr<uint64_t> Store::BackUp(const std::string& to) {
 absl::Status Store::CheckAll() {
   if (absl::StatusOr<std::vector<StoredToken>> tokens = LoadTokens(); !tokens.ok()) return tokens.status();
   if (absl::StatusOr<std::vector<v1::EndpointOverride>> all = LoadOverrides(); !all.ok()) return all.status();
+  if (auto drains = LoadDrains(); !drains.ok()) return drains.status();
   std::lock_guard lock(impl_->mu);
   absl::StatusOr<std::string> check = impl_->database.One("PRAGMA integrity_check(1)", "read");
   if (!check.ok()) return check.status();
@@ -64,6 +65,16 @@ absl::Status Store::CheckAll() {
     if (absl::Status s = impl_->ReadRow(row, &read, static_cast<int>(row.Int(8))); !s.ok()) return s;
   }
   if (row.rc() != SQLITE_OK) return impl_->database.Error(row.rc(), "read");
+  std::vector<uint64_t> changes;
+  {
+    Statement change(impl_->database.get(), "SELECT revision FROM pending_changes");
+    while (change.Step()) changes.push_back(static_cast<uint64_t>(change.Int(0)));
+    if (change.rc() != SQLITE_OK) return impl_->database.Error(change.rc(), "read");
+  }
+  for (const uint64_t revision : changes) {
+    if (auto change = impl_->ReadPendingChange(revision); !change.ok()) return change.status();
+  }
+  // Secrets have no checksum: one that cannot be opened is made anew by whose it is, and is no reason to refuse a backup.
   Statement audit(impl_->database.get(), "SELECT number, body FROM audit");
   while (audit.Step()) {
     if (v1::AuditEntry entry; !entry.ParseFromString(std::string(audit.Blob(1)))) {

@@ -95,12 +95,19 @@ absl::StatusOr<std::unique_ptr<ClosedDatabase>> ClosedDatabase::Lock(const Store
   if (*application != kApplicationId) {
     return absl::FailedPreconditionError(absl::StrCat("the database '", options.path, "' is not a gateway's database"));
   }
+  // Without a log, or with an empty one, closing changes nothing, and removes the empty one that opening has made.
+  struct stat log {};
+  if (stat(absl::StrCat(options.path, "-wal").c_str(), &log) == 0 && log.st_size == 0) {
+    sqlite3_db_config(database->get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, nullptr);
+  }
   return std::unique_ptr<ClosedDatabase>(new ClosedDatabase(std::move(database)));
 }
 
 absl::Status ClosedDatabase::CopyTo(const std::string& to) { return database_->CopyTo(to); }
 
 absl::Status ClosedDatabase::EmptyLog() {
+  // Another database may be at the path when this one is closed.
+  sqlite3_db_config(database_->get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   const int rc = database_->Exec("PRAGMA wal_checkpoint(TRUNCATE)");
   return rc == SQLITE_OK ? absl::OkStatus() : database_->Error(rc, "write to");
 }

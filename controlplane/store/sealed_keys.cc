@@ -118,10 +118,16 @@ int Store::Impl::ResealRows(const Sealer& next, size_t* count, absl::Status* sta
     Statement row(database.get(), "SELECT name, body FROM secrets");
     while (row.Step()) {
       const std::string name = row.Text(0);
-      const absl::StatusOr<std::string> plain = sealer->Open(row.Text(1), SecretContext(name));
-      absl::StatusOr<std::string> sealed = plain.ok() ? next.Seal(*plain, SecretContext(name)) : plain.status();
+      absl::StatusOr<std::string> plain = absl::FailedPreconditionError("the sealing key is missing");
+      if (sealer.has_value()) plain = sealer->Open(row.Text(1), SecretContext(name));
+      if (!plain.ok()) {
+        // Of a key that is gone: nobody can read it, also not without this, and it is made anew when it is needed.
+        spdlog::warn("the secret '{}' is not sealed again: {}", name, std::string(plain.status().message()));
+        continue;
+      }
+      absl::StatusOr<std::string> sealed = next.Seal(*plain, SecretContext(name));
       if (!sealed.ok()) {
-        *status = absl::Status(sealed.status().code(), absl::StrCat("the secret '", name, "': ", sealed.status().message()));
+        *status = sealed.status();
         return SQLITE_ABORT;
       }
       secrets.emplace_back(name, *std::move(sealed));

@@ -1,6 +1,7 @@
 // Backup, check, restore and reseal, on real files.
 #include "controlplane/maintenance.h"
 
+#include <sqlite3.h>
 #include <sys/stat.h>
 
 #include <atomic>
@@ -26,6 +27,14 @@ std::string Contents(const std::string& path) {
 
 void Write(const std::string& path, const std::string& text) {
   std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
+}
+
+// Changes the database behind the store's back.
+void Sql(const std::string& path, const std::string& sql) {
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(path.c_str(), &db), SQLITE_OK);
+  EXPECT_EQ(sqlite3_exec(db, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK) << sqlite3_errmsg(db);
+  sqlite3_close(db);
 }
 
 PolicyContext Context() { return {BuiltinResources(BuiltinRateLimit{}), "api-gateway"}; }
@@ -129,13 +138,29 @@ TEST_F(MaintenanceTest, CheckReadsEverythingAndChangesNothing) {
   EXPECT_FALSE(std::filesystem::exists(dir_.File("nothing.db")));
 }
 
+TEST_F(MaintenanceTest, CheckReadsDrainsAndWhatBecameOfChanges) {
+  v1::ApplyRequest request = ApplyOf({StaticService("b")});
+  request.mutable_confirm_within()->set_seconds(60);
+  ASSERT_TRUE(publisher_->Apply(request, "here").ok());
+  ASSERT_TRUE(publisher_->store().PutDrain("dp-1", v1::DataPlaneDrain()).ok());
+  publisher_.reset();
+  ASSERT_TRUE(CheckDatabase(options_, Context()).ok());
+  for (const char* table : {"drains", "pending_changes"}) {
+    Sql(options_.path, absl::StrCat("UPDATE ", table, " SET checksum = checksum + 1"));
+    const auto checked = CheckDatabase(options_, Context());
+    EXPECT_TRUE(absl::IsDataLoss(checked.status())) << table << ": " << checked.status();
+    Sql(options_.path, absl::StrCat("UPDATE ", table, " SET checksum = checksum - 1"));
+  }
+  EXPECT_TRUE(CheckDatabase(options_, Context()).ok());
+}
+
 TEST_F(MaintenanceTest, RestoreBeginsANewHistoryAndKeepsTheOldDatabase) {
   BackUp();
   const std::string epoch = publisher_->current()->epoch;
   ASSERT_TRUE(publisher_->Apply(ApplyOf({StaticService("later")}), "here").ok());
   const auto busy = RestoreDatabase(options_, Context(), backup_, Takeover::kUndecided, "ann");
   EXPECT_TRUE(absl::IsUnavailable(busy.status())) << busy.status();
-  EXPECT_TRUE(publisher_->Apply(ApplyOf({StaticService("even later")}), "here").ok()) << "it was left alone";
+  EXPECT_TRUE(publisher_->Apply(ApplyOf({StaticService("even-later")}), "here").ok()) << "it was left alone";
   publisher_.reset();
   const auto restored = RestoreDatabase(options_, Context(), backup_, Takeover::kUndecided, "ann");
   ASSERT_TRUE(restored.ok()) << restored.status();
@@ -155,7 +180,7 @@ TEST_F(MaintenanceTest, RestoreBeginsANewHistoryAndKeepsTheOldDatabase) {
   kept.sealing_key = options_.path + ".sealing-key";
   auto old = OpenPublisher(kept);
   ASSERT_NE(old, nullptr);
-  EXPECT_TRUE(old->current()->resources->contains({"Service", "even later"}));
+  EXPECT_TRUE(old->current()->resources->contains({"Service", "even-later"}));
   EXPECT_EQ(old->current()->epoch, epoch);
 }
 
@@ -228,6 +253,7 @@ class ResealTest : public testing::Test {
     const Edit second[] = {{KeyOf(Keyed("a", "SECRET-2")), v1::Change::UPDATED,
                             std::make_shared<const v1::Resource>(Keyed("a", "SECRET-2")), false, "set"}};
     ASSERT_TRUE((*store)->Commit(info, "", second).ok());
+    ASSERT_TRUE((*store)->PutSecret("ticket-keys", "SECRET-3").ok());
   }
   void ExpectReadable() {
     auto store = Store::Open(options_);
@@ -235,6 +261,7 @@ class ResealTest : public testing::Test {
     EXPECT_EQ((*store)->TakeLoaded().at({"Certificate", "a"}).resource->certificate().key().inline_(), "SECRET-2");
     EXPECT_EQ((*store)->SetAt(1)->resources.at({"Certificate", "a"}).resource->certificate().key().inline_(),
               "SECRET-1");
+    EXPECT_EQ((*store)->Secret("ticket-keys").value_or(""), "SECRET-3");
     EXPECT_TRUE((*store)->CheckAll().ok());
     EXPECT_FALSE(std::filesystem::exists(key_ + ".next"));
   }
@@ -261,6 +288,18 @@ TEST_F(ResealTest, AllKeysAreSealedAgainAndNothingOfTheOldIsLeft) {
   // With the old key it does not open.
   std::filesystem::rename(done->replaced_key, key_);
   EXPECT_TRUE(absl::IsFailedPrecondition(Store::Open(options_).status()));
+}
+
+TEST_F(ResealTest, ASecretThatNoKeyOpensIsLeftAsItIs) {
+  Sql(options_.path, "INSERT INTO secrets(name, body) VALUES('lost', 'sealed:1:AAAA')");
+  const auto done = ResealDatabase(options_, "ann");
+  ASSERT_TRUE(done.ok()) << done.status();
+  ExpectReadable();
+  auto store = Store::Open(options_);
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_TRUE(absl::IsFailedPrecondition((*store)->Secret("lost").status()));
+  EXPECT_TRUE((*store)->PutSecret("lost", "made anew").ok());
+  EXPECT_EQ(*(*store)->Secret("lost"), "made anew");
 }
 
 TEST_F(ResealTest, ACrashAtAnyPointIsFinishedOrForgottenByTheNextStart) {
