@@ -277,6 +277,9 @@ absl::StatusOr<std::unique_ptr<acme::Client>> AcmeIssuer::ClientOf(const v1::Acm
       if (key.ok()) return std::make_unique<acme::Client>(std::move(options), *std::move(key), *url);
     }
     spdlog::warn("ACME: the account at {} cannot be read; a new one is made", spec.directory());
+  } else if (absl::IsFailedPrecondition(kept.status())) {
+    // Its sealing key is lost, and with it the account: waiting does not bring it back.
+    spdlog::warn("ACME: {}; a new account is made at {}", std::string(kept.status().message()), spec.directory());
   } else if (!absl::IsNotFound(kept.status())) {
     return kept.status();
   }
