@@ -42,9 +42,9 @@ class MemoryTest : public testing::Test {
   }
   std::vector<uint64_t> History(const HistoryFilter& filter) {
     std::vector<uint64_t> numbers;
-    for (const v1::RevisionInfo& info : publisher_->store().RevisionsBefore(0, filter, 100).value()) {
-      numbers.push_back(info.revision());
-    }
+    const absl::StatusOr<std::vector<v1::RevisionInfo>> page = publisher_->store().RevisionsBefore(0, filter, 100);
+    EXPECT_TRUE(page.ok()) << page.status();
+    for (const v1::RevisionInfo& info : page.value()) numbers.push_back(info.revision());
     return numbers;
   }
 
@@ -166,7 +166,7 @@ TEST_F(MemoryTest, AConflictSaysWhoChangedTheResourceAndHow) {
   expected->set_name("never");
   EXPECT_TRUE(Apply(request).ok()) << "it does not exist";
   expected->set_revision(9);
-  EXPECT_THAT(std::string(Apply(request).status().message()), HasSubstr("there is none and was none"));
+  EXPECT_THAT(std::string(Apply(request).status().message()), HasSubstr("but it has never existed"));
 
   v1::DeleteRequest remove;
   remove.set_kind("Service");
@@ -323,7 +323,8 @@ TEST_F(MemoryTest, ADatabaseOfTheSchemaBeforeSetsIsMigrated) {
   ASSERT_EQ(sqlite3_open(dir_.File("gateway.db").c_str(), &db), SQLITE_OK);
   ASSERT_EQ(sqlite3_exec(db,
                          "ALTER TABLE resources DROP COLUMN owner; ALTER TABLE history DROP COLUMN owner; "
-                         "DROP TABLE requests; PRAGMA user_version=3",
+                         "DROP TABLE requests; DROP TABLE secrets; DROP TABLE drains; DROP TABLE pending_changes; "
+                         "PRAGMA user_version=3",
                          nullptr, nullptr, nullptr),
             SQLITE_OK)
       << sqlite3_errmsg(db);
