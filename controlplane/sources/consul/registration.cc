@@ -100,7 +100,8 @@ Wanted MakeWanted(const RegistrationOptions& options, const RegisteredInstance& 
       {"Tags", tags},
       {"Meta", meta},
       {"Check",
-       {{"Name", "health of the data plane"},
+       {{"CheckID", absl::StrCat("service:", wanted.id)},  // Consul's own choice as long as it is the only one
+        {"Name", "health of the data plane"},
         {"HTTP", absl::StrCat("http://", BracketV6(instance.host), ":", instance.health_port, "/health")},
         {"Interval", absl::StrCat(options.check_interval.count(), "ms")},
         {"Timeout", absl::StrCat(options.check_timeout.count(), "ms")},

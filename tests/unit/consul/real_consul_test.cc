@@ -49,10 +49,13 @@ class RealConsul : public testing::Test {
   }
 
   // Status of the instance's own check in Consul, "" if it has no check.
-  std::string CheckStatus(const std::string& id) {
+  std::string CheckStatus(const std::string& service_id) { return StatusOfCheck("service:" + service_id); }
+
+  // "" without such a check.
+  std::string StatusOfCheck(const std::string& check_id) {
     const auto checks = agent_->GetJson("/v1/agent/checks");
-    if (!checks.ok() || !checks->contains("service:" + id)) return "";
-    return (*checks)["service:" + id]["Status"];
+    if (!checks.ok() || !checks->contains(check_id)) return "";
+    return (*checks)[check_id]["Status"];
   }
 
   std::unique_ptr<ConsulAgent> agent_;
@@ -399,7 +402,8 @@ TEST_F(RealConsulRegistration, OneThatIsDrainedIsCriticalUntilItIsTakenBack) {
   ASSERT_TRUE(WaitFor(passing));
   registration.SetDrained({"dp-1"});
   ASSERT_TRUE(WaitFor([&] { return !passing(); }));
-  EXPECT_EQ(CheckStatus("api-gateway-dp-1-drained"), "critical");
+  EXPECT_EQ(StatusOfCheck("api-gateway-dp-1-drained"), "critical");
+  EXPECT_EQ(CheckStatus("api-gateway-dp-1"), "passing") << "under the ID that it has without a drain";
   registration.Register(Instance());  // it says hello again
   const int asked = asked_;
   ASSERT_TRUE(WaitFor([&] { return asked_ > asked + 1; })) << "its health is checked, and is not enough";
