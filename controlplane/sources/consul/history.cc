@@ -75,15 +75,16 @@ void EndpointHistory::Add(v1::EndpointEvent event) {
   absl::MutexLock lock(&mutex_);
   std::deque<Numbered>& own = events_[key];
   own.emplace_back(next_, std::move(event));
-  order_.emplace_back(next_++, key);
-  if (own.size() > kEventsOfServiceMax) own.pop_front();
-  while (order_.size() > kEventsMax) {
-    const auto found = events_.find(order_.front().second);
-    if (found != events_.end() && found->second.front().first == order_.front().first) {
-      found->second.pop_front();
-      if (found->second.empty()) events_.erase(found);
-    }
-    order_.pop_front();
+  order_.emplace_hint(order_.end(), next_++, key);
+  if (own.size() > kEventsOfServiceMax) {
+    order_.erase(own.front().first);
+    own.pop_front();
+  }
+  if (order_.size() > kEventsMax) {
+    const auto oldest = events_.find(order_.begin()->second);
+    oldest->second.pop_front();
+    if (oldest->second.empty()) events_.erase(oldest);
+    order_.erase(order_.begin());
   }
 }
 

@@ -40,8 +40,8 @@ class EndpointHistory {
   mutable absl::Mutex mutex_;
   uint64_t next_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<EndpointKey, std::deque<Numbered>> events_ ABSL_GUARDED_BY(mutex_);
-  // Every event, oldest first; also those that the bound of their service has taken out.
-  std::deque<std::pair<uint64_t, EndpointKey>> order_ ABSL_GUARDED_BY(mutex_);
+  // Whose each of them is, oldest first.
+  std::map<uint64_t, EndpointKey> order_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace gateway::controlplane

@@ -214,7 +214,8 @@ void Publication::Record(v1::EndpointEvent event) {
 void Publication::Store(const EndpointKey& key, Tracked& service, v1::EndpointSet set, const std::string& reason) {
   const v1::EndpointSet* before = service.set.get();
   if (before != nullptr && before->SerializeAsString() == set.SerializeAsString()) return;
-  if (!set.alarm().empty() && (before == nullptr || before->alarm() != set.alarm())) {
+  // The first one is what the state file has, all services at once, which Load has told, or empty.
+  if (!set.alarm().empty() && before != nullptr && before->alarm() != set.alarm()) {
     spdlog::warn("consul: {}: {}", set.key().service(), set.alarm());
   }
   if (HasUnusable(set)) WarnOfUnusable(before, set);

@@ -70,6 +70,7 @@ TEST(EndpointHistory, OfAServiceWithWhatConcernsAllNewestFirstAndBounded) {
   for (size_t i = 0; i < 2 * EndpointHistory::kEventsOfServiceMax; ++i) history.Add(EventOf("web", absl::StrCat(i)));
   EXPECT_EQ(history.Of({"", "web"}).size(), EndpointHistory::kEventsOfServiceMax);
   EXPECT_EQ(history.Of({"", "web"}).front().reason(), "99");
+  for (size_t i = 0; i < EndpointHistory::kEventsMax; ++i) history.Add(EventOf("web", "again"));
   EXPECT_EQ(history.Of({"", "db"}).size(), 2u) << "a service that changes all the time takes nothing from others";
 }
 
