@@ -75,14 +75,16 @@ ExitCode Send(Session& session, const std::vector<PolicyDocument>& documents, v1
   request.mutable_context()->set_comment(options.comment);
   if (const absl::Status terms = SetTerms(options, &request); !terms.ok()) return session.Fail(terms);
   ExitCode code = kDone;
-  if (request.expected_versions_size() > 0 || !request.prune().empty() || !request.set().empty()) {
-    // An older one would do the rest of it, without a word.
+  const bool has_terms = !request.to().empty() || !request.guard().empty() || request.has_confirm_within();
+  if (request.expected_versions_size() > 0 || !request.prune().empty() || !request.set().empty() || has_terms) {
+    // An older one would do the rest of it, without a word: of a staged change, give it to every data plane.
     const absl::StatusOr<v1::GetServerInfoResponse> info = session.client.GetServerInfo();
     if (!info.ok()) return session.Fail(info.status());
     if (!info->remembers_requests()) {
       return session.Fail(absl::UnimplementedError(
           absl::StrCat("the control plane at ", options.server, " is of version ", info->version(),
-                       ", which knows no sync, no --prune and no --expect; nothing was changed")));
+                       ", which knows no sync, --prune, --expect, --to, --confirm-within or --guard; nothing was "
+                       "changed")));
     }
   }
   const bool deletes = !request.prune().empty() || !request.set().empty();
@@ -220,7 +222,7 @@ ExitCode Sync(Session& session) {
 
 ExitCode Diff(Session& session) {
   const Options& options = session.options;
-  if (options.files.empty() == options.revisions.empty()) {
+  if (options.files.empty() == options.revisions.empty() || options.revisions.size() > 2) {
     return session.Fail(absl::InvalidArgumentError("expected -f FILE, REVISION, or two of them"));
   }
   if (options.files.empty()) return DiffRevisions(session);

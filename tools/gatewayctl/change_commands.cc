@@ -78,7 +78,10 @@ ExitCode AwaitOutcome(Session& session, v1::PendingChange change, Json* json) {
     if (absl::Now() > deadline) break;
   }
   if (json != nullptr) (*json)["change"] = MessageJson(change);
-  if (json == nullptr && session.table()) session.out() << RenderPendingChange(change, session.terminal.now());
+  // One that is still under way has been shown.
+  if (json == nullptr && session.table() && !IsUnderWay(change)) {
+    session.out() << RenderPendingChange(change, session.terminal.now());
+  }
   switch (change.outcome()) {
     case v1::PendingChange::OUTCOME_UNSPECIFIED:
       if (!IsTimed(change)) return kDone;  // staged, and nothing against it

@@ -28,6 +28,7 @@ struct Ended {
 class ChangeCommands : public ::testing::Test {
  protected:
   ChangeCommands() {
+    admin_.remembers_requests = true;
     change_.set_revision(9);
     change_.set_base_revision(8);
     admin_.apply = [this](const v1::ApplyRequest& request, v1::ApplyResponse* response) {
@@ -135,7 +136,9 @@ TEST_F(ChangeCommands, ApplyWithWaitIsDoneOnceItIsKept) {
 
 TEST_F(ChangeCommands, ApplyWithWaitDoesNotWaitForAPromotion) {
   change_.set_to("zone=a");
-  EXPECT_EQ(Apply({"--to", "zone=a", "--wait"}).code, kDone);
+  const Ended run = Apply({"--to", "zone=a", "--wait"});
+  EXPECT_EQ(run.code, kDone);
+  EXPECT_EQ(run.out.find("staged for zone=a"), run.out.rfind("staged for zone=a")) << "said once: " << run.out;
 }
 
 TEST_F(ChangeCommands, AWrongDurationIsWrongUsage) {

@@ -134,7 +134,9 @@ TEST_F(MemoryCtl, AnOlderControlPlaneIsNotAskedForWhatItWouldIgnore) {
   admin_.remembers_requests = false;
   const std::string file = dir_.Write("a.yaml", kService);
   for (const std::vector<std::string>& more :
-       {std::vector<std::string>{"--prune", "-l", "a=b"}, std::vector<std::string>{"--expect", "svc/svc=1"}}) {
+       {std::vector<std::string>{"--prune", "-l", "a=b"}, std::vector<std::string>{"--expect", "svc/svc=1"},
+        std::vector<std::string>{"--to", "percent=10"}, std::vector<std::string>{"--confirm-within", "2m"},
+        std::vector<std::string>{"--guard", "error_rate<1%"}}) {
     std::vector<std::string> arguments = {"apply", "-f", file};
     arguments.insert(arguments.end(), more.begin(), more.end());
     EXPECT_EQ(Ctl(arguments).code, kUnreachable);
@@ -193,9 +195,9 @@ TEST_F(MemoryCtl, BlameNamesTheRevisionThatLastChangedEachLine) {
   };
   const Ended run = Ctl({"blame", "svc", "svc"});
   EXPECT_EQ(run.code, kDone) << run.err;
-  EXPECT_THAT(run.out, HasSubstr("2         ann    2m   kind: Service\n"));
-  EXPECT_THAT(run.out, HasSubstr("9         cyd    2m     - address: \"127.0.0.1:3\"\n"));
-  EXPECT_THAT(run.out, HasSubstr("5         bob    2m     - address: \"127.0.0.1:2\"\n"));
+  EXPECT_THAT(run.out, HasSubstr("2          ann     2m    kind: Service\n"));
+  EXPECT_THAT(run.out, HasSubstr("9          cyd     2m      - address: \"127.0.0.1:3\"\n"));
+  EXPECT_THAT(run.out, HasSubstr("5          bob     2m      - address: \"127.0.0.1:2\"\n"));
   EXPECT_EQ(run.err, "");
   const auto json = nlohmann::json::parse(Ctl({"blame", "service/svc", "-o", "json"}).out);
   EXPECT_EQ(json["items"][0]["actor"], "ann");
