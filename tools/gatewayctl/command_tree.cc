@@ -184,15 +184,17 @@ void AddDecision(CLI::App* command, Options* options) {
 
 }  // namespace
 
-// CLI11 does not wrap. Descriptions that pass column 80 continue below, in their column; examples, which are indented,
-// stay as they are, so that they can be copied.
+// CLI11 does not wrap. Descriptions that pass column 80 continue below, in their column, and so do flags; examples,
+// which are indented, stay as they are, so that they can be copied.
 std::string Wrapped(const std::string& help) {
   constexpr size_t kColumns = 80, kDescription = 30;  // CLI11's own column for descriptions
+  constexpr size_t kFlagContinued = 8;                // flags are at column 2
   std::string text;
   for (std::string line : std::vector<std::string>(absl::StrSplit(help, '\n'))) {
     const bool describes = line.size() > kDescription && line[kDescription - 1] == ' ' && line[kDescription] != ' ';
-    const size_t indent = describes ? kDescription : 0;
-    while (line.size() > kColumns && (describes || line.front() != ' ')) {
+    const bool names_flag = line.starts_with("  -");  // "  --set ADDRESS weight=N Excludes: --accept --thaw"
+    const size_t indent = describes ? kDescription : names_flag ? kFlagContinued : 0;
+    while (line.size() > kColumns && (describes || names_flag || line.front() != ' ')) {
       const size_t space = line.rfind(' ', kColumns);
       if (space == std::string::npos || space <= indent) break;
       absl::StrAppend(&text, line.substr(0, space), "\n");
@@ -275,7 +277,6 @@ CommandTree::CommandTree(Options* options)
   gatewayctl diff 12)");
   AddFiles(diff, options, /*required=*/false);
   diff->add_option("REVISION", options->revisions, "One from history, and the one to compare it with; default: now")
-      ->expected(0, 2)
       ->check(IsRevision())
       ->type_name("REVISION");
   diff->add_flag("--all-errors", options->all_errors,
@@ -294,9 +295,9 @@ CommandTree::CommandTree(Options* options)
   AddSelector(get, options);
   get->add_flag("-w,--watch", options->watch, "Go on with what changes, until interrupted");
 
-  CLI::App* describe = Add(
-      "describe", "Show everything about one resource, or about a data plane: who changed it, what it resolves to",
-      ctl::Describe, R"(
+  CLI::App* describe =
+      Add("describe", "Show everything about one resource, or about a data plane: who changed it, what it resolves to",
+          ctl::Describe, R"(
   gatewayctl describe route orders
   gatewayctl describe route orders --effective
   gatewayctl describe service/orders -o json
@@ -443,11 +444,11 @@ CommandTree::CommandTree(Options* options)
   CLI::Option* accept =
       endpoints->add_flag("--accept", options->accept, "Take what Consul says now, although it is held as suspect")
           ->excludes(set);
-  CLI::Option* freeze = endpoints
-                            ->add_flag("--freeze", options->freeze,
-                                       "Keep the endpoints as they are, whatever Consul says, until --thaw")
-                            ->excludes(set)
-                            ->excludes(accept);
+  CLI::Option* freeze =
+      endpoints
+          ->add_flag("--freeze", options->freeze, "Keep the endpoints as they are, whatever Consul says, until --thaw")
+          ->excludes(set)
+          ->excludes(accept);
   CLI::Option* thaw = endpoints->add_flag("--thaw", options->thaw, "Follow Consul again")
                           ->excludes(set)
                           ->excludes(accept)

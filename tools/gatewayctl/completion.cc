@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "common/policy/resource.h"
 
 namespace gateway::ctl {
@@ -37,6 +38,17 @@ std::vector<std::string> Spellings(const Option& option) {
 
 bool TakesValue(const Option& option) { return option.get_items_expected_max() > 0; }
 
+bool TakesSeveral(const Option& option) { return option.get_items_expected_max() > 1; }
+
+// Of "N|P%|all" what can be typed as it stands: "all".
+std::string Choices(const std::string& type) {
+  std::vector<std::string> words = absl::StrSplit(type, '|');
+  std::erase_if(words, [](const std::string& word) {
+    return absl::ascii_isupper(static_cast<unsigned char>(word.front())) != 0;
+  });
+  return absl::StrJoin(words, " ");
+}
+
 std::string KindWords() {
   std::vector<std::string> words;
   for (const std::string_view kind : ResourceKinds()) words.push_back(absl::AsciiStrToLower(std::string(kind)));
@@ -58,7 +70,7 @@ std::string Candidates(const Option& option, const std::string& kind) {
   if (type == "DATAPLANE") return "gatewayctl --timeout 1s dataplanes -o name 2>/dev/null";
   if (type.find(' ') != std::string::npos) return "";  // of several words
   if (type == "REVISION") return "gatewayctl --timeout 1s history -o name 2>/dev/null";
-  if (type.find('|') != std::string::npos) return absl::StrCat("echo ", absl::StrReplaceAll(type, {{"|", " "}}));
+  if (type.find('|') != std::string::npos) return absl::StrCat("echo ", Choices(type));
   return "";
 }
 
@@ -85,7 +97,9 @@ std::string BashScript(const App& app) {
     for (const Option* option : Positions(*command)) {
       const std::string code = Candidates(*option, "\"${args[0]}\"");
       if (!code.empty()) {
-        absl::StrAppend(&positions, "    ", command->get_name(), ":", position, ") words=\"$(", code, ")\" ;;\n");
+        // One that takes several words is the last.
+        const std::string at = TakesSeveral(*option) ? "*" : absl::StrCat(position);
+        absl::StrAppend(&positions, "    ", command->get_name(), ":", at, ") words=\"$(", code, ")\" ;;\n");
       }
       ++position;
     }
@@ -175,6 +189,11 @@ function __gatewayctl_at
   set -l words (__gatewayctl_args)
   test (count $words) -eq (math $argv[2] + 1); and test "$words[1]" = $argv[1]
 end
+function __gatewayctl_from
+  # Likewise with at least $argv[2].
+  set -l words (__gatewayctl_args)
+  test (count $words) -gt $argv[2]; and test "$words[1]" = $argv[1]
+end
 complete -c gatewayctl -f
 )";
   AppendFishFlags(app, "", &script);
@@ -187,8 +206,8 @@ complete -c gatewayctl -f
     for (const Option* option : Positions(*command)) {
       const std::string code = Candidates(*option, "(__gatewayctl_args)[2]");
       if (!code.empty()) {
-        absl::StrAppend(&script, "complete -c gatewayctl -n '__gatewayctl_at ", name, " ", position, "' -a ",
-                        FishQuote(absl::StrCat("(", code, " | string split ' ')")), "\n");
+        absl::StrAppend(&script, "complete -c gatewayctl -n '__gatewayctl_", TakesSeveral(*option) ? "from " : "at ",
+                        name, " ", position, "' -a ", FishQuote(absl::StrCat("(", code, " | string split ' ')")), "\n");
       }
       ++position;
     }

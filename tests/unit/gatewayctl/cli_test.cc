@@ -443,9 +443,10 @@ TEST_F(Gatewayctl, WrongUsageSuggestsWhatWasMeant) {
 TEST_F(Gatewayctl, EveryCommandHasHelpWithAnExample) {
   const std::string all = Ctl({"--help"}).out;
   for (const char* command :
-       {"apply",    "sync",      "blame",    "backup",         "diff",     "get",       "describe",
-        "delete",   "export",    "history",  "show",           "rollback", "rollout",   "dataplanes",
-        "services", "endpoints", "loglevel", "support-bundle", "version",  "completion"}) {
+       {"apply",    "sync",      "blame",    "backup",         "diff",     "get",        "describe",
+        "delete",   "export",    "history",  "show",           "rollback", "rollout",    "dataplanes",
+        "services", "endpoints", "loglevel", "support-bundle", "version",  "completion", "confirm",
+        "promote",  "abandon",   "drain",    "undrain"}) {
     EXPECT_THAT(all, HasSubstr(absl::StrCat("\n  ", command, " ")));
     const Ended run = Ctl({command, "--help"});
     EXPECT_EQ(run.code, kDone) << command;
@@ -905,9 +906,10 @@ TEST_F(Gatewayctl, EndpointsAreAcceptedFrozenThawedAndTheirHistoryShown) {
     return grpc::Status::OK;
   };
   EXPECT_EQ(Ctl({"endpoints", "shop", "--history"}).out,
-            "TIME                  WHAT     SERVING  ENDPOINTS                   BY  WHY\n"
-            "2023-11-14T22:13:20Z  changed  1/2      +10.0.0.8:80, -10.0.0.7:80  -   -\n"
-            "2023-11-14T21:56:40Z  held     -        -                           -   Consul cannot be read: refused\n");
+            "TIME                   WHAT      SERVING   ENDPOINTS                    BY   WHY\n"
+            "2023-11-14T22:13:20Z   changed   1/2       +10.0.0.8:80, -10.0.0.7:80   -    -\n"
+            "2023-11-14T21:56:40Z   held      -         -                            -    Consul cannot be read: "
+            "refused\n");
 }
 
 TEST_F(Gatewayctl, AnEndpointIsSetForAWhile) {
@@ -1606,7 +1608,17 @@ TEST_F(Gatewayctl, CompletionKnowsEveryCommandAndFlag) {
                              "timeout", "ratelimit"}) {
       EXPECT_THAT(run.out, HasSubstr(word)) << shell;
     }
+    EXPECT_THAT(run.out, Not(HasSubstr("P%"))) << shell << ": nothing to type as it stands";
   }
+}
+
+TEST_F(Gatewayctl, CompletionGoesOnWhereAPositionTakesSeveral) {
+  const std::string bash = Ctl({"completion", "bash"}).out;
+  EXPECT_THAT(bash, HasSubstr("    diff:*) words=\"$(gatewayctl --timeout 1s history -o name"));
+  EXPECT_THAT(bash, HasSubstr("    get:0) "));
+  EXPECT_THAT(bash, HasSubstr("    get:*) "));
+  EXPECT_THAT(bash, HasSubstr("    drain:0) words=\"$(gatewayctl --timeout 1s dataplanes -o name"));
+  EXPECT_THAT(Ctl({"completion", "fish"}).out, HasSubstr("'__gatewayctl_from diff 0'"));
 }
 
 }  // namespace
