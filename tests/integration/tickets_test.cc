@@ -43,10 +43,13 @@ class TlsTickets : public ::testing::Test {
     if (!connection.ok() || !connection->Request("GET", "/").ok()) return nullptr;
     return SessionOf(*connection);
   }
-  // Whether `data_plane` resumes it, and responds then.
+  // Whether `data_plane` resumes it, in its own version of TLS, and responds then.
   static bool Resumes(const DataPlane& data_plane, SSL_SESSION* session, const LabCa::Files& client = {}) {
-    auto connection = ConnectTls(
-        data_plane.port(), {.server_name = "shop.test", .cert = client.cert, .key = client.key, .session = session});
+    auto connection = ConnectTls(data_plane.port(), {.server_name = "shop.test",
+                                                     .version_max = SSL_SESSION_get_protocol_version(session),
+                                                     .cert = client.cert,
+                                                     .key = client.key,
+                                                     .session = session});
     if (!connection.ok()) return false;
     const bool resumed = SSL_session_reused(connection->ssl()) == 1;
     return connection->Request("GET", "/").ok() && resumed;
