@@ -12,6 +12,24 @@
 #include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {
+namespace {
+
+// What the system said of a failed read or write; 0: not known. What fails inside a COMMIT is known to the file alone.
+int SystemErrorOf(sqlite3* db) {
+  if (db == nullptr) return 0;
+  if (const int error = sqlite3_system_errno(db); error != 0) return error;
+  for (const int which : {SQLITE_FCNTL_JOURNAL_POINTER, SQLITE_FCNTL_FILE_POINTER}) {
+    sqlite3_file* file = nullptr;
+    int error = 0;
+    if (sqlite3_file_control(db, "main", which, &file) == SQLITE_OK && file != nullptr && file->pMethods != nullptr &&
+        file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &error) == SQLITE_OK && error != 0) {
+      return error;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
 
 Statement::Statement(sqlite3* db, const char* sql) { rc_ = sqlite3_prepare_v2(db, sql, -1, &statement_, nullptr); }
 Statement::~Statement() { sqlite3_finalize(statement_); }
@@ -28,7 +46,7 @@ void Database::Close() { sqlite3_close_v2(std::exchange(db_, nullptr)); }
 absl::Status Database::Error(int rc, absl::string_view doing) {
   ++errors_;
   const int code = rc & 0xff;
-  const int os_error = db_ == nullptr ? 0 : sqlite3_system_errno(db_);
+  const int os_error = SystemErrorOf(db_);
   const std::string head = absl::StrCat("cannot ", doing, " the database '", path_, "': ");
   const char* said = db_ == nullptr ? sqlite3_errstr(rc) : sqlite3_errmsg(db_);
   switch (code) {
