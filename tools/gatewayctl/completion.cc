@@ -57,11 +57,17 @@ std::string KindWords() {
 
 // The shell's code that prints the candidates for a value, one a word; "" where there are none to offer.
 // `kind` is the shell's expression for the KIND already typed.
-std::string Candidates(const Option& option, const std::string& kind) {
+std::string Candidates(const App& command, const Option& option, const std::string& kind) {
   const std::string type = option.get_type_name();
-  if (type == "KIND") return absl::StrCat("echo ", KindWords());
+  const bool also_data_planes = command.get_name() == "describe";
+  if (type == "KIND") return absl::StrCat("echo ", KindWords(), also_data_planes ? " dataplane" : "");
   if (type == "NAME") {
-    return absl::StrCat("gatewayctl --timeout 1s get ", kind, " -o name 2>/dev/null | sed 's|^[^/]*/||'");
+    const std::string names =
+        absl::StrCat("gatewayctl --timeout 1s get ", kind, " -o name 2>/dev/null | sed 's|^[^/]*/||'");
+    if (!also_data_planes) return names;
+    // In bash as in fish.
+    return absl::StrCat("test ", kind, " = dataplane && gatewayctl --timeout 1s dataplanes -o name 2>/dev/null || ",
+                        names);
   }
   if (type == "SERVICE") return "gatewayctl --timeout 1s services -o name 2>/dev/null";
   if (type == "DATAPLANE|controlplane") {
@@ -95,7 +101,7 @@ std::string BashScript(const App& app) {
                     " ", JoinSpellings(Flags(app), " ", false), "\" ;;\n");
     int position = 0;
     for (const Option* option : Positions(*command)) {
-      const std::string code = Candidates(*option, "\"${args[0]}\"");
+      const std::string code = Candidates(*command, *option, "\"${args[0]}\"");
       if (!code.empty()) {
         // One that takes several words is the last.
         const std::string at = TakesSeveral(*option) ? "*" : absl::StrCat(position);
@@ -116,7 +122,7 @@ std::string BashScript(const App& app) {
     if (flag->get_type_name() == "FILE") {
       absl::StrAppend(&values, "    ", pattern, ") COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n");
     } else {
-      const std::string code = Candidates(*flag, "\"${args[0]}\"");
+      const std::string code = Candidates(app, *flag, "\"${args[0]}\"");
       absl::StrAppend(&values, "    ", pattern, ") COMPREPLY=(",
                       code.empty() ? "" : absl::StrCat("$(compgen -W \"$(", code, ")\" -- \"$cur\")"),
                       "); return ;;\n");
@@ -164,7 +170,7 @@ void AppendFishFlags(const App& app, const std::string& condition, std::string* 
     for (const std::string& name : flag->get_snames()) absl::StrAppend(out, " -s ", name);
     for (const std::string& name : flag->get_lnames()) absl::StrAppend(out, " -l ", name);
     if (TakesValue(*flag)) {
-      const std::string code = Candidates(*flag, "");
+      const std::string code = Candidates(app, *flag, "");
       if (flag->get_type_name() == "FILE") {
         *out += " -r -F";
       } else if (code.empty()) {
@@ -204,7 +210,7 @@ complete -c gatewayctl -f
     AppendFishFlags(*command, absl::StrCat(" -n '__fish_seen_subcommand_from ", name, "'"), &script);
     int position = 0;
     for (const Option* option : Positions(*command)) {
-      const std::string code = Candidates(*option, "(__gatewayctl_args)[2]");
+      const std::string code = Candidates(*command, *option, "(__gatewayctl_args)[2]");
       if (!code.empty()) {
         absl::StrAppend(&script, "complete -c gatewayctl -n '__gatewayctl_", TakesSeveral(*option) ? "from " : "at ",
                         name, " ", position, "' -a ", FishQuote(absl::StrCat("(", code, " | string split ' ')")), "\n");

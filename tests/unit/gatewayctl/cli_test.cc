@@ -1617,6 +1617,7 @@ TEST_F(Gatewayctl, CompletionGoesOnWhereAPositionTakesSeveral) {
   EXPECT_THAT(bash, HasSubstr("    diff:*) words=\"$(gatewayctl --timeout 1s history -o name"));
   EXPECT_THAT(bash, HasSubstr("    get:0) "));
   EXPECT_THAT(bash, HasSubstr("    get:*) "));
+  EXPECT_THAT(bash, HasSubstr("    describe:1) words=\"$(test \"${args[0]}\" = dataplane && gatewayctl"));
   EXPECT_THAT(bash, HasSubstr("    drain:0) words=\"$(gatewayctl --timeout 1s dataplanes -o name"));
   EXPECT_THAT(Ctl({"completion", "fish"}).out, HasSubstr("'__gatewayctl_from diff 0'"));
 }
