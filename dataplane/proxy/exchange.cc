@@ -61,11 +61,6 @@ std::string_view PolicyText(const RequestContext& context, std::string* scratch)
   return *scratch;
 }
 
-// Consul's own checks, by the name of its agent, are not counted as traffic.
-bool IsConsulsCheck(uint32_t series, const http::Request& request) {
-  return series == MetricsRegistry::kHealthSeries && UserAgentOf(request) == "Consul Health Check";
-}
-
 }  // namespace
 
 Exchange::Exchange(ExchangeResources* resources, http::DownstreamStream* stream)
@@ -165,13 +160,14 @@ Task<void> Exchange::Handle() {
   if (target.preflight) co_return co_await ServePreflight(*route.cors);
 
   const LimitInput counted{state, request, facts, target, context_.caller, loop};
-  std::optional<Refusal> refusal;
   if (target.route->limits_ask_redis) {
-    refusal = co_await AdmitWithRedis(counted, route.rate_limits, resources_.redis, &context_.limits);
-  } else {
-    refusal = AdmitByLimits(counted, route.rate_limits, &resources_.scratch.text, &context_.limits);
+    const std::optional<Refusal> refusal =
+        co_await AdmitWithRedis(counted, route.rate_limits, resources_.redis, &context_.limits);
+    if (Note(Stage::kLimits, refusal)) co_return co_await Refuse();
+  } else if (Note(Stage::kLimits,
+                  AdmitByLimits(counted, route.rate_limits, &resources_.scratch.text, &context_.limits))) {
+    co_return co_await Refuse();
   }
-  if (Note(Stage::kLimits, refusal)) co_return co_await Refuse();
   if (target.route->auth != nullptr) {
     const BoundAuth& auth = *target.route->auth;
     if (Note(Stage::kAuthenticate, CheckDirection(auth, connection.tls, facts.host))) co_return co_await Refuse();
@@ -185,15 +181,17 @@ Task<void> Exchange::Handle() {
                           *resources_.authentication,
                           resources_.scratch.text,
                           resources_.worker};
-    refusal = co_await Authenticate(shown, &context_.caller);
+    const std::optional<Refusal> refusal = co_await Authenticate(shown, &context_.caller);
     if (Note(Stage::kAuthenticate, refusal)) co_return co_await Refuse();
   }
   if (target.route->identity_limits_ask_redis) {
-    refusal = co_await AdmitWithRedis(counted, route.identity_limits, resources_.redis, &context_.limits);
-  } else {
-    refusal = AdmitByLimits(counted, route.identity_limits, &resources_.scratch.text, &context_.limits);
+    const std::optional<Refusal> refusal =
+        co_await AdmitWithRedis(counted, route.identity_limits, resources_.redis, &context_.limits);
+    if (Note(Stage::kIdentityLimits, refusal)) co_return co_await Refuse();
+  } else if (Note(Stage::kIdentityLimits,
+                  AdmitByLimits(counted, route.identity_limits, &resources_.scratch.text, &context_.limits))) {
+    co_return co_await Refuse();
   }
-  if (Note(Stage::kIdentityLimits, refusal)) co_return co_await Refuse();
   if (Note(Stage::kBodySize, CheckBodySize(route, request, body))) co_return co_await Refuse();
   if (request.max_forwards == 0) co_return co_await Reply(200, {}, kServedMethodsField, {});
   if (route.redirect != nullptr) co_return co_await Redirect(*route.redirect);
@@ -206,8 +204,9 @@ Task<void> Exchange::Handle() {
 
   const BoundService& service = *target.service;
   if (service.bulkhead != nullptr) {
-    refusal = co_await EnterBulkhead(service, &stream, &loop, std::min(loop.now() + route.timeout, deadline.at),
-                                     resources_.cut_short, &admission_.place);
+    const std::optional<Refusal> refusal =
+        co_await EnterBulkhead(service, &stream, &loop, std::min(loop.now() + route.timeout, deadline.at),
+                               resources_.cut_short, &admission_.place);
     if (Note(Stage::kBulkhead, refusal)) co_return co_await RefuseIfPresent();
   }
   if (service.breaker != nullptr && Note(Stage::kBreaker, AcquirePermit(service, loop.now(), &admission_.permit))) {
@@ -225,7 +224,7 @@ Task<void> Exchange::Handle() {
     } else if (!body.complete && !request.expect_continue) {
       const BufferInput kept{&loop,       resources_.buffers,   route, options_.read_timeout,
                              deadline.at, retry->max_body_bytes};
-      refusal = co_await BufferBody(kept, request, &stream, &body);
+      const std::optional<Refusal> refusal = co_await BufferBody(kept, request, &stream, &body);
       if (Note(Stage::kBufferBody, refusal)) co_return co_await RefuseIfPresent();
     }
   }
@@ -389,7 +388,9 @@ void Exchange::Record() {
   const nanoseconds responded_in = result.status == 101 ? result.upstream_duration : duration;
   metrics.Add(WorkerGauge::kBytesReceived, static_cast<int64_t>(stream.bytes_received()));
   metrics.Add(WorkerGauge::kBytesSent, static_cast<int64_t>(stream.bytes_sent()));
-  if (!IsConsulsCheck(target.series, request)) {
+  const std::string_view user_agent = UserAgentOf(request);
+  // Consul's own checks, by the name of its agent, are not counted as traffic.
+  if (target.series != MetricsRegistry::kHealthSeries || user_agent != "Consul Health Check") {
     metrics.Record(target.service_metrics, target.series, MethodOf(request.method), call.OutcomeStatus(result.status),
                    result.refusal.reason, responded_in);
   }
@@ -404,7 +405,7 @@ void Exchange::Record() {
   record.method = request.method;
   record.path = LoggedTarget(request.target, options_.redact_query, &resources_.scratch.field_text);
   record.client_ip = context_.facts.client_ip;
-  record.user_agent = UserAgentOf(request);
+  record.user_agent = user_agent;
   record.request_id = context_.facts.request_id;
   if (const http::TlsInfo* tls = stream.connection().tls; tls != nullptr) {
     record.tls_version = tls->version;

@@ -1,17 +1,32 @@
 #include "dataplane/proxy/exchange_resources.h"
 
+#include <bit>
+#include <cstring>
 #include <ctime>
 
 namespace gateway::dataplane {
+namespace {
+
+// Writes the eight hexadecimal digits of `value`, all at once: one in each byte of a word.
+void WriteDigits(uint32_t value, char* text) {
+  uint64_t digits = value;
+  digits = (digits | digits << 16) & 0x0000ffff0000ffff;
+  digits = (digits | digits << 8) & 0x00ff00ff00ff00ff;
+  digits = (digits | digits << 4) & 0x0f0f0f0f0f0f0f0f;
+  const uint64_t letters = (digits + 0x0606060606060606) >> 4 & 0x0101010101010101;  // 1 in each byte of 10 or more
+  digits += 0x3030303030303030 + letters * ('a' - '0' - 10);
+  if constexpr (std::endian::native == std::endian::little) digits = __builtin_bswap64(digits);
+  std::memcpy(text, &digits, sizeof digits);
+}
+
+}  // namespace
 
 void RequestIds::Next(char (&text)[kBytes]) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  uint64_t low = ++counter_;
-  uint64_t high = prefix_;
-  for (int i = 15; i >= 0; --i, high >>= 4, low >>= 4) {
-    text[i] = kDigits[high & 15];
-    text[16 + i] = kDigits[low & 15];
-  }
+  ++counter_;
+  WriteDigits(static_cast<uint32_t>(prefix_ >> 32), text);
+  WriteDigits(static_cast<uint32_t>(prefix_), text + 8);
+  WriteDigits(static_cast<uint32_t>(counter_ >> 32), text + 16);
+  WriteDigits(static_cast<uint32_t>(counter_), text + 24);
 }
 
 std::string_view HttpDate::At(std::chrono::system_clock::time_point now) {

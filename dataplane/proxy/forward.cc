@@ -439,7 +439,8 @@ Task<AttemptEnd> Forwarding::RelayResponse(http::UpstreamStream* upstream, http:
   attempt.responded = true;
   call.relays_response = call.is_call && response->status == 200 &&
                          http::IsGrpcContentType(http::FindFieldValue(response->field_views(), "content-type"));
-  const std::string session_cookie = SessionCookie(response->status);
+  std::string session_cookie;
+  if (sets_session_) session_cookie = SessionCookie(response->status);
   http::OutgoingResponse header = BuildResponse(context_, session_cookie, &resources_, response);
   std::string ending;
   if (call.relays_response && !header.has_body && call.status < 0) {

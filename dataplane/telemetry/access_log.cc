@@ -61,7 +61,16 @@ bool NeedsEscape(uint64_t word) {
   return (hits & Repeat(0x80)) != 0;
 }
 
-bool NeedsEscape(unsigned char byte) { return byte < 0x20 || byte == '"' || byte == '\\' || byte >= 0x7f; }
+// Of single bytes. A table, because the ends of most values are looked at byte by byte.
+constexpr std::array<bool, 256> kNeedEscape = [] {
+  std::array<bool, 256> need{};
+  for (size_t byte = 0; byte < need.size(); ++byte) {
+    need[byte] = byte < 0x20 || byte == '"' || byte == '\\' || byte >= 0x7f;
+  }
+  return need;
+}();
+
+bool NeedsEscape(unsigned char byte) { return kNeedEscape[byte]; }
 
 // The length of the well-formed UTF-8 sequence at `p` that may be logged as it is (RFC 3629: no overlong forms, no
 // surrogates, nothing above U+10FFFF); 0 where there is none. C1 control characters count as none: terminals obey them.
@@ -137,11 +146,10 @@ class Cursor {
       in = EscapeOne(in, end);
     }
     while (in != end) {
-      if (NeedsEscape(*in)) {
-        in = EscapeOne(in, end);
-      } else {
-        *position_++ = static_cast<char>(*in++);
-      }
+      char* out = position_;  // (stores of characters could change a member, as far as the compiler knows)
+      while (in != end && !NeedsEscape(*in)) *out++ = static_cast<char>(*in++);
+      position_ = out;
+      if (in != end) in = EscapeOne(in, end);
     }
   }
 

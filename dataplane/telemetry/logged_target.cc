@@ -78,13 +78,14 @@ bool IsSecretName(std::string_view name, const std::vector<std::string>& more) {
     decoded[size++] = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
   }
   const std::string_view whole(decoded.data(), size);
-  std::string_view last = whole;  // of a name as PHP and Rails nest them
-  if (size > 2 && whole.back() == ']') last = whole.substr(whole.rfind('[') + 1, size - whole.rfind('[') - 2);
-  const auto names = [&](const auto& list) {
-    return std::any_of(std::begin(list), std::end(list),
-                       [&](std::string_view each) { return each == whole || each == last; });
+  const auto is_secret = [&more](std::string_view decoded_name) {
+    return std::find(std::begin(kSecretNames), std::end(kSecretNames), decoded_name) != std::end(kSecretNames) ||
+           std::find(more.begin(), more.end(), decoded_name) != more.end();
   };
-  return names(kSecretNames) || names(more);
+  if (is_secret(whole)) return true;
+  if (size <= 2 || whole.back() != ']') return false;
+  // The last part of a name as PHP and Rails nest them.
+  return is_secret(whole.substr(whole.rfind('[') + 1, size - whole.rfind('[') - 2));
 }
 
 }  // namespace

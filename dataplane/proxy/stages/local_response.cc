@@ -26,7 +26,8 @@ std::optional<Refusal> CheckAccess(const AccessPolicy& access, const in6_addr& c
 std::optional<std::string> FindChallenge(const tls::AcmeChallenges* challenges, const http::Request& request,
                                          const http::ConnectionInfo& connection, const RequestFacts& facts,
                                          Target* target) {
-  if (challenges == nullptr || connection.tls != nullptr || request.method != "GET") return std::nullopt;
+  if (challenges == nullptr || !facts.path.starts_with(tls::kAcmePath)) return std::nullopt;  // nearly every request
+  if (connection.tls != nullptr || request.method != "GET") return std::nullopt;
   std::optional<std::string> found = challenges->FindHttp(facts.host, facts.path);
   if (found.has_value()) target->service_metrics = MetricsRegistry::kBuiltinService;
   return found;

@@ -2,11 +2,13 @@
 // one.
 #include <arpa/inet.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "common/base/digest.h"
 #include "dataplane/proxy/stages/admission.h"
 #include "dataplane/proxy/stages/authenticate.h"
@@ -85,6 +87,19 @@ TEST_F(IdentifyTest, IdsDiffer) {
   const std::string first(facts_.request_id);
   Identify();
   EXPECT_NE(facts_.request_id, first);
+}
+
+// As many as every value of the last two digits and a carry into the third need.
+TEST_F(IdentifyTest, IdsAreDigitsThatCountUp) {
+  char text[RequestIds::kBytes];
+  ids_.Next(text);
+  const std::string prefix(text, 16);
+  uint64_t number = std::stoull(std::string(text + 16, 16), nullptr, 16);
+  for (int i = 0; i < 512; ++i) {
+    ids_.Next(text);
+    EXPECT_EQ(std::string(text, sizeof text), prefix + absl::StrFormat("%016x", ++number));
+  }
+  EXPECT_EQ(prefix.find_first_not_of("0123456789abcdef"), std::string::npos);
 }
 
 TEST_F(IdentifyTest, WhatAClientClaimsAboutItsIdentityIsRemoved) {
