@@ -456,10 +456,11 @@ TEST_F(Grpc, AClientThatExpectsLeaveIsGivenIt) {
                     .path = "/test.Echo/Chat",
                     .fields = {{"content-type", "application/grpc"}, {"te", "trailers"}, {"expect", "100-continue"}},
                     .ends = false});
-  ASSERT_TRUE(client->Await([&] { return !client->response(stream).interim.empty(); })) << "no 100";
-  EXPECT_EQ(client->response(stream).interim[0], 100);
+  ASSERT_TRUE(client->Await([&] { return client->response(stream).status == 100; })) << "no 100";
   client->SendData(stream, std::string(5, '\0'), true);
   ASSERT_TRUE(client->Await([&] { return client->response(stream).ended; }));
+  EXPECT_THAT(client->response(stream).interim, testing::ElementsAre(100));
+  EXPECT_EQ(client->response(stream).status, 200);
   EXPECT_EQ(client->response(stream).Trailer("grpc-status"), "0");
   absl::MutexLock lock(&mutex);
   EXPECT_EQ(expected, "");
