@@ -93,14 +93,17 @@ TEST_F(TlsTickets, NoSessionCrossesToOtherRulesOfClientCertificates) {
   const auto open = Serve("open");
   const auto asks = Serve("asks", Concat(", client_certificate: required, client_ca: \"", ca_.file(), "\""));
   const auto also = Serve("also", Concat(", client_certificate: required, client_ca: \"", ca_.file(), "\""));
-  const SessionPtr plain = SessionAt(*open);
-  ASSERT_NE(plain, nullptr);
-  EXPECT_FALSE(Resumes(*asks, plain.get(), client));
-  EXPECT_FALSE(Resumes(*asks, plain.get())) << "and a certificate is required";
-  const SessionPtr known = SessionAt(*asks, client);
-  ASSERT_NE(known, nullptr);
-  EXPECT_TRUE(Resumes(*also, known.get(), client)) << "the same rules";
-  EXPECT_FALSE(Resumes(*open, known.get(), client));
+  for (const int version : {0, TLS1_2_VERSION}) {
+    SCOPED_TRACE(version);
+    const SessionPtr plain = SessionAt(*open, {}, version);
+    ASSERT_NE(plain, nullptr);
+    EXPECT_FALSE(Resumes(*asks, plain.get(), client));
+    EXPECT_FALSE(Resumes(*asks, plain.get())) << "and a certificate is required";
+    const SessionPtr known = SessionAt(*asks, client, version);
+    ASSERT_NE(known, nullptr);
+    EXPECT_TRUE(Resumes(*also, known.get(), client)) << "the same rules";
+    EXPECT_FALSE(Resumes(*open, known.get(), client));
+  }
 }
 
 TEST_F(TlsTickets, OneThatRunsAloneHasKeysOfItsOwn) {
