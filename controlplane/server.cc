@@ -262,10 +262,11 @@ struct ControlPlane::Impl {
   std::unique_ptr<Publisher> publisher;
   std::unique_ptr<TicketKeyRing> ticket_keys;
   std::unique_ptr<ConfigService> config_service;
-  std::unique_ptr<AcmeIssuer> acme;
   std::unique_ptr<Tokens> tokens;
   std::unique_ptr<AuditLog> audit;
   std::unique_ptr<EndpointOverrides> overrides;
+  // Both make revisions, which are in the audit.
+  std::unique_ptr<AcmeIssuer> acme;
   std::unique_ptr<ChangeKeeper> change_keeper;
   std::unique_ptr<LogLevel> log_level;
   std::unique_ptr<AdminService> admin_service;
@@ -426,7 +427,6 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   if (!ring.ok()) return ring.status();
   impl.ticket_keys = *std::move(ring);
   impl.config_service = std::make_unique<ConfigService>(impl.hub.get(), options.config);
-  impl.acme = std::make_unique<AcmeIssuer>(impl.publisher.get(), impl.hub.get(), options.acme);
   absl::StatusOr<std::unique_ptr<Tokens>> tokens = Tokens::Open(&impl.publisher->store());
   if (!tokens.ok()) return tokens.status();
   impl.tokens = *std::move(tokens);
@@ -456,6 +456,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
     for (const auto& [name, drain] : all) names.insert(name);
     impl.registration->SetDrained(std::move(names));
   });
+  impl.acme = std::make_unique<AcmeIssuer>(impl.publisher.get(), impl.hub.get(), options.acme);
   impl.change_keeper = std::make_unique<ChangeKeeper>(impl.publisher.get(), impl.hub.get());
   impl.log_level = std::make_unique<LogLevel>(config.logging().level());
   const auto metrics_text = [&impl, consul] {
@@ -532,10 +533,10 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.overrides.reset();
   if (impl.drains != nullptr) impl.drains->Stop();
   impl.change_keeper.reset();
+  impl.acme.reset();
   impl.log_level.reset();
   impl.audit.reset();
   impl.tokens.reset();
-  impl.acme.reset();
   impl.config_service.reset();
   impl.ticket_keys.reset();
   // The quota service stays: the publisher tells it, until it is gone, too.
