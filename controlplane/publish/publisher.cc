@@ -718,7 +718,8 @@ absl::Status Publisher::Issue(const std::string& name, const v1::Acme& acme, con
   Author author;
   author.name = kAcmeActor;
   author.action = "Issue";
-  return Count(Commit(std::move(proposal), context, author, false, "the CA's certificate is of no use", Turn()).status());
+  return Count(
+      Commit(std::move(proposal), context, author, false, "the CA's certificate is of no use", Turn()).status());
 }
 
 absl::StatusOr<v1::DeleteResponse> Publisher::DeleteLocked(const v1::DeleteRequest& request, const Author& author,

@@ -74,7 +74,7 @@ absl::Status Store::CheckAll() {
   for (const uint64_t revision : changes) {
     if (auto change = impl_->ReadPendingChange(revision); !change.ok()) return change.status();
   }
-  // Secrets have no checksum: one that cannot be opened is made anew by whose it is, and is no reason to refuse a backup.
+  // Secrets have no checksum. One that cannot be opened is made anew by its owner: no reason to refuse a backup.
   Statement audit(impl_->database.get(), "SELECT number, body FROM audit");
   while (audit.Step()) {
     if (v1::AuditEntry entry; !entry.ParseFromString(std::string(audit.Blob(1)))) {
