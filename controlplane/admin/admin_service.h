@@ -52,7 +52,7 @@ struct AdminOperations {
   DataPlaneDrains* drains;
   LogLevel* log_level;
   std::function<v1::DiagnoseResponse()> diagnose;
-  std::string backup_file;  // where a Backup puts its copy while it is read: beside the database
+  std::string backup_file;           // where a Backup puts its copy while it is read: beside the database
   const AcmeIssuer* acme = nullptr;  // null: certificates with `acme` have no state
 };
 

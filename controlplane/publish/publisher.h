@@ -160,7 +160,8 @@ class Publisher {
   // `request` (null: it has no id) is kept in the same transaction; `keep` puts the response into it, once the revision
   // is known.
   absl::StatusOr<Commitment> Commit(Proposal proposal, const v1::ChangeContext& context, const Author& author,
-                                    bool dry_run, absl::string_view what, const Turn& turn, StoredRequest* request = nullptr,
+                                    bool dry_run, absl::string_view what, const Turn& turn,
+                                    StoredRequest* request = nullptr,
                                     const std::function<void(const Commitment&)>& keep = nullptr)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
   // What becomes of the policy where the operators' documents are those of `documents`, and the built-ins are today's.

@@ -134,10 +134,10 @@ class Store {
   ResourceSet TakeLoaded();
 
   // Writes revision `info.revision` with its entry in the audit (null: none) (which must be revision() + 1) in one
-  // transaction: resources, history, revision, `changes`. Durable when it returns OK. On any error nothing of it is in effect:
-  // ResourceExhausted where the disk is full (a later Commit may succeed), Unavailable after a failed sync (every later
-  // Commit is refused until a restart, because the kernel may have dropped what it could not write).
-  // With `request`, that it was done is in the same transaction.
+  // transaction: resources, history, revision, `changes`. Durable when it returns OK. On any error nothing of it is in
+  // effect: ResourceExhausted where the disk is full (a later Commit may succeed), Unavailable after a failed sync
+  // (every later Commit is refused until a restart, because the kernel may have dropped what it could not write). With
+  // `request`, that it was done is in the same transaction.
   absl::Status Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
                       const v1::AuditEntry* entry = nullptr, const StoredRequest* request = nullptr,
                       std::span<const v1::PendingChange> changes = {});

@@ -104,8 +104,8 @@ struct ExchangeResources {
   const ExchangeOptions* options;
   // Serves /metrics on the main port; may be empty.
   const std::function<std::string()>* metrics_page;
-  LocalState* const* state;  // the newest
-  const bool* cut_short;     // the worker no longer waits for services
+  LocalState* const* state;               // the newest
+  const bool* cut_short;                  // the worker no longer waits for services
   const tls::AcmeChallenges* challenges;  // null: no listener has TLS
   int worker;                             // its index
 
