@@ -464,7 +464,10 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
                          {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
                          consul);
   };
-  AdminOperations operations{impl.overrides.get(), impl.endpoints.get(), impl.drains.get(), impl.log_level.get(),
+  AdminOperations operations{impl.overrides.get(),
+                             impl.endpoints.get(),
+                             impl.drains.get(),
+                             impl.log_level.get(),
                              [metrics_text, config] {
                                v1::DiagnoseResponse response;
                                v1::DiagnosticFile* file = response.add_files();
