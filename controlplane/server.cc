@@ -392,9 +392,11 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   publisher.builtins = BuiltinResources(BuiltinLimitOf(config));
   publisher.own_service = config.consul().service_name();
   publisher.publish = [&impl](std::shared_ptr<const PolicyState> state) {
-    // While a revision is staged, data planes serve it or its base.
-    std::vector<std::shared_ptr<const Snapshot>> served = {state->snapshot};
+    // While a revision is staged, data planes serve it or its base. A fleet limit has one count for all of them: it
+    // stays as the base has it.
+    std::vector<std::shared_ptr<const Snapshot>> served;
     if (state->base != nullptr) served.push_back(state->base->snapshot);
+    served.push_back(state->snapshot);
     std::map<std::string, FleetLimit> limits;
     for (const auto& snapshot : served) limits.merge(FleetLimitsOf(*snapshot));
     if (impl.endpoints != nullptr) impl.endpoints->SetInterest(InterestOf(served));

@@ -96,6 +96,30 @@ TEST(Staged, OnlyTheChosenDataPlaneHasTheChangeUntilItIsPromotedAlsoOverRestarts
   EXPECT_EQ(fleet.control.Ctl({"promote"}).exit.code, 4) << "there is nothing left to promote";
 }
 
+// Its one count is for all data planes: the others would have the change as well.
+TEST(Staged, AFleetLimitStaysForTheOthersUntilItIsPromoted) {
+  const auto limit = [](int requests) {
+    return Concat("kind: RateLimit\nname: few\nkey: []\nscope: fleet\nlimit: { requests: ", requests,
+                  ", window: 10m }\n");
+  };
+  Fleet fleet;
+  const std::string route =
+      "---\nkind: Route\nname: orders\nmatch: { path: { prefix: /orders } }\nrespond: { body: hi }\nrate_limits: "
+      "[few]\n";
+  ASSERT_EQ(fleet.control.Apply(limit(5) + route, {"--wait"}).exit.code, 0);
+  ASSERT_EQ(fleet.control.Apply(limit(5000), {"--to", "zone=a", "--wait"}).exit.code, 0);
+  const auto status = [&] { return Fetch(fleet.second.port(), "GET", "/orders")->status; };
+  int passed = 0;
+  ASSERT_TRUE(WaitFor([&] {
+    const int got = status();
+    passed += got == 200 ? 1 : 0;
+    return got == 429 || passed > 100;
+  }));
+  EXPECT_LE(passed, 20) << "as few as before";
+  ASSERT_EQ(fleet.control.Ctl({"promote", "--wait"}).exit.code, 0);
+  EXPECT_TRUE(WaitFor([&] { return status() == 200; }));
+}
+
 TEST(Staged, AbandonedTheChosenOnesGoBack) {
   ScriptedUpstream before(Ok("before")), after(Ok("after"));
   Fleet fleet;
