@@ -86,11 +86,17 @@ class UpstreamPool::NegotiatingStream final : public http::UpstreamStream {
     if (connection_->socket.tls()->protocol() == "h2") {
       SharedConnection* const shared = pool_->Share(std::move(connection_), true, idle_timeout_);
       inner_ = OpenOn(shared);
-      co_return inner_ == nullptr ? Io::kError : Io::kDone;
+      if (inner_ == nullptr) co_return Io::kError;
+      if (!expects_protocol_) co_return Io::kDone;
+      inner_->ExpectProtocol();
+      if (inner_->connected()) co_return Io::kDone;
+      const Io settled = co_await inner_->Connect(deadline);  // the endpoint's SETTINGS are there
+      co_return settled;
     }
     inner_ = std::make_unique<PooledStream>(pool_->resources_, pool_, std::move(connection_), idle_timeout_);
     co_return Io::kDone;
   }
+  void ExpectProtocol() override { expects_protocol_ = true; }
   const char* tls_failure() const override { return tls_failure_; }
 
   // REQUIRES of what follows, except Cancel: connected.
@@ -141,6 +147,7 @@ class UpstreamPool::NegotiatingStream final : public http::UpstreamStream {
   std::unique_ptr<http::UpstreamStream> inner_;
   std::optional<http::Readiness> waiting_;
   const char* tls_failure_ = nullptr;
+  bool expects_protocol_ = false;
   bool cancelled_ = false;
 };
 

@@ -359,6 +359,41 @@ TEST_F(UpstreamHttp2, AWebSocketOfHttp1BecomesExtendedConnect) {
   EXPECT_FALSE(seen.contains("connection"));
 }
 
+// The endpoint's SETTINGS come after the handshake that has selected HTTP/2. Another gateway is the endpoint.
+TEST_F(UpstreamHttp2, AWebSocketWaitsForTheSettingsOfAnEndpointThatSelectsHttp2) {
+  ScriptedUpstream service([](UpstreamConnection& connection) {
+    if (!connection.ReadHead()) return;
+    connection.Send(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Accept: x\r\n\r\n");
+    const auto some = connection.stream().ReadSome(1024, kSoon);
+    if (some.ok()) connection.Send(*some);
+  });
+  LabCa ca;
+  const LabCa::Files files = ca.IssueFor({"IP:127.0.0.1"});
+  DataPlane::Options inner;
+  inner.policy = ServicePolicyYaml({service.address()}, "", "upgrades: [websocket]");
+  inner.workers = 1;
+  inner.listener = Concat("protocols: [h2, http/1.1], tls: { certificates: [{ cert: \"", files.cert, "\", key: \"",
+                          files.key, "\" }] }");
+  DataPlane endpoint(std::move(inner));
+  DataPlane::Options outer;
+  outer.policy =
+      ServicePolicyYaml({Concat("127.0.0.1:", endpoint.port())},
+                        Concat("protocol: auto\ntls: { ca: { file: \"", ca.file(), "\" } }"), "upgrades: [websocket]");
+  outer.workers = 1;
+  outer.listener = "protocols: [h2, http/1.1]";
+  gateway_ = std::make_unique<DataPlane>(std::move(outer));
+  RawClient client(gateway_->port());
+  ASSERT_TRUE(client.Send(kWebSocketAsked).ok());
+  const auto response = client.ReadResponse();
+  ASSERT_TRUE(response.ok()) << response.status();
+  ASSERT_EQ(response->status, 101) << response->head << response->body;
+  ASSERT_TRUE(client.Send("hello").ok());
+  EXPECT_EQ(*client.ReadExactly(5), "hello");
+  EXPECT_EQ(gateway_->Metric("gateway_http2_upstream_streams_total"), 1);
+}
+
 TEST_F(UpstreamHttp2, AWebSocketOfHttp2StaysOne) {
   Start(EchoExtendedConnect(), WithExtendedConnect(), "", "upgrades: [websocket]");
   const auto client = Http2Client::To(gateway_->port());
