@@ -1,23 +1,18 @@
 // gateway-dataplane: the proxy. See server/data_plane.h.
 #include <unistd.h>
 
-#include <cstdio>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "common/base/descriptors.h"
 #include "common/base/log.h"
 #include "common/config/bootstrap.h"
-#include "dataplane/config/config_client.h"
-#include "dataplane/config/control_plane_credentials.h"
+#include "dataplane/server/check_files.h"
 #include "dataplane/server/data_plane.h"
 #include "dataplane/server/server_options.h"
 #include "dataplane/server/signal_loop.h"
-#include "dataplane/server/tls_listeners.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::dataplane {
@@ -36,23 +31,6 @@ Signals:
                    server.drain_delay, end after the last response or
                    server.drain_timeout; a second one ends at once
   SIGHUP, SIGUSR1  read certificates again, reopen the access log)";
-
-// --check-config: what a start would say about the files that `config` names. All of them are read.
-int CheckFiles(const v1::Bootstrap& config) {
-  std::vector<std::string> warnings, more;
-  std::vector<absl::Status> checks = {ConfigClient::CheckPolicyFiles(config, &warnings),
-                                      TlsListeners::Check(config.server(), &more),
-                                      ControlPlaneCredentials(config.data_plane().tls()).Name(absl::Now()).status()};
-  warnings.insert(warnings.end(), more.begin(), more.end());
-  for (const std::string& warning : warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
-  int code = 0;
-  for (const absl::Status& status : checks) {
-    if (status.ok()) continue;
-    std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
-    code = 1;
-  }
-  return code;
-}
 
 int Fail(const absl::Status& status, int code) {
   spdlog::critical("{}", std::string(status.message()));
