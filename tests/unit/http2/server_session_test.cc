@@ -277,10 +277,11 @@ TEST_F(Sessions, BodiesLongerThanAnyBufferPassBothWays) {
 // A frame may have been started while there was no room for it, and its bytes may be gone once there is.
 TEST_F(Sessions, AWriterThatGivesUpLeavesTheConnectionToOthers) {
   send_buffer_ = 4096;
-  Event gave_up;
+  Event sent, gave_up;
   const std::string large(1 << 20, 'x');
   serve_ = [&](Sessions& self, http::DownstreamStream& stream) -> Task<void> {
     if (stream.request().path != "/large") co_return co_await Describe(self, stream);
+    EXPECT_TRUE(sent.Wait());  // the client reads as long as it sends
     http::OutgoingResponse response;
     response.status = 200;
     response.has_body = true;
@@ -293,6 +294,7 @@ TEST_F(Sessions, AWriterThatGivesUpLeavesTheConnectionToOthers) {
   Http2Client& client = Connect();
   ASSERT_TRUE(client.Await([&] { return client.settings_received(); }));
   const int32_t stream = client.Send({.path = "/large"});
+  sent.Set();
   ASSERT_TRUE(gave_up.Wait());  // nothing is read meanwhile
   EXPECT_EQ(client.Finish(stream).reset, static_cast<uint32_t>(NGHTTP2_INTERNAL_ERROR));
   EXPECT_EQ(client.Fetch({.path = "/small"}).status, 200);
