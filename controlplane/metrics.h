@@ -1,4 +1,4 @@
-// What the control plane says of itself, in Prometheus' text format.
+// The control plane's own metrics, in Prometheus' text format.
 #ifndef GATEWAY_CONTROLPLANE_METRICS_H_
 #define GATEWAY_CONTROLPLANE_METRICS_H_
 

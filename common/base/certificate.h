@@ -80,10 +80,10 @@ AlternativeNames AlternativeNamesOf(const X509* certificate, DnsCase dns_case = 
 // covers one whole label (RFC 6125, section 6.4.3).
 bool NameCovers(std::string_view pattern, std::string_view host);
 
-// Whether `der` is what clients want to see stapled to the chain `pem` at `now`: the word of the leaf's issuer that the
-// leaf is good. Gives the end of its validity. InvalidArgument: not a successful OCSP response (RFC 6960);
-// FailedPrecondition: it is of another certificate, expired, signed by somebody else, or says that it is revoked. A
-// chain of the leaf alone has no issuer to compare with: then the serial number decides.
+// Checks that the OCSP response `der` may be stapled to the chain `pem` at `now`: its issuer confirms that the leaf is
+// good. Returns the end of its validity. InvalidArgument: not a successful OCSP response (RFC 6960).
+// FailedPrecondition: it is for another certificate, has expired, is not signed by the issuer, or reports a revocation.
+// If the chain is the leaf alone, only the serial number is compared.
 absl::StatusOr<absl::Time> CheckOcsp(std::string_view der, std::string_view pem, absl::Time now);
 
 // The last error of OpenSSL's queue, "unknown error" if it is empty; empties the queue.

@@ -48,8 +48,8 @@ struct DaemonArguments {
   v1::Bootstrap config;
   std::string config_file;
   std::string command;   // "": serve
-  std::string argument;  // of the command; "": absent
-  bool flag = false;     // of the command
+  std::string argument;  // the command's argument; "": not given
+  bool flag = false;     // the command's flag was given
 };
 DaemonArguments ParseDaemonArguments(int argc, char** argv, const std::string& program, const std::string& about,
                                      const std::vector<DaemonCommand>& commands = {});

@@ -210,12 +210,13 @@ class Store {
   // Begins another history with the resources of this one: a new epoch, no requests; `entry` is in the audit.
   absl::Status BeginHistory(Takeover takeover, const v1::AuditEntry& entry);
 
-  // Replaces the sealing key and seals all private keys, also those in history, under the new one. The order survives a
-  // crash at any point: the new key is synced to KEY.next; one transaction has all rows and the new key's fingerprint;
-  // then the old key is renamed to `replaced_key` and the new one to KEY. An Open between these finishes the renaming,
-  // or removes a KEY.next that nothing was sealed under.
+  // Replaces the sealing key and seals all private keys, also those in history, and all secrets under the new one. A
+  // secret that the old key does not open stays as it is, with a warning in the log. The order survives a crash at any
+  // point: the new key is synced to KEY.next; one transaction has all rows and the new key's fingerprint; then the old
+  // key is renamed to `replaced_key` and the new one to KEY. An Open between these finishes the renaming, or removes a
+  // KEY.next that nothing was sealed under.
   struct Resealed {
-    size_t keys = 0;  // that were sealed again
+    size_t keys = 0;  // private keys that were sealed again
     std::string replaced_key;
   };
   absl::StatusOr<Resealed> Reseal();

@@ -24,7 +24,7 @@
 
 namespace gateway::dataplane {
 
-// What the bootstrap says of requests.
+// Settings of the bootstrap file for requests.
 struct ExchangeOptions {
   std::chrono::milliseconds read_timeout{30'000};
   std::chrono::milliseconds write_timeout{30'000};

@@ -6,8 +6,8 @@
 
 namespace gateway::dataplane {
 
-// Reads every file that `config` names (policy, certificates, keys) and prints what a start would say of it to standard
-// error. Returns the exit code: 1 if one of them cannot be used.
+// Reads every file that `config` names (policy, certificates, keys) and prints the errors and warnings of a start to
+// standard error. Returns the exit code: 1 if a file cannot be used.
 int CheckFiles(const v1::Bootstrap& config);
 
 }  // namespace gateway::dataplane
