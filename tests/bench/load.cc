@@ -1,5 +1,6 @@
-// Loads an HTTP/1.1 server on loopback with one kind of request and prints one line of JSON: responses, errors, bytes,
-// latencies, and the CPU time of watched processes. One thread, epoll, edge-triggered; ends by itself. See `load
+// Loads an HTTP/1.1 server on loopback, in cleartext or TLS 1.3, with one kind of request and prints one line of JSON:
+// responses, errors, bytes, latencies, and the CPU time of watched processes. One thread, epoll, edge-triggered; ends
+// by itself. See `load
 // --help`.
 //
 // Closed loop: each connection sends its next request after the response to the previous one. With --rate, open loop:
@@ -8,13 +9,11 @@
 // omission"). Before the measurement every connection is opened and gets one response, so everything is warm.
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/uio.h>
 #include <time.h>
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cerrno>
 #include <cinttypes>
 #include <csignal>
@@ -22,15 +21,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "tests/bench/measurement.h"
 #include "tests/bench/message_reader.h"
 #include "tests/bench/sockets.h"
+#include "tests/bench/tls_client.h"
 
 namespace gateway::bench {
 namespace {
@@ -52,61 +51,12 @@ constexpr char kHelp[] =
   --chunk BYTES     the body comes chunked, in chunks of that size
   --paths N         {n} is 0 to N-1 in turn
   --close 1         a new connection for each request
+  --tls CERT        TLS 1.3; the server must have the certificate of this PEM file, for localhost
+  --resume 1        each connection resumes the TLS session of an earlier one; one that does not is an error
   --idle S          opens the connections, gets one answer on each, and leaves them idle for S seconds
   --watch PID       measures the CPU time and the memory of this process too; any number
 SIGUSR1: what is due from now on counts as marked, until SIGUSR2. SIGTERM: ends now, and reports.
 )";
-
-int64_t NowNs() {
-  timespec t{};
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
-}
-
-// Latencies in buckets of 1/64 of their power of two: reported values are at most 1.6 % too high.
-class Histogram {
- public:
-  void Add(int64_t ns) {
-    ++buckets_[Index(static_cast<uint64_t>(std::max<int64_t>(ns, 0)))];
-    ++count_;
-    max_ = std::max(max_, ns);
-  }
-  uint64_t count() const { return count_; }
-  std::string Json() const {
-    std::array<char, 160> text{};
-    (void)std::snprintf(text.data(), text.size(),
-                        R"({"p50": %.1f, "p90": %.1f, "p99": %.1f, "p999": %.1f, "max": %.1f, "count": %)" PRIu64 "}",
-                        Micros(0.5), Micros(0.9), Micros(0.99), Micros(0.999), static_cast<double>(max_) / 1e3, count_);
-    return text.data();
-  }
-
- private:
-  static constexpr int kBits = 6;
-
-  static size_t Index(uint64_t ns) {
-    if (ns < (1U << kBits)) return ns;
-    const int shift = std::bit_width(ns) - 1 - kBits;
-    return (static_cast<size_t>(shift + 1) << kBits) + ((ns >> shift) - (1U << kBits));
-  }
-  static uint64_t Highest(size_t index) {
-    if (index < (1U << kBits)) return index;
-    const auto shift = (index >> kBits) - 1;
-    return (((1U << kBits) + (index & ((1U << kBits) - 1)) + 1) << shift) - 1;
-  }
-  double Micros(double quantile) const {
-    const auto rank = static_cast<uint64_t>(quantile * static_cast<double>(count_));
-    uint64_t seen = 0;
-    for (size_t i = 0; i < buckets_.size(); ++i) {
-      seen += buckets_[i];
-      if (seen > rank) return static_cast<double>(std::min(Highest(i), static_cast<uint64_t>(max_))) / 1e3;
-    }
-    return static_cast<double>(max_) / 1e3;
-  }
-
-  std::vector<uint64_t> buckets_ = std::vector<uint64_t>(59 << kBits);
-  uint64_t count_ = 0;
-  int64_t max_ = 0;
-};
 
 struct Options {
   int port = 0;
@@ -121,33 +71,10 @@ struct Options {
   size_t paths = 1;
   bool close = false;
   double idle_seconds = 0;
+  std::string certificate;  // of the server; empty: cleartext
+  bool resume = false;
   std::vector<int> watched;
 };
-
-// CPU time and resident memory of processes, from /proc.
-struct Usage {
-  double cpu_seconds = 0;
-  uint64_t rss_bytes = 0;
-};
-
-Usage UsageOf(const std::vector<int>& pids) {
-  Usage usage;
-  for (const int pid : pids) {
-    const std::string folder = "/proc/" + std::to_string(pid);
-    std::error_code error;
-    for (const auto& task : std::filesystem::directory_iterator(folder + "/task", error)) {
-      uint64_t running_ns = 0;  // finer than the clock ticks of /proc/PID/stat, same sum
-      std::ifstream(task.path() / "schedstat") >> running_ns;
-      usage.cpu_seconds += static_cast<double>(running_ns) / 1e9;
-    }
-    std::ifstream memory(folder + "/smaps_rollup");  // exact; statm may lag behind
-    for (std::string word; memory >> word;) {
-      uint64_t kib = 0;
-      if (word == "Rss:" && memory >> kib) usage.rss_bytes += kib * 1024;
-    }
-  }
-  return usage;
-}
 
 // The bytes to send: one of the headers, then the body, stored as one repeating part.
 class Message {
@@ -218,13 +145,15 @@ volatile std::sig_atomic_t stopping = 0;
 
 class Load {
  public:
-  explicit Load(Options options) : options_(std::move(options)), message_(options_) {}
+  explicit Load(Options options) : options_(std::move(options)), message_(options_) {
+    if (!options_.certificate.empty()) tls_ = std::make_unique<TlsClient>(options_.certificate, "http/1.1");
+  }
 
   int Run() {
     poll_ = epoll_create1(EPOLL_CLOEXEC);
     connections_.resize(options_.connections);
     const Usage before = UsageOf(options_.watched);
-    if (!options_.close) OpenAll();
+    if (!options_.close || options_.resume) OpenAll();
     if (options_.idle_seconds > 0) return Idle(before);
     Measure();
     return Report();
@@ -242,6 +171,7 @@ class Load {
     size_t head = 0;
     uint64_t sent = 0;
     int64_t due_ns = 0;
+    std::unique_ptr<TlsConnection> tls;
     MessageReader answer{MessageReader::Kind::kResponse};
   };
 
@@ -251,13 +181,17 @@ class Load {
     uint64_t status = 0;     // not 2xx
     uint64_t malformed = 0;  // excess bytes, or a response before the end of the request
     uint64_t timeout = 0;
-    uint64_t sum() const { return connect + reset + status + malformed + timeout; }
+    uint64_t handshake = 0;  // failed, or not resumed
+    uint64_t sum() const { return connect + reset + status + malformed + timeout + handshake; }
   };
 
   void OpenAll() {
     const int64_t give_up = NowNs() + 30'000'000'000;
     size_t opened = 0;
-    while (opened < connections_.size() || busy_ > 0) {
+    const auto ending = [this] {
+      return std::any_of(connections_.begin(), connections_.end(), [](const Connection& c) { return c.ending; });
+    };
+    while (opened < connections_.size() || busy_ > 0 || ending()) {
       while (opened < connections_.size() && busy_ < kOpeningMax) Issue(&connections_[opened++], NowNs());
       Poll(100'000'000);
       if (NowNs() > give_up || errors_.sum() > 100) Give("the connections could not be opened");
@@ -267,9 +201,7 @@ class Load {
   void Measure() {
     phase_ = Phase::kMeasure;
     usage_ = UsageOf(options_.watched);
-    rusage self{};
-    getrusage(RUSAGE_SELF, &self);
-    self_cpu_seconds_ = -CpuSeconds(self);
+    self_cpu_seconds_ = -OwnCpuSeconds();
     bytes_received_ = bytes_sent_ = 0;
     start_ns_ = NowNs();
     end_ns_ = options_.seconds > 0 ? start_ns_ + static_cast<int64_t>(options_.seconds * 1e9) : INT64_MAX;
@@ -302,8 +234,7 @@ class Load {
     const Usage after = UsageOf(options_.watched);
     usage_.cpu_seconds = after.cpu_seconds - usage_.cpu_seconds;
     usage_.rss_bytes = after.rss_bytes;
-    getrusage(RUSAGE_SELF, &self);
-    self_cpu_seconds_ += CpuSeconds(self);
+    self_cpu_seconds_ += OwnCpuSeconds();
   }
 
   int Idle(const Usage& before) {
@@ -321,12 +252,12 @@ class Load {
                 R"(, "bytes_received": %)" PRIu64 R"(, "cpu_seconds": %.6f, "rss_bytes": %)" PRIu64
                 R"(, "own_cpu_seconds": %.6f, "unsent": %)" PRIu64 R"(, "errors": %)" PRIu64
                 R"(, "errors_by_kind": {"connect": %)" PRIu64 R"(, "reset": %)" PRIu64 R"(, "status": %)" PRIu64
-                R"(, "malformed": %)" PRIu64 R"(, "timeout": %)" PRIu64
+                R"(, "malformed": %)" PRIu64 R"(, "timeout": %)" PRIu64 R"(, "handshake": %)" PRIu64
                 R"(}, "latency_us": %s, "unmarked_latency_us": %s, "marked_latency_us": %s})"
                 "\n",
                 requests_, elapsed_seconds_, static_cast<double>(requests_) / elapsed_seconds_, bytes_sent_,
                 bytes_received_, usage_.cpu_seconds, usage_.rss_bytes, self_cpu_seconds_, unsent_, errors_.sum(),
-                errors_.connect, errors_.reset, errors_.status, errors_.malformed, errors_.timeout,
+                errors_.connect, errors_.reset, errors_.status, errors_.malformed, errors_.timeout, errors_.handshake,
                 latencies_.Json().c_str(), unmarked_.Json().c_str(), marked_.Json().c_str());
     return 0;
   }
@@ -334,14 +265,10 @@ class Load {
   [[noreturn]] void Give(const char* why) const {
     (void)std::fprintf(stderr,
                        "load: %s: %" PRIu64 " responses; errors: %" PRIu64 " connect, %" PRIu64 " reset, %" PRIu64
-                       " status (the last was %d), %" PRIu64 " malformed\n",
-                       why, requests_, errors_.connect, errors_.reset, errors_.status, last_status_, errors_.malformed);
+                       " status (the last was %d), %" PRIu64 " malformed, %" PRIu64 " handshake\n",
+                       why, requests_, errors_.connect, errors_.reset, errors_.status, last_status_, errors_.malformed,
+                       errors_.handshake);
     std::exit(1);
-  }
-
-  static double CpuSeconds(const rusage& usage) {
-    return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
   }
 
   int64_t NextDue() const {
@@ -389,6 +316,7 @@ class Load {
       event.data.u64 =
           (uint64_t{++connection->generation} << 32) | static_cast<uint64_t>(connection - connections_.data());
       (void)epoll_ctl(poll_, EPOLL_CTL_ADD, connection->fd, &event);
+      if (tls_ != nullptr) connection->tls = tls_->Open(connection->fd, options_.resume);
     }
     (void)Send(connection);
   }
@@ -400,7 +328,12 @@ class Load {
       msghdr what{};
       what.msg_iov = parts.data();
       what.msg_iovlen = message_.Rest(connection->head, connection->sent, &parts);
-      const ssize_t bytes = sendmsg(connection->fd, &what, MSG_NOSIGNAL);
+      if (connection->tls != nullptr && !connection->tls->established()) {
+        if (!Shake(connection)) return false;
+        if (!connection->tls->established()) return true;
+      }
+      const ssize_t bytes =
+          connection->tls != nullptr ? connection->tls->Write(parts[0]) : sendmsg(connection->fd, &what, MSG_NOSIGNAL);
       if (bytes < 0) {
         if (errno == EAGAIN) return true;
         // A server that responds early and closes may have its response in flight: read it.
@@ -414,12 +347,34 @@ class Load {
     return true;
   }
 
+  // Continues the handshake. False: the connection failed.
+  bool Shake(Connection* connection) {
+    const TlsConnection::Step step = connection->tls->Handshake();
+    const bool full = step == TlsConnection::Step::kDone && !connection->tls->resumed();
+    if (step != TlsConnection::Step::kFailed && !(full && options_.resume && phase_ != Phase::kOpen)) return true;
+    Fail(connection, &errors_.handshake);
+    return false;
+  }
+
+  // As ReceiveInto.
+  ssize_t ReceiveTls(Connection* connection, bool* more, size_t* consumed) {
+    const ssize_t bytes = connection->tls->Read(buffer_.get(), kBufferBytes);
+    *more = bytes > 0;  // until it says that there is nothing: OpenSSL may hold records
+    *consumed = bytes > 0 ? connection->answer.Consume(std::string_view(buffer_.get(), static_cast<size_t>(bytes))) : 0;
+    return bytes;
+  }
+
   void Receive(Connection* connection, bool ended) {
+    if (connection->tls != nullptr && !connection->tls->established()) {
+      if (connection->busy) (void)Send(connection);
+      return;
+    }
     while (true) {
       bool more = false;
       size_t consumed = 0;
-      const ssize_t bytes =
-          ReceiveInto(connection->fd, &connection->answer, buffer_.get(), kBufferBytes, &more, &consumed);
+      const ssize_t bytes = connection->tls != nullptr ? ReceiveTls(connection, &more, &consumed)
+                                                       : ReceiveInto(connection->fd, &connection->answer, buffer_.get(),
+                                                                     kBufferBytes, &more, &consumed);
       if (bytes < 0 && errno == EAGAIN) return;
       if (bytes <= 0) {
         if (connection->busy)
@@ -441,7 +396,7 @@ class Load {
         Finish(connection);
       }
       if (!more && !ended) return;
-      if (connection->fd < 0) return;
+      if (connection->fd < 0 || (connection->tls != nullptr && !connection->tls->established())) return;
     }
   }
 
@@ -482,6 +437,7 @@ class Load {
   }
 
   static void Close(Connection* connection) {
+    connection->tls.reset();
     if (connection->fd >= 0) close(connection->fd);
     connection->fd = -1;
     ++connection->generation;
@@ -489,6 +445,7 @@ class Load {
 
   const Options options_;
   const Message message_;
+  std::unique_ptr<TlsClient> tls_;  // null: cleartext
   Phase phase_ = Phase::kOpen;
   int poll_ = -1;
   std::vector<Connection> connections_;
@@ -538,6 +495,10 @@ Options Parse(int argc, char** argv) {
       options.fields += "\r\n";
       continue;
     }
+    if (name == "--tls") {
+      options.certificate = value;
+      continue;
+    }
     char* end = nullptr;
     const double number = std::strtod(value, &end);
     if (end == value || *end != '\0' || !(number >= 0 && number < 1e12)) {
@@ -560,6 +521,8 @@ Options Parse(int argc, char** argv) {
       options.paths = whole;
     } else if (name == "--close") {
       options.close = whole != 0;
+    } else if (name == "--resume") {
+      options.resume = whole != 0;
     } else if (name == "--idle") {
       options.idle_seconds = number;
     } else if (name == "--watch") {
@@ -578,6 +541,7 @@ Options Parse(int argc, char** argv) {
   if (options.chunk_bytes > 0 && (options.body_bytes == 0 || options.body_bytes % options.chunk_bytes != 0)) {
     Refuse("--body must be a multiple of --chunk");
   }
+  if (options.resume && options.certificate.empty()) Refuse("--resume needs --tls");
   if (options.idle_seconds > 0 && options.close) Refuse("--idle and --close do not go together");
   return options;
 }

@@ -3,7 +3,7 @@
 # $out, $load_core, $port_of.
 
 config=$project/tests/bench/config
-declare -A port_of=() # by name of a program
+declare -A port_of=() tls_port_of=() # by name of a program
 
 # An instance is KIND or KIND-VARIANT: gateway, nginx, haproxy, envoy, forwarder; the variants are
 #   10k   10,000 routes; without it 10 (and /svc)
@@ -50,10 +50,13 @@ start_instance() {
   port_of[$name]=$port
   file=$state/$name.conf
   [ "$kind" != envoy ] || file=$state/$name.yaml # it takes the format from the file name
+  free_port 18240 > /dev/null
+  tls_port_of[$name]=$port
   free_port 18300 > /dev/null
   admin=$port
   [ "$(id -u)" != 0 ] || user='user root;' # its worker reads this run's folder, which only the caller may read
   local values=(name="$name" state="$state" port="${port_of[$name]}" admin="$admin" upstream="${port_of[upstream]}" user="$user"
+    tls_port="${tls_port_of[$name]}" grpc_upstream="${port_of[grpc_upstream]}"
     connections="$connections" descriptors="$(ulimit -n)" workers="$workers" routes="$routes.$kind")
   case $kind in
     nginx)
@@ -70,7 +73,7 @@ start_instance() {
       ;;
     envoy)
       fill envoy.yaml "${values[@]}" | sed -e "/@routes_inline@/{r $routes.envoy" -e 'd;}' > "$file"
-      start "$name" taskset -c "$cores" envoy -c "$file" --concurrency 1 --disable-hot-restart --base-id "$((admin - 18300 + 7))" -l warn
+      start "$name" taskset -c "$cores" "${envoy[0]}" -c "$file" --concurrency 1 --disable-hot-restart --base-id "$((admin - 18300 + 7))" -l warn
       ;;
     gateway)
       if [ "$name" = gateway-policies ]; then
@@ -121,13 +124,25 @@ pids() {
   printf '%s ' "$pid" "$(< "/proc/$pid/task/$pid/children")"
 }
 
-# load NAME OPTION...: runs bench-load against it; its output is in $answer.
-load() {
-  local name=$1 pid
-  shift
+# load NAME OPTION...: runs bench-load against it; its output is in $answer. load_tls is the same over TLS, load_http2
+# with HTTP/2 (bench-load_http2).
+load() { run_load bench-load "$1" "${port_of[$1]}" "${@:2}"; }
+load_tls() { run_load bench-load "$1" "${tls_port_of[$1]}" --tls "$state/cert.pem" "${@:2}"; }
+load_http2() { run_load bench-load_http2 "$1" "${tls_port_of[$1]}" --tls "$state/cert.pem" "${@:2}"; }
+run_load() {
+  local program=$1 name=$2 to=$3 pid
+  shift 3
   for pid in $(pids "$name"); do set -- --watch "$pid" "$@"; done
-  answer=$(taskset -c "$load_core" "$bin/bench-load" "${@:1:$#-1}" "${port_of[$name]}" "${*: -1}") || die "no measurement of $name"
+  answer=$(taskset -c "$load_core" "$bin/$program" "${@:1:$#-1}" "$to" "${*: -1}") || die "no measurement of $name"
   forget_logs
+}
+
+# make_certificate: the one of all proxies, ECDSA P-256, for localhost; for a week, in the run's folder alone.
+make_certificate() {
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 7 -subj /CN=localhost \
+    -addext subjectAltName=DNS:localhost -keyout "$state/key.pem" -out "$state/cert.pem" 2> "$state/log/openssl.log" ||
+    die "no certificate: $(tail -n 1 "$state/log/openssl.log")"
+  cat "$state/cert.pem" "$state/key.pem" > "$state/both.pem"
 }
 
 # field NAME [OBJECT]: prints a number of $answer.
@@ -192,30 +207,41 @@ measure() {
     download) load "$name" --seconds "$seconds" --connections "$bulk_connections" /svc/1m ;;
     chunked-down) load "$name" --seconds "$seconds" --connections "$bulk_connections" /svc/1m-chunked ;;
     upload) load "$name" --seconds "$seconds" --connections "$bulk_connections" --body $((10 * mib)) /svc/upload ;;
+    tls-small) load_tls "$name" --seconds "$seconds" --field 'User-Agent: bench' /svc/small ;;
+    tls-handshake | tls-workers2) load_tls "$name" --seconds "$seconds" --close 1 --field 'User-Agent: bench' /svc/small ;;
+    tls-resume) load_tls "$name" --seconds "$seconds" --close 1 --resume 1 --field 'User-Agent: bench' /svc/small ;;
+    tls-download) load_tls "$name" --seconds "$seconds" --connections "$bulk_connections" /svc/1m ;;
+    tls-upload) load_tls "$name" --seconds "$seconds" --connections "$bulk_connections" --body $((10 * mib)) /svc/upload ;;
+    h2) load_http2 "$name" --seconds "$seconds" /svc/small ;;
+    grpc) load_http2 "$name" --seconds "$seconds" --grpc 1 /bench.Echo/Call ;;
     chunked-up) load "$name" --seconds "$seconds" --connections "$bulk_connections" --body $((10 * mib)) --chunk 16384 /svc/upload ;;
-    idle)
+    idle | tls-idle | h2-idle)
       # The memory of one connection: compared with the same program configured for few connections, since nginx and
       # HAProxy allocate for the maximum at start. Both have served some requests, so that one-time memory is allocated.
-      local few=${name%-idle}-small rss
+      local few=${name%-idle}-small rss run=load count=$idle_connections
+      case $row in
+        tls-idle) run=load_tls count=$tls_idle_connections ;;
+        h2-idle) run=load_http2 count=$tls_idle_connections ;;
+      esac
       start_instance "$few"
-      load "$few" --seconds 0.5 /svc/small
+      "$run" "$few" --seconds 0.5 /svc/small
       rss=$(field rss_bytes)
       stop "$few" 2 KILL || true
       start_instance "$name"
-      load "$name" --seconds 0.5 /svc/small
-      load "$name" --connections "$idle_connections" --idle 2 /svc/small
+      "$run" "$name" --seconds 0.5 /svc/small
+      "$run" "$name" --connections "$count" --idle 2 /svc/small
       local open
       open=$(field connections)
       rss=$(($(field rss_bytes) - rss))
-      answer="{\"errors\": $((idle_connections - open)), \"requests_per_second\": 0, \"p50\": 0, \"p99\": 0}"
+      answer="{\"errors\": $((count - open)), \"requests_per_second\": 0, \"p50\": 0, \"p99\": 0}"
       sample "$row" "$name" "$round" "$rss / $open"
       stop "$name" 2 KILL || true
       return
       ;;
   esac
   case $row in
-    download | chunked-down) sample "$row" "$name" "$round" "1e6 * $(field cpu_seconds) * $mib / $(field bytes_received)" ;;
-    upload | chunked-up) sample "$row" "$name" "$round" "1e6 * $(field cpu_seconds) * $mib / $(field bytes_sent)" ;;
+    download | chunked-down | tls-download) sample "$row" "$name" "$round" "1e6 * $(field cpu_seconds) * $mib / $(field bytes_received)" ;;
+    upload | chunked-up | tls-upload) sample "$row" "$name" "$round" "1e6 * $(field cpu_seconds) * $mib / $(field bytes_sent)" ;;
     *) sample "$row" "$name" "$round" "1e6 * $(field cpu_seconds) / $(field requests)" ;;
   esac
 }
@@ -286,7 +312,7 @@ control_plane:
 END
   start controlplane taskset -c "$load_core" "$bin/gateway-controlplane" --config "$state/controlplane.yaml"
   ready controlplane "$admin_port"
-  fill policy.yaml upstream="${port_of[upstream]}" > "$change"
+  fill policy.yaml upstream="${port_of[upstream]}" grpc_upstream="${port_of[grpc_upstream]}" > "$change"
   ctl apply -f "$change" > "$state/log/apply"
   ctl apply -f "$state/routes-10000.gateway.yaml" > "$state/log/apply"
   revisions=("$(current_revision)")
