@@ -72,6 +72,29 @@ TEST_F(TlsTickets, AnotherDataPlaneResumesASession) {
   EXPECT_EQ(b->Metric("gateway_tls_resumed_total"), 2);
 }
 
+// A TLS 1.3 client uses each ticket once (RFC 8446, appendix C.4).
+TEST_F(TlsTickets, AResumedConnectionGetsATicketForTheNext) {
+  ASSERT_EQ(control_plane_.Apply(kPolicy).exit.code, 0);
+  const auto data_plane = Serve("a");
+  const auto ticket_of = [](const SSL_SESSION* session) {
+    const unsigned char* ticket = nullptr;
+    size_t size = 0;
+    SSL_SESSION_get0_ticket(session, &ticket, &size);
+    return std::string(reinterpret_cast<const char*>(ticket), size);
+  };
+  SessionPtr session = SessionAt(*data_plane);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_NE(session, nullptr);
+    auto connection = ConnectTls(data_plane->port(), {.server_name = "shop.test", .session = session.get()});
+    ASSERT_TRUE(connection.ok() && connection->Request("GET", "/").ok());
+    EXPECT_EQ(SSL_session_reused(connection->ssl()), 1);
+    SessionPtr next = SessionOf(*connection);
+    ASSERT_NE(next, nullptr);
+    EXPECT_NE(ticket_of(next.get()), ticket_of(session.get()));
+    session = std::move(next);
+  }
+}
+
 TEST_F(TlsTickets, SessionsOutliveTheControlPlaneAndItsRestart) {
   ASSERT_EQ(control_plane_.Apply(kPolicy).exit.code, 0);
   const auto a = Serve("a");

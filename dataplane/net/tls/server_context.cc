@@ -298,7 +298,8 @@ int ServerContext::OnTicketKey(SSL* ssl, unsigned char* name, unsigned char* iv,
       EVP_MAC_CTX_set_params(mac, parameters) == 1;
   OPENSSL_cleanse(&key, sizeof key);
   if (!ready) return -1;
-  return current ? 1 : 2;
+  // A TLS 1.3 client uses each ticket once (RFC 8446, appendix C.4) and needs another for its next connection.
+  return current && SSL_version(ssl) < TLS1_3_VERSION ? 1 : 2;
 }
 
 int ServerContext::OnStatusRequest(SSL* ssl, void* certificate) {
