@@ -218,17 +218,17 @@ measure() {
     idle | tls-idle | h2-idle)
       # The memory of one connection: compared with the same program configured for few connections, since nginx and
       # HAProxy allocate for the maximum at start. Both have served some requests, so that one-time memory is allocated.
-      local few=${name%-idle}-small rss run=load count=$idle_connections
+      local few=${name%-idle}-small rss run=load count=$idle_connections few_streams=()
       case $row in
         tls-idle) run=load_tls count=$tls_idle_connections ;;
-        h2-idle) run=load_http2 count=$tls_idle_connections ;;
+        h2-idle) run=load_http2 count=$tls_idle_connections few_streams=(--streams 8) ;; # within the -small ones' connections
       esac
       start_instance "$few"
-      "$run" "$few" --seconds 0.5 /svc/small
+      "$run" "$few" --seconds 0.5 "${few_streams[@]}" /svc/small
       rss=$(field rss_bytes)
       stop "$few" 2 KILL || true
       start_instance "$name"
-      "$run" "$name" --seconds 0.5 /svc/small
+      "$run" "$name" --seconds 0.5 "${few_streams[@]}" /svc/small
       "$run" "$name" --connections "$count" --idle 2 /svc/small
       local open
       open=$(field connections)
