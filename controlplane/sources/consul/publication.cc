@@ -19,7 +19,7 @@ namespace asio = boost::asio;
 using boost::system::error_code;
 using std::chrono::milliseconds;
 
-constexpr milliseconds kPublishDelay{5};          // joins what one event changes in several services
+constexpr milliseconds kPublishPause{5};  // between two catalogs: joins what one event changes in several services
 constexpr milliseconds kStateFileInterval{1000};  // between two writes
 constexpr int kWarningsPerSet = 5;                // of a set's instances, at a time
 
@@ -64,7 +64,8 @@ v1::EndpointSet EmptySet(const EndpointKey& key, v1::EndpointSet::State state) {
 void Publication::Schedule() {
   if (scheduled_ || state_.stopping) return;
   scheduled_ = true;
-  timer_.expires_after(kPublishDelay);
+  // A change after a pause goes out with the end of this turn of the loop, which may change more services.
+  timer_.expires_at(std::max(Clock::now(), published_ + kPublishPause));
   timer_.async_wait([this](const error_code& ec) {
     scheduled_ = false;
     if (!ec && !state_.stopping) PublishNow();
@@ -84,6 +85,7 @@ std::shared_ptr<const v1::EndpointSet> Publication::Served(const EndpointKey& ke
 }
 
 void Publication::PublishNow() {
+  published_ = Clock::now();
   auto next = std::make_shared<EndpointCatalog>();
   next->catalog_known = state_.CatalogKnown();
   {

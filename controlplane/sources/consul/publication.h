@@ -84,6 +84,7 @@ class Publication {
   std::string error_;
   bool changed_ = false;  // a set, since the last publication
   bool scheduled_ = false;
+  Clock::time_point published_{};  // the last publication
   boost::asio::steady_timer timer_;
   bool dirty_ = false;  // the file is older than what is known
   bool file_scheduled_ = false;
