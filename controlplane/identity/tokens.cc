@@ -13,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "controlplane/identity/own_actors.h"
 #include "controlplane/identity/rules.h"
 #include "google/protobuf/util/time_util.h"
 #include "spdlog/spdlog.h"
@@ -20,8 +21,7 @@
 namespace gateway::controlplane {
 namespace {
 
-constexpr char kPrefix[] = "gwt_";         // so that scanners for leaked secrets find it
-constexpr char kOwnActor[] = "bootstrap";  // in history, of what the control plane changes by itself
+constexpr char kPrefix[] = "gwt_";  // so that scanners for leaked secrets find it
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kNameBytesMax = 128;
 constexpr size_t kSecretTextBytesMax = 256;
@@ -67,8 +67,8 @@ absl::StatusOr<v1::Token> TokenOf(const v1::CreateTokenRequest& request) {
   if (!name_ok) {
     return absl::InvalidArgumentError("name: expected 1 to 128 letters, digits, '-', '_', '.', '@' and ':'");
   }
-  if (request.name() == kOwnActor) {
-    return absl::InvalidArgumentError("name: 'bootstrap' is the control plane's own");
+  if (IsOwnActor(request.name())) {
+    return absl::InvalidArgumentError(absl::StrCat("name: '", request.name(), "' is the control plane's own"));
   }
   if (RoleName(request.role()).empty()) {
     return absl::InvalidArgumentError("role: expected viewer, operator, editor or admin");

@@ -12,6 +12,7 @@
 #include "common/config/redaction.h"
 #include "common/policy/label_selector.h"
 #include "controlplane/identity/audit_log.h"
+#include "controlplane/identity/own_actors.h"
 #include "controlplane/rpc/grpc_status.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/io/coded_stream.h"
@@ -21,9 +22,6 @@
 namespace gateway::controlplane {
 namespace {
 
-constexpr char kBootstrapActor[] = "bootstrap";
-constexpr char kAcmeActor[] = "acme";
-constexpr char kControlPlaneActor[] = "control plane";  // of what it does by itself
 // Of a stored set that does not compile, as many mistakes are logged.
 constexpr size_t kLoggedMistakesMax = 20;
 
@@ -284,8 +282,9 @@ absl::Status Publisher::CheckContext(const v1::ChangeContext& context) {
     return absl::InvalidArgumentError(
         absl::StrCat("context.actor: ", context.actor().size(), " bytes; at most ", kActorBytesMax));
   }
-  if (context.actor() == kBootstrapActor) {
-    return absl::InvalidArgumentError("context.actor: 'bootstrap' is the control plane's own");
+  if (IsOwnActor(context.actor())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("context.actor: '", context.actor(), "' is the control plane's own"));
   }
   if (context.comment().size() > kCommentBytesMax) {
     return absl::InvalidArgumentError(

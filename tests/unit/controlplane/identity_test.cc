@@ -136,6 +136,10 @@ TEST_F(TokensTest, ANameIsTakenWhileItsTokenIsInForce) {
 TEST_F(TokensTest, WhatCannotBeIsRefusedByField) {
   EXPECT_THAT(std::string(Refusal(TokenRequest("", v1::Token::ADMIN)).message()), HasSubstr("name"));
   EXPECT_THAT(std::string(Refusal(TokenRequest("two words", v1::Token::ADMIN)).message()), HasSubstr("name"));
+  for (const char* const own : {"bootstrap", "acme", "canary"}) {
+    EXPECT_THAT(std::string(Refusal(TokenRequest(own, v1::Token::ADMIN)).message()),
+                HasSubstr("the control plane's own"));
+  }
   EXPECT_THAT(std::string(Refusal(TokenRequest("x", v1::Token::ROLE_UNSPECIFIED)).message()), HasSubstr("role"));
   v1::CreateTokenRequest request = TokenRequest("x", v1::Token::VIEWER);
   request.add_kinds("Route");

@@ -422,6 +422,14 @@ TEST_F(PublisherTest, WithoutAnActorTheCallersAddressStandsInHistory) {
   EXPECT_EQ(Newest().actor(), "10.9.8.7");
 }
 
+TEST_F(PublisherTest, ACallerCannotClaimToBeTheControlPlane) {
+  for (const char* const own : {"bootstrap", "acme", "canary", "control plane"}) {
+    const absl::Status status = publisher_->Apply(ApplyOf({StaticService("a")}, own), "10.9.8.7").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << own;
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("the control plane's own"));
+  }
+}
+
 TEST_F(PublisherTest, AFullDiskLeavesPolicyAsItWas) {
   publisher_.reset();
   StoreOptions store = At(dir_.File("small.db"));
