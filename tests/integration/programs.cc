@@ -6,8 +6,8 @@
 #include <stdexcept>
 
 #include "common/base/text.h"
-#include "tests/fixtures/lab_ca.h"
 #include "tests/fixtures/ports.h"
+#include "tests/fixtures/transport.h"
 #include "tests/fixtures/wait_for.h"
 
 namespace gateway::fixtures {
@@ -26,17 +26,6 @@ void Prepare(const std::string& preparation, std::vector<std::string>* argv) {
   argv->insert(argv->begin(), std::begin(shell), std::end(shell));
 }
 
-bool TestsUseTls() {
-  const char* transport = std::getenv("GATEWAY_TEST_TRANSPORT");
-  return transport != nullptr && std::string_view(transport) == "tls";
-}
-
-const LabCa::Files& TestCertificate() {
-  static LabCa ca;
-  static const LabCa::Files files = ca.IssueFor({"DNS:gateway.test", "IP:127.0.0.1"});
-  return files;
-}
-
 }  // namespace
 
 DataPlane::DataPlane(Options options) {
@@ -45,10 +34,11 @@ DataPlane::DataPlane(Options options) {
   std::string config = Concat("server:\n  port: ", port_, "\n  workers: ", options.workers, "\n  drain_delay: 0s\n");
   if (!options.listeners.empty()) config += "  listeners:\n";
   for (const std::string& each : options.listeners) Append(&config, "    - { address: \"", each, "\" }\n");
-  if (options.listener.empty() && options.listeners.empty() && options.sockets.empty() && TestsUseTls()) {
+  if (options.listener.empty() && options.listeners.empty() && options.sockets.empty() &&
+      TestTransport().clients != Protocol::kHttp1) {
     options.listener = Concat("tls: { certificates: [{ cert: \"", TestCertificate().cert, "\", key: \"",
                               TestCertificate().key, "\" }] }");
-    RawClient::UseTlsAt(port_);
+    RawClient::SpeakAt(port_, TestTransport().clients);
   }
   if (!options.proxy_protocol.empty() || !options.listener.empty()) {
     Append(&config, "  listeners: [{ address: \"127.0.0.1:", port_, "\"",
@@ -57,7 +47,7 @@ DataPlane::DataPlane(Options options) {
   }
   Append(&config, "metrics: { port: ", metrics_port_, " }\ndata_plane:\n  name: ", options.name, "\n");
   if (!options.policy.empty()) {
-    Append(&config, "  policy_files: [\"", directory_.Write("policy.yaml", options.policy), "\"]\n");
+    Append(&config, "  policy_files: [\"", directory_.Write("policy.yaml", ForTestTransport(options.policy)), "\"]\n");
   } else {
     config += "  control_planes: [";
     for (const uint16_t port : options.control_planes) Append(&config, "\"127.0.0.1:", port, "\", ");
@@ -155,7 +145,7 @@ Process::Result ControlPlane::Ctl(std::vector<std::string> arguments, std::strin
 }
 
 Process::Result ControlPlane::Apply(const std::string& policy, std::vector<std::string> more) {
-  std::vector<std::string> arguments = {"apply", "-f", directory_.Write("apply.yaml", policy)};
+  std::vector<std::string> arguments = {"apply", "-f", directory_.Write("apply.yaml", ForTestTransport(policy))};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return Ctl(std::move(arguments));
 }

@@ -21,15 +21,16 @@ namespace gateway::fixtures {
 class DataPlane {
  public:
   struct Options {
-    std::string policy = {};                    // YAML; served without a control plane
+    // YAML; served without a control plane. Static Services speak what endpoints of TestTransport do.
+    std::string policy = {};
     std::vector<uint16_t> control_planes = {};  // stream ports on loopback, if there is no policy
     std::string name = "dp-1";
     int workers = 2;
     std::vector<std::string> sets = {};  // for --set: "server.idle_timeout=1s"
     std::string cache_dir = {};
     std::string proxy_protocol = {};  // of its listener
-    // Further fields of its listener in YAML flow style, "tls: { ... }". With GATEWAY_TEST_TRANSPORT=tls in the
-    // environment, a listener without further fields speaks TLS, and RawClient uses TLS to its port.
+    // Further fields of its listener in YAML flow style, "tls: { ... }". A listener without them speaks what clients of
+    // TestTransport do, and so does RawClient to its port.
     std::string listener = {};
     std::vector<std::pair<std::string, std::string>> env = {};  // added to the test's own environment
     bool wait_ready = true;
