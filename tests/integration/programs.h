@@ -30,7 +30,7 @@ class DataPlane {
     std::string cache_dir = {};
     std::string proxy_protocol = {};  // of its listener
     // Further fields of its listener in YAML flow style, "tls: { ... }". A listener without them speaks what clients of
-    // TestTransport do, and so does RawClient to its port.
+    // TestTransport do; RawClient speaks the same to its port.
     std::string listener = {};
     std::vector<std::pair<std::string, std::string>> env = {};  // added to the test's own environment
     bool wait_ready = true;
