@@ -71,6 +71,18 @@ void AddAcme(const AcmeIssuer& acme, Families* families) {
   }
 }
 
+// At most kCanariesMax of each.
+void AddCanaries(const PolicyState& state, Families* families) {
+  for (const auto& [route, canary] : *state.canaries) {
+    families->Gauge("gateway_controlplane_canary_percent", "What the side of a canary gets of its route's traffic.",
+                    canary.state.percent(), {{"route", route}, {"service", canary.state.service()}});
+  }
+  for (const auto& [route, canary] : *state.canaries) {
+    families->Gauge("gateway_controlplane_canary_reverted", "Whether the guard of a route's canary has reverted it.",
+                    canary.state.phase() == v1::CanaryState::REVERTED ? 1 : 0, {{"route", route}});
+  }
+}
+
 size_t OpenDescriptors() {
   DIR* dir = opendir("/proc/self/fd");
   if (dir == nullptr) return 0;
@@ -141,6 +153,9 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
                                                      {"rollback", changes.rolled_back}}) {
     families.Counter(reverts_name, reverts_help, value, {{"cause", cause}});
   }
+  AddCanaries(*state, &families);
+  families.Counter("gateway_controlplane_canaries_reverted_total", "Canaries that their guards reverted.",
+                   changes.canaries_reverted);
   families.Counter("gateway_controlplane_database_errors_total", "Errors of the database.", publisher.store().errors());
 
   uint64_t serving = 0;

@@ -36,6 +36,7 @@
 #include "controlplane/rpc/reloading_tls.h"
 #include "controlplane/sources/consul/registration.h"
 #include "controlplane/sources/consul/watcher.h"
+#include "controlplane/stream/canary_keeper.h"
 #include "controlplane/stream/change_keeper.h"
 #include "controlplane/stream/quota_service.h"
 #include "controlplane/stream/roster.h"
@@ -265,9 +266,10 @@ struct ControlPlane::Impl {
   std::unique_ptr<Tokens> tokens;
   std::unique_ptr<AuditLog> audit;
   std::unique_ptr<EndpointOverrides> overrides;
-  // Both make revisions, which are in the audit.
+  // These make revisions, which are in the audit.
   std::unique_ptr<AcmeIssuer> acme;
   std::unique_ptr<ChangeKeeper> change_keeper;
+  std::unique_ptr<CanaryKeeper> canary_keeper;
   std::unique_ptr<LogLevel> log_level;
   std::unique_ptr<AdminService> admin_service;
   std::unique_ptr<AdminGate> admin_gate;
@@ -460,6 +462,7 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   });
   impl.acme = std::make_unique<AcmeIssuer>(impl.publisher.get(), impl.hub.get(), options.acme);
   impl.change_keeper = std::make_unique<ChangeKeeper>(impl.publisher.get(), impl.hub.get());
+  impl.canary_keeper = std::make_unique<CanaryKeeper>(impl.publisher.get(), impl.hub.get());
   impl.log_level = std::make_unique<LogLevel>(config.logging().level());
   const auto metrics_text = [&impl, consul] {
     return RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service, impl.acme.get(),
@@ -537,6 +540,7 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.admin_service.reset();
   impl.overrides.reset();
   if (impl.drains != nullptr) impl.drains->Stop();
+  impl.canary_keeper.reset();
   impl.change_keeper.reset();
   impl.acme.reset();
   impl.log_level.reset();

@@ -53,6 +53,7 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_UNARY(GetRevision)
   GATEWAY_UNARY(Rollback)
   GATEWAY_UNARY(DecideChange)
+  GATEWAY_UNARY(DecideCanary)
   GATEWAY_UNARY(GetChange)
   GATEWAY_STREAM(Watch)
   GATEWAY_UNARY(ListDataPlanes)

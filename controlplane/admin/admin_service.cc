@@ -89,6 +89,12 @@ void FillAcme(const AcmeIssuer* acme, v1::StoredResource* out) {
   if (auto state = acme->StateOf(out->resource().certificate().name())) *out->mutable_acme() = *std::move(state);
 }
 
+void FillCanary(const PolicyState& state, v1::StoredResource* out) {
+  if (!out->resource().route().has_canary()) return;
+  const auto found = state.canaries->find(out->resource().route().name());
+  if (found != state.canaries->end()) *out->mutable_canary() = ShownState(found->second.state, state.pending.get());
+}
+
 // FNV-1a: ties a page token to the request that it continues.
 std::string Fingerprint(std::string_view text) {
   uint64_t hash = 0xcbf29ce484222325u;
@@ -547,6 +553,16 @@ grpc::ServerUnaryReactor* AdminService::DecideChange(grpc::CallbackServerContext
   });
 }
 
+grpc::ServerUnaryReactor* AdminService::DecideCanary(grpc::CallbackServerContext* context,
+                                                     const v1::DecideCanaryRequest* request,
+                                                     v1::DecideCanaryResponse* response) {
+  return Later(context, [this, author = AuthorOf(context), request, response] {
+    absl::StatusOr<v1::DecideCanaryResponse> done = publisher_->DecideCanary(*request, author);
+    if (done.ok()) *response = *std::move(done);
+    return done.status();
+  });
+}
+
 grpc::ServerUnaryReactor* AdminService::GetChange(grpc::CallbackServerContext* context,
                                                   const v1::GetChangeRequest* request,
                                                   v1::GetChangeResponse* response) {
@@ -568,6 +584,7 @@ grpc::ServerUnaryReactor* AdminService::Get(grpc::CallbackServerContext* context
   }
   FillStored(it->second, response->mutable_resource());
   FillAcme(operations_.acme, response->mutable_resource());
+  FillCanary(*state, response->mutable_resource());
   response->set_revision(state->revision);
   return Now(context, absl::OkStatus());
 }
@@ -626,6 +643,8 @@ absl::Status AdminService::FillList(const v1::ListRequest& request, bool with_se
     v1::StoredResource* const filled = response->add_resources();
     FillStored(it->second, filled, with_secrets);
     FillAcme(operations_.acme, filled);
+    FillCanary(*state, filled);
+    bytes += filled->canary().ByteSizeLong();
   }
   return absl::OkStatus();
 }

@@ -94,6 +94,8 @@ class AdminService final : public v1::Admin::CallbackService {
                                      v1::RollbackResponse* response) override;
   grpc::ServerUnaryReactor* DecideChange(grpc::CallbackServerContext* context, const v1::DecideChangeRequest* request,
                                          v1::DecideChangeResponse* response) override;
+  grpc::ServerUnaryReactor* DecideCanary(grpc::CallbackServerContext* context, const v1::DecideCanaryRequest* request,
+                                         v1::DecideCanaryResponse* response) override;
   grpc::ServerUnaryReactor* GetChange(grpc::CallbackServerContext* context, const v1::GetChangeRequest* request,
                                       v1::GetChangeResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchResponse>* Watch(grpc::CallbackServerContext* context,

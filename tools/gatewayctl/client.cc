@@ -348,6 +348,10 @@ absl::StatusOr<v1::RollbackResponse> AdminClient::Rollback(const v1::RollbackReq
   return CallOnce(&v1::Admin::Stub::Rollback, request);
 }
 
+absl::StatusOr<v1::DecideCanaryResponse> AdminClient::DecideCanary(const v1::DecideCanaryRequest& request) {
+  return Call(&v1::Admin::Stub::DecideCanary, request);
+}
+
 absl::StatusOr<v1::DecideChangeResponse> AdminClient::DecideChange(const v1::DecideChangeRequest& request) {
   return Call(&v1::Admin::Stub::DecideChange, request);
 }

@@ -78,6 +78,9 @@ struct Options {
   std::string lasting;  // --for: "10m"; "": the command's default
   std::string level;    // of the log: trace | ... | error | default
 
+  // Of a canary: at most one of these.
+  bool pause = false, resume = false, abort = false, restart = false, complete = false;
+
   // Of apply, as in v1::ApplyRequest; "": no such term.
   std::string to, guard, confirm_within;
 };
@@ -161,6 +164,9 @@ absl::Status SetTerms(const Options& options, v1::ApplyRequest* request);
 // Waits until neither a guard nor a confirmation decides about `change` any more, and says how that ended. With `json`,
 // adds the end to it instead of printing.
 ExitCode AwaitOutcome(Session& session, v1::PendingChange change, Json* json);
+
+// canary_command.cc
+ExitCode Canary(Session& session);
 
 // fleet_commands.cc: who is there.
 ExitCode DataPlanes(Session& session);

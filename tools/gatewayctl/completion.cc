@@ -69,6 +69,7 @@ std::string Candidates(const App& command, const Option& option, const std::stri
     return absl::StrCat("test ", kind, " = dataplane && gatewayctl --timeout 1s dataplanes -o name 2>/dev/null || ",
                         names);
   }
+  if (type == "ROUTE") return "gatewayctl --timeout 1s get routes -o name 2>/dev/null | sed 's|^[^/]*/||'";
   if (type == "SERVICE") return "gatewayctl --timeout 1s services -o name 2>/dev/null";
   if (type == "DATAPLANE|controlplane") {
     return "gatewayctl --timeout 1s dataplanes -o name 2>/dev/null; echo controlplane";

@@ -43,6 +43,9 @@ std::string RenderRevisionHead(const v1::RevisionInfo& info, absl::Time now);
 // What a rollback undoes (`done`: has undone), and by whom; empty where nothing.
 std::string RenderUndone(const v1::RollbackResponse& rollback, absl::Time now, bool done);
 
+// The state of the canary of a route, and its events. REQUIRES: `stored` has one.
+std::string RenderCanary(const v1::StoredResource& stored, absl::Time now);
+
 std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time now);
 
 // "a, b, c, d, e and 25 more": the first five of `names`, and how many of `count` are not among them.

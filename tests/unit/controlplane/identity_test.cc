@@ -500,6 +500,7 @@ TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
       {"AcceptHistory", v1::Token::ADMIN},
       {"Rollback", v1::Token::OPERATOR},
       {"DecideChange", v1::Token::EDITOR},
+      {"DecideCanary", v1::Token::OPERATOR},
       {"GetChange", v1::Token::VIEWER},
       {"Watch", v1::Token::VIEWER},
       {"ListDataPlanes", v1::Token::VIEWER},

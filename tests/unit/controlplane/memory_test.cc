@@ -324,7 +324,7 @@ TEST_F(MemoryTest, ADatabaseOfTheSchemaBeforeSetsIsMigrated) {
   ASSERT_EQ(sqlite3_exec(db,
                          "ALTER TABLE resources DROP COLUMN owner; ALTER TABLE history DROP COLUMN owner; "
                          "DROP TABLE requests; DROP TABLE secrets; DROP TABLE drains; DROP TABLE pending_changes; "
-                         "PRAGMA user_version=3",
+                         "DROP TABLE canaries; PRAGMA user_version=3",
                          nullptr, nullptr, nullptr),
             SQLITE_OK)
       << sqlite3_errmsg(db);
