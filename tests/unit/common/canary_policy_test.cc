@@ -47,8 +47,7 @@ std::string RouteWith(const std::string& fields, const std::string& name = "shop
 }
 
 // "field: message" of each error.
-std::vector<std::string> ErrorsOf(const std::string& yaml) {
-  const std::vector<v1::Resource> resources = Read(yaml);
+std::vector<std::string> ErrorsOf(const std::vector<v1::Resource>& resources) {
   std::vector<const v1::Resource*> pointers;
   for (const v1::Resource& resource : resources) pointers.push_back(&resource);
   std::vector<std::string> texts;
@@ -57,6 +56,8 @@ std::vector<std::string> ErrorsOf(const std::string& yaml) {
   }
   return texts;
 }
+
+std::vector<std::string> ErrorsOf(const std::string& yaml) { return ErrorsOf(Read(yaml)); }
 
 // What the sides of the split get.
 std::vector<uint32_t> Weights(const std::string& fields, uint32_t percent) {
@@ -84,11 +85,17 @@ TEST(CanaryPolicy, StepsRiseFrom1To100) {
     return ErrorsOf(RouteWith("split: [{ service: v1 }, { service: v2 }]\ncanary: " + canary));
   };
   EXPECT_THAT(errors("{ steps: [1, 5, 25, 100], every: 60s, guard: 'error_rate<1%,p99<250ms' }"), IsEmpty());
-  EXPECT_THAT(errors("{ steps: [] }"), ElementsAre(HasSubstr("canary.steps: is required")));
   EXPECT_THAT(errors("{ steps: [0, 100] }"), ElementsAre("canary.steps[0]: is 0; expected 1 to 100 (percent)"));
   EXPECT_THAT(errors("{ steps: [5, 101] }"), ElementsAre("canary.steps[1]: is 101; expected 1 to 100 (percent)"));
   EXPECT_THAT(errors("{ steps: [5, 5] }"), ElementsAre("canary.steps[1]: is 5; expected more than the step before it"));
-  EXPECT_THAT(errors("{ steps: [5], every: 0s }"), ElementsAre(HasSubstr("canary.every: ")));
+  // As by the API: a file with these is not read at all.
+  std::vector<v1::Resource> set = Read(RouteWith("split: [{ service: v1 }, { service: v2 }]\ncanary: { steps: [5] }"));
+  v1::Canary* canary = set.back().mutable_route()->mutable_canary();
+  canary->mutable_every()->set_nanos(1);
+  EXPECT_THAT(ErrorsOf(set), ElementsAre(HasSubstr("canary.every: expected a duration from 1s to 168h")));
+  canary->clear_every();
+  canary->clear_steps();
+  EXPECT_THAT(ErrorsOf(set), ElementsAre("canary.steps: is required"));
 }
 
 TEST(CanaryPolicy, AGuardIsThatOfAChangeWithoutItsTime) {

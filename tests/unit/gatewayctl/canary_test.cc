@@ -44,6 +44,7 @@ class CanaryCommand : public ::testing::Test {
     event->set_percent(5);
     event->set_what("step 2 of 4");
     admin_.resources = {route_, Stored("kind: Route\nname: plain\nmatch: { path: { prefix: /p } }\nservice: v1\n")};
+    admin_.history = [](const v1::HistoryRequest&, v1::HistoryResponse*) { return grpc::Status::OK; };
     admin_.decide_canary = [this](const v1::DecideCanaryRequest& request, v1::DecideCanaryResponse* response) {
       decided_ = request;
       response->set_revision(13);
@@ -77,7 +78,7 @@ TEST_F(CanaryCommand, ShowsWhereItIsAndWhatHappened) {
   EXPECT_THAT(shown.out, HasSubstr("Route/shop: 5% to v2, walking at step 2 of 4 since "));
   EXPECT_THAT(shown.out, HasSubstr("; the next in 12s\n"));
   EXPECT_THAT(shown.out, HasSubstr("steps: 1, 5, 25, 100 %, each for 1m; guard: error_rate<1%\n"));
-  EXPECT_THAT(shown.out, HasSubstr("48s  12        5%       step 2 of 4\n"));
+  EXPECT_THAT(shown.out, HasSubstr("48s   12         5%        step 2 of 4\n"));
   EXPECT_EQ(Ctl({"canary", "route/shop"}).out, shown.out);
   const auto json = nlohmann::json::parse(Ctl({"canary", "shop", "-o", "json"}).out);
   EXPECT_EQ(json["phase"], "walking");
