@@ -82,7 +82,7 @@ absl::Status Store::PutToken(const StoredToken& token) {
 
 absl::Status Store::AppendAudit(std::span<const v1::AuditEntry> entries) {
   std::lock_guard lock(impl_->mu);
-  return impl_->database.Transact([&] { return impl_->WriteAudit(entries); });
+  return impl_->database.Transact([&] { return impl_->WriteAudit(entries); }, WriteKind::kBlind);
 }
 
 absl::StatusOr<std::vector<v1::AuditEntry>> Store::AuditBefore(uint64_t before, const std::string& actor,

@@ -94,7 +94,8 @@ int Store::Impl::Prune(uint64_t newest, uint64_t* rows, uint64_t* new_oldest) {
   Statement gone(database.get(), "DELETE FROM history WHERE revision = ? AND body IS NULL");
   Statement revision_row(database.get(), "DELETE FROM revisions WHERE revision = ?");
   while (*new_oldest < newest &&
-         (newest - *new_oldest + 1 > options.history_revisions_max || *rows > options.history_rows_max)) {
+         (newest - *new_oldest + 1 > options.history_revisions_max || *rows > options.history_rows_max ||
+          (options.database_bytes_max > 0 && UsedBytes() > options.database_bytes_max / 2))) {
     const auto dropped = static_cast<int64_t>(*new_oldest);
     for (auto [statement, number] :
          {std::pair{&superseded, dropped + 1}, std::pair{&gone, dropped}, std::pair{&revision_row, dropped}}) {
@@ -147,7 +148,7 @@ absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer
     if (rc == SQLITE_OK && request != nullptr) rc = impl_->WriteRequest(*request);
     return rc;
   });
-  if (!status.ok()) return status;
+  if (!status.ok() || impl_->log != nullptr) return status;  // with a log, its entry has brought the new counters
   impl_->revision = info.revision();
   impl_->revision_micros = micros;
   impl_->history_rows = rows;

@@ -239,18 +239,22 @@ absl::Status Store::PutSecret(const std::string& name, const std::string& plain)
   if (!impl_->sealer.has_value()) return absl::FailedPreconditionError("the sealing key is missing");
   const absl::StatusOr<std::string> sealed = impl_->sealer->Seal(plain, SecretContext(name));
   if (!sealed.ok()) return sealed.status();
-  return impl_->database.Transact([&] {
-    Statement put(impl_->database.get(), "INSERT OR REPLACE INTO secrets(name, body) VALUES(?,?)");
-    return put.Bind(name).Bind(*sealed).Run();
-  });
+  return impl_->database.Transact(
+      [&] {
+        Statement put(impl_->database.get(), "INSERT OR REPLACE INTO secrets(name, body) VALUES(?,?)");
+        return put.Bind(name).Bind(*sealed).Run();
+      },
+      WriteKind::kBlind);
 }
 
 absl::Status Store::DeleteSecret(const std::string& name) {
   std::lock_guard lock(impl_->mu);
-  return impl_->database.Transact([&] {
-    Statement erase(impl_->database.get(), "DELETE FROM secrets WHERE name = ?");
-    return erase.Bind(name).Run();
-  });
+  return impl_->database.Transact(
+      [&] {
+        Statement erase(impl_->database.get(), "DELETE FROM secrets WHERE name = ?");
+        return erase.Bind(name).Run();
+      },
+      WriteKind::kBlind);
 }
 
 }  // namespace gateway::controlplane

@@ -2,10 +2,14 @@
 #ifndef GATEWAY_CONTROLPLANE_STORE_SQLITE_H_
 #define GATEWAY_CONTROLPLANE_STORE_SQLITE_H_
 
+// Sessions, which record what a transaction changes, are declared only for those who ask for them.
+#define SQLITE_ENABLE_SESSION 1
+#define SQLITE_ENABLE_PREUPDATE_HOOK 1
 #include <sqlite3.h>
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -81,6 +85,12 @@ class Statement {
   int bound_ = 0;
 };
 
+// How a transaction that goes through a log was decided.
+enum class WriteKind {
+  kDecided,  // by what the writer has in memory: another control plane's write in between voids it
+  kBlind,    // it holds whatever else was written
+};
+
 // Owns a connection. Not thread-safe, except `errors`; the store holds its mutex around every call.
 class Database {
  public:
@@ -103,9 +113,18 @@ class Database {
   absl::StatusOr<std::string> One(const char* sql, absl::string_view doing = "open");
   absl::StatusOr<int64_t> Number(const char* sql);
 
-  // Runs `body`, which returns SQLite's result, in one transaction. After a failed sync nothing more is written.
+  // Runs `body`, which returns SQLite's result, in one transaction. After a failed sync nothing more is written. With a
+  // writer, that does it, and may run `body` several times.
   template <typename Body>
-  absl::Status Transact(Body body) {
+  absl::Status Transact(Body body, WriteKind kind = WriteKind::kDecided) {
+    return writer_ ? writer_(body, kind) : TransactHere(body);
+  }
+  using Writer = std::function<absl::Status(const std::function<int()>& body, WriteKind kind)>;
+  void SetWriter(Writer writer) { writer_ = std::move(writer); }
+
+  // The same on this connection, whoever the writer is.
+  template <typename Body>
+  absl::Status TransactHere(Body body) {
     if (!broken_.ok()) return broken_;
     int rc = Exec("BEGIN IMMEDIATE");
     if (rc == SQLITE_OK) rc = body();
@@ -127,6 +146,7 @@ class Database {
   const std::string path_;
   sqlite3* db_ = nullptr;
   absl::Status broken_;
+  Writer writer_;  // null: this connection
   std::atomic<uint64_t> errors_{0};
 };
 

@@ -133,6 +133,7 @@ absl::Status Store::Impl::Open() {
         absl::StrCat("cannot open the database '", options.path, "': it is not a gateway's database"));
   }
   const int newest = static_cast<int>(Migrations().size() + options.further_migrations.size());
+  schema = newest;
   if (*version > newest) {
     database.CountError();
     return absl::FailedPreconditionError(
@@ -215,6 +216,18 @@ absl::Status Store::Impl::Load() {
   absl::StatusOr<std::string> stored_takeover = database.One("SELECT value FROM meta WHERE key='takeover'", "read");
   if (!stored_takeover.ok()) return stored_takeover.status();
   takeover = TakeoverOf(*stored_takeover);
+  if (absl::Status s = ReadCounters(); !s.ok()) return s;
+  if (absl::Status s = ReadPosition(); !s.ok()) return s;
+
+  Statement row(database.get(),
+                "SELECT kind, name, body, checksum, revision, changed_at, built_in, owner FROM resources");
+  while (row.Step()) {
+    if (absl::Status s = ReadRow(row, &loaded, 0); !s.ok()) return s;
+  }
+  return row.rc() == SQLITE_OK ? absl::OkStatus() : database.Error(row.rc(), "read");
+}
+
+absl::Status Store::Impl::ReadCounters() {
   {
     Statement row(database.get(), "SELECT coalesce(min(revision), 0), coalesce(max(revision), 0) FROM revisions");
     if (!row.Step()) return database.Error(row.rc(), "read");
@@ -229,13 +242,7 @@ absl::Status Store::Impl::Load() {
   absl::StatusOr<int64_t> rows = database.Number("SELECT count(*) FROM history");
   if (!rows.ok()) return rows.status();
   history_rows = static_cast<uint64_t>(*rows);
-
-  Statement row(database.get(),
-                "SELECT kind, name, body, checksum, revision, changed_at, built_in, owner FROM resources");
-  while (row.Step()) {
-    if (absl::Status s = ReadRow(row, &loaded, 0); !s.ok()) return s;
-  }
-  return row.rc() == SQLITE_OK ? absl::OkStatus() : database.Error(row.rc(), "read");
+  return absl::OkStatus();
 }
 
 absl::Status Store::BeginHistory(Takeover takeover, const v1::AuditEntry& entry) {
@@ -271,12 +278,15 @@ Takeover Store::takeover() const { return impl_->takeover; }
 
 absl::Status Store::SetTakeover(Takeover takeover) {
   std::lock_guard lock(impl_->mu);
-  if (!impl_->database.broken().ok()) return impl_->database.broken();
-  Statement statement(impl_->database.get(),
-                      "INSERT INTO meta(key, value) VALUES('takeover', ?) "
-                      "ON CONFLICT(key) DO UPDATE SET value=excluded.value");
-  statement.Bind(TakeoverWord(takeover));
-  if (int rc = statement.Run(); rc != SQLITE_OK) return impl_->database.Error(rc, "write to");
+  const absl::Status status = impl_->database.Transact(
+      [&] {
+        Statement statement(impl_->database.get(),
+                            "INSERT INTO meta(key, value) VALUES('takeover', ?) "
+                            "ON CONFLICT(key) DO UPDATE SET value=excluded.value");
+        return statement.Bind(TakeoverWord(takeover)).Run();
+      },
+      WriteKind::kBlind);
+  if (!status.ok()) return status;
   impl_->takeover = takeover;
   return absl::OkStatus();
 }

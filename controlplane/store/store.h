@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "common/base/digest.h"
 #include "common/policy/resource.h"
+#include "controlplane/store/commit_log.h"
 #include "gateway/v1/admin.pb.h"
 
 namespace gateway::controlplane {
@@ -96,6 +97,8 @@ struct StoreOptions {
   uint64_t history_rows_max = 1'000'000;
   // Of the audit; past it the oldest entries go.
   uint64_t audit_rows_max = 100'000;
+  // Of the whole file: past half of it the oldest revisions go, past it a write to a log is refused. 0: no bound.
+  int64_t database_bytes_max = 0;
   // How long to wait for another process that has the file (a control plane that is just ending).
   std::chrono::milliseconds lock_wait{2'000};
 
@@ -224,7 +227,55 @@ class Store {
   // Errors that SQLite gave since Open.
   uint64_t errors() const;
 
+  // From now on every write is an entry of `log` first, and then in the database, as others' entries are: each call
+  // that writes may return the log's errors, LostRace among them. Null: no longer. The log outlives its use.
+  void Replicate(CommitLog* log);
+  bool replicated() const;
+  LogPosition log_position() const;
+  int schema() const;  // the number of migrations
+  std::string sealing_key_fingerprint() const;
+  // This database is the log's beginning, or leaves the log ({}).
+  absl::Status BeginLog(const LogPosition& at);
+  // In order; one that is applied already is skipped. OutOfRange: one is missing between, or the database is not a copy
+  // of this log. FailedPrecondition: of a newer version.
+  absl::Status ApplyEntry(const LogEntry& entry);
+  // Takes all rows of the database file `path`, a backup of another copy, which is migrated for it.
+  absl::Status LoadCopy(const std::string& path);
+  // What the store has that is not told yet, for those who keep some of it in memory: they read it again, and then it
+  // is told. A write that was decided before is refused (LostRace).
+  struct Untold {
+    uint64_t position = 0;
+    std::set<std::string> tables;
+  };
+  Untold TakeUntold();
+  void Told(uint64_t position);
+  bool all_told() const;
+  // Applies what others have committed, and tells it. Call it without any lock. Nothing without a log.
+  absl::Status CatchUp();
+  // Reads the current set again, for TakeLoaded.
+  absl::Status Reload();
+  // What `revision` made of each resource.
+  absl::StatusOr<std::vector<Edit>> EditsOf(uint64_t revision);
+
+  // Does `attempt` again while it loses the race with other control planes, at most kAttemptsMax times. `attempt` takes
+  // its locks and looks at its conditions by itself.
+  static constexpr int kAttemptsMax = 50;
+  template <typename Attempt>
+  auto Attempts(const Attempt& attempt) -> decltype(attempt()) {
+    for (int tries = 1;; ++tries) {
+      auto result = attempt();
+      if (!IsLostRace(StatusOf(result)) || tries == kAttemptsMax) return result;
+      if (absl::Status s = CatchUp(); !s.ok()) return s;
+    }
+  }
+
  private:
+  static const absl::Status& StatusOf(const absl::Status& status) { return status; }
+  template <typename T>
+  static const absl::Status& StatusOf(const absl::StatusOr<T>& result) {
+    return result.status();
+  }
+
   struct Impl;
   explicit Store(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

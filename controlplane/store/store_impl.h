@@ -5,8 +5,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -46,6 +48,23 @@ struct Store::Impl {
   uint64_t history_rows = 0;  // in `history`
   ResourceSet loaded;
   std::optional<Sealer> sealer;  // empty until the key has been read
+
+  // As a copy of a log (replication.cc).
+  CommitLog* log = nullptr;              // null: the database is all there is
+  std::mutex propose_mu;                 // before `mu`
+  int schema = 0;                        // migrations of this build
+  LogPosition position;                  // of the newest entry that is applied
+  uint64_t told = 0;                     // up to here, all that is kept in memory of the store is told
+  std::set<std::string> changed_tables;  // by entries beyond it
+  absl::Status ReadPosition();
+  // What is kept in memory of the revisions.
+  absl::Status ReadCounters();
+  int64_t UsedBytes();
+  absl::Status Propose(const std::function<int()>& body, WriteKind kind);
+  absl::Status ProposeOnce(const std::function<int()>& body, WriteKind kind);
+  // OutOfRange: it is not the next one, or does not fit.
+  absl::Status Apply(const LogEntry& entry);
+  absl::Status LoadCopy(const std::string& path);
 
   absl::Status Open();
   absl::Status Create();
