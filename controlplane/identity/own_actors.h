@@ -6,10 +6,10 @@
 
 namespace gateway::controlplane {
 
-inline constexpr char kBootstrapActor[] = "bootstrap";         // of a start
-inline constexpr char kAcmeActor[] = "acme";                   // of certificates from a CA
-inline constexpr char kCanaryActor[] = "canary";               // of the steps of a canary
-inline constexpr char kControlPlaneActor[] = "control plane";  // of a change that is not final
+inline constexpr char kBootstrapActor[] = "bootstrap";         // what a start changes
+inline constexpr char kAcmeActor[] = "acme";                   // stores certificates from a CA
+inline constexpr char kCanaryActor[] = "canary";               // reserved: no change has it yet
+inline constexpr char kControlPlaneActor[] = "control plane";  // ends a change that is not final
 
 // No token is made with one of these names, and no call without a credential may claim one.
 inline bool IsOwnActor(std::string_view name) {

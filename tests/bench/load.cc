@@ -1,7 +1,6 @@
 // Loads an HTTP/1.1 server on loopback, in cleartext or TLS 1.3, with one kind of request and prints one line of JSON:
 // responses, errors, bytes, latencies, and the CPU time of watched processes. One thread, epoll, edge-triggered; ends
-// by itself. See `load
-// --help`.
+// by itself. See `load --help`.
 //
 // Closed loop: each connection sends its next request after the response to the previous one. With --rate, open loop:
 // request k is due at k / rate whatever the responses do, and its latency counts from then, not from when a connection
@@ -71,7 +70,7 @@ struct Options {
   size_t paths = 1;
   bool close = false;
   double idle_seconds = 0;
-  std::string certificate;  // of the server; empty: cleartext
+  std::string certificate;  // the server's, a PEM file; empty: cleartext
   bool resume = false;
   std::vector<int> watched;
 };

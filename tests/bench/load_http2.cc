@@ -30,13 +30,13 @@ namespace {
 
 constexpr int kEventsMax = 512;
 constexpr size_t kBufferBytes = 256 * 1024;
-constexpr size_t kOutputBytesMax = 256 * 1024;  // of a connection, before the socket has taken some
+constexpr size_t kOutputBytesMax = 256 * 1024;  // waiting on one connection for the socket
 constexpr int kOpeningMax = 64;                 // connections that wait for their first response at once
 constexpr int64_t kDrainNs = 5'000'000'000;     // after the end, for requests in flight; then they count as timed out
 constexpr uint64_t kErrorsMax = 10'000;         // the measurement is void
 constexpr int32_t kConnectionWindow = 16 << 20;
 constexpr size_t kMessageBytes = 64;
-constexpr size_t kPrefixBytes = 5;  // of a gRPC message
+constexpr size_t kPrefixBytes = 5;  // before each gRPC message
 
 constexpr char kHelp[] =
     R"(load_http2 [OPTION VALUE]... PORT PATH     requests to https://localhost:PORT
