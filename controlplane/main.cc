@@ -10,6 +10,7 @@
 #include "common/base/service_manager.h"
 #include "common/base/version.h"
 #include "common/config/bootstrap.h"
+#include "controlplane/check_files.h"
 #include "controlplane/maintenance_commands.h"
 #include "controlplane/server.h"
 #include "controlplane/signals.h"
@@ -27,8 +28,11 @@ std::string WithPort(const std::string& address, uint16_t port) {
 
 int Run(int argc, char** argv) {
   DaemonArguments arguments = ParseDaemonArguments(
-      argc, argv, "gateway-controlplane", "Keeps policy, watches Consul, and tells the data planes what to serve.",
+      argc, argv, "gateway-controlplane",
+      "Keeps policy, watches Consul, and tells the data planes what to serve.\n"
+      "With --check-config, the certificates and keys that the bootstrap file names are read, too.",
       MaintenanceCommands());
+  if (arguments.check) return CheckFiles(arguments.config);
   if (arguments.exit_code) return *arguments.exit_code;
   if (!arguments.command.empty()) return Maintain(arguments);
   InitLogging(arguments.config.logging(), "gateway-controlplane");

@@ -71,6 +71,37 @@ void AddAcme(const AcmeIssuer& acme, Families* families) {
   }
 }
 
+void AddJoin(const JoinService::Counts& counts, Families* families) {
+  for (const auto& [result, count] : {std::pair{"enrolled", &counts.enrolled}, std::pair{"renewed", &counts.renewed},
+                                      std::pair{"rejected", &counts.rejected}}) {
+    families->Counter("gateway_controlplane_joins_total", "Requests of data planes for a certificate, by their result.",
+                      static_cast<double>(count->load()), {{"result", result}});
+  }
+}
+
+void AddOidc(const KeyFetcher::Row& keys, Families* families) {
+  for (const auto& [result, count] :
+       {std::pair{"success", keys.fetches - keys.failures}, std::pair{"failure", keys.failures}}) {
+    families->Counter("gateway_controlplane_oidc_fetches_total",
+                      "Fetches of the keys of the operators' issuer, by their result.", count, {{"result", result}});
+  }
+  if (!keys.has_keys) return;
+  families->Gauge("gateway_controlplane_oidc_keys_age_seconds",
+                  "Since the newest good fetch of the keys of the operators' issuer.", keys.age_seconds);
+}
+
+// At most kCanariesMax of each.
+void AddCanaries(const PolicyState& state, Families* families) {
+  for (const auto& [route, canary] : *state.canaries) {
+    families->Gauge("gateway_controlplane_canary_percent", "What the side of a canary gets of its route's traffic.",
+                    canary.state.percent(), {{"route", route}, {"service", canary.state.service()}});
+  }
+  for (const auto& [route, canary] : *state.canaries) {
+    families->Gauge("gateway_controlplane_canary_reverted", "Whether the guard of a route's canary has reverted it.",
+                    canary.state.phase() == v1::CanaryState::REVERTED ? 1 : 0, {{"route", route}});
+  }
+}
+
 size_t OpenDescriptors() {
   DIR* dir = opendir("/proc/self/fd");
   if (dir == nullptr) return 0;
@@ -105,7 +136,8 @@ void AddProcess(Families* families) {
 }  // namespace
 
 std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigService& config, const QuotaService& quota,
-                          const AcmeIssuer* acme, const ListenerCounts& listeners, bool consul) {
+                          const AcmeIssuer* acme, const JoinService* join, const Oidc* oidc,
+                          const ListenerCounts& listeners, bool consul) {
   Families families;
   const std::shared_ptr<const PolicyState> state = publisher.current();
   const HubCounts counts = hub.counts();
@@ -141,6 +173,9 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
                                                      {"rollback", changes.rolled_back}}) {
     families.Counter(reverts_name, reverts_help, value, {{"cause", cause}});
   }
+  AddCanaries(*state, &families);
+  families.Counter("gateway_controlplane_canaries_reverted_total", "Canaries that their guards reverted.",
+                   changes.canaries_reverted);
   families.Counter("gateway_controlplane_database_errors_total", "Errors of the database.", publisher.store().errors());
 
   uint64_t serving = 0;
@@ -199,6 +234,8 @@ std::string RenderMetrics(Publisher& publisher, const Hub& hub, const ConfigServ
   families.Counter("gateway_controlplane_quota_overflowed_total", "Keys past the bound, counted with others.",
                    leases.quota.overflowed);
   if (acme != nullptr) AddAcme(*acme, &families);
+  if (join != nullptr) AddJoin(join->counts(), &families);
+  if (oidc != nullptr) AddOidc(oidc->keys(), &families);
   if (consul) {
     const std::shared_ptr<const EndpointCatalog> catalog = hub.endpoints();
     families.Gauge("gateway_controlplane_consul_reachable", "Whether the newest read of Consul succeeded.",

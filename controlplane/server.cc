@@ -27,6 +27,8 @@
 #include "controlplane/admin/reflection.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/caller.h"
+#include "controlplane/identity/joining.h"
+#include "controlplane/identity/oidc.h"
 #include "controlplane/identity/tokens.h"
 #include "controlplane/metrics.h"
 #include "controlplane/publish/data_plane_drains.h"
@@ -36,7 +38,9 @@
 #include "controlplane/rpc/reloading_tls.h"
 #include "controlplane/sources/consul/registration.h"
 #include "controlplane/sources/consul/watcher.h"
+#include "controlplane/stream/canary_keeper.h"
 #include "controlplane/stream/change_keeper.h"
+#include "controlplane/stream/join_service.h"
 #include "controlplane/stream/quota_service.h"
 #include "controlplane/stream/roster.h"
 #include "controlplane/stream/ticket_key_ring.h"
@@ -57,8 +61,11 @@ constexpr int kStreamMessageBytesMax = 1 << 20;
 // Of what RLIMIT_NOFILE allows, as many stay for the database, the metrics port, the log, and as many more for Consul's
 // watches (consul.max_watches).
 constexpr size_t kReservedDescriptors = 166;
+// The longest JWT (CompactJws::kTextBytesMax) and the rest of the header; gRPC's own bound is 8 KiB.
+constexpr int kHeaderBytesMax = 24 << 10;
 // From the first bytes of a connection to the client's SETTINGS, a TLS handshake included.
 constexpr int kHandshakeTimeoutMs = 10'000;
+constexpr int kCallsOfConnectionMax = 1'000;              // at a time
 constexpr std::chrono::milliseconds kProbeTimeout{1000};  // of each listener
 constexpr std::chrono::milliseconds kProbeKept{500};      // whoever asks sooner gets the same answer
 
@@ -143,7 +150,9 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Serve(Acceptor* acceptor, const st
   if (contexts != nullptr) builder.SetContextAllocator(std::move(contexts));
   builder.SetMaxReceiveMessageSize(receive_bytes_max);
   builder.SetMaxSendMessageSize(-1);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kCallsOfConnectionMax);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kHeaderBytesMax);
   // A client that stopped, or whose machine did, is found within 25 s (until then it has its data plane's name), an
   // idle connection is kept through NATs.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 15'000);
@@ -190,15 +199,15 @@ class Readiness {
       asked_at_ = std::chrono::steady_clock::now();
     }
     const std::string reason = reason_.empty() ? hub.WhyHeld() : reason_;
-    if (reason.empty()) return HealthReply();
+    if (reason.empty()) return StatusReply("ready");
     return {503, "application/json",
             absl::StrCat(R"({"status": "not_ready", "reason": ")",
                          absl::StrReplaceAll(reason, {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", " "}}), R"("})")};
   }
 
-  static HttpReply HealthReply() {
+  static HttpReply StatusReply(absl::string_view status) {
     return {200, "application/json",
-            absl::StrCat(R"({"status": "healthy", "time": ")",
+            absl::StrCat(R"({"status": ")", status, R"(", "time": ")",
                          absl::FormatTime(absl::RFC3339_full, absl::Now(), absl::UTCTimeZone()), R"("})")};
   }
 
@@ -263,11 +272,15 @@ struct ControlPlane::Impl {
   std::unique_ptr<TicketKeyRing> ticket_keys;
   std::unique_ptr<ConfigService> config_service;
   std::unique_ptr<Tokens> tokens;
+  std::unique_ptr<Oidc> oidc;  // null: no tokens of an issuer
   std::unique_ptr<AuditLog> audit;
+  std::unique_ptr<Joining> joining;  // null: data planes do not join with tokens
+  std::unique_ptr<JoinService> join_service;
   std::unique_ptr<EndpointOverrides> overrides;
-  // Both make revisions, which are in the audit.
+  // These make revisions, which are in the audit.
   std::unique_ptr<AcmeIssuer> acme;
   std::unique_ptr<ChangeKeeper> change_keeper;
+  std::unique_ptr<CanaryKeeper> canary_keeper;
   std::unique_ptr<LogLevel> log_level;
   std::unique_ptr<AdminService> admin_service;
   std::unique_ptr<AdminGate> admin_gate;
@@ -298,8 +311,11 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   // Partly made, it is taken down by the destructor in the right order.
   std::unique_ptr<ControlPlane> control_plane(new ControlPlane(std::make_unique<Impl>()));
   Impl& impl = *control_plane->impl_;
+  // A data plane that joins has no certificate yet. Streams of configuration and leases are refused without one.
+  const bool joins = !section.join().ca_cert().empty();
+  const ClientCertificate of_data_planes = joins ? ClientCertificate::kOptional : ClientCertificate::kRequired;
   for (auto [tls, key, files, clients] :
-       {std::tuple{&impl.stream_tls, "control_plane.stream_tls", &section.stream_tls(), ClientCertificate::kRequired},
+       {std::tuple{&impl.stream_tls, "control_plane.stream_tls", &section.stream_tls(), of_data_planes},
         std::tuple{&impl.admin_tls, "control_plane.admin_tls", &section.admin_tls(), ClientCertificate::kOptional}}) {
     absl::StatusOr<std::unique_ptr<ReloadingTls>> loaded = OpenTls(key, *files, clients);
     if (!loaded.ok()) return loaded.status();
@@ -435,8 +451,21 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   if (absl::Status s = impl.tokens->MakeFirst(absl::StrCat(section.database(), ".admin-token"), absl::Now()); !s.ok()) {
     return s;
   }
+  if (!section.oidc().issuer().empty()) {
+    absl::StatusOr<std::unique_ptr<Oidc>> oidc = Oidc::Open(section.oidc(), std::move(options.oidc));
+    if (!oidc.ok()) return oidc.status();
+    impl.oidc = *std::move(oidc);
+  }
   impl.audit = std::make_unique<AuditLog>(&impl.publisher->store(), section.audit_log().path());
   if (absl::Status s = impl.audit->CheckFile(); !s.ok()) return s;
+  if (joins) {
+    absl::StatusOr<std::unique_ptr<Joining>> joining = Joining::Open(
+        Joining::OptionsOf(section), [tls = impl.stream_tls.get()] { return tls->client_ca(); },
+        &impl.publisher->store());
+    if (!joining.ok()) return joining.status();
+    impl.joining = *std::move(joining);
+    impl.join_service = std::make_unique<JoinService>(impl.joining.get(), impl.audit.get());
+  }
   EndpointOverrides::Options overrides;
   overrides.publish = [&impl](const std::vector<v1::EndpointOverride>& all) { impl.hub->PublishOverrides(all); };
   overrides.ended = [&impl](const v1::EndpointOverride& ended) {
@@ -460,9 +489,11 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   });
   impl.acme = std::make_unique<AcmeIssuer>(impl.publisher.get(), impl.hub.get(), options.acme);
   impl.change_keeper = std::make_unique<ChangeKeeper>(impl.publisher.get(), impl.hub.get());
+  impl.canary_keeper = std::make_unique<CanaryKeeper>(impl.publisher.get(), impl.hub.get());
   impl.log_level = std::make_unique<LogLevel>(config.logging().level());
   const auto metrics_text = [&impl, consul] {
     return RenderMetrics(*impl.publisher, *impl.hub, *impl.config_service, *impl.quota_service, impl.acme.get(),
+                         impl.join_service.get(), impl.oidc.get(),
                          {{"stream", &impl.stream_acceptor->counts()}, {"admin", &impl.admin_acceptor->counts()}},
                          consul);
   };
@@ -481,7 +512,8 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
                                return response;
                              },
                              absl::StrCat(section.database(), ".backup-in-progress"),
-                             impl.acme.get()};
+                             impl.acme.get(),
+                             impl.joining.get()};
   impl.admin_service =
       std::make_unique<AdminService>(impl.publisher.get(), impl.hub.get(), impl.tokens.get(), impl.audit.get(),
                                      std::move(operations), section.name().empty() ? HostName() : section.name());
@@ -490,23 +522,29 @@ absl::StatusOr<std::unique_ptr<ControlPlane>> ControlPlane::Start(const v1::Boot
   gate.shared_client_ca = [admin = impl.admin_tls.get(), stream = impl.stream_tls.get()] {
     return admin != nullptr && stream != nullptr && ShareCertificate(admin->client_ca(), stream->client_ca());
   };
+  gate.oidc = impl.oidc.get();
   impl.admin_gate = std::make_unique<AdminGate>(impl.admin_service.get(), impl.tokens.get(), impl.audit.get(), gate);
 
   impl.metrics->Handle("/metrics", [metrics_text] {
     return HttpReply{200, "text/plain; version=0.0.4; charset=utf-8", metrics_text()};
   });
-  impl.metrics->Handle("/health", Readiness::HealthReply);
+  impl.metrics->Handle("/health", [] { return Readiness::StatusReply("healthy"); });
   impl.metrics->Handle("/ready", [&impl] {
     return impl.readiness.Reply(*impl.hub, impl.stream_acceptor.get(), impl.admin_acceptor.get());
   });
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // v1alpha
-  impl.stream_reflection = MakeReflection({v1::ConfigStream::service_full_name(), v1::Quota::service_full_name()});
+  std::vector<std::string> stream_names = {v1::ConfigStream::service_full_name(), v1::Quota::service_full_name()};
+  if (joins) stream_names.emplace_back(v1::Join::service_full_name());
+  impl.stream_reflection = MakeReflection(std::move(stream_names));
   impl.admin_reflection = MakeReflection({v1::Admin::service_full_name()});
-  absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server = Serve(
-      impl.stream_acceptor.get(), {impl.config_service.get(), impl.quota_service.get(), impl.stream_reflection.get()},
-      v1::ConfigStream::service_full_name(), kStreamMessageBytesMax, CredentialsOf(impl.stream_tls.get()), nullptr);
+  std::vector<grpc::Service*> stream_services = {impl.config_service.get(), impl.quota_service.get(),
+                                                 impl.stream_reflection.get()};
+  if (joins) stream_services.push_back(impl.join_service.get());
+  absl::StatusOr<std::unique_ptr<grpc::Server>> stream_server =
+      Serve(impl.stream_acceptor.get(), stream_services, v1::ConfigStream::service_full_name(), kStreamMessageBytesMax,
+            CredentialsOf(impl.stream_tls.get()), nullptr);
   if (!stream_server.ok()) return stream_server.status();
   impl.stream_server = *std::move(stream_server);
   absl::StatusOr<std::unique_ptr<grpc::Server>> admin_server = Serve(
@@ -537,10 +575,14 @@ void ControlPlane::Stop(std::chrono::milliseconds grace) {
   impl.admin_service.reset();
   impl.overrides.reset();
   if (impl.drains != nullptr) impl.drains->Stop();
+  impl.canary_keeper.reset();
   impl.change_keeper.reset();
   impl.acme.reset();
   impl.log_level.reset();
+  impl.join_service.reset();
+  impl.joining.reset();
   impl.audit.reset();
+  impl.oidc.reset();
   impl.tokens.reset();
   impl.config_service.reset();
   impl.ticket_keys.reset();

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "controlplane/acme/issuer.h"
+#include "controlplane/identity/oidc.h"
 #include "controlplane/publish/publisher.h"
 #include "controlplane/sources/consul/access.h"
 #include "controlplane/sources/endpoint_source.h"
@@ -24,6 +25,7 @@ struct ControlPlaneOptions {
   StoreOptions store;  // `path` is the bootstrap's
   HubOptions hub;
   AcmeOptions acme;
+  OidcOptions oidc;
   ConfigServiceOptions config;  // the callbacks are for whoever sets them where Consul is off
   // Fewer where RLIMIT_NOFILE allows fewer; half of them from one address.
   size_t stream_connections_max = 24'000;  // two of each data plane that may have a stream

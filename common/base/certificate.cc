@@ -68,25 +68,6 @@ std::string TlsWeakness(const std::vector<X509Ptr>& chain, EVP_PKEY* key) {
   return used == 1 ? "" : OpensslError();
 }
 
-std::string KeyWeakness(EVP_PKEY* key) {
-  const int bits = EVP_PKEY_get_bits(key);
-  switch (EVP_PKEY_get_base_id(key)) {
-    case EVP_PKEY_RSA:
-    case EVP_PKEY_RSA_PSS:
-      if (bits < kRsaBitsMin)
-        return absl::StrFormat("an RSA key of %d bits; at least %d are needed", bits, kRsaBitsMin);
-      return "";
-    case EVP_PKEY_EC:
-      if (bits < kEcBitsMin)
-        return absl::StrFormat("an elliptic-curve key of %d bits; at least %d are needed", bits, kEcBitsMin);
-      return "";
-    case EVP_PKEY_ED25519:
-      return "";
-    default:
-      return "a key of a type that is not supported; expected RSA, ECDSA or Ed25519";
-  }
-}
-
 // Every object of `pem` with this label. At least one is expected.
 template <typename Pointer, auto New, auto Read>
 absl::StatusOr<std::vector<Pointer>> ReadAll(std::string_view pem, OSSL_LIB_CTX* library, std::string_view noun,
@@ -274,6 +255,25 @@ absl::StatusOr<absl::Time> CheckOcsp(std::string_view der, std::string_view pem,
   if (until <= now) return refuse(Concat("it expired on ", absl::FormatTime(until, absl::UTCTimeZone())));
   ERR_clear_error();
   return until;
+}
+
+std::string KeyWeakness(EVP_PKEY* key) {
+  const int bits = EVP_PKEY_get_bits(key);
+  switch (EVP_PKEY_get_base_id(key)) {
+    case EVP_PKEY_RSA:
+    case EVP_PKEY_RSA_PSS:
+      if (bits < kRsaBitsMin)
+        return absl::StrFormat("an RSA key of %d bits; at least %d are needed", bits, kRsaBitsMin);
+      return "";
+    case EVP_PKEY_EC:
+      if (bits < kEcBitsMin)
+        return absl::StrFormat("an elliptic-curve key of %d bits; at least %d are needed", bits, kEcBitsMin);
+      return "";
+    case EVP_PKEY_ED25519:
+      return "";
+    default:
+      return "a key of a type that is not supported; expected RSA, ECDSA or Ed25519";
+  }
 }
 
 absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Time now) {

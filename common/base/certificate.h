@@ -52,6 +52,9 @@ absl::StatusOr<Certificate> ParseCertificate(CertificateSource source, absl::Tim
 // no certificate, or one can't be read.
 absl::StatusOr<std::vector<X509Ptr>> ReadCertificates(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
 absl::StatusOr<std::vector<CrlPtr>> ReadCrls(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
+// Why `key` is not good enough for TLS: weaker than RSA 2048 or P-256, or of another type than RSA, ECDSA and Ed25519;
+// "": it is.
+std::string KeyWeakness(EVP_PKEY* key);
 // The private key of `pem`; never asks for a passphrase.
 absl::StatusOr<KeyPtr> ReadPrivateKey(std::string_view pem, OSSL_LIB_CTX* library = nullptr);
 

@@ -49,24 +49,6 @@ std::vector<X509Ptr> ParseCertificates(std::string_view pem) {
   return all;
 }
 
-absl::StatusOr<std::string> ReadPem(const std::string& path) {
-  errno = 0;
-  std::ifstream in(path, std::ios::binary);
-  std::string text;
-  if (in) {
-    text.resize(kPemFileBytesMax + 1);
-    in.read(text.data(), static_cast<std::streamsize>(text.size()));
-    text.resize(static_cast<size_t>(in.gcount()));
-  }
-  if (!in.is_open() || in.bad()) {
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be read: ", strerror(errno == 0 ? EIO : errno)));
-  }
-  if (text.size() > kPemFileBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": expected at most ", kPemFileBytesMax, " bytes of PEM"));
-  }
-  return text;
-}
-
 std::string Date(absl::Time time) { return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", time, absl::UTCTimeZone()); }
 
 KeyPtr ParseKey(std::string_view pem) {
@@ -80,15 +62,6 @@ std::string TextOf(BIO* out) {
   char* data = nullptr;
   const long size = BIO_get_mem_data(out, &data);
   return std::string(data, static_cast<size_t>(size));
-}
-
-absl::StatusOr<CertificateAndKey> ToPem(X509* certificate, EVP_PKEY* key) {
-  const BioPtr certificate_out(BIO_new(BIO_s_mem())), key_out(BIO_new(BIO_s_secmem()));
-  if (PEM_write_bio_X509(certificate_out.get(), certificate) != 1 ||
-      PEM_write_bio_PKCS8PrivateKey(key_out.get(), key, nullptr, nullptr, 0, nullptr, nullptr) != 1) {
-    return absl::InternalError("the certificate cannot be written as PEM");
-  }
-  return CertificateAndKey{TextOf(certificate_out.get()), TextOf(key_out.get())};
 }
 
 bool AddExtension(X509* certificate, X509* issuer, int nid, const char* value) {
@@ -170,7 +143,146 @@ absl::Status AddNames(X509* certificate, const std::vector<std::string>& names) 
   return absl::OkStatus();
 }
 
+using SigningRequest = std::unique_ptr<X509_REQ, OpensslDeleter<X509_REQ_free>>;
+
+// The public key of a certificate request, checked as SigningRequestKey has it.
+absl::StatusOr<KeyPtr> KeyOfRequest(std::string_view pem) {
+  const auto invalid = [](absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat("certificate_request: ", why));
+  };
+  if (pem.size() > kSigningRequestBytesMax) {
+    return invalid(absl::StrCat("expected at most ", kSigningRequestBytesMax, " bytes"));
+  }
+  const BioPtr in = ReadOnly(pem);
+  const SigningRequest request(PEM_read_bio_X509_REQ(in.get(), nullptr, NoPassphrase, nullptr));
+  KeyPtr key(request == nullptr ? nullptr : X509_REQ_get_pubkey(request.get()));
+  const bool is_signed = key != nullptr && X509_REQ_verify(request.get(), key.get()) == 1;
+  ERR_clear_error();
+  if (key == nullptr) return invalid("expected a certificate request (PKCS #10) in PEM");
+  if (!is_signed) return invalid("is not signed by its own key");
+  if (const std::string weakness = KeyWeakness(key.get()); !weakness.empty()) return invalid(weakness);
+  return key;
+}
+
+absl::StatusOr<std::string> PemOf(X509* certificate) {
+  const BioPtr out(BIO_new(BIO_s_mem()));
+  if (PEM_write_bio_X509(out.get(), certificate) != 1) {
+    ERR_clear_error();
+    return absl::InternalError("the certificate cannot be written as PEM");
+  }
+  return TextOf(out.get());
+}
+
+absl::StatusOr<std::string> PemOf(EVP_PKEY* key) {
+  const BioPtr out(BIO_new(BIO_s_secmem()));
+  if (PEM_write_bio_PKCS8PrivateKey(out.get(), key, nullptr, nullptr, 0, nullptr, nullptr) != 1) {
+    ERR_clear_error();
+    return absl::InternalError("the key cannot be written as PEM");
+  }
+  return TextOf(out.get());
+}
+
+absl::StatusOr<CertificateAndKey> ToPem(X509* certificate, EVP_PKEY* key) {
+  absl::StatusOr<std::string> certificate_pem = PemOf(certificate), key_pem = PemOf(key);
+  if (!certificate_pem.ok()) return certificate_pem.status();
+  if (!key_pem.ok()) return key_pem.status();
+  return CertificateAndKey{*std::move(certificate_pem), *std::move(key_pem)};
+}
+
+// A leaf for `key`, signed by `authority`.
+absl::StatusOr<X509Ptr> SignLeaf(const CertificateAndKey& authority, const CertificateRequest& request, EVP_PKEY* key,
+                                 absl::Time now) {
+  const std::vector<X509Ptr> issuers = ParseCertificates(authority.certificate);
+  const KeyPtr issuer_key = ParseKey(authority.private_key);
+  if (issuers.empty() || issuer_key == nullptr ||
+      X509_check_private_key(issuers.front().get(), issuer_key.get()) != 1) {
+    ERR_clear_error();
+    return absl::InvalidArgumentError("the authority's certificate and key do not belong together");
+  }
+  X509* issuer = issuers.front().get();
+  if (request.common_name.empty() || request.common_name.size() > kCommonNameBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", request.common_name, "': expected a name of 1 to ", kCommonNameBytesMax, " bytes"));
+  }
+  const absl::Time authority_end = ExpiryOf(issuer);
+  if (authority_end <= now) {
+    return absl::FailedPreconditionError(absl::StrCat("the authority expired at ", Date(authority_end)));
+  }
+  // Backdated less if it is short-lived, since clients renew by the fraction of the validity that is over.
+  const absl::Time from = now - std::min(kBackdate, request.lifetime / 10);
+  X509Ptr certificate = Blank(key, request.common_name, request.organizational_unit, from,
+                              std::min(now + request.lifetime, authority_end));
+  const char* usage = request.server && request.client ? "serverAuth,clientAuth"
+                      : request.server                 ? "serverAuth"
+                                                       : "clientAuth";
+  if (certificate == nullptr || X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer)) != 1 ||
+      !AddExtension(certificate.get(), issuer, NID_basic_constraints, "critical,CA:FALSE") ||
+      !AddExtension(certificate.get(), issuer, NID_key_usage, "critical,digitalSignature") ||
+      !AddExtension(certificate.get(), issuer, NID_ext_key_usage, usage) ||
+      !AddExtension(certificate.get(), issuer, NID_authority_key_identifier, "keyid")) {
+    ERR_clear_error();
+    return absl::InternalError("OpenSSL made no certificate");
+  }
+  if (!request.names.empty()) {
+    if (absl::Status status = AddNames(certificate.get(), request.names); !status.ok()) return status;
+  }
+  if (X509_sign(certificate.get(), issuer_key.get(), EVP_sha256()) <= 0) {
+    ERR_clear_error();
+    return absl::InternalError("OpenSSL did not sign the certificate");
+  }
+  return certificate;
+}
+
 }  // namespace
+
+absl::StatusOr<std::string> ReadPemFile(const std::string& path) {
+  errno = 0;
+  std::ifstream in(path, std::ios::binary);
+  std::string text;
+  if (in) {
+    text.resize(kPemFileBytesMax + 1);
+    in.read(text.data(), static_cast<std::streamsize>(text.size()));
+    text.resize(static_cast<size_t>(in.gcount()));
+  }
+  if (!in.is_open() || in.bad()) {
+    const int error = errno == 0 ? EIO : errno;
+    const std::string message = absl::StrCat(path, ": cannot be read: ", strerror(error));
+    return error == ENOENT ? absl::NotFoundError(message) : absl::UnavailableError(message);
+  }
+  if (text.size() > kPemFileBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": expected at most ", kPemFileBytesMax, " bytes of PEM"));
+  }
+  return text;
+}
+
+bool IsAuthority(std::string_view pem) {
+  const std::vector<X509Ptr> all = ParseCertificates(pem);
+  // 1: by basicConstraints; higher values stand for older, weaker signs.
+  const bool may = !all.empty() && X509_check_ca(all.front().get()) == 1;
+  ERR_clear_error();
+  return may;
+}
+
+std::string IntermediatesOf(std::string_view pem) {
+  std::string chain;
+  for (const X509Ptr& each : ParseCertificates(pem)) {
+    if (X509_self_signed(each.get(), 0) == 1) continue;
+    if (const absl::StatusOr<std::string> text = PemOf(each.get()); text.ok()) absl::StrAppend(&chain, *text);
+  }
+  ERR_clear_error();
+  return chain;
+}
+
+bool IsIssuedBy(std::string_view chain, std::string_view ca) {
+  const std::vector<X509Ptr> certificates = ParseCertificates(chain), issuers = ParseCertificates(ca);
+  if (certificates.empty() || issuers.empty()) return false;
+  X509* const last = certificates.back().get();
+  X509* const issuer = issuers.front().get();
+  const bool is_it = X509_cmp(last, issuer) == 0 ||
+                     (X509_check_issued(issuer, last) == X509_V_OK && X509_verify(last, X509_get0_pubkey(issuer)) == 1);
+  ERR_clear_error();
+  return is_it;
+}
 
 absl::StatusOr<CertificateInfo> DescribeCertificate(std::string_view pem) {
   const std::vector<X509Ptr> all = ParseCertificates(pem);
@@ -190,9 +302,9 @@ absl::StatusOr<CertificateInfo> DescribeCertificate(std::string_view pem) {
 absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now) {
   TlsMaterial material;
   if (!files.cert.empty()) {
-    absl::StatusOr<std::string> chain = ReadPem(files.cert);
+    absl::StatusOr<std::string> chain = ReadPemFile(files.cert);
     if (!chain.ok()) return chain.status();
-    absl::StatusOr<std::string> key_text = ReadPem(files.key);
+    absl::StatusOr<std::string> key_text = ReadPemFile(files.key);
     if (!key_text.ok()) return key_text.status();
     const std::vector<X509Ptr> certificates = ParseCertificates(*chain);
     if (certificates.empty()) {
@@ -220,7 +332,7 @@ absl::StatusOr<TlsMaterial> ReadTlsFiles(const TlsFiles& files, absl::Time now) 
     material.not_after = end;
   }
   if (!files.ca.empty()) {
-    absl::StatusOr<std::string> ca = ReadPem(files.ca);
+    absl::StatusOr<std::string> ca = ReadPemFile(files.ca);
     if (!ca.ok()) return ca.status();
     const std::vector<X509Ptr> authorities = ParseCertificates(*ca);
     if (authorities.empty()) {
@@ -277,45 +389,52 @@ absl::StatusOr<CertificateAndKey> MakeAuthority(const std::string& common_name, 
 
 absl::StatusOr<CertificateAndKey> IssueCertificate(const CertificateAndKey& authority,
                                                    const CertificateRequest& request, absl::Time now) {
-  const std::vector<X509Ptr> issuers = ParseCertificates(authority.certificate);
-  const KeyPtr issuer_key = ParseKey(authority.private_key);
-  if (issuers.empty() || issuer_key == nullptr ||
-      X509_check_private_key(issuers.front().get(), issuer_key.get()) != 1) {
-    ERR_clear_error();
-    return absl::InvalidArgumentError("the authority's certificate and key do not belong together");
-  }
-  X509* issuer = issuers.front().get();
-  if (request.common_name.empty() || request.common_name.size() > kCommonNameBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", request.common_name, "': expected a name of 1 to ", kCommonNameBytesMax, " bytes"));
-  }
-  const absl::Time authority_end = ExpiryOf(issuer);
-  if (authority_end <= now) {
-    return absl::FailedPreconditionError(absl::StrCat("the authority expired at ", Date(authority_end)));
-  }
   const KeyPtr key(EVP_EC_gen("P-256"));
-  const X509Ptr certificate = key == nullptr ? nullptr
-                                             : Blank(key.get(), request.common_name, request.organizational_unit,
-                                                     now - kBackdate, std::min(now + request.lifetime, authority_end));
-  const char* usage = request.server && request.client ? "serverAuth,clientAuth"
-                      : request.server                 ? "serverAuth"
-                                                       : "clientAuth";
-  if (certificate == nullptr || X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer)) != 1 ||
-      !AddExtension(certificate.get(), issuer, NID_basic_constraints, "critical,CA:FALSE") ||
-      !AddExtension(certificate.get(), issuer, NID_key_usage, "critical,digitalSignature") ||
-      !AddExtension(certificate.get(), issuer, NID_ext_key_usage, usage) ||
-      !AddExtension(certificate.get(), issuer, NID_authority_key_identifier, "keyid")) {
-    ERR_clear_error();
-    return absl::InternalError("OpenSSL made no certificate");
-  }
-  if (!request.names.empty()) {
-    if (absl::Status status = AddNames(certificate.get(), request.names); !status.ok()) return status;
-  }
-  if (X509_sign(certificate.get(), issuer_key.get(), EVP_sha256()) <= 0) {
-    ERR_clear_error();
-    return absl::InternalError("OpenSSL did not sign the certificate");
-  }
-  return ToPem(certificate.get(), key.get());
+  if (key == nullptr) return absl::InternalError("OpenSSL made no key");
+  absl::StatusOr<X509Ptr> certificate = SignLeaf(authority, request, key.get(), now);
+  if (!certificate.ok()) return certificate.status();
+  return ToPem(certificate->get(), key.get());
+}
+
+absl::StatusOr<std::string> MakePrivateKey() {
+  const KeyPtr key(EVP_EC_gen("P-256"));
+  if (key == nullptr) return absl::InternalError("OpenSSL made no key");
+  return PemOf(key.get());
+}
+
+absl::StatusOr<std::string> MakeSigningRequest(std::string_view private_key, const std::string& common_name) {
+  const KeyPtr key = ParseKey(private_key);
+  if (key == nullptr) return absl::InvalidArgumentError("holds no private key in PEM without a passphrase");
+  const SigningRequest request(X509_REQ_new());
+  const BioPtr out(BIO_new(BIO_s_mem()));
+  const bool made = request != nullptr && X509_REQ_set_version(request.get(), X509_REQ_VERSION_1) == 1 &&
+                    AddEntry(X509_REQ_get_subject_name(request.get()), NID_commonName, common_name) &&
+                    X509_REQ_set_pubkey(request.get(), key.get()) == 1 &&
+                    X509_REQ_sign(request.get(), key.get(), EVP_sha256()) > 0 &&
+                    PEM_write_bio_X509_REQ(out.get(), request.get()) == 1;
+  ERR_clear_error();
+  if (!made) return absl::InternalError("OpenSSL made no certificate request");
+  return TextOf(out.get());
+}
+
+absl::StatusOr<Digest> SigningRequestKey(std::string_view pem) {
+  const absl::StatusOr<KeyPtr> key = KeyOfRequest(pem);
+  if (!key.ok()) return key.status();
+  unsigned char* der = nullptr;
+  const int size = i2d_PUBKEY(key->get(), &der);
+  if (size <= 0) return absl::InternalError("OpenSSL does not encode the key");
+  const Digest digest = Sha256({reinterpret_cast<const char*>(der), static_cast<size_t>(size)});
+  OPENSSL_free(der);
+  return digest;
+}
+
+absl::StatusOr<std::string> IssueForRequest(const CertificateAndKey& authority, const CertificateRequest& request,
+                                            std::string_view pem, absl::Time now) {
+  const absl::StatusOr<KeyPtr> key = KeyOfRequest(pem);
+  if (!key.ok()) return key.status();
+  absl::StatusOr<X509Ptr> certificate = SignLeaf(authority, request, key->get(), now);
+  if (!certificate.ok()) return certificate.status();
+  return PemOf(certificate->get());
 }
 
 }  // namespace gateway

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/certificate.h"
+#include "common/base/digest.h"
 
 namespace gateway {
 
@@ -65,6 +66,29 @@ struct CertificateRequest {
 // A leaf with a new key. Ends no later than its authority. InvalidArgument: a name that fits no certificate.
 absl::StatusOr<CertificateAndKey> IssueCertificate(const CertificateAndKey& authority,
                                                    const CertificateRequest& request, absl::Time now);
+
+// The text of a PEM file. NotFound: it does not exist; Unavailable: it cannot be read; both name it.
+absl::StatusOr<std::string> ReadPemFile(const std::string& path);
+// Whether the first certificate in `pem` may issue others (basicConstraints, RFC 5280, section 4.2.1.9).
+bool IsAuthority(std::string_view pem);
+// Those in `pem` that have not signed themselves: what a chain has between a leaf and its root.
+std::string IntermediatesOf(std::string_view pem);
+// Whether the first certificate in `ca` has signed the last one in `chain`, or is it.
+bool IsIssuedBy(std::string_view chain, std::string_view ca);
+
+// Longest certificate request that is read.
+inline constexpr size_t kSigningRequestBytesMax = 16u << 10;
+// A new private key: EC P-256, PEM.
+absl::StatusOr<std::string> MakePrivateKey();
+// A certificate request (PKCS #10, RFC 2986) for `private_key`, PEM.
+absl::StatusOr<std::string> MakeSigningRequest(std::string_view private_key, const std::string& common_name);
+// SHA-256 of the public key in a certificate request. InvalidArgument, beginning with "certificate_request": it is not
+// one in PEM, is not signed by its key, or the key is weaker than RSA 2048 or P-256.
+absl::StatusOr<Digest> SigningRequestKey(std::string_view pem);
+// A leaf for the key of the certificate request `pem`, of which nothing else counts; PEM. Errors as of
+// SigningRequestKey and IssueCertificate.
+absl::StatusOr<std::string> IssueForRequest(const CertificateAndKey& authority, const CertificateRequest& request,
+                                            std::string_view pem, absl::Time now);
 
 }  // namespace gateway
 

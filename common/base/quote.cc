@@ -27,6 +27,14 @@ size_t Utf8SequenceLength(std::string_view text) {
   return length;
 }
 
+std::string CutUtf8(std::string text, size_t bytes_max) {
+  if (text.size() <= bytes_max) return text;
+  // A byte of the form 10xxxxxx is within a character.
+  while (bytes_max > 0 && (static_cast<unsigned char>(text[bytes_max]) & 0xC0) == 0x80) --bytes_max;
+  text.resize(bytes_max);
+  return text;
+}
+
 bool IsUnprintable(std::string_view sequence) {
   return (sequence.size() == 2 && sequence[0] == '\xc2' && static_cast<unsigned char>(sequence[1]) < 0xa0) ||
          sequence == "\u2028" || sequence == "\u2029" || sequence == "\ufeff" || sequence == "\xef\xbf\xbe" ||

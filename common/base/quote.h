@@ -17,6 +17,9 @@ bool IsValidUtf8(std::string_view text);
 // (RFC 3629: no surrogates, no overlong forms).
 size_t Utf8SequenceLength(std::string_view text);
 
+// `text`, which is UTF-8, cut to `bytes_max` between two characters.
+std::string CutUtf8(std::string text, size_t bytes_max);
+
 // Whether `sequence`, one character beyond ASCII, must be escaped: C1 controls, the two line separators, the byte order
 // mark and the two non-characters are not printable YAML.
 bool IsUnprintable(std::string_view sequence);

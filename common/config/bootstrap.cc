@@ -20,6 +20,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "common/base/address_set.h"
+#include "common/base/fetched_url.h"
 #include "common/base/host_port.h"
 #include "common/base/quote.h"
 #include "common/base/units.h"
@@ -439,10 +440,13 @@ class Loader {
     }
   }
 
-  void CheckPair(const std::string& path, const std::string& cert, const std::string& key) {
+  // `prefix`: of the two keys.
+  void CheckPair(const std::string& path, const std::string& cert, const std::string& key,
+                 std::string_view prefix = "") {
     if (cert.empty() == key.empty()) return;
-    KeyProblem(path + (cert.empty() ? ".cert" : ".key"),
-               fmt::format("is missing; expected cert and key together, found only {}", cert.empty() ? "key" : "cert"));
+    KeyProblem(fmt::format("{}.{}{}", path, prefix, cert.empty() ? "cert" : "key"),
+               fmt::format("is missing; expected {0}cert and {0}key together, found only {0}{1}", prefix,
+                           cert.empty() ? "key" : "cert"));
   }
 
   void CheckControlPlane(const v1::ControlPlaneSection& control) {
@@ -471,7 +475,61 @@ class Loader {
       KeyProblem("control_plane.stream_tls.client_ca",
                  "is needed with stream_tls: data planes identify themselves by certificates of it");
     }
+    const v1::JoinSection& join = control.join();
+    CheckPair("control_plane.join", join.ca_cert(), join.ca_key(), "ca_");
+    if (!join.ca_cert().empty() && control.stream_tls().cert().empty()) {
+      KeyProblem("control_plane.join.ca_cert", "needs stream_tls: data planes join over TLS");
+    }
+    CheckOidc(control);
     if (control.database().empty()) KeyProblem("control_plane.database", "expected a file, found ''");
+  }
+
+  // Kinds are checked by the control plane, which knows them.
+  void CheckOidc(const v1::ControlPlaneSection& control) {
+    const std::string path = "control_plane.oidc";
+    const v1::OidcSection& oidc = control.oidc();
+    if (oidc.issuer().empty()) {
+      const bool given = std::any_of(origins_.begin(), origins_.end(), [&path](const auto& origin) {
+        return origin.first.starts_with(path + ".") && origin.first != path + ".issuer";
+      });
+      if (given) KeyProblem(path + ".issuer", "is needed with oidc: whose tokens are accepted");
+      return;
+    }
+    if (const absl::Status status = CheckFetchedUrl(oidc.issuer(), "keys"); !status.ok()) {
+      KeyProblem(path + ".issuer", std::string(status.message()));
+    } else if (oidc.issuer().find_first_of("?#") != std::string::npos) {
+      KeyProblem(path + ".issuer", fmt::format("expected a URL without a query and a fragment, found {}",
+                                               QuoteForMessage(oidc.issuer())));
+    } else if (const absl::StatusOr<HostPort> listener = ParseHostPort(control.admin_listen());
+               listener.ok() && !IsLoopback(listener->host) && control.admin_tls().cert().empty()) {
+      KeyProblem(path + ".issuer", "needs admin_tls: tokens would cross the network in cleartext");
+    }
+    if (oidc.audience().empty()) {
+      KeyProblem(path + ".audience", "is needed with oidc: the name in `aud` of the tokens that are for this gateway");
+    }
+    for (const auto& [name, claim] :
+         {std::pair("name_claim", oidc.name_claim()), std::pair("groups_claim", oidc.groups_claim())}) {
+      if (claim.empty()) KeyProblem(fmt::format("{}.{}", path, name), "expected the name of a claim, found ''");
+    }
+    if (oidc.roles().empty()) KeyProblem(path + ".roles", "is needed with oidc: a token without a role may do nothing");
+    std::set<std::string> groups;
+    for (int i = 0; i < oidc.roles_size(); ++i)
+      CheckOidcRole(oidc.roles(i), fmt::format("{}.roles[{}]", path, i), &groups);
+  }
+
+  void CheckOidcRole(const v1::OidcRole& role, const std::string& path, std::set<std::string>* groups) {
+    if (!role.group().empty() && !groups->insert(role.group()).second) {
+      KeyProblem(path + ".group", fmt::format("{} is given twice", QuoteForMessage(role.group())));
+    }
+    constexpr std::string_view kRoles[] = {"viewer", "operator", "editor", "admin"};
+    if (role.role().empty()) return;  // required: told already
+    if (std::find(std::begin(kRoles), std::end(kRoles), role.role()) == std::end(kRoles)) {
+      KeyProblem(path + ".role",
+                 fmt::format("expected viewer, operator, editor or admin, found {}", QuoteForMessage(role.role())));
+    } else if (role.role() != "editor" && !(role.only().empty() && role.kinds().empty())) {
+      KeyProblem(path + (role.only().empty() ? ".kinds" : ".only"),
+                 fmt::format("is for an editor; the role {} cannot be bound to labels or kinds", role.role()));
+    }
   }
 
   void CheckDataPlane(const v1::DataPlaneSection& data) {
@@ -491,11 +549,19 @@ class Loader {
     }
     const v1::ClientTlsSection& tls = data.tls();
     CheckPair("data_plane.tls", tls.cert(), tls.key());
-    if (tls.ca().empty() && !(tls.cert().empty() && tls.server_name().empty())) {
+    if (tls.ca().empty() && !(tls.cert().empty() && tls.server_name().empty() && tls.join_token_file().empty())) {
       KeyProblem("data_plane.tls.ca", "is needed with tls: whose certificates the control planes have");
     }
-    if (!tls.ca().empty() && tls.cert().empty() && tls.key().empty()) {
+    if (!tls.ca().empty() && tls.cert().empty() && tls.key().empty() && tls.join_token_file().empty()) {
       KeyProblem("data_plane.tls.cert", "is needed with tls: a control plane knows a data plane by its certificate");
+    }
+    if (!tls.join_token_file().empty()) {
+      if (tls.cert().empty()) {
+        KeyProblem("data_plane.tls.cert", "is needed with join_token_file: where the certificate is to be written");
+      }
+      if (data.name().empty()) {
+        KeyProblem("data_plane.name", "is needed with tls.join_token_file: the name that the token is for");
+      }
     }
     const std::string& name = data.name();
     if (name.size() > kDataPlaneNameMax || !std::all_of(name.begin(), name.end(), [](char c) {
@@ -565,6 +631,19 @@ class Loader {
   std::set<std::string, std::less<>> wrong_;                 // keys with a problem already
 };
 
+// The block of YAML that begins at line `at`, in flow style: maps, and lists of scalars. `at` is then behind it.
+std::string FlowOf(const std::vector<std::string>& lines, size_t* at) {
+  const size_t indent = lines[*at].find_first_not_of(' ');
+  const bool list = lines[*at].compare(indent, 2, "- ") == 0;
+  std::vector<std::string> items;
+  while (*at < lines.size() && lines[*at].find_first_not_of(' ') == indent) {
+    std::string item = lines[(*at)++].substr(list ? indent + 2 : indent);
+    const bool nested = *at < lines.size() && lines[*at].find_first_not_of(' ') > indent;
+    items.push_back(nested ? item + " " + FlowOf(lines, at) : item);
+  }
+  return fmt::format("{}{}{}", list ? "[" : "{", fmt::join(items, ", "), list ? "]" : "}");
+}
+
 // A key's value as YAML in one line, or "absent".
 std::string ValueOf(const v1::Bootstrap& config, const Key& key) {
   const Message* message = &config;
@@ -609,7 +688,8 @@ std::string ValueOf(const v1::Bootstrap& config, const Key& key) {
       items.push_back(fmt::format("{}: {}", parts.empty() ? "" : parts[0].substr(5),
                                   parts.size() < 2 ? "\"\"" : parts[1].substr(7)));
     } else {
-      items.push_back(fmt::format("{{{}}}", fmt::join(parts, ", ")));
+      size_t at = 0;
+      items.push_back(parts.empty() ? "{}" : FlowOf(parts, &at));
     }
   }
   if (field->is_map()) {

@@ -36,12 +36,6 @@ absl::StatusOr<TextTemplate> ParseText(std::string_view text, const std::vector<
 // The names in the order of RouteMatch::variables; ** is "". Empty if `path` has no template, or a bad one.
 std::vector<std::string> VariablesOf(const v1::PathMatch& path);
 
-// Whether `what` ("keys") may be fetched from `url`: https, or http of this host (127.0.0.1, [::1], localhost), without
-// a user or a password. The rule holds for policy and for every redirect. InvalidArgument says what was expected; a
-// password is not repeated.
-absl::Status CheckFetchedUrl(std::string_view url, std::string_view what);
-inline absl::Status CheckKeysUrl(std::string_view url) { return CheckFetchedUrl(url, "keys"); }
-
 }  // namespace gateway
 
 #endif  // GATEWAY_COMMON_POLICY_POLICY_TEXTS_H_

@@ -9,7 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "common/policy/policy_texts.h"
+#include "common/base/fetched_url.h"
 #include "controlplane/acme/messages.h"
 
 namespace gateway::controlplane::acme {

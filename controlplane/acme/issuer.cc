@@ -10,6 +10,7 @@
 #include "common/base/digest.h"
 #include "common/base/strict_json.h"
 #include "common/base/thread.h"
+#include "common/base/timestamp.h"
 #include "spdlog/spdlog.h"
 
 namespace gateway::controlplane {
@@ -38,12 +39,6 @@ std::string AccountSecret(const v1::Acme& spec) {
 }
 
 std::string StateSecret(const std::string& name) { return absl::StrCat("acme-certificate/", name); }
-
-void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
-  const int64_t micros = absl::ToUnixMicros(time);
-  out->set_seconds(micros / 1'000'000);
-  out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
-}
 
 int64_t Seconds(const json& in, const char* name) {
   const auto found = in.find(name);

@@ -10,8 +10,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/base/fetched_url.h"
 #include "common/base/strict_json.h"
-#include "common/policy/policy_texts.h"
 
 namespace gateway::controlplane::acme {
 namespace {

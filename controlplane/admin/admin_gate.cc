@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "common/base/pki.h"
 #include "controlplane/identity/data_plane_name.h"
+#include "controlplane/identity/own_actors.h"
 #include "controlplane/identity/rules.h"
 #include "controlplane/rpc/grpc_status.h"
 #include "controlplane/stream/config_service.h"
@@ -31,6 +32,10 @@ absl::Status AdminGate::IdentifyByCertificate(const std::string& certificate, Ca
                  : !info->names.dns.empty()  ? info->names.dns.front()
                                              : "";
   if (caller->name.empty()) return absl::UnauthenticatedError("the client certificate has no name");
+  if (IsOwnActor(caller->name)) {
+    return absl::UnauthenticatedError(
+        absl::StrCat("the client certificate is for '", caller->name, "', which is the control plane itself"));
+  }
   caller->role = RoleNamed(info->organizational_unit);
   if (caller->role != v1::Token::ROLE_UNSPECIFIED) return absl::OkStatus();
   if (!info->organizational_unit.empty()) {
@@ -58,6 +63,9 @@ absl::Status AdminGate::Identify(const grpc::CallbackServerContext& context, Cal
       return absl::UnauthenticatedError("expected a credential of the form 'Bearer TOKEN'");
     }
     const absl::string_view secret = absl::StripAsciiWhitespace(value.substr(sizeof(kBearer) - 1));
+    if (options_.oidc != nullptr && Oidc::LooksLikeToken({secret.data(), secret.size()})) {
+      return options_.oidc->Identify({secret.data(), secret.size()}, now, caller);
+    }
     absl::StatusOr<Tokens::Grant> grant = tokens_->Find({secret.data(), secret.size()}, now);
     if (!grant.ok()) return grant.status();
     caller->name = std::move(grant->name);

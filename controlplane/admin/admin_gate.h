@@ -11,6 +11,7 @@
 #include "controlplane/admin/admin_service.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/caller.h"
+#include "controlplane/identity/oidc.h"
 #include "controlplane/identity/tokens.h"
 #include "gateway/v1/admin.grpc.pb.h"
 
@@ -23,6 +24,7 @@ struct AdminGateOptions {
   // Whether the admin listener's client CA issues data planes' certificates too: then a certificate has to say which
   // role it is for.
   std::function<bool()> shared_client_ca = [] { return false; };
+  Oidc* oidc = nullptr;  // null: no tokens of an issuer
 };
 
 // What gRPC serves on the admin listener; outlives the server. Each call is checked by its rule (rules.h) and passed on
@@ -53,6 +55,7 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_UNARY(GetRevision)
   GATEWAY_UNARY(Rollback)
   GATEWAY_UNARY(DecideChange)
+  GATEWAY_UNARY(DecideCanary)
   GATEWAY_UNARY(GetChange)
   GATEWAY_STREAM(Watch)
   GATEWAY_UNARY(ListDataPlanes)
@@ -72,6 +75,7 @@ class AdminGate final : public v1::Admin::CallbackService {
   GATEWAY_UNARY(CreateToken)
   GATEWAY_UNARY(ListTokens)
   GATEWAY_UNARY(RevokeToken)
+  GATEWAY_UNARY(CreateJoinToken)
   GATEWAY_UNARY(ListAudit)
   grpc::ServerUnaryReactor* Export(grpc::CallbackServerContext* context, const v1::ListRequest* request,
                                    v1::ListResponse* response) override {
@@ -83,7 +87,8 @@ class AdminGate final : public v1::Admin::CallbackService {
  private:
   // Fills in the caller. Not OK: how the call ends.
   grpc::Status Admit(absl::string_view method, grpc::CallbackServerContext* context);
-  // Unauthenticated, or PermissionDenied for a certificate that is no operator's.
+  // Unauthenticated; PermissionDenied for a certificate that is not an operator's, or a token of an issuer without a role;
+  // Unavailable while an issuer's keys are not known.
   absl::Status Identify(const grpc::CallbackServerContext& context, Caller* caller, absl::Time now) const;
   absl::Status IdentifyByCertificate(const std::string& certificate, Caller* caller) const;
 

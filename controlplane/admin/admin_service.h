@@ -2,19 +2,20 @@
 #ifndef GATEWAY_CONTROLPLANE_ADMIN_ADMIN_SERVICE_H_
 #define GATEWAY_CONTROLPLANE_ADMIN_ADMIN_SERVICE_H_
 
-#include <condition_variable>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/base/log_level.h"
 #include "controlplane/acme/issuer.h"
+#include "controlplane/admin/endpoint_calls.h"
+#include "controlplane/admin/fleet_calls.h"
+#include "controlplane/admin/identity_calls.h"
+#include "controlplane/admin/policy_changes.h"
+#include "controlplane/admin/policy_reads.h"
+#include "controlplane/admin/streaming_calls.h"
 #include "controlplane/identity/audit_log.h"
 #include "controlplane/identity/tokens.h"
 #include "controlplane/publish/data_plane_drains.h"
@@ -27,24 +28,6 @@
 
 namespace gateway::controlplane {
 
-inline constexpr uint32_t kListPageDefault = 500;
-inline constexpr uint32_t kListPageMax = 5'000;
-inline constexpr uint32_t kHistoryPageDefault = 100;
-inline constexpr uint32_t kHistoryPageMax = 1'000;
-// A page of List ends here, below gRPC's limit of 4 MiB a message.
-inline constexpr size_t kListPageBytesMax = 3u << 20;
-// Watch, Rollout and Backup calls at a time; of these, one Backup: each holds a copy of the database on its disk.
-inline constexpr size_t kAdminStreamsMax = 256;
-inline constexpr size_t kBackupChunkBytes = 1u << 20;
-
-inline constexpr uint32_t kAuditPageDefault = 100;
-inline constexpr uint32_t kAuditPageMax = 1'000;
-
-inline constexpr uint32_t kEndpointWeightMax = 65'535;  // as policy and Consul have it
-inline constexpr absl::Duration kOverrideMax = absl::Hours(24 * 366);
-inline constexpr absl::Duration kLogLevelDefault = absl::Minutes(5);
-inline constexpr absl::Duration kLogLevelMax = absl::Hours(24);
-
 // What an operator changes at run time, and what a support bundle has of this process.
 struct AdminOperations {
   EndpointOverrides* overrides;
@@ -54,8 +37,11 @@ struct AdminOperations {
   std::function<v1::DiagnoseResponse()> diagnose;
   std::string backup_file;           // where a Backup puts its copy while it is read: beside the database
   const AcmeIssuer* acme = nullptr;  // null: certificates with `acme` have no state
+  Joining* joining = nullptr;        // null: data planes do not join with tokens
 };
 
+// Says on which thread each call runs; what a call does is in the class of its group (PolicyReads, PolicyChanges,
+// FleetCalls, EndpointCalls, IdentityCalls) or in its stream.
 // Reads answer from memory on gRPC's threads; whatever touches SQLite or compiles runs on one thread of its own. Called
 // by AdminGate, which gRPC serves: contexts are its, with a Caller who may do what is asked, but for the resources that
 // a bound editor touches (Publisher).
@@ -64,10 +50,9 @@ class AdminService final : public v1::Admin::CallbackService {
   // `name`: what GetServerInfo says it is called.
   AdminService(Publisher* publisher, Hub* hub, Tokens* tokens, AuditLog* audit, AdminOperations operations,
                std::string name = "");
-  ~AdminService() override;  // waits until every call has ended
 
-  // Ends the streaming calls with UNAVAILABLE and refuses new ones.
-  void Drain();
+  // Ends the streaming calls with UNAVAILABLE and refuses new ones. The destructor waits until all have ended.
+  void Drain() { streams_.Drain(); }
 
   grpc::ServerUnaryReactor* Apply(grpc::CallbackServerContext* context, const v1::ApplyRequest* request,
                                   v1::ApplyResponse* response) override;
@@ -94,6 +79,8 @@ class AdminService final : public v1::Admin::CallbackService {
                                      v1::RollbackResponse* response) override;
   grpc::ServerUnaryReactor* DecideChange(grpc::CallbackServerContext* context, const v1::DecideChangeRequest* request,
                                          v1::DecideChangeResponse* response) override;
+  grpc::ServerUnaryReactor* DecideCanary(grpc::CallbackServerContext* context, const v1::DecideCanaryRequest* request,
+                                         v1::DecideCanaryResponse* response) override;
   grpc::ServerUnaryReactor* GetChange(grpc::CallbackServerContext* context, const v1::GetChangeRequest* request,
                                       v1::GetChangeResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchResponse>* Watch(grpc::CallbackServerContext* context,
@@ -136,64 +123,32 @@ class AdminService final : public v1::Admin::CallbackService {
                                        v1::ListTokensResponse* response) override;
   grpc::ServerUnaryReactor* RevokeToken(grpc::CallbackServerContext* context, const v1::RevokeTokenRequest* request,
                                         v1::RevokeTokenResponse* response) override;
+  grpc::ServerUnaryReactor* CreateJoinToken(grpc::CallbackServerContext* context,
+                                            const v1::CreateJoinTokenRequest* request,
+                                            v1::CreateJoinTokenResponse* response) override;
   grpc::ServerUnaryReactor* ListAudit(grpc::CallbackServerContext* context, const v1::ListAuditRequest* request,
                                       v1::ListAuditResponse* response) override;
 
  private:
-  // A streaming call, by its base.
-  struct Call;
-  template <typename Message>
-  class Stream;
-  class WatchStream;
-  class RolloutStream;
-  class BackupStream;
-
+  // Ends the call with `status`.
   grpc::ServerUnaryReactor* Now(grpc::CallbackServerContext* context, const absl::Status& status);
+  // Runs `work` on the executor, then ends the call.
   grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, std::function<absl::Status()> work);
-  template <typename S, typename Message>
-  grpc::ServerWriteReactor<Message>* Open(std::shared_ptr<S> stream, grpc::CallbackServerContext* context);
-  void Remove(Call* call);
-  // Ends the streaming calls whose token is revoked or has expired.
-  void EndRevoked();
-  void Sweep();
-
-  absl::Status FillList(const v1::ListRequest& request, bool with_secrets, v1::ListResponse* response) const;
-  absl::Status FillAudit(const v1::ListAuditRequest& request, v1::ListAuditResponse* response);
-  absl::Status FillVersions(const v1::ResourceHistoryRequest& request, v1::ResourceHistoryResponse* response) const;
-  absl::Status FillHistory(const v1::HistoryRequest& request, v1::HistoryResponse* response) const;
-  void FillExclusions(const std::string& service, v1::ListEndpointsResponse* response) const;
-  // Those that concern `service` ("": all), a Service's name or that of a service of Consul.
-  std::vector<v1::EndpointOverride> OverridesOf(const std::string& service) const;
-  absl::Status SetOverride(const v1::SetEndpointRequest& request, const std::string& endpoint, const Caller& caller,
-                           v1::SetEndpointResponse* response);
-  absl::Status ChangeDrain(const v1::SetDrainRequest& request, const Caller& caller, v1::SetDrainResponse* response);
-  void WarnOfDrain(const std::string& name, v1::SetDrainResponse* response) const;
-  // What is worth a word about an override that was set just now.
-  void WarnOfOverride(const v1::EndpointOverride& override, const v1::ListEndpointsResponse& endpoints,
-                      v1::SetEndpointResponse* response) const;
-  absl::Status FillEndpoints(const v1::ListEndpointsRequest& request, v1::ListEndpointsResponse* response) const;
-  // What `service` is in Consul. NotFound, as ListEndpoints has it; FailedPrecondition if its endpoints are written
-  // down.
-  absl::StatusOr<EndpointKey> ConsulKeyOf(const std::string& service) const;
 
   Publisher* const publisher_;
   Hub* const hub_;
-  Tokens* const tokens_;
   AuditLog* const audit_;
-  const AdminOperations operations_;
   const std::string name_;
+  const std::string backup_file_;
   const absl::Time started_at_;
-  uint64_t revocations_ = 0;  // the subscription
 
-  std::mutex mu_;
-  std::condition_variable ended_;
-  std::map<Call*, std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mu_);
-  bool draining_ ABSL_GUARDED_BY(mu_) = false;
-  Call* backup_ ABSL_GUARDED_BY(mu_) = nullptr;  // the one that is under way
-  bool ending_ ABSL_GUARDED_BY(mu_) = false;
-  std::thread sweeper_;
-
-  Executor executor_;  // last: its tasks use all of the above
+  PolicyReads reads_;
+  PolicyChanges changes_;
+  FleetCalls fleet_;
+  EndpointCalls endpoints_;
+  IdentityCalls identity_;
+  Executor executor_;       // ends after the streams, which use it, and before what its tasks use
+  StreamingCalls streams_;  // last: waits for the calls
 };
 
 }  // namespace gateway::controlplane

@@ -4,14 +4,10 @@
 #include <iterator>
 #include <utility>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "common/base/units.h"
 
 namespace gateway::controlplane {
 namespace {
@@ -27,55 +23,10 @@ constexpr MetricInfo kMetrics[] = {{"error_rate", Guard::Metric::kErrorRate, 0},
                                    {"p50", Guard::Metric::kP50, 0.5},
                                    {"p90", Guard::Metric::kP90, 0.9},
                                    {"p99", Guard::Metric::kP99, 0.99}};
-constexpr absl::string_view kParts = "error_rate, p50, p90 or p99 with < or <=, requests>N, or for=DURATION";
 
 const MetricInfo& InfoOf(Guard::Metric metric) {
   return *std::find_if(std::begin(kMetrics), std::end(kMetrics),
                        [metric](const MetricInfo& each) { return each.metric == metric; });
-}
-
-absl::Status Wrong(absl::string_view part, absl::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat("guard: '", part, "': expected ", expected));
-}
-
-absl::StatusOr<absl::Duration> DurationOf(absl::string_view text) {
-  absl::StatusOr<google::protobuf::Duration> parsed = ParseDuration({text.data(), text.size()});
-  if (!parsed.ok()) return parsed.status();
-  return absl::Seconds(parsed->seconds()) + absl::Nanoseconds(parsed->nanos());
-}
-
-absl::Status ParseWindow(absl::string_view part, absl::string_view value, Guard* guard) {
-  const absl::StatusOr<absl::Duration> window = DurationOf(value);
-  if (!window.ok() || *window < kGuardWindowMin || *window > kGuardWindowMax) {
-    return Wrong(part, "for= with a duration of 1s to 24h, such as for=60s");
-  }
-  guard->window = *window;
-  return absl::OkStatus();
-}
-
-absl::Status ParseCondition(absl::string_view part, absl::string_view name, bool or_equal, absl::string_view value,
-                            Guard* guard) {
-  const auto* known = std::find_if(std::begin(kMetrics), std::end(kMetrics),
-                                   [name](const MetricInfo& each) { return each.name == name; });
-  if (known == std::end(kMetrics)) return Wrong(part, kParts);
-  for (const Guard::Condition& other : guard->conditions) {
-    if (other.metric == known->metric) return Wrong(part, absl::StrCat(name, " once"));
-  }
-  Guard::Condition condition{known->metric, or_equal, 0, std::string(value)};
-  if (known->metric == Guard::Metric::kErrorRate) {
-    if (!absl::ConsumeSuffix(&value, "%") || !absl::SimpleAtod(value, &condition.bound) ||
-        !(condition.bound >= 0 && condition.bound <= 100)) {
-      return Wrong(part, "a percentage of 0% to 100%, such as error_rate<1%");
-    }
-  } else {
-    const absl::StatusOr<absl::Duration> bound = DurationOf(value);
-    if (!bound.ok() || *bound <= absl::ZeroDuration()) {
-      return Wrong(part, absl::StrCat("a duration above 0, such as ", name, "<250ms"));
-    }
-    condition.bound = absl::ToDoubleNanoseconds(*bound);
-  }
-  guard->conditions.push_back(std::move(condition));
-  return absl::OkStatus();
 }
 
 double ValueOf(Guard::Metric metric, const RouteFigures& figures) {
@@ -117,55 +68,36 @@ std::string Where(const Guard::Condition& condition, const std::string& route, c
   return text;
 }
 
+template <typename Counts>
+void AddCounts(const Counts& report, RouteFigures* figures) {
+  figures->requests += report.requests();
+  figures->errors += report.errors();
+  const int buckets = std::min(report.latency_size(), static_cast<int>(kLatencyBuckets));
+  for (int i = 0; i < buckets; ++i) figures->latency[static_cast<size_t>(i)] += report.latency(i);
+}
+
+// Whether `seen` breaks `condition`. Before the window is over, a few requests decide nothing.
+bool Breaks(const Guard::Condition& condition, const RouteFigures& seen, bool over) {
+  if (seen.requests == 0 || (!over && seen.requests < kEarlyRequestsMin)) return false;
+  return !Holds(condition, ValueOf(condition.metric, seen));
+}
+
+std::string Counted(uint64_t requests) { return absl::StrCat(requests, requests == 1 ? " request" : " requests"); }
+
+// "saw 1234 requests: error_rate 0.1 %".
+std::string Seen(const Guard& guard, const RouteFigures& all) {
+  std::vector<std::string> seen;
+  for (const Guard::Condition& condition : guard.conditions) {
+    seen.push_back(
+        absl::StrCat(InfoOf(condition.metric).name, " ", ValueText(condition.metric, ValueOf(condition.metric, all))));
+  }
+  return absl::StrCat("saw ", Counted(all.requests), seen.empty() ? "" : ": ", absl::StrJoin(seen, ", "));
+}
+
 }  // namespace
 
-absl::StatusOr<Guard> ParseGuard(std::string_view text) {
-  if (text.size() > kGuardBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("guard: ", text.size(), " bytes; expected at most ", kGuardBytesMax));
-  }
-  const absl::string_view whole(text.data(), text.size());
-  Guard guard;
-  bool has_window = false;
-  for (absl::string_view part : absl::StrSplit(whole, ',')) {
-    part = absl::StripAsciiWhitespace(part);
-    const size_t end = part.find_first_of("<>=");
-    if (end == absl::string_view::npos) return Wrong(part, kParts);
-    const absl::string_view name = absl::StripTrailingAsciiWhitespace(part.substr(0, end));
-    absl::string_view rest = part.substr(end);
-    const bool below = absl::ConsumePrefix(&rest, "<");
-    const bool above = !below && absl::ConsumePrefix(&rest, ">");
-    const bool equal = absl::ConsumePrefix(&rest, "=");
-    rest = absl::StripAsciiWhitespace(rest);
-    absl::Status status;
-    if (name == "for") {
-      if (below || above || has_window) return Wrong(part, "for=DURATION, once");
-      has_window = true;
-      status = ParseWindow(part, rest, &guard);
-    } else if (name == "requests") {
-      if (!above || equal || guard.wants_requests || !absl::SimpleAtoi(rest, &guard.requests_above)) {
-        return Wrong(part, "requests>N, once");
-      }
-      guard.wants_requests = true;
-    } else if (!below) {
-      return Wrong(part, kParts);
-    } else {
-      status = ParseCondition(part, name, equal, rest, &guard);
-    }
-    if (!status.ok()) return status;
-  }
-  if (guard.conditions.empty() && !guard.wants_requests) {
-    return Wrong(whole, "at least one condition, such as error_rate<1%");
-  }
-  return guard;
-}
-
-void RouteFigures::Add(const v1::RouteReport& report) {
-  requests += report.requests();
-  errors += report.errors();
-  const int buckets = std::min(report.latency_size(), static_cast<int>(kLatencyBuckets));
-  for (int i = 0; i < buckets; ++i) latency[static_cast<size_t>(i)] += report.latency(i);
-}
+void RouteFigures::Add(const v1::RouteReport& report) { AddCounts(report, this); }
+void RouteFigures::Add(const v1::RouteServiceReport& report) { AddCounts(report, this); }
 
 void RouteFigures::Add(const RouteFigures& other) {
   requests += other.requests;
@@ -192,11 +124,10 @@ GuardVerdict JudgeGuard(const Guard& guard, const GuardFigures& figures, bool ov
   const bool enough = !guard.wants_requests || all.requests > guard.requests_above;
   if (!over && !enough) return {};
   for (const auto& [route, total] : by_route) {
-    if (total.requests == 0 || (!over && total.requests < kEarlyRequestsMin)) continue;
     for (const Guard::Condition& condition : guard.conditions) {
-      const double value = ValueOf(condition.metric, total);
-      if (Holds(condition, value)) continue;
-      return {true, absl::StrCat(InfoOf(condition.metric).name, " ", ValueText(condition.metric, value), " is not ",
+      if (!Breaks(condition, total, over)) continue;
+      return {true, absl::StrCat(InfoOf(condition.metric).name, " ",
+                                 ValueText(condition.metric, ValueOf(condition.metric, total)), " is not ",
                                  BoundText(condition), " on ", Where(condition, route, figures))};
     }
   }
@@ -206,13 +137,31 @@ GuardVerdict JudgeGuard(const Guard& guard, const GuardFigures& figures, bool ov
                                absl::FormatDuration(guard.window))};
   }
   if (all.requests == 0) return {false, "saw no requests on the routes of the change", true};
-  std::vector<std::string> seen;
+  return {false, Seen(guard, all)};
+}
+
+GuardVerdict JudgeSide(const Guard& guard, const std::string& service, const RouteFigures& side,
+                       const RouteFigures& others, bool over) {
+  const bool enough = !guard.wants_requests || side.requests > guard.requests_above;
+  if (!over && !enough) return {};
   for (const Guard::Condition& condition : guard.conditions) {
-    seen.push_back(
-        absl::StrCat(InfoOf(condition.metric).name, " ", ValueText(condition.metric, ValueOf(condition.metric, all))));
+    if (!Breaks(condition, side, over)) continue;
+    const auto value = [&condition](const RouteFigures& figures) {
+      return ValueText(condition.metric, ValueOf(condition.metric, figures));
+    };
+    absl::string_view limit = condition.bound_text;
+    const bool percent = absl::ConsumeSuffix(&limit, "%");
+    return {true, absl::StrCat(InfoOf(condition.metric).name, " ", value(side), " of ", Counted(side.requests), " to ",
+                               service, ", limit ", limit, percent ? " %" : "",
+                               others.requests == 0 ? "" : absl::StrCat(" (other sides: ", value(others), ")"))};
   }
-  return {false, absl::StrCat("saw ", all.requests, all.requests == 1 ? " request" : " requests",
-                              seen.empty() ? "" : ": ", absl::StrJoin(seen, ", "))};
+  if (!over) return {};
+  if (!enough) {
+    return {true, absl::StrCat(Counted(side.requests), " to ", service, " during the step, not above ",
+                               guard.requests_above)};
+  }
+  if (side.requests == 0) return {false, absl::StrCat("saw no requests to ", service), true};
+  return {false, Seen(guard, side)};
 }
 
 }  // namespace gateway::controlplane

@@ -1,4 +1,5 @@
-// What a change must not do to the requests of the routes that it concerns: parsed, and judged by what data planes see.
+// What a change must not do to the requests of the routes that it concerns (common/policy/guard.h), judged by what data
+// planes see.
 #ifndef GATEWAY_CONTROLPLANE_CHANGE_GUARD_H_
 #define GATEWAY_CONTROLPLANE_CHANGE_GUARD_H_
 
@@ -6,40 +7,15 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <string_view>
-#include <vector>
 
-#include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "common/base/latency_buckets.h"
+#include "common/policy/guard.h"
 #include "gateway/v1/config_stream.pb.h"
 
 namespace gateway::controlplane {
 
-inline constexpr size_t kGuardBytesMax = 256;
-inline constexpr absl::Duration kGuardWindowDefault = absl::Seconds(60);
-inline constexpr absl::Duration kGuardWindowMin = absl::Seconds(1);
-inline constexpr absl::Duration kGuardWindowMax = absl::Hours(24);
 // Before the window is over, fewer requests than these decide nothing: the first one that fails is 100 % of all.
 inline constexpr uint64_t kEarlyRequestsMin = 20;
-
-// "error_rate<1%,p99<250ms,requests>100,for=60s".
-struct Guard {
-  enum class Metric { kErrorRate, kP50, kP90, kP99 };
-  struct Condition {
-    Metric metric = Metric::kErrorRate;
-    bool or_equal = false;   // <=
-    double bound = 0;        // percent, or nanoseconds
-    std::string bound_text;  // as written: "1%", "250ms"
-  };
-  std::vector<Condition> conditions;  // at most one of each metric
-  bool wants_requests = false;
-  uint64_t requests_above = 0;  // with wants_requests: of all routes and data planes together
-  absl::Duration window = kGuardWindowDefault;
-};
-
-// InvalidArgument names the part that is wrong and what was expected.
-absl::StatusOr<Guard> ParseGuard(std::string_view text);
 
 // Requests of one route.
 struct RouteFigures {
@@ -48,6 +24,7 @@ struct RouteFigures {
   std::array<uint64_t, kLatencyBuckets> latency{};
 
   void Add(const v1::RouteReport& report);
+  void Add(const v1::RouteServiceReport& report);
   void Add(const RouteFigures& other);
 };
 
@@ -71,6 +48,10 @@ struct GuardVerdict {
 
 // `over`: the window is, so what there is decides. Before, only what breaks a condition by enough requests does.
 GuardVerdict JudgeGuard(const Guard& guard, const GuardFigures& figures, bool over);
+
+// The same for one side of a split: "error_rate 7.1 % of 1204 requests to shop-v2, limit 1 % (other sides: 0.2 %)".
+GuardVerdict JudgeSide(const Guard& guard, const std::string& service, const RouteFigures& side,
+                       const RouteFigures& others, bool over);
 
 }  // namespace gateway::controlplane
 

@@ -5,23 +5,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/timestamp.h"
 #include "common/base/units.h"
 #include "controlplane/identity/scope.h"
 
 namespace gateway::controlplane {
 namespace {
 
-void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
-  const int64_t micros = absl::ToUnixMicros(time);
-  out->set_seconds(micros / 1'000'000);
-  out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
-}
-
-absl::Time TimeOf(const google::protobuf::Timestamp& time) {
-  return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
-}
-
-// Ends it where it waits for nothing any more.
+// Ends it if it waits for nothing more.
 void EndIfSettled(const std::string& reason, absl::Time now, v1::PendingChange* change) {
   if (!change->to().empty() || change->has_confirm_by() || change->has_guard_until()) return;
   EndChange(v1::PendingChange::KEPT, reason, 0, now, change);

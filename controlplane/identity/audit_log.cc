@@ -11,6 +11,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/quote.h"
+#include "common/base/timestamp.h"
 #include "nlohmann/json.hpp"
 #include "spdlog/spdlog.h"
 
@@ -19,22 +21,14 @@ namespace {
 
 constexpr int kChangesNamed = 20;
 
-google::protobuf::Timestamp ToTimestamp(absl::Time time) {
-  google::protobuf::Timestamp timestamp;
-  const int64_t micros = absl::ToUnixMicros(time);
-  timestamp.set_seconds(micros / 1'000'000);
-  timestamp.set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
-  return timestamp;
-}
-
 v1::AuditEntry EntryOf(const Caller& caller, v1::AuditEntry::Outcome outcome, std::string detail, absl::Time now) {
   v1::AuditEntry entry;
-  *entry.mutable_time() = ToTimestamp(now);
+  SetTime(now, entry.mutable_time());
   entry.set_actor(caller.name);
   entry.set_address(caller.address);
   entry.set_action(caller.action);
   entry.set_outcome(outcome);
-  if (detail.size() > AuditLog::kDetailBytesMax) detail.resize(AuditLog::kDetailBytesMax);
+  detail = CutUtf8(std::move(detail), AuditLog::kDetailBytesMax);
   entry.set_detail(std::move(detail));
   return entry;
 }
@@ -87,7 +81,7 @@ std::string AuditDetail(const v1::RevisionInfo& info) {
     absl::StrAppend(&detail, " and ", info.changes_size() - kChangesNamed, " more");
   }
   if (!info.comment().empty()) absl::StrAppend(&detail, detail.empty() ? "" : ": ", info.comment());
-  if (detail.size() > AuditLog::kDetailBytesMax) detail.resize(AuditLog::kDetailBytesMax);
+  detail = CutUtf8(std::move(detail), AuditLog::kDetailBytesMax);
   return detail;
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/time/time.h"
 #include "common/base/digest.h"
 #include "controlplane/identity/caller_limits.h"
 #include "controlplane/identity/scope.h"
@@ -18,10 +19,11 @@ namespace gateway::controlplane {
 struct Caller {
   std::string name;  // as authenticated; "": nobody asked who it is
   v1::Token::Role role = v1::Token::ROLE_UNSPECIFIED;
-  std::shared_ptr<const Scope> scope;  // null: everything
-  std::string address;                 // without port
-  std::optional<Digest> token;         // by which it is known
-  std::string action;                  // the call: "Apply"
+  std::shared_ptr<const Scope> scope;              // null: everything
+  std::string address;                             // without port
+  std::optional<Digest> token;                     // of the control plane's own, by which it is known
+  absl::Time expires_at = absl::InfiniteFuture();  // of a token of an issuer
+  std::string action;                              // the call: "Apply"
 };
 
 // The context of every call of the admin listener: made by gRPC through CallContexts, filled in by AdminGate.

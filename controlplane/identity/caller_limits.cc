@@ -5,16 +5,11 @@
 #include "absl/strings/str_cat.h"
 
 namespace gateway::controlplane {
-namespace {
-
-// A bucket that is not used is full again after this.
-const absl::Duration kRefill = absl::Seconds(CallerLimits::kBurst / CallerLimits::kCallsPerSecond);
-
-}  // namespace
 
 void CallerLimits::Forget(absl::Time now) {
+  const absl::Duration refill = absl::Seconds(rates_.burst / rates_.calls_per_second);  // full again
   std::erase_if(callers_,
-                [now](const auto& each) { return each.second.running == 0 && now - each.second.filled_at >= kRefill; });
+                [&](const auto& each) { return each.second.running == 0 && now - each.second.filled_at >= refill; });
 }
 
 absl::StatusOr<CallerLimits::Slot> CallerLimits::Admit(const std::string& caller, absl::Time now) {
@@ -25,16 +20,17 @@ absl::StatusOr<CallerLimits::Slot> CallerLimits::Admit(const std::string& caller
       return absl::ResourceExhaustedError(absl::StrCat("there are calls of ", kCallersMax, " callers already"));
     }
   }
-  State& state = callers_.try_emplace(caller, State{kBurst, now, 0}).first->second;
-  state.room = std::min(kBurst, state.room + absl::ToDoubleSeconds(now - state.filled_at) * kCallsPerSecond);
+  State& state = callers_.try_emplace(caller, State{rates_.burst, now, 0}).first->second;
+  state.room =
+      std::min(rates_.burst, state.room + absl::ToDoubleSeconds(now - state.filled_at) * rates_.calls_per_second);
   state.filled_at = now;
-  if (state.running >= kConcurrentMax) {
+  if (state.running >= rates_.concurrent) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("'", caller, "' has ", kConcurrentMax, " calls running; wait for one to end"));
+        absl::StrCat("'", caller, "' has ", rates_.concurrent, " calls running; wait for one to end"));
   }
   if (state.room < 1) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("'", caller, "' makes more than ", kCallsPerSecond, " calls a second"));
+        absl::StrCat("'", caller, "' makes more than ", rates_.calls_per_second, " calls a second"));
   }
   state.room -= 1;
   ++state.running;

@@ -16,10 +16,15 @@ namespace gateway::controlplane {
 // Thread-safe. Outlives the slots that it gives out.
 class CallerLimits {
  public:
-  static constexpr double kCallsPerSecond = 1'000;
-  static constexpr double kBurst = 2'000;
-  static constexpr int kConcurrentMax = 128;    // of kAdminStreamsMax for all
   static constexpr size_t kCallersMax = 1'000;  // that are remembered; idle ones are forgotten first
+  struct Rates {
+    double calls_per_second = 1'000;
+    double burst = 2'000;
+    int concurrent = 128;  // of kAdminStreamsMax for all
+  };
+
+  explicit CallerLimits(Rates rates) : rates_(rates) {}
+  CallerLimits() : CallerLimits(Rates()) {}
 
   // Held until the call has ended. ResourceExhausted says which limit.
   using Slot = std::shared_ptr<void>;
@@ -27,12 +32,13 @@ class CallerLimits {
 
  private:
   struct State {
-    double room = kBurst;
+    double room = 0;
     absl::Time filled_at;
     int running = 0;
   };
   void Forget(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
+  const Rates rates_;
   std::mutex mu_;
   std::map<std::string, State> callers_ ABSL_GUARDED_BY(mu_);
 };

@@ -16,6 +16,11 @@ std::string PeerCertificate(const grpc::AuthContext& context) {
   return pem.empty() ? "" : std::string(pem.front().data(), pem.front().size());
 }
 
+absl::Status CheckHasCertificate(const grpc::AuthContext& context) {
+  if (!PeerCertificate(context).empty()) return absl::OkStatus();
+  return absl::PermissionDeniedError("name: the data plane has shown no certificate");
+}
+
 absl::Status CheckDataPlaneName(const std::string& name, const std::string& certificate) {
   const absl::StatusOr<CertificateInfo> info = DescribeCertificate(certificate);
   if (!info.ok()) return absl::PermissionDeniedError("name: the data plane has shown no certificate");

@@ -12,6 +12,9 @@ namespace gateway::controlplane {
 // The PEM of the client's certificate; "": it has shown none.
 std::string PeerCertificate(const grpc::AuthContext& context);
 
+// PermissionDenied if the client has shown no certificate.
+absl::Status CheckHasCertificate(const grpc::AuthContext& context);
+
 // PermissionDenied unless `name` is a DNS or URI name in `certificate` (PEM), byte by byte: wildcards name nobody.
 absl::Status CheckDataPlaneName(const std::string& name, const std::string& certificate);
 

@@ -8,10 +8,11 @@ namespace gateway::controlplane {
 
 inline constexpr char kBootstrapActor[] = "bootstrap";         // what a start changes
 inline constexpr char kAcmeActor[] = "acme";                   // stores certificates from a CA
-inline constexpr char kCanaryActor[] = "canary";               // reserved: no change has it yet
+inline constexpr char kCanaryActor[] = "canary";               // takes the steps of canaries
 inline constexpr char kControlPlaneActor[] = "control plane";  // ends a change that is not final
 
-// No token is made with one of these names, and no call without a credential may claim one.
+// No token is made with one of these names, no certificate with one is accepted, and no call without a credential may
+// claim one.
 inline bool IsOwnActor(std::string_view name) {
   return name == kBootstrapActor || name == kAcmeActor || name == kCanaryActor || name == kControlPlaneActor;
 }

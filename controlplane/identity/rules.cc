@@ -18,6 +18,7 @@ constexpr CallRule kRules[] = {
     {"GetRevision", v1::Token::VIEWER, CallRule::kReads},
     {"Rollback", v1::Token::OPERATOR, CallRule::kChangesPolicy},
     {"DecideChange", v1::Token::EDITOR, CallRule::kChangesPolicy},  // of a bound editor: of its own changes
+    {"DecideCanary", v1::Token::OPERATOR, CallRule::kChangesPolicy},
     {"GetChange", v1::Token::VIEWER, CallRule::kReads},
     {"Watch", v1::Token::VIEWER, CallRule::kReads},
     {"ListDataPlanes", v1::Token::VIEWER, CallRule::kReads},
@@ -37,6 +38,7 @@ constexpr CallRule kRules[] = {
     {"CreateToken", v1::Token::ADMIN, CallRule::kChangesTokens},
     {"ListTokens", v1::Token::ADMIN, CallRule::kReads},
     {"RevokeToken", v1::Token::ADMIN, CallRule::kChangesTokens},
+    {"CreateJoinToken", v1::Token::ADMIN, CallRule::kChangesTokens},
     {"ListAudit", v1::Token::ADMIN, CallRule::kReads},
 };
 

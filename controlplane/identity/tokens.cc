@@ -1,8 +1,6 @@
 #include "controlplane/identity/tokens.h"
 
 #include <fcntl.h>
-#include <openssl/crypto.h>
-#include <openssl/rand.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,10 +9,10 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "controlplane/identity/own_actors.h"
 #include "controlplane/identity/rules.h"
+#include "controlplane/identity/secret.h"
 #include "google/protobuf/util/time_util.h"
 #include "spdlog/spdlog.h"
 
@@ -22,7 +20,6 @@ namespace gateway::controlplane {
 namespace {
 
 constexpr char kPrefix[] = "gwt_";  // so that scanners for leaked secrets find it
-constexpr size_t kSecretBytes = 32;
 constexpr size_t kNameBytesMax = 128;
 constexpr size_t kSecretTextBytesMax = 256;
 constexpr size_t kLabelBytesMax = 256;
@@ -46,15 +43,6 @@ std::shared_ptr<const Scope> ScopeOf(const v1::Token& token) {
   scope->only = {token.only().begin(), token.only().end()};
   scope->kinds = {token.kinds().begin(), token.kinds().end()};
   return scope;
-}
-
-absl::StatusOr<std::string> NewSecret() {
-  unsigned char bytes[kSecretBytes];
-  if (RAND_bytes(bytes, sizeof bytes) != 1) return absl::InternalError("no random bytes for a token");
-  std::string text = absl::WebSafeBase64Escape(absl::string_view(reinterpret_cast<char*>(bytes), sizeof bytes));
-  OPENSSL_cleanse(bytes, sizeof bytes);
-  while (text.ends_with('=')) text.pop_back();
-  return kPrefix + text;
 }
 
 // What a request asks for, checked; without times.
@@ -137,7 +125,7 @@ absl::Status Tokens::MakeFirst(const std::string& path, absl::Time now) {
     if (!by_name_.empty()) return absl::OkStatus();
   }
   std::lock_guard write_lock(write_mu_);
-  const absl::StatusOr<std::string> secret = NewSecret();
+  const absl::StatusOr<std::string> secret = NewSecret(kPrefix);
   if (!secret.ok()) return secret.status();
   // The file first: a token that counts but that nobody knows would never be made again.
   if (absl::Status s = WritePrivate(path, *secret + "\n"); !s.ok()) return s;
@@ -182,7 +170,7 @@ absl::StatusOr<v1::CreateTokenResponse> Tokens::Create(const v1::CreateTokenRequ
           absl::StrCat("there are ", kTokensMax, " tokens; give a new one the name of one that is revoked or expired"));
     }
   }
-  const absl::StatusOr<std::string> secret = NewSecret();
+  const absl::StatusOr<std::string> secret = NewSecret(kPrefix);
   if (!secret.ok()) return secret.status();
   const Digest digest = Sha256(*secret);
   if (absl::Status s = store_->PutToken({*token, digest}); !s.ok()) return s;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/digest.h"
+#include "common/base/timestamp.h"
 #include "common/config/redaction.h"
 #include "common/policy/label_selector.h"
 #include "controlplane/identity/audit_log.h"
@@ -151,12 +152,6 @@ void Keep(const Response& response, StoredRequest* kept) {
 
 bool Same(const v1::Resource& a, const v1::Resource& b) { return CanonicalBytes(a) == CanonicalBytes(b); }
 
-void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
-  const int64_t micros = absl::ToUnixMicros(time);
-  out->set_seconds(micros / 1'000'000);
-  out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
-}
-
 std::string NameOf(const Author& author, const v1::ChangeContext& context) {
   return !author.name.empty() ? author.name : context.actor().empty() ? author.address : context.actor();
 }
@@ -183,6 +178,10 @@ absl::Status Publisher::Start() {
   loaded->revision = store_->revision();
   loaded->committed_at = store_->revision_time();
   loaded->resources = std::make_shared<const ResourceSet>(store_->TakeLoaded());
+  absl::StatusOr<CanarySet> canaries = store_->LoadCanaries(loaded->revision);
+  if (!canaries.ok()) return canaries.status();
+  loaded->canaries =
+      std::make_shared<const CanarySet>(CanariesOf(*loaded->resources, *std::move(canaries), options_.now()));
   {
     std::lock_guard pointer(mu_);
     current_ = loaded;
@@ -310,7 +309,7 @@ absl::Status Publisher::CheckExpected(uint64_t expected,
     const ResourceKey key{*std::move(kind), version.name()};
     const auto it = state->resources->find(key);
     const uint64_t now = it == state->resources->end() ? 0 : it->second.revision;
-    if (now == version.revision()) continue;
+    if (now == version.revision() || OnlySteps(*state, key, version.revision())) continue;
     const std::string wanted = version.revision() == 0 ? "that it does not exist"
                                                        : absl::StrCat("its version of revision ", version.revision());
     absl::StatusOr<std::vector<ResourceVersion>> last = store_->VersionsBefore(key, 0, 1);
@@ -459,8 +458,19 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
                                    std::move(picked), std::move(routes), now);
     changes.push_back(*commitment.begun);
   }
+  const bool takes_back = before->pending != nullptr && turn.ends != v1::PendingChange::OUTCOME_UNSPECIFIED;
+  auto canaries = std::make_shared<const CanarySet>(NextCanaries(
+      *before->canaries, takes_back ? &base_canaries_ : nullptr, turn.canaries, proposal.edits, revision, now));
+  CanaryEdits canary_edits = EditsOf(*canaries, proposal.edits);
+  if (commitment.begun) {
+    canary_edits.older = CanaryEdits::Older::kKept;
+  } else if (older_canaries_) {
+    canary_edits.older = CanaryEdits::Older::kAllReplaced;
+    if (!canary_edits.empty()) canary_edits.put = *canaries;
+  }
   if (request != nullptr) keep(commitment);
-  if (absl::Status s = store_->Commit(info, author.address, proposal.edits, &entry, request, changes); !s.ok()) {
+  if (absl::Status s = store_->Commit(info, author.address, proposal.edits, &entry, request, changes, &canary_edits);
+      !s.ok()) {
     spdlog::error("revision {} by '{}' was not stored: {}", revision, info.actor(), std::string(s.message()));
     return s;
   }
@@ -477,6 +487,9 @@ absl::StatusOr<Publisher::Commitment> Publisher::Commit(Proposal proposal, const
   state->resources = std::make_shared<const ResourceSet>(std::move(proposal.resources));
   state->snapshot = std::move(compiled.snapshot);
   state->warnings = std::move(compiled.warnings);
+  state->canaries = std::move(canaries);
+  if (!canary_edits.empty()) older_canaries_ = commitment.begun.has_value();
+  base_canaries_ = commitment.begun ? *before->canaries : CanarySet();
   if (commitment.begun) {
     state->pending = std::make_shared<const v1::PendingChange>(*commitment.begun);
     if (IsStaged(*state->pending)) state->base = before;
@@ -932,6 +945,10 @@ absl::StatusOr<v1::DecideChangeResponse> Publisher::Decide(const v1::DecideChang
   if (absl::Status s = CheckContext(request.context()); !s.ok()) return Count(s);
   std::lock_guard lock(write_mu_);
   const std::shared_ptr<const PolicyState> state = current();
+  if (request.revision() > state->revision) {
+    return absl::NotFoundError(
+        absl::StrCat("there is no revision ", request.revision(), "; the newest is ", state->revision));
+  }
   if (state->pending == nullptr) {
     return absl::NotFoundError(absl::StrCat("revision ", request.revision() == 0 ? state->revision : request.revision(),
                                             " is final: no change is staged, watched or to be confirmed"));
@@ -986,6 +1003,9 @@ absl::Status Publisher::ResumeChange(PolicyState* state) {
   if (!IsUnderWay(*change) || change->revision() != state->revision) return absl::OkStatus();
   state->pending = std::make_shared<const v1::PendingChange>(*change);
   spdlog::info("{}", DescribeUnderWay(*change));
+  absl::StatusOr<CanarySet> before = store_->LoadCanaries(change->base_revision());
+  if (!before.ok()) return before.status();
+  base_canaries_ = *std::move(before);
   if (!IsStaged(*change)) return absl::OkStatus();
   absl::StatusOr<Store::Past> past = store_->SetAt(change->base_revision());
   if (!past.ok()) return past.status();
@@ -995,6 +1015,7 @@ absl::Status Publisher::ResumeChange(PolicyState* state) {
   base->committed_at =
       absl::FromUnixSeconds(past->info.time().seconds()) + absl::Nanoseconds(past->info.time().nanos());
   base->resources = std::make_shared<const ResourceSet>(std::move(past->resources));
+  base->canaries = std::make_shared<const CanarySet>(CanariesOf(*base->resources, base_canaries_, options_.now()));
   std::vector<const v1::Resource*> resources;
   for (const auto& [key, record] : *base->resources) resources.push_back(record.resource.get());
   CompileResult compiled = CompileSnapshot(resources, {base->epoch, base->revision, options_.own_service});

@@ -19,6 +19,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/policy/snapshot.h"
+#include "controlplane/change/canary.h"
 #include "controlplane/change/pending_change.h"
 #include "controlplane/identity/scope.h"
 #include "controlplane/rpc/notifier.h"
@@ -39,6 +40,8 @@ struct PolicyState {
   std::shared_ptr<const v1::PendingChange> pending;
   // While it is staged: what the data planes serve that it does not go to. Else null.
   std::shared_ptr<const PolicyState> base;
+  // The state of the canaries of its Routes. Never null.
+  std::shared_ptr<const CanarySet> canaries = std::make_shared<const CanarySet>();
 };
 
 // Limits of one request and of the whole. A set of 100,000 routes with their services goes in at once.
@@ -73,6 +76,7 @@ struct ChangeCounts {
   std::atomic<uint64_t> committed{0}, unchanged{0}, dry_run{0}, invalid{0}, conflict{0}, failed{0};
   // Changes that were taken back.
   std::atomic<uint64_t> reverted_by_guard{0}, reverted_unconfirmed{0}, abandoned{0}, rolled_back{0};
+  std::atomic<uint64_t> canaries_reverted{0};
 };
 
 // Who asks for a change.
@@ -122,6 +126,13 @@ class Publisher {
   // call it again.
   absl::Status AdvanceChange(uint64_t revision, const GuardFigures& figures);
 
+  // canary_changes.cc. As in admin.proto; Aborted while a change is under way.
+  absl::StatusOr<v1::DecideCanaryResponse> DecideCanary(const v1::DecideCanaryRequest& request, const Author& author);
+  // What time and `figures` make of the canaries: one revision for all that move. Those that are missing in `figures`,
+  // or of another version of the Route, are left out unless they have no guard. `judge`: as AdvanceCanary has it.
+  // Aborted if one would move while a change is under way: steps wait for its end.
+  absl::Status AdvanceCanaries(const CanaryFigures& figures, bool judge);
+
   // History; see the store.
   Store& store() { return *store_; }
 
@@ -156,6 +167,8 @@ class Publisher {
     // It ends the one under way.
     v1::PendingChange::Outcome ends = v1::PendingChange::OUTCOME_UNSPECIFIED;
     std::string reason = {};
+    // Canaries as they are to be from now on; null: it is not about them.
+    const CanarySet* canaries = nullptr;
   };
   // `request` (null: it has no id) is kept in the same transaction; `keep` puts the response into it, once the revision
   // is known.
@@ -196,6 +209,11 @@ class Publisher {
   absl::Status Prune(const v1::ApplyRequest& request, const std::set<ResourceKey>& given, Proposal* proposal,
                      v1::ApplyResponse* response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
   static absl::Status CheckScope(const Scope& scope, const ResourceSet& before, const Proposal& proposal);
+  // Whether since `revision` only steps of its canary have changed `key`.
+  static bool OnlySteps(const PolicyState& state, const ResourceKey& key, uint64_t revision);
+  // What becomes of the canaries of `moved`, whose documents stay as they are.
+  absl::StatusOr<uint64_t> CommitCanaries(const CanarySet& moved, const v1::ChangeContext& context,
+                                          const Author& author) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
   absl::Status CheckContext(const v1::ChangeContext& context);
   absl::Status CheckExpected(uint64_t expected, const google::protobuf::RepeatedPtrField<v1::ExpectedVersion>& versions)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
@@ -209,8 +227,10 @@ class Publisher {
   Notifier revisions_;
   ChangeCounts counts_;
 
-  std::mutex write_mu_;    // held over a whole change
-  mutable std::mutex mu_;  // around the pointer alone
+  std::mutex write_mu_;                                    // held over a whole change
+  CanarySet base_canaries_ ABSL_GUARDED_BY(write_mu_);     // of before the change under way
+  bool older_canaries_ ABSL_GUARDED_BY(write_mu_) = true;  // the database may have more than the current ones
+  mutable std::mutex mu_;                                  // around the pointer alone
   std::shared_ptr<const PolicyState> current_ ABSL_GUARDED_BY(mu_);
 };
 

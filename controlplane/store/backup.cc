@@ -53,6 +53,8 @@ absl::Status Store::CheckAll() {
   if (absl::StatusOr<std::vector<StoredToken>> tokens = LoadTokens(); !tokens.ok()) return tokens.status();
   if (absl::StatusOr<std::vector<v1::EndpointOverride>> all = LoadOverrides(); !all.ok()) return all.status();
   if (auto drains = LoadDrains(); !drains.ok()) return drains.status();
+  if (auto canaries = LoadCanaries(revision()); !canaries.ok()) return canaries.status();
+  if (absl::Status s = CheckJoinTokens(); !s.ok()) return s;
   std::lock_guard lock(impl_->mu);
   absl::StatusOr<std::string> check = impl_->database.One("PRAGMA integrity_check(1)", "read");
   if (!check.ok()) return check.status();

@@ -118,7 +118,7 @@ absl::Status CopyBackup(const std::string& from, const std::string& to) {
   if (!S_ISREG(found.st_mode)) return absl::FailedPreconditionError(absl::StrCat("'", from, "' is not a file"));
   if (found.st_size < kDatabaseBytesMin) {
     return absl::DataLossError(
-        absl::StrCat("'", from, "' has ", found.st_size, " bytes: it is empty or cut short, and is no backup"));
+        absl::StrCat("'", from, "' has ", found.st_size, " bytes: it is empty or cut short, and is not a backup"));
   }
   if (absl::Status s = CopyFile(from, to); !s.ok()) return s;
   // Of a copy that was made with cp of a database that was not in use: the newest commits are in its log.

@@ -124,7 +124,7 @@ absl::Status Store::Impl::ReadChanges(v1::RevisionInfo* info) {
 
 absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
                            const v1::AuditEntry* entry, const StoredRequest* request,
-                           std::span<const v1::PendingChange> changes) {
+                           std::span<const v1::PendingChange> changes, const CanaryEdits* canaries) {
   std::lock_guard lock(impl_->mu);
   const int64_t micros = MicrosOf(info.time());
   uint64_t rows = 0, oldest = 0;
@@ -143,6 +143,7 @@ absl::Status Store::Commit(const v1::RevisionInfo& info, const std::string& peer
     for (const v1::PendingChange& change : changes) {
       if (rc == SQLITE_OK) rc = impl_->WriteChange(change);
     }
+    if (rc == SQLITE_OK && canaries != nullptr && !canaries->empty()) rc = impl_->WriteCanaries(*canaries);
     if (rc == SQLITE_OK && entry != nullptr) rc = impl_->WriteAudit({entry, 1});
     if (rc == SQLITE_OK && request != nullptr) rc = impl_->WriteRequest(*request);
     return rc;

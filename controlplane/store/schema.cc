@@ -83,6 +83,23 @@ CREATE TABLE pending_changes(
   revision INTEGER PRIMARY KEY,
   body BLOB NOT NULL,          -- gateway.v1.PendingChange
   checksum INTEGER NOT NULL) STRICT;
+)sql",
+    R"sql(
+-- Of each Route the newest row is in force; older ones stay while a change may still be taken back.
+CREATE TABLE canaries(
+  route TEXT NOT NULL,
+  revision INTEGER NOT NULL,
+  written INTEGER NOT NULL,    -- the revision that last changed the Route itself
+  shape TEXT NOT NULL,         -- what of the Route the state belongs to
+  body BLOB NOT NULL,          -- gateway.v1.CanaryState
+  checksum INTEGER NOT NULL,
+  PRIMARY KEY(route, revision)) STRICT;
+CREATE TABLE join_tokens(
+  digest BLOB PRIMARY KEY,     -- SHA-256 of the secret
+  name TEXT NOT NULL,          -- of the data plane
+  expires INTEGER NOT NULL,    -- microseconds since 1970
+  spent_by BLOB,               -- SHA-256 of the public key; NULL: not spent
+  checksum INTEGER NOT NULL) STRICT;
 )sql"};
 
 }  // namespace

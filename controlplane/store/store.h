@@ -69,10 +69,41 @@ struct ResourceVersion {
   std::shared_ptr<const v1::Resource> resource;  // null: deleted
 };
 
+// A token with which a data plane gets its first certificate.
+struct StoredJoinToken {
+  Digest digest{};   // SHA-256 of the secret
+  std::string name;  // of the data plane
+  absl::Time expires;
+};
+// That have not expired, spent or not.
+inline constexpr size_t kJoinTokensMax = 10'000;
+
 // A token of the admin API, with the SHA-256 of its secret.
 struct StoredToken {
   v1::Token token;
   Digest digest{};
+};
+
+// The state of a Route's canary, as of the revision that made it so.
+struct StoredCanary {
+  uint64_t revision = 0;
+  uint64_t written = 0;  // the revision that last changed the Route itself
+  std::string shape;     // what of the Route the state belongs to
+  v1::CanaryState state;
+};
+using CanarySet = std::map<std::string, StoredCanary>;  // by the Route's name
+
+// What a revision makes of the canaries in the database.
+struct CanaryEdits {
+  CanarySet put;
+  std::vector<std::string> removed;  // Routes that have none any more
+  enum class Older {
+    kDropped,      // of the same Routes: what the newest takes the place of
+    kKept,         // the change is not final: what was may come back
+    kAllReplaced,  // `put` is all that there is
+  } older = Older::kDropped;
+
+  bool empty() const { return put.empty() && removed.empty(); }
 };
 
 // Whether this history may take the place of another one that data planes serve: an empty database in the place of a
@@ -134,13 +165,15 @@ class Store {
   ResourceSet TakeLoaded();
 
   // Writes revision `info.revision` with its entry in the audit (null: none) (which must be revision() + 1) in one
-  // transaction: resources, history, revision, `changes`. Durable when it returns OK. On any error nothing of it is in
-  // effect: ResourceExhausted where the disk is full (a later Commit may succeed), Unavailable after a failed sync
-  // (every later Commit is refused until a restart, because the kernel may have dropped what it could not write). With
-  // `request`, that it was done is in the same transaction.
+  // transaction: resources, history, revision, `changes`, `canaries` (null: as they are). Durable when it returns OK.
+  // On any error nothing of it is in effect: ResourceExhausted where the disk is full (a later Commit may succeed),
+  // Unavailable after a failed sync (every later Commit is refused until a restart, because the kernel may have dropped
+  // what it could not write). With `request`, that it was done is in the same transaction.
   absl::Status Commit(const v1::RevisionInfo& info, const std::string& peer, std::span<const Edit> edits,
                       const v1::AuditEntry* entry = nullptr, const StoredRequest* request = nullptr,
-                      std::span<const v1::PendingChange> changes = {});
+                      std::span<const v1::PendingChange> changes = {}, const CanaryEdits* canaries = nullptr);
+  // As of `revision`, of every Route that has or had one. DataLoss where a row is damaged.
+  absl::StatusOr<CanarySet> LoadCanaries(uint64_t revision);
   // The request of that id. Nothing: it was never done, or is too old to be kept.
   absl::StatusOr<std::optional<StoredRequest>> FindRequest(const std::string& id);
   // Keeps a request that made no revision. Durable when it returns OK, like a Commit.
@@ -176,6 +209,15 @@ class Store {
   absl::StatusOr<std::vector<StoredToken>> LoadTokens();
   // Adds or replaces the token of its name. Durable when it returns OK, like a Commit.
   absl::Status PutToken(const StoredToken& token);
+
+  // Forgets those that have expired. ResourceExhausted: there are kJoinTokensMax.
+  absl::Status PutJoinToken(const StoredJoinToken& token, absl::Time now);
+  // The data plane's name. Unauthenticated: it is not known, or has expired.
+  absl::StatusOr<std::string> FindJoinToken(const Digest& digest, absl::Time now);
+  // DataLoss where a row is damaged.
+  absl::Status CheckJoinTokens();
+  // From now on it is good for `key`, a public key, alone. Unauthenticated: it is another's, or has expired.
+  absl::Status SpendJoinToken(const Digest& digest, const Digest& key, absl::Time now);
 
   // What operators have set for endpoints, by service and endpoint. DataLoss where a row is damaged.
   absl::StatusOr<std::vector<v1::EndpointOverride>> LoadOverrides();

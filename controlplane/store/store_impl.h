@@ -1,5 +1,5 @@
 // The inside of the store, for its own files: store.cc (opening, creating, migrating), history.cc (resources and
-// revisions), access.cc (tokens, audit), overrides.cc, pending_changes.cc, sealed_keys.cc.
+// revisions), access.cc (tokens, audit), overrides.cc, pending_changes.cc, canaries.cc, sealed_keys.cc.
 #ifndef GATEWAY_CONTROLPLANE_STORE_STORE_IMPL_H_
 #define GATEWAY_CONTROLPLANE_STORE_STORE_IMPL_H_
 
@@ -78,6 +78,7 @@ struct Store::Impl {
   int WriteRequest(const StoredRequest& request);
   int WriteChange(const v1::PendingChange& change);
   absl::StatusOr<std::optional<v1::PendingChange>> ReadPendingChange(uint64_t revision);
+  int WriteCanaries(const CanaryEdits& edits);
   int WriteAudit(std::span<const v1::AuditEntry> entries);
   int Prune(uint64_t newest, uint64_t* rows, uint64_t* new_oldest);
   absl::Status ReadChanges(v1::RevisionInfo* info);

@@ -309,6 +309,10 @@ ConfigService::~ConfigService() {
 }
 
 Reactor* ConfigService::Connect(grpc::CallbackServerContext* context) {
+  // Before it takes the place of a stream: its name is checked with the first message.
+  if (options_.names_by_certificate) {
+    if (absl::Status s = CheckHasCertificate(*context->auth_context()); !s.ok()) return new Refusal(ToGrpc(s));
+  }
   std::shared_ptr<Stream> stream;
   {
     std::lock_guard lock(mu_);

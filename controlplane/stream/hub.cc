@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "common/base/timestamp.h"
 #include "common/base/version.h"
 #include "common/config/redaction.h"
 #include "common/policy/schema_version.h"
@@ -42,16 +43,6 @@ grpc::ByteBuffer Serialise(const v1::ControlPlaneMessage& message) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
-void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
-  const int64_t micros = absl::ToUnixMicros(time);
-  out->set_seconds(micros / 1'000'000);
-  out->set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
-}
-
-absl::Time TimeOf(const google::protobuf::Timestamp& time) {
-  return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
-}
-
 v1::Rejection Clipped(const v1::Rejection& rejection) {
   v1::Rejection clipped = rejection;
   for (std::string* text :
@@ -76,7 +67,10 @@ size_t CountKeys(const PolicyState& state) {
 
 std::optional<ResourceKey> FirstNewer(const PolicyState& state, uint32_t schema_version) {
   for (const auto& [key, record] : *state.resources) {
-    if (RequiredSchemaVersion(*record.resource) > schema_version) return key;
+    if (RequiredSchemaVersion(*record.resource) <= schema_version) continue;
+    v1::Resource sent = *record.resource;
+    ReplaceCanary(*state.canaries, &sent);
+    if (RequiredSchemaVersion(sent) > schema_version) return key;
   }
   return std::nullopt;
 }
@@ -101,6 +95,7 @@ std::shared_ptr<const EncodedUpdate> EncodePolicy(const PolicyState& state, Priv
       v1::VersionedResource* resource = update->add_resources();
       resource->set_version(it->second.revision);
       *resource->mutable_resource() = *it->second.resource;
+      ReplaceCanary(*state.canaries, resource->mutable_resource());
       if (keys == PrivateKeys::kKept && it->second.resource->has_certificate()) {
         RedactSecrets(resource->mutable_resource()->mutable_certificate());
       }
@@ -332,6 +327,7 @@ void Hub::PublishPolicy(std::shared_ptr<const PolicyState> state) {
   if (state->pending != nullptr && state->pending->has_guard_until()) {
     watched.assign(state->pending->routes().begin(), state->pending->routes().end());
   }
+  for (std::string& sides : WatchedSides(*state->resources, *state->canaries)) watched.push_back(std::move(sides));
   // What is encoded already is not encoded again: the base was the newest, and what is promoted is.
   const auto encoded = [this](const PolicyState& wanted) -> Image {
     std::lock_guard lock(mu_);

@@ -262,6 +262,9 @@ void QuotaService::SetLimits(const std::map<std::string, FleetLimit>& limits) {
 }
 
 Reactor* QuotaService::Lease(grpc::CallbackServerContext* context) {
+  if (names_by_certificate_) {
+    if (absl::Status s = CheckHasCertificate(*context->auth_context()); !s.ok()) return new Refusal(ToGrpc(s));
+  }
   std::shared_ptr<Stream> stream;
   {
     std::lock_guard lock(mu_);

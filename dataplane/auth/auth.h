@@ -13,11 +13,11 @@
 #include <string_view>
 #include <vector>
 
+#include "common/auth/jwt.h"
+#include "common/auth/key_source.h"
 #include "common/base/digest.h"
 #include "common/policy/policy.h"
 #include "dataplane/auth/credential_cache.h"
-#include "dataplane/auth/jwt.h"
-#include "dataplane/auth/key_source.h"
 #include "dataplane/auth/password_pool.h"
 
 namespace gateway::dataplane {

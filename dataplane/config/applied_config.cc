@@ -1,6 +1,7 @@
 #include "dataplane/config/applied_config.h"
 
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "common/policy/builtin.h"
@@ -13,7 +14,8 @@ namespace gateway::dataplane {
 namespace {
 
 constexpr int kRejectionsMax = 1000;         // in a NACK
-constexpr size_t kWatchedRoutesMax = 1'000;  // whose figures a report has
+constexpr size_t kWatchedRoutesMax = 1'000;  // whose figures a report has; as many by their sides
+constexpr std::string_view kSidesSuffix = "/sides";
 
 // The errors of a set of files, each with its place.
 absl::Status PolicyFilesError(const std::vector<PolicyProblem>& problems) {
@@ -77,6 +79,17 @@ absl::Status AppliedConfig::LoadPolicyFiles(std::vector<std::string>* warnings) 
   // All errors at once: what could be read is checked even if something could not.
   const std::vector<PolicyProblem> of_files = problems;
   CompileResult result = Compile(resources_, "", 0);
+  for (const auto& [key, resource] : resources_) {
+    const bool canary = resource->resource().route().has_canary();
+    if (!canary && !resource->resource().certificate().has_acme()) continue;
+    v1::PolicyError& error = result.errors.emplace_back();
+    error.set_kind(key.kind);
+    error.set_name(key.name);
+    error.set_field(canary ? "canary" : "acme");
+    error.set_message(
+        canary ? "needs a control plane, which takes its steps; write the weights of the split instead"
+               : "needs a control plane, which orders it; name the files of a certificate and its key instead");
+  }
   const PolicyPlaces places(documents);
   for (const v1::PolicyError& error : result.errors) {
     PolicyProblem problem = places.Locate(error);
@@ -190,6 +203,7 @@ AppliedConfig::Result AppliedConfig::Apply(ChunkStage<v1::PolicyUpdate> update) 
   epoch_ = update.epoch;
   revision_ = update.to;
   has_policy_ = true;
+  UpdateWatchedSides();
   return {.step = Result::Step::kApplied, .nack = {}, .why = "", .warnings = std::move(compiled.warnings)};
 }
 
@@ -220,9 +234,22 @@ void AppliedConfig::Apply(const v1::OperationsUpdate& update, absl::Time now) {
   overrides_.Assign(update, now);
   endpoints_.overrides = overrides_.Table();
   endpoints_.watched_routes.clear();
+  endpoints_.watched_sides.clear();
   for (const std::string& route : update.watched_routes()) {
-    if (endpoints_.watched_routes.size() == kWatchedRoutesMax) break;
-    endpoints_.watched_routes.insert(route);
+    if (route.ends_with(kSidesSuffix)) {
+      if (endpoints_.watched_sides.size() == kWatchedRoutesMax) continue;
+      endpoints_.watched_sides.emplace(route.substr(0, route.size() - kSidesSuffix.size()), 0);
+    } else if (endpoints_.watched_routes.size() < kWatchedRoutesMax) {
+      endpoints_.watched_routes.insert(route);
+    }
+  }
+  UpdateWatchedSides();
+}
+
+void AppliedConfig::UpdateWatchedSides() {
+  for (auto& [route, version] : endpoints_.watched_sides) {
+    const auto found = resources_.find({"Route", route});
+    version = found == resources_.end() ? 0 : found->second->version();
   }
 }
 

@@ -76,6 +76,8 @@ class AppliedConfig {
   void RestorePolicy(v1::PolicyUpdate policy);
   void RestoreEndpoints(v1::EndpointsUpdate endpoints, absl::Time now);
   void PutSet(v1::EndpointSet set);
+  // After a change of policy: the versions of the Routes whose sides are watched.
+  void UpdateWatchedSides();
   static void Put(v1::VersionedResource resource, ResourceSet* set);
 
   const v1::Bootstrap& bootstrap_;

@@ -50,6 +50,12 @@ void FillLimit(const RuntimeState::LimitRow& row, TimePoint now, v1::LimitReport
   }
 }
 
+void FillLatency(const MetricsRegistry::WatchedFigures& figures, google::protobuf::RepeatedField<uint64_t>* latency) {
+  size_t used = kLatencyBuckets;
+  while (used > 0 && figures.latency[used - 1] == 0) --used;
+  latency->Assign(figures.latency.begin(), figures.latency.begin() + static_cast<ptrdiff_t>(used));
+}
+
 }  // namespace
 
 std::optional<v1::DataPlaneMessage> Reporter::Next(const Facts& facts, TimePoint now) {
@@ -70,6 +76,7 @@ v1::Report Reporter::Make(const Facts& facts, TimePoint now) const {
   report.set_drained(facts.drained);
   AddTraffic(&report);
   AddWatched(&report);
+  AddWatchedSides(&report);
   size_t bytes = report.ByteSizeLong();
   const auto fits = [&bytes](const auto& list, const google::protobuf::Message& last) {
     bytes += last.ByteSizeLong() + 4;
@@ -144,9 +151,27 @@ void Reporter::AddWatched(v1::Report* report) const {
     route->set_revision(row.revision);
     route->set_requests(row.figures.requests);
     route->set_errors(row.figures.errors);
-    size_t used = kLatencyBuckets;
-    while (used > 0 && row.figures.latency[used - 1] == 0) --used;
-    for (size_t i = 0; i < used; ++i) route->add_latency(row.figures.latency[i]);
+    FillLatency(row.figures, route->mutable_latency());
+  }
+}
+
+void Reporter::AddWatchedSides(v1::Report* report) const {
+  size_t bytes = 0;
+  for (RuntimeState::SidesRow& row : runtime_->WatchedSides()) {
+    v1::RouteReport* route = report->add_routes();
+    route->set_route(std::move(row.route));
+    route->set_revision(row.version);
+    for (auto& [service, figures] : row.sides) {
+      v1::RouteServiceReport* side = route->add_services();
+      side->set_service(std::move(service));
+      side->set_requests(figures.requests);
+      side->set_errors(figures.errors);
+      FillLatency(figures, side->mutable_latency());
+    }
+    bytes += route->ByteSizeLong();
+    if (bytes <= kSidesBytesMax) continue;
+    report->mutable_routes()->RemoveLast();
+    return;
   }
 }
 

@@ -22,6 +22,7 @@ class Reporter {
   static constexpr int kEntriesMax = 10'000;       // of each list
   static constexpr size_t kBytesMax = 768u << 10;  // the control plane takes 1 MiB
   static constexpr size_t kBusyServicesMax = 1'000;
+  static constexpr size_t kSidesBytesMax = 384u << 10;         // of the routes that are watched by their sides
   static constexpr std::chrono::seconds kTrafficInterval{10};  // over which requests of services are counted
 
   // `runtime` must outlive it. `redis_away`: whether limits of scope redis use their on_unavailable; null: they do.
@@ -51,6 +52,7 @@ class Reporter {
   v1::Report Make(const Facts& facts, TimePoint now) const;
   void AddTraffic(v1::Report* report) const;
   void AddWatched(v1::Report* report) const;
+  void AddWatchedSides(v1::Report* report) const;
 
   const RuntimeState* const runtime_;
   const std::function<bool()> redis_away_;

@@ -397,6 +397,8 @@ void Exchange::Record() {
   if (target.route != nullptr) {
     metrics.RecordWatched(target.route->watched, call.OutcomeStatus(result.status), result.refusal.reason,
                           responded_in);
+    metrics.RecordWatchedSide(target.watched_side, call.OutcomeStatus(result.status), result.refusal.reason,
+                              responded_in);
   }
   if (call.status >= 0) metrics.RecordCall(target.service_metrics, call.status);
   if (resources_.log == nullptr) return;

@@ -55,8 +55,9 @@ struct Target {
   std::shared_ptr<const BoundService> dynamic;  // keeps `service`, if a name in the path chose it
   uint32_t series = MetricsRegistry::kNoRouteSeries;
   uint32_t service_metrics = MetricsRegistry::kUnknownService;
-  std::string rewritten;               // the path, if the route rewrites it by regex
-  std::optional<Preflight> preflight;  // it is one, and its route has a Cors
+  uint32_t watched_side = WorkerShard::kNotWatched;  // of a split whose sides the control plane has counted
+  std::string rewritten;                             // the path, if the route rewrites it by regex
+  std::optional<Preflight> preflight;                // it is one, and its route has a Cors
 
   const RoutePolicy& policy() const { return *match.route; }  // REQUIRES: a route matched
 };

@@ -234,6 +234,10 @@ absl::Status DataPlane::MakeClient() {
   }
   quota.tables = [this] { return runtime_.Leases(); };
   quota.link = runtime_.lease_link();
+  const v1::ClientTlsSection& tls = config_.data_plane().tls();
+  if (!tls.join_token_file().empty() && !quota.control_planes.empty()) {
+    enroller_ = std::make_unique<Enroller>(tls, quota.control_planes, client_->name());
+  }
   quota_ = std::make_unique<QuotaClient>(std::move(quota));
   return absl::OkStatus();
 }
@@ -268,6 +272,7 @@ void DataPlane::AddMetricSources() {
     return RedisFamilies(stores);
   });
   metrics_.AddSource([this] { return quota_->Families(); });
+  if (enroller_ != nullptr) metrics_.AddSource([this] { return enroller_->Families(); });
   metrics_.AddSource([this] { return watchdog_.Families(); });
   metrics_.AddSource([this] { return tls_->Families(); });
   metrics_.AddSource([this] {
@@ -285,6 +290,7 @@ void DataPlane::AddMetricSources() {
 absl::Status DataPlane::Start() {
   for (const auto& worker : workers_) worker->Start();
   signals_->LookAfter(&workers_, &watchdog_, log_.get(), tls_.get());
+  if (enroller_ != nullptr) enroller_->Start();
   if (const absl::Status status = client_->Start(); !status.ok()) return status;
   quota_->Start();
   if (predecessor_ != nullptr) {

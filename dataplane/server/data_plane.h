@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "dataplane/config/config_client.h"
+#include "dataplane/config/enroller.h"
 #include "dataplane/config/quota_client.h"
 #include "dataplane/server/admin_http.h"
 #include "dataplane/server/handover.h"
@@ -87,6 +88,7 @@ class DataPlane {
   std::unique_ptr<ConfigClient> client_;
   std::unique_ptr<AdminHttp> admin_;
   std::unique_ptr<QuotaClient> quota_;
+  std::unique_ptr<Enroller> enroller_;  // null: the certificate is the operator's
 
   std::atomic<bool> draining_{false};
   std::atomic<bool> drained_by_operator_{false};

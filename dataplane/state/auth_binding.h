@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/auth/key_source.h"
 #include "common/policy/policy.h"
 #include "dataplane/auth/auth.h"
-#include "dataplane/auth/key_source.h"
 #include "dataplane/state/kept.h"
 
 namespace gateway::dataplane {

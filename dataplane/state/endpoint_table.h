@@ -31,6 +31,9 @@ struct EndpointTable {
   OverrideTable overrides;
   // Routes whose requests are counted for the control plane (v1::OperationsUpdate); at most 1,000.
   absl::flat_hash_set<std::string> watched_routes;
+  // Those whose requests are counted by the sides of their split ("NAME/sides"), with the version of the Route; at most
+  // 1,000.
+  absl::flat_hash_map<std::string, uint64_t> watched_sides;
 };
 
 // "datacenter/service"; the agent's own datacenter is "".

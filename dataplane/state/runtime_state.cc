@@ -147,6 +147,13 @@ void RuntimeState::Impl::BindRoutes(const EndpointTable& table, ServingState* st
     if (table.watched_routes.contains(route->name)) {
       bound.watched = metrics->RegisterWatchedRoute(route->name, policy.revision());
     }
+    if (const auto sides = table.watched_sides.find(route->name); sides != table.watched_sides.end()) {
+      bound.watched_version = sides->second;
+      for (const SplitTarget& target : route->split) {
+        bound.watched_sides.push_back(
+            metrics->RegisterWatchedSide(route->name, sides->second, policy.services()[target.service].name));
+      }
+    }
     bound.limits_ask_redis = AnyAsksRedis(policy, route->rate_limits);
     bound.identity_limits_ask_redis = AnyAsksRedis(policy, route->identity_limits);
     if (route->auth != nullptr) bound.auth = bound_auths.at(route->auth.get());
@@ -246,6 +253,22 @@ std::vector<RuntimeState::WatchedRow> RuntimeState::WatchedRoutes() const {
         {route.policy->name, impl_->previous->snapshot->revision(), impl_->metrics->FiguresOf(route.watched)});
   }
   std::sort(rows.begin(), rows.end(), [](const WatchedRow& a, const WatchedRow& b) { return a.route < b.route; });
+  return rows;
+}
+
+std::vector<RuntimeState::SidesRow> RuntimeState::WatchedSides() const {
+  std::vector<SidesRow> rows;
+  if (impl_->previous == nullptr) return rows;
+  const ServingState& state = *impl_->previous;
+  for (const BoundRoute& route : state.routes) {
+    if (route.watched_sides.empty()) continue;
+    SidesRow& row = rows.emplace_back(SidesRow{route.policy->name, route.watched_version, {}});
+    for (size_t i = 0; i < route.watched_sides.size(); ++i) {
+      row.sides.push_back({state.snapshot->services()[route.policy->split[i].service].name,
+                           impl_->metrics->FiguresOfSide(route.watched_sides[i])});
+    }
+  }
+  std::sort(rows.begin(), rows.end(), [](const SidesRow& a, const SidesRow& b) { return a.route < b.route; });
   return rows;
 }
 

@@ -121,6 +121,13 @@ class RuntimeState {
     MetricsRegistry::WatchedFigures figures;
   };
   std::vector<WatchedRow> WatchedRoutes() const;
+  // Likewise of each side of those whose sides are watched: its requests on that version of the Route.
+  struct SidesRow {
+    std::string route;
+    uint64_t version = 0;
+    std::vector<std::pair<std::string, MetricsRegistry::WatchedFigures>> sides;  // by the name of the service
+  };
+  std::vector<SidesRow> WatchedSides() const;
   std::vector<std::shared_ptr<const AuthRuntime>> Auths() const;  // sorted by name
 
   // Keys of issuers. Thread-safe. Stop it before the workers that wait for it are destroyed.

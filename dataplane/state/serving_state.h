@@ -86,6 +86,9 @@ struct BoundRoute {
   // With consul_service: of requests for a name not in `dynamic`, {service="unknown", path=this route's pattern}.
   MetricId unknown_series;
   MetricId watched;  // WorkerShard::kNotWatched unless the control plane asks for its figures
+  // By index into the policy's split, if the control plane asks for figures of its sides; else empty.
+  std::vector<MetricId> watched_sides;
+  uint64_t watched_version = 0;  // of the Route, that these are of
   // Whether one of its limits is counted in Redis, of those before authentication and of those after it.
   bool limits_ask_redis = false;
   bool identity_limits_ask_redis = false;

@@ -12,6 +12,7 @@
 #include <iterator>
 #include <limits>
 #include <sstream>
+#include <tuple>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -79,6 +80,17 @@ struct alignas(64) ServiceCounters {
 struct alignas(64) WatchedCounters {
   std::array<Counter, kLatencyBuckets> latency;
   Counter errors;
+  void Record(int status, std::chrono::nanoseconds duration) {
+    latency[LatencyBucketOf(duration.count())].Add(1);
+    if (status >= 500) errors.Add(1);
+  }
+  void AddTo(MetricsRegistry::WatchedFigures* figures) const {
+    figures->errors += errors.Get();
+    for (size_t i = 0; i < kLatencyBuckets; ++i) {
+      figures->latency[i] += latency[i].Get();
+      figures->requests += latency[i].Get();
+    }
+  }
   void Clear() {
     for (Counter& each : latency) each.Clear();
     errors.Clear();
@@ -283,6 +295,7 @@ struct WorkerShard::Impl {
   ChunkedArray<SeriesCounters, kOtherSeries + 1, 1024> series;
   ChunkedArray<ServiceCounters, kOtherService + 1, 64> services;
   ChunkedArray<WatchedCounters, MetricsRegistry::kWatchedRoutesMax, 32> watched;
+  ChunkedArray<WatchedCounters, MetricsRegistry::kWatchedSidesMax, 32> sides;
 };
 
 WorkerShard::WorkerShard() : impl_(std::make_unique<Impl>()) {}
@@ -313,9 +326,14 @@ void WorkerShard::Record(uint32_t service, uint32_t series, Method method, int s
 void WorkerShard::RecordWatched(uint32_t watched_route, int status, Reason reason, std::chrono::nanoseconds duration) {
   if (watched_route == kNotWatched || reason == Reason::kClientClosed) return;
   WatchedCounters* counters = impl_->watched.At(watched_route);
-  if (counters == nullptr) return;
-  counters->latency[LatencyBucketOf(duration.count())].Add(1);
-  if (status >= 500) counters->errors.Add(1);
+  if (counters != nullptr) counters->Record(status, duration);
+}
+
+void WorkerShard::RecordWatchedSide(uint32_t watched_side, int status, Reason reason,
+                                    std::chrono::nanoseconds duration) {
+  if (watched_side == kNotWatched || reason == Reason::kClientClosed) return;
+  WatchedCounters* counters = impl_->sides.At(watched_side);
+  if (counters != nullptr) counters->Record(status, duration);
 }
 
 void WorkerShard::RecordCall(uint32_t service, int code) {
@@ -362,6 +380,13 @@ struct MetricsRegistry::Impl {
     });
   }
 
+  MetricId AddWatchedSide(std::string_view route, uint64_t version, std::string_view service)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return sides.Register({std::string(route), version, std::string(service)}, [this](uint32_t id) {
+      for (const auto& shard : shards) shard->impl_->sides.Reserve(id);
+    });
+  }
+
   void DropRemoved() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     const auto now = options.clock();
     services.DropRemoved(now, options.keep_removed_for, [this](uint32_t id) {
@@ -373,6 +398,10 @@ struct MetricsRegistry::Impl {
     watched.DropRemoved(now, options.keep_removed_for, [this](uint32_t id) {
       for (const auto& shard : shards) shard->impl_->watched.At(id)->Clear();
     });
+    sides.DropRemoved(now, std::min<std::chrono::milliseconds>(options.keep_removed_for, kSidesKept),
+                      [this](uint32_t id) {
+                        for (const auto& shard : shards) shard->impl_->sides.At(id)->Clear();
+                      });
   }
 
   void CollectSeries(uint32_t id, const std::string& service, const std::string& path, MetricFamily* requests) const {
@@ -434,6 +463,8 @@ struct MetricsRegistry::Impl {
   SlotTable<SeriesName> series ABSL_GUARDED_BY(mutex){kSeriesMax, kOtherSeries};
   SlotTable<std::pair<std::string, uint64_t>> watched ABSL_GUARDED_BY(mutex){kWatchedRoutesMax,
                                                                              WorkerShard::kNotWatched};
+  SlotTable<std::tuple<std::string, uint64_t, std::string>> sides ABSL_GUARDED_BY(mutex){kWatchedSidesMax,
+                                                                                         WorkerShard::kNotWatched};
   std::vector<MetricId> registered_from_the_start ABSL_GUARDED_BY(mutex);
   std::vector<std::function<std::vector<MetricFamily>()>> sources ABSL_GUARDED_BY(mutex);
 };
@@ -447,7 +478,8 @@ MetricsRegistry::MetricsRegistry(int workers, Options options)
                                       impl_->AddSeries("gateway", "/health"),
                                       impl_->AddSeries("gateway", "/test-rate-limit"),
                                       impl_->AddSeries("gateway", "/metrics"),
-                                      impl_->AddWatchedRoute("", 0)};  // kNotWatched
+                                      impl_->AddWatchedRoute("", 0),      // kNotWatched
+                                      impl_->AddWatchedSide("", 0, "")};  // kNotWatched
   for (const auto& shard : impl_->shards) {
     shard->impl_->series.Reserve(kOtherSeries);
     shard->impl_->services.Reserve(kOtherService);
@@ -470,12 +502,21 @@ MetricsRegistry::WatchedFigures MetricsRegistry::FiguresOf(const MetricId& watch
   WatchedFigures figures;
   for (const auto& shard : impl_->shards) {
     const WatchedCounters* counters = shard->impl_->watched.At(watched_route);
-    if (counters == nullptr) continue;
-    figures.errors += counters->errors.Get();
-    for (size_t i = 0; i < kLatencyBuckets; ++i) {
-      figures.latency[i] += counters->latency[i].Get();
-      figures.requests += counters->latency[i].Get();
-    }
+    if (counters != nullptr) counters->AddTo(&figures);
+  }
+  return figures;
+}
+
+MetricId MetricsRegistry::RegisterWatchedSide(std::string_view route, uint64_t version, std::string_view service) {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->AddWatchedSide(route, version, service);
+}
+
+MetricsRegistry::WatchedFigures MetricsRegistry::FiguresOfSide(const MetricId& watched_side) const {
+  WatchedFigures figures;
+  for (const auto& shard : impl_->shards) {
+    const WatchedCounters* counters = shard->impl_->sides.At(watched_side);
+    if (counters != nullptr) counters->AddTo(&figures);
   }
   return figures;
 }

@@ -80,6 +80,7 @@ class MetricsRegistry : public prometheus::Collectable {
   static constexpr uint32_t kSeriesMax = 100'000;
   static constexpr uint32_t kServicesMax = 20'000;
   static constexpr uint32_t kWatchedRoutesMax = 4'096;  // of several revisions
+  static constexpr uint32_t kWatchedSidesMax = 8'192;   // of several versions of their Routes
   // Registered from the start.
   static constexpr uint32_t kUnknownService = 0;  // {service="unknown"}
   static constexpr uint32_t kBuiltinService = 1;  // {service="gateway"}: /health, /test-rate-limit
@@ -103,6 +104,10 @@ class MetricsRegistry : public prometheus::Collectable {
   // A route whose requests are counted for the control plane, on one revision of policy. Not watched past
   // kWatchedRoutesMax.
   MetricId RegisterWatchedRoute(std::string_view route, uint64_t revision);
+  // The same for the requests to `service`, a side of its split, on one version of the Route. Not watched past
+  // kWatchedSidesMax. No scraper sees it: it is dropped kSidesKept after its last user.
+  MetricId RegisterWatchedSide(std::string_view route, uint64_t version, std::string_view service);
+  static constexpr std::chrono::seconds kSidesKept{30};
   struct WatchedFigures {
     uint64_t requests = 0;
     uint64_t errors = 0;
@@ -110,6 +115,7 @@ class MetricsRegistry : public prometheus::Collectable {
   };
   // Of a registered route, of all workers. Any thread.
   WatchedFigures FiguresOf(const MetricId& watched_route) const;
+  WatchedFigures FiguresOfSide(const MetricId& watched_side) const;
   // Requests of a registered service since its slot is its own, of all workers. Any thread.
   uint64_t RequestsOf(const MetricId& service) const;
   // Takes note of what nobody holds any more, and drops what nobody has held for `keep_removed_for`. Done by each
@@ -139,6 +145,7 @@ class WorkerShard {
   // The same request, of a watched route (kNotWatched: of another one).
   static constexpr uint32_t kNotWatched = 0;
   void RecordWatched(uint32_t watched_route, int status, Reason reason, std::chrono::nanoseconds duration);
+  void RecordWatchedSide(uint32_t watched_side, int status, Reason reason, std::chrono::nanoseconds duration);
   // A call of gRPC that ended with this code, beside Record.
   void RecordCall(uint32_t service, int code);
   void Add(WorkerGauge gauge, int64_t delta);

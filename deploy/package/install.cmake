@@ -10,6 +10,8 @@ set(package_dir ${CMAKE_SOURCE_DIR}/deploy/package)
 set(generated_dir ${CMAKE_BINARY_DIR}/packages)
 
 install(FILES ${CMAKE_SOURCE_DIR}/deploy/gateway.yaml DESTINATION /etc/gateway COMPONENT common)
+install(FILES ${CMAKE_SOURCE_DIR}/deploy/gateway-mtls.yaml
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/gateway-common/examples COMPONENT common)
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/deploy/policies ${CMAKE_SOURCE_DIR}/deploy/prometheus
   DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/gateway-common/examples COMPONENT common)
 

@@ -5,11 +5,10 @@
 #include <string>
 #include <string_view>
 
-#include "dataplane/auth/jwt.h"
+#include "common/auth/jwt.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   using namespace gateway;
-  using namespace gateway::dataplane;
   // RFC 8037, A.4. Its private key is public, but no fuzzer finds a signature.
   static const JwkSet keys =
       *ParseJwks(R"({"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]})");

@@ -182,6 +182,11 @@ TEST_F(Mtls, ACertificateCarriesTheOperatorsRole) {
   pki_.Issue({"--operator", "eve", "--role", "viewer"});
   EXPECT_EQ(as("eve", {"get", "routes"}).exit.code, 0);
   EXPECT_EQ(as("eve", {"delete", "route", "x"}).exit.code, 8);
+  // A name that stands for the control plane itself in history and audit.
+  pki_.Issue({"--operator", "acme", "--role", "admin"});
+  const Process::Result own = as("acme", {"get", "routes"});
+  EXPECT_EQ(own.exit.code, 8);
+  EXPECT_THAT(own.err, HasSubstr("is for 'acme', which is the control plane itself"));
   // A data plane's certificate has the same CA, but is not an operator's.
   const Process::Result data_plane = as("dp-1", {"get", "routes"});
   EXPECT_EQ(data_plane.exit.code, 8);
@@ -243,6 +248,27 @@ TEST_F(Mtls, AnUnusableCertificateIsReportedAtTheStart) {
   EXPECT_EQ(result.exit.code, 1);
   EXPECT_THAT(result.err, HasSubstr("control_plane.admin_tls: "));
   EXPECT_THAT(result.err, HasSubstr("brief.crt: the certificate expired at"));
+}
+
+TEST_F(Mtls, CheckConfigReadsTheControlPlanesCertificates) {
+  const auto check = [this](const std::string& cert, const std::string& key) {
+    return Process::Run(Process::Options{.argv = {BinaryPath("gateway-controlplane"), "--check-config", "--set",
+                                                  "control_plane.stream_tls.cert=" + cert, "--set",
+                                                  "control_plane.stream_tls.key=" + key, "--set",
+                                                  "control_plane.stream_tls.client_ca=" + pki_.File("ca.crt"), "--set",
+                                                  "control_plane.join.ca_cert=" + pki_.File("ca.crt"), "--set",
+                                                  "control_plane.join.ca_key=" + pki_.File("ca.key")}});
+  };
+  const Process::Result good = check(pki_.File("controlplane.crt"), pki_.File("controlplane.key"));
+  EXPECT_EQ(good.exit.code, 0) << good.err;
+  const Process::Result missing = check(pki_.File("nowhere.crt"), pki_.File("controlplane.key"));
+  EXPECT_EQ(missing.exit.code, 1);
+  EXPECT_THAT(missing.err, HasSubstr("control_plane.stream_tls: "));
+  EXPECT_THAT(missing.err, HasSubstr("nowhere.crt: cannot be read"));
+  std::filesystem::copy_file(pki_.File("dp-1.key"), pki_.File("ca.key"),
+                             std::filesystem::copy_options::overwrite_existing);
+  EXPECT_THAT(check(pki_.File("controlplane.crt"), pki_.File("controlplane.key")).err,
+              HasSubstr("control_plane.join: "));
 }
 
 }  // namespace

@@ -107,10 +107,11 @@ ControlPlane::ControlPlane(Options options) : options_(std::move(options)) {
   admin_port_ = ports[0];
   stream_port_ = ports[1];
   metrics_port_ = ports[2];
-  directory_.Write("gateway.yaml", Concat("consul: { address: \"", options_.consul,
-                                          "\" }\ncontrol_plane:\n  admin_listen: \"127.0.0.1:", admin_port_,
-                                          "\"\n  stream_listen: \"127.0.0.1:", stream_port_, "\"\n  database: \"",
-                                          directory_.File("gateway.db"), "\"\n  metrics_port: ", metrics_port_, "\n"));
+  directory_.Write("gateway.yaml",
+                   Concat("consul: { address: \"", options_.consul,
+                          "\" }\ncontrol_plane:\n  admin_listen: \"127.0.0.1:", admin_port_,
+                          "\"\n  stream_listen: \"127.0.0.1:", stream_port_, "\"\n  database: \"",
+                          directory_.File("gateway.db"), "\"\n  metrics_port: ", metrics_port_, "\n", options_.config));
   Start();
 }
 

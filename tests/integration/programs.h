@@ -67,6 +67,7 @@ class ControlPlane {
   struct Options {
     std::string consul = "";  // address; "": without Consul
     std::vector<std::string> sets = {};
+    std::string config = {};            // further keys of `control_plane`, YAML lines indented by two
     std::string output = {};            // as for DataPlane
     std::vector<std::string> ctl = {};  // added to every gatewayctl call: "--ca", FILE
     int descriptors = 0;                // as for DataPlane

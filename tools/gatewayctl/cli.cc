@@ -152,6 +152,11 @@ int RunParsed(CommandTree& tree, Options& options, const Terminal& terminal) {
 
 }  // namespace
 
+ExitCode Session::Refuse(const std::string& message) {
+  err() << "gatewayctl: " << message << "\n";
+  return kUsage;
+}
+
 ExitCode Session::Fail(const absl::Status& status) {
   terminal.out->flush();
   *terminal.err << "gatewayctl: " << status.message() << "\n";

@@ -348,6 +348,10 @@ absl::StatusOr<v1::RollbackResponse> AdminClient::Rollback(const v1::RollbackReq
   return CallOnce(&v1::Admin::Stub::Rollback, request);
 }
 
+absl::StatusOr<v1::DecideCanaryResponse> AdminClient::DecideCanary(const v1::DecideCanaryRequest& request) {
+  return Call(&v1::Admin::Stub::DecideCanary, request);
+}
+
 absl::StatusOr<v1::DecideChangeResponse> AdminClient::DecideChange(const v1::DecideChangeRequest& request) {
   return Call(&v1::Admin::Stub::DecideChange, request);
 }
@@ -487,6 +491,10 @@ absl::StatusOr<v1::CreateTokenResponse> AdminClient::CreateToken(const v1::Creat
 
 absl::StatusOr<v1::ListTokensResponse> AdminClient::ListTokens() {
   return Call(&v1::Admin::Stub::ListTokens, v1::ListTokensRequest());
+}
+
+absl::StatusOr<v1::CreateJoinTokenResponse> AdminClient::CreateJoinToken(const v1::CreateJoinTokenRequest& request) {
+  return Call(&v1::Admin::Stub::CreateJoinToken, request);
 }
 
 absl::Status AdminClient::RevokeToken(const std::string& name) {

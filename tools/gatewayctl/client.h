@@ -61,6 +61,7 @@ class AdminClient {
   absl::StatusOr<v1::GetRevisionResponse> GetRevision(uint64_t revision);
   absl::StatusOr<v1::RollbackResponse> Rollback(const v1::RollbackRequest& request);
   absl::StatusOr<v1::DecideChangeResponse> DecideChange(const v1::DecideChangeRequest& request);
+  absl::StatusOr<v1::DecideCanaryResponse> DecideCanary(const v1::DecideCanaryRequest& request);
   absl::StatusOr<v1::GetChangeResponse> GetChange(uint64_t revision);
   absl::StatusOr<v1::ListDataPlanesResponse> ListDataPlanes();
   absl::StatusOr<v1::ForgetDataPlanesResponse> ForgetDataPlanes(const v1::ForgetDataPlanesRequest& request);
@@ -85,6 +86,7 @@ class AdminClient {
   absl::StatusOr<v1::CreateTokenResponse> CreateToken(const v1::CreateTokenRequest& request);
   absl::StatusOr<v1::ListTokensResponse> ListTokens();
   absl::Status RevokeToken(const std::string& name);
+  absl::StatusOr<v1::CreateJoinTokenResponse> CreateJoinToken(const v1::CreateJoinTokenRequest& request);
   // The newest `limit` entries; 0: all.
   absl::StatusOr<v1::ListAuditResponse> ListAudit(v1::ListAuditRequest request, uint64_t limit);
 

@@ -182,6 +182,23 @@ void AddDecision(CLI::App* command, Options* options) {
   command->add_option("--actor", options->actor, "Who, for the audit; default: user@host")->type_name("TEXT");
 }
 
+void AddCanary(CLI::App* command, Options* options) {
+  command->add_option("ROUTE", options->name, "The name of a Route with a canary")->required()->type_name("ROUTE");
+  CLI::Option* pause = command->add_flag("--pause", options->pause, "Stay at this step; the guard still watches");
+  CLI::Option* resume = command->add_flag("--resume", options->resume, "Walk on; the time of the step begins again");
+  CLI::Option* abort = command->add_flag("--abort", options->abort, "Give the side no more requests");
+  CLI::Option* restart = command->add_flag("--restart", options->restart, "Begin again with the first step");
+  CLI::Option* complete = command->add_flag("--complete", options->complete, "Give the side all requests, now");
+  resume->excludes(pause);
+  abort->excludes(pause)->excludes(resume);
+  restart->excludes(pause)->excludes(resume)->excludes(abort);
+  complete->excludes(pause)->excludes(resume)->excludes(abort)->excludes(restart);
+  AddRequire(command, options);
+  command->add_flag("--wait", options->wait, "Until every data plane serves what results; exit 7 if not");
+  command->add_option("--comment", options->comment, "Why, for history and the audit")->type_name("TEXT");
+  command->add_option("--actor", options->actor, "Who; default: user@host")->type_name("TEXT");
+}
+
 }  // namespace
 
 // CLI11 does not wrap. Descriptions that pass column 80 continue below, in their column, and so do flags; examples,
@@ -397,6 +414,12 @@ CommandTree::CommandTree(Options* options)
   gatewayctl abandon 12 --comment "orders are slow")"),
               options);
 
+  CLI::App* canary = Add("canary", "Show the state of the canary of a route, or decide about it", ctl::Canary, R"(
+  gatewayctl canary shop
+  gatewayctl canary shop --pause --comment "until Monday"
+  gatewayctl canary shop --abort --wait)");
+  AddCanary(canary, options);
+
   CLI::App* rollout = Add("rollout", "Tell who serves a revision; by default the current one", ctl::Rollout, R"(
   gatewayctl rollout
   gatewayctl rollout 7 --wait --timeout 1m
@@ -546,6 +569,18 @@ CommandTree::CommandTree(Options* options)
       ->allow_extra_args(false)
       ->type_name("KIND,...");
   token->add_option("--expires", options->expires, "When it ends; default: never")->type_name("TIME");
+
+  CLI::App* join_token =
+      Add("join-token", "Make a token with which one data plane gets its first certificate", ctl::JoinToken, R"(
+  gatewayctl join-token dp-1 > dp-1.join-token
+  gatewayctl join-token dp-2 --expires 10m -o json)");
+  join_token->add_option("NAME", options->data_plane, "Its data_plane.name, and the name in the certificate")
+      ->required()
+      ->type_name("NAME");
+  join_token->add_option("--expires", options->expires, "How long it can be used, once; default: 1h, at most 30d")
+      ->type_name("TIME");
+  join_token->add_option("--comment", options->comment, "Why, for the audit")->type_name("TEXT");
+  join_token->add_option("--actor", options->actor, "Who, for the audit; default: user@host")->type_name("TEXT");
 
   CLI::App* audit = Add("audit", "List writes and denied attempts, the newest first", ctl::Audit, R"(
   gatewayctl audit --since 1h

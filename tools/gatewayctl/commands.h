@@ -78,6 +78,9 @@ struct Options {
   std::string lasting;  // --for: "10m"; "": the command's default
   std::string level;    // of the log: trace | ... | error | default
 
+  // Of a canary: at most one of these.
+  bool pause = false, resume = false, abort = false, restart = false, complete = false;
+
   // Of apply, as in v1::ApplyRequest; "": no such term.
   std::string to, guard, confirm_within;
 };
@@ -102,6 +105,8 @@ struct Session {
   std::ostream& err() { return *terminal.err; }
   // Prints the error as gatewayctl does and returns its exit code.
   ExitCode Fail(const absl::Status& status);
+  // Of arguments that cannot be: prints `message`, returns kUsage.
+  ExitCode Refuse(const std::string& message);
   // Whether -o asks for a value (json, yaml, jsonpath) and not for a table or names.
   bool structured() const;
   bool table() const { return options.output == "table" || options.output == "wide"; }
@@ -162,6 +167,9 @@ absl::Status SetTerms(const Options& options, v1::ApplyRequest* request);
 // adds the end to it instead of printing.
 ExitCode AwaitOutcome(Session& session, v1::PendingChange change, Json* json);
 
+// canary_command.cc
+ExitCode Canary(Session& session);
+
 // fleet_commands.cc: who is there.
 ExitCode DataPlanes(Session& session);
 ExitCode AcceptHistory(Session& session);
@@ -194,6 +202,7 @@ ExitCode Pki(Session& session);
 
 // identity_commands.cc: who may, and who did.
 ExitCode Token(Session& session);
+ExitCode JoinToken(Session& session);
 ExitCode Audit(Session& session);
 
 }  // namespace gateway::ctl

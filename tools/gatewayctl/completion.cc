@@ -55,7 +55,7 @@ std::string KindWords() {
   return absl::StrJoin(words, " ");
 }
 
-// The shell's code that prints the candidates for a value, one a word; "" where there are none to offer.
+// The shell's code that prints the candidates for a value, one a word; "" if there is nothing to offer.
 // `kind` is the shell's expression for the KIND already typed.
 std::string Candidates(const App& command, const Option& option, const std::string& kind) {
   const std::string type = option.get_type_name();
@@ -69,6 +69,7 @@ std::string Candidates(const App& command, const Option& option, const std::stri
     return absl::StrCat("test ", kind, " = dataplane && gatewayctl --timeout 1s dataplanes -o name 2>/dev/null || ",
                         names);
   }
+  if (type == "ROUTE") return "gatewayctl --timeout 1s get routes -o name 2>/dev/null | sed 's|^[^/]*/||'";
   if (type == "SERVICE") return "gatewayctl --timeout 1s services -o name 2>/dev/null";
   if (type == "DATAPLANE|controlplane") {
     return "gatewayctl --timeout 1s dataplanes -o name 2>/dev/null; echo controlplane";

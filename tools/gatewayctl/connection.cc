@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/host_port.h"
+#include "common/base/jwk.h"
 #include "common/base/pki.h"
 #include "common/config/codec.h"
 #include "common/config/yaml.h"
@@ -28,7 +29,7 @@ namespace gateway::ctl {
 namespace {
 
 constexpr size_t kContextsBytesMax = 1u << 20;
-constexpr size_t kTokenBytesMax = 4096;
+constexpr size_t kTokenBytesMax = CompactJws::kTextBytesMax;  // an issuer's are the longest
 
 absl::StatusOr<std::string> ContextsPath(const Environment& environment) {
   const std::string home = environment("HOME").value_or("");

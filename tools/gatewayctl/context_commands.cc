@@ -21,11 +21,6 @@ namespace {
 constexpr absl::Duration kAuthorityLifetime = absl::Hours(24 * 3650);
 constexpr int kContextsMax = 100;  // as the file's schema has it
 
-ExitCode Refuse(Session& session, const std::string& message) {
-  session.err() << "gatewayctl: " << message << "\n";
-  return kUsage;
-}
-
 // Where a later command is run, a relative path would mean another file.
 std::string Absolute(const std::string& path) {
   return path.empty() ? "" : std::filesystem::absolute(path).lexically_normal().string();
@@ -34,10 +29,10 @@ std::string Absolute(const std::string& path) {
 ExitCode SetContext(Session& session, v1::ClientContexts contexts) {
   const Options& options = session.options;
   if (options.name.empty() || options.server.empty()) {
-    return Refuse(session, "context set: expected a NAME and --server HOST:PORT");
+    return session.Refuse("context set: expected a NAME and --server HOST:PORT");
   }
   if (options.cert.empty() != options.key.empty() || (!options.cert.empty() && options.ca.empty())) {
-    return Refuse(session, "context set: expected --cert, --key and --ca together");
+    return session.Refuse("context set: expected --cert, --key and --ca together");
   }
   v1::ClientContext context;
   context.set_name(options.name);
@@ -53,7 +48,7 @@ ExitCode SetContext(Session& session, v1::ClientContexts contexts) {
     known = true;
   }
   if (!known && contexts.contexts_size() == kContextsMax) {
-    return Refuse(session, absl::StrCat("context set: there are ", kContextsMax, " contexts already"));
+    return session.Refuse(absl::StrCat("context set: there are ", kContextsMax, " contexts already"));
   }
   if (!known) *contexts.add_contexts() = context;
   // The first one is what one wants to use.
@@ -73,7 +68,7 @@ ExitCode UseContext(Session& session, v1::ClientContexts contexts) {
     names.push_back(each.name());
     known = known || each.name() == session.options.name;
   }
-  if (session.options.name.empty()) return Refuse(session, "context use: expected a NAME");
+  if (session.options.name.empty()) return session.Refuse("context use: expected a NAME");
   if (!known) {
     return session.Fail(
         absl::NotFoundError(absl::StrCat("there is no context '", session.options.name, "'",
@@ -133,7 +128,7 @@ ExitCode Context(Session& session) {
   if (session.options.verb == "set") return SetContext(session, *std::move(contexts));
   if (session.options.verb == "use") return UseContext(session, *std::move(contexts));
   if (!session.options.name.empty()) {
-    return Refuse(session, absl::StrCat("context list: unexpected '", session.options.name, "'"));
+    return session.Refuse(absl::StrCat("context list: unexpected '", session.options.name, "'"));
   }
   return ListContexts(session, *contexts);
 }
@@ -159,13 +154,13 @@ ExitCode Pki(Session& session) {
 
   const int roles = !options.server_names.empty() + !options.data_plane.empty() + !options.operator_name.empty();
   if (roles != 1) {
-    return Refuse(session, "pki issue: expected one of --server NAME,..., --data-plane NAME and --operator NAME");
+    return session.Refuse("pki issue: expected one of --server NAME,..., --data-plane NAME and --operator NAME");
   }
   if (!options.role.empty() && options.operator_name.empty()) {
-    return Refuse(session, "pki issue: --role goes with --operator");
+    return session.Refuse("pki issue: --role goes with --operator");
   }
   const absl::StatusOr<absl::Duration> lifetime = ParseAge(options.expires.empty() ? "90d" : options.expires);
-  if (!lifetime.ok()) return Refuse(session, absl::StrCat("--expires: ", lifetime.status().message()));
+  if (!lifetime.ok()) return session.Refuse(absl::StrCat("--expires: ", lifetime.status().message()));
   const absl::StatusOr<TlsMaterial> files = ReadTlsFiles({authority + ".crt", authority + ".key", ""}, now);
   if (!files.ok()) {
     return session.Fail(absl::NotFoundError(
@@ -196,7 +191,7 @@ ExitCode Pki(Session& session) {
   if (!made.ok()) return session.Fail(made.status());
   const std::string& name = !request.names.empty() ? request.names.front() : request.common_name;
   const std::string base = absl::StrCat(options.directory, "/", FileNameOf(name));
-  if (base == authority) return Refuse(session, "pki issue: 'ca' is the authority's own name");
+  if (base == authority) return session.Refuse("pki issue: 'ca' is the authority's own name");
   if (const absl::Status status = WritePair(base, *made); !status.ok()) return session.Fail(status);
   session.out() << base << ".crt\n" << base << ".key\n";
   return kDone;

@@ -161,6 +161,9 @@ ExitCode Endpoints(Session& session) {
 }
 
 ExitCode EndpointHistory(Session& session) {
+  if (session.options.output == "name") {
+    return session.Refuse("endpoints --history: events have no names; expected -o json, yaml or none");
+  }
   const absl::StatusOr<v1::ListEndpointHistoryResponse> history =
       session.client.ListEndpointHistory(session.options.name);
   if (!history.ok()) return session.Fail(history.status());
@@ -177,7 +180,7 @@ ExitCode Breakers(Session& session) {
   const absl::StatusOr<v1::ListBreakersResponse> breakers = session.client.ListBreakers(session.options.name);
   if (!breakers.ok()) return session.Fail(breakers.status());
   if (const std::string& name = session.options.name; !name.empty() && breakers->breakers().empty()) {
-    // Nobody has told of it yet, or it is misspelt.
+    // It is not known yet, or misspelt.
     const absl::Status known = session.client.Get("Service", name).status();
     if (!known.ok() && !absl::IsNotFound(known)) return session.Fail(known);
     if (!known.ok() && !IsKnownToConsul(session.client.ListEndpoints(name))) {

@@ -1,4 +1,4 @@
-// token, audit: who may, and who did.
+// token, join-token, audit: who may, and who did.
 #include <iostream>
 #include <map>
 #include <utility>
@@ -16,11 +16,6 @@ namespace gateway::ctl {
 namespace {
 
 using google::protobuf::util::TimeUtil;
-
-ExitCode Refuse(Session& session, const std::string& message) {
-  session.err() << "gatewayctl: " << message << "\n";
-  return kUsage;
-}
 
 std::string RoleText(v1::Token::Role role) { return absl::AsciiStrToLower(v1::Token::Role_Name(role)); }
 
@@ -43,7 +38,7 @@ std::string BoundText(const v1::Token& token) {
 ExitCode CreateToken(Session& session) {
   const Options& options = session.options;
   if (options.name.empty() || options.role.empty()) {
-    return Refuse(session, "token create: expected a NAME and --role viewer|operator|editor|admin");
+    return session.Refuse("token create: expected a NAME and --role viewer|operator|editor|admin");
   }
   v1::CreateTokenRequest request;
   request.set_name(options.name);
@@ -52,18 +47,18 @@ ExitCode CreateToken(Session& session) {
   for (const std::string& label : options.only) {
     const size_t equals = label.find('=');
     if (equals == 0 || equals == std::string::npos) {
-      return Refuse(session, absl::StrCat("--only: expected label=value,..., found '", label, "'"));
+      return session.Refuse(absl::StrCat("--only: expected label=value,..., found '", label, "'"));
     }
     (*request.mutable_only())[label.substr(0, equals)] = label.substr(equals + 1);
   }
   for (const std::string& word : options.kinds) {
     const absl::StatusOr<std::string> kind = CanonicalKind(word);
-    if (!kind.ok()) return Refuse(session, absl::StrCat("--kinds: ", kind.status().message()));
+    if (!kind.ok()) return session.Refuse(absl::StrCat("--kinds: ", kind.status().message()));
     request.add_kinds(*kind);
   }
   if (!options.expires.empty()) {
     const absl::StatusOr<absl::Duration> lifetime = ParseAge(options.expires);
-    if (!lifetime.ok()) return Refuse(session, absl::StrCat("--expires: ", lifetime.status().message()));
+    if (!lifetime.ok()) return session.Refuse(absl::StrCat("--expires: ", lifetime.status().message()));
     *request.mutable_expires_in() = TimeUtil::MicrosecondsToDuration(absl::ToInt64Microseconds(*lifetime));
   }
   const absl::StatusOr<v1::CreateTokenResponse> created = session.client.CreateToken(request);
@@ -106,7 +101,7 @@ ExitCode ListTokens(Session& session) {
 }
 
 ExitCode RevokeToken(Session& session) {
-  if (session.options.name.empty()) return Refuse(session, "token revoke: expected a NAME");
+  if (session.options.name.empty()) return session.Refuse("token revoke: expected a NAME");
   if (const absl::Status status = session.client.RevokeToken(session.options.name); !status.ok()) {
     return session.Fail(status);
   }
@@ -120,9 +115,32 @@ ExitCode Token(Session& session) {
   if (session.options.verb == "create") return CreateToken(session);
   if (session.options.verb == "revoke") return RevokeToken(session);
   if (!session.options.name.empty()) {
-    return Refuse(session, absl::StrCat("token list: unexpected '", session.options.name, "'"));
+    return session.Refuse(absl::StrCat("token list: unexpected '", session.options.name, "'"));
   }
   return ListTokens(session);
+}
+
+ExitCode JoinToken(Session& session) {
+  const Options& options = session.options;
+  v1::CreateJoinTokenRequest request;
+  request.set_name(options.data_plane);
+  request.mutable_context()->set_actor(options.actor.empty() ? session.terminal.actor : options.actor);
+  request.mutable_context()->set_comment(options.comment);
+  if (!options.expires.empty()) {
+    const absl::StatusOr<absl::Duration> lifetime = ParseAge(options.expires);
+    if (!lifetime.ok()) return session.Refuse(absl::StrCat("--expires: ", lifetime.status().message()));
+    *request.mutable_expires_in() = TimeUtil::MicrosecondsToDuration(absl::ToInt64Microseconds(*lifetime));
+  }
+  const absl::StatusOr<v1::CreateJoinTokenResponse> created = session.client.CreateJoinToken(request);
+  if (!created.ok()) return session.Fail(created.status());
+  if (session.PrintStructured(MessageJson(*created))) return kDone;
+  // The token alone goes to standard output, so that it can go straight into a file.
+  session.out() << created->secret() << "\n";
+  session.err() << "join token for data plane " << Printable(options.data_plane) << ", expires "
+                << FormatTime(created->expires())
+                << "; it is shown only now. On its machine: data_plane.name and data_plane.tls { ca, cert, key, "
+                   "join_token_file }\n";
+  return kDone;
 }
 
 ExitCode Audit(Session& session) {
@@ -130,7 +148,7 @@ ExitCode Audit(Session& session) {
   request.set_actor(session.options.actor);
   if (!session.options.since.empty()) {
     const absl::StatusOr<absl::Duration> age = ParseAge(session.options.since);
-    if (!age.ok()) return Refuse(session, absl::StrCat("--since: ", age.status().message()));
+    if (!age.ok()) return session.Refuse(absl::StrCat("--since: ", age.status().message()));
     *request.mutable_since() = TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(session.terminal.now() - *age));
   }
   const absl::StatusOr<v1::ListAuditResponse> audit = session.client.ListAudit(request, session.options.limit);

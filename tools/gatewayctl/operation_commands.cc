@@ -17,12 +17,7 @@ namespace {
 
 constexpr char kControlPlane[] = "controlplane";
 
-ExitCode Refuse(Session& session, const std::string& message) {
-  session.err() << "gatewayctl: " << message << "\n";
-  return kUsage;
-}
-
-// --for, into `request` where it is given.
+// --for, into `request` if it is given.
 template <typename Request>
 absl::Status SetDuration(const std::string& text, Request* request) {
   if (text.empty()) return absl::OkStatus();
@@ -64,11 +59,11 @@ ExitCode SetEndpoint(Session& session) {
   request.set_endpoint(session.options.set[0]);
   SetContext(session, request.mutable_context());
   if (absl::Status s = SetAction(session.options.set[1], &request); !s.ok()) {
-    return Refuse(session, std::string(s.message()));
+    return session.Refuse(std::string(s.message()));
   }
-  if (request.up() && !session.options.lasting.empty()) return Refuse(session, "--for: 'up' has no end");
+  if (request.up() && !session.options.lasting.empty()) return session.Refuse("--for: 'up' has no end");
   const absl::Status duration = SetDuration(session.options.lasting, &request);
-  if (!duration.ok()) return Refuse(session, std::string(duration.message()));
+  if (!duration.ok()) return session.Refuse(std::string(duration.message()));
   const absl::StatusOr<v1::SetEndpointResponse> done = session.client.SetEndpoint(request);
   if (!done.ok()) return session.Fail(done.status());
   if (session.PrintStructured(MessageJson(*done))) return kDone;
@@ -125,12 +120,12 @@ ExitCode LogLevel(Session& session) {
   const bool back = session.options.level == "default";
   v1::LoggingSection::Level level = v1::LoggingSection::LEVEL_UNSPECIFIED;
   if (!back && !v1::LoggingSection::Level_Parse(absl::AsciiStrToUpper(session.options.level), &level)) {
-    return Refuse(session, absl::StrCat("'", session.options.level, "' is no level"));
+    return session.Refuse(absl::StrCat("'", session.options.level, "' is not a level"));
   }
   request.set_level(level);
-  if (back && !session.options.lasting.empty()) return Refuse(session, "--for: 'default' has no end");
+  if (back && !session.options.lasting.empty()) return session.Refuse("--for: 'default' has no end");
   const absl::Status duration = SetDuration(session.options.lasting, &request);
-  if (!duration.ok()) return Refuse(session, std::string(duration.message()));
+  if (!duration.ok()) return session.Refuse(std::string(duration.message()));
   const absl::StatusOr<v1::SetLogLevelResponse> done = session.client.SetLogLevel(request);
   if (!done.ok()) return session.Fail(done.status());
   if (session.PrintStructured(MessageJson(*done))) return kDone;

@@ -236,6 +236,7 @@ ExitCode Describe(Session& session) {
                                      {"routes", admission.routes}});
     }
   }
+  if (description.stored.has_canary()) json["canary"] = MessageJson(description.stored.canary());
   if (session.PrintStructured(json)) return kDone;
   session.out() << RenderDescription(description, session.terminal.now());
   return kDone;

@@ -40,8 +40,11 @@ std::string RenderHistory(std::span<const v1::RevisionInfo> revisions, absl::Tim
 // The head of `show`: revision, time, actor, comment.
 std::string RenderRevisionHead(const v1::RevisionInfo& info, absl::Time now);
 
-// What a rollback undoes (`done`: has undone), and by whom; empty where nothing.
+// What a rollback undoes (`done`: has undone), and by whom; empty if there is nothing.
 std::string RenderUndone(const v1::RollbackResponse& rollback, absl::Time now, bool done);
+
+// The state of the canary of a route, and its events. REQUIRES: `stored` has one.
+std::string RenderCanary(const v1::StoredResource& stored, absl::Time now);
 
 std::string RenderDataPlanes(const v1::ListDataPlanesResponse& state, absl::Time now);
 
@@ -50,7 +53,7 @@ std::string NamesText(const google::protobuf::RepeatedPtrField<std::string>& nam
 
 // "revision 7 serving on 2/2 data planes (4 workers) in 9 ms"; without the time while not all serve it.
 std::string RolloutLine(const v1::RolloutResponse& rollout);
-// Who does not serve it and why, an indented line for each of the first five; empty where nobody is missing.
+// Who does not serve it and why, an indented line for each of the first five; empty if no data plane is missing.
 std::string RenderPending(const v1::RolloutResponse& rollout);
 
 // An endpoint of a service and whether requests reach it.

@@ -86,7 +86,7 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
                      consul.deny().empty() ? "" : absl::StrCat("; denied: ", absl::StrJoin(consul.deny(), ", "))));
     AppendFact(out, "Breaker", BreakerText(consul.template_().circuit_breaker(), defaults));
   }
-  for (const auto& [name, share] : TargetsOf(route)) {
+  for (const auto& [name, share] : TargetsOf(ServedNow(d.stored))) {
     const v1::StoredResource* service = Find({"Service", name}, d.all);
     std::string text = absl::StrCat(Percent(share), " Service/", name);
     if (service == nullptr) {
@@ -106,6 +106,11 @@ void DescribeRoute(const v1::Route& route, const Description& d, const v1::Defau
   }
   AppendFact(out, "Timeout", timeout);
   AppendFact(out, "Rate limits", LimitsText(route.rate_limits(), defaults));
+  if (!d.stored.has_canary()) return;
+  AppendFact(out, "Canary", CanaryText(d.stored, now));
+  const std::vector<std::string> lines = absl::StrSplit(CanaryEvents(d.stored.canary(), now), '\n', absl::SkipEmpty());
+  *out += "\nSteps\n";
+  for (const std::string& line : lines) absl::StrAppend(out, "  ", line, "\n");
 }
 
 void DescribeService(const v1::Service& service, const Description& d, const v1::Defaults* defaults, absl::Time now,

@@ -135,6 +135,8 @@ std::vector<std::string> CertificateCells(const v1::Certificate& certificate, si
       absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", ExpiryOf(leaf), absl::UTCTimeZone())};
 }
 
+constexpr size_t kRouteTo = 5;  // the column TO, with the name before it
+
 // A kind's own columns, between the name and the revision.
 std::vector<std::string> Headings(const std::string& kind) {
   if (kind == "Service") return {"ENDPOINTS", "BALANCER", "BREAKER"};
@@ -364,7 +366,9 @@ std::string RenderResources(const std::string& kind, std::span<const v1::StoredR
   headings.push_back("AGE");
   if (wide) headings.insert(headings.end(), {"CHANGED", "LABELS", "DESCRIPTION"});
   Table table(headings);
-  for (const v1::StoredResource& stored : resources) {
+  for (const v1::StoredResource& given : resources) {
+    v1::StoredResource stored = given;
+    if (stored.has_canary()) *stored.mutable_resource()->mutable_route() = ServedNow(given);
     ResourceKey key = KeyOf(stored.resource());
     std::vector<std::string> cells;
     if (kind.empty()) cells.push_back(key.kind);
@@ -375,6 +379,10 @@ std::string RenderResources(const std::string& kind, std::span<const v1::StoredR
       cells.push_back(std::move(cell));
     }
     if (kind == "Certificate") cells.push_back(RenewalCell(stored, now));
+    if (wide && kind == "Route" && stored.has_canary()) {
+      absl::StrAppend(&cells[kRouteTo], " (canary: ", stored.canary().percent(), "%, ", CanaryPhase(stored.canary()),
+                      ")");
+    }
     cells.push_back(RevisionCell(stored));
     cells.push_back(FormatAge(stored.changed_at(), now));
     if (wide) {

@@ -73,6 +73,16 @@ std::string RenewalCell(const v1::StoredResource& stored, absl::Time now);
 // When a certificate expires; "pending": it has not been issued yet.
 std::string ExpiryText(const v1::Certificate& certificate);
 
+// render_canary.cc: the canary of a route.
+// "walking".
+std::string CanaryPhase(const v1::CanaryState& state);
+// "5% to v2, walking at step 2 of 4 since 2026-07-04T10:00:00Z; the next in 12s". REQUIRES: `stored` has one.
+std::string CanaryText(const v1::StoredResource& stored, absl::Time now);
+// A row for each event, the newest first.
+std::string CanaryEvents(const v1::CanaryState& state, absl::Time now);
+// The route as it is served: with the weights of its canary's step, if it has one.
+v1::Route ServedNow(const v1::StoredResource& stored);
+
 // render_endpoints.cc: the endpoints of a service.
 const v1::EndpointSet* SetOf(const v1::ConsulSource& source, const EndpointSets& sets);
 int CountServing(std::span<const EndpointRow> rows);

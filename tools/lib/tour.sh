@@ -319,6 +319,28 @@ taken_out() {
   within 5 one_left
 }
 
+canary_reverts() {
+  local rc=0
+  curl -sf -o /dev/null -X POST "http://$next/admin/fail?status=500" || return 1
+  {
+    printf 'kind: Service\nname: canary-v1\nstatic: [{ address: "%s" }]\n---\n' "$orders2"
+    printf 'kind: Service\nname: canary-v2\nstatic: [{ address: "%s" }]\n---\n' "$next"
+    printf 'kind: Route\nname: canary\nmatch: { path: { prefix: /canary } }\nsplit: [{ service: canary-v1 }, { service: canary-v2 }]\n'
+    printf 'canary: { steps: [30, 100], every: 10m, guard: "error_rate<5%%" }\n'
+  } > "$state/canary.yaml"
+  ctl apply -f "$state/canary.yaml" --wait > /dev/null || return 1
+  reverted() {
+    instances 40 "http://$dp1/canary" > /dev/null
+    instances 40 "http://$dp2/canary" > /dev/null
+    [ "$(ctl canary canary -o jsonpath='{.phase}')" = reverted ]
+  }
+  within 20 reverted || rc=1
+  ctl rollout --wait > /dev/null || rc=1
+  saw="$(ctl canary canary | head -n 1 | sed 's/.*Z: //'), then $(instances 20 "http://$dp1/canary")"
+  curl -sf -o /dev/null -X POST "http://$next/admin/fail?off" || rc=1
+  [ "$rc" = 0 ] && [[ $saw == *'then 20 orders-2' ]]
+}
+
 # The tour, in the order of README.md. Returns 1 if anything differed.
 tour() {
   local began=$SECONDS
@@ -342,6 +364,7 @@ tour() {
   claim 'a policy with five errors is rejected with all five, and changes nothing' refused
   claim 'an export that is applied again changes nothing' round_trip
   claim 'a rollback brings an older revision back' rolled_back
+  claim 'a canary whose new side fails reverts itself' canary_reverts
   claim 'kill -9 of the control plane fails no request' controlplane_killed
   claim 'and the next change reaches both data planes' change_after_outage
   [ -z "$consul_address" ] || claim 'a Consul that hangs (SIGSTOP) fails no request' consul_stopped

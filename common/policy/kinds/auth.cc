@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
+#include "common/base/fetched_url.h"
 #include "common/base/jwk.h"
 #include "common/base/quote.h"
 #include "common/base/units.h"

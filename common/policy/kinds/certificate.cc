@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/base/address_set.h"
 #include "common/base/base64.h"
+#include "common/base/fetched_url.h"
 #include "common/base/host_port.h"
 #include "common/base/quote.h"
 #include "common/base/text.h"

@@ -18,6 +18,7 @@
 #include "common/base/units.h"
 #include "common/config/codec.h"
 #include "common/policy/guard_warnings.h"
+#include "common/policy/kinds/canary.h"
 #include "common/policy/kinds/kinds.h"
 #include "common/policy/kinds/route_target.h"
 #include "common/policy/kinds/upstream.h"
@@ -175,6 +176,7 @@ void CheckRoute(const Report& report, const v1::Route& route) {
     refuse(route.has_request_headers(), "request_headers");
     refuse(route.has_request_query(), "request_query");
   }
+  if (route.has_canary()) CheckCanary(report, route);
   if (route.has_split_on()) {
     CheckHashOn(report, "split_on", route.split_on());
     if (route.split_size() == 0) report.Add("split_on", "needs a split");
@@ -233,6 +235,24 @@ void CheckRegexBudget(Compilation* compilation) {
       return;
     }
   }
+}
+
+void CheckCanaries(Compilation* compilation) {
+  const Documents<v1::Route> routes = compilation->All<v1::Route>();
+  size_t canaries = 0;
+  for (size_t i = 0; i < routes.size(); ++i) {
+    canaries += routes[i].has_canary() ? 1 : 0;
+    if (canaries <= kCanariesMax) continue;
+    const ResourceKey key{"Route", std::string(routes.name(i))};
+    Report(key, &compilation->errors)
+        .Add("canary", fmt::format("is one too many: all routes together may have {}", kCanariesMax));
+    return;
+  }
+}
+
+void CheckAll(Compilation* compilation) {
+  CheckRegexBudget(compilation);
+  CheckCanaries(compilation);
 }
 
 std::vector<FieldEdit> CompileEdits(const google::protobuf::Map<std::string, std::string>& map,
@@ -402,7 +422,7 @@ Kind RouteKind() {
       .check = [](const Report& report, const v1::Resource& resource) { CheckRoute(report, resource.route()); },
       .check_references = [](const Report& report, const v1::Resource& resource,
                              Compilation* compilation) { CheckReferences(report, resource.route(), compilation); },
-      .check_all = &CheckRegexBudget,
+      .check_all = &CheckAll,
       .compile = &CompileRoutes,
   };
 }

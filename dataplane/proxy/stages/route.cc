@@ -119,6 +119,7 @@ void ChooseService(const ServingState& state, const http::Request& request, cons
     }
     target->service = state.services[policy.split[chosen].service].get();
     target->series = route.series[chosen];
+    if (!route.watched_sides.empty()) target->watched_side = route.watched_sides[chosen];
   }
   target->service_metrics = target->service->runtime->metrics_service;
 }

@@ -145,6 +145,24 @@ TEST_F(BootstrapTest, TlsIsGivenWholeOrNotAtAll) {
               IsEmpty());
 }
 
+TEST_F(BootstrapTest, JoiningNeedsACaAndTls) {
+  const std::string tls = "  stream_tls: { cert: a.crt, key: a.key, client_ca: ca.crt }\n";
+  EXPECT_THAT(Problems("control_plane:\n" + tls + "  join: { ca_cert: ca.crt, ca_key: ca.key, lifetime: 1h }\n"),
+              IsEmpty());
+  EXPECT_THAT(Problems("control_plane:\n" + tls + "  join: { ca_cert: ca.crt }\n"),
+              ElementsAre(HasSubstr("control_plane.join.ca_key: is missing")));
+  EXPECT_THAT(Problems("control_plane:\n  join: { ca_cert: ca.crt, ca_key: ca.key }\n"),
+              ElementsAre(HasSubstr("control_plane.join.ca_cert: needs stream_tls")));
+  EXPECT_THAT(Problems("control_plane:\n" + tls + "  join: { ca_cert: ca.crt, ca_key: ca.key, lifetime: 1s }\n"),
+              ElementsAre(HasSubstr("control_plane.join.lifetime")));
+  const std::string files = "ca: ca.crt, cert: dp.crt, key: dp.key, join_token_file: dp.token";
+  EXPECT_THAT(Problems("data_plane: { name: dp-1, tls: { " + files + " } }\n"), IsEmpty());
+  EXPECT_THAT(Problems("data_plane: { tls: { " + files + " } }\n"),
+              ElementsAre(HasSubstr("data_plane.name: is needed")));
+  EXPECT_THAT(Problems("data_plane: { name: dp-1, tls: { ca: ca.crt, join_token_file: dp.token } }\n"),
+              ElementsAre(HasSubstr("data_plane.tls.cert: is needed with join_token_file")));
+}
+
 TEST_F(BootstrapTest, ConsulHasOneTokenAndAWholeCertificate) {
   EXPECT_THAT(Problems("consul: { token: a, token_file: b }\n"),
               ElementsAre(HasSubstr("consul.token_file: is given beside consul.token; expected one of the two")));
@@ -318,6 +336,58 @@ TEST_F(BootstrapTest, ListenersBeyondLoopbackNeedInsecure) {
   EXPECT_THAT(Problems("control_plane: { admin_listen: \"[::]:1\", stream_listen: \"127.5.5.5:2\" }"), SizeIs(1));
 }
 
+TEST_F(BootstrapTest, AnIssuerOfOperatorsIsGivenWhole) {
+  const auto problems = [this](std::string_view oidc, std::string_view more = "") {
+    return Problems("control_plane:\n  oidc: " + std::string(oidc) + "\n" + std::string(more));
+  };
+  const std::string rest = ", audience: gateway, roles: [{ group: ops, role: admin }]";
+  EXPECT_THAT(problems("{ issuer: \"https://id.example.com/\"" + rest + " }"), IsEmpty());
+  EXPECT_THAT(problems("{ issuer: \"http://127.0.0.1:8080/realms/ops\"" + rest + " }"), IsEmpty());
+  EXPECT_THAT(
+      problems("{ issuer: \"http://id.example.com\"" + rest + " }"),
+      ElementsAre(HasSubstr("control_plane.oidc.issuer: 'http://id.example.com': plain http is for this host")));
+  for (const char* issuer : {"id.example.com", "https://id.example.com/?tenant=1", "https://id.example.com/#x"}) {
+    EXPECT_THAT(problems("{ issuer: \"" + std::string(issuer) + "\"" + rest + " }"),
+                ElementsAre(HasSubstr("control_plane.oidc.issuer: ")))
+        << issuer;
+  }
+  EXPECT_THAT(problems("{ issuer: \"https://u:sekret@id.example.com\"" + rest + " }"),
+              ElementsAre(Not(HasSubstr("sekret"))));
+  EXPECT_THAT(problems("{ audience: gateway }"),
+              ElementsAre(HasSubstr("control_plane.oidc.issuer: is needed with oidc")));
+  EXPECT_THAT(problems("{ issuer: \"https://id.example.com\", name_claim: \"\" }"),
+              ElementsAre(HasSubstr("control_plane.oidc.audience: is needed"),
+                          HasSubstr("control_plane.oidc.name_claim: expected the name of a claim"),
+                          HasSubstr("control_plane.oidc.roles: is needed")));
+  // A token is not to cross a network in cleartext, whatever else may.
+  const std::string outside = "  admin_listen: \"10.0.0.1:7400\"\n  insecure: true\n";
+  EXPECT_THAT(problems("{ issuer: \"https://id.example.com\"" + rest + " }", outside),
+              ElementsAre(HasSubstr("control_plane.oidc.issuer: needs admin_tls")));
+  EXPECT_THAT(problems("{ issuer: \"https://id.example.com\"" + rest + " }",
+                       outside + "  admin_tls: { cert: c.crt, key: c.key }\n"),
+              IsEmpty());
+}
+
+TEST_F(BootstrapTest, RolesOfGroupsAreTold) {
+  const auto problems = [this](const std::string& roles) {
+    return Problems("control_plane:\n  oidc: { issuer: \"https://id.example.com\", audience: gateway, roles: [" +
+                    roles + "] }\n");
+  };
+  EXPECT_THAT(problems("{ group: a, role: editor, only: { team: a }, kinds: [Route] }, { group: b, role: viewer }"),
+              IsEmpty());
+  EXPECT_THAT(problems("{ group: a, role: root }"),
+              ElementsAre(HasSubstr("control_plane.oidc.roles[0].role: expected viewer, operator, editor or admin, "
+                                    "found 'root'")));
+  EXPECT_THAT(problems("{ group: a, role: viewer }, { group: a, role: admin }"),
+              ElementsAre(HasSubstr("control_plane.oidc.roles[1].group: 'a' is given twice")));
+  EXPECT_THAT(problems("{ group: a, role: admin, only: { team: a } }"),
+              ElementsAre(HasSubstr("control_plane.oidc.roles[0].only: is for an editor")));
+  EXPECT_THAT(problems("{ group: a, role: operator, kinds: [Route] }"),
+              ElementsAre(HasSubstr("control_plane.oidc.roles[0].kinds: is for an editor")));
+  EXPECT_THAT(problems("{ role: admin }"), ElementsAre(HasSubstr("control_plane.oidc.roles[0].group")));
+  EXPECT_THAT(problems("{ group: a }"), ElementsAre(HasSubstr("control_plane.oidc.roles[0].role")));
+}
+
 TEST_F(BootstrapTest, PortsThatMeetAreFound) {
   EXPECT_THAT(Problems("server: { port: 9090 }"),
               ElementsAre("default: metrics.port: port 9090 is that of server.port"));
@@ -354,6 +424,17 @@ TEST_F(BootstrapTest, DescriptionHasEveryKeyItsOriginAndNoSecret) {
   EXPECT_THAT(text, HasSubstr("server.max_header_bytes: 64KiB "));
   EXPECT_THAT(text, HasSubstr("rate_limit.window_size: absent "));
   for (const auto& [path, origin] : loaded.origins) EXPECT_THAT(text, HasSubstr(path + ": "));
+}
+
+TEST_F(BootstrapTest, DescriptionHasNestedMapsInOneLine) {
+  const LoadedBootstrap loaded = LoadBootstrap(
+      Write("control_plane:\n  oidc:\n    issuer: https://id.example.com\n    audience: gateway\n    roles:\n"
+            "      - { group: a, role: editor, only: { team: a }, kinds: [Route, Service] }\n"),
+      {}, {});
+  ASSERT_THAT(loaded.problems, IsEmpty());
+  EXPECT_THAT(DescribeBootstrap(loaded),
+              HasSubstr("control_plane.oidc.roles: [{group: a, role: editor, only: {team: a}, "
+                        "kinds: [Route, Service]}]"));
 }
 
 TEST_F(BootstrapTest, CheckConfigShowsTheNumbersBehindWords) {

@@ -95,6 +95,60 @@ TEST_F(Certificates, NamesThatFitNoCertificateAreRefused) {
       << "another certificate's key";
 }
 
+TEST_F(Certificates, ARequestGivesItsKeyAndNothingElse) {
+  const std::string key = MakePrivateKey().value();
+  const std::string request = MakeSigningRequest(key, "anyone").value();
+  EXPECT_EQ(*SigningRequestKey(request), *SigningRequestKey(MakeSigningRequest(key, "other").value()));
+  EXPECT_NE(*SigningRequestKey(request), *SigningRequestKey(MakeSigningRequest(MakePrivateKey().value(), "x").value()));
+  const absl::StatusOr<std::string> issued = IssueForRequest(
+      authority_, {.common_name = "dp-1", .names = {"dp-1"}, .client = true, .lifetime = absl::Hours(1)}, request,
+      kNow);
+  ASSERT_TRUE(issued.ok()) << issued.status();
+  EXPECT_EQ(DescribeCertificate(*issued)->common_name, "dp-1");
+  EXPECT_TRUE(IsIssuedBy(*issued, authority_.certificate));
+  const CertificateAndKey other = MakeAuthority("lab", kNow, absl::Hours(48)).value();
+  EXPECT_FALSE(IsIssuedBy(*issued, other.certificate)) << "the same name, another key";
+  EXPECT_TRUE(IsAuthority(authority_.certificate));
+  EXPECT_FALSE(IsAuthority(*issued));
+}
+
+TEST_F(Certificates, ARequestThatIsNoneIsRefused) {
+  const std::string good = MakeSigningRequest(MakePrivateKey().value(), "dp").value();
+  const auto problem = [](const std::string& pem) { return std::string(SigningRequestKey(pem).status().message()); };
+  EXPECT_THAT(problem(""), HasSubstr("certificate_request: expected a certificate request"));
+  EXPECT_THAT(problem("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"),
+              HasSubstr("expected a certificate request"));
+  EXPECT_THAT(problem(authority_.certificate), HasSubstr("expected a certificate request"));
+  EXPECT_THAT(problem(good + std::string(kSigningRequestBytesMax, ' ')), HasSubstr("expected at most 16384 bytes"));
+  EXPECT_THAT(problem(good.substr(0, good.size() / 2)), HasSubstr("expected a certificate request"));
+
+  // Another's public key, which the sender cannot sign for.
+  const BioPtr in(BIO_new_mem_buf(good.data(), static_cast<int>(good.size())));
+  X509_REQ* const request = PEM_read_bio_X509_REQ(in.get(), nullptr, nullptr, nullptr);
+  ASSERT_NE(request, nullptr);
+  const KeyPtr stolen(EVP_EC_gen("P-256")), small(EVP_RSA_gen(1024));
+  const auto text = [request] {
+    const BioPtr out(BIO_new(BIO_s_mem()));
+    PEM_write_bio_X509_REQ(out.get(), request);
+    char* data = nullptr;
+    const long size = BIO_get_mem_data(out.get(), &data);
+    return std::string(data, static_cast<size_t>(size));
+  };
+  X509_REQ_set_pubkey(request, stolen.get());
+  EXPECT_THAT(problem(text()), HasSubstr("is not signed by its own key"));
+  X509_REQ_set_pubkey(request, small.get());
+  X509_REQ_sign(request, small.get(), EVP_sha256());
+  EXPECT_THAT(problem(text()), HasSubstr("certificate_request: "));
+  X509_REQ_free(request);
+}
+
+TEST_F(Certificates, AShortLivedOneIsBackdatedLess) {
+  const CertificateInfo info =
+      *DescribeCertificate(Issue({.common_name = "dp", .client = true, .lifetime = absl::Seconds(60)}).certificate);
+  EXPECT_EQ(info.not_before, kNow - absl::Seconds(6));
+  EXPECT_EQ(info.not_after, kNow + absl::Seconds(60));
+}
+
 TEST_F(Certificates, GoodFilesAreReadWhole) {
   const CertificateAndKey pair = Issue({.common_name = "cp", .names = {"cp"}, .server = true});
   const absl::StatusOr<TlsMaterial> read = ReadTlsFiles(Write(pair), kNow);

@@ -297,6 +297,14 @@ TEST(YamlScalar, ReadsBackAsTheSameString) {
   EXPECT_EQ(YamlScalar("502"), "\"502\"");
 }
 
+TEST(CutUtf8, CutsBetweenCharacters) {
+  EXPECT_EQ(CutUtf8("abc", 3), "abc");
+  EXPECT_EQ(CutUtf8("abc", 2), "ab");
+  EXPECT_EQ(CutUtf8("a\xc3\xa9z", 2), "a");
+  EXPECT_EQ(CutUtf8("a\xc3\xa9z", 3), "a\xc3\xa9");
+  EXPECT_EQ(CutUtf8("\xf0\x9f\x98\x80", 3), "");
+}
+
 TEST(QuoteForMessage, EscapesAndCuts) {
   EXPECT_EQ(QuoteForMessage("a"), "'a'");
   EXPECT_EQ(QuoteForMessage("a\x1b[31m\xff"), "'a\\x1b[31m\\xff'");

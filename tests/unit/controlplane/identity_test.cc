@@ -24,6 +24,7 @@
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/fixtures/openid_issuer.h"
 #include "tests/unit/controlplane/testing.h"
 
 namespace gateway::controlplane {
@@ -348,7 +349,7 @@ TEST_F(AuditLogTest, AnUnwritableFileIsReportedAtTheStart) {
 TEST(CallerLimits, OneCallerHasItsShareAndLeavesTheOthersTheirs) {
   CallerLimits limits;
   std::vector<CallerLimits::Slot> running;
-  for (int i = 0; i < CallerLimits::kConcurrentMax; ++i) running.push_back(limits.Admit("wild", kNow).value());
+  for (int i = 0; i < CallerLimits::Rates().concurrent; ++i) running.push_back(limits.Admit("wild", kNow).value());
   EXPECT_THAT(std::string(limits.Admit("wild", kNow).status().message()), HasSubstr("128 calls running"));
   EXPECT_TRUE(limits.Admit("calm", kNow).ok());
   running.pop_back();
@@ -356,7 +357,7 @@ TEST(CallerLimits, OneCallerHasItsShareAndLeavesTheOthersTheirs) {
   running.clear();
   int admitted = 0;
   while (limits.Admit("wild", kNow).ok()) ++admitted;
-  EXPECT_EQ(admitted, static_cast<int>(CallerLimits::kBurst) - CallerLimits::kConcurrentMax - 1);
+  EXPECT_EQ(admitted, static_cast<int>(CallerLimits::Rates().burst) - CallerLimits::Rates().concurrent - 1);
   EXPECT_EQ(limits.Admit("wild", kNow).status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(limits.Admit("calm", kNow).ok());
   EXPECT_TRUE(limits.Admit("wild", kNow + absl::Milliseconds(2)).ok());
@@ -382,6 +383,19 @@ class GateTest : public ::testing::Test {
     section->set_metrics_port(0);
     section->set_database(dir_.File("gateway.db"));
     section->set_require_credentials(true);
+    v1::OidcSection* oidc = section->mutable_oidc();
+    oidc->set_issuer(issuer_.url());
+    oidc->set_audience("gateway");
+    oidc->set_ca(issuer_.ca());
+    for (const char* role : {"viewer", "operator", "editor", "admin"}) {
+      v1::OidcRole* added = oidc->add_roles();
+      added->set_group(absl::StrCat(role, "s"));
+      added->set_role(role);
+    }
+    v1::OidcRole* other_team = oidc->add_roles();
+    other_team->set_group("other-team");
+    other_team->set_role("editor");
+    (*other_team->mutable_only())["team"] = "other";
     auto started = ControlPlane::Start(config);
     EXPECT_TRUE(started.ok()) << started.status();
     control_plane_ = *std::move(started);
@@ -481,6 +495,7 @@ class GateTest : public ::testing::Test {
   }
 
   TempDir dir_;
+  fixtures::OpenIdIssuer issuer_;
   std::unique_ptr<ControlPlane> control_plane_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Admin::Stub> stub_;
@@ -504,6 +519,7 @@ TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
       {"AcceptHistory", v1::Token::ADMIN},
       {"Rollback", v1::Token::OPERATOR},
       {"DecideChange", v1::Token::EDITOR},
+      {"DecideCanary", v1::Token::OPERATOR},
       {"GetChange", v1::Token::VIEWER},
       {"Watch", v1::Token::VIEWER},
       {"ListDataPlanes", v1::Token::VIEWER},
@@ -519,6 +535,7 @@ TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
       {"SetLogLevel", v1::Token::OPERATOR},
       {"Diagnose", v1::Token::ADMIN},
       {"CreateToken", v1::Token::ADMIN},
+      {"CreateJoinToken", v1::Token::ADMIN},
       {"ListTokens", v1::Token::ADMIN},
       {"RevokeToken", v1::Token::ADMIN},
       {"ListAudit", v1::Token::ADMIN},
@@ -538,8 +555,11 @@ TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
   (*other_team.mutable_only())["team"] = "other";
   struct Credential {
     std::string what, token;
-    v1::Token::Role role;  // ROLE_UNSPECIFIED: no role may call it
+    v1::Token::Role role;  // ROLE_UNSPECIFIED: it may call nothing
+    grpc::StatusCode denied = grpc::StatusCode::UNAUTHENTICATED;
   };
+  const auto jwt = [this](const char* group) { return issuer_.TokenFor("jwt", absl::StrCat("[\"", group, "\"]")); };
+  const fixtures::TokenSigner stranger(JwsAlgorithm::kEs256, "k1");
   const std::vector<Credential> credentials = {
       {"none", "", v1::Token::ROLE_UNSPECIFIED},
       {"wrong", "gwt_0000000000000000000000000000000000000000000", v1::Token::ROLE_UNSPECIFIED},
@@ -550,6 +570,20 @@ TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
       {"editor", MakeToken(TokenRequest("e", v1::Token::EDITOR)), v1::Token::EDITOR},
       {"another team's editor", MakeToken(other_team), v1::Token::EDITOR},
       {"admin", admin_, v1::Token::ADMIN},
+      {"JWT of a viewer", jwt("viewers"), v1::Token::VIEWER},
+      {"JWT of an operator", jwt("operators"), v1::Token::OPERATOR},
+      {"JWT of an editor", jwt("editors"), v1::Token::EDITOR},
+      {"JWT of another team's editor", jwt("other-team"), v1::Token::EDITOR},
+      {"JWT of an admin", jwt("admins"), v1::Token::ADMIN},
+      {"JWT without a group", jwt("guests"), v1::Token::ROLE_UNSPECIFIED, grpc::StatusCode::PERMISSION_DENIED},
+      {"JWT of a stranger",
+       stranger.Sign(absl::StrCat(R"({"iss":")", issuer_.url(),
+                                  R"(","aud":"gateway","sub":"x","groups":["admins"],"exp":9000000000})")),
+       v1::Token::ROLE_UNSPECIFIED},
+      {"expired JWT",
+       issuer_.signer().Sign(
+           absl::StrCat(R"({"iss":")", issuer_.url(), R"(","aud":"gateway","sub":"x","groups":["admins"],"exp":1})")),
+       v1::Token::ROLE_UNSPECIFIED},
   };
   const google::protobuf::ServiceDescriptor* service =
       v1::ApplyRequest::descriptor()->file()->FindServiceByName("Admin");
@@ -564,9 +598,9 @@ TEST_F(GateTest, EveryCallIsLimitedToItsRoles) {
       const grpc::StatusCode code = CallByName(method, request, credential.token);
       const std::string what = absl::StrCat(method, " with credential: ", credential.what);
       if (credential.role == v1::Token::ROLE_UNSPECIFIED) {
-        EXPECT_EQ(code, grpc::StatusCode::UNAUTHENTICATED) << what;
-      } else if (credential.role < expected->second ||
-                 (credential.what == "another team's editor" && RuleOf(method)->effect == CallRule::kChangesFleet)) {
+        EXPECT_EQ(code, credential.denied) << what;
+      } else if (credential.role < expected->second || (absl::StrContains(credential.what, "another team's editor") &&
+                                                        RuleOf(method)->effect == CallRule::kChangesFleet)) {
         EXPECT_EQ(code, grpc::StatusCode::PERMISSION_DENIED) << what;
       } else {
         // An empty request may be invalid or name nothing, but it passes the gate and gets a response.
@@ -641,6 +675,47 @@ TEST_F(GateTest, AnExpiringTokenEndsItsOpenStreams) {
   v1::WatchResponse response;
   EXPECT_FALSE(watch->Read(&response));
   EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
+}
+
+// Issuers list every group of an operator: more than the 8 KiB that gRPC takes by default.
+TEST_F(GateTest, ATokenMayListManyGroups) {
+  std::string groups = R"(["viewers")";
+  for (int i = 0; i < 500; ++i) absl::StrAppend(&groups, R"(,"department-)", i, "\"");
+  const std::string token = issuer_.TokenFor("carol", groups + "]");
+  ASSERT_GT(token.size(), 11'000u);
+  EXPECT_EQ(CallByName("List", "", token), grpc::StatusCode::OK);
+}
+
+TEST_F(GateTest, AnExpiringTokenOfAnIssuerEndsItsOpenStreams) {
+  const int64_t soon = absl::ToUnixSeconds(absl::Now()) - absl::ToInt64Seconds(absl::FromChrono(Oidc::kLeeway)) + 2;
+  grpc::ClientContext context;
+  Identify(&context, issuer_.signer().Sign(
+                         absl::StrCat(R"({"iss":")", issuer_.url(),
+                                      R"(","aud":"gateway","sub":"carol","groups":["viewers"],"exp":)", soon, "}")));
+  auto watch = stub_->Watch(&context, v1::WatchRequest());
+  v1::WatchResponse response;
+  EXPECT_FALSE(watch->Read(&response));
+  const grpc::Status status = watch->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_THAT(status.error_message(), HasSubstr("expired"));
+}
+
+TEST_F(GateTest, HistoryAndAuditNameTheOperatorOfAnIssuer) {
+  ASSERT_TRUE(Apply(issuer_.TokenFor("carol@example.com", R"(["editors"])"), {StaticService("svc")}).ok());
+  const std::vector<v1::RevisionInfo> revisions = control_plane_->publisher().store().RevisionsBefore(0, {}, 1).value();
+  EXPECT_EQ(revisions[0].actor(), "carol@example.com");
+  const std::string bound = issuer_.TokenFor("dave", R"(["other-team"])");
+  EXPECT_EQ(Delete(bound, "Service", "svc").error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_TRUE(Apply(bound, {Labelled(StaticService("theirs"), "team", "other")}).ok());
+  EXPECT_EQ(Delete(issuer_.TokenFor("eve", R"(["guests"])"), "Service", "svc").error_code(),
+            grpc::StatusCode::PERMISSION_DENIED);
+  std::vector<std::string> told;
+  for (const v1::AuditEntry& entry : Audit()) {
+    told.push_back(
+        absl::StrCat(entry.actor(), " ", entry.action(), " ", v1::AuditEntry::Outcome_Name(entry.outcome())));
+  }
+  EXPECT_THAT(told, UnorderedElementsAre("eve Delete DENIED", "dave Apply DONE", "dave Delete DENIED",
+                                         "carol@example.com Apply DONE", "bootstrap Start DONE"));
 }
 
 TEST_F(GateTest, HistoryAndAuditNameWhoWasAuthenticatedAndNotWhoWasClaimed) {

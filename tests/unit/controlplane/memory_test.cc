@@ -253,7 +253,7 @@ TEST_F(MemoryTest, ALongResponseIsKeptWithoutWhatHistoryHas) {
   auto again = Apply(request);
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->changes_size(), 3000);
-  // And where it changed nothing, no other's changes are told.
+  // And if it changed nothing, no other's changes are told.
   request.set_request_id("long and nothing");
   ASSERT_TRUE(Apply(request).ok());
   EXPECT_EQ(Apply(request)->changes_size(), 0);
@@ -324,7 +324,7 @@ TEST_F(MemoryTest, ADatabaseOfTheSchemaBeforeSetsIsMigrated) {
   ASSERT_EQ(sqlite3_exec(db,
                          "ALTER TABLE resources DROP COLUMN owner; ALTER TABLE history DROP COLUMN owner; "
                          "DROP TABLE requests; DROP TABLE secrets; DROP TABLE drains; DROP TABLE pending_changes; "
-                         "PRAGMA user_version=3",
+                         "DROP TABLE canaries; DROP TABLE join_tokens; PRAGMA user_version=3",
                          nullptr, nullptr, nullptr),
             SQLITE_OK)
       << sqlite3_errmsg(db);

@@ -103,6 +103,9 @@ TEST_F(ConnectionTest, WhatCannotBeUsedIsToldWithItsName) {
   EXPECT_THAT(Problem({.ca = ca_, .cert = ca_}), HasSubstr("--cert and --key"));
   EXPECT_THAT(Problem({.cert = ca_, .key = ca_}), HasSubstr("--cert needs --ca"));
   EXPECT_THAT(Problem({.token_file = home_.Write("two", "a b\n")}), HasSubstr("expected one token"));
+  // As long as the JWT of an issuer may be, and longer.
+  EXPECT_EQ(Resolve({.token_file = home_.Write("jwt", std::string(16'384, 'x'))})->token.size(), 16'384u);
+  EXPECT_FALSE(Resolve({.token_file = home_.Write("long", std::string(16'385, 'x'))}).ok());
   EXPECT_THAT(Problem({.token_file = home_.Write("nothing", "\n")}), HasSubstr("expected one token"));
   environment_["GATEWAY_TOKEN"] = "line\nbreak";
   EXPECT_THAT(Problem(), HasSubstr("GATEWAY_TOKEN: expected one token"));

@@ -45,6 +45,7 @@ class ScriptedAdmin final : public v1::Admin::Service {
   std::function<grpc::Status(const v1::RollbackRequest&, v1::RollbackResponse*)> rollback;
   std::function<grpc::Status(const v1::RolloutRequest&, Writer*, grpc::ServerContext*)> rollout;
   std::function<grpc::Status(const v1::DecideChangeRequest&, v1::DecideChangeResponse*)> decide_change;
+  std::function<grpc::Status(const v1::DecideCanaryRequest&, v1::DecideCanaryResponse*)> decide_canary;
   std::function<grpc::Status(const v1::GetChangeRequest&, v1::GetChangeResponse*)> get_change;
   std::function<grpc::Status(const v1::ListRequest&, v1::ListResponse*)> list;
   std::function<grpc::Status(const v1::SetEndpointRequest&, v1::SetEndpointResponse*)> set_endpoint;
@@ -104,6 +105,10 @@ class ScriptedAdmin final : public v1::Admin::Service {
   grpc::Status DecideChange(grpc::ServerContext*, const v1::DecideChangeRequest* in,
                             v1::DecideChangeResponse* out) override {
     return Run(decide_change, *in, out);
+  }
+  grpc::Status DecideCanary(grpc::ServerContext*, const v1::DecideCanaryRequest* in,
+                            v1::DecideCanaryResponse* out) override {
+    return Run(decide_canary, *in, out);
   }
   grpc::Status GetChange(grpc::ServerContext*, const v1::GetChangeRequest* in, v1::GetChangeResponse* out) override {
     return Run(get_change, *in, out);

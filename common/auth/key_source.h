@@ -1,6 +1,6 @@
 // The key sets that issuers publish: fetched by a few threads, kept while they can't be fetched again.
-#ifndef GATEWAY_DATAPLANE_AUTH_KEY_SOURCE_H_
-#define GATEWAY_DATAPLANE_AUTH_KEY_SOURCE_H_
+#ifndef GATEWAY_COMMON_AUTH_KEY_SOURCE_H_
+#define GATEWAY_COMMON_AUTH_KEY_SOURCE_H_
 
 #include <atomic>
 #include <chrono>
@@ -16,7 +16,7 @@
 #include "common/base/jwk.h"
 #include "common/base/time.h"
 
-namespace gateway::dataplane {
+namespace gateway {
 
 // One set of keys: an URL's newest good one, or one that policy holds itself. Thread-safe.
 class KeySource {
@@ -86,11 +86,17 @@ class KeyFetcher {
   std::unique_ptr<Impl> impl_;
 };
 
+struct FetchOptions {
+  std::string ca;                               // PEM file of the CAs to trust; empty: the system's
+  const std::atomic<bool>* stopping = nullptr;  // ends the fetch within about a second once it is true
+};
+
 // By libcurl: https (certificates checked), http from this host only, a status of 200, at most JwkSet::kTextBytesMax.
 // At most three redirects are followed, none from https to http. CheckKeysUrl holds for `url` and for each redirect.
 // Blocks for `timeout` at most.
-absl::StatusOr<std::string> FetchUrl(const std::string& url, std::chrono::milliseconds timeout);
+absl::StatusOr<std::string> FetchUrl(const std::string& url, std::chrono::milliseconds timeout,
+                                     const FetchOptions& options = {});
 
-}  // namespace gateway::dataplane
+}  // namespace gateway
 
-#endif  // GATEWAY_DATAPLANE_AUTH_KEY_SOURCE_H_
+#endif  // GATEWAY_COMMON_AUTH_KEY_SOURCE_H_

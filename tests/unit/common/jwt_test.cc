@@ -1,10 +1,10 @@
-#include "dataplane/auth/jwt.h"
+#include "common/auth/jwt.h"
 
 #include "common/base/text.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/token_signer.h"
 
-namespace gateway::dataplane {
+namespace gateway {
 namespace {
 
 using namespace std::chrono_literals;
@@ -169,4 +169,4 @@ TEST(Jwt, ReadsTheClaimedIssuer) {
 }
 
 }  // namespace
-}  // namespace gateway::dataplane
+}  // namespace gateway

@@ -1,4 +1,4 @@
-#include "dataplane/auth/jwt.h"
+#include "common/auth/jwt.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include "common/base/strict_json.h"
 #include "common/base/text.h"
 
-namespace gateway::dataplane {
+namespace gateway {
 namespace {
 
 using nlohmann::json;
@@ -212,4 +212,4 @@ JwtVerdict VerifyJwt(std::string_view token, const JwkSet& keys, const JwtRules&
   return CheckJwtClaims(jws->payload, rules, now);
 }
 
-}  // namespace gateway::dataplane
+}  // namespace gateway

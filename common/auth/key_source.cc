@@ -1,4 +1,4 @@
-#include "dataplane/auth/key_source.h"
+#include "common/auth/key_source.h"
 
 #include <curl/curl.h>
 
@@ -10,12 +10,12 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "common/base/fetched_url.h"
 #include "common/base/text.h"
 #include "common/base/thread.h"
-#include "common/policy/policy_texts.h"
 #include "spdlog/spdlog.h"
 
-namespace gateway::dataplane {
+namespace gateway {
 namespace {
 
 using std::chrono::milliseconds;
@@ -24,11 +24,15 @@ constexpr int kRedirectsMax = 3;
 
 std::atomic<uint64_t> next_generation{1};
 
-size_t Append(char* data, size_t size, size_t count, void* to) {
+size_t AppendBody(char* data, size_t size, size_t count, void* to) {
   auto* text = static_cast<std::string*>(to);
   if (text->size() + size * count > JwkSet::kTextBytesMax) return 0;  // ends the transfer
   text->append(data, size * count);
   return size * count;
+}
+
+int EndIfStopping(void* stopping, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  return static_cast<const std::atomic<bool>*>(stopping)->load() ? 1 : 0;
 }
 
 }  // namespace
@@ -82,7 +86,9 @@ struct KeyFetcher::Impl {
 };
 
 KeyFetcher::KeyFetcher(Options options) {
-  if (!options.fetch) options.fetch = FetchUrl;
+  if (!options.fetch) {
+    options.fetch = [](const std::string& url, milliseconds timeout) { return FetchUrl(url, timeout); };
+  }
   impl_ = std::make_unique<Impl>(std::move(options));
 }
 
@@ -254,7 +260,7 @@ std::vector<KeyFetcher::Row> KeyFetcher::Rows() const {
   return rows;
 }
 
-absl::StatusOr<std::string> FetchUrl(const std::string& url, milliseconds timeout) {
+absl::StatusOr<std::string> FetchUrl(const std::string& url, milliseconds timeout, const FetchOptions& options) {
   static std::once_flag once;
   std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
   const std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> curl(curl_easy_init(), curl_easy_cleanup);
@@ -269,9 +275,18 @@ absl::StatusOr<std::string> FetchUrl(const std::string& url, milliseconds timeou
   curl_easy_setopt(curl.get(), CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(curl.get(), CURLOPT_HTTPHEADER, fields.get());
   curl_easy_setopt(curl.get(), CURLOPT_USERAGENT, "gateway");
-  curl_easy_setopt(curl.get(), CURLOPT_WRITEFUNCTION, Append);
+  curl_easy_setopt(curl.get(), CURLOPT_WRITEFUNCTION, AppendBody);
   curl_easy_setopt(curl.get(), CURLOPT_WRITEDATA, &text);
   curl_easy_setopt(curl.get(), CURLOPT_ERRORBUFFER, why);
+  if (!options.ca.empty()) {
+    curl_easy_setopt(curl.get(), CURLOPT_CAINFO, options.ca.c_str());
+    curl_easy_setopt(curl.get(), CURLOPT_CAPATH, static_cast<char*>(nullptr));
+  }
+  if (options.stopping != nullptr) {
+    curl_easy_setopt(curl.get(), CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(curl.get(), CURLOPT_XFERINFOFUNCTION, EndIfStopping);
+    curl_easy_setopt(curl.get(), CURLOPT_XFERINFODATA, options.stopping);
+  }
   const auto until = std::chrono::steady_clock::now() + timeout;
   std::string at = url;
   for (int redirects = 0;; ++redirects) {
@@ -305,4 +320,4 @@ absl::StatusOr<std::string> FetchUrl(const std::string& url, milliseconds timeou
   }
 }
 
-}  // namespace gateway::dataplane
+}  // namespace gateway

@@ -1,4 +1,4 @@
-#include "dataplane/auth/key_source.h"
+#include "common/auth/key_source.h"
 
 #include <atomic>
 #include <mutex>
@@ -10,7 +10,7 @@
 #include "tests/fixtures/token_signer.h"
 #include "tests/fixtures/wait_for.h"
 
-namespace gateway::dataplane {
+namespace gateway {
 namespace {
 
 using namespace std::chrono_literals;
@@ -266,4 +266,4 @@ TEST(FetchUrl, FollowsThreeRedirects) {
 }
 
 }  // namespace
-}  // namespace gateway::dataplane
+}  // namespace gateway

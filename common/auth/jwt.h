@@ -1,8 +1,8 @@
 // JSON Web Tokens (RFC 7519): which key of a set verifies one, and whether what it claims lets it in.
 //
 // Pure: `now` is passed in; no sockets, no logs.
-#ifndef GATEWAY_DATAPLANE_AUTH_JWT_H_
-#define GATEWAY_DATAPLANE_AUTH_JWT_H_
+#ifndef GATEWAY_COMMON_AUTH_JWT_H_
+#define GATEWAY_COMMON_AUTH_JWT_H_
 
 #include <chrono>
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 #include "common/base/jwk.h"
 
-namespace gateway::dataplane {
+namespace gateway {
 
 using WallTime = std::chrono::system_clock::time_point;
 
@@ -69,13 +69,13 @@ inline constexpr size_t kJwtKeysTriedMax = 4;
 // Takes `token` apart, verifies it by `keys` and checks its claims. Costs what VerifySignature does. Thread-safe.
 JwtVerdict VerifyJwt(std::string_view token, const JwkSet& keys, const JwtRules& rules, WallTime now);
 
-// What `token` says of its issuer, which nobody has verified: it tells whom to ask for keys, and nothing else. Empty
+// The issuer that `token` names. It is not verified: it only says where to get the keys. Empty
 // where it says nothing; nothing where it is no token.
 std::optional<std::string> ClaimedIssuer(std::string_view token);
 
 // The claims' part of it, of a payload whose signature is good.
 JwtVerdict CheckJwtClaims(std::string_view payload, const JwtRules& rules, WallTime now);
 
-}  // namespace gateway::dataplane
+}  // namespace gateway
 
-#endif  // GATEWAY_DATAPLANE_AUTH_JWT_H_
+#endif  // GATEWAY_COMMON_AUTH_JWT_H_
