@@ -108,8 +108,9 @@ grpc_ssl_certificate_config_reload_status ReloadingTls::Fetch(void* self, grpc_s
   if (absl::Now() - tls->looked_at_ >= kLookEvery) tls->ReloadLocked();
   if (tls->taken_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
   const grpc_ssl_pem_key_cert_pair pair{tls->material_.private_key.c_str(), tls->material_.certificate_chain.c_str()};
-  *config = grpc_ssl_server_certificate_config_create(tls->material_.ca.empty() ? nullptr : tls->material_.ca.c_str(),
-                                                      &pair, 1);
+  // gRPC 1.51 aborts without roots, even if it asks no client for a certificate. It verifies nothing by these.
+  const std::string& roots = tls->material_.ca.empty() ? tls->material_.certificate_chain : tls->material_.ca;
+  *config = grpc_ssl_server_certificate_config_create(roots.c_str(), &pair, 1);
   tls->taken_ = true;
   return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
 }

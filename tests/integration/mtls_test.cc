@@ -141,6 +141,23 @@ TEST_F(Mtls, WithoutACertificateOfTheAuthorityNobodyConnects) {
   EXPECT_EQ(control_plane.Ctl({"dataplanes", "-o", "name"}).out, "");
 }
 
+TEST_F(Mtls, WithoutAClientCaOperatorsNeedTokens) {
+  const std::string database = directory_.File("gateway.db");
+  ControlPlane::Options options;
+  options.sets = {"control_plane.database=" + database, "control_plane.admin_tls.cert=" + pki_.File("controlplane.crt"),
+                  "control_plane.admin_tls.key=" + pki_.File("controlplane.key")};
+  options.ctl = {"--ca", pki_.File("ca.crt"), "--token-file", database + ".admin-token"};
+  ControlPlane control_plane(std::move(options));
+  EXPECT_EQ(control_plane.Ctl({"dataplanes"}).exit.code, 0);
+  const auto with = [&](std::vector<std::string> credential) {
+    credential.insert(credential.begin(), {"--server", Concat("127.0.0.1:", control_plane.admin_port()), "--ca",
+                                           pki_.File("ca.crt"), "dataplanes"});
+    return Ctl(std::move(credential)).exit.code;
+  };
+  EXPECT_EQ(with({}), 8);
+  EXPECT_EQ(with({"--cert", pki_.File("ops.crt"), "--key", pki_.File("ops.key")}), 8) << "it is not asked for";
+}
+
 TEST_F(Mtls, ATokenIsAsGoodAsACertificateAndNothingIsNoCredential) {
   ControlPlane control_plane = StartControlPlane();
   const std::string server = Concat("127.0.0.1:", control_plane.admin_port());

@@ -90,7 +90,7 @@ identified() {
 over_tls() {
   local port
   for port in "$dp1_tls" "$dp2_tls"; do
-    saw=$(curl -s -o "$state/echo" --max-time 10 --cacert "$state/pki/ca.crt" -w 'HTTP/%{http_version} %{http_code}' \
+    saw=$(curl -s -o "$state/echo" --max-time 10 --cacert "$GATEWAY_CA" -w 'HTTP/%{http_version} %{http_code}' \
       "https://localhost:$port/api/v1/orders/tls") || return 1
     [ "$saw" = 'HTTP/2 200' ] || return 1
     grep -q '"X-Forwarded-Proto","https"\|"X-Forwarded-Proto": *"https"' "$state/echo" ||
@@ -106,6 +106,7 @@ kind: Service
 name: admin
 static: [{ address: "127.0.0.1:$admin_port" }]
 protocol: http2
+tls: { ca: { file: "$GATEWAY_CA" }, server_name: localhost }
 ---
 kind: Route
 name: admin
@@ -113,8 +114,20 @@ match: { grpc: { service: gateway.v1.Admin } }
 service: admin
 END
   ctl apply -f "$state/grpc.yaml" --wait > "$state/log/grpc.log" 2>&1 || { saw=$(< "$state/log/grpc.log"); return 1; }
-  saw=$(ctl --server "localhost:$dp1_tls" --ca "$state/pki/ca.crt" dataplanes -o name 2>&1 | paste -sd ' ') || return 1
+  saw=$(ctl --server "localhost:$dp1_tls" dataplanes -o name 2>&1 | paste -sd ' ') || return 1
   [ "$saw" = 'dp-1 dp-2' ]
+}
+
+# A call needs TLS and a token.
+credentials_required() {
+  local rc=0
+  saw=$(GATEWAY_TOKEN='' ctl dataplanes 2>&1) || rc=$?
+  saw="exit code $rc: ${saw##*$'\n'}"
+  [ "$rc" = 8 ] || return 1
+  if GATEWAY_TOKEN='' GATEWAY_CA='' ctl --server "127.0.0.1:$admin_port" dataplanes > /dev/null 2>&1; then
+    saw='a call without TLS was answered'
+    return 1
+  fi
 }
 
 registered() {
@@ -349,6 +362,7 @@ tour() {
   claim 'requests are balanced over two instances' balanced
   claim 'the service gets the client address, and no hop-by-hop header' identified
   claim 'a listener with TLS speaks HTTP/2' over_tls
+  claim 'the control plane refuses a call without a token' credentials_required
   claim 'a call of gRPC goes through the gateway, over TLS' grpc_passes
   if [ -n "$consul_address" ]; then
     claim 'an instance that turns critical gets no new request within a second' turned_critical
